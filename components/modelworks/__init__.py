@@ -1,0 +1,35 @@
+"""modelworks: every machine-learning environment, reproduced from code.
+
+Names are loaded when they are first used (PEP 562): a served model or a training job that imports
+`modelworks.runtime` never pays for Pulumi's resource classes, nor a Pulumi program for an ML library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelworks.environment import Environment as Environment
+
+_HOMES = {
+    "Environment": "modelworks.environment",
+}
+
+__all__ = ["Environment"]  # noqa: PLE0604
+
+try:
+    __version__ = version("modelworks")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'modelworks' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,54 @@
+"""The `modelworks` command.
+
+Commands live in one module a subject (`laptop`, `engine`, ...), each with a `register(app)` that adds them; imports of
+anything heavy happen inside a command, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import modelworks
+from modelworks.errors import ModelworksError
+
+app = typer.Typer(
+    name="modelworks",
+    help="Every machine-learning environment, reproduced from code.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+err = Console(stderr=True, highlight=False)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001
+    if wanted:
+        print(modelworks.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
+    from modelworks.cli import engine, laptop  # noqa: PLC0415
+
+    laptop.register(app)
+    engine.register(app)
+    try:
+        app()
+    except ModelworksError as error:
+        err.print(f"[bold red]error:[/] {error.message}", soft_wrap=True)
+        if error.fix:
+            err.print(f"[bold]fix:[/] {error.fix}", soft_wrap=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,139 @@
+"""Where the laptop cloud keeps its things on disk, and the facts its parts tell each other.
+
+Every path below the place is private to the user (mode 0700) and removed by `modelworks laptop down`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelworks.errors import ModelworksError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One laptop cloud: the folder that holds all of its state."""
+
+    root: Path
+    """The state folder, `.modelworks/` of a checkout unless `MODELWORKS_HOME` names another."""
+
+    @classmethod
+    def here(cls, start: Path | None = None) -> Place:
+        """The place that commands in `start` (default: the working directory) mean.
+
+        It is `MODELWORKS_HOME` where that is set, else `.modelworks/` beside the nearest `Pulumi.yaml` upwards.
+
+        Raises:
+            ModelworksError: There is no `Pulumi.yaml` in `start` or above it.
+        """
+        if home := os.environ.get("MODELWORKS_HOME"):
+            return cls(Path(home).resolve())
+        return cls(project_root(start) / ".modelworks")
+
+    @property
+    def logs(self) -> Path:
+        """One file a process of the laptop cloud: `<process>.log`."""
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pid files and generated process configuration."""
+        return self.root / "run"
+
+    @property
+    def cluster(self) -> Path:
+        """The Kubernetes control plane: `pki/`, `etcd/`, `admin.kubeconfig`, one kubeconfig a component."""
+        return self.root / "cluster"
+
+    @property
+    def node(self) -> Path:
+        """The node agent: pods, volumes and container logs."""
+        return self.root / "node"
+
+    @property
+    def gateway(self) -> Path:
+        """The gateway's data and its last configuration."""
+        return self.root / "gateway"
+
+    def environment(self, name: str) -> Path:
+        """What belongs to one environment: Pulumi backend, passphrase, AWS account, kubeconfig."""
+        return self.root / "environments" / name
+
+    def environments(self) -> list[str]:
+        """Names of the environments this laptop holds, sorted."""
+        return sorted(path.parent.name for path in self.root.glob("environments/*/environment.json"))
+
+    def folder(self, path: Path) -> Path:
+        """`path`, made with private permissions if it is not there.
+
+        Raises:
+            ModelworksError: It cannot be made; the message says why.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ModelworksError(
+                f"cannot make the folder {path}: {error.strerror}",
+                fix="Free space or fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
+            ) from error
+        return path
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The folder of the nearest `Pulumi.yaml`, from `start` (default: the working directory) upwards.
+
+    Raises:
+        ModelworksError: There is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "Pulumi.yaml").is_file():
+            return folder
+    raise ModelworksError(f"no Pulumi.yaml in {start} or above it", fix="Run this inside a Pulumi project.")
+
+
+def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write `text` to `path` whole or not at all: a temporary file beside it, then a rename.
+
+    Raises:
+        ModelworksError: The disk is full or the folder cannot be written; the old content is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ModelworksError(
+            f"cannot write {path}: {error.strerror}", fix="Free space or fix the folder's permissions."
+        ) from error
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty when the file is not there.
+
+    Raises:
+        ModelworksError: The file is not a JSON object.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ModelworksError(f"{path} is not JSON: {error}", fix="Run `modelworks laptop down` to start anew.") from error
+    if not isinstance(facts, dict):
+        raise ModelworksError(f"{path} does not hold a JSON object", fix="Run `modelworks laptop down` to start anew.")
+    return facts
