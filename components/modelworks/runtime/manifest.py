@@ -1,0 +1,280 @@
+"""What a bundle says about its model: the one file that the builder writes and the server reads.
+
+A bundle is an ordinary Bento; the manifest is `src/modelworks.json` inside it. Every other path in the manifest is
+relative to that `src/` folder. The builder makes a `Manifest` and writes `encode(manifest)`; the server calls `decode`.
+
+How a row becomes tensors follows one rule, the same for ONNX and for a scikit-learn matrix. In a numeric tensor a
+boolean is 0 or 1, a string is its position in the feature's `categories`, and null or absent is NaN. In a string tensor
+a value stands as it is, and null or absent is the input's `missing` text.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from modelworks.errors import ModelworksError
+
+PATH_IN_BENTO = "src/modelworks.json"
+"""Where the manifest lies inside the unpacked Bento."""
+
+FORMAT = 1
+"""Version of this file format. A server refuses a manifest with a number it does not know."""
+
+Kind = Literal["binary", "multiclass", "regression"]
+FeatureType = Literal["number", "integer", "string", "boolean"]
+DType = Literal["float32", "float64", "int64", "string", "bool"]
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Feature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One value of a row, and what is accepted for it."""
+
+    name: Name
+    """As requests spell it, and as columns refer to it."""
+    type: FeatureType
+    description: str = ""
+    required: bool = True
+    """Whether a row must carry the key. An absent optional feature is treated as null."""
+    nullable: bool = False
+    """Whether null is accepted (a missing value the model can take). An optional feature is nullable by nature."""
+    minimum: float | None = None
+    """Smallest value accepted, itself included. Numbers and integers only."""
+    maximum: float | None = None
+    """Largest value accepted, itself included. Numbers and integers only."""
+    categories: tuple[str, ...] = ()
+    """The only values accepted, in the order that gives each its number. Strings only; empty: any text."""
+    max_length: Annotated[int, Meta(ge=1)] = 256
+    """Longest text accepted, in characters. Strings only."""
+    private: bool = False
+    """Private values are used to predict and then forgotten: they are never in the prediction log."""
+    unit: str = ""
+    example: float | int | str | bool | None = None
+
+
+class OnnxInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One input tensor of the graph, of shape [rows, len(columns)].
+
+    A graph with one float matrix has one of these with every column; a graph with a tensor a column has one for each.
+    """
+
+    name: Name
+    columns: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    dtype: DType = "float32"
+    missing: str = ""
+    """What stands for null in a string tensor."""
+
+
+class Onnx(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The model as an ONNX graph. Converted with ZipMap off: probabilities are a plain float tensor."""
+
+    path: Name
+    sha256: Sha256
+    inputs: Annotated[tuple[OnnxInput, ...], Meta(min_length=1)]
+    output: Name
+    """The tensor that decides: for classes their probabilities, [rows, classes] in the order of `Manifest.classes`;
+    for a regression the values, [rows] or [rows, 1]."""
+
+
+class Skops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The model as scikit-learn objects in a skops file, which needs no pickle."""
+
+    path: Name
+    sha256: Sha256
+    columns: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    """Order of the columns the estimator was fitted on."""
+    trusted: tuple[str, ...] = ()
+    """Types beyond skops' own safe list that the builder vouches for. Any other type in the file is refused."""
+    input: Literal["matrix", "frame"] = "matrix"
+    """`matrix`: a float64 array. `frame`: a pandas DataFrame with these columns and raw values, for pipelines that pick
+    columns by name; costs memory and time."""
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Proof that the ONNX graph answers as the scikit-learn model does, over the hold-out."""
+
+    rows: Annotated[int, Meta(ge=1)]
+    different_labels: Annotated[int, Meta(ge=0)]
+    max_difference: Annotated[float, Meta(ge=0)]
+    """Largest difference of a probability or value."""
+    tolerance: Annotated[float, Meta(ge=0)]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A model as it is served.
+
+    The version label and the bundle's digest are not here: a digest cannot contain itself, and a label is the
+    registry's to give.
+    """
+
+    model: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    """Name of the model, as in `modelworks:releases`."""
+    kind: Kind
+    task: str
+    """What is predicted, in one sentence a caller understands."""
+    features: Annotated[tuple[Feature, ...], Meta(min_length=1)]
+    examples: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)]
+    """Rows that are valid. The first is the example in the documentation and the row that warms the server up."""
+    format: int = FORMAT
+    owner: str = ""
+    classes: tuple[str | int | bool, ...] = ()
+    """The labels, in the order of the probabilities. Binary: (negative, positive). Regression: none."""
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Binary: the positive class is answered when its probability is at least this."""
+    unit: str = ""
+    """Unit of a regression's value."""
+    service: Literal["standard", "custom"] = "standard"
+    """`custom`: the Bento's own service code answers; BentoML serves it."""
+    onnx: Onnx | None = None
+    """Served when there is one. Its parity with `skops` must have been proven."""
+    skops: Skops | None = None
+    parity: Parity | None = None
+    latency_objective_ms: Annotated[float, Meta(gt=0)] = 50.0
+    """A request that takes longer counts as slow."""
+    max_rows: Annotated[int, Meta(ge=1)] = 1000
+    """Most rows in one request."""
+    card: str = "card.md"
+    """The model card, Markdown."""
+
+    @property
+    def served(self) -> Literal["onnx", "skops", "custom"]:
+        """Which of the artifacts answers requests."""
+        if self.service == "custom":
+            return "custom"
+        return "onnx" if self.onnx else "skops"
+
+    def feature(self, name: str) -> Feature:
+        """The feature called `name`. Raises KeyError."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise KeyError(name)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of the manifest: the same for the same manifest, readable in a diff.
+
+    Raises:
+        ModelworksError: The manifest contradicts itself (see `problems`).
+    """
+    _refuse(problems(manifest))
+    # Names of keys keep their order of declaration; nothing here depends on a hash seed.
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in `data`.
+
+    Raises:
+        ModelworksError: It is not one, is of a later format, or contradicts itself.
+    """
+    try:
+        number = msgspec.json.decode(data, type=_FormatOnly).format
+        if number != FORMAT:
+            raise ModelworksError(
+                f"the bundle's manifest has format {number}; this runtime reads {FORMAT}",
+                fix="Build the bundle again with this version of modelworks, or serve it with the one that built it.",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ModelworksError(f"the bundle's manifest ({PATH_IN_BENTO}) cannot be read: {error}") from error
+    _refuse(problems(manifest))
+    return manifest
+
+
+def problems(manifest: Manifest) -> list[str]:
+    """Everything in which the manifest contradicts itself; empty when it is sound."""
+    return [
+        *_feature_problems(manifest),
+        *_class_problems(manifest),
+        *_artifact_problems(manifest),
+        *(f"{what} must be a path inside src/, got {path!r}" for what, path in _paths(manifest) if not _inside(path)),
+    ]
+
+
+class _FormatOnly(msgspec.Struct):
+    format: int = FORMAT
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        raise ModelworksError("the bundle's manifest contradicts itself: " + "; ".join(found))
+
+
+def _feature_problems(manifest: Manifest) -> list[str]:
+    found = []
+    names = [feature.name for feature in manifest.features]
+    found += [f"feature {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    for feature in manifest.features:
+        numeric = feature.type in {"number", "integer"}
+        if not numeric and (feature.minimum is not None or feature.maximum is not None):
+            found.append(f"feature {feature.name!r} is a {feature.type}: it has no minimum or maximum")
+        if feature.minimum is not None and feature.maximum is not None and feature.minimum > feature.maximum:
+            found.append(f"feature {feature.name!r}: minimum {feature.minimum} is above maximum {feature.maximum}")
+        if feature.categories and feature.type != "string":
+            found.append(f"feature {feature.name!r} is a {feature.type}: only strings have categories")
+        if len(set(feature.categories)) != len(feature.categories):
+            found.append(f"feature {feature.name!r} has a category twice")
+    return found
+
+
+def _class_problems(manifest: Manifest) -> list[str]:
+    count = len(manifest.classes)
+    if manifest.kind == "binary" and count != 2:
+        return [f"a binary model has 2 classes, got {count}"]
+    if manifest.kind == "multiclass" and count < 2:
+        return [f"a multiclass model has at least 2 classes, got {count}"]
+    if manifest.kind == "regression" and count:
+        return ["a regression has no classes"]
+    return []
+
+
+def _artifact_problems(manifest: Manifest) -> list[str]:
+    if manifest.service == "custom":
+        return []
+    if not manifest.onnx and not manifest.skops:
+        return ["a standard service needs an artifact: onnx, skops or both"]
+    found = []
+    known = {feature.name: feature for feature in manifest.features}
+    columns: list[tuple[str, str, DType | None]] = []
+    if manifest.onnx:
+        columns += [("onnx", name, each.dtype) for each in manifest.onnx.inputs for name in each.columns]
+    if manifest.skops:
+        raw = manifest.skops.input == "frame"
+        columns += [("skops", name, None if raw else "float64") for name in manifest.skops.columns]
+    for where, name, dtype in columns:
+        feature = known.get(name)
+        if feature is None:
+            found.append(f"{where} takes column {name!r}, which is not a feature")
+        elif dtype == "string" and feature.type != "string":
+            found.append(f"{where} takes {name!r} as text, but it is a {feature.type}")
+        elif dtype not in {None, "string"} and feature.type == "string" and not feature.categories:
+            found.append(f"{where} takes {name!r} as a number, but it is a string without categories")
+        elif dtype in {"int64", "bool"} and (feature.nullable or not feature.required):
+            found.append(f"{where} takes {name!r} as {dtype}, which has no value for null, but it may be missing")
+    if manifest.onnx and manifest.skops and manifest.parity is None:
+        found.append("onnx and skops are both there without a parity report")
+    if manifest.parity and (
+        manifest.parity.different_labels or manifest.parity.max_difference > manifest.parity.tolerance
+    ):
+        found.append("the parity report says that onnx and skops differ: leave onnx out")
+    return found
+
+
+def _paths(manifest: Manifest) -> list[tuple[str, str]]:
+    paths = [("card", manifest.card)]
+    if manifest.onnx:
+        paths.append(("onnx.path", manifest.onnx.path))
+    if manifest.skops:
+        paths.append(("skops.path", manifest.skops.path))
+    return paths
+
+
+def _inside(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\\" not in path and "\0" not in path
