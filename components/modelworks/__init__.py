@@ -17,7 +17,7 @@ _HOMES = {
     "Environment": "modelworks.environment",
 }
 
-__all__ = ["Environment"]  # noqa: PLE0604
+__all__ = ["Environment"]
 
 try:
     __version__ = version("modelworks")

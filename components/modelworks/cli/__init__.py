@@ -26,7 +26,7 @@ app = typer.Typer(
 err = Console(stderr=True, highlight=False)
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001
+def _version(wanted: bool) -> None:
     if wanted:
         print(modelworks.__version__)
         raise typer.Exit

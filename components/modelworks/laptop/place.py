@@ -133,7 +133,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ModelworksError(f"{path} is not JSON: {error}", fix="Run `modelworks laptop down` to start anew.") from error
+        raise ModelworksError(
+            f"{path} is not JSON: {error}", fix="Run `modelworks laptop down` to start anew."
+        ) from error
     if not isinstance(facts, dict):
         raise ModelworksError(f"{path} does not hold a JSON object", fix="Run `modelworks laptop down` to start anew.")
     return facts

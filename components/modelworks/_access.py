@@ -1,0 +1,60 @@
+"""Private: roles that may do what they are for, and nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+
+
+def statement(
+    actions: Sequence[str], resources: Sequence[str], *, condition: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """One `Allow` statement of a policy document.
+
+    Args:
+        actions: Such as `s3:GetObject`. A bare `*` is refused.
+        resources: ARNs.
+        condition: As IAM spells it.
+
+    Raises:
+        ValueError: An action is a wildcard for everything.
+    """
+    if wide := [action for action in actions if action == "*" or action.endswith(":*")]:
+        raise ValueError(f"actions must be named one by one, got {', '.join(wide)}")
+    allowed: dict[str, Any] = {"Effect": "Allow", "Action": sorted(actions), "Resource": list(resources)}
+    return allowed | ({"Condition": dict(condition)} if condition else {})
+
+
+def policy_document(statements: Sequence[Mapping[str, Any]]) -> str:
+    """A policy document of these statements, with its keys in a fixed order."""
+    return json.dumps({"Version": "2012-10-17", "Statement": [dict(item) for item in statements]}, sort_keys=True)
+
+
+def least_privilege_role(
+    name: str,
+    *,
+    parent: pulumi.Resource,
+    trust: pulumi.Input[str],
+    policy: pulumi.Input[str],
+    description: str,
+) -> aws.iam.Role:
+    """A role with one inline policy, which is all that it can ever do.
+
+    Args:
+        name: Name of the role as a resource; the policy is `<name>-policy`.
+        parent: The component it belongs to.
+        trust: Who may assume it: a policy document.
+        policy: What it may do: a policy document.
+        description: For the person who finds it in the console.
+    """
+    role = aws.iam.Role(
+        name,
+        assume_role_policy=trust,
+        description=description,
+        max_session_duration=3600,
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+    aws.iam.RolePolicy(f"{name}-policy", role=role.id, policy=policy, opts=pulumi.ResourceOptions(parent=role))
+    return role

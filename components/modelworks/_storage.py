@@ -1,0 +1,93 @@
+"""Private: a bucket as every bucket of ours is."""
+
+import pulumi
+import pulumi_aws as aws
+
+from modelworks._access import policy_document
+
+
+def secure_bucket(
+    name: str,
+    *,
+    parent: pulumi.Resource,
+    key_arn: pulumi.Input[str],
+    superseded_days: int = 90,
+) -> aws.s3.Bucket:
+    """A private, encrypted, versioned bucket that refuses plain HTTP.
+
+    Args:
+        name: Name of the bucket as a resource; its settings are named after it.
+        parent: The component it belongs to.
+        key_arn: KMS key that encrypts it.
+        superseded_days: Days a superseded or deleted version is kept. At least 1.
+
+    Raises:
+        ValueError: `superseded_days` is below 1.
+    """
+    if superseded_days < 1:
+        raise ValueError(f"superseded_days must be at least 1, got {superseded_days}")
+    bucket = aws.s3.Bucket(name, opts=pulumi.ResourceOptions(parent=parent))
+    within = pulumi.ResourceOptions(parent=bucket)
+    aws.s3.BucketOwnershipControls(
+        f"{name}-ownership", bucket=bucket.id, rule={"object_ownership": "BucketOwnerEnforced"}, opts=within
+    )
+    private = aws.s3.BucketPublicAccessBlock(
+        f"{name}-private",
+        bucket=bucket.id,
+        block_public_acls=True,
+        block_public_policy=True,
+        ignore_public_acls=True,
+        restrict_public_buckets=True,
+        opts=within,
+    )
+    aws.s3.BucketVersioning(
+        f"{name}-versioning", bucket=bucket.id, versioning_configuration={"status": "Enabled"}, opts=within
+    )
+    aws.s3.BucketServerSideEncryptionConfiguration(
+        f"{name}-encryption",
+        bucket=bucket.id,
+        rules=[
+            {
+                "apply_server_side_encryption_by_default": {"sse_algorithm": "aws:kms", "kms_master_key_id": key_arn},
+                "bucket_key_enabled": True,
+            }
+        ],
+        opts=within,
+    )
+    aws.s3.BucketLifecycleConfiguration(
+        f"{name}-lifecycle",
+        bucket=bucket.id,
+        rules=[
+            {
+                "id": "superseded",
+                "status": "Enabled",
+                "filter": {"prefix": ""},
+                "noncurrent_version_expiration": {"noncurrent_days": superseded_days},
+                "abort_incomplete_multipart_upload": {"days_after_initiation": 7},
+            }
+        ],
+        opts=within,
+    )
+    aws.s3.BucketPolicy(
+        f"{name}-policy",
+        bucket=bucket.id,
+        policy=bucket.arn.apply(_encrypted_transport_only),
+        # S3 refuses two changes of who may reach a bucket at the same moment.
+        opts=pulumi.ResourceOptions(parent=bucket, depends_on=[private]),
+    )
+    return bucket
+
+
+def _encrypted_transport_only(arn: str) -> str:
+    return policy_document(
+        [
+            {
+                "Sid": "EncryptedTransportOnly",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:*",
+                "Resource": [arn, f"{arn}/*"],
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }
+        ]
+    )

@@ -1,0 +1,185 @@
+"""The ground of an environment: its key, its alerts topic, its namespace and its budget."""
+
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict
+
+import pulumi
+import pulumi_aws as aws
+
+from modelworks._access import policy_document
+
+
+class BudgetArgs(TypedDict):
+    """A monthly limit on what the account costs. It alerts; it stops nothing."""
+
+    monthly_usd: float
+    """The amount, in US dollars a month."""
+
+    actual_percent: NotRequired[float]
+    """Alert when what was spent exceeds this share of the amount, in per cent. Default 80."""
+
+    forecast_percent: NotRequired[float]
+    """Alert when the month's forecast exceeds this share of the amount, in per cent. Default 100."""
+
+
+class EnvironmentArgs(TypedDict):
+    """What an environment stands on."""
+
+    account_id: pulumi.Input[str]
+    """The AWS account it lives in: 12 digits. The key and the topic trust services of this account only."""
+
+    alert_emails: NotRequired[list[str]]
+    """Addresses subscribed to the alerts topic. Each must confirm once. Default none."""
+
+    budget: NotRequired[BudgetArgs | None]
+    """Monthly limit on the account's cost. Default: none."""
+
+    key_deletion_days: NotRequired[int]
+    """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
+
+
+class Environment(pulumi.ComponentResource):
+    """An encryption key, an encrypted alerts topic and, on demand, a budget that alerts.
+
+    Components that store, serve or watch something take the key's and the topic's ARN as plain values.
+
+    Raises:
+        ValueError: `key_deletion_days` or a number of the budget is out of range.
+    """
+
+    key_arn: pulumi.Output[str]
+    """ARN of the KMS key that encrypts what the environment stores. It rotates every year."""
+
+    alerts_topic_arn: pulumi.Output[str]
+    """ARN of the SNS topic that alarms and budget alerts are sent to."""
+
+    def __init__(self, name: str, args: EnvironmentArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        _check(args)
+        super().__init__("modelworks:index:Environment", name, {}, opts)
+        account = pulumi.Output.from_input(args["account_id"])
+        self.key = self._key(name, account, args.get("key_deletion_days", 30))
+        self.alerts = self._alerts_topic(name, account)
+        self._subscriptions(name, args.get("alert_emails", []))
+        if budget := args.get("budget"):
+            self._budget(name, budget)
+        self.key_arn = self.key.arn
+        self.alerts_topic_arn = self.alerts.arn
+        self.register_outputs({"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn})
+
+    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> aws.kms.Key:
+        key = aws.kms.Key(
+            f"{name}-key",
+            description=f"Encrypts what the environment {name} stores",
+            enable_key_rotation=True,
+            deletion_window_in_days=deletion_days,
+            policy=pulumi.Output.all(account, aws.get_partition_output().partition).apply(lambda v: _key_policy(*v)),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
+        return key
+
+    def _alerts_topic(self, name: str, account: pulumi.Output[str]) -> aws.sns.Topic:
+        topic = aws.sns.Topic(
+            f"{name}-alerts", kms_master_key_id=self.key.arn, opts=pulumi.ResourceOptions(parent=self)
+        )
+        aws.sns.TopicPolicy(
+            f"{name}-alerts-policy",
+            arn=topic.arn,
+            policy=pulumi.Output.all(topic.arn, account).apply(lambda v: _topic_policy(*v)),
+            opts=pulumi.ResourceOptions(parent=topic),
+        )
+        return topic
+
+    def _subscriptions(self, name: str, emails: Sequence[str]) -> None:
+        for email in emails:
+            aws.sns.TopicSubscription(
+                f"{name}-alerts-{email}",
+                topic=self.alerts.arn,
+                protocol="email",
+                endpoint=email,
+                opts=pulumi.ResourceOptions(parent=self.alerts),
+            )
+
+    def _budget(self, name: str, budget: BudgetArgs) -> aws.budgets.Budget:
+        def alert(kind: str, percent: float) -> aws.budgets.BudgetNotificationArgs:
+            return aws.budgets.BudgetNotificationArgs(
+                comparison_operator="GREATER_THAN",
+                notification_type=kind,
+                threshold=percent,
+                threshold_type="PERCENTAGE",
+                subscriber_sns_topic_arns=[self.alerts.arn],
+            )
+
+        # The whole account, not a tag of it: a tag that nobody activated for billing would make a budget of nothing.
+        return aws.budgets.Budget(
+            f"{name}-budget",
+            budget_type="COST",
+            limit_amount=f"{budget['monthly_usd']:.2f}",
+            limit_unit="USD",
+            time_unit="MONTHLY",
+            notifications=[
+                alert("ACTUAL", budget.get("actual_percent", 80)),
+                alert("FORECASTED", budget.get("forecast_percent", 100)),
+            ],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+
+def _check(args: EnvironmentArgs) -> None:
+    days = args.get("key_deletion_days", 30)
+    if not 7 <= days <= 30:
+        raise ValueError(f"key_deletion_days must be from 7 to 30, as KMS has it, got {days}")
+    budget: dict[str, Any] = {**(args.get("budget") or {})}
+    for field, value in budget.items():
+        if value <= 0:
+            raise ValueError(f"budget.{field} must be above 0, got {value}")
+
+
+def _key_policy(account: str, partition: str) -> str:
+    """Who may use the key.
+
+    The account's own IAM policies decide about people and roles, as AWS advises ("Allows access to the AWS account and
+    enables IAM policies", KMS developer guide, default key policy); services that publish alerts may use it for that.
+    """
+    return policy_document(
+        [
+            {
+                "Sid": "AccountDecidesByIam",
+                "Effect": "Allow",
+                "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
+                "Action": "kms:*",
+                "Resource": "*",
+            },
+            {
+                "Sid": "AlertsAreEncrypted",
+                "Effect": "Allow",
+                "Principal": {"Service": ["budgets.amazonaws.com", "cloudwatch.amazonaws.com"]},
+                "Action": ["kms:Decrypt", "kms:GenerateDataKey*"],
+                "Resource": "*",
+                "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+            },
+        ]
+    )
+
+
+def _topic_policy(topic: str, account: str) -> str:
+    return policy_document(
+        [
+            {
+                "Sid": "OurAlarmsAndBudgets",
+                "Effect": "Allow",
+                "Principal": {"Service": ["budgets.amazonaws.com", "cloudwatch.amazonaws.com"]},
+                "Action": "sns:Publish",
+                "Resource": topic,
+                "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+            },
+            {
+                "Sid": "EncryptedTransportOnly",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "sns:Publish",
+                "Resource": topic,
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            },
+        ]
+    )

@@ -1,0 +1,380 @@
+"""What differs between environments: the settings of a stack, checked before anything is declared.
+
+A stack's config file holds two keys of ours. `modelworks:settings` says how an environment is set up, and
+`modelworks:releases` says which bundle of which model serves in it; nothing else decides that.
+
+    config:
+      aws:region: eu-central-1
+      aws:allowedAccountIds: ["111122223333"]
+      modelworks:settings:
+        owner: ml-platform
+        cost_centre: "4711"
+      modelworks:releases:
+        flight-delay: {digest: "sha256:…", version: 12}
+
+A mistake is reported with its path in the file, the rule, what was found, and the nearest key that exists. Pure: no
+cloud, no clock, and no Pulumi.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from modelworks.errors import ModelworksError
+
+SETTINGS_KEY = "modelworks:settings"
+RELEASES_KEY = "modelworks:releases"
+ACCOUNTS_KEY = "aws:allowedAccountIds"
+
+AccountId = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
+"""An AWS account: 12 digits, quoted in YAML so that a leading zero survives."""
+Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=254)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$")]
+"""A model's name: 2 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
+TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
+"""What AWS accepts as the value of a tag."""
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Alerts(_Strict):
+    """Who hears of alarms."""
+
+    emails: list[Email] = []
+    """Addresses subscribed to the environment's alerts topic. Each must confirm once, by a link that AWS sends."""
+
+
+class Budget(_Strict):
+    """A monthly limit on what the account costs. It alerts; it stops nothing."""
+
+    monthly_usd: Annotated[float, Field(gt=0, le=10_000_000)]
+    """The amount, in US dollars a month."""
+    forecast_percent: Annotated[float, Field(gt=0, le=1000)] = 100
+    """Alert when the month's forecast exceeds this share of the amount, in per cent."""
+    actual_percent: Annotated[float, Field(gt=0, le=1000)] = 80
+    """Alert when what was spent exceeds this share of the amount, in per cent."""
+
+
+class Cluster(_Strict):
+    """The Kubernetes cluster that serves and trains. It exists before the environment does."""
+
+    context: str | None = None
+    """Context of the kubeconfig. Default: its current one."""
+    kubeconfig: str | None = None
+    """Path of the kubeconfig. Default: what kubectl uses."""
+    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = None
+    """Namespace of the environment's pods. Default: `modelworks-<stack>`."""
+    install_argo_rollouts: bool = False
+    """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
+
+
+class Canary(_Strict):
+    """How a new release takes over, and when it is turned back."""
+
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = [5, 25, 50]
+    """Share of traffic after each step, in per cent, growing; 100 follows by itself."""
+    step_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
+    """How long each step lasts, in seconds. Its measurements are taken meanwhile."""
+    bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
+    """How long the last good version stays warm after the new one took all traffic, in seconds."""
+    ready_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = 600
+    """A version that is not ready by then is given up."""
+    minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Fewer requests than this by the end of the first step are no evidence: back to the stable version."""
+
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        if self.steps != sorted(set(self.steps)):
+            raise ValueError(f"steps must grow, got {self.steps}")
+        return self
+
+
+class Limits(_Strict):
+    """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is turned back."""
+
+    error_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Requests that fail for a reason that is ours."""
+    slow_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Requests that miss the latency objective."""
+    rejected_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Requests turned away because the endpoint is full."""
+    period_seconds: Literal[10, 60, 300] = 60
+    """Length of one datapoint, in seconds. 10 needs high-resolution metrics, which CloudWatch bills."""
+
+
+class Endpoint(_Strict):
+    """How one model is served."""
+
+    host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = None
+    """Host name of the endpoint. Default: `<model>.<stack>.localhost`, which resolves on a laptop only."""
+    certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = None
+    """TLS certificate of the load balancer. Without one the endpoint is reachable inside the network only."""
+    allow_anonymous: bool = False
+    """Answer without a bearer token."""
+    minimum_replicas: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Fewest pods."""
+    maximum_replicas: Annotated[int, Field(ge=1, le=1000)] = 6
+    """Most pods, when the autoscaler finds the load too high."""
+    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = 500
+    """CPU that one pod requests, in thousandths of a core."""
+    memory_mib: Annotated[int, Field(ge=128, le=262_144)] = 512
+    """Memory that one pod requests and may use at most, in MiB."""
+    latency_objective_ms: Annotated[float, Field(gt=0, le=60_000)] = 100
+    """A request that takes longer is `slow`."""
+    log_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of predictions kept in the prediction log, 0 to 1."""
+    limits: Limits = Limits()
+    """Beyond these the endpoint's alarms fire."""
+    canary: Canary = Canary()
+    """How a release takes over."""
+
+    @model_validator(mode="after")
+    def _room_to_scale(self) -> Self:
+        if self.maximum_replicas < self.minimum_replicas:
+            raise ValueError(
+                f"maximum_replicas must be at least minimum_replicas ({self.minimum_replicas}), "
+                f"got {self.maximum_replicas}"
+            )
+        return self
+
+
+class Release(_Strict):
+    """The bundle of a model that serves in an environment. Changing it is what a rollout is."""
+
+    digest: Digest
+    """sha256 of the bundle: the release itself."""
+    version: Annotated[int, Field(ge=1)] | None = None
+    """Version in the environment's registry; a label for people."""
+
+
+class Settings(_Strict):
+    """How an environment is set up. Every default is a safe one."""
+
+    owner: TagValue
+    """The team that answers for the environment; a tag of every resource."""
+    cost_centre: TagValue
+    """Who pays; a tag of every resource."""
+    alerts: Alerts = Alerts()
+    """Who hears of alarms."""
+    budget: Budget | None = None
+    """Monthly limit on the account's cost. Default: none."""
+    key_deletion_days: Annotated[int, Field(ge=7, le=30)] = 30
+    """How long a deleted encryption key can still be brought back, in days."""
+    cluster: Cluster = Cluster()
+    """The Kubernetes cluster."""
+    endpoints: dict[ModelName, Endpoint] = {}
+    """How each model is served, by the model's name."""
+
+
+class StackConfig(_Strict):
+    """All of a stack's config that modelworks reads: the settings, the releases and the account pin."""
+
+    settings: Settings
+    releases: dict[ModelName, Release] = {}
+    account_ids: list[AccountId]
+    """Accounts this stack may be deployed to."""
+
+    @model_validator(mode="after")
+    def _released_models_have_endpoints(self) -> Self:
+        for model in self.releases:
+            if model not in self.settings.endpoints:
+                raise ValueError(
+                    f"{RELEASES_KEY} names {model!r}, which {SETTINGS_KEY}.endpoints does not: "
+                    f"it has {', '.join(self.settings.endpoints) or 'none'}"
+                )
+        return self
+
+
+_KEYS = {"settings": SETTINGS_KEY, "releases": RELEASES_KEY, "account_ids": ACCOUNTS_KEY}
+
+
+def parse(config: Mapping[str, Any], *, source: str, show_values: bool = True) -> StackConfig:
+    """The settings in a stack's config.
+
+    Args:
+        config: Config values by full key (`modelworks:settings`, ...); keys of others are left alone.
+        source: Where the config comes from, for messages, such as `stacks/Pulumi.dev.yaml`.
+        show_values: Whether messages may show what was found. Off for config that holds secrets.
+
+    Raises:
+        ModelworksError: Something is missing, unknown or out of range. All mistakes are listed at once.
+    """
+    found = {field: config[key] for field, key in _KEYS.items() if key in config}
+    strays = [key for key in config if key.startswith("modelworks:") and key not in _KEYS.values()]
+    problems = [_unknown(f"config.{key}", key, list(_KEYS.values())) for key in strays]
+    try:
+        parsed = StackConfig.model_validate(found)
+    except ValidationError as error:
+        problems += [_problem(item, found, show_values) for item in error.errors(include_url=False)]
+    if problems:
+        raise ModelworksError(
+            "\n".join(f"{source}: {problem}" for problem in problems),
+            fix="`modelworks schema` prints every setting with its meaning, unit and default.",
+        )
+    return parsed
+
+
+def load(path: Path) -> StackConfig:
+    """The settings in a stack's config file.
+
+    Raises:
+        ModelworksError: The file is not there, is not YAML, or `parse` finds a mistake.
+    """
+    from ruamel.yaml import YAML  # noqa: PLC0415  (a Pulumi program gets its config from the engine, and never pays)
+    from ruamel.yaml.error import YAMLError  # noqa: PLC0415
+
+    try:
+        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelworksError(f"{path} does not exist", fix="Check the environment's name.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ModelworksError(f"{path} is not YAML: {error}") from error
+    config = document.get("config") if isinstance(document, dict) else None
+    if not isinstance(config, dict):
+        raise ModelworksError(f"{path}: config: expected a mapping of keys to values, found {_kind(config)}")
+    return parse(config, source=str(path))
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a stack's config file, for editors: our keys strictly, everything else as Pulumi has it."""
+    parts = StackConfig.model_json_schema(ref_template="#/$defs/{model}")
+    properties = parts["properties"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "modelworks stack config",
+        "type": "object",
+        "properties": {
+            "config": {
+                "type": "object",
+                "properties": {key: properties[field] for field, key in _KEYS.items()},
+                "required": [_KEYS[field] for field in parts["required"]],
+            }
+        },
+        "required": ["config"],
+        "$defs": parts["$defs"],
+    }
+
+
+# -- Messages --------------------------------------------------------------------------------------------------------
+_UNITS = {
+    "usd": "US dollars",
+    "seconds": "seconds",
+    "days": "days",
+    "mib": "MiB",
+    "millicores": "thousandths of a core",
+    "ms": "milliseconds",
+    "percent": "per cent",
+    "ratio": "a share from 0 to 1",
+}
+
+
+def _problem(error: Any, found: Mapping[str, Any], show_values: bool) -> str:
+    location: tuple[str | int, ...] = error["loc"]
+    path = _yaml_path(location)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return _unknown(path, str(location[-1]), _siblings(location[:-1]))
+    if kind == "missing":
+        hint = _misspelt(location, found)
+        return f"{path}: is required and missing{hint}{_meaning(location)}"
+    if kind == "value_error":
+        return f"{path}: {error['ctx']['error']}"
+    rule = re.sub(r"^[A-Z][a-z]+ should", "should", error["msg"])
+    found_value = _shown(error["input"]) if show_values else "a secret"
+    return f"{path}: {rule}{_unit(location)}, found {found_value}{_meaning(location)}"
+
+
+def _yaml_path(location: tuple[str | int, ...]) -> str:
+    if not location:
+        return "config"
+    head = _KEYS.get(str(location[0]), str(location[0]))
+    path = f"config.{head}"
+    for part in location[1:]:
+        if part == "[key]":
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path
+
+
+def _unknown(path: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known)) or 'none'}"
+    return f"{path}: unknown key{hint}"
+
+
+def _misspelt(location: tuple[str | int, ...], found: Mapping[str, Any]) -> str:
+    value: Any = found
+    for part in location[:-1]:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    strangers = [key for key in value if key not in _siblings(location[:-1])] if isinstance(value, Mapping) else []
+    near = difflib.get_close_matches(str(location[-1]), [str(key) for key in strangers], n=1, cutoff=0.5)
+    return f" ({near[0]!r} is there; is it meant?)" if near else ""
+
+
+def _models(location: tuple[str | int, ...]) -> Iterator[tuple[type[BaseModel] | None, str | int]]:
+    """Pairs of the model that a step of `location` starts from, and the step; None inside a mapping or a list."""
+    annotation: Any = StackConfig
+    for part in location:
+        model = _model_in(annotation)
+        yield model, part
+        if model is not None:
+            field = model.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+        else:
+            arguments = [item for item in typing.get_args(_unwrapped(annotation)) if item is not type(None)]
+            annotation = arguments[-1] if arguments else None
+
+
+def _unwrapped(annotation: Any) -> Any:
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    annotation = _unwrapped(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next((model for item in typing.get_args(annotation) if (model := _model_in(item))), None)
+    return None
+
+
+def _siblings(location: tuple[str | int, ...]) -> list[str]:
+    model = next((model for model, part in _models((*location, "")) if part == ""), None)
+    return list(model.model_fields) if model else []
+
+
+def _meaning(location: tuple[str | int, ...]) -> str:
+    steps = list(_models(location))
+    model, part = steps[-1] if steps else (None, "")
+    field = model.model_fields.get(str(part)) if model else None
+    return f" ({field.description.splitlines()[0].rstrip('.')})" if field and field.description else ""
+
+
+def _unit(location: tuple[str | int, ...]) -> str:
+    name = str(location[-1])
+    unit = _UNITS.get(name.rpartition("_")[2])
+    return f" in {unit}, without a suffix" if unit else ""
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return f"{_kind(value)} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "the text", bool: "the truth value", type(None): "nothing"}
+    return names.get(type(value), "the number" if isinstance(value, int | float) else type(value).__name__)

@@ -1,0 +1,169 @@
+"""The stack that a program is evaluated for: its settings, the account it may touch, and the tags all of it carries."""
+
+import inspect
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+from pulumi.runtime.config import CONFIG, is_config_secret
+
+from modelworks.errors import ModelworksError
+from modelworks.settings import StackConfig, parse
+
+_EMULATOR_USER = ":user/moto"
+"""How the ARN of the caller ends when the AWS that answers is the emulator."""
+
+
+def stack_config() -> StackConfig:
+    """The checked settings of the current stack.
+
+    Raises:
+        ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
+    """
+    config = {key: _value(value) for key, value in CONFIG.get().items()}
+    secret = any(is_config_secret(key) for key in config if key.startswith("modelworks:"))
+    return parse(config, source=f"stacks/Pulumi.{pulumi.get_stack()}.yaml", show_values=not secret)
+
+
+def _value(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return text
+
+
+def require_account(allowed: Sequence[str]) -> str:
+    """The AWS account that this program is about to change, if it is one that the stack is pinned to.
+
+    It also refuses to let a laptop be mistaken for a cloud: a backend of the laptop cloud goes with the emulator, and
+    any other backend with a real account. The stack's name decides neither.
+
+    Args:
+        allowed: The stack's `aws:allowedAccountIds`.
+
+    Returns:
+        Its id, 12 digits.
+
+    Raises:
+        ModelworksError: The account is another one, or backend and account do not belong together.
+    """
+    caller = aws.get_caller_identity()
+    check_place(
+        stack=pulumi.get_stack(),
+        backend=os.environ.get("PULUMI_BACKEND_URL", ""),
+        emulated=caller.arn.endswith(_EMULATOR_USER),
+    )
+    if caller.account_id not in allowed:
+        raise ModelworksError(
+            f"stack {pulumi.get_stack()} is pinned to account {' or '.join(allowed)} (aws:allowedAccountIds), "
+            f"and the credentials at hand are of account {caller.account_id}",
+            fix="Use credentials of the pinned account.",
+        )
+    return caller.account_id
+
+
+def check_place(*, stack: str, backend: str, emulated: bool) -> None:
+    """Refuse a backend and an AWS that do not belong together.
+
+    Args:
+        stack: Name of the stack.
+        backend: URL of Pulumi's backend, empty where the user's login decides.
+        emulated: Whether the AWS that answers is the emulator.
+
+    Raises:
+        ModelworksError: One is the laptop's and the other is not, or the laptop's backend is another environment's.
+    """
+    parts = backend.rstrip("/").split("/")
+    environment = (
+        parts[-2] if parts[0] == "file:" and parts[-3:-2] == ["environments"] and parts[-1] == "backend" else ""
+    )
+    if environment and not emulated:
+        raise ModelworksError(
+            f"the backend is the laptop's ({backend}), and the AWS credentials are real ones",
+            fix=f'Run `eval "$(modelworks env {environment})"`, or unset PULUMI_BACKEND_URL to mean the cloud.',
+        )
+    if emulated and not environment:
+        raise ModelworksError(
+            "the AWS that answers is the laptop's emulator, and the backend is not the laptop's "
+            f"({backend or 'your default one'})",
+            fix=f'Run `eval "$(modelworks env {stack})"`, or unset AWS_ENDPOINT_URL to mean the cloud.',
+        )
+    if environment and environment != stack:
+        raise ModelworksError(
+            f"this shell points at the laptop's environment {environment!r}, and the stack is {stack!r}",
+            fix=f'Run `eval "$(modelworks env {stack})"`.',
+        )
+
+
+def tag_everything(tags: Mapping[str, str]) -> None:
+    """Give every AWS resource that takes tags these ones, whoever declares it, from here on.
+
+    A tag that a resource states itself wins. One line at the top of a program:
+
+        tag_everything(required_tags(environment="dev", owner="ml-platform", cost_centre="4711"))
+    """
+    # A transformation runs in the program; a transform would cost a call through the engine for every resource.
+    pulumi.runtime.register_stack_transformation(lambda resource: _with_tags(resource, dict(tags)))
+
+
+def required_tags(*, environment: str, owner: str, cost_centre: str, project: str | None = None) -> dict[str, str]:
+    """The tags that every resource of ours carries.
+
+    Args:
+        environment: Name of the environment: the stack's name.
+        owner: The team that answers for it.
+        cost_centre: Who pays.
+        project: Default: the Pulumi project's name.
+    """
+    return {
+        "environment": environment,
+        "owner": owner,
+        "cost-centre": cost_centre,
+        "project": project or pulumi.get_project(),
+        "managed-by": "pulumi",
+    }
+
+
+def _with_tags(
+    resource: pulumi.ResourceTransformationArgs, tags: Mapping[str, str]
+) -> pulumi.ResourceTransformationResult | None:
+    if not resource.type_.startswith("aws:") or not _takes_tags(type(resource.resource)):
+        return None
+    own: Any = resource.props.get("tags")
+    if own is None or isinstance(own, Mapping):
+        merged: Any = {**tags, **(own or {})}
+    else:
+        merged = pulumi.Output.from_input(own).apply(lambda found: {**tags, **(found or {})})
+    return pulumi.ResourceTransformationResult(props={**resource.props, "tags": merged}, opts=resource.opts)
+
+
+_TAKES_TAGS: dict[type, bool] = {}
+
+
+def _takes_tags(resource: type) -> bool:
+    if resource not in _TAKES_TAGS:
+        constructor = getattr(resource, "_internal_init", resource)
+        parameter = inspect.signature(constructor).parameters.get("tags")
+        # Some types (an Auto Scaling group) have tags of another shape: a list of key, value and propagation.
+        _TAKES_TAGS[resource] = parameter is not None and "Mapping" in str(parameter.annotation)
+    return _TAKES_TAGS[resource]
+
+
+def commit() -> str:
+    """The commit of the program's source, with `-dirty` behind it if files were changed since; empty outside of git.
+
+    An output of the stack, not a tag: as a tag it would update every resource at every commit.
+    """
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+        cwd=pulumi.runtime.get_root_directory(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return described.stdout.strip()
