@@ -1,0 +1,68 @@
+"""The programs of the laptop cloud, had on demand: from PATH, from the cache, or built from pinned Go modules.
+
+    paths = toolchain.ensure(["pulumi", "kubectl"])
+    subprocess.run([paths["pulumi"], "version"])
+
+What is built is cached under `$XDG_CACHE_HOME/modelworks/toolchain` (`~/.cache` where that is not set), one folder a
+tool and version, shared by every checkout of the user. `go.sum` is the checksum, and Go itself verifies it.
+"""
+
+from __future__ import annotations
+
+from modelworks.laptop.toolchain.cache import State, Toolchain, cache_folder
+from modelworks.laptop.toolchain.progress import Report, narrate, table
+from modelworks.laptop.toolchain.tools import TOOLS, Tool
+
+__all__ = [
+    "TOOLS",
+    "Report",
+    "State",
+    "Tool",
+    "Toolchain",
+    "bin_path",
+    "cache_folder",
+    "ensure",
+    "narrate",
+    "states",
+    "table",
+]
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+
+def ensure(
+    names: Iterable[str] = tuple(TOOLS),
+    report: Report | None = None,
+    ready: Callable[[str, Path], None] | None = None,
+) -> dict[str, Path]:
+    """Have each of the tools `names`, building what is neither on PATH nor cached.
+
+    Args:
+        names: Names from `TOOLS`; default all.
+        report: Is told every step. Default: progress on stderr, silent while nothing takes long.
+        ready: Is called as soon as a tool can be started, while others may still be building.
+
+    Returns:
+        The executable of each tool.
+
+    Raises:
+        ModelworksError: A tool cannot be had; the message says why and the fix what to do.
+    """
+    if report is not None:
+        return Toolchain().ensure(names, report, ready)
+    with narrate() as told:
+        return Toolchain().ensure(names, told, ready)
+
+
+def bin_path(names: Iterable[str] = ("pulumi", "kubectl")) -> list[Path]:
+    """Folders to put first on PATH so that a shell finds the tools `names` that are at hand. Builds nothing."""
+    return Toolchain().bin_path(names)
+
+
+def states() -> list[State]:
+    """What there is of every tool, for `modelworks laptop toolchain`. Builds nothing."""
+    return Toolchain().states()

@@ -1,0 +1,118 @@
+"""How getting a tool is told: a bar on a terminal, plain lines elsewhere, nothing when all is at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from modelworks.laptop.toolchain.cache import State
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens to one tool."""
+
+    tool: str
+    what: str
+    """`building`, `waiting`, `fetching` (they take time and end with `ready`), `ready`, or `note`."""
+
+    text: str
+    seconds: int = 0
+    """How long it is expected to take; 0 where nobody knows."""
+
+
+Report = Callable[[Step], None]
+"""Is told every step of `ensure`. Called again about twice a second while a step goes on."""
+
+PLAIN_EVERY = 15.0
+"""Seconds between two plain lines on one step that goes on."""
+
+
+@contextmanager
+def narrate(console: Console | None = None) -> Iterator[Report]:
+    """A `Report` that writes to stderr: a bar with the expected time on a terminal, else plain lines."""
+    console = console or Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _plain(console)
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[expected]}"),
+        console=console,
+        transient=True,
+    ) as bar:
+        tasks: dict[str, tuple[TaskID, str, float]] = {}
+
+        def report(step: Step) -> None:
+            task = tasks.get(step.tool)
+            if task is not None and task[1] != step.text:
+                bar.remove_task(task[0])
+                del tasks[step.tool]
+                task = None
+            if step.what in {"ready", "note"}:
+                if step.what == "note" or task is not None:
+                    console.print(f"{step.tool}: {step.text}")
+                return
+            if task is None:
+                expected = f"of about {_time(step.seconds)}" if step.seconds else ""
+                added = bar.add_task(f"{step.tool}: {step.text}", total=step.seconds or None, expected=expected)
+                tasks[step.tool] = task = (added, step.text, time.monotonic())
+            if step.seconds:
+                bar.update(task[0], completed=min(time.monotonic() - task[2], step.seconds * 0.98))
+
+        yield report
+
+
+def _plain(console: Console) -> Report:
+    last: dict[str, tuple[str, float, float]] = {}  # tool -> text, since, last told
+
+    def report(step: Step) -> None:
+        now = time.monotonic()
+        text, since, told = last.get(step.tool, ("", now, 0.0))
+        if step.text != text:
+            last[step.tool] = (step.text, now, now)
+            if step.what == "ready" and not text:
+                return  # it was at hand: nothing to tell
+            expected = f" (about {_time(step.seconds)})" if step.seconds else ""
+            console.print(f"{step.tool}: {step.text}{expected}", soft_wrap=True)
+        elif now - told >= PLAIN_EVERY:
+            last[step.tool] = (text, since, now)
+            expected = f" of about {_time(step.seconds)}" if step.seconds else ""
+            console.print(f"{step.tool}: {text}, {_time(round(now - since))}{expected}", soft_wrap=True)
+
+    return report
+
+
+def table(states: Sequence[State]) -> Table:
+    """The tools as a table: name, version, where it is from, its state, its path."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("TOOL", "VERSION", "FROM", "STATE"):
+        drawn.add_column(column, no_wrap=True)
+    drawn.add_column("PATH", overflow="fold")
+    for state in states:
+        colour = "green" if state.path else "yellow"
+        drawn.add_row(
+            state.name,
+            state.version,
+            state.source,
+            f"[{colour}]{state.state}[/]",
+            str(state.path) if state.path else state.note,
+        )
+    return drawn
+
+
+def _time(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 90 else f"{seconds / 60:.1f} min"

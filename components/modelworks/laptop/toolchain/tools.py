@@ -1,0 +1,157 @@
+"""The programs of the laptop cloud: which, in which version, from which Go module, and how each tells its version."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+MODULES: Final = Path(__file__).parent
+"""Holds one folder a module, each with the `go.mod` and `go.sum` that its tools are built from."""
+
+_KUBERNETES_STAMP: Final = (
+    "-X k8s.io/component-base/version.gitVersion=v1.35.0 -X k8s.io/client-go/pkg/version.gitVersion=v1.35.0"
+)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One program, and what it takes to have it."""
+
+    name: str
+    """Its executable's name."""
+
+    version: str
+    """The pinned version, without a leading `v`."""
+
+    module: str
+    """The folder of its `go.mod` and `go.sum`."""
+
+    package: str
+    """The Go package that is built."""
+
+    seconds: int
+    """How long a cold build takes, measured on two cores in the order of `TOOLS` (module downloads included)."""
+
+    ldflags: str = ""
+    """Stamps the version, which Go would otherwise leave at v0.0.0."""
+
+    ask: tuple[str, ...] = ("--version",)
+    """Arguments that make the program print its version."""
+
+    same: int = 2
+    """How many leading parts of a version must match the pinned one: 2 is major and minor. The rest may be newer."""
+
+    companions: tuple[str, ...] = field(default=())
+    """Executables that must be found beside one on PATH, or it is passed over."""
+
+    def fits(self, found: str) -> bool:
+        """Whether version `found` can stand in for the pinned one."""
+        have, want = _numbers(found), _numbers(self.version)
+        return have[: self.same] == want[: self.same] and have >= want
+
+
+_ALL: Final = (
+    Tool(
+        "pulumi",
+        "3.259.0",
+        "pulumi",
+        "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+        190,
+        "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v3.259.0",
+        ("version",),
+        same=1,
+        companions=("pulumi-language-python",),
+    ),
+    Tool("etcd", "3.6.0", "etcd", "go.etcd.io/etcd/server/v3", 37),
+    Tool("kube-apiserver", "1.35.0", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 205, _KUBERNETES_STAMP),
+    Tool(
+        "kube-controller-manager",
+        "1.35.0",
+        "kubernetes",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+        55,
+        _KUBERNETES_STAMP,
+    ),
+    Tool("kube-scheduler", "1.35.0", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", 10, _KUBERNETES_STAMP),
+    Tool(
+        "kubectl",
+        "1.35.0",
+        "kubernetes",
+        "k8s.io/kubernetes/cmd/kubectl",
+        30,
+        _KUBERNETES_STAMP,
+        ("version", "--client"),
+    ),
+    Tool(
+        "rollouts-controller",
+        "1.8.3",
+        "argo-rollouts",
+        "github.com/argoproj/argo-rollouts/cmd/rollouts-controller",
+        147,
+        "-X github.com/argoproj/argo-rollouts/utils/version.version=1.8.3",
+        # It logs its version before it looks for a cluster; this one is never there.
+        ("--kubeconfig", "/nonexistent"),
+    ),
+    Tool(
+        "caddy",
+        "2.10.0",
+        "caddy",
+        "github.com/caddyserver/caddy/v2/cmd/caddy",
+        50,
+        "-X github.com/caddyserver/caddy/v2.CustomVersion=v2.10.0",
+        ("version",),
+        same=1,
+    ),
+)
+
+TOOLS: Final[dict[str, Tool]] = {tool.name: tool for tool in _ALL}
+"""Every tool by name, in the order in which a cold build should go."""
+
+
+def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
+    """The tool of the user's own PATH if its version fits, and one phrase that says what was found.
+
+    The first program of that name counts, because that is the one a shell would run, but folders of the cache
+    `besides` (which `modelworks env` puts first) do not. It is asked for its version with a bound of ten seconds; a
+    wrong version, or none, is passed over.
+    """
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    theirs = os.pathsep.join(folder for folder in folders if not Path(folder).is_relative_to(besides))
+    if (found := shutil.which(tool.name, path=theirs)) is None:
+        return None, "not on PATH"
+    path = Path(found)
+    version = version_of(path, tool)
+    if version is None:
+        return None, f"{path} did not tell its version"
+    if not tool.fits(version):
+        return None, f"{path} is {version}, wanted {tool.version}"
+    for companion in tool.companions:
+        if not (path.resolve().parent / companion).exists() and shutil.which(companion, path=theirs) is None:
+            return None, f"{path} has no {companion}"
+    return path, f"PATH ({version})"
+
+
+def version_of(path: Path, tool: Tool) -> str | None:
+    """The version that the program at `path` tells, or None."""
+    try:
+        answer = subprocess.run(
+            [path, *tool.ask],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"\bv?(\d+\.\d+\.\d+)", answer.stdout + answer.stderr)
+    return match.group(1) if match else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
