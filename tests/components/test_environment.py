@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+
+import pulumi
+import pytest
+
+from declared import ACCOUNT, declare
+from modelworks import Environment
+
+KEY = "aws:kms/key:Key"
+TOPIC = "aws:sns/topic:Topic"
+TOPIC_POLICY = "aws:sns/topicPolicy:TopicPolicy"
+SUBSCRIPTION = "aws:sns/topicSubscription:TopicSubscription"
+BUDGET = "aws:budgets/budget:Budget"
+
+
+def environment(**args):
+    return declare(lambda: Environment("dev", {"account_id": ACCOUNT, **args}))
+
+
+def statements(document: str) -> dict[str, dict]:
+    return {statement["Sid"]: statement for statement in json.loads(document)["Statement"]}
+
+
+def test_key_rotates_and_can_be_brought_back_for_30_days():
+    key = environment().one(KEY)
+    assert (key["enableKeyRotation"], key["deletionWindowInDays"]) == (True, 30)
+
+
+def test_key_is_used_by_alerting_services_of_the_own_account_only():
+    policy = statements(environment().one(KEY)["policy"])
+    assert policy["AlertsAreEncrypted"]["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert policy["AccountDecidesByIam"]["Principal"] == {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
+    assert set(policy) == {"AlertsAreEncrypted", "AccountDecidesByIam"}
+
+
+def test_alerts_topic_is_encrypted_with_the_key_of_the_environment():
+    assert environment().one(TOPIC)["kmsMasterKeyId"] == "arn:aws:mock:::dev-key"
+
+
+def test_alerts_topic_refuses_plain_http_and_services_of_other_accounts():
+    policy = statements(environment().one(TOPIC_POLICY)["policy"])
+    assert policy["OurAlarmsAndBudgets"]["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert policy["EncryptedTransportOnly"]["Effect"] == "Deny"
+
+
+def test_each_address_is_subscribed_to_the_alerts():
+    subscriptions = environment(alert_emails=["a@example.com", "b@example.com"]).all(SUBSCRIPTION)
+    assert {item["endpoint"] for item in subscriptions.values()} == {"a@example.com", "b@example.com"}
+    assert {item["protocol"] for item in subscriptions.values()} == {"email"}
+
+
+def test_there_is_no_budget_unless_an_amount_is_given():
+    assert environment().all(BUDGET) == {}
+    assert environment(budget=None).all(BUDGET) == {}
+
+
+def test_budget_alerts_on_what_was_spent_and_on_the_forecast():
+    budget = environment(budget={"monthly_usd": 500}).one(BUDGET)
+    assert (budget["limitAmount"], budget["limitUnit"], budget["timeUnit"]) == ("500.00", "USD", "MONTHLY")
+    assert [(item["notificationType"], item["threshold"]) for item in budget["notifications"]] == [
+        ("ACTUAL", 80),
+        ("FORECASTED", 100),
+    ]
+    assert {arn for item in budget["notifications"] for arn in item["subscriberSnsTopicArns"]} == {
+        "arn:aws:mock:::dev-alerts"
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"key_deletion_days": 3}, "key_deletion_days must be from 7 to 30, as KMS has it, got 3"),
+        ({"budget": {"monthly_usd": 0}}, "budget.monthly_usd must be above 0, got 0"),
+        ({"budget": {"monthly_usd": 5, "actual_percent": -1}}, "budget.actual_percent must be above 0, got -1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_declared(args, message):
+    with pytest.raises(ValueError, match=message):
+        environment(**args)
+
+
+def test_every_child_is_named_after_the_environment_and_belongs_to_it():
+    parents: dict[str, pulumi.Resource | None] = {}
+
+    def program():
+        pulumi.runtime.register_stack_transformation(
+            lambda args: parents.__setitem__(args.name, args.opts.parent) or None
+        )
+        Environment("dev", {"account_id": ACCOUNT, "alert_emails": ["a@example.com"], "budget": {"monthly_usd": 5}})
+
+    declare(program)
+    assert all(name.startswith("dev") for name in parents)
+    assert [name for name, parent in parents.items() if parent is None] == ["dev"]
+
+
+def test_outputs_are_the_arns_other_components_take():
+    seen = {}
+
+    def program():
+        made = Environment("dev", {"account_id": ACCOUNT})
+        pulumi.Output.all(made.key_arn, made.alerts_topic_arn).apply(lambda arns: seen.update(arns=arns))
+
+    declare(program)
+    assert seen["arns"] == ["arn:aws:mock:::dev-key", "arn:aws:mock:::dev-alerts"]

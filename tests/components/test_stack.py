@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pulumi
+import pulumi_aws as aws
+import pytest
+
+from declared import ACCOUNT, Declared, declare
+from modelworks.errors import ModelworksError
+from modelworks.stack import check_place, require_account, required_tags, tag_everything
+
+TAGS = {"environment": "dev", "owner": "me"}
+LAPTOP = "file:///home/me/project/.modelworks/environments/dev/backend"
+
+
+def test_every_taggable_resource_gets_the_tags_and_others_are_left_alone():
+    def program():
+        tag_everything(TAGS)
+        topic = aws.sns.Topic("topic")
+        aws.sns.TopicPolicy("policy", arn=topic.arn, policy="{}")
+
+    declared = declare(program)
+    assert declared.one("aws:sns/topic:Topic")["tags"] == TAGS
+    assert "tags" not in declared.one("aws:sns/topicPolicy:TopicPolicy")
+
+
+@pytest.mark.parametrize("own", [{"owner": "you"}, pulumi.Output.from_input({"owner": "you"})])
+def test_a_tag_of_its_own_wins(own):
+    def program():
+        tag_everything(TAGS)
+        aws.sns.Topic("topic", tags=own)
+
+    assert declare(program).one("aws:sns/topic:Topic")["tags"] == {"environment": "dev", "owner": "you"}
+
+
+def test_children_of_components_are_tagged_too():
+    def program():
+        tag_everything(TAGS)
+        aws.sns.Topic("topic", opts=pulumi.ResourceOptions(parent=pulumi.ComponentResource("test:index:P", "p")))
+
+    assert declare(program).one("aws:sns/topic:Topic")["tags"] == TAGS
+
+
+def test_required_tags_are_the_five_every_resource_carries():
+    tags = {}
+    declare(lambda: tags.update(required_tags(environment="dev", owner="me", cost_centre="1")))
+    assert tags == {
+        "environment": "dev",
+        "owner": "me",
+        "cost-centre": "1",
+        "project": "modelworks",
+        "managed-by": "pulumi",
+    }
+
+
+def test_credentials_of_another_account_are_refused():
+    with pytest.raises(ModelworksError, match=r"pinned to account 999999999999.*of account 111111111111"):
+        declare(lambda: require_account(["999999999999"]))
+
+
+def test_the_account_is_the_pinned_one():
+    accounts = []
+    declare(lambda: accounts.append(require_account([ACCOUNT])))
+    assert accounts == [ACCOUNT]
+
+
+def test_the_emulator_behind_a_cloud_backend_is_refused(monkeypatch):
+    monkeypatch.delenv("PULUMI_BACKEND_URL", raising=False)
+    emulator = Declared(caller_arn=f"arn:aws:sts::{ACCOUNT}:user/moto")
+    with pytest.raises(ModelworksError, match="the laptop's emulator"):
+        declare(lambda: require_account([ACCOUNT]), mocks=emulator)
+
+
+def test_real_credentials_behind_the_laptops_backend_are_refused():
+    with pytest.raises(ModelworksError, match="the AWS credentials are real ones"):
+        check_place(stack="dev", backend=LAPTOP, emulated=False)
+
+
+def test_a_stack_in_another_environments_shell_is_refused():
+    with pytest.raises(ModelworksError, match="environment 'dev', and the stack is 'prod'"):
+        check_place(stack="prod", backend=LAPTOP, emulated=True)
+
+
+@pytest.mark.parametrize(
+    ("backend", "emulated"), [(LAPTOP, True), ("s3://states", False), ("", False), ("file:///srv/states", False)]
+)
+def test_what_belongs_together_passes(backend, emulated):
+    check_place(stack="dev", backend=backend, emulated=emulated)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pulumi
+import pytest
+
+from declared import declare
+from modelworks._access import least_privilege_role, policy_document, statement
+from modelworks._storage import secure_bucket
+
+KEY = "arn:aws:kms:eu-central-1:111111111111:key/k"
+
+
+class _Parent(pulumi.ComponentResource):
+    def __init__(self):
+        super().__init__("test:index:Parent", "parent")
+
+
+def bucket(**args):
+    return declare(lambda: secure_bucket("store", parent=_Parent(), key_arn=KEY, **args))
+
+
+def test_bucket_is_encrypted_with_the_given_key():
+    (rule,) = bucket().one("aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration")[
+        "rules"
+    ]
+    assert rule["applyServerSideEncryptionByDefault"] == {"sseAlgorithm": "aws:kms", "kmsMasterKeyId": KEY}
+
+
+def test_bucket_blocks_every_way_to_be_public():
+    block = bucket().one("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock")
+    assert {key: value for key, value in block.items() if key != "bucket"} == {
+        "blockPublicAcls": True,
+        "blockPublicPolicy": True,
+        "ignorePublicAcls": True,
+        "restrictPublicBuckets": True,
+    }
+
+
+def test_bucket_keeps_superseded_versions_for_90_days():
+    declared = bucket()
+    (rule,) = declared.one("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration")["rules"]
+    assert rule["noncurrentVersionExpiration"] == {"noncurrentDays": 90}
+    assert declared.one("aws:s3/bucketVersioning:BucketVersioning")["versioningConfiguration"] == {"status": "Enabled"}
+
+
+def test_bucket_refuses_plain_http():
+    (rule,) = json.loads(bucket().one("aws:s3/bucketPolicy:BucketPolicy")["policy"])["Statement"]
+    assert (rule["Effect"], rule["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert rule["Resource"] == ["arn:aws:mock:::store", "arn:aws:mock:::store/*"]
+
+
+def test_bucket_refuses_to_keep_nothing():
+    with pytest.raises(ValueError, match="superseded_days must be at least 1, got 0"):
+        bucket(superseded_days=0)
+
+
+def test_role_has_one_policy_and_it_is_the_given_one():
+    policy = policy_document([statement(["s3:GetObject"], ["arn:aws:s3:::b/*"])])
+    declared = declare(
+        lambda: least_privilege_role("reader", parent=_Parent(), trust="{}", policy=policy, description="Reads")
+    )
+    assert declared.one("aws:iam/rolePolicy:RolePolicy")["policy"] == policy
+    assert "managedPolicyArns" not in declared.one("aws:iam/role:Role")
+
+
+@pytest.mark.parametrize("action", ["*", "s3:*"])
+def test_statement_refuses_a_wildcard_for_everything(action):
+    with pytest.raises(ValueError, match="actions must be named one by one"):
+        statement([action], ["*"])

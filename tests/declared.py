@@ -1,0 +1,68 @@
+"""What a program declares, evaluated without an engine: Pulumi's mocks, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+
+ACCOUNT = "111111111111"
+
+
+@dataclass
+class Declared(pulumi.runtime.Mocks):
+    """Every resource by token and name, with its inputs as the engine would get them."""
+
+    caller_arn: str = f"arn:aws:iam::{ACCOUNT}:user/somebody"
+    resources: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
+        key = (args.typ, args.name)
+        # The engine refuses two resources of one URN; the SDK's mocks would let them pass.
+        assert key not in self.resources, f"declared twice: {key}"
+        self.resources[key] = dict(args.inputs)
+        return f"{args.name}-id", {"arn": f"arn:aws:mock:::{args.name}", "keyId": f"{args.name}-id", **args.inputs}
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:
+        answers: Mapping[str, dict[str, Any]] = {
+            "aws:index/getCallerIdentity:getCallerIdentity": {
+                "accountId": self.caller_arn.split(":")[4],
+                "arn": self.caller_arn,
+                "userId": "AIDA",
+            },
+            "aws:index/getPartition:getPartition": {"partition": "aws", "dnsSuffix": "amazonaws.com"},
+            "aws:index/getRegion:getRegion": {"region": "eu-central-1"},
+        }
+        return answers[args.token]
+
+    def one(self, token: str) -> dict[str, Any]:
+        """Inputs of the only resource of a type."""
+        (found,) = self.all(token).values()
+        return found
+
+    def all(self, token: str) -> dict[str, dict[str, Any]]:
+        """Inputs of every resource of a type, by name."""
+        return {name: inputs for (typ, name), inputs in self.resources.items() if typ == token}
+
+
+def declare(
+    program: Callable[[], Any],
+    *,
+    stack: str = "dev",
+    config: Mapping[str, str] | None = None,
+    mocks: Declared | None = None,
+) -> Declared:
+    """Evaluate `program` to its end, so that whatever it raises is raised here, and return what it declared."""
+    declared = mocks or Declared()
+    pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False)
+    pulumi.runtime.set_all_config(dict(config or {}), [])
+
+    @pulumi.runtime.test
+    def evaluate() -> None:
+        program()
+
+    evaluate()
+    return declared
