@@ -57,6 +57,8 @@ def declare(
 ) -> Declared:
     """Evaluate `program` to its end, so that whatever it raises is raised here, and return what it declared."""
     declared = mocks or Declared()
+    # Transformations live on the root resource, which `set_mocks` keeps: one test's tags would be the next one's.
+    pulumi.runtime.settings.ROOT.set(None)
     pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False)
     pulumi.runtime.set_all_config(dict(config or {}), [])
 

@@ -167,7 +167,7 @@ class Settings(_Strict):
     cost_centre: TagValue
     """Who pays; a tag of every resource."""
     alerts: Alerts = Alerts()
-    """Who hears of alarms."""
+    """Who is told when an alarm fires or the budget runs out."""
     budget: Budget | None = None
     """Monthly limit on the account's cost. Default: none."""
     key_deletion_days: Annotated[int, Field(ge=7, le=30)] = 30
@@ -182,7 +182,9 @@ class StackConfig(_Strict):
     """All of a stack's config that modelworks reads: the settings, the releases and the account pin."""
 
     settings: Settings
+    """How the environment is set up."""
     releases: dict[ModelName, Release] = {}
+    """What serves in it, by the model's name. A model without a release has an endpoint that is not declared yet."""
     account_ids: list[AccountId]
     """Accounts this stack may be deployed to."""
 

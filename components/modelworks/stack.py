@@ -160,7 +160,6 @@ def commit() -> str:
     """
     described = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-        cwd=pulumi.runtime.get_root_directory(),
         capture_output=True,
         text=True,
         timeout=30,

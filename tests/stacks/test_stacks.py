@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from declared import Declared, declare
+from modelworks import settings
+from modelworks.errors import ModelworksError
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "local": ROOT / "stacks/local.template.yaml",
+    "dev": ROOT / "stacks/Pulumi.dev.yaml",
+    "staging": ROOT / "stacks/Pulumi.staging.yaml",
+    "prod": ROOT / "stacks/Pulumi.prod.yaml",
+}
+REAL = ["dev", "staging", "prod"]
+TAGS = {"environment", "owner", "cost-centre", "project", "managed-by"}
+
+
+def evaluated(stack: str, account: str | None = None) -> Declared:
+    """The reference program, evaluated with the stack's own config file."""
+    config = YAML(typ="safe").load(FILES[stack].read_text())["config"]
+    account = account or config["aws:allowedAccountIds"][0]
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
+    mocks = Declared(caller_arn=f"arn:aws:iam::{account}:user/somebody")
+    return declare(
+        lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=mocks
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_laptop(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("PULUMI_", "AWS_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_every_stack_declares_its_key_topic_and_budget(stack):
+    declared = evaluated(stack)
+    assert declared.one("aws:kms/key:Key")["enableKeyRotation"] is True
+    assert declared.one("aws:sns/topic:Topic")["kmsMasterKeyId"] == f"arn:aws:mock:::{stack}-key"
+    assert len(declared.all("aws:budgets/budget:Budget")) == 1
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_every_taggable_resource_of_every_stack_carries_the_required_tags(stack):
+    tagged = {key: inputs["tags"] for key, inputs in evaluated(stack).resources.items() if "tags" in inputs}
+    assert {token for token, _ in tagged} == {"aws:kms/key:Key", "aws:sns/topic:Topic", "aws:budgets/budget:Budget"}
+    assert all(set(tags) == TAGS and tags["environment"] == stack for tags in tagged.values())
+
+
+def test_stacks_differ_by_config_alone():
+    shapes = {stack: sorted(token for token, _ in evaluated(stack).resources) for stack in REAL}
+    assert shapes["dev"] == shapes["staging"] == shapes["prod"]
+
+
+@pytest.mark.parametrize("stack", REAL)
+def test_real_stacks_pin_their_account_and_encrypt_their_secrets_with_kms(stack):
+    document = YAML(typ="safe").load(FILES[stack].read_text())
+    assert document["secretsprovider"].startswith("awskms://")
+    assert document["config"]["kubernetes:context"]
+
+
+def test_accounts_are_never_shared_between_stacks():
+    accounts = [account for path in FILES.values() for account in settings.load(path).account_ids]
+    assert len(accounts) == len(set(accounts)) == len(FILES)
+
+
+def test_prod_is_refused_with_credentials_of_dev():
+    with pytest.raises(ModelworksError, match="pinned to account 333333333333"):
+        evaluated("prod", account="111111111111")
