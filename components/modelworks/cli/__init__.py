@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import modelworks
 from modelworks.errors import ModelworksError
@@ -41,14 +42,15 @@ def _root(
 
 def main() -> None:
     """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
-    from modelworks.cli import engine, laptop  # noqa: PLC0415
+    from modelworks.cli import engine, laptop, settings  # noqa: PLC0415
 
     laptop.register(app)
     engine.register(app)
+    settings.register(app)
     try:
         app()
     except ModelworksError as error:
-        err.print(f"[bold red]error:[/] {error.message}", soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
         if error.fix:
-            err.print(f"[bold]fix:[/] {error.fix}", soft_wrap=True)
+            err.print(f"[bold]fix:[/] {escape(error.fix)}", soft_wrap=True)
         sys.exit(error.exit_code)

@@ -1,0 +1,54 @@
+"""`modelworks schema`: every setting of a stack, for editors and for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelworks.laptop.place import project_root, write_whole
+from modelworks.settings import load, schema
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("schema")(_schema)
+    app.command("check")(_check)
+
+
+def _schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
+) -> None:
+    """Print the JSON Schema of a stack's config file: every setting with its meaning, unit and default.
+
+    Editors complete and check `Pulumi.<stack>.yaml` with it:
+
+        modelworks schema -o .modelworks-schema.json
+
+    and, as the first line of the stack file:
+
+        # yaml-language-server: $schema=../.modelworks-schema.json
+    """
+    text = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    if output:
+        write_whole(output, text, mode=0o644)
+    else:
+        print(text, end="")
+
+
+def _check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Stack config files. Default: every stack of the project.")
+    ] = None,
+) -> None:
+    """Check stack config files without an engine or a cloud; what is wrong is named with its path.
+
+        modelworks check stacks/Pulumi.prod.yaml
+
+    Exit code 0: all are right; 1: one is not.
+    """
+    for path in files or sorted((project_root() / "stacks").glob("Pulumi.*.yaml")):
+        load(path)
+        print(f"{path}: good")

@@ -1,0 +1,26 @@
+"""The CrossGuard policy pack: `pulumi preview --policy-pack policy`, which `modelworks preview` and `up` always do."""
+
+from pulumi_policy import (
+    EnforcementLevel,
+    PolicyPack,
+    ReportViolation,
+    ResourceValidationArgs,
+    ResourceValidationPolicy,
+)
+from rules import RULES, Rule
+
+
+def _policy(rule: Rule) -> ResourceValidationPolicy:
+    def validate(args: ResourceValidationArgs, report_violation: ReportViolation) -> None:
+        if rule.applies_to(args.resource_type):
+            for problem in rule.check(args.props):
+                report_violation(problem, None)
+
+    return ResourceValidationPolicy(name=rule.name, description=rule.meaning, validate=validate)
+
+
+PolicyPack(
+    name="modelworks",
+    enforcement_level=EnforcementLevel.MANDATORY,
+    policies=[_policy(rule) for rule in RULES],
+)
