@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import traceback
 from abc import ABC, abstractmethod
@@ -88,11 +89,15 @@ class InvalidInputs(ModelworksError):  # noqa: N818  it reads as what it is, whe
 class Incomplete(ModelworksError):  # noqa: N818  it reads as what it is, where it is raised
     """The resource exists but is not as wanted. The engine records it as it is, and tries an update next time."""
 
-    def __init__(self, id_: str, state: Mapping[str, Any], reasons: Sequence[str]) -> None:
+    def __init__(
+        self, id_: str, state: Mapping[str, Any], reasons: Sequence[str], *, inputs: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__("; ".join(reasons))
         self.id = id_
         self.state = state
         self.reasons = reasons
+        self.inputs = inputs
+        """Where they are not those of the request: a refresh that finds other ones."""
 
 
 # ------------------------------------------------------------------------------------------ what a provider is told
@@ -126,6 +131,8 @@ class Call:
     """Seconds, from the resource's `custom_timeouts`; `None` where the program leaves it to the provider."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Set when the engine asks its providers to stop (Ctrl-C). Whoever waits must look at it."""
+    ignored: Sequence[Path] = ()
+    """What the program's `ignore_changes` names, in an update. Their inputs are the old ones already."""
     show: Callable[[str, str, bool], None] | None = None
     """Where `say` goes."""
 
@@ -393,7 +400,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         def answer() -> provider_pb2.CreateResponse:
             provider, call = self._called(context, request)
             id_, state = provider.create(call, revealed(marked))
-            return provider_pb2.CreateResponse(id=id_, properties=to_wire(keep_secret(dict(state), marked)))
+            return provider_pb2.CreateResponse(id=id_, properties=to_wire(_marked(state, marked)))
 
         return self._answered(context, request.urn, answer, marked)
 
@@ -407,7 +414,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
                 return provider_pb2.ReadResponse()
             return provider_pb2.ReadResponse(
                 id=found.id,
-                properties=to_wire(keep_secret(keep_secret(dict(found.state), state), inputs)),
+                properties=to_wire(_marked(keep_secret(dict(found.state), state), inputs)),
                 inputs=to_wire(keep_secret(dict(found.inputs), inputs)),
             )
 
@@ -421,7 +428,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             state = revealed(from_wire(request.olds))
             old = revealed(from_wire(request.old_inputs)) if request.HasField("old_inputs") else dict(state)
             new = provider.update(call, request.id, old, state, revealed(marked))
-            return provider_pb2.UpdateResponse(properties=to_wire(keep_secret(dict(new), marked)))
+            return provider_pb2.UpdateResponse(properties=to_wire(_marked(new, marked)))
 
         return self._answered(context, request.urn, answer, marked)
 
@@ -484,6 +491,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             preview=getattr(request, "preview", False),
             timeout=getattr(request, "timeout", 0) or None,
             cancelled=connection.cancelled,
+            ignored=[_parsed(path) for path in getattr(request, "ignoreChanges", ())],
             show=show,
         )
 
@@ -511,9 +519,9 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         except Incomplete as error:
             detail = provider_pb2.ErrorResourceInitFailed(
                 id=error.id,
-                properties=to_wire(keep_secret(dict(error.state), marked)),
+                properties=to_wire(_marked(error.state, marked)),
                 reasons=[_masked(reason, marked) for reason in error.reasons],
-                inputs=to_wire(marked or {}),
+                inputs=to_wire(keep_secret(dict(error.inputs), marked) if error.inputs is not None else marked or {}),
             )
             status = status_pb2.Status(code=grpc.StatusCode.UNKNOWN.value[0], message=_masked(error.message, marked))
             status.details.add().Pack(detail)
@@ -587,6 +595,24 @@ def _masked(text: str, marked: Mapping[str, Any] | None) -> str:
                 if isinstance(hidden, str) and len(hidden) > 2:
                     text = text.replace(hidden, "[secret]")
     return text
+
+
+def _marked(state: Mapping[str, Any], inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`state` with the secrets of `inputs` marked, also in the copy of them that the Kubernetes provider keeps in it."""
+    kept = {"__inputs": keep_secret(state["__inputs"], inputs)} if "__inputs" in state else {}
+    return {**keep_secret(dict(state), inputs), **kept}
+
+
+def _parsed(path: str) -> Path:
+    """A property path as the engine writes it: the opposite of `path_text`."""
+    steps: list[str | int] = []
+    for match in re.finditer(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+|\*)\]|([^.\[\]]+)', path):
+        quoted, index, plain = match.groups()
+        if quoted is not None:
+            steps.append(quoted.replace('\\"', '"').replace("\\\\", "\\"))
+        else:
+            steps.append(int(index) if index and index.isdigit() else index or plain)
+    return tuple(steps)
 
 
 def _name(urn: str) -> str:

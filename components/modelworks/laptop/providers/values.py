@@ -119,7 +119,8 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def keep_secret(value: Any, like: Any) -> Any:
     """`value` with the secrets of `like` marked again.
 
-    A list is marked as a whole when `like` has a secret anywhere in it: its elements may stand in another order.
+    A list is marked as a whole when `like` has a secret anywhere in it: its elements may stand in another order. One
+    that is the very same keeps its marks where they are.
     """
     if isinstance(value, Secret) or value is None:
         return value
@@ -128,6 +129,8 @@ def keep_secret(value: Any, like: Any) -> Any:
     if isinstance(value, dict) and isinstance(like, dict):
         return {key: keep_secret(each, like.get(key)) for key, each in value.items()}
     if isinstance(value, list) and has_secrets(like):
+        if value == revealed(like):
+            return like
         return Secret(revealed(value))
     return value
 
