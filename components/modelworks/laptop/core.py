@@ -1,0 +1,501 @@
+"""A laptop cloud from nothing to ready, and back to nothing.
+
+`up` may be run at any time and again: it makes what is missing, starts what is not running, and changes nothing else.
+What it knows it keeps in `laptop.json`; one lock a place keeps two commands apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import aws, control_plane, environments, rollouts, supervision, toolchain
+from modelworks.laptop.place import Place, read_facts, write_whole
+from modelworks.laptop.supervision import Program
+
+if TYPE_CHECKING:
+    import httpx
+
+Tell = Callable[[str], None]
+"""Is told each step, one line each."""
+
+READY_SECONDS = 90
+"""How long parts may take to become ready before `up` gives up; two busy cores need some twenty."""
+
+GATEWAY_PORTS = ("gateway", "gateway-admin")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One process, with how to see that it is ready."""
+
+    program: Program
+    ready: Callable[[], bool]
+
+
+def up(
+    place: Place,
+    names: Sequence[str] = ("local",),
+    *,
+    kubernetes: bool = True,
+    tell: Tell = lambda _: None,
+    report: toolchain.Report | None = None,
+) -> dict[str, Any]:
+    """Bring the laptop cloud up, with the environments `names` beside those it has.
+
+    Args:
+        place: Where.
+        names: Environments that shall be there.
+        kubernetes: Whether Kubernetes shall run. A place that has it keeps it.
+        tell: Is told each step.
+        report: Is told how the tools are had; default: progress on stderr.
+
+    Returns:
+        The facts of the place, as in `laptop.json`.
+
+    Raises:
+        ModelworksError: A part cannot be had or started. What this call started is ended again.
+    """
+    _check_platform()
+    began = time.monotonic()
+    with _locked(place) as fresh, _whole_or_nothing(place, fresh=fresh):
+        for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
+            place.folder(folder)
+        facts = _facts(place, kubernetes=kubernetes)
+        for name in names:
+            environments.create(place, name)
+        tools = _tools(kubernetes=facts["kubernetes"], report=report, tell=tell)
+        if not supervision.running(place):
+            _ports_free(place, facts)
+        if facts["kubernetes"]:
+            control_plane.prepare(place, facts["ports"])
+            for name in place.environments():
+                environments.identities(place, name, facts["ports"])
+        first = _first_parts(place, facts, tools)
+        was = {info["name"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+        followers = _followers(place, facts, tools)
+        # Followers that run already stay: the first round must not end what the second one declares.
+        early = [part for part in followers if part.program.name in was]
+        supervision.apply(place, [part.program for part in (*first, *early)], _bin(tools))
+        _wait(place, first, was, tell)
+        if facts["kubernetes"]:
+            with control_plane.client(place, facts["ports"]) as api:
+                control_plane.set_up_cluster(api)
+                for name in place.environments():
+                    control_plane.set_up_environment(api, name, environments.facts(place, name)["namespace"])
+            supervision.apply(place, [part.program for part in (*first, *followers)], _bin(tools))
+            _wait(place, followers, was, tell)
+        facts |= {"versions": {name: toolchain.TOOLS[name].version for name in tools}}
+        _write(place, facts)
+        parts = {part.program.name for part in (*first, *followers)}
+        if parts <= was:
+            tell(f"the laptop cloud is up already: {', '.join(place.environments())}")
+        else:
+            tell(f"the laptop cloud is up after {time.monotonic() - began:.1f} s: {', '.join(place.environments())}")
+        return facts
+
+
+def down(place: Place, *, keep: bool = False, tell: Tell = lambda _: None) -> None:
+    """End everything and wipe it: processes, mounts, files. Safe when nothing is up.
+
+    Args:
+        place: What.
+        keep: Keep the files, so that the next `up` goes on where this one ends.
+        tell: Is told each step.
+
+    Raises:
+        ModelworksError: A process or file withstands.
+    """
+    if not place.root.exists() and not supervision.leftovers(place):
+        tell(f"nothing is up in {place.root}")
+        return
+    with _locked(place), _uninterrupted():
+        _end(place, keep=keep)
+    tell(f"stopped; {place.root} is kept" if keep else f"stopped and wiped {place.root}")
+
+
+def _end(place: Place, *, keep: bool) -> None:
+    supervision.stop(place, grace=8 if keep else 1.5)
+    if left := supervision.leftovers(place):
+        pids = ", ".join(str(process.pid) for process in left)
+        raise ModelworksError(f"these processes of the laptop cloud withstand SIGKILL: {pids}", fix="End them as root.")
+    _unmount(place)
+    if keep:
+        return
+    for _ in range(5):
+        shutil.rmtree(place.root, ignore_errors=True)
+        if not place.root.exists():
+            return
+        time.sleep(0.1)
+    try:
+        shutil.rmtree(place.root)
+    except OSError as error:
+        raise ModelworksError(
+            f"cannot remove {error.filename or place.root}: {error.strerror}", fix="Remove it as its owner."
+        ) from error
+
+
+def _unmount(place: Place) -> None:
+    prefix = str(place.root) + os.sep
+    mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()]
+    for target in sorted((m.encode().decode("unicode_escape") for m in mounts), reverse=True):
+        if target.startswith(prefix):
+            subprocess.run(["umount", "-l", target], capture_output=True, timeout=10, check=False)
+
+
+def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
+    """The facts of the place; what is missing is decided, written and never changed again."""
+    facts = read_facts(place.root / "laptop.json")
+    before = json.dumps(facts)
+    facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
+    ports = facts.setdefault("ports", {})
+    needed = [*control_plane.PORTS, *GATEWAY_PORTS] if facts["kubernetes"] else []
+    missing = [name for name in needed if name not in ports]
+    ports |= dict(
+        zip(missing, environments.free_ports(len(missing), taken=environments.used_ports(place)), strict=True)
+    )
+    facts.setdefault("pod_network", _pod_network())
+    if json.dumps(facts) != before:
+        _write(place, facts)
+    return facts
+
+
+def _write(place: Place, facts: dict[str, Any]) -> None:
+    text = json.dumps(facts, indent=2) + "\n"
+    path = place.root / "laptop.json"
+    if not path.exists() or path.read_text("utf-8") != text:
+        write_whole(path, text)
+
+
+def _pod_network() -> str:
+    """A /16 of loopback that nobody listens in: 127.77 first, for then addresses in the docs are right."""
+    used = set()
+    for family in ("tcp", "udp"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{family}").read_text("ascii").splitlines()[1:]:
+                octets = bytes.fromhex(line.split()[1].split(":")[0])[::-1]
+                if octets[0] == 127:
+                    used.add(octets[1])
+    # Another user's or checkout's laptop that has no pods yet holds no address; its agent's environment names it.
+    for process in psutil.process_iter(["environ"]):
+        if network := (process.info["environ"] or {}).get("MODELWORKS_POD_NETWORK"):
+            used.add(int(network.split(".")[1]))
+    second = next((octet for octet in range(77, 127) if octet not in used), None)
+    if second is None:
+        raise ModelworksError(
+            "every loopback network from 127.77 to 127.126 is in use", fix="End another laptop cloud."
+        )
+    return f"127.{second}.0.0/16"
+
+
+def _tools(*, kubernetes: bool, report: toolchain.Report | None, tell: Tell) -> dict[str, Path]:
+    names = ["pulumi"]
+    if kubernetes:
+        names += [*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])]
+    tell(f"tools: {', '.join(names)}")
+    return toolchain.ensure(names, report)
+
+
+def _bin(tools: dict[str, Path]) -> Path | None:
+    return tools["kubectl"].parent if "kubectl" in tools else None
+
+
+def _has(module: str) -> bool:
+    name = f"modelworks.laptop.{module}"
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations:
+        return importlib.util.find_spec(f"{name}.__main__") is not None
+    return spec is not None
+
+
+def _first_parts(place: Place, facts: dict[str, Any], tools: dict[str, Path]) -> list[_Part]:
+    """What starts at once: the AWS side, and the control plane, whose parts wait for each other by themselves."""
+    parts = []
+    for name in place.environments():
+        found = environments.facts(place, name)
+        port = found["aws_port"]
+        parts.append(_Part(aws.program(place, name, found), lambda port=port: _answers(port, "/moto-api/data.json")))
+        if _has("providers"):
+            argv = [sys.executable, "-m", "modelworks.laptop.providers", "--place", place.root, "--environment", name]
+            ports = tuple(found["providers"].values())
+            parts.append(
+                _Part(
+                    Program(
+                        f"providers-{name}",
+                        argv,
+                        {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")},
+                    ),
+                    lambda: True,
+                )
+            )
+    if facts["kubernetes"]:
+        ports = facts["ports"]
+        api = control_plane.client(place, ports, timeout=3)
+        checks = {
+            "etcd": lambda: _listens(ports["etcd"]),
+            "apiserver": lambda: control_plane.ready(api),
+            "controller-manager": lambda: _serves_tls(api, ports["controller-manager"]),
+            "scheduler": lambda: _serves_tls(api, ports["scheduler"]),
+        }
+        parts += [_Part(program, checks[program.name]) for program in control_plane.programs(place, ports, tools)]
+    return parts
+
+
+def _followers(place: Place, facts: dict[str, Any], tools: dict[str, Path]) -> list[_Part]:
+    """What needs the cluster set up: rollouts controllers, node agent, gateway."""
+    if not facts["kubernetes"]:
+        return []
+    parts = []
+    for name in place.environments():
+        parts.append(_Part(rollouts.program(place, name, environments.facts(place, name), tools), lambda: True))
+    network = {"MODELWORKS_POD_NETWORK": facts["pod_network"]}
+    if _has("agent"):
+        argv = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
+        # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
+        api = control_plane.client(place, facts["ports"], timeout=3)
+        parts.append(_Part(Program("agent", argv, network, whole_group=False), lambda: _node_ready(api)))
+    if _has("gateway"):
+        from modelworks.laptop import gateway  # noqa: PLC0415 - it may not be there yet
+
+        ports = facts["ports"]
+        if hasattr(gateway, "caddy_program"):
+            parts.append(_Part(gateway.caddy_program(place, facts, tools), lambda: _listens(ports["gateway-admin"])))
+        argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
+        parts.append(_Part(Program("gateway", argv), lambda: _listens(ports["gateway"])))
+    return parts
+
+
+def _wait(place: Place, parts: Sequence[_Part], was: set[str], tell: Tell) -> None:
+    """Poll until each of the parts is ready and runs; tell of each that was not running before.
+
+    Raises:
+        ModelworksError: One gave up, or is not ready in time; the message carries the end of its log.
+    """
+    waiting = list(parts)
+    began = time.monotonic()
+    while waiting:
+        infos = {info["name"]: info for info in supervision.processes(place)}
+        for part in list(waiting):
+            name = part.program.name
+            state = infos.get(name, {}).get("statename", "UNKNOWN")
+            if state in {"RUNNING", "STARTING"} and part.ready():
+                waiting.remove(part)
+                if name not in was:
+                    tell(f"{name} is ready ({time.monotonic() - began:.1f} s)")
+            elif state == "FATAL" or (state == "UNKNOWN" and time.monotonic() - began > 10):
+                raise _not_ready(place, name, "does not start")
+        if waiting and time.monotonic() - began > READY_SECONDS:
+            raise _not_ready(place, waiting[0].program.name, f"is not ready after {READY_SECONDS} s")
+        if waiting:
+            time.sleep(0.05)
+
+
+def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
+    path = supervision.log_path(place, name)
+    said = supervision.tail(path, 6)
+    fix = f"Look into {path}."
+    if "no space left on device" in said.lower():
+        return ModelworksError(
+            f"{name} {what}: the disk that holds {place.root} is full", fix="Free some space and try again."
+        )
+    return ModelworksError(f"{name} {what}; the end of its log:\n{said or '(nothing)'}", fix=fix)
+
+
+def _ports_free(place: Place, facts: dict[str, Any]) -> None:
+    """Raise if a port that the place has recorded is held by somebody else."""
+    mine = {process.pid for process in supervision.leftovers(place)}
+    wanted = {port: name for name, port in facts["ports"].items()}
+    for name in place.environments():
+        found = environments.facts(place, name)
+        wanted |= {found["aws_port"]: f"AWS of {name}"} | {
+            port: f"provider {kind} of {name}" for kind, port in found["providers"].items()
+        }
+    for port, what in wanted.items():
+        if not environments.holder_free(port):
+            pid, holder = _holder(port)
+            if pid not in mine:
+                raise ModelworksError(
+                    f"port {port} of 127.0.0.1, which the laptop cloud uses for {what}, is held by {holder}",
+                    fix="End that program, or run `modelworks laptop down` and `up`, which chooses other ports.",
+                )
+
+
+def _holder(port: int) -> tuple[int | None, str]:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return connection.pid, f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return None, "a program of another user"
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("HEAD", path)
+        return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _serves_tls(api: httpx.Client, port: int) -> bool:
+    import httpx  # noqa: PLC0415
+
+    try:
+        return api.get(f"https://127.0.0.1:{port}/healthz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _node_ready(api: httpx.Client) -> bool:
+    import httpx  # noqa: PLC0415
+
+    try:
+        answer = api.get(f"/api/v1/nodes/{control_plane.NODE}")
+    except httpx.HTTPError:
+        return False
+    conditions = answer.json().get("status", {}).get("conditions", []) if answer.status_code == 200 else []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _check_platform() -> None:
+    if sys.platform != "linux":
+        raise ModelworksError(
+            f"the laptop cloud needs Linux, this is {sys.platform}",
+            fix="Use a Linux machine, container or virtual machine. Programs that target a real cloud work here as they are.",
+        )
+
+
+@contextlib.contextmanager
+def _locked(place: Place) -> Iterator[bool]:
+    """Hold the place for one command at a time; yields whether there was none before.
+
+    The folder itself is locked: no lock file is left over, and whoever waited for a place that was wiped meanwhile sees that
+    the name means another folder now.
+    """
+    told = False
+    while True:
+        try:
+            place.root.mkdir(parents=True, mode=0o700)
+            fresh = True
+        except FileExistsError:
+            fresh = not any(place.root.iterdir()) if place.root.is_dir() else False
+        except OSError as error:
+            raise ModelworksError(
+                f"cannot make the folder {place.root}: {error.strerror}",
+                fix="Free space or fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
+            ) from error
+        try:
+            handle = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ModelworksError(f"cannot open the folder {place.root}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    print(f"waiting for another command that works on {place.root}", file=sys.stderr)
+                    told = True
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                if os.stat(place.root).st_ino != os.fstat(handle).st_ino:  # noqa: PTH116 - compared with a descriptor
+                    continue
+            except FileNotFoundError:
+                continue
+            yield fresh and not (place.root / "laptop.json").exists()
+            return
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(place: Place, *, fresh: bool) -> Iterator[None]:
+    """Undo what an `up` began when it does not come to its end: all of it if nothing was there, else what it started."""
+    was_running = supervision.running(place)
+    try:
+        with _terminable():
+            yield
+    except BaseException as error:
+        if not was_running:
+            with _uninterrupted():
+                kept = _keep_logs(place) if isinstance(error, ModelworksError) and fresh else None
+                _end(place, keep=not fresh)
+            if kept and isinstance(error, ModelworksError):
+                error.fix = error.fix.replace(str(place.logs), str(kept))
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ModelworksError(
+                f"the disk that holds {place.root} is full", fix="Free some space and try again."
+            ) from error
+        raise
+
+
+def _keep_logs(place: Place) -> Path | None:
+    """Copy the logs of an `up` that failed to where wiping does not reach; None when that is not possible."""
+    import tempfile  # noqa: PLC0415
+
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="modelworks-logs-"))
+        shutil.copytree(place.logs, kept, dirs_exist_ok=True)
+    except (OSError, shutil.Error):
+        return None
+    return kept
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end this command as Ctrl-C does: with everything put in order."""
+    import threading  # noqa: PLC0415
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put signals off while things are put in order: a second Ctrl-C must not leave half of them."""
+    wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)

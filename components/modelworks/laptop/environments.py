@@ -1,0 +1,182 @@
+"""The environments of a laptop cloud: each has a Pulumi backend, an AWS account and a namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import control_plane
+from modelworks.laptop.place import Place, project_root, read_facts, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ACCOUNT = "000000000000"
+"""The AWS account of an environment whose stack pins none."""
+
+REGION = "eu-central-1"
+"""The region of an environment whose stack names none."""
+
+NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+def create(place: Place, environment: str) -> dict[str, Any]:
+    """The facts of an environment, made on first use: ports, account, region, namespace, backend, passphrase.
+
+    Raises:
+        ModelworksError: The name cannot be that of a namespace, or the folder cannot be written.
+    """
+    if not NAME.fullmatch(environment):
+        raise ModelworksError(
+            f"{environment!r} is not a name for an environment: it must match {NAME.pattern}",
+            fix="Use lower-case letters, digits and dashes, at most 32.",
+        )
+    folder = place.folder(place.environment(environment))
+    path = folder / "environment.json"
+    if facts := read_facts(path):
+        return facts
+    config = stack_config(environment)
+    aws, provider, kubernetes = free_ports(3, taken=used_ports(place))
+    facts = {
+        "aws_port": aws,
+        "providers": {"aws": provider, "kubernetes": kubernetes},
+        "account": next(iter(config.get("aws:allowedAccountIds") or []), ACCOUNT),
+        "region": config.get("aws:region") or REGION,
+        "namespace": f"modelworks-{environment}",
+    }
+    place.folder(folder / "backend")
+    write_whole(folder / "passphrase", secrets.token_urlsafe(32))
+    # moto knows no users, but whoever signs must have keys; these two are the place's own and open nothing else.
+    write_whole(
+        folder / "aws-credentials",
+        f"[default]\naws_access_key_id = AKIA{secrets.token_hex(8).upper()}\naws_secret_access_key = {secrets.token_urlsafe(30)}\n",
+    )
+    write_whole(path, json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def facts(place: Place, environment: str) -> dict[str, Any]:
+    """The facts of an environment that exists.
+
+    Raises:
+        ModelworksError: It does not.
+    """
+    if found := read_facts(place.environment(environment) / "environment.json"):
+        return found
+    have = ", ".join(place.environments()) or "none"
+    raise ModelworksError(
+        f"there is no environment {environment!r} on this laptop (there is: {have})",
+        fix=f"Run `modelworks laptop up {environment}`.",
+    )
+
+
+def stack_config(environment: str) -> dict[str, Any]:
+    """The plain config of the stack file of that name in the project; empty when there is none."""
+    try:
+        root = project_root()
+        folder = (yaml.safe_load((root / "Pulumi.yaml").read_text("utf-8")) or {}).get("stackConfigDir", ".")
+        found = yaml.safe_load((root / folder / f"Pulumi.{environment}.yaml").read_text("utf-8")) or {}
+        config = found.get("config") or {}
+    except (ModelworksError, OSError, yaml.YAMLError, AttributeError):
+        return {}  # no project or no such stack yet; a stack file that is wrong is reported by who reads its settings
+    return config if isinstance(config, dict) else {}
+
+
+def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
+    """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment.
+
+    Args:
+        place: The laptop cloud.
+        environment: An environment of it.
+        tools: The folder of the toolchain's programs, put first on PATH.
+
+    Raises:
+        ModelworksError: There is no such environment.
+    """
+    found = facts(place, environment)
+    folder = place.environment(environment)
+    credentials = dict(
+        line.split(" = ", 1) for line in (folder / "aws-credentials").read_text("utf-8").splitlines() if " = " in line
+    )
+    first = [str(tools)] if tools else []
+    first.append(str(Path(sys.executable).parent))
+    path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
+    providers = found["providers"]
+    return {
+        "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
+        "AWS_DEFAULT_REGION": found["region"],
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{found['aws_port']}",
+        "AWS_REGION": found["region"],
+        "AWS_SECRET_ACCESS_KEY": credentials["aws_secret_access_key"],
+        "KUBECONFIG": str(folder / "kubeconfig"),
+        "MODELWORKS_LAPTOP_ENVIRONMENT": environment,
+        "PATH": os.pathsep.join([*first, *path]),
+        "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "passphrase"),
+        "PULUMI_DEBUG_PROVIDERS": f"aws:{providers['aws']},kubernetes:{providers['kubernetes']}",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PULUMI_HOME": str(place.root / "pulumi"),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+    }
+
+
+def identities(place: Place, environment: str, ports: dict[str, int]) -> None:
+    """Write the kubeconfigs of an environment's user and of its rollouts controller."""
+    namespace = facts(place, environment)["namespace"]
+    user = f"modelworks:environment:{environment}"
+    path = place.environment(environment) / "kubeconfig"
+    control_plane.identity(place, ports, path, user, ("modelworks:environments",), namespace=namespace)
+    control_plane.identity(
+        place,
+        ports,
+        place.cluster / f"rollouts-{environment}.kubeconfig",
+        control_plane.rollouts_user(environment),
+        namespace=namespace,
+    )
+
+
+def used_ports(place: Place) -> set[int]:
+    """Every port that this place has given to somebody."""
+    ports = set(read_facts(place.root / "laptop.json").get("ports", {}).values())
+    for name in place.environments():
+        found = facts(place, name)
+        ports |= {found["aws_port"], *found["providers"].values()}
+    return ports
+
+
+def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
+    """Free loopback ports, below those that the kernel hands out to connections, so that they are free next time as well.
+
+    Raises:
+        ModelworksError: There are not as many.
+    """
+    used, found = set(taken), []
+    for _ in range(1000):
+        port = 20_000 + secrets.randbelow(12_000)
+        if port not in used and holder_free(port):
+            used.add(port)
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise ModelworksError(f"there are no {count} free ports between 20000 and 32000 on 127.0.0.1")
+
+
+def holder_free(port: int) -> bool:
+    """Whether nobody listens on that loopback port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

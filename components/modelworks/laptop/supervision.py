@@ -1,0 +1,336 @@
+"""The processes of a laptop cloud under supervisord: what is configured, started, asked and ended.
+
+supervisord runs as a daemon of the place and listens on a unix socket only. Every process carries
+`MODELWORKS_LAPTOP=<place>` in its environment, so that what a crash left behind is found exactly and nothing else is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xmlrpc.client import Fault, ServerProxy  # it speaks to a socket of our own; nothing foreign is parsed
+
+import psutil
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop.place import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from modelworks.laptop.place import Place
+
+MARK = "MODELWORKS_LAPTOP"
+PROCESS = "MODELWORKS_PROCESS"
+# sun_path holds 108 bytes, and supervisord binds to a longer name beside the socket before it renames it.
+LONGEST_SOCKET = 90
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process that is kept running."""
+
+    name: str
+    """Its name in `status`, and of its log file."""
+
+    argv: Sequence[str | Path]
+    """What is run. Never a secret in here: the process list shows it."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the small environment that every process of the laptop gets. No secrets either, but paths to them."""
+
+    stop_seconds: int = 5
+    """How long it may take to end before it is killed."""
+
+    whole_group: bool = True
+    """Whether its children end with it."""
+
+
+def socket_path(place: Place) -> Path:
+    """Where supervisord listens: in the place, or in a private folder of its own where that path is too long."""
+    path = place.run / "supervisor.sock"
+    if len(os.fsencode(path)) <= LONGEST_SOCKET:
+        return path
+    key = hashlib.sha256(os.fsencode(place.root)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"modelworks-{os.getuid()}" / key / "supervisor.sock"
+
+
+def log_path(place: Place, name: str) -> Path:
+    """The log of the process `name`; older parts are beside it with `.1` and `.2` appended."""
+    return place.logs / f"{name}.log"
+
+
+def running(place: Place) -> bool:
+    """Whether the place's supervisord answers."""
+    return _rpc(place, "getState") is not None
+
+
+def apply(place: Place, programs: Sequence[Program], tools: Path | None = None) -> None:
+    """Make exactly `programs` run: start what is missing, restart what is declared differently, end what is not listed.
+
+    Args:
+        place: Whose processes.
+        programs: All processes that shall run.
+        tools: A folder that is put first on the PATH of every process.
+
+    Raises:
+        ModelworksError: supervisord does not start or does not answer.
+    """
+    write_whole(_config(place), _render(place, programs, tools))
+    if not running(place):
+        end(_supervised(place), grace=0)  # what a killed supervisord left: it holds the ports
+        _start(place)
+    else:
+        _reload(place)
+    for info in processes(place):
+        if info["statename"] in {"STOPPED", "EXITED", "FATAL"}:
+            with contextlib.suppress(Fault):  # it started meanwhile
+                _rpc(place, "startProcess", info["name"], False)
+
+
+def processes(place: Place) -> list[dict[str, Any]]:
+    """What supervisord knows of each process; empty when it does not run."""
+    return list(_rpc(place, "getAllProcessInfo") or [])
+
+
+def restart(place: Place, name: str) -> None:
+    """End one process and start it anew.
+
+    Raises:
+        ModelworksError: There is no such process.
+    """
+    try:
+        with contextlib.suppress(Fault):
+            _rpc(place, "stopProcess", name)
+        _rpc(place, "startProcess", name, False)
+    except Fault as fault:
+        raise ModelworksError(f"cannot restart {name}: {fault.faultString}") from fault
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def stop(place: Place, *, grace: float) -> None:
+    """End every process of the place, supervised or left over, and their descendants.
+
+    Args:
+        place: Whose processes.
+        grace: Seconds between asking and killing.
+    """
+    # supervisord goes first, and at once: alive, it would restart what ends.
+    for process in _marked(place):
+        if _is_supervisor(process, place):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    for _ in range(10):
+        if not (found := list(_marked(place))):
+            break
+        end(found, grace=grace)
+        grace = 0  # whoever appears now was started while we asked
+    socket_path(place).unlink(missing_ok=True)
+    if socket_path(place).parent != place.run:
+        with contextlib.suppress(OSError):
+            socket_path(place).parent.rmdir()
+
+
+def end(found: Iterable[psutil.Process], *, grace: float) -> None:
+    """End processes with everything they started: ask, wait for `grace` seconds, kill."""
+    everyone: dict[int, psutil.Process] = {}
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            everyone |= {child.pid: child for child in process.children(recursive=True)}
+        everyone[process.pid] = process
+    everyone.pop(os.getpid(), None)
+    if grace > 0:
+        for process in everyone.values():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+    _, alive = psutil.wait_procs(list(everyone.values()), timeout=grace)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def leftovers(place: Place) -> list[psutil.Process]:
+    """Every process that carries the place's mark, except this one and those it runs under."""
+    return list(_marked(place))
+
+
+def _marked(place: Place, *needed: bytes) -> Iterator[psutil.Process]:
+    wanted = (f"{MARK}={place.root}".encode(), *needed)
+    me = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, psutil.Error):
+            entries = (folder / "environ").read_bytes().split(b"\0")
+            if all(
+                any(entry.startswith(want) if want.endswith(b"=") else entry == want for entry in entries)
+                for want in wanted
+            ):
+                process = psutil.Process(int(folder.name))
+                if process.pid not in me and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process
+
+
+def _supervised(place: Place) -> list[psutil.Process]:
+    """The programs themselves, without the pods: a node agent that comes back adopts those."""
+    return [*_marked(place, f"{PROCESS}=".encode())]
+
+
+def _is_supervisor(process: psutil.Process, place: Place) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return str(_config(place)) in process.cmdline()
+    return False
+
+
+def _config(place: Place) -> Path:
+    return place.run / "supervisord.conf"
+
+
+def _start(place: Place) -> None:
+    socket = socket_path(place)
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    socket.unlink(missing_ok=True)
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(_config(place))],
+            env=_environment(place),
+            cwd=place.root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+            start_new_session=True,  # Ctrl-C in a terminal is for the command, not for the cloud
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = str(error.stderr or error.output or error).strip().splitlines() or ["it said nothing"]
+        raise ModelworksError(
+            f"the process supervisor does not start: {said[-1]}", fix=f"Look into {place.logs / 'supervisord.log'}."
+        ) from error
+    deadline = time.monotonic() + 15
+    while not running(place):
+        if time.monotonic() > deadline:
+            raise ModelworksError(
+                "the process supervisor does not answer", fix=f"Look into {place.logs / 'supervisord.log'}."
+            )
+        time.sleep(0.02)
+
+
+def _reload(place: Place) -> None:
+    try:
+        [[added, changed, removed]] = _rpc(place, "reloadConfig")
+        for name in (*changed, *removed):
+            with contextlib.suppress(Fault):
+                _rpc(place, "stopProcessGroup", name)
+            _rpc(place, "removeProcessGroup", name)
+        for name in (*added, *changed):
+            _rpc(place, "addProcessGroup", name)
+    except Fault as fault:
+        raise ModelworksError(f"the process supervisor refused its configuration: {fault.faultString}") from fault
+
+
+def _rpc(place: Place, method: str, *args: object) -> Any:
+    """What supervisord answers, or None when it does not run.
+
+    Raises:
+        Fault: It refuses.
+    """
+    from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - imports half of supervisor
+
+    transport = SupervisorTransport(None, None, serverurl=f"unix://{socket_path(place)}")
+    try:
+        with ServerProxy("http://127.0.0.1", transport=transport, allow_none=True) as proxy:
+            return getattr(proxy.supervisor, method)(*args)
+    except (OSError, ConnectionError):
+        return None
+    finally:
+        transport.close()
+
+
+def _environment(place: Place) -> dict[str, str]:
+    """What every process starts with: nothing of the user's credentials, proxies or settings."""
+    kept = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "MODELWORKS_CACHE")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        ),
+        MARK: str(place.root),
+    }
+
+
+def _render(place: Place, programs: Sequence[Program], tools: Path | None) -> str:
+    base = _environment(place)
+    path = os.pathsep.join([*([str(tools)] if tools else []), base["PATH"]])
+    sections = [
+        f"""[unix_http_server]
+file={_escape(socket_path(place))}
+chmod=0700
+
+[supervisord]
+logfile={_escape(place.logs / "supervisord.log")}
+logfile_maxbytes=5MB
+logfile_backups=1
+pidfile={_escape(place.run / "supervisord.pid")}
+childlogdir={_escape(place.logs)}
+directory={_escape(place.root)}
+umask=077
+minfds=4096
+identifier=modelworks
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+    ]
+    for program in programs:
+        environment = {"PATH": path, PROCESS: program.name, **program.environment}
+        pairs = ",".join(f'{name}="{_quote(value)}"' for name, value in environment.items())
+        group = str(program.whole_group).lower()
+        sections.append(
+            f"""[program:{program.name}]
+command={" ".join(_word(str(part)) for part in program.argv)}
+environment={pairs}
+autostart=true
+autorestart=true
+startsecs=1
+startretries=60
+stopwaitsecs={program.stop_seconds}
+stopasgroup={group}
+killasgroup={group}
+redirect_stderr=true
+stdout_logfile={_escape(log_path(place, program.name))}
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+"""
+        )
+    return "\n".join(sections)
+
+
+def _escape(value: object) -> str:
+    return str(value).replace("%", "%%")
+
+
+def _quote(value: str) -> str:
+    return _escape(value.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def _word(value: str) -> str:
+    import shlex  # noqa: PLC0415
+
+    return _escape(shlex.quote(value))
