@@ -46,6 +46,9 @@ class Tool:
     same: int = 2
     """How many leading parts of a version must match the pinned one: 2 is major and minor. The rest may be newer."""
 
+    ours: bool = False
+    """Whether the package is our own, beside its `go.mod`: then none on PATH can stand in."""
+
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
 
@@ -101,11 +104,12 @@ _ALL: Final = (
         "caddy",
         "2.10.0",
         "caddy",
-        "github.com/caddyserver/caddy/v2/cmd/caddy",
+        "modelworks.dev/toolchain/caddy",
         50,
         "-X github.com/caddyserver/caddy/v2.CustomVersion=v2.10.0",
         ("version",),
-        same=1,
+        # The gateway's own module is compiled in, and a Caddy of the user's lacks it.
+        ours=True,
     ),
 )
 
@@ -120,6 +124,8 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
     `besides` (which `modelworks env` puts first) do not. It is asked for its version with a bound of ten seconds; a
     wrong version, or none, is passed over.
     """
+    if tool.ours:
+        return None, "with a module of our own, so none on PATH will do"
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     theirs = os.pathsep.join(folder for folder in folders if not Path(folder).is_relative_to(besides))
     if (found := shutil.which(tool.name, path=theirs)) is None:
