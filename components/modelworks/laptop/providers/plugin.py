@@ -598,7 +598,7 @@ def _masked(text: str, marked: Mapping[str, Any] | None) -> str:
 
 
 def _marked(state: Mapping[str, Any], inputs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`state` with the secrets of `inputs` marked, also in the copy of them that the Kubernetes provider keeps in it."""
+    """`state` with the secrets of `inputs` marked, also in the copy of them that Kubernetes resources keep in it."""
     kept = {"__inputs": keep_secret(state["__inputs"], inputs)} if "__inputs" in state else {}
     return {**keep_secret(dict(state), inputs), **kept}
 
