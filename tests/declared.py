@@ -24,6 +24,8 @@ class Declared(pulumi.runtime.Mocks):
         # The engine refuses two resources of one URN; the SDK's mocks would let them pass.
         assert key not in self.resources, f"declared twice: {key}"
         self.resources[key] = dict(args.inputs)
+        if args.typ.startswith("kubernetes:"):
+            return args.name, {**args.inputs, "metadata": {"name": args.name, **args.inputs.get("metadata", {})}}
         return f"{args.name}-id", {"arn": f"arn:aws:mock:::{args.name}", "keyId": f"{args.name}-id", **args.inputs}
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:

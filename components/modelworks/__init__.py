@@ -11,13 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modelworks.endpoint import ModelEndpoint as ModelEndpoint
     from modelworks.environment import Environment as Environment
 
 _HOMES = {
     "Environment": "modelworks.environment",
+    "ModelEndpoint": "modelworks.endpoint",
 }
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "ModelEndpoint"]
 
 try:
     __version__ = version("modelworks")

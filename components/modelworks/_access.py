@@ -58,3 +58,8 @@ def least_privilege_role(
     )
     aws.iam.RolePolicy(f"{name}-policy", role=role.id, policy=policy, opts=pulumi.ResourceOptions(parent=role))
     return role
+
+
+def bucket_arn(bucket: pulumi.Input[str]) -> pulumi.Output[str]:
+    """ARN of a bucket by its name."""
+    return pulumi.Output.concat("arn:", aws.get_partition_output().partition, ":s3:::", bucket)

@@ -154,10 +154,10 @@ def analysis_metric(alarm: Alarm, dimensions: Mapping[str, str], *, interval_sec
 def traffic_metric(
     alarm: Alarm, dimensions: Mapping[str, str], *, requests: int, deadline_seconds: int, interval_seconds: int
 ) -> dict[str, Any]:
-    """A metric that fails unless a version answered at least `requests` by the deadline.
+    """A metric that succeeds as soon as a version answered `requests`, and fails if it has not by the deadline.
 
-    Until then it is inconclusive by construction of its count: each measurement that still lacks traffic is a failure,
-    and only the one at the deadline is one too many.
+    Argo counts each measurement that still lacks traffic as a failure; only the last one is one too many. It is never
+    inconclusive, because Argo pauses an inconclusive rollout for ever.
 
     Args:
         alarm: Whose metric is counted; every request has a value of it.
@@ -173,6 +173,7 @@ def traffic_metric(
         "interval": f"{interval_seconds}s",
         "count": measurements,
         "failureLimit": measurements - 1,
+        "consecutiveSuccessLimit": 1,
         "successCondition": f"len(result[0].Values) > 0 && {enough}",
         "provider": {
             "cloudWatch": _query(alarm, alarm.metric, "SampleCount", dimensions, window=max(deadline_seconds, 60))

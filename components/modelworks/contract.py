@@ -39,6 +39,12 @@ def short_digest(digest: str) -> str:
     return value[:12]
 
 
+ANNOTATION_DIGEST = "modelworks.dev/digest"
+"""On a Rollout and its pods: the release they are of."""
+ANNOTATION_VERSION = "modelworks.dev/version"
+"""On a Rollout and its pods: the release's version label."""
+
+
 # -- Paths in a bundle store -----------------------------------------------------------------------------------------
 def bundle_key(model: str, digest: str) -> str:
     """Object key of a model's bundle: `bundles/<model>/<hex>.bento`."""

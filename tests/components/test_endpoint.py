@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from declared import ACCOUNT, declare
+from modelworks import ModelEndpoint, contract
+
+DIGEST = "sha256:" + "ab" * 32
+ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
+ANALYSIS = "kubernetes:argoproj.io/v1alpha1:AnalysisTemplate"
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
+INGRESS = "kubernetes:networking.k8s.io/v1:Ingress"
+
+
+def endpoint(**args):
+    given = {
+        "environment": "dev",
+        "account_id": ACCOUNT,
+        "namespace": "modelworks-dev",
+        "oidc_issuer": "oidc.example/id",
+        "bundle_bucket": "store",
+        "key_arn": "arn:aws:kms:eu-central-1:111111111111:key/k",
+        "alerts_topic_arn": "arn:aws:sns:eu-central-1:111111111111:alerts",
+        "image": "registry.example/runtime@sha256:" + "0" * 64,
+        "host": "flight-delay.example.com",
+        "release": {"digest": DIGEST, "version": 12},
+        "allow_anonymous": True,
+        **args,
+    }
+    return declare(lambda: ModelEndpoint("flight-delay", given))
+
+
+def pod(declared):
+    return declared.one(ROLLOUT)["spec"]["template"]["spec"]
+
+
+def variables(declared) -> dict[str, str]:
+    return {item["name"]: item.get("value") for item in pod(declared)["containers"][0]["env"]}
+
+
+def test_without_a_release_there_is_an_identity_and_nothing_that_runs():
+    kinds = {token for token, _ in endpoint(release=None).resources if token.startswith("kubernetes:")}
+    assert kinds == {"kubernetes:core/v1:ServiceAccount"}
+
+
+def test_a_pod_serves_the_released_digest():
+    found = variables(endpoint())
+    assert found[contract.ENV_BUNDLE_DIGEST] == DIGEST
+    assert found[contract.ENV_BUNDLE_URI] == f"s3://store/bundles/flight-delay/{'ab' * 32}.bento"
+    assert found[contract.ENV_VERSION] == "12"
+
+
+def test_a_new_release_changes_the_pods_and_nothing_else_of_the_address():
+    first, second = endpoint(), endpoint(release={"digest": "sha256:" + "cd" * 32, "version": 13})
+    changed = {key for key in first.resources if first.resources[key] != second.resources[key]}
+    assert changed == {(ROLLOUT, "flight-delay")}
+
+
+def test_pods_pass_the_restricted_standard():
+    spec = pod(endpoint())
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert set(container["resources"]) == {"requests", "limits"}
+
+
+def test_pods_may_read_their_bundles_write_their_log_and_metrics_and_nothing_else():
+    policy = json.loads(endpoint().one("aws:iam/rolePolicy:RolePolicy")["policy"])
+    assert [(rule["Action"], rule["Resource"]) for rule in policy["Statement"]] == [
+        (["s3:GetObject"], ["arn:aws:s3:::store/bundles/flight-delay/*"]),
+        (["s3:PutObject"], ["arn:aws:s3:::store/predictions/flight-delay/*"]),
+        (["kms:Decrypt", "kms:GenerateDataKey"], ["arn:aws:kms:eu-central-1:111111111111:key/k"]),
+        (["cloudwatch:PutMetricData"], ["*"]),
+    ]
+    assert policy["Statement"][3]["Condition"] == {"StringEquals": {"cloudwatch:namespace": "modelworks"}}
+
+
+def test_only_the_endpoints_service_account_may_assume_the_role():
+    (trust,) = json.loads(endpoint().one("aws:iam/role:Role")["assumeRolePolicy"])["Statement"]
+    assert trust["Condition"]["StringEquals"]["oidc.example/id:sub"] == (
+        "system:serviceaccount:modelworks-dev:flight-delay-endpoint"
+    )
+
+
+def test_an_endpoint_is_closed_unless_it_is_said_to_be_open():
+    with pytest.raises(ValueError, match="needs tokens, or allow_anonymous=True"):
+        endpoint(allow_anonymous=False)
+
+
+def test_tokens_reach_the_pods_as_a_file_and_not_as_a_variable():
+    declared = endpoint(allow_anonymous=False, tokens="s3cret")
+    assert variables(declared)[contract.ENV_TOKEN_FILE] == "/var/run/modelworks/tokens/tokens"
+    assert "s3cret" not in json.dumps(declared.one(ROLLOUT))
+    assert contract.ENV_ALLOW_ANONYMOUS not in variables(declared)
+
+
+def test_trusted_keys_make_a_signature_required():
+    declared = endpoint(trusted_keys={"release.pem": "-----BEGIN PUBLIC KEY-----"})
+    assert variables(declared)[contract.ENV_TRUSTED_KEYS] == "/etc/modelworks/keys"
+
+
+def test_alarms_and_canary_judge_by_the_same_limits():
+    declared = endpoint(limits={"error_ratio": 0.02})
+    alarm = declared.all(ALARM)["flight-delay-errors"]
+    metric = next(
+        item for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"] if item["name"] == "errors"
+    )
+    query = metric["provider"]["cloudWatch"]["metricDataQueries"][0]["metricStat"]
+    assert alarm["threshold"] == 0.02
+    assert "> 0.02" in metric["failureCondition"]
+    assert (query["metric"]["metricName"], query["stat"]) == (alarm["metricName"], alarm["statistic"])
+    assert set(declared.all(ALARM)) == {"flight-delay-errors", "flight-delay-slow", "flight-delay-rejected"}
+
+
+def test_every_alarm_pages_through_the_alerts_topic():
+    topics = {tuple(alarm["alarmActions"]) for alarm in endpoint().all(ALARM).values()}
+    assert topics == {("arn:aws:sns:eu-central-1:111111111111:alerts",)}
+
+
+def test_traffic_moves_in_steps_and_the_first_must_bring_evidence():
+    canary = endpoint(canary={"steps": [10, 50], "step_seconds": 60}).one(ROLLOUT)["spec"]["strategy"]["canary"]
+    assert [step.get("setWeight") or step.get("pause") or "analysis" for step in canary["steps"]] == [
+        10,
+        "analysis",
+        {"duration": "60s"},
+        50,
+        {"duration": "60s"},
+    ]
+    assert canary["trafficRouting"] == {"alb": {"ingress": "flight-delay", "servicePort": 80}}
+
+
+def test_no_step_waits_for_ever():
+    declared = endpoint()
+    steps = declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["steps"]
+    assert all(step["pause"]["duration"] for step in steps if "pause" in step)
+    (traffic,) = declared.all(ANALYSIS)["flight-delay-traffic"]["spec"]["metrics"]
+    assert (traffic["count"], traffic["failureLimit"], traffic["consecutiveSuccessLimit"]) == (30, 29, 1)
+
+
+def test_a_version_that_never_becomes_ready_is_given_up():
+    spec = endpoint(canary={"ready_deadline_seconds": 90}).one(ROLLOUT)["spec"]
+    assert (spec["progressDeadlineSeconds"], spec["progressDeadlineAbort"]) == (90, True)
+
+
+def test_the_endpoint_is_internal_until_it_has_a_certificate():
+    assert endpoint().one(INGRESS)["metadata"]["annotations"]["alb.ingress.kubernetes.io/scheme"] == "internal"
+    public = endpoint(certificate_arn="arn:aws:acm:eu-central-1:111111111111:certificate/c").one(INGRESS)
+    assert public["metadata"]["annotations"]["alb.ingress.kubernetes.io/listen-ports"] == '[{"HTTPS":443}]'
+
+
+def test_every_object_lives_in_the_given_namespace():
+    namespaces = {
+        inputs["metadata"]["namespace"]
+        for (token, _), inputs in endpoint(trusted_keys={"k": "v"}).resources.items()
+        if token.startswith("kubernetes:")
+    }
+    assert namespaces == {"modelworks-dev"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"image": "runtime:latest"}, r"image must be given by digest \(…@sha256:…\), got 'runtime:latest'"),
+        ({"minimum_replicas": 7}, r"minimum_replicas must be from 1 to maximum_replicas \(6\), got 7"),
+        ({"canary": {"steps": [50, 10]}}, r"canary.steps must grow .* got \[50, 10\]"),
+        ({"release": {"digest": "latest"}}, "a digest must be sha256: and 64 hex digits, got 'latest'"),
+        ({"limits": {"period_seconds": 45}}, "period_seconds must be"),
+    ],
+)
+def test_bad_input_is_refused(args, message):
+    with pytest.raises(ValueError, match=message):
+        endpoint(**args)
