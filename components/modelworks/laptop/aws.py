@@ -1,4 +1,7 @@
-"""The AWS account of one environment: a moto server, run as `python -m modelworks.laptop.aws --place ROOT --environment ENV`."""
+"""The AWS account of one environment: a moto server.
+
+python -m modelworks.laptop.aws --place ROOT --environment ENV
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,15 @@ if TYPE_CHECKING:
 
 def program(place: Place, environment: str, facts: Mapping[str, Any]) -> Program:
     """The process that is an environment's AWS account."""
-    argv = [sys.executable, "-m", "modelworks.laptop.aws", "--place", place.root, "--environment", environment]
+    argv: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "modelworks.laptop.aws",
+        "--place",
+        place.root,
+        "--environment",
+        environment,
+    ]
     return Program(f"aws-{environment}", argv, {"MOTO_ACCOUNT_ID": str(facts["account"])}, stop_seconds=2)
 
 

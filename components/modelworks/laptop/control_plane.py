@@ -6,6 +6,7 @@ Nothing here starts a process: it writes keys and kubeconfigs, and says which pr
 from __future__ import annotations
 
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
@@ -25,8 +26,8 @@ NODE = "laptop"
 """The name of the one node."""
 
 SERVICE_NETWORK = "240.77.0.0/16"
-"""Cluster addresses of Services. Nothing routes them: it is a reserved block (RFC 1112 class E), so that an address which
-means nothing on a laptop can never reach somebody else's machine. The gateway finds pods by selector instead."""
+"""Cluster addresses of Services. Nothing routes them: it is a reserved block (RFC 1112, class E), so that an address
+which means nothing on a laptop can never reach somebody else's machine. The gateway finds pods by selector instead."""
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 """The issuer of service-account tokens."""
@@ -61,11 +62,11 @@ CONTROLLERS = (
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "rollouts-controller")
 """What the toolchain has to provide."""
 
+NETWORK = "MODELWORKS_POD_NETWORK"
+"""Tells other places of this user which pod network is taken, as long as the control plane runs."""
+
 PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "agent")
 """The ports that the control plane listens on, as they are named in `laptop.json`."""
-
-# Go's collector trades memory for CPU; a laptop's cluster is small, idle most of the time, and shares memory with models.
-_LEAN = {"GOGC": "50"}
 
 
 def prepare(place: Place, ports: Mapping[str, int]) -> None:
@@ -131,8 +132,11 @@ def server(ports: Mapping[str, int]) -> str:
     return f"https://127.0.0.1:{ports['apiserver']}"
 
 
-def programs(place: Place, ports: Mapping[str, int], tools: Mapping[str, Path]) -> list[Program]:
+def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> list[Program]:
     """etcd, API server, controller manager and scheduler."""
+    ports = facts["ports"]
+    # Go's collector trades memory for CPU; the cluster is small, idle most of the time, and shares memory with models.
+    environ = {"GOGC": "50", NETWORK: facts["pod_network"]}
     pki_folder = place.cluster / "pki"
 
     def kept(name: str) -> Path:
@@ -141,7 +145,7 @@ def programs(place: Place, ports: Mapping[str, int], tools: Mapping[str, Path]) 
     etcd_url = f"https://127.0.0.1:{ports['etcd']}"
     peer_url = f"https://127.0.0.1:{ports['etcd-peer']}"
     trusted = [f"--trusted-ca-file={kept('etcd-ca.crt')}", f"--peer-trusted-ca-file={kept('etcd-ca.crt')}"]
-    etcd = [
+    etcd: list[str | Path] = [
         tools["etcd"],
         "--name=laptop",
         f"--data-dir={place.cluster / 'etcd'}",
@@ -163,7 +167,7 @@ def programs(place: Place, ports: Mapping[str, int], tools: Mapping[str, Path]) 
         "--snapshot-count=5000",
         "--log-level=warn",
     ]
-    apiserver = [
+    apiserver: list[str | Path] = [
         tools["kube-apiserver"],
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
@@ -208,7 +212,7 @@ def programs(place: Place, ports: Mapping[str, int], tools: Mapping[str, Path]) 
             "--profiling=false",
         ]
 
-    manager = [
+    manager: list[str | Path] = [
         tools["kube-controller-manager"],
         *serving("controller-manager", place.cluster / "controller-manager.kubeconfig"),
         "--use-service-account-credentials",
@@ -221,17 +225,17 @@ def programs(place: Place, ports: Mapping[str, int], tools: Mapping[str, Path]) 
         "--kube-api-qps=100",
         "--kube-api-burst=200",
     ]
-    scheduler = [
+    scheduler: list[str | Path] = [
         tools["kube-scheduler"],
         *serving("scheduler", place.cluster / "scheduler.kubeconfig"),
         "--kube-api-qps=100",
         "--kube-api-burst=200",
     ]
     return [
-        Program("etcd", etcd, _LEAN),
-        Program("apiserver", apiserver, _LEAN),
-        Program("controller-manager", manager, _LEAN),
-        Program("scheduler", scheduler, _LEAN),
+        Program("etcd", etcd, environ),
+        Program("apiserver", apiserver, environ),
+        Program("controller-manager", manager, environ),
+        Program("scheduler", scheduler, environ),
     ]
 
 
@@ -284,14 +288,24 @@ def ready(api: httpx.Client) -> bool:
 
 
 def set_up_cluster(api: httpx.Client) -> None:
-    """Everything in the cluster that is not an environment's: roles, custom resources of Argo Rollouts, the ingress class."""
+    """What is no environment's: roles, custom resources of Argo Rollouts, the ingress class."""
     for kind, name, body in _cluster_objects():
         group = "networking.k8s.io/v1" if kind == "ingressclasses" else "rbac.authorization.k8s.io/v1"
         apply(api, f"/apis/{group}/{kind}/{name}", body)
-    existing = api.get("/apis/argoproj.io/v1alpha1").status_code == 200
-    if not existing:
+    if not _served(api, "argoproj.io/v1alpha1", 5):
         for name, text in rollouts.custom_resources():
             apply(api, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", text)
+        # A controller that starts before they are served waits half a minute before it asks again.
+        deadline = time.monotonic() + 30
+        while not _served(api, "argoproj.io/v1alpha1", 5):
+            if time.monotonic() > deadline:
+                raise ModelworksError("the API server does not serve the custom resources of Argo Rollouts")
+            time.sleep(0.05)
+
+
+def _served(api: httpx.Client, group: str, kinds: int) -> bool:
+    answer = api.get(f"/apis/{group}")
+    return answer.status_code == 200 and sum("/" not in found["name"] for found in answer.json()["resources"]) >= kinds
 
 
 def set_up_environment(api: httpx.Client, environment: str, namespace: str) -> None:

@@ -21,13 +21,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import aws, control_plane, environments, rollouts, supervision, toolchain
+from modelworks.laptop import aws, control_plane, rollouts, supervision, toolchain
+from modelworks.laptop import environments as store
 from modelworks.laptop.place import Place, read_facts, write_whole
 from modelworks.laptop.supervision import Program
 
@@ -53,26 +55,27 @@ class _Part:
 
 def up(
     place: Place,
-    names: Sequence[str] = ("local",),
+    environments: Sequence[str] = ("local",),
     *,
     kubernetes: bool = True,
-    tell: Tell = lambda _: None,
-    report: toolchain.Report | None = None,
+    report: Tell = lambda _: None,
+    building: toolchain.Report | None = None,
 ) -> dict[str, Any]:
-    """Bring the laptop cloud up, with the environments `names` beside those it has.
+    """Bring the laptop cloud up, with `environments` beside those it has.
 
     Args:
         place: Where.
-        names: Environments that shall be there.
+        environments: Names of environments that shall be there.
         kubernetes: Whether Kubernetes shall run. A place that has it keeps it.
-        tell: Is told each step.
-        report: Is told how the tools are had; default: progress on stderr.
+        report: Is told each step, one line each.
+        building: Is told how tools are had; default: progress on stderr.
 
     Returns:
         The facts of the place, as in `laptop.json`.
 
     Raises:
-        ModelworksError: A part cannot be had or started. What this call started is ended again.
+        ModelworksError: A part cannot be had or started. What this call started is ended again, and wiped if there was
+            nothing before.
     """
     _check_platform()
     began = time.monotonic()
@@ -80,56 +83,68 @@ def up(
         for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
             place.folder(folder)
         facts = _facts(place, kubernetes=kubernetes)
-        for name in names:
-            environments.create(place, name)
-        tools = _tools(kubernetes=facts["kubernetes"], report=report, tell=tell)
+        for name in environments:
+            store.create(place, name)
+        was = {info["name"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+        amazon = _amazon(place)
         if not supervision.running(place):
             _ports_free(place, facts)
+            # It needs no tools, and so it is there while they are still being built.
+            supervision.apply(place, [part.program for part in amazon])
+        facts["tools"] = _tools(kubernetes=facts["kubernetes"], building=building, report=report)
         if facts["kubernetes"]:
-            control_plane.prepare(place, facts["ports"])
-            for name in place.environments():
-                environments.identities(place, name, facts["ports"])
-        first = _first_parts(place, facts, tools)
-        was = {info["name"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
-        followers = _followers(place, facts, tools)
-        # Followers that run already stay: the first round must not end what the second one declares.
-        early = [part for part in followers if part.program.name in was]
-        supervision.apply(place, [part.program for part in (*first, *early)], _bin(tools))
-        _wait(place, first, was, tell)
-        if facts["kubernetes"]:
-            with control_plane.client(place, facts["ports"]) as api:
-                control_plane.set_up_cluster(api)
-                for name in place.environments():
-                    control_plane.set_up_environment(api, name, environments.facts(place, name)["namespace"])
-            supervision.apply(place, [part.program for part in (*first, *followers)], _bin(tools))
-            _wait(place, followers, was, tell)
-        facts |= {"versions": {name: toolchain.TOOLS[name].version for name in tools}}
-        _write(place, facts)
-        parts = {part.program.name for part in (*first, *followers)}
-        if parts <= was:
-            tell(f"the laptop cloud is up already: {', '.join(place.environments())}")
+            parts = _kubernetes_up(place, facts, amazon, was, report)
         else:
-            tell(f"the laptop cloud is up after {time.monotonic() - began:.1f} s: {', '.join(place.environments())}")
+            parts = amazon
+            supervision.apply(place, [part.program for part in parts])
+            _wait(place, parts, was, report)
+        _write(place, facts)
+        names = ", ".join(place.environments())
+        if {part.program.name for part in parts} <= was:
+            report(f"the laptop cloud is up already: {names}")
+        else:
+            report(f"the laptop cloud is up after {time.monotonic() - began:.1f} s: {names}")
         return facts
 
 
-def down(place: Place, *, keep: bool = False, tell: Tell = lambda _: None) -> None:
+def _kubernetes_up(
+    place: Place, facts: dict[str, Any], amazon: list[_Part], was: set[str], report: Tell
+) -> list[_Part]:
+    control_plane.prepare(place, facts["ports"])
+    for name in place.environments():
+        store.identities(place, name, facts["ports"])
+    first = [*amazon, *_control_plane(place, facts)]
+    followers = _followers(place, facts)
+    # Followers that run already stay: the first round must not end what the second one declares.
+    early = [part for part in followers if part.program.name in was]
+    supervision.apply(place, [part.program for part in (*first, *early)])
+    _wait(place, first, was, report)
+    with control_plane.client(place, facts["ports"]) as api:
+        control_plane.set_up_cluster(api)
+        for name in place.environments():
+            control_plane.set_up_environment(api, name, store.facts(place, name)["namespace"])
+    supervision.apply(place, [part.program for part in (*first, *followers)])
+    _wait(place, followers, was, report)
+    return [*first, *followers]
+
+
+def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> None:
     """End everything and wipe it: processes, mounts, files. Safe when nothing is up.
 
     Args:
         place: What.
         keep: Keep the files, so that the next `up` goes on where this one ends.
-        tell: Is told each step.
+        report: Is told each step.
 
     Raises:
         ModelworksError: A process or file withstands.
     """
     if not place.root.exists() and not supervision.leftovers(place):
-        tell(f"nothing is up in {place.root}")
+        report(f"nothing is up in {place.root}")
         return
     with _locked(place), _uninterrupted():
         _end(place, keep=keep)
-    tell(f"stopped; {place.root} is kept" if keep else f"stopped and wiped {place.root}")
+    report(f"stopped; {place.root} is kept" if keep else f"stopped and wiped {place.root}")
 
 
 def _end(place: Place, *, keep: bool) -> None:
@@ -169,9 +184,7 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     ports = facts.setdefault("ports", {})
     needed = [*control_plane.PORTS, *GATEWAY_PORTS] if facts["kubernetes"] else []
     missing = [name for name in needed if name not in ports]
-    ports |= dict(
-        zip(missing, environments.free_ports(len(missing), taken=environments.used_ports(place)), strict=True)
-    )
+    ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
     facts.setdefault("pod_network", _pod_network())
     if json.dumps(facts) != before:
         _write(place, facts)
@@ -206,16 +219,12 @@ def _pod_network() -> str:
     return f"127.{second}.0.0/16"
 
 
-def _tools(*, kubernetes: bool, report: toolchain.Report | None, tell: Tell) -> dict[str, Path]:
+def _tools(*, kubernetes: bool, building: toolchain.Report | None, report: Tell) -> dict[str, str]:
     names = ["pulumi"]
     if kubernetes:
         names += [*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])]
-    tell(f"tools: {', '.join(names)}")
-    return toolchain.ensure(names, report)
-
-
-def _bin(tools: dict[str, Path]) -> Path | None:
-    return tools["kubectl"].parent if "kubectl" in tools else None
+    report(f"tools: {', '.join(names)}")
+    return {name: str(path) for name, path in toolchain.ensure(names, building).items()}
 
 
 def _has(module: str) -> bool:
@@ -226,64 +235,81 @@ def _has(module: str) -> bool:
     return spec is not None
 
 
-def _first_parts(place: Place, facts: dict[str, Any], tools: dict[str, Path]) -> list[_Part]:
-    """What starts at once: the AWS side, and the control plane, whose parts wait for each other by themselves."""
+def _amazon(place: Place) -> list[_Part]:
+    """An AWS account an environment, and the provider plugins that Pulumi attaches to."""
     parts = []
     for name in place.environments():
-        found = environments.facts(place, name)
-        port = found["aws_port"]
-        parts.append(_Part(aws.program(place, name, found), lambda port=port: _answers(port, "/moto-api/data.json")))
+        found = store.facts(place, name)
+        port = int(found["aws_port"])
+        parts.append(_Part(aws.program(place, name, found), partial(_answers, port, "/moto-api/data.json")))
         if _has("providers"):
-            argv = [sys.executable, "-m", "modelworks.laptop.providers", "--place", place.root, "--environment", name]
-            ports = tuple(found["providers"].values())
+            argv: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "modelworks.laptop.providers",
+                "--place",
+                place.root,
+                "--environment",
+                name,
+            ]
+            credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")}
+            ports = list(found["providers"].values())
             parts.append(
                 _Part(
-                    Program(
-                        f"providers-{name}",
-                        argv,
-                        {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")},
-                    ),
-                    lambda: True,
+                    Program(f"providers-{name}", argv, credentials),
+                    (lambda: True) if not _finished() else partial(_all_listen, ports),
                 )
             )
-    if facts["kubernetes"]:
-        ports = facts["ports"]
-        api = control_plane.client(place, ports, timeout=3)
-        checks = {
-            "etcd": lambda: _listens(ports["etcd"]),
-            "apiserver": lambda: control_plane.ready(api),
-            "controller-manager": lambda: _serves_tls(api, ports["controller-manager"]),
-            "scheduler": lambda: _serves_tls(api, ports["scheduler"]),
-        }
-        parts += [_Part(program, checks[program.name]) for program in control_plane.programs(place, ports, tools)]
     return parts
 
 
-def _followers(place: Place, facts: dict[str, Any], tools: dict[str, Path]) -> list[_Part]:
+def _finished() -> bool:
+    from modelworks.laptop import providers
+
+    return all(
+        "def plugin(" in (Path(providers.__path__[0]) / kind / "__init__.py").read_text()
+        for kind in ("aws", "kubernetes")
+    )
+
+
+def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
+    """What starts at once and waits for each other by itself."""
+    ports = facts["ports"]
+    api = control_plane.client(place, ports, timeout=3)
+    checks: dict[str, Callable[[], bool]] = {
+        "etcd": partial(_all_listen, [ports["etcd"]]),
+        "apiserver": partial(control_plane.ready, api),
+        "controller-manager": partial(_serves_tls, api, ports["controller-manager"]),
+        "scheduler": partial(_serves_tls, api, ports["scheduler"]),
+    }
+    tools = {name: Path(path) for name, path in facts["tools"].items()}
+    return [_Part(program, checks[program.name]) for program in control_plane.programs(place, facts, tools)]
+
+
+def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
     """What needs the cluster set up: rollouts controllers, node agent, gateway."""
-    if not facts["kubernetes"]:
-        return []
-    parts = []
-    for name in place.environments():
-        parts.append(_Part(rollouts.program(place, name, environments.facts(place, name), tools), lambda: True))
-    network = {"MODELWORKS_POD_NETWORK": facts["pod_network"]}
+    tools = {name: Path(path) for name, path in facts["tools"].items()}
+    parts = [
+        _Part(rollouts.program(place, name, store.facts(place, name), tools), lambda: True)
+        for name in place.environments()
+    ]
     if _has("agent"):
-        argv = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
-        # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
+        argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
         api = control_plane.client(place, facts["ports"], timeout=3)
-        parts.append(_Part(Program("agent", argv, network, whole_group=False), lambda: _node_ready(api)))
+        # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
+        parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
     if _has("gateway"):
-        from modelworks.laptop import gateway  # noqa: PLC0415 - it may not be there yet
+        from modelworks.laptop import gateway  # noqa: PLC0415 - it starts more than `status` needs
 
-        ports = facts["ports"]
-        if hasattr(gateway, "caddy_program"):
-            parts.append(_Part(gateway.caddy_program(place, facts, tools), lambda: _listens(ports["gateway-admin"])))
+        parts.append(
+            _Part(gateway.caddy_program(place, facts, tools), partial(_all_listen, [facts["ports"]["gateway-admin"]]))
+        )
         argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
-        parts.append(_Part(Program("gateway", argv), lambda: _listens(ports["gateway"])))
+        parts.append(_Part(Program("gateway", argv), partial(_all_listen, [facts["ports"]["gateway"]])))
     return parts
 
 
-def _wait(place: Place, parts: Sequence[_Part], was: set[str], tell: Tell) -> None:
+def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> None:
     """Poll until each of the parts is ready and runs; tell of each that was not running before.
 
     Raises:
@@ -299,7 +325,7 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], tell: Tell) -> No
             if state in {"RUNNING", "STARTING"} and part.ready():
                 waiting.remove(part)
                 if name not in was:
-                    tell(f"{name} is ready ({time.monotonic() - began:.1f} s)")
+                    report(f"{name} is ready ({time.monotonic() - began:.1f} s)")
             elif state == "FATAL" or (state == "UNKNOWN" and time.monotonic() - began > 10):
                 raise _not_ready(place, name, "does not start")
         if waiting and time.monotonic() - began > READY_SECONDS:
@@ -324,12 +350,12 @@ def _ports_free(place: Place, facts: dict[str, Any]) -> None:
     mine = {process.pid for process in supervision.leftovers(place)}
     wanted = {port: name for name, port in facts["ports"].items()}
     for name in place.environments():
-        found = environments.facts(place, name)
+        found = store.facts(place, name)
         wanted |= {found["aws_port"]: f"AWS of {name}"} | {
             port: f"provider {kind} of {name}" for kind, port in found["providers"].items()
         }
     for port, what in wanted.items():
-        if not environments.holder_free(port):
+        if not store.holder_free(port):
             pid, holder = _holder(port)
             if pid not in mine:
                 raise ModelworksError(
@@ -341,17 +367,23 @@ def _ports_free(place: Place, facts: dict[str, Any]) -> None:
 def _holder(port: int) -> tuple[int | None, str]:
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 return connection.pid, f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return None, "a program of another user"
 
 
-def _listens(port: int) -> bool:
+def _all_listen(ports: Sequence[int]) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
+        for port in ports:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
         return False
+    return True
 
 
 def _answers(port: int, path: str) -> bool:
@@ -389,7 +421,7 @@ def _check_platform() -> None:
     if sys.platform != "linux":
         raise ModelworksError(
             f"the laptop cloud needs Linux, this is {sys.platform}",
-            fix="Use a Linux machine, container or virtual machine. Programs that target a real cloud work here as they are.",
+            fix="Use a Linux machine, container or virtual machine; what targets a real cloud works here too.",
         )
 
 
@@ -397,8 +429,8 @@ def _check_platform() -> None:
 def _locked(place: Place) -> Iterator[bool]:
     """Hold the place for one command at a time; yields whether there was none before.
 
-    The folder itself is locked: no lock file is left over, and whoever waited for a place that was wiped meanwhile sees that
-    the name means another folder now.
+    The folder itself is locked: no lock file is left over, and whoever waited for a place that was wiped meanwhile sees
+    that the name means another folder now.
     """
     told = False
     while True:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ ACCOUNT = "000000000000"
 
 REGION = "eu-central-1"
 """The region of an environment whose stack names none."""
+
+_SHELL_TOOLS = ("pulumi", "kubectl")
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -56,10 +59,8 @@ def create(place: Place, environment: str) -> dict[str, Any]:
     place.folder(folder / "backend")
     write_whole(folder / "passphrase", secrets.token_urlsafe(32))
     # moto knows no users, but whoever signs must have keys; these two are the place's own and open nothing else.
-    write_whole(
-        folder / "aws-credentials",
-        f"[default]\naws_access_key_id = AKIA{secrets.token_hex(8).upper()}\naws_secret_access_key = {secrets.token_urlsafe(30)}\n",
-    )
+    key, secret = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)
+    write_whole(folder / "aws-credentials", f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     write_whole(path, json.dumps(facts, indent=2) + "\n")
     return facts
 
@@ -91,13 +92,12 @@ def stack_config(environment: str) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
+def environment_variables(place: Place, environment: str) -> dict[str, str]:
     """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment.
 
     Args:
         place: The laptop cloud.
         environment: An environment of it.
-        tools: The folder of the toolchain's programs, put first on PATH.
 
     Raises:
         ModelworksError: There is no such environment.
@@ -107,8 +107,11 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
     credentials = dict(
         line.split(" = ", 1) for line in (folder / "aws-credentials").read_text("utf-8").splitlines() if " = " in line
     )
-    first = [str(tools)] if tools else []
-    first.append(str(Path(sys.executable).parent))
+    tools = read_facts(place.root / "laptop.json").get("tools", {})
+    # A tool that the shell finds by itself needs no help, and its folder must not come before the user's others.
+    first = {str(Path(tools[name]).parent): 0 for name in _SHELL_TOOLS if tools.get(name, "") != shutil.which(name)}
+    first.pop(".", None)
+    first[str(Path(sys.executable).parent)] = 0
     path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
     providers = found["providers"]
     return {
@@ -155,7 +158,7 @@ def used_ports(place: Place) -> set[int]:
 
 
 def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
-    """Free loopback ports, below those that the kernel hands out to connections, so that they are free next time as well.
+    """Free loopback ports, from below those that the kernel hands out to connections: they stay free while we are down.
 
     Raises:
         ModelworksError: There are not as many.

@@ -1,7 +1,7 @@
 """Argo Rollouts on the laptop: one controller an environment, and the custom resources of its own module.
 
-A controller asks one AWS account for the metrics of an analysis, and environments must not see each other: so each has its
-own, which looks at its own namespace and its own account.
+A controller asks one AWS account for the metrics of an analysis, and environments must not see each other: so each
+has its own, which looks at its own namespace and its own account.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOOL = "rollouts-controller"
 
 def program(place: Place, environment: str, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> Program:
     """The controller of one environment, which sees that namespace and that AWS account only."""
-    argv = [
+    argv: list[str | Path] = [
         tools[TOOL],
         f"--kubeconfig={place.cluster / f'rollouts-{environment}.kubeconfig'}",
         "--namespaced",
@@ -60,8 +60,8 @@ def program(place: Place, environment: str, facts: Mapping[str, Any], tools: Map
 def custom_resources(report: toolchain.Report | None = None) -> Iterator[tuple[str, str]]:
     """Name and YAML of each custom resource definition that the pinned version of Argo Rollouts needs.
 
-    They are read from its Go module, whose checksum Go verifies against the committed `go.sum`, and kept in the cache of
-    the toolchain.
+    They are read from its Go module, whose checksum Go verifies against the committed `go.sum`, and kept in the cache
+    of the toolchain.
 
     Raises:
         ModelworksError: They are not cached and the module cannot be had.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import signal
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -74,18 +74,17 @@ def running(place: Place) -> bool:
     return _rpc(place, "getState") is not None
 
 
-def apply(place: Place, programs: Sequence[Program], tools: Path | None = None) -> None:
+def apply(place: Place, programs: Sequence[Program]) -> None:
     """Make exactly `programs` run: start what is missing, restart what is declared differently, end what is not listed.
 
     Args:
         place: Whose processes.
         programs: All processes that shall run.
-        tools: A folder that is put first on the PATH of every process.
 
     Raises:
         ModelworksError: supervisord does not start or does not answer.
     """
-    write_whole(_config(place), _render(place, programs, tools))
+    write_whole(_config(place), _render(place, programs))
     if not running(place):
         end(_supervised(place), grace=0)  # what a killed supervisord left: it holds the ports
         _start(place)
@@ -275,9 +274,7 @@ def _environment(place: Place) -> dict[str, str]:
     }
 
 
-def _render(place: Place, programs: Sequence[Program], tools: Path | None) -> str:
-    base = _environment(place)
-    path = os.pathsep.join([*([str(tools)] if tools else []), base["PATH"]])
+def _render(place: Place, programs: Sequence[Program]) -> str:
     sections = [
         f"""[unix_http_server]
 file={_escape(socket_path(place))}
@@ -299,7 +296,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 """
     ]
     for program in programs:
-        environment = {"PATH": path, PROCESS: program.name, **program.environment}
+        environment = {PROCESS: program.name, **program.environment}
         pairs = ",".join(f'{name}="{_quote(value)}"' for name, value in environment.items())
         group = str(program.whole_group).lower()
         sections.append(
@@ -331,6 +328,4 @@ def _quote(value: str) -> str:
 
 
 def _word(value: str) -> str:
-    import shlex  # noqa: PLC0415
-
     return _escape(shlex.quote(value))
