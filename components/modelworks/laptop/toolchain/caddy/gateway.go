@@ -11,6 +11,7 @@ package main
 //	http.reverse_proxy.upstreams.gateway   picks the pod, anew at each retry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,10 @@ const (
 
 	// What an admin request may weigh: some 100,000 pods.
 	largestTable = 16 << 20
+
+	// Bodies up to this size are read before a pod is chosen, which also keeps slow clients from holding one.
+	heldBody     = 64 << 10
+	bodyPatience = 20 * time.Second
 )
 
 var current atomic.Pointer[table]
@@ -276,6 +281,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, route.MaxBody)
 	}
+	if err := keepBody(w, r); err != nil {
+		answer(w, http.StatusRequestTimeout, fmt.Sprintf("the request's body did not come within %s", bodyPatience))
+		return nil
+	}
 	caddyhttp.SetVar(r.Context(), routeVar, route)
 	caddyhttp.SetVar(r.Context(), protocolVar, route.Protocol)
 
@@ -315,6 +324,29 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		answer(w, http.StatusGatewayTimeout, "the pod did not answer in time")
 	default:
 		answer(w, http.StatusBadGateway, "the pod closed the connection before it answered; the request may have been executed")
+	}
+	return nil
+}
+
+// keepBody lets a request that was not sent be sent to another pod: Go's transport closes the body of a failed attempt,
+// and one that is small enough is held, so that it can be had again where a connection broke before it was written.
+func keepBody(w http.ResponseWriter, r *http.Request) error {
+	switch {
+	case r.ContentLength == 0:
+		return nil
+	case r.ContentLength > 0 && r.ContentLength <= heldBody:
+		data := make([]byte, r.ContentLength)
+		connection := http.NewResponseController(w)
+		_ = connection.SetReadDeadline(time.Now().Add(bodyPatience))
+		if _, err := io.ReadFull(r.Body, data); err != nil {
+			return err
+		}
+		_ = connection.SetReadDeadline(time.Time{})
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+		r.Body, _ = r.GetBody()
+	default:
+		// The server closes the real one when the request is over.
+		r.Body = io.NopCloser(r.Body)
 	}
 	return nil
 }

@@ -1,0 +1,131 @@
+"""Caddy, as the laptop's gateway runs it: how it is started, its one configuration, and its admin API.
+
+The configuration is written once and never changed: routes and pods reach Caddy as a table (see `table`), which its
+gateway module swaps in memory. A new configuration would close the idle connections of every client, and under load
+cost each time some requests (measured: about ten at 32 clients).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import supervision
+from modelworks.laptop.place import Place, write_whole
+
+TRY_SECONDS = 1
+"""How long a request waits for a pod that can be reached, while none has been sent anything."""
+
+
+def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervision.Program:
+    """The process to supervise; writes the configuration it starts with."""
+    return supervision.Program(
+        "caddy",
+        caddy_argv(place, int(facts["ports"]["gateway"]), tools["caddy"]),
+        # One place for everything it keeps, and a heap that suits a laptop.
+        {"XDG_DATA_HOME": str(place.gateway), "XDG_CONFIG_HOME": str(place.gateway), "GOGC": "50"},
+        stop_seconds=12,
+    )
+
+
+def caddy_argv(place: Place, port: int, executable: Path) -> list[str | Path]:
+    """The command line of Caddy; writes the configuration it names."""
+    path = config_path(place)
+    write_whole(path, json.dumps(config(place, port), indent=2) + "\n")
+    return [executable, "run", "--config", path]
+
+
+def config_path(place: Place) -> Path:
+    """Caddy's configuration."""
+    return place.gateway / "caddy.json"
+
+
+def table_path(place: Place) -> Path:
+    """The last table of routes. Caddy reads it when it starts, so that no restart loses a route."""
+    return place.gateway / "table.json"
+
+
+def admin_socket(place: Place) -> Path:
+    """Caddy's admin API: a unix socket, for only the user may change routes, and no web page can reach it."""
+    return supervision.socket_path(place).with_name("caddy.sock")
+
+
+def config(place: Place, port: int) -> dict[str, Any]:
+    """Caddy's configuration."""
+    return {
+        "admin": {"listen": f"unix/{admin_socket(place)}|0600", "config": {"persist": False}},
+        "logging": {"logs": {"default": {"level": "WARN", "encoder": {"format": "json"}}}},
+        "storage": {"module": "file_system", "root": str(place.gateway / "caddy")},
+        "apps": {
+            "http": {
+                # When Caddy ends: how long requests in flight may take.
+                "grace_period": "10s",
+                "servers": {
+                    "gateway": {
+                        "listen": [f"127.0.0.1:{port}"],
+                        "protocols": ["h1", "h2c"],
+                        "automatic_https": {"disable": True},
+                        "read_header_timeout": "10s",
+                        "idle_timeout": "120s",
+                        "max_header_bytes": 65536,
+                        "routes": [
+                            {"handle": [{"handler": "gateway", "file": str(table_path(place))}]},
+                            {"match": [{"vars": {"gateway.protocol": ["h2c"]}}], "handle": [_proxy(["h2c", "2"])]},
+                            {"match": [{"vars": {"gateway.protocol": [""]}}], "handle": [_proxy(["1.1"])]},
+                        ],
+                    }
+                },
+            }
+        },
+    }
+
+
+def _proxy(versions: list[str]) -> dict[str, Any]:
+    return {
+        "handler": "reverse_proxy",
+        "dynamic_upstreams": {"source": "gateway"},
+        "flush_interval": -1,
+        "load_balancing": {
+            "try_duration": f"{TRY_SECONDS}s",
+            "try_interval": "20ms",
+            # A failed dial is tried again whatever the method: nothing was sent. After that only these are, for
+            # repeating them changes nothing.
+            "retry_match": [{"method": ["GET", "HEAD", "OPTIONS"]}],
+        },
+        "transport": {
+            "protocol": "http",
+            "versions": versions,
+            "dial_timeout": "2s",
+            # Servers close idle connections after 5 s (uvicorn) or 2 s (gunicorn), and a POST that meets the closing is
+            # lost, so the gateway must be the one who closes first.
+            "keep_alive": {"enabled": True, "idle_timeout": "1500ms", "max_idle_conns_per_host": 64},
+            "compression": False,
+        },
+    }
+
+
+async def put_table(socket: Path, table: str) -> None:
+    """Make `table` (JSON) the routes of the Caddy that listens on `socket`. In force when this returns.
+
+    Raises:
+        OSError: Caddy cannot be reached; `TimeoutError` when it does not answer within 2 s.
+        ModelworksError: Caddy refused the table.
+    """
+    body = table.encode()
+    async with asyncio.timeout(2):
+        reader, writer = await asyncio.open_unix_connection(socket)
+        try:
+            head = ("PUT /gateway/table HTTP/1.1", "Host: caddy", f"Content-Length: {len(body)}", "Connection: close")
+            writer.write("\r\n".join((*head, "", "")).encode() + body)
+            await writer.drain()
+            answer = await reader.read()
+        finally:
+            writer.close()
+    status, _, rest = answer.partition(b"\r\n")
+    if b" 204 " not in status:
+        why = rest.rpartition(b"\r\n\r\n")[2].decode(errors="replace")
+        raise ModelworksError(f"Caddy refused the routes: {status.decode(errors='replace')} {why}".strip())

@@ -1,0 +1,245 @@
+"""Follows the cluster: renders the routes at each change, tells Caddy, and writes back who is reached where."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop.agent.api import MERGE, Cluster, Refused
+from modelworks.laptop.gateway import caddy
+from modelworks.laptop.gateway.table import Notice, Rendered, pod_facts, render
+from modelworks.laptop.place import Place, read_facts, write_whole
+
+log = logging.getLogger("modelworks.laptop.gateway")
+
+DEBOUNCE_SECONDS = 0.05
+"""Changes come in bursts; this long after the first one, what has come is applied."""
+RETRY_SECONDS = 0.2
+"""Between attempts to reach a Caddy that is restarting."""
+
+Object = dict[str, Any]
+Key = tuple[str, str]
+
+_INGRESSES = "/apis/networking.k8s.io/v1/ingresses"
+_SERVICES = "/api/v1/services"
+_PODS = "/api/v1/pods"
+
+
+class Followed(Cluster):
+    """The API server, with lists that can be followed."""
+
+    async def follow(self, path: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yields (`LISTED`, all objects) at first and after each lost connection, else one change at a time, for ever.
+
+        Never ends, whatever the API server does: it is asked again after a second.
+        """
+        while True:
+            try:
+                listing = await self.get(path)
+                yield "LISTED", listing.get("items") or []
+                async for change in self._changes(path, {}, listing["metadata"]["resourceVersion"]):
+                    yield change
+            except (httpx.HTTPError, Refused) as error:
+                log.warning("following %s ended (%s), listing anew in 1 s", path, error or type(error).__name__)
+                await asyncio.sleep(1)
+
+
+class Gateway:
+    """One gateway at work.
+
+    Args:
+        place: The laptop cloud it belongs to.
+        cluster: The API server, as the gateway's own identity.
+        port: Where Caddy listens for users.
+    """
+
+    def __init__(self, place: Place, cluster: Followed, port: int) -> None:
+        self._place = place
+        self._cluster = cluster
+        self._port = port
+        self._seen: dict[str, dict[Key, Object]] = {path: {} for path in (_INGRESSES, _SERVICES, _PODS)}
+        self._changed = asyncio.Event()
+        self._synced: set[str] = set()
+        self._told: set[Notice] = set()
+        self._rendered: Rendered | None = None
+        self._to_report = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(_INGRESSES, _ingress_facts))
+            tasks.create_task(self._follow(_SERVICES, _service_facts))
+            tasks.create_task(self._follow(_PODS, pod_facts))
+            tasks.create_task(self._push())
+            tasks.create_task(self._report())
+
+    async def _follow(self, path: str, facts: Callable[[Object], Object]) -> None:
+        """Keep what routes depend on of every object at `path`; wake the others only if that changes."""
+        async for event, found in self._cluster.follow(path):
+            before = self._seen[path]
+            now = dict(before)
+            if event == "LISTED":
+                now = {_key(thing): facts(thing) for thing in found}
+            elif event == "DELETED":
+                now.pop(_key(found), None)
+            else:
+                now[_key(found)] = facts(found)
+            if now != before or path not in self._synced:
+                self._seen[path] = now
+                self._synced.add(path)
+                self._changed.set()
+
+    async def _push(self) -> None:
+        """Bring Caddy's table in line with the cluster, within `DEBOUNCE_SECONDS` and a few milliseconds."""
+        pushed = None
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            self._changed.clear()
+            # An empty list that is only not read yet would close every route.
+            if len(self._synced) < len(self._seen):
+                continue
+            self._rendered = render(
+                self._seen[_INGRESSES].values(), self._seen[_SERVICES].values(), self._seen[_PODS].values()
+            )
+            self._to_report.set()
+            table = json.dumps(self._rendered.table, separators=(",", ":"))
+            if table == pushed:
+                continue
+            try:
+                # The file first: a Caddy that starts between the two reads it.
+                write_whole(caddy.table_path(self._place), table)
+                await caddy.put_table(caddy.admin_socket(self._place), table)
+            except (OSError, TimeoutError, ModelworksError) as error:
+                log.warning("Caddy has not taken the routes, trying again: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._changed.set()
+            else:
+                pushed = table
+
+    async def _report(self) -> None:
+        """Write addresses into the status of Ingresses and Services, and notices as Events. Never delays routes."""
+        while True:
+            await self._to_report.wait()
+            self._to_report.clear()
+            rendered = self._rendered
+            if rendered is None:
+                continue
+            try:
+                await self._write_addresses(rendered)
+                await self._write_notices(rendered)
+            except (httpx.HTTPError, Refused) as error:
+                log.warning("cannot write back to the cluster, trying again: %s", error or type(error).__name__)
+                await asyncio.sleep(1)
+                self._to_report.set()
+
+    async def _write_addresses(self, rendered: Rendered) -> None:
+        for kind, path in (("Ingress", _INGRESSES), ("Service", _SERVICES)):
+            for (namespace, name), thing in list(self._seen[path].items()):
+                address = rendered.addresses.get((kind, namespace, name))
+                wanted = _status(address, self._port) if address else []
+                if (thing.get("status") or []) == wanted or (kind == "Service" and not address):
+                    continue
+                base, _, plural = path.rpartition("/")
+                body = {"status": {"loadBalancer": {"ingress": wanted}}}
+                where = f"{base}/namespaces/{namespace}/{plural}/{name}/status"
+                try:
+                    await self._cluster.call("PATCH", where, body, kind=MERGE)
+                except Refused as refused:
+                    if refused.status != httpx.codes.NOT_FOUND:  # deleted meanwhile
+                        raise
+
+    async def _write_notices(self, rendered: Rendered) -> None:
+        for notice in rendered.notices:
+            if notice in self._told:
+                continue
+            log.warning("%s %s/%s: %s", notice.kind, notice.namespace, notice.name, notice.message)
+            try:
+                await self._cluster.call("POST", f"/api/v1/namespaces/{notice.namespace}/events", _event(notice))
+            except Refused as refused:
+                # Told before a restart, or its namespace is going.
+                if refused.status not in {httpx.codes.CONFLICT, httpx.codes.NOT_FOUND, httpx.codes.FORBIDDEN}:
+                    raise
+        self._told = set(rendered.notices)
+
+
+def _key(thing: Object) -> Key:
+    return thing["metadata"]["namespace"], thing["metadata"]["name"]
+
+
+def _ingress_facts(ingress: Object) -> Object:
+    return {
+        "metadata": _metadata(ingress, "annotations"),
+        "spec": ingress.get("spec") or {},
+        "status": ((ingress.get("status") or {}).get("loadBalancer") or {}).get("ingress") or [],
+    }
+
+
+def _service_facts(service: Object) -> Object:
+    return {
+        "metadata": _metadata(service),
+        "spec": service.get("spec") or {},
+        "status": ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or [],
+    }
+
+
+def _metadata(thing: Object, *more: str) -> Object:
+    metadata = thing["metadata"]
+    return {key: metadata[key] for key in ("name", "namespace", "uid", "creationTimestamp", *more) if key in metadata}
+
+
+def _status(address: str, port: int) -> list[Object]:
+    return [{"hostname": address, "ports": [{"port": port, "protocol": "TCP"}]}]
+
+
+def _event(notice: Notice) -> Object:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # The same notice has the same name, so that a restarted gateway does not repeat itself.
+    digest = hashlib.sha256(f"{notice}".encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{notice.name[:200]}.{digest}", "namespace": notice.namespace},
+        "involvedObject": {
+            "apiVersion": "networking.k8s.io/v1" if notice.kind == "Ingress" else "v1",
+            "kind": notice.kind,
+            "namespace": notice.namespace,
+            "name": notice.name,
+            "uid": notice.uid,
+        },
+        "reason": notice.reason,
+        "message": notice.message,
+        "type": "Warning",
+        "source": {"component": "modelworks-gateway"},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+
+
+async def run(place: Place) -> None:
+    """Follow the cluster of `place` until cancelled.
+
+    Raises:
+        ModelworksError: The place has no cluster.
+    """
+    facts = read_facts(place.root / "laptop.json")
+    try:
+        port = int(facts["ports"]["gateway"])
+    except KeyError as error:
+        raise ModelworksError(
+            f"{place.root / 'laptop.json'} names no gateway port", fix="Run `modelworks laptop up`."
+        ) from error
+    cluster = Followed.from_kubeconfig(place.cluster / "gateway.kubeconfig")
+    try:
+        await Gateway(place, cluster, port).run()
+    finally:
+        await cluster.close()

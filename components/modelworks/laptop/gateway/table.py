@@ -1,0 +1,357 @@
+"""From Ingresses, Services and Pods to the table of routes that Caddy follows. Pure: no cluster, no clock, no Caddy.
+
+An Ingress is read as the AWS load balancer controller reads it (class `alb`), `actions.*` annotations with their
+weights included, so that what Argo Rollouts writes for AWS works here unchanged. The guide says where the two differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Object = Mapping[str, Any]
+"""A Kubernetes object as the API server sends it."""
+
+ALB = "alb.ingress.kubernetes.io"
+"""Prefix of the AWS load balancer controller's annotations."""
+OWN = "gateway.modelworks.dev"
+"""Prefix of the annotations that only the laptop's gateway reads: `timeout-seconds`, `max-body-bytes`."""
+CLASSES = (None, "", "alb")
+"""The Ingress classes that are served: `alb`, and none given."""
+
+TIMEOUT_SECONDS = 60
+"""How long a pod may take until its answer begins, as an AWS load balancer's idle timeout is by default."""
+MAX_BODY_BYTES = 100 * 2**20
+"""Largest body of a request. AWS load balancers set no limit; one keeps a laptop from being filled by accident."""
+
+LOCAL = "localhost"
+"""Browsers, curl and systemd resolve every name below it to loopback (RFC 6761), so that no DNS is needed."""
+
+_Ranked = tuple[tuple[int, int], dict[str, Any]]
+"""A route and where it stands among those of its host, lowest first."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something about an object that its owner should know: becomes a Kubernetes Event."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What the cluster's objects come to."""
+
+    table: dict[str, Any]
+    """Routes by host, in the form that Caddy's gateway module takes."""
+    notices: tuple[Notice, ...]
+    """Refused hosts, unreadable annotations, Services that are not there."""
+    addresses: dict[tuple[str, str, str], str]
+    """The host under which (kind, namespace, name) is reached: goes into the object's status."""
+
+
+def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterable[Object]) -> Rendered:
+    """The routes that these objects ask for.
+
+    A host belongs to the namespace whose Ingress named it first (by creation time, then by name): another namespace's
+    rules for it are refused with a notice, for two environments on one laptop must not see each other.
+    """
+    world = _World.of(services, pods)
+    notices: list[Notice] = []
+    addresses: dict[tuple[str, str, str], str] = {}
+    owners: dict[str, str] = {}
+    found: dict[str, list[_Ranked]] = {}
+
+    def claim(host: str, owner: Object, rules: list[_Ranked], kind: str) -> bool:
+        namespace = owner["metadata"]["namespace"]
+        holder = owners.setdefault(host, namespace)
+        if holder == namespace:
+            found.setdefault(host, []).extend(rules)
+            return True
+        where = "every host that nobody names" if host == "*" else f"the host {host}"
+        notices.append(
+            _notice(kind, owner, "HostTaken", f"{where} already belongs to the namespace {holder}; rules refused")
+        )
+        return False
+
+    for ingress in sorted((i for i in ingresses if _served(i)), key=_age):
+        name, namespace = ingress["metadata"]["name"], ingress["metadata"]["namespace"]
+        said: list[str] = []
+        for host, rules in _rules(ingress, world, said).items():
+            for alias in _aliases(host, name, namespace):
+                if claim(alias, ingress, rules, "Ingress") and alias.endswith(f".{LOCAL}"):
+                    addresses.setdefault(("Ingress", namespace, name), alias)
+        notices += [_notice("Ingress", ingress, "Unusable", message) for message in dict.fromkeys(said)]
+    for service in sorted((s for s in services_of(world) if s["spec"].get("type") == "LoadBalancer"), key=_age):
+        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        host = f"{name}.{namespace}.{LOCAL}"
+        port = service["spec"]["ports"][0]
+        route = {**_limits({}), "prefix": "/", "backends": [{"weight": 1, "pods": world.pods(service, port)}]}
+        if _is_h2c(port):
+            route["protocol"] = "h2c"
+        if claim(host, service, [((2, 0), route)], "Service"):
+            addresses["Service", namespace, name] = host
+
+    hosts = {host: [route for _, route in sorted(found[host], key=lambda ranked: ranked[0])] for host in sorted(found)}
+    return Rendered({"hosts": hosts}, tuple(notices), addresses)
+
+
+def pod_facts(pod: Object) -> dict[str, Any]:
+    """The little of a Pod that routes depend on, in the Pod's own form; the same facts mean the same routes."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    containers = (pod.get("spec") or {}).get("containers") or []
+    return {
+        "metadata": {
+            key: metadata[key] for key in ("name", "namespace", "labels", "deletionTimestamp") if key in metadata
+        },
+        "spec": {"containers": [{"ports": container["ports"]} for container in containers if container.get("ports")]},
+        "status": {
+            "phase": status.get("phase"),
+            "podIP": status.get("podIP"),
+            "conditions": [
+                {"type": "Ready", "status": condition["status"]}
+                for condition in status.get("conditions") or []
+                if condition["type"] == "Ready"
+            ],
+        },
+    }
+
+
+# -- What is there -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _World:
+    services: Mapping[tuple[str, str], Object] = field(default_factory=dict)
+    ready: Mapping[str, list[Object]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, services: Iterable[Object], pods: Iterable[Object]) -> _World:
+        ready: dict[str, list[Object]] = {}
+        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+            if _takes_requests(pod):
+                ready.setdefault(pod["metadata"]["namespace"], []).append(pod)
+        return cls({(s["metadata"]["namespace"], s["metadata"]["name"]): s for s in services}, ready)
+
+    def pods(self, service: Object, port: Object) -> list[str]:
+        """Addresses of the ready pods that the Service selects. One without a selector selects none."""
+        selector = service["spec"].get("selector") or {}
+        if not selector:
+            return []
+        return [
+            f"{pod['status']['podIP']}:{number}"
+            for pod in self.ready.get(service["metadata"]["namespace"], [])
+            if selector.items() <= (pod["metadata"].get("labels") or {}).items()
+            and (number := _target_port(port, pod)) is not None
+        ]
+
+
+def services_of(world: _World) -> Iterable[Object]:
+    """All Services."""
+    return world.services.values()
+
+
+def _takes_requests(pod: Object) -> bool:
+    """A pod that is ending or not ready gets no new request; those it has may finish."""
+    status = pod.get("status") or {}
+    return (
+        "deletionTimestamp" not in pod["metadata"]
+        and status.get("phase") == "Running"
+        and bool(status.get("podIP"))
+        and any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or [])
+    )
+
+
+def _target_port(port: Object, pod: Object) -> int | None:
+    target = port.get("targetPort") or port["port"]
+    if isinstance(target, int):
+        return target
+    for container in pod["spec"].get("containers") or []:
+        for offered in container.get("ports") or []:
+            if offered.get("name") == target:
+                return int(offered["containerPort"])
+    return None
+
+
+# -- What an Ingress asks for --------------------------------------------------------------------------------------
+
+
+def _served(ingress: Object) -> bool:
+    by_annotation = _annotations(ingress).get("kubernetes.io/ingress.class")
+    return (ingress["spec"].get("ingressClassName") or by_annotation) in CLASSES
+
+
+def _age(thing: Object) -> tuple[str, str, str]:
+    metadata = thing["metadata"]
+    return str(metadata.get("creationTimestamp") or "9"), metadata["namespace"], metadata["name"]
+
+
+def _aliases(host: str, name: str, namespace: str) -> Iterator[str]:
+    """The host itself, and a name that reaches it without DNS."""
+    yield host
+    if host == "*":
+        yield f"{name}.{namespace}.{LOCAL}"
+    elif host != LOCAL and not host.endswith(f".{LOCAL}"):
+        yield f"{host}.{LOCAL}"
+
+
+def _rules(ingress: Object, world: _World, said: list[str]) -> dict[str, list[_Ranked]]:
+    """Per host its ranked routes: exact paths first, then the longest, as Kubernetes and a reader expect."""
+    spec = ingress["spec"]
+    ranked: dict[str, list[_Ranked]] = {}
+    limits = _limits(_annotations(ingress), said)
+    conditions = [key for key in _annotations(ingress) if key.startswith(f"{ALB}/conditions.")]
+    said += [f"the annotation {key} is not obeyed on the laptop: conditions are not emulated" for key in conditions]
+    for rule in spec.get("rules") or []:
+        routes = ranked.setdefault(_host(rule.get("host")), [])
+        for path in (rule.get("http") or {}).get("paths") or []:
+            matcher, rank = _matcher(path.get("pathType"), path.get("path") or "/")
+            routes.append((rank, {**matcher, **limits, **_answer(ingress, path["backend"], world, said)}))
+    if backend := spec.get("defaultBackend"):
+        answer = _answer(ingress, backend, world, said)
+        for host in ranked or {"*": []}:
+            ranked.setdefault(host, []).append(((3, 0), {"prefix": "/", **limits, **answer}))
+    return ranked
+
+
+def _host(host: str | None) -> str:
+    return (host or "*").lower().rstrip(".")
+
+
+def _matcher(kind: str | None, path: str) -> tuple[dict[str, Any], tuple[int, int]]:
+    """How a path is matched, and its rank among the others of its host."""
+    if kind == "Prefix":
+        return {"prefix": path}, (1, -len(path.rstrip("/")))
+    if kind == "Exact" or not re.search(r"[*?]", path):
+        return {"exact": path}, (0, 0)
+    # The load balancer's own patterns, of which `/*` is the usual one.
+    literal = re.split(r"[*?]", path, maxsplit=1)[0]
+    if path == "/*":
+        return {"prefix": "/"}, (1, 0)
+    pattern = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in path)
+    return {"pattern": f"^{pattern}$"}, (1, -len(literal.rstrip("/")))
+
+
+def _answer(ingress: Object, backend: Object, world: _World, said: list[str]) -> dict[str, Any]:
+    reference = backend.get("service")
+    if reference is None:
+        said.append("a backend that is not a Service is not supported")
+        return {"backends": []}
+    namespace, name, port = ingress["metadata"]["namespace"], reference["name"], reference.get("port") or {}
+    if port.get("name") == "use-annotation":
+        key = f"{ALB}/actions.{name}"
+        try:
+            action = _lowered(json.loads(_annotations(ingress)[key]))
+            return _action(ingress, action, world, said)
+        except KeyError as missing:
+            found = "is missing" if str(missing).strip("'") == key else f"lacks {missing}"
+            said.append(f"the annotation {key} {found}: {name} answers 503 until it is there")
+        except (ValueError, TypeError, AttributeError) as error:
+            said.append(f"the annotation {key} cannot be read: {error}")
+        return {"backends": []}
+    wanted = port.get("name") if "name" in port else port.get("number")
+    return _forward(ingress, [(namespace, name, wanted, 1)], world, said)
+
+
+def _action(ingress: Object, action: Mapping[str, Any], world: _World, said: list[str]) -> dict[str, Any]:
+    """One of the load balancer controller's actions. Argo writes its keys capitalised, people do not."""
+    kind = action["type"]
+    if kind == "fixed-response":
+        config = action["fixedresponseconfig"]
+        headers = {"Content-Type": config["contenttype"]} if config.get("contenttype") else {}
+        return {
+            "fixed": {"status": int(config["statuscode"]), "headers": headers, "body": config.get("messagebody") or ""}
+        }
+    if kind != "forward":
+        raise ValueError(f"actions of type {kind!r} are not emulated on the laptop, only forward and fixed-response")
+    namespace = ingress["metadata"]["namespace"]
+    config = action.get("forwardconfig") or {"targetgroups": [action]}
+    targets = []
+    for group in config["targetgroups"]:
+        weight = group.get("weight")
+        port = group["serviceport"]
+        wanted = int(port) if str(port).isdigit() else port
+        targets.append((namespace, group["servicename"], wanted, 1 if weight is None else int(weight)))
+    return _forward(ingress, targets, world, said)
+
+
+def _forward(
+    ingress: Object, targets: list[tuple[str, str, Any, int]], world: _World, said: list[str]
+) -> dict[str, Any]:
+    backends, ports = [], []
+    for namespace, name, wanted, weight in targets:
+        if weight < 0:
+            raise ValueError(f"the weight of {name} must not be negative, got {weight}")
+        service = world.services.get((namespace, name))
+        if service is None:
+            said.append(f"there is no Service {name} in the namespace {namespace}")
+            continue
+        port = next(
+            (port for port in service["spec"].get("ports") or [] if wanted in (port["port"], port.get("name"))), None
+        )
+        if port is None:
+            said.append(f"the Service {name} has no port {wanted}")
+            continue
+        ports.append(port)
+        backends.append({"weight": weight, "pods": world.pods(service, port)})
+    answer: dict[str, Any] = {"backends": backends}
+    version = _annotations(ingress).get(f"{ALB}/backend-protocol-version", "").upper()
+    if version in {"HTTP2", "GRPC"} or any(_is_h2c(port) for port in ports):
+        answer["protocol"] = "h2c"
+    return answer
+
+
+def _is_h2c(port: Object) -> bool:
+    return port.get("appProtocol") in {"kubernetes.io/h2c", "h2c", "grpc"}
+
+
+def _limits(annotations: Mapping[str, str], said: list[str] | None = None) -> dict[str, int]:
+    """How long and how large, from our annotations, or the load balancer's idle timeout."""
+    attributes = dict(
+        part.strip().split("=", 1)
+        for part in annotations.get(f"{ALB}/load-balancer-attributes", "").split(",")
+        if "=" in part
+    )
+    seconds = annotations.get(f"{OWN}/timeout-seconds", attributes.get("idle_timeout.timeout_seconds"))
+    return {
+        "timeout_ms": _positive(f"{OWN}/timeout-seconds", seconds, TIMEOUT_SECONDS, said) * 1000,
+        "max_body_bytes": _positive(
+            f"{OWN}/max-body-bytes", annotations.get(f"{OWN}/max-body-bytes"), MAX_BODY_BYTES, said
+        ),
+    }
+
+
+def _positive(key: str, value: str | None, default: int, said: list[str] | None) -> int:
+    if value is None:
+        return default
+    if value.isdigit() and int(value) > 0:
+        return int(value)
+    if said is not None:
+        said.append(f"{key} must be a whole number above 0, got {value!r}; {default} holds")
+    return default
+
+
+def _lowered(value: Any) -> Any:
+    """The same with every key in lower case, as the controller reads them."""
+    if isinstance(value, dict):
+        return {key.lower(): _lowered(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_lowered(inner) for inner in value]
+    return value
+
+
+def _annotations(thing: Object) -> Mapping[str, str]:
+    return thing["metadata"].get("annotations") or {}
+
+
+def _notice(kind: str, thing: Object, reason: str, message: str) -> Notice:
+    metadata = thing["metadata"]
+    return Notice(kind, metadata["namespace"], metadata["name"], metadata.get("uid", ""), reason, message)

@@ -1,0 +1,353 @@
+"""The gateway's Caddy with pods of our own: small HTTP servers on loopback addresses, as the node agent gives them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelworks.laptop import toolchain
+from modelworks.laptop.gateway import caddy
+from modelworks.laptop.place import Place, write_whole
+
+pytestmark = pytest.mark.e2e
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Pod:
+    """A server that answers with its name, and keeps what it was asked."""
+
+    def __init__(self, name: str, address: str, *, delay: float = 0.0) -> None:
+        self.name, self.delay, self.asked = name, delay, []
+        self.host, self.port = address, 0
+        self.server: asyncio.Server | None = None
+        self.connections: set[asyncio.StreamWriter] = set()
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    async def start(self) -> Pod:
+        self.server = await asyncio.start_server(self.serve, self.host, self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def stop(self) -> None:
+        """Like a graceful server: no new connection, idle ones closed."""
+        self.server.close()
+        for writer in list(self.connections):
+            writer.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = next(
+                    (
+                        int(line.split(":")[1])
+                        for line in head.splitlines()
+                        if line.lower().startswith("content-length")
+                    ),
+                    0,
+                )
+                body = await reader.readexactly(length)
+                self.asked.append((head, body))
+                if "/hang-up" in head:
+                    break
+                if "/stream" in head:
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    for number in range(3):
+                        writer.write(b"2\r\n%d\n\r\n" % number)
+                        await writer.drain()
+                        await asyncio.sleep(0.3)
+                    writer.write(b"0\r\n\r\n")
+                    continue
+                await asyncio.sleep(self.delay)
+                answer = self.name.encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+                await writer.drain()
+        self.connections.discard(writer)
+        writer.close()
+
+
+class Running:
+    """Caddy, running in a place of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.port = place, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = caddy.caddy_argv(self.place, self.port, toolchain.ensure(["caddy"])["caddy"])
+        self.place.folder(caddy.admin_socket(self.place).parent)
+        with (self.place.root / "caddy.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                argv, stdout=log, stderr=log, env={**os.environ, "HOME": str(self.place.root)}
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.02)
+        raise AssertionError((self.place.root / "caddy.log").read_text())
+
+    async def routes(self, *routes: dict[str, object], host: str = "model.localhost") -> None:
+        table = json.dumps({"hosts": {host: list(routes)}})
+        write_whole(caddy.table_path(self.place), table)
+        await caddy.put_table(caddy.admin_socket(self.place), table)
+
+    def client(self, **more: object) -> httpx.AsyncClient:
+        headers = {"Host": "model.localhost"}
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, trust_env=False, **more)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory):
+    gateway = Running(Place(tmp_path_factory.mktemp("place")))
+    gateway.start()
+    yield gateway
+    gateway.process.kill()
+    gateway.process.wait()
+
+
+@pytest.fixture
+async def pods():
+    network = f"127.{100 + os.getpid() % 27}.251"
+    started: list[Pod] = []
+
+    async def start(name: str, **more: float) -> Pod:
+        pod = await Pod(name, f"{network}.{len(started) + 1}", **more).start()
+        started.append(pod)
+        return pod
+
+    yield start
+    for pod in started:
+        await pod.stop()
+
+
+def forward(*backends: tuple[int, list[Pod]], **more: object) -> dict[str, object]:
+    targets = [{"weight": weight, "pods": [pod.address for pod in pods]} for weight, pods in backends]
+    return {"prefix": "/", "backends": targets, **more}
+
+
+async def test_weights_hold_between_services_however_many_pods_each_has(running, pods):
+    stable = [await pods(f"stable-{number}") for number in range(3)]
+    canary = [await pods("canary")]
+    await running.routes(forward((95, stable), (5, canary)))
+    async with running.client() as client:
+        answers = Counter([(await client.get("/")).text for _ in range(400)])
+    assert answers["canary"] == 20
+    assert max(answers[pod.name] for pod in stable) - min(answers[pod.name] for pod in stable) <= 2
+
+
+async def test_a_weight_of_zero_gets_nothing(running, pods):
+    stable, canary = await pods("stable"), await pods("canary")
+    await running.routes(forward((100, [stable]), (0, [canary])))
+    async with running.client() as client:
+        assert {(await client.get("/")).text for _ in range(50)} == {"stable"}
+
+
+async def test_a_service_without_ready_pods_leaves_its_share_to_the_others(running, pods):
+    await running.routes(forward((50, [await pods("stable")]), (50, [])))
+    async with running.client() as client:
+        assert {(await client.get("/")).text for _ in range(50)} == {"stable"}
+
+
+async def test_exact_paths_prefixes_and_patterns(running, pods):
+    exact, prefix, pattern = await pods("exact"), await pods("prefix"), await pods("pattern")
+    await running.routes(
+        {**forward((1, [exact])), "exact": "/v1", "prefix": ""},
+        {**forward((1, [pattern])), "pattern": "^/img/.*\\.png$", "prefix": ""},
+        {**forward((1, [prefix])), "prefix": "/v1"},
+    )
+    async with running.client() as client:
+        paths = ("/v1", "/v1/predict", "/img/a.png", "/v10", "/img/a.gif")
+        answers = [await client.get(path) for path in paths]
+    assert [answer.text for answer in answers[:3]] == ["exact", "prefix", "pattern"]
+    assert [answer.status_code for answer in answers[3:]] == [404, 404]
+
+
+async def test_an_unknown_host_is_answered_as_json(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    async with running.client() as client:
+        answer = await client.get("/", headers={"Host": "nobody.localhost"})
+    assert answer.status_code == 404
+    assert "nobody.localhost" in answer.json()["error"]["message"]
+
+
+async def test_a_route_without_pods_answers_503_and_when_to_come_back(running):
+    await running.routes(forward((1, [])))
+    async with running.client() as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["error"]["message"] == "no ready pod"
+
+
+async def test_a_post_moves_on_from_a_pod_that_refuses_connections(running, pods):
+    dead, alive = await pods("dead"), await pods("alive")
+    await dead.stop()
+    await running.routes(forward((1, [dead, alive])))
+    async with running.client() as client:
+        answers = [await client.post("/predict", content=b"x" * 5000) for _ in range(20)]
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, "alive")}
+    assert {body for _, body in alive.asked} == {b"x" * 5000}
+
+
+async def test_a_post_that_may_have_been_executed_is_never_sent_twice(running, pods):
+    first, second = await pods("first"), await pods("second")
+    await running.routes(forward((1, [first, second])))
+    async with running.client() as client:
+        answer = await client.post("/hang-up", content=b"once")
+    assert answer.status_code == 502
+    assert "may have been executed" in answer.json()["error"]["message"]
+    assert len(first.asked) + len(second.asked) == 1
+
+
+async def test_a_get_that_got_no_answer_is_tried_elsewhere(running, pods):
+    first, second = await pods("first"), await pods("second")
+    await running.routes(forward((1, [first, second])))
+    async with running.client() as client:
+        await client.get("/hang-up")
+    assert first.asked
+    assert second.asked
+
+
+async def test_a_stream_is_passed_on_as_it_comes(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    async with running.client() as client, client.stream("GET", "/stream") as answer:
+        came = [time.monotonic() async for _ in answer.aiter_raw()]
+    assert len(came) == 3
+    assert came[2] - came[0] > 0.3
+
+
+async def test_a_body_beyond_the_limit_is_refused_with_413(running, pods):
+    await running.routes(forward((1, [await pods("a")]), max_body_bytes=1000))
+
+    async def unannounced():
+        for _ in range(20):
+            yield b"x" * 100
+
+    async with running.client() as client:
+        announced = await client.post("/", content=b"x" * 1001)
+        chunked = await client.post("/", content=unannounced())
+        within = await client.post("/", content=b"x" * 1000)
+    assert [announced.status_code, chunked.status_code, within.status_code] == [413, 413, 200]
+
+
+async def test_a_pod_that_does_not_begin_to_answer_in_time_is_a_504(running, pods):
+    await running.routes(forward((1, [await pods("slow", delay=5)]), timeout_ms=200))
+    async with running.client() as client:
+        answer = await client.get("/")
+    assert answer.status_code == 504
+    assert answer.json()["error"]["message"] == "no answer within 200 ms"
+
+
+async def test_a_stream_may_last_longer_than_the_time_limit(running, pods):
+    await running.routes(forward((1, [await pods("a")]), timeout_ms=200))
+    async with running.client() as client:
+        assert (await client.get("/stream")).text == "0\n1\n2\n"
+
+
+async def test_http2_without_tls_reaches_the_gateway(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    answer = await asyncio.create_subprocess_exec(
+        *("curl", "-s", "--http2-prior-knowledge", "-w", " %{http_version}"),
+        *("-H", "Host: model.localhost", f"http://127.0.0.1:{running.port}/"),
+        stdout=subprocess.PIPE,
+    )
+    assert await answer.stdout.read() == b"a 2"
+    await answer.wait()
+
+
+async def test_h2c_is_spoken_to_pods_that_ask_for_it(running):
+    second = Running(Place(running.place.root / "second"))
+    second.start()
+    try:
+        # Another Caddy is the pod: it speaks HTTP/2 without TLS, and says which protocol it was asked in.
+        await second.routes({"prefix": "/", "fixed": {"status": 200, "body": "from h2c"}}, host="*")
+        await running.routes(
+            {"prefix": "/", "protocol": "h2c", "backends": [{"weight": 1, "pods": [f"127.0.0.1:{second.port}"]}]}
+        )
+        async with running.client() as client:
+            assert (await client.get("/")).text == "from h2c"
+    finally:
+        second.process.kill()
+        second.process.wait()
+
+
+async def test_requests_in_flight_finish_when_their_pod_leaves(running, pods):
+    leaving, staying = await pods("leaving", delay=0.5), await pods("staying")
+    await running.routes(forward((1, [leaving])))
+    async with running.client() as client:
+        in_flight = asyncio.create_task(client.post("/", content=b"x"))
+        await asyncio.sleep(0.1)
+        await running.routes(forward((1, [staying])))
+        assert (await client.get("/")).text == "staying"
+        assert (await in_flight).text == "leaving"
+
+
+async def test_no_request_is_lost_while_all_pods_are_replaced_again_and_again(running, pods):
+    serving = [await pods("0-a"), await pods("0-b")]
+    await running.routes(forward((1, serving)))
+    answers: Counter[object] = Counter()
+    done = asyncio.Event()
+
+    async def ask(method: str) -> None:
+        async with running.client(timeout=30) as client:
+            while not done.is_set():
+                try:
+                    answers[(await client.request(method, "/", content=b"hello")).status_code] += 1
+                except httpx.HTTPError as error:
+                    answers[repr(error)] += 1
+
+    clients = [asyncio.create_task(ask(method)) for method in ("GET", "POST") * 8]
+    for generation in range(1, 13):
+        coming = [await pods(f"{generation}-a"), await pods(f"{generation}-b")]
+        await running.routes(forward((10, coming), (90, serving)))
+        await asyncio.sleep(0.1)
+        await running.routes(forward((1, coming)))
+        await asyncio.sleep(0.1)
+        for pod in serving:
+            await pod.stop()
+        serving = coming
+    done.set()
+    await asyncio.gather(*clients)
+    assert set(answers) == {200}
+    assert answers[200] > 500
+
+
+async def test_a_killed_caddy_comes_back_with_its_routes(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    running.process.send_signal(signal.SIGKILL)
+    running.process.wait()
+    running.start()
+    async with running.client() as client:
+        assert (await client.get("/")).text == "a"
+
+
+async def test_a_table_that_makes_no_sense_is_refused_and_the_old_one_holds(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    with pytest.raises(Exception, match="refused the routes"):
+        await caddy.put_table(caddy.admin_socket(running.place), '{"hosts": {"x": [{"pattern": "("}]}}')
+    async with running.client() as client:
+        assert (await client.get("/")).text == "a"
+
+
+def test_only_the_user_may_reach_the_admin_api(running):
+    assert Path(caddy.admin_socket(running.place)).stat().st_mode & 0o077 == 0
