@@ -12,7 +12,7 @@ Step = tuple[str, Any]
 
 _TOKEN: Final = re.compile(
     r"""
-      \.(?P<field>[A-Za-z0-9_$-]+(?:\\\.[A-Za-z0-9_$-]+)*)   # .status or .app\.kubernetes\.io
+      \.(?P<field>[\w$/-]+(?:\\\.[\w$/-]+)*)   # .status or .metadata.labels.app\.kubernetes\.io/name
     | \.(?P<every>\*)
     | \[(?P<index>-?\d+)\]
     | \[(?P<all>\*)\]

@@ -57,6 +57,12 @@ def at(manifest: Any, *path: str | int, default: Any = None) -> Any:
     return manifest
 
 
+def states(manifest: Any, *path: str | int) -> bool:
+    """Whether something stands at `path`, be it not known yet."""
+    value = at(manifest, *path)
+    return value is UNKNOWN or bool(value)
+
+
 def name_of(manifest: Mapping[str, Any]) -> str:
     """The object's name; empty where there is none, or none known yet."""
     name = at(manifest, "metadata", "name")
@@ -97,7 +103,7 @@ def named(inputs: Manifest, old: Mapping[str, Any], naming: Naming) -> Manifest:
         ValueError: The program gives no name and forbids making one up.
     """
     metadata = inputs.get("metadata")
-    if metadata is UNKNOWN or at(metadata, "name") or at(metadata, "generateName"):
+    if metadata is UNKNOWN or states(metadata, "name") or states(metadata, "generateName"):
         return inputs
     if name_of(old) and annotation(old, AUTONAMED) == "true":
         name = name_of(old)
@@ -109,8 +115,8 @@ def named(inputs: Manifest, old: Mapping[str, Any], naming: Naming) -> Manifest:
         name = naming.proposed
     else:
         name = f"{naming.name}-{_suffix(naming)}"
-    annotations = at(metadata, "annotations")
-    marked = annotations if annotations is UNKNOWN else {**(annotations or {}), AUTONAMED: "true"}
+    annotations = at(metadata, "annotations", default={})
+    marked = annotations if annotations is UNKNOWN else {**annotations, AUTONAMED: "true"}
     return {**inputs, "metadata": {**(metadata or {}), "name": name, "annotations": marked}}
 
 

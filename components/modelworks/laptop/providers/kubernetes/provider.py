@@ -160,7 +160,7 @@ class KubernetesProvider(Provider):
             except ValueError as error:
                 raise InvalidInputs([(("metadata", "name"), str(error))]) from error
         namespace = self._settings.namespace or self._access.namespace
-        metadata = manifest.get("metadata") or {}
+        metadata = manifest.get("metadata", {})
         if namespace and metadata is not UNKNOWN and metadata.get("namespace") is None and self._namespaced(kind):
             manifest = {**manifest, "metadata": {**metadata, "namespace": namespace}}
         if not self._settings.suppress_deprecation_warnings and kind.group == "extensions":
@@ -174,9 +174,9 @@ class KubernetesProvider(Provider):
         if kind.patch and not self._settings.enable_server_side_apply:
             failures.append(((), "patch resources need server-side apply (`enableServerSideApply`)"))
         metadata = manifest.get("metadata")
-        if kind.patch and metadata is not UNKNOWN and not at(metadata, "name"):
+        if kind.patch and metadata is not UNKNOWN and not manifests.states(metadata, "name"):
             failures.append((("metadata", "name"), "a patch resource must name the object that it patches"))
-        if at(metadata, "generateName") and not at(metadata, "name"):
+        if manifests.states(metadata, "generateName") and not manifests.states(metadata, "name"):
             failures.append(
                 (
                     ("metadata", "generateName"),

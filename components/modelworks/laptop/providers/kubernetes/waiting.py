@@ -67,7 +67,8 @@ def until_ready(
         verdict = how.rule(seen, related)
         while True:
             if verdict.state == "ready":
-                call.say("", passing=True)
+                if said:
+                    call.say("", passing=True)  # the status line is the engine's again
                 return seen
             if verdict.state == "failed":
                 raise NotReady(seen, [verdict.message, *_problems(cluster, seen, pods)])
@@ -136,7 +137,8 @@ def until_gone(cluster: Cluster, call: Call, kind: Kind, live: dict[str, Any], t
             try:
                 _, what, item = changes.get(timeout=_BEAT)
                 if what in {"DELETED", "GONE"} or at(item, "metadata", "uid") != uid:
-                    call.say("", passing=True)
+                    if said:
+                        call.say("", passing=True)
                     return
                 seen = item
             except queue.Empty:
