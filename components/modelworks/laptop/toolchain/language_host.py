@@ -8,7 +8,8 @@ copied beside the built `pulumi`, is used by any project on this machine, and ne
 the Python that the project's programs run with.
 
 Which Python that is, the first that applies: `runtime.options.virtualenv` of the project file, the activated
-environment (`VIRTUAL_ENV`), `python3` of PATH. Where that is another than the one running this, this starts itself again in it.
+environment (`VIRTUAL_ENV`), `python3` of PATH. Where that is another than the one running this, it starts itself again
+in it.
 """
 
 from __future__ import annotations
@@ -274,9 +275,9 @@ def _watch(host: Host, parent: int) -> None:
 def main() -> None:
     """Serve until the engine goes away."""
     host = Host(sys.argv[-1])
-    # On Ctrl-C the terminal signals the whole group. The engine decides what happens next: it ends running operations,
-    # closes its service and then this process. Leaving first would make it report a lost connection instead.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The engine gives each plugin a process group of its own, so a Ctrl-C of the terminal never comes here: this is the
+    # engine saying that it is done, and it waits five seconds before it kills.
+    signal.signal(signal.SIGINT, lambda *_: host.leave(0))
     signal.signal(signal.SIGTERM, lambda *_: host.leave(0))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.max_send_message_length", _MESSAGE_BYTES)]

@@ -1,0 +1,149 @@
+"""`modelworks up`, `preview` and `destroy`: the real engine against an environment, on the laptop or on a cloud."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from modelworks.laptop.engine import Engine
+
+_EXIT_CODES = """
+Exit codes: 0 done; 1 refused or failed; 130 interrupted; any other is Pulumi's own (4 a resource failed,
+5 a policy was violated, 6 no such stack, 7 `--expect-no-changes` found some).
+"""
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+_Environment = Annotated[str, typer.Argument(metavar="ENV", help="The environment, which is a stack of the project.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+err = Console(stderr=True, highlight=False)
+
+
+class Format(StrEnum):
+    """How a preview is told."""
+
+    text = "text"
+    markdown = "markdown"
+    json = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("up", context_settings=_PASS_ON, epilog=_EXIT_CODES)(_up)
+    app.command("preview", context_settings=_PASS_ON, epilog=_EXIT_CODES)(_preview)
+    app.command("destroy", context_settings=_PASS_ON, epilog=_EXIT_CODES)(_destroy)
+
+
+def _up(
+    context: typer.Context,
+    environment: _Environment,
+    yes: _Yes = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print Pulumi's JSON instead of a report.")] = False,
+) -> None:
+    """Bring ENV to what the program declares, by the real Pulumi engine.
+
+        modelworks up local --yes
+        modelworks up dev --target 'urn:pulumi:dev::…'
+
+    An environment that the laptop holds goes there, and is compared with what really stands there first; any other goes
+    to your own backend and cloud, with your own credentials. Options that this command does not know are Pulumi's.
+
+    What a killed update left behind is cleaned up first: its lock if its process is gone, and each resource of which
+    nobody knows whether it was made is looked up, and taken over or forgotten. Plain `pulumi up` does neither.
+    """
+    engine = _engine(environment)
+    engine.prepare(_say)
+    options = [*engine.policy(), *context.args, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
+    if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in context.args):
+        options.append("--refresh")  # the laptop's AWS forgets when it dies; asking costs milliseconds
+    _run(engine, "up", options, quiet=as_json)
+
+
+def _preview(
+    context: typer.Context,
+    environment: _Environment,
+    form: Annotated[
+        Format, typer.Option("--format", help="`text` is Pulumi's own; `markdown` is for a pull request.")
+    ] = Format.text,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Show what `up` would do to ENV, and change nothing.
+
+        modelworks preview prod --format markdown > preview.md
+
+    The markdown is a table of what is created, changed, replaced and deleted, property by property. Replacements and
+    deletions of what holds data are in bold, secrets are masked. Options that this command does not know are Pulumi's.
+    """
+    engine = _engine(environment)
+    options = [*engine.policy(), *context.args]
+    form = Format.json if as_json else form
+    if form is Format.text:
+        _run(engine, "preview", options)
+        return
+    from modelworks.laptop.changes import Preview  # noqa: PLC0415
+
+    with err.status(f"previewing {environment}") if err.is_terminal else nullcontext():
+        code, text = engine.capture("preview", ["--json", *options])
+    try:
+        preview = Preview.read(environment, text)
+    except ValueError:
+        _failed(engine, "preview", code or 1)
+    print(json.dumps(preview.facts(), indent=2, ensure_ascii=False) if form is Format.json else preview.markdown())
+    if code:
+        _failed(engine, "preview", code)
+
+
+def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = False) -> None:
+    """Delete everything that ENV declares.
+
+        modelworks destroy local --yes
+
+    Protected resources are refused, by Pulumi. Options that this command does not know are Pulumi's.
+    """
+    engine = _engine(environment)
+    engine.unlock(_say)
+    engine.settle(_say)
+    _run(engine, "destroy", [*context.args, *(["--yes"] if yes else [])])
+
+
+def _engine(environment: str) -> Engine:
+    from modelworks.laptop.engine import Engine  # noqa: PLC0415 (so that --help answers at once)
+
+    engine = Engine.of(environment)
+    engine.check()
+    return engine
+
+
+def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) -> None:
+    from modelworks.laptop.process import Interrupted  # noqa: PLC0415
+
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not quiet
+    try:
+        code = engine.run(verb, options, terminal=terminal)
+    except Interrupted:
+        err.print(
+            f"[bold]interrupted:[/] nothing is left running. What was in flight is in the state; "
+            f"`modelworks up {engine.environment}` takes it from there."
+        )
+        raise typer.Exit(130) from None
+    if code:
+        _failed(engine, verb, code)
+
+
+def _failed(engine: Engine, verb: str, code: int) -> NoReturn:
+    failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} ended with {code}; log: {engine.log(verb)}")
+    failure.exit_code = code if 0 < code < 128 else 1
+    raise failure
+
+
+def _say(text: str) -> None:
+    err.print(text, soft_wrap=True)

@@ -1,0 +1,228 @@
+"""What a preview would do, read from the engine's JSON: for a pull request, for a terminal's reader, for machines."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+SECRET: Final = "[secret]"  # noqa: S105 (what is shown in a secret's place)
+UNKNOWN: Final = "known after apply"
+
+_SECRET_MARK: Final = "4dabf18193072939515e22adb298388d"  # noqa: S105 (the key that marks a secret in a state)
+_UNKNOWN_MARKS: Final = frozenset(
+    # What stands for an unknown string, number, list, ... in the engine's JSON (its plugin protocol).
+    {
+        "04da6b54-80e4-46f7-96ec-b56ff0331ba9",
+        "1c4a061d-8072-4f0a-a4cb-0ff528b18fe7",
+        "3eeb2bf0-c639-47a8-9e75-3b44932eb421",
+        "6a19a0b0-7e62-4c92-b797-7f8e31da9cc2",
+        "030794c1-ac77-496b-92df-f27374a8bd58",
+        "e48ece36-62e2-4504-bad9-02848725956a",
+        "dd056dcd-154b-4c76-9bd3-c8f88648b5ff",
+    }
+)
+_ACTIONS: Final = {
+    "create": "create",
+    "update": "update",
+    "delete": "delete",
+    "replace": "replace",
+    "create-replacement": "replace",
+    "delete-replaced": "replace",
+    "import": "import",
+    "import-replacement": "replace",
+}
+_ORDER: Final = ("replace", "delete", "update", "create", "import")
+_DONE: Final = {
+    "replace": "replaced",
+    "delete": "deleted",
+    "update": "changed",
+    "create": "created",
+    "import": "imported",
+}
+_STATEFUL: Final = re.compile(
+    r"^aws:(s3/bucket(V2)?:|dynamodb/table:|kms/key:|kinesis/stream:|ecr/repository:|efs/fileSystem:|sqs/queue:"
+    r"|rds/|docdb/|elasticache/|secretsmanager/secret:|ssm/parameter:|cloudwatch/logGroup:|cognito/userPool:|ebs/volume:)"
+    r"|^kubernetes:(core/v1:(PersistentVolumeClaim|PersistentVolume|Namespace|Secret)|apps/v1:StatefulSet)$"
+)
+_WIDTH: Final = 72
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One property that changes."""
+
+    path: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One resource that changes."""
+
+    action: str
+    """`create`, `update`, `replace`, `delete` or `import`."""
+    type: str
+    name: str
+    urn: str
+    stateful: bool
+    """Whether it holds data that its replacement or deletion loses."""
+    forced_by: tuple[str, ...]
+    """The properties that make it a replacement."""
+    differences: tuple[Difference, ...]
+
+    @property
+    def dangerous(self) -> bool:
+        """Whether data may be lost."""
+        return self.stateful and self.action in {"replace", "delete"}
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an update of one environment would do."""
+
+    environment: str
+    changes: tuple[Change, ...]
+    unchanged: int
+    problems: tuple[str, ...]
+    """Errors and warnings of the engine, the program and the policies."""
+
+    @classmethod
+    def read(cls, environment: str, text: str) -> Preview:
+        """From the output of `pulumi preview --json`."""
+        found = json.loads(text[text.find("{") :] or "{}") if "{" in text else {}
+        by_urn: dict[str, dict[str, Any]] = {}
+        for step in found.get("steps") or []:
+            if (action := _ACTIONS.get(step["op"])) is not None:
+                known = by_urn.setdefault(step["urn"], {"action": action, "step": step})
+                if action == "replace" or known["action"] == "replace":
+                    known["action"] = "replace"
+                    known["step"] = {**known["step"], **{key: value for key, value in step.items() if value}}
+        changes = [_change(urn, known["action"], known["step"]) for urn, known in by_urn.items()]
+        changes.sort(key=lambda change: (_ORDER.index(change.action), not change.stateful, change.type, change.name))
+        problems = [
+            diagnostic["message"].strip()
+            for diagnostic in found.get("diagnostics") or []
+            if diagnostic.get("severity") in {"error", "warning"} and diagnostic.get("message", "").strip()
+        ]
+        if found.get("error"):
+            problems.append(str(found["error"]).strip())
+        unchanged = (found.get("changeSummary") or {}).get("same", 0)
+        return cls(environment, tuple(changes), unchanged, tuple(dict.fromkeys(problems)))
+
+    def counts(self) -> dict[str, int]:
+        """How many resources see each action; actions that do not happen are left out."""
+        counts = {action: sum(change.action == action for change in self.changes) for action in _ORDER}
+        return {action: count for action, count in counts.items() if count}
+
+    def facts(self) -> dict[str, Any]:
+        """The same for `--json`."""
+        return {
+            "environment": self.environment,
+            "summary": {**self.counts(), "unchanged": self.unchanged},
+            "changes": [{**asdict(change), "dangerous": change.dangerous} for change in self.changes],
+            "problems": list(self.problems),
+        }
+
+    def markdown(self) -> str:
+        """A table for a pull request: replacements and deletions first, those of stateful resources in bold."""
+        lines = [f"### Preview of `{self.environment}`", ""]
+        told = ", ".join(f"{count} {_DONE[action]}" for action, count in self.counts().items())
+        lines += [f"{told or 'No changes'}; {self.unchanged} unchanged.", ""]
+        if danger := [change for change in self.changes if change.dangerous]:
+            names = ", ".join(f"`{change.name}`" for change in danger)
+            lines += [f"> :warning: **Data may be lost: {names}.** Read these rows before you approve.", ""]
+        if self.changes:
+            lines += ["| | resource | type | what |", "|---|---|---|---|"]
+            lines += [_row(change) for change in self.changes]
+            lines.append("")
+        if self.problems:
+            lines += ["<details><summary>Errors and warnings</summary>", "", "```text"]
+            lines += [problem.replace("```", "'''") for problem in self.problems]
+            lines += ["```", "", "</details>", ""]
+        return "\n".join(lines)
+
+
+def _change(urn: str, action: str, step: dict[str, Any]) -> Change:
+    kind, name = urn.split("::")[2].rpartition("$")[2], urn.split("::", 3)[3]
+    old, new = step.get("oldState") or {}, step.get("newState") or {}
+    forced = tuple(step.get("replaceReasons") or ())
+    detailed = step.get("detailedDiff") or {}
+    differences: list[Difference] = []
+    if action in {"update", "replace"}:
+        if detailed:
+            forced = forced or tuple(path for path, how in detailed.items() if "replace" in how.get("kind", ""))
+            for path, how in detailed.items():
+                side = "inputs" if how.get("inputDiff", True) else "outputs"
+                before = _at(old.get(side) or {}, path)
+                differences.append(Difference(path, _shown(before), _shown(_at(new.get("inputs") or {}, path))))
+        else:
+            differences = _deep("", old.get("inputs") or {}, new.get("inputs") or {})
+    return Change(action, kind, name, urn, bool(_STATEFUL.search(kind)), forced, tuple(differences))
+
+
+def _deep(path: str, old: Any, new: Any) -> list[Difference]:
+    if old == new:
+        return []
+    both = isinstance(old, dict) and isinstance(new, dict) and _SECRET_MARK not in old and _SECRET_MARK not in new
+    if not both:
+        return [Difference(path, _shown(old), _shown(new))]
+    found = []
+    for key in sorted({*old, *new} - {"__defaults"}):
+        found += _deep(f"{path}.{key}" if path else key, old.get(key), new.get(key))
+    return found
+
+
+def _at(value: Any, path: str) -> Any:
+    for part in re.findall(r"\[\"([^\"]+)\"\]|\[(\d+)\]|([^.\[\]]+)", path):
+        key = part[0] or part[2]
+        if isinstance(value, dict) and key:
+            if _SECRET_MARK in value:
+                return SECRET
+            value = value.get(key)
+        elif isinstance(value, list) and part[1]:
+            value = value[int(part[1])] if int(part[1]) < len(value) else None
+        else:
+            return SECRET if value == SECRET else None
+    return value
+
+
+def _shown(value: Any) -> str | None:
+    if value is None:
+        return None
+    value = _masked(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        if _SECRET_MARK in value:
+            return SECRET
+        return {key: _masked(inner) for key, inner in value.items() if key != "__defaults"}
+    if isinstance(value, list):
+        return [_masked(inner) for inner in value]
+    return UNKNOWN if isinstance(value, str) and value in _UNKNOWN_MARKS else value
+
+
+def _row(change: Change) -> str:
+    parts = []
+    for difference in change.differences:
+        force = " (forces it)" if difference.path in change.forced_by else ""
+        old, new = _cell(difference.old), _cell(difference.new)
+        parts.append(f"`{_plain(difference.path)}`: {old} → {new}{force}")
+    action, name = change.action, f"`{_plain(change.name)}`"
+    if change.dangerous:
+        action, name = f"**{action}**", f"**{name}**"
+    return f"| {action} | {name} | `{_plain(change.type)}` | {'<br>'.join(parts)} |"
+
+
+def _cell(text: str | None) -> str:
+    return "*none*" if text is None else f"`{_plain(text)}`"
+
+
+def _plain(text: str) -> str:
+    """`text` so that it stays inside one code span of one table cell."""
+    return re.sub(r"\s+", " ", text).replace("`", "'").replace("|", "\\|")

@@ -1,0 +1,299 @@
+"""The real Pulumi engine against one environment: which one, with which variables, and what a killed one left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import pending, process, toolchain
+from modelworks.laptop.place import Place, project_root, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_ASK_BOUND = 120
+"""Seconds for a question to the engine that changes nothing (an export, a list)."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Who holds a stack: what the engine of a file, S3 or GCS backend writes beside the state."""
+
+    path: Path
+    pid: int
+    user: str
+    host: str
+    time: str
+
+    @property
+    def stale(self) -> bool:
+        """Whether its engine ran on this host and is gone."""
+        return self.host == socket.gethostname() and not _is_engine(self.pid, self.time)
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}, process {self.pid}, since {self.time[:19].replace('T', ' ')} UTC"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engine, aimed at one environment of one project."""
+
+    environment: str
+    project: Path
+    """The folder of `Pulumi.yaml`."""
+
+    pulumi: Path
+    variables: Mapping[str, str]
+    """The whole environment of its processes."""
+
+    logs: Path
+    on_laptop: bool
+
+    @classmethod
+    def of(cls, environment: str) -> Engine:
+        """The engine for `environment`: the laptop's, if the laptop holds it, else of the user's own backend and cloud.
+
+        Raises:
+            ModelworksError: There is no project here, or no `pulumi` can be had.
+        """
+        project = project_root()
+        place = Place.here()
+        pulumi = toolchain.ensure(["pulumi"])["pulumi"]
+        on_laptop = environment in place.environments()
+        variables = dict(os.environ)
+        if on_laptop:
+            from modelworks.laptop import environments  # noqa: PLC0415 (heavy, and not needed for a real cloud)
+
+            variables |= environments.environment_variables(place, environment)
+        else:
+            variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
+        variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
+        return cls(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
+
+    def check(self) -> None:
+        """Say so at once where the laptop cloud that holds the environment is not running.
+
+        Raises:
+            ModelworksError: Its provider does not answer.
+        """
+        for attached in self.variables.get("PULUMI_DEBUG_PROVIDERS", "").split(",") if self.on_laptop else ():
+            name, _, port = attached.partition(":")
+            try:
+                socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
+            except OSError as error:
+                raise ModelworksError(
+                    f"the laptop cloud is not running: nobody answers for {name} of {self.environment} on port {port}",
+                    fix=f"Run `modelworks laptop up {self.environment}`.",
+                ) from error
+
+    # -- running it ------------------------------------------------------------------------------------------------
+
+    def run(self, verb: str, options: Sequence[str] = (), *, terminal: bool = False) -> int:
+        """Run `pulumi VERB` on the environment's stack and return its exit code.
+
+        Args:
+            verb: `up`, `preview`, `refresh`, `destroy`, ...
+            options: Passed on as they are.
+            terminal: Let it draw and ask on the terminal; its log is then its own list of events.
+
+        Raises:
+            Interrupted: Ctrl-C. Nothing is left running; what was in flight is recorded in the state.
+        """
+        log = self.log(verb)
+        argv = [str(self.pulumi), verb, "--stack", self.environment, *options]
+        variables = dict(self.variables)
+        if terminal:
+            argv += ["--event-log", str(log)]
+            variables["PULUMI_DEBUG_COMMANDS"] = "true"  # where the engine hides that option
+        return process.run(argv, cwd=self.project, env=variables, log=None if terminal else log)
+
+    def capture(self, verb: str, options: Sequence[str] = ()) -> tuple[int, str]:
+        """Run `pulumi VERB` and return its exit code and what it wrote to stdout; stderr is in the log.
+
+        Raises:
+            Interrupted: Ctrl-C.
+        """
+        output = self.logs / f".pulumi-{verb}-{self.environment}.{os.getpid()}"
+        argv = [str(self.pulumi), verb, "--stack", self.environment, "--non-interactive", *options]
+        try:
+            code = process.run(argv, cwd=self.project, env=self.variables, log=self.log(verb), output=output)
+            return code, output.read_text(encoding="utf-8", errors="replace")
+        finally:
+            output.unlink(missing_ok=True)
+
+    def ask(self, *arguments: str, feed: str | None = None, fine: Sequence[int] = (0,)) -> str:
+        """What `pulumi ARGUMENTS` prints on stdout, for questions and for small changes of the state.
+
+        Raises:
+            ModelworksError: It failed; its own words and the log are in the message.
+        """
+        log = self.log(arguments[0])
+        try:
+            answer = subprocess.run(
+                [str(self.pulumi), *arguments, "--non-interactive"],
+                cwd=self.project,
+                env=dict(self.variables),
+                input=feed,
+                stdin=None if feed is not None else subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_ASK_BOUND,
+                check=False,
+                start_new_session=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ModelworksError(
+                f"`pulumi {' '.join(arguments[:2])}` did not answer within {_ASK_BOUND} s",
+                fix="Check that the backend can be reached: `pulumi whoami -v`.",
+            ) from error
+        if answer.returncode not in fine:
+            write_whole(log, answer.stderr + answer.stdout)
+            said = answer.stderr.strip().removeprefix("error: ") or f"exit code {answer.returncode}"
+            raise ModelworksError(f"`pulumi {' '.join(arguments[:2])}` failed: {said}; log: {log}")
+        return answer.stdout
+
+    def log(self, verb: str) -> Path:
+        """The newest log of a verb."""
+        return self.logs / f"pulumi-{verb}-{self.environment}.log"
+
+    def policy(self) -> list[str]:
+        """The project's own policy pack, which every preview and update is held to."""
+        return ["--policy-pack", str(self.project / "policy")] if (self.project / "policy").is_dir() else []
+
+    # -- before an update ------------------------------------------------------------------------------------------
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Have a stack, free of what a killed engine left: its lock, and operations of which nobody knows the end.
+
+        Raises:
+            ModelworksError: Another update is running; the message says whose.
+        """
+        if self.on_laptop:
+            self._have_stack(say)
+        self.unlock(say)
+        self.settle(say)
+
+    def _have_stack(self, say: Callable[[str], None]) -> None:
+        file = self.stack_file
+        template = file.with_name(f"{self.environment}.template.yaml")
+        if not file.exists() and template.exists():
+            write_whole(file, template.read_text(encoding="utf-8"), mode=0o644)
+            say(f"{file.name} is made from {template.name}")
+        stacks = json.loads(self.ask("stack", "ls", "--json"))
+        if any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks):
+            return
+        kept = file.read_text(encoding="utf-8") if file.exists() else ""
+        self.ask("stack", "init", self.environment, "--no-select")
+        if "secretsprovider:" in kept:
+            write_whole(file, kept, mode=0o644)  # it is the real environment's; `stack init` drops that line
+
+    @property
+    def stack_file(self) -> Path:
+        """Where the stack's config is."""
+        folder = self._project_file().get("stackConfigDir") or "."
+        return self.project / folder / f"Pulumi.{self.environment}.yaml"
+
+    def _project_file(self) -> dict[str, Any]:
+        return yaml.safe_load((self.project / "Pulumi.yaml").read_text(encoding="utf-8")) or {}
+
+    def locks(self) -> list[Lock]:
+        """Who holds the stack. Only a backend in files can be looked at; elsewhere the engine itself tells."""
+        project = self._project_file()
+        url = self.variables.get("PULUMI_BACKEND_URL") or (project.get("backend") or {}).get("url") or ""
+        if not url.startswith("file://"):
+            return []
+        base = Path(os.path.expanduser(url.removeprefix("file://").split("?")[0]))  # noqa: PTH111 (`~` inside a URL)
+        found = []
+        for path in (self.project / base / ".pulumi" / "locks").glob(f"*/{project['name']}/{self.environment}/*.json"):
+            with suppress(OSError, ValueError, KeyError):  # it may be released while we look
+                content = json.loads(path.read_text(encoding="utf-8"))
+                found.append(Lock(path, content["pid"], content["username"], content["hostname"], content["timestamp"]))
+        return found
+
+    def unlock(self, say: Callable[[str], None]) -> None:
+        """Take away the lock of an engine of this host that is gone.
+
+        Raises:
+            ModelworksError: A lock is held by a running engine, or by another host.
+        """
+        locks = self.locks()
+        if held := [lock for lock in locks if not lock.stale]:
+            elsewhere = held[0].host != socket.gethostname()
+            raise ModelworksError(
+                f"the stack {self.environment} is being updated by {'; '.join(map(str, held))}",
+                fix="Wait for it to end"
+                + (f", or if nothing runs there any more: `pulumi cancel {self.environment}`." if elsewhere else "."),
+            )
+        if locks:
+            self.ask("cancel", "--yes", "--stack", self.environment)
+            say(f"the lock of a killed update is taken away ({'; '.join(map(str, locks))})")
+
+    def settle(self, say: Callable[[str], None]) -> None:
+        """Find out about each operation that a killed engine did not see the end of; see `pending`.
+
+        Raises:
+            ModelworksError: A provider could not be asked.
+        """
+        try:
+            exported = json.loads(self.ask("stack", "export", "--stack", self.environment))
+        except ModelworksError as error:
+            if "no stack named" in error.message:
+                return
+            raise
+        if not pending.operations(exported):
+            return
+        resolution = pending.resolve(exported, self._where())
+        count = len(pending.operations(exported))
+        say(f"a killed update left {count} operation{'s' if count > 1 else ''} half done; asking what became of each")
+        self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))
+        if resolution.asked:
+            targets = [part for urn in resolution.asked for part in ("--target", urn)]
+            self.ask("refresh", "--stack", self.environment, "--yes", "--skip-preview", *targets)
+            after = json.loads(self.ask("stack", "export", "--stack", self.environment))
+            there = {resource["urn"] for resource in after["deployment"].get("resources") or []}
+            for urn, identity in resolution.asked.items():
+                what = "is there and is taken over" if urn in there else "was not made, and is forgotten"
+                say(f"  {_short(urn)} ({identity or 'no id'}) {what}")
+        for urn in resolution.forgotten:
+            say(
+                f"  {_short(urn)}: its inputs do not tell its id, so it is forgotten; if it was made, "
+                "it is still there and has to be looked for by its tags"
+            )
+
+    def _where(self) -> pending.Where:
+        config = json.loads(self.ask("config", "--json", "--stack", self.environment))
+        accounts = config.get("aws:allowedAccountIds", {}).get("objectValue") or ["000000000000"]
+        region = config.get("aws:region", {}).get("value") or self.variables.get("AWS_REGION", "us-east-1")
+        return pending.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
+
+
+def _short(urn: str) -> str:
+    kind, _, name = urn.rpartition("::")
+    return f"{kind.rpartition('$')[2].rpartition('::')[2]} {name}"
+
+
+def _is_engine(pid: int, since: str) -> bool:
+    """Whether process `pid` is an engine that ran at `since` already, and not a later process of the same number."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        up = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    except (OSError, ValueError):
+        return False
+    if not name.startswith("pulumi") or fields[0] == "Z":
+        return False
+    started = time.time() - up + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    locked = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", since)).timestamp()
+    return started <= locked + 2

@@ -1,0 +1,149 @@
+"""A cloud of one folder, and the Pulumi provider for it: `python tiny.py FOLDER` prints its port and serves until ended.
+
+It has one type, `tiny:index:Thing`, with inputs `name` (physical, auto-named; a new one replaces), `value` and `secret`.
+A thing is a file `<name>.json`. Faults are files too, so that a test can place them between two operations:
+`slow` (seconds each create takes, after the thing was made) and `fail` (how many calls succeed before one fails).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from google.protobuf import empty_pb2, json_format, struct_pb2
+from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+SECRET = "4dabf18193072939515e22adb298388d"  # noqa: S105 (the signature key that marks a secret on the wire)
+
+
+class Tiny(provider_pb2_grpc.ResourceProviderServicer):
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def GetPluginInfo(self, request, context):
+        return plugin_pb2.PluginInfo(version="1.0.0")
+
+    def Handshake(self, request, context):
+        return provider_pb2.ProviderHandshakeResponse(accept_secrets=True, accept_resources=True)
+
+    def Attach(self, request, context):
+        return empty_pb2.Empty()
+
+    def CheckConfig(self, request, context):
+        return provider_pb2.CheckResponse(inputs=request.news)
+
+    def DiffConfig(self, request, context):
+        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
+
+    def Configure(self, request, context):
+        return provider_pb2.ConfigureResponse(acceptSecrets=True, supportsPreview=True, acceptResources=True)
+
+    def Check(self, request, context):
+        news, olds = plain(request.news), plain(request.olds)
+        if "value" not in news:
+            failure = provider_pb2.CheckFailure(property="value", reason="a thing needs a value")
+            return provider_pb2.CheckResponse(failures=[failure])
+        urn_name = request.urn.rsplit("::", 1)[-1]
+        news.setdefault("name", olds.get("name") or f"{urn_name}-{request.randomSeed.hex()[:7]}")
+        return provider_pb2.CheckResponse(inputs=wire(news))
+
+    def Diff(self, request, context):
+        news, olds = plain(request.news), plain(request.old_inputs)
+        changed = sorted(key for key in {*news, *olds} if news.get(key) != olds.get(key))
+        return provider_pb2.DiffResponse(
+            changes=provider_pb2.DiffResponse.DIFF_SOME if changed else provider_pb2.DiffResponse.DIFF_NONE,
+            diffs=changed,
+            replaces=[key for key in changed if key == "name"],
+        )
+
+    def Create(self, request, context):
+        inputs = plain(request.properties)
+        if request.preview:
+            return provider_pb2.CreateResponse(properties=wire(inputs))
+        self.fault(context)
+        file = self.file(inputs["name"])
+        if file.exists():
+            context.abort(grpc.StatusCode.ALREADY_EXISTS, f"there is a thing {inputs['name']} already")
+        inputs["made"] = uuid.uuid4().hex
+        file.write_text(json.dumps(inputs))
+        slow = self.folder / "slow"
+        if slow.exists():
+            time.sleep(float(slow.read_text()))
+        return provider_pb2.CreateResponse(id=inputs["name"], properties=wire(inputs))
+
+    def Read(self, request, context):
+        file = self.file(request.id)
+        if not file.exists():
+            return provider_pb2.ReadResponse()
+        state = json.loads(file.read_text())
+        inputs = {key: value for key, value in state.items() if key != "made"}
+        return provider_pb2.ReadResponse(id=request.id, properties=wire(state), inputs=wire(inputs))
+
+    def Update(self, request, context):
+        inputs = plain(request.news)
+        if not request.preview:
+            self.fault(context)
+            inputs["made"] = json.loads(self.file(request.id).read_text())["made"]
+            self.file(request.id).write_text(json.dumps(inputs))
+        return provider_pb2.UpdateResponse(properties=wire(inputs))
+
+    def Delete(self, request, context):
+        self.fault(context)
+        self.file(request.id).unlink(missing_ok=True)
+        return empty_pb2.Empty()
+
+    def Cancel(self, request, context):
+        return empty_pb2.Empty()
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def fault(self, context) -> None:
+        fault = self.folder / "fail"
+        if fault.exists():
+            left = int(fault.read_text())
+            if left == 0:
+                fault.unlink()
+                context.abort(grpc.StatusCode.UNKNOWN, "the cloud had a hiccup")
+            fault.write_text(str(left - 1))
+
+
+def plain(struct: struct_pb2.Struct) -> dict:
+    values = json_format.MessageToDict(struct)
+    return {
+        key: value["value"] if isinstance(value, dict) and SECRET in value else value
+        for key, value in values.items()
+        if not key.startswith("__")
+    }
+
+
+def wire(values: dict) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    if isinstance(values.get("secret"), str):
+        values = {**values, "secret": {SECRET: "1b47061264138c4ac30d75fd1eb44270", "value": values["secret"]}}
+    struct.update(values)
+    return struct
+
+
+def things(folder: Path) -> dict[str, dict]:
+    """What stands in the cloud, by physical name."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+
+
+def main() -> None:
+    server = grpc.server(ThreadPoolExecutor(max_workers=16))
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Tiny(Path(sys.argv[1])), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(port, flush=True)
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()
