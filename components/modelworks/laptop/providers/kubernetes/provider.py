@@ -402,10 +402,11 @@ class KubernetesProvider(Provider):
             live = self._cluster.get(kind, *self._place(kind, id_))
             if live is None:
                 return
+            manager = manifests.field_manager(state, known, server_side=self._settings.enable_server_side_apply)
             if kind.patch:
-                self._relinquish(kind, live, manifests.field_manager(state, known))
-                return
-            self._deleted(call, kind, known, live)
+                self._relinquish(kind, live, manager)
+            else:
+                self._deleted(call, kind, known, live, manager)
         except UnknownKind:
             return  # the kind is gone, and with it every object of it
         except Unreachable as error:
@@ -413,7 +414,7 @@ class KubernetesProvider(Provider):
                 raise
             call.say(f"forgotten, not deleted: {error.message}", severity="warning")
 
-    def _deleted(self, call: Call, kind: Kind, known: Manifest, live: Manifest) -> None:
+    def _deleted(self, call: Call, kind: Kind, known: Manifest, live: Manifest, manager: str) -> None:
         policy = {"orphan": "Orphan", "background": "Background"}.get(
             annotation(known, manifests.DELETION_PROPAGATION).lower(), "Foreground"
         )
@@ -430,7 +431,7 @@ class KubernetesProvider(Provider):
             if error.status == 403:
                 # Some objects may not go (the namespace `default`): what is ours is withdrawn from them instead.
                 call.say(f"{error.message}; its fields are given up instead", severity="warning")
-                self._relinquish(kind, live, manifests.field_manager({}, known))
+                self._relinquish(kind, live, manager)
                 return
             raise
         if annotation(known, manifests.SKIP_AWAIT) == "true" and kind.name in SKIPS_DELETION:
