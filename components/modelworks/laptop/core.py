@@ -42,7 +42,7 @@ Tell = Callable[[str], None]
 READY_SECONDS = 90
 """How long parts may take to become ready before `up` gives up; two busy cores need some twenty."""
 
-GATEWAY_PORTS = ("gateway", "gateway-admin")
+GATEWAY_PORTS = ("gateway",)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,35 @@ def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> 
     with _locked(place), _uninterrupted():
         _end(place, keep=keep)
     report(f"stopped; {place.root} is kept" if keep else f"stopped and wiped {place.root}")
+
+
+def logs(place: Place, name: str | None, *, lines: int = 20, follow: bool = False) -> Iterator[str]:
+    """The last lines of one process's log or of all, and with `follow` what comes after, until interrupted.
+
+    Raises:
+        ModelworksError: There is no log of that name.
+    """
+    paths = {path.stem: path for path in sorted(place.logs.glob("*.log"))}
+    if name is not None:
+        if name not in paths:
+            have = ", ".join(paths) or "none, for nothing is up"
+            raise ModelworksError(f"there is no log of {name!r} (there is: {have})")
+        paths = {name: paths[name]}
+    prefix = {each: f"{each}: " if len(paths) > 1 else "" for each in paths}
+    offsets = {}
+    for each, path in paths.items():
+        offsets[each] = path.stat().st_size
+        yield from (prefix[each] + line for line in supervision.tail(path, lines).splitlines())
+    while follow:
+        time.sleep(0.3)
+        for each, path in paths.items():
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                size = path.stat().st_size
+                file.seek(offsets[each] if size >= offsets[each] else 0)  # shorter: it was rotated
+                fresh = file.read()
+                whole = fresh[: fresh.rfind(b"\n") + 1]
+                offsets[each] = file.tell() - len(fresh) + len(whole)
+                yield from (prefix[each] + line for line in whole.decode("utf-8", "replace").splitlines())
 
 
 def _end(place: Place, *, keep: bool) -> None:
@@ -299,13 +328,12 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
         # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
         parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
     if _has("gateway"):
-        from modelworks.laptop import gateway  # noqa: PLC0415 - it starts more than `status` needs
+        from modelworks.laptop.gateway import caddy  # noqa: PLC0415 - it starts more than `status` needs
 
-        parts.append(
-            _Part(gateway.caddy_program(place, facts, tools), partial(_all_listen, [facts["ports"]["gateway-admin"]]))
-        )
         argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
-        parts.append(_Part(Program("gateway", argv), partial(_all_listen, [facts["ports"]["gateway"]])))
+        port = facts["ports"]["gateway"]
+        parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, [port])))
+        parts.append(_Part(Program("gateway", argv), caddy.table_path(place).exists))
     return parts
 
 
@@ -420,7 +448,7 @@ def _node_ready(api: httpx.Client) -> bool:
 def _check_platform() -> None:
     if sys.platform != "linux":
         raise ModelworksError(
-            f"the laptop cloud needs Linux, this is {sys.platform}",
+            f"the laptop cloud needs Linux, and this is {sys.platform}",
             fix="Use a Linux machine, container or virtual machine; what targets a real cloud works here too.",
         )
 

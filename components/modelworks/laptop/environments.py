@@ -92,12 +92,13 @@ def stack_config(environment: str) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def environment_variables(place: Place, environment: str) -> dict[str, str]:
+def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
     """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment.
 
     Args:
         place: The laptop cloud.
         environment: An environment of it.
+        tools: A folder to put first on PATH; default: those of the tools that `up` found outside it.
 
     Raises:
         ModelworksError: There is no such environment.
@@ -107,11 +108,12 @@ def environment_variables(place: Place, environment: str) -> dict[str, str]:
     credentials = dict(
         line.split(" = ", 1) for line in (folder / "aws-credentials").read_text("utf-8").splitlines() if " = " in line
     )
-    tools = read_facts(place.root / "laptop.json").get("tools", {})
+    known = read_facts(place.root / "laptop.json").get("tools", {})
     # A tool that the shell finds by itself needs no help, and its folder must not come before the user's others.
-    first = {str(Path(tools[name]).parent): 0 for name in _SHELL_TOOLS if tools.get(name, "") != shutil.which(name)}
-    first.pop(".", None)
-    first[str(Path(sys.executable).parent)] = 0
+    foreign = [Path(known[name]).parent for name in _SHELL_TOOLS if name in known and known[name] != shutil.which(name)]
+    first = [
+        str(folder) for folder in dict.fromkeys([*([tools] if tools else []), *foreign, Path(sys.executable).parent])
+    ]
     path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
     providers = found["providers"]
     return {
@@ -163,14 +165,14 @@ def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
     Raises:
         ModelworksError: There are not as many.
     """
-    used, found = set(taken), []
+    used, found = set(taken), list[int]()
     for _ in range(1000):
+        if len(found) == count:
+            return found
         port = 20_000 + secrets.randbelow(12_000)
         if port not in used and holder_free(port):
             used.add(port)
             found.append(port)
-            if len(found) == count:
-                return found
     raise ModelworksError(f"there are no {count} free ports between 20000 and 32000 on 127.0.0.1")
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,15 @@ def restart(place: Place, name: str) -> None:
         raise ModelworksError(f"cannot restart {name}: {fault.faultString}") from fault
 
 
+def restarts(place: Place, name: str) -> int:
+    """How often the process was started again since supervisord runs, as far back as its log reaches."""
+    with contextlib.suppress(OSError):
+        text = (place.logs / "supervisord.log").read_text("utf-8", "replace")
+        text = text[max(0, text.rfind("supervisord started with pid")) :]
+        return max(0, text.count(f"spawned: '{name}' with pid") - 1)
+    return 0
+
+
 def tail(path: Path, lines: int = 15) -> str:
     """The last lines of a log; empty when there is none."""
     try:
@@ -144,8 +154,7 @@ def stop(place: Place, *, grace: float) -> None:
         grace = 0  # whoever appears now was started while we asked
     socket_path(place).unlink(missing_ok=True)
     if socket_path(place).parent != place.run:
-        with contextlib.suppress(OSError):
-            socket_path(place).parent.rmdir()
+        shutil.rmtree(socket_path(place).parent, ignore_errors=True)
 
 
 def end(found: Iterable[psutil.Process], *, grace: float) -> None:

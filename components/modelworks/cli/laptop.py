@@ -1,0 +1,202 @@
+"""`modelworks laptop` and `modelworks env`: the laptop cloud, and a shell that means one of its environments."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from modelworks.laptop.place import Place
+
+_EXIT_CODES = "Exit codes: 0 done or up; 1 refused, failed or not up; 130 interrupted."
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+err = Console(stderr=True, highlight=False)
+
+laptop = typer.Typer(
+    help="The laptop cloud: AWS, Kubernetes and a gateway on this machine.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(laptop, name="laptop")
+    app.command("env", epilog="Exit codes: 0 printed; 1 there is no such environment.")(_env)
+
+
+@laptop.command("up", epilog=_EXIT_CODES)
+def _up(
+    environments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ENV]...", help="Environments to have. Default: local.")
+    ] = None,
+    aws_only: Annotated[bool, typer.Option("--aws-only", help="Leave Kubernetes and the gateway out.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Bring the laptop cloud up. Run again, it starts what is not running and adds what is not there.
+
+        modelworks laptop up
+        modelworks laptop up dev staging      # two environments side by side
+
+    Tools that are not at hand are built from pinned Go modules once, which takes some ten minutes.
+    """
+    from modelworks.laptop import core  # noqa: PLC0415
+
+    place = _place()
+    facts = core.up(place, environments or ["local"], kubernetes=not aws_only, report=_say)
+    if as_json:
+        _print_json(facts)
+
+
+@laptop.command("down", epilog=_EXIT_CODES)
+def _down(
+    keep: Annotated[bool, typer.Option("--keep", help="Stop, but keep the files for the next `up`.")] = False,
+) -> None:
+    """Stop everything and wipe it: an environment comes from code, so nothing here is precious.
+
+    modelworks laptop down
+    """
+    from modelworks.laptop import core  # noqa: PLC0415
+
+    core.down(_place(), keep=keep, report=_say)
+
+
+@laptop.command("status", epilog=_EXIT_CODES)
+def _status(as_json: _Json = False) -> None:
+    """Show what runs, where it answers, and what it does not do as a cloud would.
+
+    modelworks laptop status
+    modelworks laptop status --json | jq .endpoints
+    """
+    from modelworks.laptop.condition import condition  # noqa: PLC0415
+
+    found = condition(_place())
+    if as_json:
+        _print_json(found)
+    else:
+        _show(found)
+    if not found["up"]:
+        raise typer.Exit(1)
+
+
+@laptop.command("logs", epilog=_EXIT_CODES)
+def _logs(
+    name: Annotated[str | None, typer.Argument(help="A process, as `status` names it. Default: all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 20,
+) -> None:
+    """Print the end of a process's log.
+
+    modelworks laptop logs apiserver -f
+    """
+    from modelworks.laptop import core  # noqa: PLC0415
+
+    for line in core.logs(_place(), name, lines=lines, follow=follow):
+        print(line, flush=follow)
+
+
+@laptop.command("toolchain", epilog=_EXIT_CODES)
+def _toolchain(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[TOOL]...", help="Tools. Default: all.")] = None,
+    build: Annotated[bool, typer.Option("--build", help="Have what is missing.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Show the programs the laptop cloud is made of, and where each comes from.
+
+    modelworks laptop toolchain --build
+    """
+    from modelworks.laptop import toolchain  # noqa: PLC0415
+
+    if build:
+        toolchain.ensure(names or list(toolchain.TOOLS))
+    states = [state for state in toolchain.states() if not names or state.facts()["name"] in names]
+    if as_json:
+        _print_json([state.facts() for state in states])
+    else:
+        Console().print(toolchain.table(states))
+
+
+def _env(
+    environment: Annotated[str, typer.Argument(metavar="ENV", help="An environment of the laptop cloud.")],
+    unset: Annotated[bool, typer.Option("--unset", help="Print the lines that take it back.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Print what makes a shell mean ENV: plain pulumi, kubectl, aws and boto3 then go to the laptop.
+
+    eval "$(modelworks env local)"
+    eval "$(modelworks env local --unset)"
+    """
+    from modelworks.laptop.environments import environment_variables  # noqa: PLC0415
+
+    variables = environment_variables(_place(), environment)
+    if as_json:
+        _print_json(variables)
+        return
+    for name, value in variables.items():
+        if not unset:
+            print(f"export {name}={shlex.quote(value)}")
+        elif name != "PATH":
+            print(f"unset {name}")
+    if not unset and sys.stdout.isatty():
+        err.print(f'\n# For a shell that means {environment}: eval "$(modelworks env {environment})"')
+
+
+def _place() -> Place:
+    from modelworks.laptop.place import Place  # noqa: PLC0415
+
+    return Place.here()
+
+
+def _say(line: str) -> None:
+    err.print(line, soft_wrap=True, markup=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = Console()
+    if not found["processes"]:
+        console.print(f"Nothing is up in {found['place']}.", soft_wrap=True)
+        if found["leftovers"]:
+            pids = ", ".join(str(pid) for pid in found["leftovers"])
+            console.print(f"Processes without a supervisor: {pids}. `modelworks laptop up` or `down` ends them.")
+        return
+    table = Table("process", "state", "pid", "since", "MiB", "restarts", box=None, pad_edge=False)
+    for process in found["processes"]:
+        colour = "green" if process["state"] == "RUNNING" else "red"
+        since = "" if process["since"] is None else _duration(process["since"])
+        state = f"[{colour}]{process['state'].lower()}[/]"
+        cells = (process["name"], state, process["pid"] or "", since, process["memory_mib"], process["restarts"])
+        table.add_row(*(str(cell) for cell in cells))
+    console.print(table)
+    console.print(f"\n{found['memory_mib']} MiB in all, in {found['place']}", soft_wrap=True)
+    for name, url in found["endpoints"].items():
+        console.print(f"{name}: {url}", soft_wrap=True)
+    table = Table("environment", "AWS", "account", "region", "namespace", box=None, pad_edge=False)
+    for item in found["environments"]:
+        table.add_row(item["name"], item["aws"], item["account"], item["region"], item["namespace"])
+    console.print()
+    console.print(table)
+    console.print("\ntools: " + ", ".join(f"{name} {version}" for name, version in found["tools"].items()))
+    for title, key in (("not enforced", "not_enforced"), ("recorded, not emulated", "recorded_not_emulated")):
+        if found[key]:
+            console.print(f"\n{title}:")
+            for line in found[key]:
+                console.print(f"  - {line}", markup=False, soft_wrap=True)
+
+
+def _duration(seconds: int) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

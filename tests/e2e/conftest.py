@@ -1,0 +1,44 @@
+"""A laptop cloud for the tests that cross it: brought up once a session, and gone afterwards, whatever happens."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from modelworks.laptop import core
+from modelworks.laptop.place import Place
+
+
+def _place():
+    folder = Path(tempfile.mkdtemp(prefix="modelworks-e2e-"))
+    place = Place(folder / "place")
+    try:
+        yield place
+    finally:
+        core.down(place)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def laptop():
+    """The whole laptop cloud with the environment `local`."""
+    for place in _place():
+        core.up(place, environments=["local"], report=print)
+        yield place
+
+
+@pytest.fixture(scope="session")
+def aws_laptop():
+    """The AWS side alone, with the environment `local`."""
+    for place in _place():
+        core.up(place, environments=["local"], kubernetes=False, report=print)
+        yield place
+
+
+@pytest.fixture
+def empty_place():
+    """A place where nothing is yet; whatever a test brings up there is ended with it."""
+    yield from _place()
