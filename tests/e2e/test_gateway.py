@@ -66,7 +66,8 @@ class Pod:
                     ),
                     0,
                 )
-                body = await reader.readexactly(length)
+                chunked = "transfer-encoding: chunked" in head.lower()
+                body = await (reader.readuntil(b"0\r\n\r\n") if chunked else reader.readexactly(length))
                 self.asked.append((head, body))
                 if "/hang-up" in head:
                     break
@@ -139,6 +140,7 @@ async def pods():
     yield start
     for pod in started:
         await pod.stop()
+    await asyncio.sleep(0.05)  # its connections see the end
 
 
 def forward(*backends: tuple[int, list[Pod]], **more: object) -> dict[str, object]:
