@@ -348,6 +348,7 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
             _rule([""], ["services", "pods"], _READ),
             _rule(["networking.k8s.io"], ["ingresses", "ingressclasses"], _READ),
             _rule(["networking.k8s.io"], ["ingresses/status"], ["update", "patch"]),
+            _rule([""], ["services/status"], ["update", "patch"]),
             _rule([""], ["events"], ["create", "patch"]),
         ],
         # The rights that Argo Rollouts documents for its controller, without the routers that are not here.
