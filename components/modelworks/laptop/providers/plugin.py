@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import empty_pb2, struct_pb2
@@ -227,6 +227,14 @@ class Provider(ABC):
     @abstractmethod
     def invoke(self, call: Call, args: dict[str, Any]) -> Mapping[str, Any]:
         """The answer of the function `call.type`."""
+
+    def construct(self, type_: str) -> NoReturn:
+        """Refuse a component that the real provider builds in its own process: no provider of the laptop builds one."""
+        raise ProviderError(
+            f"{type_} is a component that the real provider builds, and the laptop's does not",
+            fix="Declare the resources that it is made of.",
+            code=grpc.StatusCode.UNIMPLEMENTED,
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ the plugin
@@ -451,6 +459,17 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             return provider_pb2.InvokeResponse(**{"return": to_wire(result)})
 
         return self._answered(context, request.tok, answer)
+
+    def Construct(
+        self, request: provider_pb2.ConstructRequest, context: grpc.ServicerContext
+    ) -> provider_pb2.ConstructResponse:
+        def answer() -> provider_pb2.ConstructResponse:
+            connection = self._connection(context)
+            if connection.provider:
+                connection.provider.construct(request.type)
+            raise ProviderError(f"the laptop's {self._name} provider builds no {request.type}")
+
+        return self._answered(context, request.name, answer)
 
     # ---- shared by the methods above
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 import yaml
@@ -490,6 +490,16 @@ class KubernetesProvider(Provider):
             )
         raise ProviderError(
             f"the laptop's kubernetes provider has no function {call.type}", code=grpc.StatusCode.UNIMPLEMENTED
+        )
+
+    def construct(self, type_: str) -> NoReturn:
+        fix = "Render it to YAML and declare that with `pulumi_kubernetes.yaml.ConfigFile`."
+        if type_.startswith("kubernetes:yaml/v2:"):
+            fix = "Use `pulumi_kubernetes.yaml.ConfigFile` or `ConfigGroup` instead of `pulumi_kubernetes.yaml.v2`."
+        raise ProviderError(
+            f"{type_} is a component that the real provider builds itself, which the laptop's does not",
+            fix=fix,
+            code=grpc.StatusCode.UNIMPLEMENTED,
         )
 
     # ------------------------------------------------------------------------------------------ shared by those above
