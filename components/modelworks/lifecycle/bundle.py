@@ -1,0 +1,147 @@
+"""Bundles: a run as a Bento that is the same bytes wherever it is built, and its signature."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.archive import refuse_pickles
+from modelworks.lifecycle.files import digest_of_file, read_json, write_whole
+from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.training import Home, Progress, TrainedModel, roots, work
+from modelworks.runtime import bundle as runtime_bundle
+from modelworks.runtime import signature
+
+if TYPE_CHECKING:
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A built bundle."""
+
+    model: str
+    path: Path
+    """The `.bento` file."""
+    digest: str
+    """`sha256:…` of its bytes: the release."""
+    size: int
+    """Bytes."""
+    served: str
+    """Which engine answers: `onnx`, `skops` or `custom`."""
+    parity: dict[str, Any]
+    """The proof that ONNX answers as scikit-learn does, or why there is none."""
+
+    @property
+    def signature(self) -> Path:
+        """Where the detached signature lies, if there is one."""
+        return self.path.with_name(self.path.name + ".sig")
+
+
+def build_bundle(spec: ModelSpec, run: TrainedModel, home: Home, progress: Progress | None = None) -> Bundle:
+    """Build the bundle of a run; one that is there and whole is kept.
+
+    Raises:
+        ModelworksError: The run is not this spec's, the lock changed, or the model cannot be bundled.
+    """
+    if run.model != spec.name:
+        raise ModelworksError(f"the run {run.run} is of {run.model}, not of {spec.name}")
+    lock = find_lock(spec.folder)
+    if lock.digest != run.inputs["lock"]:
+        raise ModelworksError(
+            f"{lock.file} changed since the run {run.run}", fix=f"Run `modelworks train {spec.name}` with this lock."
+        )
+    try:
+        kept = open_built(run)
+    except ModelworksError:
+        pass
+    else:
+        if progress:
+            progress("build the Bento", "kept", 0.0)
+        return kept
+    requirements = lock.requirements(roots(spec))
+    work(spec, home, {"verb": "bundle", "folder": str(run.folder), "requirements": requirements}, progress)
+    return open_built(run)
+
+
+def open_built(run: TrainedModel) -> Bundle:
+    """The bundle that was built of a run, verified.
+
+    Raises:
+        ModelworksError: There is none, or its bytes changed.
+    """
+    if not (run.folder / "bundle.json").is_file():
+        raise ModelworksError(
+            f"the run {run.run} of {run.model} has no bundle", fix=f"Run `modelworks bundle {run.model}`."
+        )
+    facts = read_json(run.folder / "bundle.json")
+    path = run.folder / "bundle" / facts["file"]
+    if not path.is_file() or digest_of_file(path) != facts["digest"]:
+        raise ModelworksError(f"{path} is missing or was changed", fix=f"Run `modelworks bundle {run.model}`.")
+    return Bundle(facts["model"], path, facts["digest"], facts["bytes"], facts["served"], facts["parity"])
+
+
+def verify_bundle(path: Path, digest: str, model: str, trusted_keys: Path | None = None) -> Manifest:
+    """Prove that a bundle is what a release names: bytes, signature if asked for, manifest, no pickle anywhere.
+
+    Raises:
+        ModelworksError: It is not; nothing in it was loaded.
+    """
+    with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
+        bento = Path(scratch) / "bento"
+        manifest = runtime_bundle.open_bundle(path, digest, model, bento, trusted_keys=trusted_keys)
+        refuse_pickles(bento)
+    return manifest
+
+
+# -- Signatures ------------------------------------------------------------------------------------------------------
+def make_key(folder: Path) -> Path:
+    """The private key of an environment's pipeline in `folder`, made on first use; its public half is beside it.
+
+    Returns:
+        The private key's file, `signing.key`, readable by its owner only. The public one is `trusted/<identity>.pem`.
+
+    Raises:
+        ModelworksError: The folder cannot be written.
+    """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - only where bundles are signed
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
+    path = folder / "signing.key"
+    if not path.is_file():
+        key = Ed25519PrivateKey.generate()
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_whole(path, private)  # the temporary file it is renamed from is private from the start
+    public = _read_key(path).public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    write_whole(folder / "trusted" / f"{signature.key_id(public)}.pem", pem)
+    return path
+
+
+def sign(bundle: Bundle, key: Path) -> Path:
+    """Sign a bundle with the private key in `key` and write the signature beside it.
+
+    Raises:
+        ModelworksError: The key cannot be read or is no Ed25519 key.
+    """
+    write_whole(bundle.signature, signature.sign(bundle.model, bundle.digest, _read_key(key)))
+    return bundle.signature
+
+
+def _read_key(path: Path) -> Any:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelworksError(f"the signing key {path} cannot be read: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ModelworksError(f"the signing key {path} is not an Ed25519 key")
+    return key

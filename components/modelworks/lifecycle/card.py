@@ -1,0 +1,108 @@
+"""The model card inside a bundle: what a reader must know before trusting the model.
+
+Everything in it is a function of what the bundle is made of: no clock, no commit, no machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelworks.lifecycle.files import read_json
+
+if TYPE_CHECKING:
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.runtime.manifest import Manifest
+
+
+def model_card(spec: ModelSpec, folder: Path, manifest: Manifest) -> str:
+    """The card of a run, Markdown."""
+    metrics, inputs = read_json(folder / "metrics.json"), read_json(folder / "inputs.json")
+    card = spec.card
+    parts = [
+        f"# {spec.name}",
+        spec.description,
+        f"Owner: {spec.owner}.",
+        "## Intended use\n\n" + card.intended_use,
+        *(["## Out of scope\n\n" + card.out_of_scope] if card.out_of_scope else []),
+        "## Data\n\n" + _data(spec, metrics["rows"]),
+        "## Metrics\n\n" + _metrics(spec, metrics),
+        *([_slices(folder)] if (folder / "slices.json").is_file() else []),
+        "## Limits\n\n" + ("\n".join(f"- {each}" for each in card.limits) or "None are stated."),
+        *(["## Ethics\n\n" + card.ethics] if card.ethics else []),
+        "## Features\n\n" + _features(spec),
+        "## How it is served\n\n" + _served(manifest, read_json(folder / "parity.json")),
+        "## Made of\n\n"
+        + _table(
+            ["what", "digest or value"], [[name, f"`{inputs[name]}`"] for name in ("data", "code", "lock", "seed")]
+        )
+        + "\n\nParameters: "
+        + (", ".join(f"`{name}={value}`" for name, value in sorted(inputs["parameters"].items())) or "none")
+        + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _data(spec: ModelSpec, rows: dict[str, int]) -> str:
+    split = spec.data.split
+    how = (
+        f"split by `{split.time}`: validation from {split.validation_from}, hold-out from {split.holdout_from}"
+        if split.time
+        else f"split at random with seed {spec.seed}"
+    )
+    return f"{spec.data.description}\n\n{rows['train']:,} rows to train, {rows['validation']:,} to validate, " + (
+        f"{rows['holdout']:,} held out; {how}."
+    )
+
+
+def _metrics(spec: ModelSpec, metrics: dict[str, Any]) -> str:
+    rows = [
+        [f"**{name}**" if name == spec.metric else name, *(_number(metrics[part][name]) for part in PARTS)]
+        for name in sorted(metrics["holdout"])
+    ]
+    return _table(["metric", *PARTS], rows)
+
+
+PARTS = ("train", "validation", "holdout")
+
+
+def _slices(folder: Path) -> str:
+    found = read_json(folder / "slices.json")
+    parts = ["## Slices and groups of the hold-out"]
+    for column, rows in sorted(found.items()):
+        names = sorted({name for row in rows for name in row["metrics"]})
+        lines = [
+            [row["slice"], f"{row['rows']:,}", *(_number(row["metrics"].get(name)) for name in names)] for row in rows
+        ]
+        parts.append(f"### By {column}\n\n" + _table([column, "rows", *names], lines))
+    return "\n\n".join(parts)
+
+
+def _features(spec: ModelSpec) -> str:
+    rows = [
+        [
+            f"`{each.name}`", each.type, each.unit, "yes" if each.nullable or not each.required else "no",
+            each.description + (" (private)" if each.private else ""),
+        ]
+        for each in spec.features
+    ]  # fmt: skip
+    return _table(["feature", "type", "unit", "may be missing", "meaning"], rows)
+
+
+def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
+    if manifest.served == "onnx":
+        return (
+            f"As ONNX. Over {parity['rows']:,} hold-out rows it answers as scikit-learn does: {parity['different_labels']} "
+            f"other labels, largest difference {parity['max_difference']:.1e} (tolerance {parity['tolerance']:.0e})."
+        )
+    engine = "By a service of its own" if manifest.served == "custom" else "By scikit-learn, from a skops file"
+    return f"{engine}. No ONNX: {parity['reason']}."
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,381 @@
+"""Data checks: what must hold of the rows before anything is learnt from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.files import plain, read_json
+from modelworks.lifecycle.spec import blame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+
+    from modelworks.lifecycle.spec import Feature, ModelSpec
+
+Severity = Literal["error", "warning", "note"]
+
+EXAMPLES = 5
+"""Rows shown with a finding."""
+BINS = 10
+SHIFT_WARNING, SHIFT_ERROR = 0.1, 0.25
+"""Population stability index: below 0.1 no shift, above 0.25 a major one. Siddiqi, Credit Risk Scorecards (2006), ch. 8."""
+LEAK_AUC = 0.97
+"""A single feature that ranks the target this well is more likely computed from it than good."""
+RARE_CLASS = 0.01
+"""Share of rows below which a class is too rare to be learnt without care."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found."""
+
+    check: str
+    """schema, completeness, distribution, freshness, leakage or balance."""
+    severity: Severity
+    subject: str
+    """The column, or the data as a whole."""
+    message: str
+    count: int = 0
+    """Rows it concerns."""
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All findings about one snapshot."""
+
+    model: str
+    data: str
+    """Digest of the snapshot."""
+    rows: int
+    at: str
+    """When it was checked, ISO 8601 in UTC."""
+    findings: tuple[Finding, ...]
+    columns: tuple[dict[str, Any], ...]
+    """Each feature's type, missing share, range or top values, and shift."""
+    checks: tuple[str, ...]
+    """What was looked at."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether training may go on: no finding is an error."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def require(self) -> None:
+        """Stop a run whose data is wrong.
+
+        Raises:
+            ModelworksError: There are errors; the message names each.
+        """
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        if errors:
+            lines = "\n".join(f"  {each.check}: {each.subject}: {each.message}" for each in errors)
+            raise ModelworksError(
+                f"the data of {self.model} has {len(errors)} error{'s' if len(errors) > 1 else ''}:\n{lines}",
+                fix="Mend the data or its source; `modelworks check-data` shows rows.",
+            )
+
+    def to_facts(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return {**plain(asdict(self)), "passed": self.passed}
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> CheckReport:
+        """The report that `to_facts` gave."""
+        findings = tuple(Finding(**{**each, "examples": tuple(each["examples"])}) for each in facts["findings"])
+        return cls(
+            facts["model"], facts["data"], facts["rows"], facts["at"], findings, tuple(facts["columns"]),
+            tuple(facts["checks"]),
+        )  # fmt: skip
+
+
+def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | None = None) -> CheckReport:
+    """Look at the rows in every way the spec asks for.
+
+    Args:
+        spec: The model's spec.
+        frame: The rows.
+        data: Digest of their snapshot.
+        now: What freshness is measured against; default the clock.
+    """
+    now = now or datetime.now(UTC)
+    baseline = read_baseline(spec)
+    checks: dict[str, Callable[[], Sequence[Finding]]] = {
+        "schema": lambda: _schema(spec, frame),
+        "completeness": lambda: _completeness(spec, frame),
+        "distribution": lambda: _distribution(spec, frame, baseline),
+        "freshness": lambda: _freshness(spec, frame, now),
+        "leakage": lambda: _leakage(spec, frame),
+        "balance": lambda: _balance(spec, frame),
+    }
+    findings: list[Finding] = []
+    for name, check in checks.items():
+        try:
+            findings += check()
+        except (TypeError, ValueError, ArithmeticError) as error:
+            # Wrong types make every later check stumble; the schema's finding is the one to mend first.
+            findings.append(Finding(name, "error", "data", f"cannot be checked: {type(error).__name__}: {error}"))
+    columns = tuple(_describe(feature, frame, baseline) for feature in spec.features)
+    at = now.isoformat(timespec="seconds")
+    return CheckReport(spec.name, data, len(frame), at, tuple(findings), columns, tuple(checks))
+
+
+# -- The checks ------------------------------------------------------------------------------------------------------
+def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+    from pandera.errors import SchemaErrors  # noqa: PLC0415 - it takes a second to import
+
+    try:
+        spec.schema.validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases
+        findings = []
+        for (column, check), group in cases.groupby(["column", "check"], dropna=False, sort=True):
+            subject = str(column) if column is not None and column == column else "data"  # noqa: PLR0124 - NaN
+            shown = tuple(_example(row.index, row.failure_case) for row in group.head(EXAMPLES).itertuples(index=False))
+            findings.append(
+                Finding("schema", "error", subject, f"does not hold: {check}", len(group), _hide(spec, subject, shown))
+            )
+        return findings
+    except Exception as error:
+        raise blame(error, spec.folder, "checks its schema") from error
+    return []
+
+
+def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+    findings = []
+    if len(frame) < spec.data.min_rows:
+        message = f"{len(frame)} rows, at least {spec.data.min_rows} are wanted (data.min_rows)"
+        findings.append(Finding("completeness", "error", "data", message, len(frame)))
+    duplicates = int(frame.duplicated().sum()) if len(frame) < 1_000_000 else 0
+    if duplicates:
+        findings.append(Finding("completeness", "warning", "data", "rows that repeat another row", duplicates))
+    for feature in spec.features:
+        missing = frame[feature.name].isna()
+        count, limit = int(missing.sum()), feature.max_missing if feature.nullable else 0.0
+        if count / len(frame) > limit:
+            message = f"{count / len(frame):.1%} missing, at most {limit:.1%} is allowed"
+            examples = tuple(f"row {index}" for index in np.nonzero(missing.to_numpy())[0][:EXAMPLES])
+            findings.append(Finding("completeness", "error", feature.name, message, count, examples))
+        if feature.type in {"number", "integer"}:
+            findings += _out_of_range(feature, frame)
+        elif feature.categories:
+            known = frame[feature.name].isin(feature.categories) | missing
+            if not known.all():
+                unknown = frame.loc[~known, feature.name].value_counts()
+                examples = tuple(f"{value!r} ({number} rows)" for value, number in unknown.head(EXAMPLES).items())
+                message = "values that are not among the categories"
+                findings.append(
+                    Finding("completeness", "error", feature.name, message, int((~known).sum()),
+                            _hide(spec, feature.name, examples))
+                )  # fmt: skip
+    absent = int(frame[spec.target].isna().sum())
+    if absent:
+        findings.append(Finding("completeness", "error", spec.target, "the target is missing", absent))
+    return findings
+
+
+def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[Finding]:
+    values = np.asarray(frame[feature.name], dtype="float64")
+    low = -np.inf if feature.minimum is None else feature.minimum
+    high = np.inf if feature.maximum is None else feature.maximum
+    bad = np.isinf(values) | (values < low) | (values > high)
+    if not bad.any():
+        return []
+    message = f"infinite, or outside of {low:g} to {high:g}"
+    rows = np.nonzero(bad)[0][:EXAMPLES]
+    examples = () if feature.private else tuple(_example(row, values[row]) for row in rows)
+    return [Finding("completeness", "error", feature.name, message, int(bad.sum()), examples)]
+
+
+def _distribution(spec: ModelSpec, frame: pd.DataFrame, baseline: dict[str, Any]) -> list[Finding]:
+    if not baseline:
+        message = (
+            f"no {spec.data.baseline} to compare with; `modelworks check-data {spec.name} --save-baseline` writes it"
+        )
+        return [Finding("distribution", "note", "data", message)]
+    findings = []
+    for feature in spec.features:
+        index = shift(baseline.get(feature.name, {}), frame[feature.name])
+        if index is None:
+            findings.append(Finding("distribution", "note", feature.name, "not in the stored baseline"))
+        elif index > SHIFT_WARNING:
+            severity: Severity = "error" if index > SHIFT_ERROR else "warning"
+            limit = SHIFT_ERROR if severity == "error" else SHIFT_WARNING
+            message = f"differs from the stored baseline: population stability index {index:.2f}, limit {limit}"
+            findings.append(Finding("distribution", severity, feature.name, message, len(frame)))
+    return findings
+
+
+def _freshness(spec: ModelSpec, frame: pd.DataFrame, now: datetime) -> list[Finding]:
+    import pandas as pd  # noqa: PLC0415 - only where rows are at hand
+
+    if spec.data.prediction_time is None:
+        return [Finding("freshness", "note", "data", "rows carry no time (data.prediction_time)")]
+    times = pd.to_datetime(frame[spec.data.prediction_time], utc=True)
+    newest = times.max()
+    if spec.data.max_age_days is None:
+        return [Finding("freshness", "note", "data", f"a closed data set, up to {newest:%Y-%m-%d}; no limit is stated")]
+    age = (pd.Timestamp(now) - newest).total_seconds() / 86_400
+    if age > spec.data.max_age_days:
+        message = f"the newest row is {age:.1f} days old, at most {spec.data.max_age_days:g} are allowed"
+        return [Finding("freshness", "error", "data", message, len(frame), (f"newest {newest.isoformat()}",))]
+    return []
+
+
+def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+    import pandas as pd  # noqa: PLC0415 - only where rows are at hand
+
+    findings = []
+    if spec.data.prediction_time:
+        moment = pd.to_datetime(frame[spec.data.prediction_time], utc=True)
+        for column in sorted({feature.known_at for feature in spec.features if feature.known_at}):
+            late = (pd.to_datetime(frame[column], utc=True) > moment).to_numpy()
+            if late.any():
+                names = [feature.name for feature in spec.features if feature.known_at == column]
+                rows = np.nonzero(late)[0][:EXAMPLES]
+                examples = tuple(
+                    f"row {row}: known {frame[column].iloc[row]}, predicted {moment.iloc[row]}" for row in rows
+                )
+                message = f"known only after the prediction time ({column})"
+                findings.append(Finding("leakage", "error", ", ".join(names), message, int(late.sum()), examples))
+    if spec.kind == "binary":
+        findings += _single_feature_leaks(spec, frame)
+    return findings
+
+
+def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+    from modelworks.lifecycle.scores import FUNCTIONS, Outcome  # noqa: PLC0415 - circular otherwise
+
+    sample = frame if len(frame) <= 50_000 else frame.iloc[:: len(frame) // 50_000 + 1]
+    truth = (sample[spec.target] == spec.classes[1]).to_numpy().astype(int)
+    findings = []
+    for feature in spec.features:
+        column = sample[feature.name]
+        # Text is ranked by its frequency in the target: over many distinct values that would be circular, so few only.
+        if feature.type == "string":
+            if column.nunique() > 200:
+                continue
+            values = column.map(sample.assign(_=truth).groupby(feature.name)["_"].mean()).fillna(0).to_numpy("float64")
+        else:
+            values = np.asarray(column, dtype="float64")
+            values = np.where(np.isfinite(values), values, np.nanmin(values, initial=0) - 1)
+        auc = FUNCTIONS["auc"](Outcome("binary", truth, np.column_stack([-values, values]), sample))
+        strength = max(auc, 1 - auc)
+        if strength > LEAK_AUC:
+            message = (
+                f"alone ranks the target with an AUC of {strength:.3f} (limit {LEAK_AUC}): is it computed from it?"
+            )
+            findings.append(Finding("leakage", "error", feature.name, message, len(sample)))
+    return findings
+
+
+def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+    if spec.kind == "regression":
+        return [] if frame[spec.target].nunique() > 1 else [
+            Finding("balance", "error", spec.target, "has one value only: there is nothing to learn", len(frame))
+        ]  # fmt: skip
+    shares = frame[spec.target].value_counts(normalize=True)
+    counts = frame[spec.target].value_counts()
+    findings = []
+    for label in spec.classes:
+        share = float(shares.get(label, 0.0))
+        if share == 0 or share == 1:
+            message = f"class {label!r} has {share:.0%} of the rows: there is nothing to learn"
+            findings.append(Finding("balance", "error", spec.target, message, int(counts.get(label, 0))))
+        elif share < RARE_CLASS:
+            message = f"class {label!r} has {share:.2%} of the rows, fewer than {RARE_CLASS:.0%}"
+            findings.append(Finding("balance", "warning", spec.target, message, int(counts[label])))
+    return findings
+
+
+# -- Distributions ---------------------------------------------------------------------------------------------------
+def profile(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, Any]:
+    """The distributions of all features: what a baseline file holds."""
+    return {feature.name: _profile(feature, frame[feature.name]) for feature in spec.features}
+
+
+def read_baseline(spec: ModelSpec) -> dict[str, Any]:
+    """The stored baseline of the model; empty when there is none."""
+    file = spec.folder / spec.data.baseline
+    found: dict[str, Any] = read_json(file) if file.is_file() else {}
+    return found
+
+
+def shift(stored: dict[str, Any], column: pd.Series[Any]) -> float | None:
+    """Population stability index of a column against its stored profile; None when they cannot be compared."""
+    if not stored:
+        return None
+    if "edges" in stored:
+        try:
+            values = np.asarray(column, dtype="float64")
+        except (TypeError, ValueError):
+            return None
+        counts = _histogram(values, np.array(stored["edges"]))
+    else:
+        text = column.astype(str).where(column.notna(), "")
+        seen = text.value_counts()
+        known = [int(seen.get(name, 0)) for name in stored["names"]]
+        counts = np.array([*known, len(text) - sum(known)])
+    expected, actual = np.array(stored["shares"]), counts / max(1, counts.sum())
+    # Empty bins would make the logarithm infinite; half a row in the sample is the usual floor.
+    floor = 0.5 / max(1, int(counts.sum()))
+    expected, actual = np.maximum(expected, floor), np.maximum(actual, floor)
+    return float(np.sum((actual - expected) * np.log(actual / expected)))
+
+
+def _profile(feature: Feature, column: pd.Series[Any]) -> dict[str, Any]:
+    if feature.type == "string":
+        text = column.astype(str).where(column.notna(), "")
+        shares = text.value_counts(normalize=True).head(50)
+        return {"names": list(shares.index), "shares": [*map(_rounded, shares), _rounded(1 - float(shares.sum()))]}
+    values = np.asarray(column, dtype="float64")
+    finite = values[np.isfinite(values)]
+    edges = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)[1:-1])) if len(finite) else np.array([0.0])
+    counts = _histogram(values, edges)
+    return {"edges": [float(edge) for edge in edges], "shares": [_rounded(each) for each in counts / counts.sum()]}
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Counts between the edges, outside of them, and of missing values (the last)."""
+    finite = np.isfinite(values)
+    bins = np.bincount(np.searchsorted(edges, values[finite], side="right"), minlength=len(edges) + 1)
+    return np.append(bins, (~finite).sum())
+
+
+def _rounded(share: Any) -> float:
+    return round(float(share), 6)
+
+
+def _describe(feature: Feature, frame: pd.DataFrame, baseline: dict[str, Any]) -> dict[str, Any]:
+    column = frame[feature.name]
+    facts: dict[str, Any] = {
+        "name": feature.name, "type": feature.type, "unit": feature.unit, "missing": float(column.isna().mean()),
+        "shift": shift(baseline.get(feature.name, {}), column), "range": "", "shares": [],
+    }  # fmt: skip
+    try:
+        facts["shares"] = _profile(feature, column)["shares"]
+        if feature.private:
+            facts["range"] = "private"
+        elif feature.type == "string":
+            facts["range"] = f"{column.nunique()} values: " + ", ".join(map(str, column.value_counts().index[:4]))
+        else:
+            facts["range"] = f"{float(column.min()):g} to {float(column.max()):g}"
+    except (TypeError, ValueError):
+        facts["range"] = "not of this type"
+    return facts
+
+
+def _example(row: Any, value: Any) -> str:
+    return f"row {row}: {value!r}" if row is not None and row == row else repr(value)  # noqa: PLR0124 - NaN
+
+
+def _hide(spec: ModelSpec, subject: str, examples: tuple[str, ...]) -> tuple[str, ...]:
+    private = {feature.name for feature in spec.features if feature.private}
+    return () if subject in private else examples

@@ -1,0 +1,207 @@
+"""The rows a model is trained on, kept by the digest of their bytes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.files import digest_of, digest_of_file, write_whole
+from modelworks.lifecycle.spec import blame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modelworks.lifecycle.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows of one moment, in the store."""
+
+    digest: str
+    """sha256 of the Parquet file."""
+    path: Path
+    """Where it lies on this machine."""
+    rows: int
+
+
+class SnapshotStore:
+    """Snapshots by digest: a local folder, with an optional S3 bucket behind it that outlives the machine.
+
+    Args:
+        folder: The local folder.
+        remote: `s3://bucket/prefix`, or empty.
+    """
+
+    def __init__(self, folder: Path, remote: str = "") -> None:
+        if remote and not remote.startswith("s3://"):
+            raise ModelworksError(f"a data store is s3://bucket/prefix, got {remote!r}")
+        self._folder, self._remote = folder, remote.rstrip("/")
+
+    def put(self, frame: pd.DataFrame) -> Snapshot:
+        """Keep `frame`; the same rows give the same digest and are kept once.
+
+        Raises:
+            ModelworksError: A column cannot be kept as Parquet, the disk is full, or the bucket does not answer.
+        """
+        data = _parquet(frame)
+        digest = digest_of(data)
+        path = self._path(digest)
+        if not (path.is_file() and digest_of_file(path) == digest):
+            write_whole(path, data)
+        if self._remote:
+            self._upload(digest, data)
+        return Snapshot(digest, path, len(frame))
+
+    def get(self, digest: str) -> Snapshot:
+        """The snapshot with `digest`, verified.
+
+        Raises:
+            ModelworksError: It is nowhere, or its bytes are not those of its digest.
+        """
+        import pyarrow.parquet as pq  # noqa: PLC0415 - only where data is at hand
+
+        path = self._path(digest)
+        if not path.is_file():
+            if not self._remote:
+                raise ModelworksError(
+                    f"no data with digest {digest} in {self._folder}",
+                    fix="Name a data store that has it, or load it anew.",
+                )
+            write_whole(path, self._download(digest))
+        if digest_of_file(path) != digest:
+            path.unlink()
+            raise ModelworksError(
+                f"{path} was changed: its bytes are not those of its digest; it was removed", fix="Run the step again."
+            )
+        return Snapshot(digest, path, pq.read_metadata(path).num_rows)
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / f"{digest.removeprefix('sha256:')}.parquet"
+
+    def _upload(self, digest: str, data: bytes) -> None:
+        client, bucket, key, trouble = self._s3(digest)
+        try:
+            if not client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("KeyCount"):
+                client.put_object(Bucket=bucket, Key=key, Body=data)
+        except trouble as error:
+            raise ModelworksError(
+                f"cannot keep the data at {self._remote}: {error}", fix="Check that the bucket is there and answers."
+            ) from error
+
+    def _download(self, digest: str) -> bytes:
+        client, bucket, key, trouble = self._s3(digest)
+        try:
+            content: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except trouble as error:
+            raise ModelworksError(f"no data with digest {digest} at {self._remote}: {error}") from error
+        return content
+
+    def _s3(self, digest: str) -> tuple[Any, str, str, tuple[type[Exception], ...]]:
+        import boto3  # noqa: PLC0415 - only where there is a bucket
+        from botocore.config import Config  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        bucket, _, prefix = self._remote.removeprefix("s3://").partition("/")
+        client = boto3.client("s3", config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 2}))
+        key = "/".join(filter(None, [prefix, f"{digest.removeprefix('sha256:')}.parquet"]))
+        return client, bucket, key, (BotoCoreError, ClientError)
+
+
+def load_rows(spec: ModelSpec) -> pd.DataFrame:
+    """What the spec's `data.load` returns.
+
+    Raises:
+        ModelworksError: It raises, returns something else than a DataFrame, nothing, or not the columns the spec names.
+    """
+    import pandas as pd  # noqa: PLC0415 - only where data is at hand
+
+    try:
+        frame = spec.data.load()
+    except ModelworksError:
+        raise
+    except Exception as error:
+        raise blame(error, spec.folder, "loads its data") from error
+    if not isinstance(frame, pd.DataFrame):
+        raise ModelworksError(f"{spec.data.where}: data.load must return a DataFrame, got {type(frame).__name__}")
+    if frame.empty:
+        raise ModelworksError(f"{spec.data.where}: data.load returned no rows", fix="Check the source it reads.")
+    wanted = [*spec.feature_names, spec.target, *_named(spec)]
+    missing = [name for name in dict.fromkeys(wanted) if name not in frame.columns]
+    if missing:
+        raise ModelworksError(
+            f"{spec.data.where}: data.load returned no column {', '.join(map(repr, missing))}; "
+            f"it returned {', '.join(map(str, frame.columns))}",
+            fix="Name them in data.load, or take them out of the spec.",
+        )
+    return frame.reset_index(drop=True)
+
+
+def read_rows(snapshot: Snapshot) -> pd.DataFrame:
+    """The rows of a snapshot, as training sees them."""
+    import pandas as pd  # noqa: PLC0415 - only where data is at hand
+
+    return pd.read_parquet(snapshot.path)
+
+
+def split_rows(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Positions of the rows to `train`, `validation` and `holdout`.
+
+    Raises:
+        ModelworksError: One of them is empty, or the training rows hold one class only.
+    """
+    import pandas as pd  # noqa: PLC0415 - only where data is at hand
+
+    split = spec.data.split
+    if split.time:
+        time = pd.to_datetime(frame[split.time], utc=True)
+        validation = (time >= pd.Timestamp(split.validation_from, tz="UTC")).to_numpy()
+        holdout = (time >= pd.Timestamp(split.holdout_from, tz="UTC")).to_numpy()
+        parts = {"train": ~validation, "validation": validation & ~holdout, "holdout": holdout}
+        found = {name: np.nonzero(mask)[0] for name, mask in parts.items()}
+    else:
+        order = np.random.default_rng(spec.seed).permutation(len(frame))
+        held = round(len(frame) * split.holdout_share)
+        until = held + round(len(frame) * split.validation_share)
+        pieces = {"train": order[until:], "validation": order[held:until], "holdout": order[:held]}
+        found = {name: np.sort(index) for name, index in pieces.items()}
+    for name, index in found.items():
+        if not len(index):
+            raise ModelworksError(f"{split.where}: the split leaves no {name} rows", fix="Move its limits.")
+    if spec.kind != "regression":
+        classes = frame[spec.target].iloc[found["train"]].unique()
+        absent = [label for label in spec.classes if label not in set(classes)]
+        if absent:
+            raise ModelworksError(
+                f"{spec.where}: the training rows hold no {spec.target} of {absent}: a classifier cannot learn it",
+                fix="Load more rows, move the split, or take the class out of the spec.",
+            )
+    return found
+
+
+def _named(spec: ModelSpec) -> list[str]:
+    known = [feature.known_at for feature in spec.features if feature.known_at]
+    optional = [spec.data.prediction_time, spec.data.split.time]
+    return [*known, *(name for name in optional if name), *(group.column for group in spec.groups)]
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415 - only where data is at hand
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ModelworksError(
+            f"the data cannot be kept: {error.args[0] if error.args else error}",
+            fix="Give every column one type in data.load, for instance with astype.",
+        ) from error
+    stream = io.BytesIO()
+    # What pandas notes about itself would change the digest with its version.
+    pq.write_table(table.replace_schema_metadata(None), stream, compression="zstd")
+    return stream.getvalue()

@@ -1,0 +1,88 @@
+"""Files written whole or not at all, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from modelworks.errors import ModelworksError
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path` by way of a temporary file beside it, so that a crash leaves the old file or the new one.
+
+    Raises:
+        ModelworksError: The disk is full or the folder cannot be written; the old content is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ModelworksError(
+            f"cannot write {path}: {error.strerror}",
+            fix="Free space, fix the folder's permissions, or set MODELWORKS_HOME to a folder that can be written.",
+        ) from error
+
+
+def write_json(path: Path, facts: Any) -> None:
+    """Write `facts` as JSON, keys sorted, whole or not at all. NaN and infinity become null: JSON has neither."""
+    write_whole(path, json.dumps(plain(facts), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `path` holds.
+
+    Raises:
+        ModelworksError: It is not there or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelworksError(f"{path} is not there", fix="Run the step that writes it again.") from error
+    except ValueError as error:
+        raise ModelworksError(f"{path} is not JSON: {error}", fix="Delete it and run its step again.") from error
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types: numpy scalars and arrays, timestamps, tuples and paths included."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    if hasattr(value, "tolist"):  # numpy
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN differs from itself
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:` and the hex digest of `data`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def digest_of_file(path: Path) -> str:
+    """`sha256:` and the hex digest of the file's bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def digest_of_facts(facts: Any) -> str:
+    """The digest of `facts` as canonical JSON."""
+    return digest_of(json.dumps(plain(facts), sort_keys=True, separators=(",", ":"), allow_nan=False).encode())

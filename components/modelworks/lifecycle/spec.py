@@ -1,0 +1,530 @@
+"""What a model project states: one `model.py` with `spec = ModelSpec(...)`, and nothing found by magic.
+
+Everything here is frozen and checked when it is made. A mistake is a `ModelworksError` that begins with the file and the
+line where the user wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from modelworks.lifecycle.scores import Outcome
+
+Kind = Literal["binary", "multiclass", "regression"]
+FeatureType = Literal["number", "integer", "string", "boolean"]
+
+METRICS: Mapping[Kind, Mapping[str, bool]] = MappingProxyType(
+    {
+        "binary": {
+            "auc": True, "average_precision": True, "accuracy": True, "precision": True, "recall": True,
+            "specificity": True, "f1": True, "selection_rate": True, "brier": False, "log_loss": False,
+            "false_positive_rate": False, "calibration_gap": False,
+        },
+        "multiclass": {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "log_loss": False},
+        "regression": {"r2": True, "mae": False, "rmse": False, "median_error": False},
+    }
+)  # fmt: skip
+"""Metrics that come with each kind, and whether higher is better."""
+
+
+def _where() -> str:
+    """File and line of the user's code that is making an object of this module."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the one way to know who calls a dataclass's __init__
+    while frame.f_back is not None and frame.f_code.co_filename in {"<string>", __file__}:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    where: str = field(default_factory=_where, repr=False, compare=False)
+    """File and line that states this; filled in by itself."""
+
+    def _require(self, holds: bool, rule: str, fix: str = "") -> None:
+        if not holds:
+            raise ModelworksError(f"{self.where}: {rule}", fix=fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature(_Placed):
+    """One value a row carries, known when the prediction is made."""
+
+    name: str
+    type: FeatureType
+    description: str = ""
+    unit: str = ""
+    nullable: bool = False
+    """Whether the model can take a missing value."""
+    required: bool = True
+    """Whether a request must carry the key. An optional feature is treated as missing when absent."""
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] = ()
+    """Strings only: the values accepted, in the order that gives each its number in a matrix."""
+    private: bool = False
+    """Used to predict and then forgotten: never in a prediction log, a report's examples or a tracking server."""
+    known_at: str | None = None
+    """Column with the time at which this value was known; the leakage check compares it with the prediction time."""
+    max_missing: float = 1.0
+    """Largest share of missing values tolerated in the data, 0 to 1."""
+    example: float | int | str | bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        self._require(bool(self.name), "a feature needs a name")
+        self._require(
+            self.type in {"number", "integer", "string", "boolean"},
+            f"feature {self.name!r}: type must be number, integer, string or boolean, got {self.type!r}",
+        )
+        self._require(
+            not self.categories or self.type == "string",
+            f"feature {self.name!r} is a {self.type}: only strings have categories",
+        )
+        self._require(
+            self.type in {"number", "integer"} or (self.minimum is None and self.maximum is None),
+            f"feature {self.name!r} is a {self.type}: it has no minimum or maximum",
+        )
+        self._require(len(set(self.categories)) == len(self.categories), f"feature {self.name!r} has a category twice")
+        self._require(
+            0 <= self.max_missing <= 1, f"feature {self.name!r}: max_missing is a share, 0 to 1, got {self.max_missing}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(_Placed):
+    """Which rows train, which validate, and which are held out and looked at only to judge."""
+
+    time: str | None = None
+    """Column to split by time. None: at random, by the spec's seed."""
+    validation_from: str = ""
+    """With `time`: the first moment of the validation rows, ISO 8601 in UTC."""
+    holdout_from: str = ""
+    """With `time`: the first moment of the hold-out rows."""
+    validation_share: float = 0.15
+    """At random: share of rows to validate."""
+    holdout_share: float = 0.25
+    """At random: share of rows to hold out."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts exist and do not overlap."""
+        if self.time:
+            self._require(
+                bool(self.validation_from) and self.validation_from < self.holdout_from,
+                "a split by time needs validation_from before holdout_from",
+            )
+        self._require(
+            self.validation_share > 0 and self.holdout_share > 0 and self.validation_share + self.holdout_share < 1,
+            "validation_share and holdout_share must be above 0 and leave rows to train on",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource(_Placed):
+    """Where the rows come from and what their columns mean in time."""
+
+    load: Callable[[], pd.DataFrame]
+    """Returns all rows: features, target and the columns named below. Must give the same rows for the same source."""
+    description: str
+    """What the data is, for whom, from where, under which licence: it stands in the model card."""
+    split: Split = field(default_factory=Split)
+    prediction_time: str | None = None
+    """Column with the moment at which the prediction is made. Needed for freshness and for the leakage check."""
+    outcomes: tuple[str, ...] = ()
+    """Columns known only after the prediction: none of them may be a feature."""
+    max_age_days: float | None = None
+    """Freshness: the newest row may be at most this old. None: a closed, historical data set."""
+    baseline: str = "baseline.json"
+    """File beside `model.py` with the distributions to compare with; written by `check-data --save-baseline`."""
+    min_rows: int = 100
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading."""
+        self._require(callable(self.load), f"data.load must be a function, got {type(self.load).__name__}")
+        self._require(bool(self.description), "data.description must say what the data is: it stands in the model card")
+        self._require(
+            self.max_age_days is None or self.prediction_time is not None,
+            "data.max_age_days needs data.prediction_time, the column that says how old a row is",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group(_Placed):
+    """A protected group: people or parties between whom the model must be fair."""
+
+    column: str
+    min_rows: int = 300
+    """A group with fewer hold-out rows is not judged by itself: see `pool_small`."""
+    pool_small: bool = False
+    """Judge the groups that are too small together, as one. Otherwise each of them is inconclusive."""
+    because: str = ""
+    """Why this group is protected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate(_Placed):
+    """One condition a model meets before it is registered as promotable."""
+
+    because: str = ""
+    """Where the limit comes from: an agreement, a requirement, a measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricGate(Gate):
+    """A metric on the hold-out, judged by its bootstrap interval."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        """Exactly one limit."""
+        self._require(
+            (self.at_least is None) != (self.at_most is None),
+            f"the gate on {self.metric!r} needs exactly one of at_least and at_most",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineGate(Gate):
+    """Better than the trivial answer (the training rows' class shares, or their median) by more than `margin`."""
+
+    metric: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionGate(Gate):
+    """Not worse than what serves now by more than `margin`, on the same hold-out rows."""
+
+    metric: str
+    margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceGate(Gate):
+    """No slice worse than a floor (or a ceiling, for metrics where lower is better)."""
+
+    by: str
+    metric: str
+    limit: float
+    min_rows: int = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairnessGate(Gate):
+    """A metric alike across a protected group: largest difference, smallest ratio, each by its interval."""
+
+    group: str
+    metric: str
+    max_difference: float | None = None
+    min_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        """At least one limit."""
+        self._require(
+            self.max_difference is not None or self.min_ratio is not None,
+            f"the fairness gate on {self.group!r} needs max_difference or min_ratio",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyGate(Gate):
+    """Time of one prediction of one row by the bundled model itself, without a server, 99th percentile, milliseconds."""
+
+    p99_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeGate(Gate):
+    """Size of the bundle, megabytes (10^6 bytes)."""
+
+    megabytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvarianceGate(Gate):
+    """A change of the rows that must not change the prediction."""
+
+    name: str
+    change: Callable[[pd.DataFrame], pd.DataFrame]
+    tolerance: float
+    """Largest change of a probability or value that still counts as none."""
+    share: float = 0.99
+    """Share of rows for which it must hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionGate(Gate):
+    """A change of the rows that must move the prediction one way."""
+
+    name: str
+    change: Callable[[pd.DataFrame], pd.DataFrame]
+    expect: Literal["up", "down"]
+    share: float = 0.9
+    """Share of rows that may not move the other way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(_Placed):
+    """How the model answers."""
+
+    latency_objective_ms: float = 50.0
+    """A request beyond it counts as slow."""
+    max_rows: int = 1000
+    threshold: float = 0.5
+    """Binary: probability from which the positive class is answered."""
+    code: str = ""
+    """A file beside `model.py` with a BentoML service of your own; empty: the standard service."""
+    onnx: bool = True
+    """Whether to try ONNX. It is bundled only where its answers are proven equal."""
+    onnx_tolerance: float = 1e-5
+    """Largest difference of a probability, or relative difference of a value, that counts as equal."""
+    trusted: tuple[str, ...] = ()
+    """Types of other libraries (`lightgbm.sklearn.LGBMClassifier`) that the bundle may hold beside scikit-learn's."""
+    packages: tuple[str, ...] = ()
+    """Packages of the lock that serving needs beside the standard ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(_Placed):
+    """What a reader must know that numbers do not say."""
+
+    intended_use: str
+    out_of_scope: str = ""
+    limits: tuple[str, ...] = ()
+    ethics: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What `train` is given. Nothing else may decide its result."""
+
+    x: Any
+    """Training features: a float64 array, or a DataFrame when the spec's `input` is `frame`."""
+    y: np.ndarray
+    """Training targets: positions in `classes`, or values."""
+    x_validation: Any
+    y_validation: np.ndarray
+    columns: tuple[str, ...]
+    """Names of the columns of `x`."""
+    rows: pd.DataFrame
+    """The training rows as loaded, for weights or groups."""
+    parameters: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained estimator with its curves, for those who have some to show."""
+
+    estimator: Any
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Value of a metric by iteration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(_Placed):
+    """A model project: what it predicts, from what, how it is trained, and what it must prove."""
+
+    name: str
+    """Lower-case letters, digits and dashes: the name in stacks, stores and URLs."""
+    description: str
+    """What is predicted, in one sentence a caller understands."""
+    owner: str
+    kind: Kind
+    data: DataSource
+    schema: Any
+    """A `pandera.pandas.DataFrameSchema` for the rows that `data.load` returns."""
+    features: tuple[Feature, ...]
+    target: str
+    train: Callable[[TrainingData], Any]
+    """Returns an estimator with scikit-learn's API, or `Fitted`."""
+    metric: str
+    """The metric that decides, one of `METRICS[kind]` or of `evaluate`."""
+    card: Card
+    classes: tuple[str | int | bool, ...] = ()
+    """Labels as they stand in the target column. Binary: (negative, positive)."""
+    evaluate: Callable[[Outcome], Mapping[str, float]] | None = None
+    """More metrics, higher is better, from truth and predictions."""
+    groups: tuple[Group, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    input: Literal["matrix", "frame"] = "matrix"
+    """`matrix`: numbers, strings as their category's position (fastest to serve). `frame`: a DataFrame as loaded, for a
+    pipeline that picks columns by name."""
+    service: Service = field(default_factory=Service)
+    unit: str = ""
+    """Unit of a regression's value."""
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other.
+
+        Raises:
+            ModelworksError: With file and line of the part that is wrong.
+        """
+        for name in ("features", "groups", "gates", "classes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        self._check_names()
+        self._check_columns()
+        self._check_gates()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of `model.py`."""
+        return self.file.parent
+
+    @property
+    def file(self) -> Path:
+        """The file that states this spec."""
+        return Path(self.where.rpartition(":")[0])
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether more of `metric` is better. Those of `evaluate` are by definition."""
+        return METRICS[self.kind].get(metric, True)
+
+    def _check_names(self) -> None:
+        self._require(
+            re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", self.name) is not None,
+            f"name must be lower-case letters, digits and dashes, at most 63, got {self.name!r}",
+        )
+        self._require(self.kind in METRICS, f"kind must be one of {', '.join(METRICS)}, got {self.kind!r}")
+        self._require(bool(self.owner), "owner must say who answers for this model")
+        self._require(callable(self.train), f"train must be a function, got {type(self.train).__name__}")
+        self._require(isinstance(self.seed, int) and self.seed >= 0, f"seed must be 0 or more, got {self.seed!r}")
+        self._require(
+            hasattr(self.schema, "validate"),
+            f"schema must be a pandera DataFrameSchema, got {type(self.schema).__name__}",
+        )
+        wanted = {
+            "binary": len(self.classes) == 2,
+            "multiclass": len(self.classes) >= 3,
+            "regression": not self.classes,
+        }
+        self._require(
+            wanted[self.kind] and len(set(self.classes)) == len(self.classes),
+            f"a {self.kind} model needs {'no' if self.kind == 'regression' else 'its'} classes"
+            f"{' (negative, positive)' if self.kind == 'binary' else ''}, got {self.classes!r}",
+        )
+        self._check_metric(self.metric, self)
+
+    def _check_columns(self) -> None:
+        self._require(bool(self.features), "a model needs at least one feature")
+        names = self.feature_names
+        for feature in self.features:
+            feature._require(names.count(feature.name) == 1, f"feature {feature.name!r} is declared twice")  # noqa: SLF001
+            feature._require(  # noqa: SLF001
+                feature.name != self.target,
+                f"feature {feature.name!r} is the target",
+                "Leave it out: it is not known when predicting.",
+            )
+            feature._require(  # noqa: SLF001
+                feature.name not in self.data.outcomes,
+                f"feature {feature.name!r} is known only after the prediction (data.outcomes)",
+                "Leave it out, or compute it from what was known at the prediction time.",
+            )
+            feature._require(  # noqa: SLF001
+                self.input == "frame" or feature.type != "string" or bool(feature.categories),
+                f"feature {feature.name!r} is text without categories, which has no place in a matrix",
+                'State its categories, or set input="frame" and encode it in the pipeline.',
+            )
+
+    def _check_gates(self) -> None:
+        groups = {group.column for group in self.groups}
+        for gate in self.gates:
+            if metric := getattr(gate, "metric", None):
+                self._check_metric(metric, gate)
+            if isinstance(gate, FairnessGate):
+                gate._require(gate.group in groups, f"{gate.group!r} is not one of the spec's groups")  # noqa: SLF001
+
+    def _check_metric(self, metric: str, placed: _Placed) -> None:
+        placed._require(
+            metric in METRICS[self.kind] or self.evaluate is not None,
+            f"{metric!r} is not a metric of a {self.kind} model: {', '.join(sorted(METRICS[self.kind]))}",
+        )
+
+
+def find_model(name: str, start: Path | None = None) -> Path:
+    """The `model.py` that `name` means: a file, a folder, or a name as in `flight-delay`, looked up in `models/` upwards.
+
+    Raises:
+        ModelworksError: There is none; the message lists the models that are there.
+    """
+    path = Path(name)
+    for candidate in (path, path / "model.py"):
+        if candidate.suffix == ".py" and candidate.is_file():
+            return candidate.resolve()
+    start = (start or Path.cwd()).resolve()
+    known: list[str] = []
+    for folder in (start, *start.parents):
+        models = folder / "models"
+        found = models / name.replace("-", "_") / "model.py"
+        if found.is_file():
+            return found
+        known += [each.parent.name.replace("_", "-") for each in sorted(models.glob("*/model.py"))]
+    raise ModelworksError(
+        f"there is no model {name!r} in models/ here or above; there is: {', '.join(known) or 'none'}",
+        fix=f"Give the folder of its model.py, or start one with `modelworks new {path.name}`.",
+    )
+
+
+def load_spec(name: str | Path) -> ModelSpec:
+    """The spec that a model project exports.
+
+    Args:
+        name: Name of the model, its folder, or its `model.py`.
+
+    Raises:
+        ModelworksError: It cannot be found, its code raises, or it states something wrong: with the user's file and line.
+    """
+    file = find_model(str(name))
+    # One module name a file, so that two projects with a model.py each never meet.
+    module_name = f"_modelworks_model_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    found = importlib.util.spec_from_file_location(module_name, file, submodule_search_locations=[str(file.parent)])
+    if found is None or found.loader is None:  # pragma: no cover - a .py file always has a loader
+        raise ModelworksError(f"{file} cannot be imported")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module_name] = module
+    try:
+        found.loader.exec_module(module)
+    except ModelworksError:
+        raise
+    except Exception as error:
+        raise blame(error, file.parent, "is read") from error
+    spec = getattr(module, "spec", None)
+    if not isinstance(spec, ModelSpec):
+        raise ModelworksError(
+            f"{file}: exports no spec, found {type(spec).__name__}", fix="End it with `spec = ModelSpec(...)`."
+        )
+    return spec
+
+
+def blame(error: Exception, folder: Path, doing: str) -> ModelworksError:
+    """An exception of the user's code as an error that names their file and line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return ModelworksError(f"{error.filename}:{error.lineno}: {error.msg}")
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).is_relative_to(folder)]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(folder / "model.py")
+    text = str(error).strip() or "no message"
+    return ModelworksError(f"{place}: {type(error).__name__} while the model {doing}: {text}")

@@ -1,0 +1,224 @@
+"""The child process in which a model's own code runs: `python -m modelworks.lifecycle.worker JOB EVENTS_FD`.
+
+It speaks to its parent through a pipe, one JSON object a line: steps as they start and end, then a result or an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle import checks, data, scores
+from modelworks.lifecycle.archive import canonical_skops
+from modelworks.lifecycle.files import plain, read_json, write_json, write_whole
+from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, blame, load_spec
+from modelworks.lifecycle.training import Home, run_id
+
+TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.", "builtins.")
+"""Libraries whose types a bundle may hold without the spec naming them."""
+
+
+class Steps:
+    """Tells the parent what is being done and how long it took."""
+
+    def __init__(self, events: IO[str]) -> None:
+        self._events = events
+
+    def tell(self, **event: Any) -> None:
+        """One line to the parent."""
+        self._events.write(json.dumps(event) + "\n")
+        self._events.flush()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Everything inside is the step `name`."""
+        self.tell(step=name, state="start", seconds=0.0)
+        start = time.monotonic()
+        yield
+        self.tell(step=name, state="done", seconds=time.monotonic() - start)
+
+    def kept(self, name: str) -> None:
+        """The step `name` was found done."""
+        self.tell(step=name, state="kept", seconds=0.0)
+
+
+def main(job: dict[str, Any], events: IO[str]) -> None:
+    """Do one job."""
+    steps = Steps(events)
+    verbs: dict[str, Callable[[ModelSpec, Home, dict[str, Any], Steps], dict[str, Any]]] = {
+        "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,
+    }  # fmt: skip
+    try:
+        with steps.step("load spec"):
+            spec = load_spec(job["spec"])
+        home = Home(Path(job["home"]), job["data_store"])
+        result = verbs[job["verb"]](spec, home, job, steps)
+    except ModelworksError as error:
+        steps.tell(error=error.message, fix=error.fix)
+    except OSError as error:
+        traceback.print_exc()
+        steps.tell(error=f"cannot go on: {error}", fix="Free space or fix permissions, then run it again.")
+    else:
+        steps.tell(result=plain(result))
+
+
+def _check(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
+    snapshot = _snapshot(spec, home, "", steps)
+    frame = data.read_rows(snapshot)
+    if job["save_baseline"]:
+        write_json(spec.folder / spec.data.baseline, checks.profile(spec, frame))
+    folder = Path(job["folder"])
+    with steps.step("check data"):
+        _write_checks(folder, checks.check_rows(spec, frame, snapshot.digest))
+    return {"data": snapshot.digest}
+
+
+def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
+    snapshot = _snapshot(spec, home, job["data"], steps)
+    inputs = {
+        "model": spec.name, "data": snapshot.digest, "code": job["code"], "engine": job["engine"], "lock": job["lock"],
+        "parameters": dict(spec.parameters), "seed": spec.seed,
+    }  # fmt: skip
+    name = run_id(inputs)
+    folder = home.runs(spec.name) / name
+    write_json(folder / "inputs.json", inputs)
+    frame = data.read_rows(snapshot)
+    with steps.step("check data"):
+        # Freshness depends on the day, so that this is looked at anew even when the rest is kept.
+        report = checks.check_rows(spec, frame, snapshot.digest)
+        _write_checks(folder, report)
+        report.require()
+    if (folder / "metrics.json").is_file():
+        steps.kept("train")
+        return {"run": name}
+    parts = data.split_rows(spec, frame)
+    with steps.step("train"):
+        estimator, curves = _fit(spec, frame, parts)
+        _write_model(spec, folder, estimator)
+    with steps.step("evaluate"):
+        _evaluate(spec, folder, estimator, frame, parts, curves)
+    return {"run": name}
+
+
+def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
+    from modelworks.lifecycle.building import build  # noqa: PLC0415 - BentoML and ONNX are for bundling only
+
+    folder = Path(job["folder"])
+    snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
+    return build(spec, folder, data.read_rows(snapshot), steps.step, requirements=job["requirements"])
+
+
+def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
+    from modelworks.lifecycle.judging import judge  # noqa: PLC0415 - Fairlearn and ONNX Runtime are for judging only
+
+    folder = Path(job["folder"])
+    snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
+    return {"results": judge(spec, folder, data.read_rows(snapshot), job, steps.step)}
+
+
+def _snapshot(spec: ModelSpec, home: Home, digest: str, steps: Steps) -> data.Snapshot:
+    store = data.SnapshotStore(home.data, home.data_store)
+    if digest:
+        steps.kept("load data")
+        return store.get(digest)
+    with steps.step("load data"):
+        return store.put(data.load_rows(spec))
+
+
+def _write_checks(folder: Path, report: checks.CheckReport) -> None:
+    from modelworks.lifecycle.report import checks_page  # noqa: PLC0415 - beside its one use
+
+    write_json(folder / "checks.json", report.to_facts())
+    write_whole(folder / "checks.html", checks_page(report))
+
+
+def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[str, tuple[float, ...]]]:
+    import numpy as np  # noqa: PLC0415 - the parent imports this module's types too
+
+    random.seed(spec.seed)
+    np.random.seed(spec.seed)  # noqa: NPY002 - for libraries that still draw from it
+    target = scores.encode_target(spec, frame)
+    rows, validation = frame.iloc[parts["train"]], frame.iloc[parts["validation"]]
+    given = TrainingData(
+        x=scores.encode(rows, spec.features, spec.input),
+        y=target[parts["train"]],
+        x_validation=scores.encode(validation, spec.features, spec.input),
+        y_validation=target[parts["validation"]],
+        columns=spec.feature_names,
+        rows=rows,
+        parameters=spec.parameters,
+        seed=spec.seed,
+    )
+    try:
+        made = spec.train(given)
+    except ModelworksError:
+        raise
+    except Exception as error:
+        raise blame(error, spec.folder, "is trained") from error
+    fitted = made if isinstance(made, Fitted) else Fitted(made)
+    wanted = "predict" if spec.kind == "regression" else "predict_proba"
+    if not hasattr(fitted.estimator, wanted):
+        raise ModelworksError(
+            f"{spec.where}: train returned {type(fitted.estimator).__name__}, which has no {wanted}",
+            fix="Return a fitted estimator with scikit-learn's API, or Fitted(estimator, curves).",
+        )
+    return fitted.estimator, dict(fitted.curves)
+
+
+def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
+    import skops.io  # noqa: PLC0415 - brings scikit-learn
+
+    try:
+        content = canonical_skops(skops.io.dumps(estimator))
+    except Exception as error:
+        raise ModelworksError(
+            f"{spec.name} cannot be kept without pickle: {error}",
+            fix="Build it from scikit-learn's own parts; functions and lambdas have no place in a bundle.",
+        ) from error
+    foreign = sorted(
+        each
+        for each in skops.io.get_untrusted_types(data=content)
+        if not each.startswith(TRUSTED_PREFIXES) and each not in spec.service.trusted
+    )
+    if foreign:
+        raise ModelworksError(
+            f"{spec.service.where}: the model holds types that are not scikit-learn's: {', '.join(foreign)}",
+            fix="Leave them out, or name them in Service(trusted=...) and their package in packages; code of your own "
+            "needs a service of its own (Service(code=...)).",
+        )
+    write_whole(folder / "model.skops", content)
+
+
+def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: dict[str, Any], curves: Any) -> None:
+    from modelworks.lifecycle.report import plots  # noqa: PLC0415 - Matplotlib is slow to import
+
+    target = scores.encode_target(spec, frame)
+    found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}
+    for part in ("train", "validation", "holdout"):
+        rows = frame.iloc[parts[part]]
+        predicted = scores.predict(spec, estimator, scores.encode(rows, spec.features, spec.input))
+        outcome = scores.Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
+        try:
+            found[part] = scores.all_metrics(spec, outcome)
+        except ModelworksError:
+            raise
+        except Exception as error:
+            raise blame(error, spec.folder, "is evaluated") from error
+    for name, picture in plots(spec, outcome).items():
+        write_whole(folder / "plots" / f"{name}.svg", picture)
+    # Written last: a run with metrics is a finished run.
+    write_json(folder / "metrics.json", found)
+
+
+if __name__ == "__main__":
+    with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as pipe:
+        main(json.loads(sys.argv[1]), pipe)

