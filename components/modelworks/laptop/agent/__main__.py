@@ -1,0 +1,89 @@
+"""`python -m modelworks.laptop.agent --place ROOT`: run the node agent of a place until it is told to stop.
+
+SIGTERM and SIGINT end the agent and leave its pods running: the next one adopts them. `modelworks laptop down` ends
+both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop.agent import sandbox
+from modelworks.laptop.agent.api import Cluster
+from modelworks.laptop.agent.memory import Memory
+from modelworks.laptop.agent.node import Addresses, Node
+from modelworks.laptop.agent.state import Backoff
+from modelworks.laptop.place import Place, read_facts
+
+log = logging.getLogger("modelworks.laptop.agent")
+
+
+async def serve(place: Place, backoff: Backoff, refresh: float) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    facts = read_facts(place.root / "laptop.json")
+    cluster = Cluster.from_kubeconfig(place.cluster / "agent.kubeconfig")
+    url = urlsplit(cluster.server)
+    place.folder(place.node)
+    isolation = await asyncio.to_thread(sandbox.detect, place.node)
+    memory = await asyncio.to_thread(Memory.detect, place.root)
+    log.info("isolation: %s; memory limits: %s", isolation.kind, f"cgroup v{memory.version}" if memory else "none")
+    node = Node(
+        place=place,
+        cluster=cluster,
+        server=(url.hostname or "127.0.0.1", str(url.port or 443)),
+        addresses=Addresses(facts.get("pod_network", "127.77.0.0/16")),
+        sandbox=sandbox.Sandbox(isolation, place.root),
+        memory=memory,
+        port=int(facts.get("ports", {}).get("agent", 0)),
+        backoff=backoff,
+        refresh_seconds=refresh,
+    )
+    task = asyncio.ensure_future(node.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        await cluster.close()
+
+
+def main() -> int:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(prog="modelworks.laptop.agent", description=__doc__)
+    parser.add_argument("--place", type=Path, required=True, help="state folder of the laptop cloud")
+    parser.add_argument("--backoff", type=float, default=Backoff.first, help="seconds before the second restart")
+    parser.add_argument(
+        "--backoff-longest", type=float, default=Backoff.longest, help="seconds between restarts at most"
+    )
+    parser.add_argument("--refresh", type=float, default=60, help="seconds between refreshes of mounted config")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    place = Place(arguments.place.resolve())
+    os.environ["MODELWORKS_LAPTOP"] = str(place.root)
+    if sys.version_info < (3, 12):
+        # Python 3.11 starts a thread for each child process otherwise.
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
+    backoff = Backoff(arguments.backoff, arguments.backoff_longest)
+    try:
+        asyncio.run(serve(place, backoff, arguments.refresh))
+    except ModelworksError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,366 @@
+"""The node `laptop`: registers itself, keeps its lease, and has one `Pod` for each pod that is bound to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import environments
+from modelworks.laptop.agent import logs
+from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
+from modelworks.laptop.agent.events import Events
+from modelworks.laptop.agent.memory import Memory
+from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, REFRESH_SECONDS, Pod
+from modelworks.laptop.agent.report import timestamp
+from modelworks.laptop.agent.sandbox import Process, Sandbox
+from modelworks.laptop.agent.state import Backoff
+from modelworks.laptop.place import Place
+
+log = logging.getLogger(__name__)
+
+NAME = "laptop"
+LEASE_SECONDS = 20
+"""After this long without a heartbeat the node is taken for dead."""
+HEARTBEAT_SECONDS = 5.0
+STATUS_SECONDS = 60.0
+CORES_PROMISED = 16
+"""Processes share the cores and nothing enforces cpu requests, so the node promises this many times what it has: what
+fits a real cluster shall be scheduled on a laptop too. Memory is promised as it is."""
+PODS = 500
+
+
+class Addresses:
+    """Loopback addresses of pods: never two at once with the same, and none again soon."""
+
+    def __init__(self, network: str) -> None:
+        self._network = ipaddress.IPv4Network(network)
+        self._used: set[str] = set()
+        first = int(self._network.network_address)
+        self._next = itertools.cycle(range(first + 2, first + self._network.num_addresses - 1))
+
+    def take(self) -> str:
+        """A free address.
+
+        Raises:
+            ModelworksError: There is none.
+        """
+        for _ in range(self._network.num_addresses):
+            address = str(ipaddress.IPv4Address(next(self._next)))
+            if address not in self._used and not address.endswith((".0", ".255")):
+                self._used.add(address)
+                return address
+        raise ModelworksError(f"every address of the pod network {self._network} is taken", fix="Delete some pods.")
+
+    def keep(self, address: str) -> None:
+        """Note that an address is in use."""
+        self._used.add(address)
+
+    def release(self, address: str) -> None:
+        """Note that an address is free again."""
+        self._used.discard(address)
+
+
+@dataclass
+class Node:
+    """The agent's view of its node."""
+
+    place: Place
+    cluster: Cluster
+    server: tuple[str, str]
+    """Host and port of the API server."""
+    addresses: Addresses
+    sandbox: Sandbox
+    memory: Memory | None
+    port: int
+    """Where logs are served to the API server."""
+    backoff: Backoff = field(default_factory=Backoff)
+    refresh_seconds: float = REFRESH_SECONDS
+    known: dict[str, Pod] = field(default_factory=dict)
+    """Pods by uid."""
+
+    def __post_init__(self) -> None:
+        self.events = Events(self.cluster, NAME)
+        self.pods: Path = self.place.node / "pods"
+        self.logs: Path = self.place.node / "logs"
+        self._services: dict[tuple[str, str], Object] = {}
+        self._services_seen = asyncio.Event()
+        self._cache: dict[tuple[str, str, str], tuple[float, Object | None]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Work for ever; when cancelled, leave pods running for the next agent to adopt."""
+        self.place.folder(self.pods)
+        self.place.folder(self.logs)
+        await self._registered()
+        work: list[Coroutine[Any, Any, None]] = [
+            self._beat(),
+            self._tell_status(),
+            self.events.run(),
+            self._watch_services(),
+            self._watch_pods(),
+            logs.rotate_for_ever(self.logs),
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for coroutine in work:
+                    group.create_task(coroutine)
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            for pod in self.known.values():
+                await pod.detach()
+
+    # What pods ask
+
+    async def objects(self, namespace: str, kind: str, names: Iterable[str], age: float) -> Mapping[str, Object]:
+        """ConfigMaps or Secrets by name, at most `age` seconds old; those that do not exist are left out."""
+        found = {}
+        for name in sorted(names):
+            at, held = self._cache.get((namespace, kind, name), (0.0, None))
+            if age <= 0 or time.monotonic() - at > age:
+                try:
+                    held = await self.cluster.get(f"/api/v1/namespaces/{namespace}/{kind}/{name}")
+                except RefusedError as error:
+                    if error.status != 404:
+                        raise
+                    held = None
+                self._cache[namespace, kind, name] = (time.monotonic(), held)
+            if held is not None:
+                found[name] = held
+        return found
+
+    def services(self, namespace: str) -> list[Object]:
+        """The services that pods of a namespace get variables for."""
+        # The API server's own address in the cluster leads nowhere here; pods are told its real one.
+        return [
+            service
+            for (where, name), service in sorted(self._services.items())
+            if where == namespace and (where, name) != ("default", "kubernetes")
+        ]
+
+    def aws(self, namespace: str) -> dict[str, str]:
+        """What leads an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
+        for name in self.place.environments():
+            facts = environments.facts(self.place, name)
+            if facts.get("namespace") == namespace:
+                found = environments.environment_variables(self.place, name)
+                return {key: value for key, value in found.items() if key.startswith("AWS_")}
+        return {}
+
+    def log_file(self, pod: Object, container: str, number: int) -> Path:
+        """Where one run of a container writes to."""
+        meta = pod["metadata"]
+        return self.logs / f"{meta['namespace']}_{meta['name']}_{meta['uid']}" / container / f"{number}.log"
+
+    def tail(self, pod: Object, container: str, number: int) -> str:
+        """The end of a run's log, as it fits in a termination message."""
+        return logs.tail(self.log_file(pod, container, number), lines=80, limit=2048)
+
+    # Pods
+
+    async def _watch_pods(self) -> None:
+        await self._services_seen.wait()
+        seen: set[str] = set()
+        synced = False
+        async for kind, pod in self.cluster.watch("/api/v1/pods", fieldSelector=f"spec.nodeName={NAME}"):
+            if kind == "SYNCED":
+                for uid in set(self.known) - seen:
+                    self.known[uid].removed()
+                if not synced:
+                    synced = True
+                    await asyncio.to_thread(self._end_orphans, seen)
+                seen = set()
+                continue
+            uid = pod["metadata"]["uid"]
+            seen.add(uid)
+            if kind == "DELETED":
+                if uid in self.known:
+                    self.known[uid].removed()
+            elif uid in self.known:
+                self.known[uid].update(pod)
+            else:
+                self._begin(pod)
+
+    def _begin(self, pod: Object) -> None:
+        pod.setdefault("apiVersion", "v1")
+        pod.setdefault("kind", "Pod")
+        uid = pod["metadata"]["uid"]
+        one = self.known[uid] = Pod(self, pod)
+        task = asyncio.get_running_loop().create_task(self._until_gone(one))
+        self._running[uid] = task
+
+    async def _until_gone(self, pod: Pod) -> None:
+        while True:
+            try:
+                await pod.run()
+            except Exception:
+                log.exception("pod %s", pod.uid)
+                await asyncio.sleep(1)
+            else:
+                break
+        self.addresses.release(pod.view.ip)
+        self.known.pop(pod.uid, None)
+        self._running.pop(pod.uid, None)
+
+    def _end_orphans(self, uids: set[str]) -> None:
+        """End what belongs to pods that were deleted while no agent was there."""
+        for folder in self.pods.iterdir():
+            if folder.name in uids:
+                continue
+            processes = [Process(path, self.sandbox.isolation) for path in folder.glob("runs/*/*") if path.is_dir()]
+            alive = [process for process in processes if process.alive]
+            for process in alive:
+                process.signal(15)
+            until = time.monotonic() + FORCED_GRACE_SECONDS
+            while time.monotonic() < until and any(process.alive for process in alive):
+                time.sleep(0.05)
+            for process in alive:
+                process.kill()
+                process.kill_shim()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _watch_services(self) -> None:
+        async for kind, service in self.cluster.watch("/api/v1/services"):
+            if kind == "SYNCED":
+                self._services_seen.set()
+                continue
+            key = (service["metadata"]["namespace"], service["metadata"]["name"])
+            if kind == "DELETED":
+                self._services.pop(key, None)
+            else:
+                self._services[key] = service
+
+    # The node's own object
+
+    async def _registered(self) -> None:
+        labels = {
+            "kubernetes.io/hostname": NAME,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+            "node.kubernetes.io/instance-type": "laptop",
+        }
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NAME, "labels": labels}, "spec": {}}
+        while True:
+            try:
+                with contextlib.suppress(_ExistsError):
+                    await self._create("/api/v1/nodes", body)
+                await self._send_status()
+            except (RefusedError, httpx.HTTPError) as error:
+                log.warning("the node cannot be registered yet: %s", error or type(error).__name__)
+                await asyncio.sleep(0.3)
+            else:
+                return
+
+    async def _create(self, path: str, body: Object) -> None:
+        try:
+            await self.cluster.call("POST", path, body)
+        except RefusedError as error:
+            raise (_ExistsError(error.status, error.reason) if error.status == 409 else error) from error
+
+    async def _send_status(self) -> None:
+        await self.cluster.call("PATCH", f"/api/v1/nodes/{NAME}/status", {"status": self.status()}, kind=STRATEGIC)
+
+    async def _tell_status(self) -> None:
+        while True:
+            await asyncio.sleep(STATUS_SECONDS)
+            try:
+                await self._send_status()
+            except RefusedError as error:
+                log.warning("the node's status was refused: %s", error.reason)
+                if error.status == 404:
+                    await self._registered()
+            except httpx.HTTPError as error:
+                log.warning("the node's status was not told: %s", error or type(error).__name__)
+
+    def status(self) -> dict[str, Any]:
+        """What the node says of itself."""
+        cores = os.cpu_count() or 1
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        disk = shutil.disk_usage(self.place.root)
+        now = timestamp(time.time())
+        full = disk.free < disk.total * 0.05
+        capacity = {
+            "cpu": str(cores * CORES_PROMISED),
+            "memory": f"{memory // 1024}Ki",
+            "ephemeral-storage": f"{disk.total // 1024}Ki",
+            "pods": str(PODS),
+        }
+        pressures = [
+            ("MemoryPressure", False, "KubeletHasSufficientMemory"),
+            ("DiskPressure", full, "KubeletHasDiskPressure" if full else "KubeletHasNoDiskPressure"),
+            ("PIDPressure", False, "KubeletHasSufficientPID"),
+            ("Ready", True, "KubeletReady"),
+        ]
+        return {
+            "capacity": capacity,
+            "allocatable": capacity,
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": NAME}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
+            "nodeInfo": {
+                "machineID": "", "systemUUID": "", "kubeProxyVersion": "",
+                "bootID": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+                "kernelVersion": platform.release(),
+                "osImage": "this machine",
+                "containerRuntimeVersion": f"process://{self.sandbox.isolation.kind}",
+                "kubeletVersion": "v1.35.0",
+                "operatingSystem": "linux",
+                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+            },
+            "conditions": [
+                {
+                    "type": kind,
+                    "status": "True" if holds else "False",
+                    "reason": reason,
+                    "message": "the node agent runs containers as local processes" if kind == "Ready" else "",
+                    "lastHeartbeatTime": now,
+                    "lastTransitionTime": now,
+                }
+                for kind, holds, reason in pressures
+            ],
+        }  # fmt: skip
+
+    async def _beat(self) -> None:
+        folder = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+        while True:
+            now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            spec = {"holderIdentity": NAME, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
+            try:
+                try:
+                    await self.cluster.call("PATCH", f"{folder}/{NAME}", {"spec": spec}, kind=STRATEGIC)
+                except RefusedError as error:
+                    if error.status != 404:
+                        raise
+                    await self._create(
+                        folder,
+                        {
+                            "apiVersion": "coordination.k8s.io/v1",
+                            "kind": "Lease",
+                            "metadata": {"name": NAME},
+                            "spec": spec,
+                        },
+                    )
+            except (RefusedError, httpx.HTTPError) as error:
+                log.warning("no heartbeat: %s", error or type(error).__name__)
+                await asyncio.sleep(1)
+                continue
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+class _ExistsError(RefusedError):
+    """Somebody made it before."""

@@ -1,0 +1,428 @@
+"""Processes of containers: started with a view of the file system of their own, found again, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelworks.laptop.place import write_whole
+
+log = logging.getLogger(__name__)
+
+SHIM = Path(__file__).with_name("shim.sh")
+_SPECIAL = ("/proc", "/sys", "/dev")
+# Kinds of file system that overlayfs takes as a lower layer; others are shared with the machine as they are.
+_LAYERED = {"ext4", "ext3", "xfs", "btrfs", "tmpfs", "overlay"}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of this machine that a container sees at `target`."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What this kernel lets the agent do for a container."""
+
+    kind: str
+    """`overlay`: a private copy of the whole root. `links`: a root of links and binds, as an ordinary user can make it.
+    `none`: the machine's own root."""
+    flags: tuple[str, ...]
+    """Arguments of `unshare`; empty where there are no namespaces."""
+    layers_in_memory: bool = False
+    """What a container writes outside its volumes is kept in memory, because the place's own disk cannot be layered."""
+
+
+@dataclass(frozen=True)
+class HostMount:
+    """A file system of this machine: where, and of what kind."""
+
+    path: str
+    kind: str
+
+
+NONE = Isolation("none", ())
+_ROOT = ("--mount", "--pid", "--fork", "--propagation", "private")
+_CANDIDATES = (
+    Isolation("overlay", _ROOT),
+    Isolation("overlay", _ROOT, layers_in_memory=True),
+    Isolation("links", ("--user", "--map-root-user", *_ROOT)),
+)
+
+
+def host_mounts(mountinfo: str, without: Path) -> list[HostMount]:
+    """The file systems to show in a private root: the topmost ones, except special ones and what lies in `without`."""
+    found: dict[str, HostMount] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        path = before.split()[4].encode().decode("unicode_escape")
+        found[path] = HostMount(path, after.split()[0])
+    chosen: list[HostMount] = []
+    for mount in sorted(found.values(), key=lambda m: m.path):
+        hidden = mount.path == "/" or any(_below(mount.path, special) for special in _SPECIAL)
+        if not hidden and not _below(mount.path, str(without)) and not any(_below(mount.path, c.path) for c in chosen):
+            chosen.append(mount)
+    return chosen
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def setup_script(
+    isolation: Isolation, folder: Path, mounts: Sequence[Mount], machine: Sequence[HostMount], hosts: Path | None = None
+) -> str:
+    """The shell script that makes a container's root at `folder/root`, run inside its namespaces.
+
+    Targets are resolved here, on the machine's root: in the new one an absolute symbolic link such as /var/run would
+    lead a `mkdir` out of it.
+    """
+    root, layer = folder / "root", folder / "layer"
+    lines = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"mkdir -p {_q(root)} {_q(layer)}"]
+    binds = [Mount(m.source, os.path.realpath(m.target), m.read_only) for m in mounts]
+    if isolation.kind == "overlay":
+        if isolation.layers_in_memory:
+            lines.append(f"mount -t tmpfs -o mode=755 tmpfs {_q(layer)}")
+        lines += _overlay("/", layer / "root", root)
+        for index, mount in enumerate(machine):
+            if mount.kind in _LAYERED and os.path.isdir(mount.path):  # noqa: PTH112 - a string in, a string out
+                lines += _overlay(mount.path, layer / str(index), _inside(root, mount.path))
+            else:
+                lines.append(f"mount --rbind {_q(mount.path)} {_q(_inside(root, mount.path))}")
+    else:
+        lines += _links(root, [m.target for m in binds])
+    lines.append(f"mount -t proc proc {_q(root / 'proc')}")
+    if isolation.kind == "overlay":
+        lines += [f"mount --rbind {special} {_q(_inside(root, special))}" for special in ("/sys", "/dev")]
+    if hosts is not None:
+        binds.insert(0, Mount(hosts, os.path.realpath("/etc/hosts")))
+    for bind in sorted(binds, key=lambda m: m.target.count("/")):
+        target = _q(_inside(root, bind.target))
+        if bind.source.is_dir():
+            lines.append(f"mkdir -p {target}")
+        else:
+            lines.append(f"mkdir -p {_q(_inside(root, bind.target).parent)}; [ -e {target} ] || : >{target}")
+        lines.append(f"mount --bind {_q(bind.source)} {target}")
+        if bind.read_only:
+            lines.append(f"mount -o remount,bind,ro {target}")
+    return "\n".join(lines) + "\n"
+
+
+def _overlay(lower: str, layer: Path, at: Path) -> list[str]:
+    upper, work = layer / "upper", layer / "work"
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    # The merged folder takes its mode from the upper one.
+    return [
+        f"mkdir -p {_q(upper)} {_q(work)}",
+        f"chmod --reference={_q(lower)} {_q(upper)}",
+        f"mount -t overlay overlay -o {_q(options)} {_q(at)}",
+    ]
+
+
+def _links(root: Path, targets: Sequence[str]) -> list[str]:
+    """A root in memory: the machine's folders, but folders of links where a new entry is needed."""
+    lines = [f"mount -t tmpfs -o mode=755 tmpfs {_q(root)}", f"mkdir {_q(root / '.machine')} {_q(root / 'proc')}"]
+    lines.append(f"mount --rbind / {_q(root / '.machine')}")
+    split = {"/", "/tmp"}  # noqa: S108 - private to each container
+    for target in targets:
+        path = target
+        while not os.path.exists(path):  # noqa: PTH110
+            path = os.path.dirname(path)  # noqa: PTH120
+            split.add(path) if os.path.exists(path) else None  # noqa: PTH110
+    for folder in sorted(split | {parent for path in split for parent in map(str, Path(path).parents)}):
+        at = _inside(root, folder)
+        lines.append(f"mkdir -p {_q(at)}")
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            if entry.path == "/proc" or any(_below(path, entry.path) for path in split):
+                continue
+            if entry.path in targets and not entry.is_dir():
+                continue
+            link = _inside(root, entry.path)
+            passed = folder == "/" or any(_below(path, entry.path) for path in targets)
+            if passed and entry.is_dir() and not entry.is_symlink():
+                lines.append(f"mkdir -p {_q(link)}; mount --rbind {_q(entry.path)} {_q(link)}")
+            else:
+                lines.append(f"ln -s {_q('/.machine' + entry.path)} {_q(link)}")
+    return lines
+
+
+def _inside(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
+
+
+def _q(path: Path | str) -> str:
+    return shlex.quote(str(path))
+
+
+def detect(scratch: Path) -> Isolation:
+    """The best isolation that works here, found by trying it in `scratch`."""
+    unshare = shutil.which("unshare")
+    if not unshare or not shutil.which("mount"):
+        return NONE
+    for candidate in _CANDIDATES:
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        try:
+            probe = folder / "probe"
+            probe.mkdir()
+            mount = Mount(probe, "/var/run/modelworks-probe", read_only=True)
+            write_whole(folder / "setup.sh", setup_script(candidate, folder, [mount], _machine(scratch)))
+            argv = [unshare, *candidate.flags, "/bin/sh", "-e", str(folder / "setup.sh")]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+            if done.returncode == 0:
+                return candidate
+            log.info("no %s isolation here: %s", candidate.kind, done.stderr.strip())
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return NONE
+
+
+def _machine(without: Path) -> list[HostMount]:
+    return host_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), without)
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started (clock ticks since boot), None if there is none or it is a zombie."""
+    try:
+        return _start(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace"))[1]
+    except (OSError, ValueError):
+        return None
+
+
+def _start(line: str) -> tuple[int, str]:
+    """Process id and start time of a line of /proc/PID/stat.
+
+    Raises:
+        ValueError: It is not one, or that of a zombie.
+    """
+    pid, _, rest = line.partition(" (")
+    fields = rest.rpartition(")")[2].split()
+    if len(fields) < 20 or fields[0] == "Z":
+        raise ValueError(line)
+    return int(pid), fields[19]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A process that was there once: its id and when it started, which together are never used twice."""
+
+    pid: int
+    started: str
+
+    @classmethod
+    def read(cls, path: Path) -> Marked | None:
+        """The process whose line of /proc/PID/stat was kept in `path`."""
+        try:
+            return cls(*_start(path.read_text(encoding="utf-8", errors="replace")))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return process_start(self.pid) == self.started
+
+
+class Process:
+    """One run of a container on this machine, identified by its folder: ours or adopted."""
+
+    def __init__(self, folder: Path, isolation: Isolation, owned: subprocess.Popen[bytes] | None = None) -> None:
+        self.folder = folder
+        self.isolation = isolation
+        self._owned = owned
+
+    @property
+    def shim(self) -> Marked | None:
+        """The process that waits for the container's."""
+        return Marked.read(self.folder / "shim")
+
+    @property
+    def main(self) -> Marked | None:
+        """The container's first process, leader of its group."""
+        return Marked.read(self.folder / "main")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the run has not ended."""
+        if self._owned is not None:
+            return self._owned.poll() is None
+        return (shim := self.shim) is not None and shim.alive
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code that was written down; None if nobody could."""
+        with contextlib.suppress(OSError, ValueError):
+            text = (self.folder / "exit").read_text(encoding="ascii")
+            return int(text) if text.endswith("\n") else None
+        return None
+
+    @property
+    def finished(self) -> float | None:
+        """When the exit code was written (Unix seconds)."""
+        with contextlib.suppress(OSError):
+            return (self.folder / "exit").stat().st_mtime
+        return None
+
+    async def ended(self) -> None:
+        """Wait until the run has ended, without polling."""
+        pid = self._owned.pid if self._owned else (shim.pid if (shim := self.shim) else None)
+        if pid is not None and self.alive:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                descriptor = -1
+            if descriptor >= 0:
+                loop = asyncio.get_running_loop()
+                done = asyncio.Event()
+                loop.add_reader(descriptor, done.set)
+                try:
+                    # Between `alive` and `pidfd_open` the id may have gone to another process.
+                    if self.alive:
+                        await done.wait()
+                finally:
+                    loop.remove_reader(descriptor)
+                    os.close(descriptor)
+        if self._owned is not None:
+            self._owned.wait()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the container's process group."""
+        main = self.main
+        if main is not None and main.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(main.pid, number)
+
+    def kill(self) -> None:
+        """End every process of the run at once: with its first process, a PID namespace ends whole."""
+        self.signal(signal.SIGKILL)
+
+    def kill_shim(self) -> None:
+        """End the run when its shim does not react."""
+        if (shim := self.shim) is not None and shim.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(shim.pid, signal.SIGKILL)
+        if self._owned is not None and self.shim is None:
+            self._owned.kill()
+
+    def command_inside(self, argv: Sequence[str], workdir: str) -> list[str]:
+        """The argv that runs `argv` where the container runs.
+
+        Raises:
+            ProcessLookupError: It does not run.
+        """
+        shim = self.shim
+        if shim is None or not shim.alive:
+            raise ProcessLookupError(f"no process in {self.folder}")
+        inside = ["/bin/sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh", workdir, *argv]
+        if self.isolation.kind == "none":
+            return inside
+        user = ["--user", "--preserve-credentials"] if "--user" in self.isolation.flags else []
+        enter = [_tool("nsenter"), "--target", str(shim.pid), *user, "--mount", "--pid", "--"]
+        return [*enter, _tool("chroot"), str(self.folder / "root"), *inside]
+
+    def environment(self) -> dict[str, str]:
+        """The variables that the container's process was started with; empty when it is gone."""
+        main = self.main
+        try:
+            raw = Path(f"/proc/{main.pid}/environ").read_bytes() if main and main.alive else b""
+        except OSError:
+            raw = b""
+        pairs = (entry.split(b"=", 1) for entry in raw.split(b"\0") if b"=" in entry)
+        return {os.fsdecode(key): os.fsdecode(value) for key, value in pairs}
+
+
+class Sandbox:
+    """Starts the processes of containers."""
+
+    def __init__(self, isolation: Isolation, without: Path) -> None:
+        self.isolation = isolation
+        self._without = without
+
+    async def start(
+        self,
+        folder: Path,
+        argv: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        workdir: str,
+        logfile: Path,
+        mounts: Sequence[Mount],
+        hosts: Path | None,
+        cgroup: Path | None,
+    ) -> tuple[Process, str]:
+        """Start one run; returns it with what failed, empty if its command runs.
+
+        Raises:
+            OSError: No process can be started at all.
+        """
+        root = ""
+        if self.isolation.kind != "none":
+            root = str(folder / "root")
+            script = setup_script(self.isolation, folder, mounts, _machine(self._without), hosts)
+            (folder / "setup.sh").write_text(script, encoding="utf-8")
+        # A shell drops variables whose names it could not hold itself; `env` passes them on.
+        odd = [f"{name}={value}" for name, value in variables.items() if not name.isidentifier()]
+        command = [*([_tool("env"), *odd] if odd else []), *argv]
+        prefix = [_tool("unshare"), *self.isolation.flags] if self.isolation.flags else []
+        shim = [
+            *prefix,
+            "/bin/sh",
+            str(SHIM),
+            _tool("setsid"),
+            _tool("chroot"),
+            str(folder),
+            root,
+            workdir,
+            str(cgroup or ""),
+            *command,
+        ]
+        reader, writer = os.pipe()
+        try:
+            with logfile.open("ab") as output:
+                owned = subprocess.Popen(  # noqa: ASYNC220 - returns when the process is there
+                    shim,
+                    stdin=writer,
+                    stdout=output,
+                    stderr=output,
+                    env={k: v for k, v in variables.items() if k.isidentifier()},
+                    cwd=folder,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(writer)
+        process = Process(folder, self.isolation, owned)
+        heard = await _first_line(reader)
+        return process, heard.removeprefix("failed ") if heard != "started" else ""
+
+
+async def _first_line(descriptor: int) -> str:
+    """The first line from a pipe, which is closed then; something readable if the other end went away silently."""
+    loop = asyncio.get_running_loop()
+    stream = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(descriptor, "rb", buffering=0)
+    )
+    try:
+        line = await asyncio.wait_for(stream.readline(), 60)
+    except TimeoutError:
+        return "failed the container's process was not started within 60 s"
+    finally:
+        transport.close()
+    return line.decode(errors="replace").strip() or "failed the container's shim ended before its command was started"
+
+
+def _tool(name: str) -> str:
+    return shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin:" + os.environ.get("PATH", "")) or name
