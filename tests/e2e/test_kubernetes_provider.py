@@ -23,7 +23,7 @@ from modelworks.laptop.place import Place
 from modelworks.laptop.providers.kubernetes import KubernetesProvider, Settings, plugin
 from modelworks.laptop.providers.kubernetes.client import Refused, Unreachable
 from modelworks.laptop.providers.plugin import Call, Found, Incomplete, InvalidInputs, Naming, ProviderError
-from modelworks.laptop.providers.values import UNKNOWN, revealed
+from modelworks.laptop.providers.values import UNKNOWN, Secret, revealed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -202,6 +202,12 @@ def test_preview_of_a_replacement_under_the_same_name_is_checked_too(cloud):
     assert cloud.preview(DEPLOYMENT, other)["metadata"]["name"] == "web"
 
 
+def test_preview_says_what_is_forbidden(cloud, kubectl):
+    kubectl("label", "namespace", _ns(cloud), "pod-security.kubernetes.io/enforce=restricted")
+    cloud.preview("kubernetes:core/v1:Pod", {"spec": _template("sleep 1000")["spec"]})
+    assert any("violates PodSecurity" in said for said in cloud.said)
+
+
 # ---- names and replacement
 
 
@@ -220,6 +226,17 @@ def test_what_exists_already_is_not_taken_over(cloud):
     with pytest.raises(ProviderError, match="already exists") as refused:
         cloud.create(CONFIG_MAP, inputs)
     assert "pulumi import" in refused.value.fix
+
+
+def test_a_name_that_is_being_given_up_is_waited_for(cloud, kubectl):
+    inputs = {"metadata": {"name": "mine", "finalizers": ["example.com/hold"]}, "data": {"a": "1"}}
+    cloud.create(CONFIG_MAP, inputs)
+    kubectl("-n", _ns(cloud), "delete", "configmap", "mine", "--wait=false")
+    release = lambda: kubectl("-n", _ns(cloud), "patch", "cm", "mine", "-p", '{"metadata":{"finalizers":null}}')  # noqa: E731
+    timer = threading.Timer(0.5, release)
+    timer.start()
+    assert cloud.create(CONFIG_MAP, {"metadata": {"name": "mine"}, "data": {"a": "2"}}).state["data"] == {"a": "2"}
+    timer.join()
 
 
 def test_what_exists_already_is_taken_over_where_the_provider_says_so(cloud):
@@ -339,6 +356,12 @@ def test_refresh_tells_of_a_deployment_that_is_not_ready(cloud):
         cloud.read(DEPLOYMENT, Declared(made.id, ready_wanted, made.state))
 
 
+def test_an_imported_secret_is_secret_at_once(cloud, kubectl):
+    kubectl("-n", _ns(cloud), "create", "secret", "generic", "login", "--from-literal=a=v")
+    found = cloud.read("kubernetes:core/v1:Secret", Declared(f"{_ns(cloud)}/login", {}, {}))
+    assert found.inputs["data"] == found.state["data"] == Secret({"a": "dg=="})
+
+
 def test_what_is_imported_can_be_declared_without_a_difference(cloud):
     made = cloud.create(DEPLOYMENT, deployment())
     found = cloud.read(DEPLOYMENT, Declared(made.id, {}, {}))
@@ -420,10 +443,10 @@ def test_a_failed_job_is_replaced_where_it_asks_for_it(cloud):
     assert [change.replaces for change in cloud.diff(token, was, job).changes.values()] == [True]
 
 
-def test_a_service_waits_for_a_pod_that_it_targets(cloud):
+def test_a_service_waits_for_a_ready_pod_that_it_targets(cloud):
     token = "kubernetes:core/v1:Service"
     service = {"spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}
-    with pytest.raises(Incomplete, match="does not target any pods"):
+    with pytest.raises(Incomplete, match="does not target any ready pod"):
         cloud.create(token, service, timeout=1.0)
     cloud.create(DEPLOYMENT, deployment())
     assert cloud.create(token, service).state["spec"]["selector"] == {"app": "web"}
@@ -456,6 +479,19 @@ def test_ctrl_c_ends_a_wait_at_once(cloud):
     with pytest.raises(Incomplete, match="cancelled while waiting"):
         cloud.create(DEPLOYMENT, deployment("exit 3"))
     assert time.monotonic() - began < 60  # the wait itself would last ten minutes
+
+
+def test_an_ingress_and_a_load_balancer_get_the_gateways_address(cloud):
+    cloud.create(DEPLOYMENT, deployment())
+    ports = [{"port": 80}]
+    balancer = {"spec": {"type": "LoadBalancer", "selector": {"app": "web"}, "ports": ports}}
+    made = cloud.create("kubernetes:core/v1:Service", balancer)
+    assert made.state["status"]["loadBalancer"]["ingress"]
+    backend = {"service": {"name": made.state["metadata"]["name"], "port": {"number": 80}}}
+    path = {"path": "/", "pathType": "Prefix", "backend": backend}
+    rules = [{"host": f"{_ns(cloud)}.localhost", "http": {"paths": [path]}}]
+    ingress = cloud.create("kubernetes:networking.k8s.io/v1:Ingress", {"spec": {"rules": rules}})
+    assert ingress.state["status"]["loadBalancer"]["ingress"]
 
 
 # ---- custom resources
@@ -650,9 +686,8 @@ class Program:
 
 @pytest.fixture(scope="module")
 def served(place):
-    """The plugin, served by this process so that nothing but it is tried, and the variables that point at it."""
-    folder = place.environment("local")
-    server, port = plugin(environments.facts(place, "local"), folder).serve()
+    """The plugin, served by this process with all rights, and the variables that point at it."""
+    server, port = plugin({"kubeconfig": str(place.cluster / "admin.kubeconfig")}, place.environment("local")).serve()
     yield {**environments.environment_variables(place, "local"), "PULUMI_DEBUG_PROVIDERS": f"kubernetes:{port}"}
     server.stop(0).wait()
 

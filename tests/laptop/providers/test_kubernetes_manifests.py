@@ -143,7 +143,8 @@ def test_state_is_the_object_and_what_the_real_provider_keeps_beside_it():
 
 def test_a_secrets_content_is_secret_in_state_whatever_the_program_marked():
     live = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"k": "dg=="}}
-    state = manifests.recorded(live, {"stringData": {"k": "v"}}, initial_api_version="v1", manager="m")
+    inputs = {"kind": "Secret", "stringData": {"k": "v"}}
+    state = manifests.recorded(live, inputs, initial_api_version="v1", manager="m")
     assert state["data"] == Secret({"k": "dg=="})
     assert state["__inputs"]["stringData"] == Secret({"k": "v"})
 

@@ -118,7 +118,9 @@ def test_a_pod_is_ready_when_it_is_ready_or_has_succeeded(seen, state):
     assert verdict("v1", "Pod", seen).state == state
 
 
-POD = {"metadata": {"name": "p"}, "status": {"podIP": "127.77.0.2", "phase": "Running"}}
+STARTING = {"metadata": {"name": "p"}, "status": {"podIP": "127.77.0.2", "conditions": conditions(("Ready", "False"))}}
+POD = {"metadata": {"name": "p"}, "status": {"podIP": "127.77.0.2", "conditions": conditions(("Ready", "True"))}}
+GOING = {"metadata": {"deletionTimestamp": "now"}, "status": POD["status"]}
 
 
 @pytest.mark.parametrize(
@@ -126,15 +128,22 @@ POD = {"metadata": {"name": "p"}, "status": {"podIP": "127.77.0.2", "phase": "Ru
     [
         ({"selector": {"app": "a"}}, [], "progressing"),
         ({"selector": {"app": "a"}}, [POD], "ready"),
-        ({"selector": {"app": "a"}}, [{"status": {"phase": "Pending"}}], "progressing"),
+        ({"selector": {"app": "a"}}, [STARTING, GOING], "progressing"),
+        ({"selector": {"app": "a"}}, [STARTING, POD], "ready"),
         ({"selector": {"app": "a"}, "clusterIP": "None"}, [], "ready"),
         ({"type": "ExternalName"}, [], "ready"),
         ({}, [], "ready"),
         ({"selector": {"app": "a"}, "type": "LoadBalancer"}, [POD], "progressing"),
     ],
 )
-def test_a_service_is_ready_when_it_targets_a_pod(spec, pods, state):
+def test_a_service_is_ready_when_it_targets_a_ready_pod(spec, pods, state):
     assert verdict("v1", "Service", {"spec": spec}, pods=pods).state == state
+
+
+def test_an_ingress_is_ready_when_it_has_an_address():
+    assert verdict("networking.k8s.io/v1", "Ingress", {"status": {"loadBalancer": {}}}).state == "progressing"
+    given = {"status": {"loadBalancer": {"ingress": [{"hostname": "a.localhost"}]}}}
+    assert verdict("networking.k8s.io/v1", "Ingress", given).state == "ready"
 
 
 @pytest.mark.parametrize(

@@ -163,14 +163,17 @@ def recorded(live: Mapping[str, Any], inputs: Mapping[str, Any], *, initial_api_
     state: Manifest = _renamed(copy.deepcopy(dict(live)), _UNDERSCORED)
     at(state, "metadata", default={}).pop("managedFields", None)
     kept: Manifest = _renamed(copy.deepcopy(dict(inputs)), _UNDERSCORED)
-    if live.get("kind") == "Secret" and live.get("apiVersion") == "v1":
-        state, kept = hidden(state), hidden(kept)
+    if live.get("kind") == "Secret":
+        state, kept = hidden(state), hidden({**kept, "apiVersion": live.get("apiVersion"), "kind": "Secret"})
+        at(state, "metadata", "annotations", default={}).pop(_LAST_APPLIED, None)  # it has the content in it
     return {**state, INPUTS: kept, INITIAL_API_VERSION: initial_api_version, FIELD_MANAGER: manager}
 
 
 def hidden(manifest: Manifest) -> Manifest:
-    """A Secret with its content marked as secret."""
-    return {**manifest, **{key: Secret(manifest[key]) for key in ("data", "stringData") if manifest.get(key)}}
+    """`manifest`, and if it is a Secret, then with its content marked as secret."""
+    if manifest.get("kind") != "Secret" or manifest.get("apiVersion") != "v1":
+        return manifest
+    return {**manifest, **{key: Secret(manifest[key]) for key in ("data", "stringData") if states(manifest, key)}}
 
 
 def live_in(state: Mapping[str, Any]) -> Manifest:

@@ -165,7 +165,7 @@ class KubernetesProvider(Provider):
             manifest = {**manifest, "metadata": {**metadata, "namespace": namespace}}
         if not self._settings.suppress_deprecation_warnings and kind.group == "extensions":
             call.say(f"{kind} is no longer served by Kubernetes", severity="warning")
-        return manifest
+        return manifests.hidden(manifest)
 
     def _failures(self, kind: Kind, manifest: Manifest) -> list[tuple[Path, str]]:
         failures: list[tuple[Path, str]] = []
@@ -251,12 +251,16 @@ class KubernetesProvider(Provider):
         if call.preview:
             return "", self._rehearsed_creation(call, kind, inputs, wanted, manager)
         if not kind.patch and not self._settings.upsert_existing_objects:
-            self._refuse_existing(kind, wanted)
+            self._refuse_existing(call, kind, wanted)
         live = self._made(call, kind, wanted, manager)
         return self._awaited(call, kind, live, inputs, str(inputs.get("apiVersion", kind.api_version)), manager)
 
-    def _refuse_existing(self, kind: Kind, wanted: Manifest) -> None:
-        if self._serves(kind) and self._cluster.get(kind, namespace_of(wanted), name_of(wanted)):
+    def _refuse_existing(self, call: Call, kind: Kind, wanted: Manifest) -> None:
+        there = self._cluster.get(kind, namespace_of(wanted), name_of(wanted)) if self._serves(kind) else None
+        if there and at(there, "metadata", "deletionTimestamp"):
+            # It is going. To apply now would be to add to what goes.
+            self._until_gone(call, kind, wanted, there)
+        elif there:
             raise ProviderError(
                 f"{_title(kind, wanted)} already exists",
                 fix=f"Take it over with `pulumi import` (its id is {id_of(wanted)}) or the provider's "
@@ -285,7 +289,7 @@ class KubernetesProvider(Provider):
         try:
             dry = self._apply(call, kind, rehearsal, manager, creating=True, dry=True, force=True)
         except Refused as error:
-            if self._unrehearsable(error):
+            if self._unrehearsable(call, error):
                 return inputs
             raise
         dry["metadata"]["name"] = name_of(wanted)
@@ -322,8 +326,9 @@ class KubernetesProvider(Provider):
         seen = manifests.recorded(live, now, initial_api_version=initial, manager=str(manager))
         how = None if kind.patch or not known else rule_for(known)
         if how and how.settles and (reasons := waiting.now(self._cluster, live, how)):
-            raise Incomplete(id_, seen, [f"{_title(kind, live)} is not ready: {reasons[0]}", *reasons[1:]], inputs=now)
-        return Found(id_, now, seen)
+            summary = f"{_title(kind, live)} is not ready: {reasons[0]}"
+            raise Incomplete(id_, seen, [summary, *reasons[1:]], inputs=manifests.hidden(now))
+        return Found(id_, manifests.hidden(now), seen)
 
     # ------------------------------------------------------------------------------------------------------ update
 
@@ -352,7 +357,7 @@ class KubernetesProvider(Provider):
             else:
                 after = self._patched(kind, manifests.cleaned(old), wanted, manager, dry=call.preview)
         except Refused as error:
-            if call.preview and self._unrehearsable(error):
+            if call.preview and self._unrehearsable(call, error):
                 return inputs
             raise
         if call.preview:
@@ -436,6 +441,9 @@ class KubernetesProvider(Provider):
             raise
         if annotation(known, manifests.SKIP_AWAIT) == "true" and kind.name in SKIPS_DELETION:
             return
+        self._until_gone(call, kind, known, live)
+
+    def _until_gone(self, call: Call, kind: Kind, known: Manifest, live: Manifest) -> None:
         timeout = self._timeout(call, known, DELETION_TIMEOUT.get(kind.name, 300))
         try:
             waiting.until_gone(self._cluster, call, kind, live, timeout)
@@ -591,9 +599,15 @@ class KubernetesProvider(Provider):
             return False
 
     @staticmethod
-    def _unrehearsable(error: Refused) -> bool:
-        """A dry run that fails for what `up` would first bring (its namespace), or that may not be made."""
-        return error.status in {403, 404}
+    def _unrehearsable(call: Call, error: Refused) -> bool:
+        """Whether a dry run failed for what says nothing about `up`; if so, a preview shows the inputs.
+
+        A namespace that is not there yet will be; a webhook may not do dry runs. What is forbidden may be forbidden to
+        the dry run only (as the real provider takes it), or to `up` as well, so it is said.
+        """
+        if error.status == 403:
+            call.say(f"not checked by the API server: {error.message}", severity="warning")
+        return error.status in {403, 404} or "dry run" in error.server_message
 
     def _serves(self, kind: Kind) -> bool:
         try:

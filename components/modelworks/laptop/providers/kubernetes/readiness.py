@@ -220,22 +220,33 @@ def pod(seen: Object, _: Related) -> Verdict:
 
 
 def service(seen: Object, related: Related) -> Verdict:
-    """It selects a living pod, and has an address where it is a load balancer's.
+    """It targets a ready pod, and has an address where it is a load balancer's.
 
-    The real provider looks for endpoints. Pods of the laptop have loopback addresses, which the API server refuses in
-    EndpointSlices, so we look for the pods that would be in them: those with an address, ready or not.
+    The real provider looks at endpoints (its documentation wants none that is not ready, its code any at all). Pods of
+    the laptop have loopback addresses, which the API server refuses in EndpointSlices, so we look at the pods, and want
+    one that would answer.
     """
     spec = at(seen, "spec", default={})
     kind = spec.get("type", "ClusterIP")
     selects = kind != "ExternalName" and spec.get("clusterIP") != "None" and bool(spec.get("selector"))
-    if selects and not any(_living(each) for each in related.pods):
+    if selects and not any(_answering(each) for each in related.pods):
         return Verdict(
             "progressing",
-            "it does not target any pods: the selected ones may not run yet, or spec.selector may fit no pod's labels",
+            "it does not target any ready pod: those it selects may not be ready, or spec.selector fits no pod's labels",
         )
     if kind == "LoadBalancer" and not at(seen, "status", "loadBalancer", "ingress"):
-        return Verdict("progressing", "waiting for an address; the laptop has no load balancer that would give one")
+        return Verdict("progressing", "waiting for an address")
     return READY
+
+
+def ingress(seen: Object, _: Related) -> Verdict:
+    """It has an address, which on the laptop the gateway gives it.
+
+    The real provider also gives its paths' Services some time to be found, and then warns; the gateway's own warnings
+    are events, and told from there.
+    """
+    given = at(seen, "status", "loadBalancer", "ingress")
+    return READY if given else Verdict("progressing", "waiting for an address")
 
 
 def volume_claim(seen: Object, related: Related) -> Verdict:
@@ -295,15 +306,15 @@ def definition(seen: Object, _: Related) -> Verdict:
     return Verdict("progressing", "waiting for the API server to serve it")
 
 
-# What is not here is ready as soon as the API server has it: a Rollout as any custom resource, an Ingress (the real
-# provider waits for its address, which the laptop's gateway does not publish), everything that is only kept.
+# What is not here is ready as soon as the API server has it: a Rollout as any custom resource, a ConfigMap.
 RULES: Final[dict[tuple[str, str], Await]] = {
     ("apps/v1", "Deployment"): Await(deployment, pods=True),
     ("apps/v1", "StatefulSet"): Await(stateful_set, pods=True),
     ("apps/v1", "DaemonSet"): Await(daemon_set, pods=True),
     ("batch/v1", "Job"): Await(job, pods=True),
-    ("v1", "Pod"): Await(pod, timeout=300),
+    ("v1", "Pod"): Await(pod),
     ("v1", "Service"): Await(service, pods=True),
+    ("networking.k8s.io/v1", "Ingress"): Await(ingress),
     ("v1", "PersistentVolumeClaim"): Await(volume_claim, timeout=300, settles=False),
     ("v1", "PersistentVolume"): Await(volume, timeout=300, settles=False),
     ("v1", "ReplicationController"): Await(replication_controller, timeout=300, pods=True, settles=False),
@@ -420,9 +431,5 @@ def _unobserved(seen: Object) -> bool:
     return bool(at(seen, "status", "observedGeneration", default=0) < at(seen, "metadata", "generation", default=1))
 
 
-def _living(seen: Object) -> bool:
-    return (
-        bool(at(seen, "status", "podIP"))
-        and at(seen, "status", "phase") not in {"Succeeded", "Failed"}
-        and not at(seen, "metadata", "deletionTimestamp")
-    )
+def _answering(seen: Object) -> bool:
+    return bool(at(seen, "status", "podIP")) and _true(seen, "Ready") and not at(seen, "metadata", "deletionTimestamp")
