@@ -210,6 +210,8 @@ def _feature_problems(manifest: Manifest) -> list[str]:
     found = []
     names = [feature.name for feature in manifest.features]
     found += [f"feature {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    if "rows" in names:
+        found.append("a feature cannot be called 'rows': requests use that key for many rows")
     for feature in manifest.features:
         numeric = feature.type in {"number", "integer"}
         if not numeric and (feature.minimum is not None or feature.maximum is not None):

@@ -1,8 +1,8 @@
 """The signature beside a bundle: who vouches for these bytes.
 
 A detached Ed25519 signature over the model's name and the bundle's digest, in a small JSON file at
-`contract.signature_key`. Trusted keys are public keys in PEM, one `*.pem` file each in a folder; the pipeline that builds
-a bundle holds a private one.
+`contract.signature_key`. Trusted keys are public keys in PEM, one `*.pem` file each in a folder; the pipeline that
+builds a bundle holds a private one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,457 @@
+"""The service contract of a model, and what happens to a request on its way.
+
+A request is admitted or turned away (429) as soon as it is complete, decoded and checked, and put in a queue. Whatever
+waits there when the event loop comes round is predicted in one call: under load many requests share a call, and a lone
+one never waits. A call that would take long goes to a thread, so that probes and rejections stay prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelworks import contract
+from modelworks.runtime import metrics, schema
+from modelworks.runtime.config import Config
+from modelworks.runtime.http import Connection, Listener, Request, clock
+from modelworks.runtime.logs import Scribe, line
+from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.prediction_log import PredictionLog
+from modelworks.runtime.predictor import Predictor
+from modelworks.runtime.tracing import Tracer, trace_id
+
+OFF_LOOP_SECONDS = 0.005
+"""A call expected to take longer goes to a thread."""
+_CALL_SECONDS = 0.004
+"""Requests are gathered into one call up to about this much work."""
+_TICK_SECONDS = 0.5
+_ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
+
+_JSON = b"application/json"
+_PROBLEM = b"application/problem+json"
+_RETRY = b"retry-after: 1\r\n"
+
+
+class _Job:
+    __slots__ = ("connection", "cost", "id", "request", "rows")
+
+    def __init__(
+        self, request: Request, connection: Connection, request_id: bytes, rows: list[Any], cost: float
+    ) -> None:
+        self.request, self.connection, self.id, self.rows, self.cost = request, connection, request_id, rows, cost
+
+
+class App:
+    """A model that answers requests.
+
+    Args:
+        config: The server's settings.
+        manifest: Of the bundle.
+        predictor: The loaded model.
+        counters: What this worker counts.
+        scribe: Writes logs and spool files.
+        bento: Folder of the unpacked bundle, for the model card.
+        scratch: Where all workers' numbers and the companion's state are found.
+        log: The prediction log, if there is one.
+        tracer: Makes spans, if wanted.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        predictor: Predictor,
+        counters: metrics.Counters,
+        scribe: Scribe,
+        *,
+        bento: Path,
+        scratch: Path,
+        log: PredictionLog | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.config, self.manifest = config, manifest
+        self.draining = False
+        self._predictor, self._counters, self._scribe, self._log, self._tracer = (
+            predictor,
+            counters,
+            scribe,
+            log,
+            tracer,
+        )
+        self._scratch = scratch
+        self._decode = schema.Rows(manifest).decode
+        self._objective = config.latency_objective_ms or manifest.latency_objective_ms
+        self._queue: deque[_Job] = deque()
+        self._queued = self._peak = 0.0
+        """Seconds of work admitted and not yet done: now, and the most since the last tick."""
+        self._limit = config.queue_ms / 1000
+        self._scheduled = self._away = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._tokens: list[bytes] = []
+        self._tokens_read = 0
+        self._ids = itertools.count()
+        self._id_prefix = os.urandom(6).hex().encode()
+        self._tail = b'],"model":%b,"version":%b}' % (
+            msgspec.json.encode(manifest.model),
+            msgspec.json.encode(config.release),
+        )
+        self._pages = self._static_pages(bento)
+        self.read_tokens()
+
+    # -- A request -----------------------------------------------------------------------------------------------
+    def handle(self, request: Request, connection: Connection) -> None:
+        """Answer a request; see `http.Handler`."""
+        if request.path == b"/v1/predict":
+            self._predict(request, connection)
+        else:
+            self._page(request, connection)
+
+    def refusal(self, status: int, reason: str) -> bytes:
+        """The body of an answer to a request that was not well-formed; logs it."""
+        self._scribe.add(line("warning", "request refused", status=status, reason=reason))
+        return _problem(status, reason)
+
+    def _predict(self, request: Request, connection: Connection) -> None:
+        headers = request.headers
+        request_id = headers.get(b"x-request-id") if headers else None
+        if request_id is None or len(request_id) > 128 or not _ID_CHARACTERS.issuperset(request_id):
+            request_id = b"%b-%x" % (self._id_prefix, next(self._ids))
+        if self._tokens and not self._let_in(headers.get(b"authorization", b"")):
+            self._turn_away(request, connection, request_id, 401, "a bearer token is needed", count=False)
+            return
+        if request.method != b"POST":
+            self._turn_away(request, connection, request_id, 405, "predict takes POST", count=False)
+            return
+        if self._queued > self._limit:
+            self._reject(request, connection, request_id)
+            return
+        try:
+            rows = self._decode(request.body)
+        except msgspec.ValidationError as error:
+            field, what = schema.explain(error)
+            self._turn_away(request, connection, request_id, 422, what, field=field)
+            return
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._turn_away(request, connection, request_id, 400, f"the body is not JSON: {error}")
+            return
+        except RecursionError:
+            self._turn_away(request, connection, request_id, 400, "the body is nested too deeply")
+            return
+        cost = self._predictor.cost.of(len(rows))
+        self._queued += cost
+        self._peak = max(self._peak, self._queued)
+        self._queue.append(_Job(request, connection, request_id, rows, cost))
+        if not self._scheduled and not self._away:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._drain)
+
+    def _drain(self) -> None:
+        """Predict what waits, as much of it as goes into one call."""
+        self._scheduled = False
+        queue, cost = self._queue, self._predictor.cost
+        if not queue:
+            return
+        jobs = [queue.popleft()]
+        count = len(jobs[0].rows)
+        while queue and cost.of(count + len(queue[0].rows)) <= _CALL_SECONDS:
+            job = queue.popleft()
+            jobs.append(job)
+            count += len(job.rows)
+        if cost.of(count) > OFF_LOOP_SECONDS:
+            self._away = True
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._pool, self._call, jobs)
+            future.add_done_callback(lambda done: self._back(jobs, done.result()))
+        else:
+            self._answer(jobs, self._call(jobs))
+            if queue:
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._drain)
+
+    def _back(self, jobs: list[_Job], predictions: list[Any]) -> None:
+        self._away = False
+        self._answer(jobs, predictions)
+        if self._queue and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._drain)
+
+    def _call(self, jobs: list[_Job]) -> list[Any]:
+        """For each job its predictions, or the error that it alone is to blame for."""
+        predict = self._predictor.predict
+        if len(jobs) == 1:
+            return [_tried(predict, jobs[0].rows)]
+        try:
+            predictions = predict([row for job in jobs for row in job.rows])
+        except Exception:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
+            return [_tried(predict, job.rows) for job in jobs]
+        if len(predictions) == len(jobs):
+            return [[prediction] for prediction in predictions]
+        each = iter(predictions)
+        return [list(itertools.islice(each, len(job.rows))) for job in jobs]
+
+    def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
+        counters, log, objective, tail, tracer = self._counters, self._log, self._objective, self._tail, self._tracer
+        now = time.time()
+        for job, predictions in zip(jobs, results, strict=True):
+            self._queued -= job.cost
+            request = job.request
+            if isinstance(predictions, Exception):
+                self._failed(job, predictions)
+                continue
+            if len(predictions) == 1:
+                body = b'{"predictions":[%b%b' % (predictions[0].json, tail)
+            else:
+                body = b'{"predictions":[%b%b' % (b",".join([each.json for each in predictions]), tail)
+            head = b"x-request-id: %b\r\n" % job.id
+            seconds = clock() - request.at
+            if tracer is not None:
+                head += b"traceparent: %b\r\n" % tracer.span(request.headers, 200, seconds, {"rows": len(predictions)})
+            elif b"traceparent" in request.headers:
+                head += b"traceparent: %b\r\n" % request.headers[b"traceparent"]
+            job.connection.respond(request, 200, body, _JSON, head)
+            latency = seconds * 1000
+            slow = latency > objective
+            counters.request(latency, error=False, slow=slow)
+            for each in predictions:
+                counters.prediction(each.value, each.label)
+            if log is not None:
+                log.add(job.id.decode(), now, latency, job.rows, predictions)
+            if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
+                self._access(request, job.id, 200, latency, rows=len(predictions))
+        if not self._queue and not self._away:
+            self._queued = 0.0  # rounding must not add up
+
+    # -- Answers that are not predictions ------------------------------------------------------------------------
+    def _failed(self, job: _Job, error: Exception) -> None:
+        seconds = clock() - job.request.at
+        head = b"x-request-id: %b\r\n" % job.id
+        if self._tracer is not None:
+            span = self._tracer.span(job.request.headers, 500, seconds, {"rows": len(job.rows)})
+            head += b"traceparent: %b\r\n" % span
+        body = _problem(500, "the model failed to predict this request", request_id=job.id)
+        job.connection.respond(job.request, 500, body, _PROBLEM, head)
+        self._counters.request(seconds * 1000, error=True, slow=seconds * 1000 > self._objective)
+        self._access(job.request, job.id, 500, seconds * 1000, error=f"{type(error).__name__}: {error}")
+
+    def _reject(self, request: Request, connection: Connection, request_id: bytes) -> None:
+        """Turn a request away because there is no room; as cheap as can be, for there are many of them."""
+        body = b'{"title":"Too Many Requests","status":429,"detail":"the server is full; try again later"}'
+        connection.respond(request, 429, body, _PROBLEM, b"x-request-id: %b\r\n%b" % (request_id, _RETRY))
+        self._counters.rejected()
+
+    def _turn_away(
+        self,
+        request: Request,
+        connection: Connection,
+        request_id: bytes,
+        status: int,
+        detail: str,
+        *,
+        field: str = "",
+        count: bool = True,
+    ) -> None:
+        head = b"x-request-id: %b\r\n" % request_id
+        if status == 401:
+            head += b"www-authenticate: Bearer\r\n"
+        elif status == 405:
+            head += b"allow: POST\r\n"
+        body = _problem(status, detail, field=field, request_id=request_id)
+        connection.respond(request, status, body, _PROBLEM, head)
+        latency = (clock() - request.at) * 1000
+        if count:
+            self._counters.request(latency, error=False, slow=False)
+        self._access(request, request_id, status, latency, error=detail, field=field)
+
+    def _page(self, request: Request, connection: Connection) -> None:
+        path, method = request.path, request.method
+        if path == b"/livez":
+            connection.respond(request, 200, b"ok\n", b"text/plain")
+            return
+        if path == b"/readyz":
+            ready = not self.draining
+            connection.respond(request, 200 if ready else 503, b"ready\n" if ready else b"draining\n", b"text/plain")
+            return
+        if self._tokens and not self._let_in(request.headers.get(b"authorization", b"")):
+            body = _problem(401, "a bearer token is needed")
+            connection.respond(request, 401, body, _PROBLEM, b"www-authenticate: Bearer\r\n")
+            return
+        if path not in self._pages:
+            known = b", ".join([*self._pages, b"/v1/predict", b"/livez", b"/readyz"]).decode()
+            connection.respond(request, 404, _problem(404, f"nothing is here; there are {known}"), _PROBLEM)
+        elif method not in {b"GET", b"HEAD"}:
+            connection.respond(request, 405, _problem(405, "this takes GET"), _PROBLEM, b"allow: GET, HEAD\r\n")
+        else:
+            content_type, page = self._pages[path]
+            connection.respond(request, 200, page() if callable(page) else page, content_type)
+
+    def _let_in(self, authorization: bytes) -> bool:
+        given = authorization[7:] if authorization[:7].lower() == b"bearer " else b""
+        # Every token is compared, in constant time: how long it takes tells nothing.
+        return bool(sum([hmac.compare_digest(given, token) for token in self._tokens]))
+
+    # -- Pages ---------------------------------------------------------------------------------------------------
+    def _static_pages(self, bento: Path) -> dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]:
+        manifest, config = self.manifest, self.config
+        description = schema.openapi(manifest, config.version or config.release)
+        card = bento / "src" / manifest.card
+        version = {
+            "model": manifest.model,
+            "version": config.version,
+            "release": config.release,
+            "digest": config.digest,
+            "kind": manifest.kind,
+            "served": manifest.served,
+            "environment": config.environment,
+            "latency_objective_ms": self._objective,
+            "parity": manifest.parity,
+        }
+        if manifest.served == "skops":
+            version["note"] = "served by scikit-learn: the bundle carries no ONNX graph, so expect higher latency"
+        schemas = {
+            "model": manifest.model,
+            "task": manifest.task,
+            "row": schema.row_schema(manifest),
+            "prediction": schema.prediction_schema(manifest),
+        }
+        return {
+            b"/": (b"text/html; charset=utf-8", _front_page(manifest, config)),
+            b"/v1/schema": (_JSON, msgspec.json.encode(schemas)),
+            b"/v1/version": (_JSON, msgspec.json.encode(version)),
+            b"/v1/card": (
+                b"text/markdown; charset=utf-8",
+                card.read_bytes() if card.is_file() else b"This bundle has no model card.\n",
+            ),
+            b"/openapi.json": (_JSON, msgspec.json.encode(description)),
+            b"/metrics": (b"text/plain; version=0.0.4; charset=utf-8", self._metrics),
+        }
+
+    def _metrics(self) -> bytes:
+        self._counters.share()
+        layout = self._counters.layout
+        labels = {
+            contract.DIMENSION_ENVIRONMENT: self.config.environment,
+            contract.DIMENSION_MODEL: self.manifest.model,
+            contract.DIMENSION_VERSION: self.config.release,
+        }
+        names = [str(label) for label in self.manifest.classes]
+        text = metrics.prometheus(metrics.read_rows(self._scratch, layout), layout, labels, names)
+        try:
+            state = msgspec.json.decode((self._scratch / "companion.json").read_bytes(), type=dict[str, float])
+        except (OSError, msgspec.DecodeError):
+            state = {}
+        for name, value in sorted(state.items()):
+            text += f"# TYPE modelworks_{name} gauge\nmodelworks_{name} {value:g}\n"
+        return text.encode()
+
+    # -- Now and then --------------------------------------------------------------------------------------------
+    def tick(self) -> None:
+        """Housekeeping, twice a second: show the numbers, hand logs to the scribe."""
+        self._counters.saturation(min(1.0, self._peak / self._limit))
+        self._peak = self._queued
+        if self._log is not None:
+            self._log.flush()
+            self._counters.row[metrics.DROPPED] = self._log.dropped
+        self._counters.share()
+        self.read_tokens()
+        self._scribe.kick()
+
+    def read_tokens(self) -> None:
+        """Take the tokens from their file, if it changed. A file that cannot be read leaves those there were."""
+        path = self.config.token_file
+        if path is None:
+            return
+        try:
+            changed = path.stat().st_mtime_ns
+            if changed == self._tokens_read:
+                return
+            tokens = [text.strip() for text in path.read_bytes().splitlines() if text.strip()]
+        except OSError as error:
+            if not self._tokens:
+                raise
+            self._scribe.add(line("error", "the token file cannot be read", path=str(path), error=str(error)))
+            return
+        self._tokens_read = changed
+        if tokens:
+            self._tokens = tokens
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being answered."""
+        return not self._queue and not self._away
+
+    def _access(self, request: Request, request_id: bytes, status: int, latency_ms: float, **more: Any) -> None:
+        trace = trace_id(request.headers.get(b"traceparent"))
+        self._scribe.add(
+            line(
+                "info" if status < 400 else "warning" if status < 500 else "error",
+                "request",
+                path=request.path.decode("latin-1")[:200],
+                status=status,
+                latency_ms=round(latency_ms, 3),
+                request_id=request_id.decode(),
+                **({"trace_id": trace} if trace else {}),
+                **{name: value for name, value in more.items() if value != ""},
+            )
+        )
+
+
+def listener(app: App) -> Listener:
+    """What accepts connections for `app`."""
+    return Listener(app.handle, app.refusal, app.config.max_body_bytes)
+
+
+def tick_seconds() -> float:
+    """How often `App.tick` wants to be called."""
+    return _TICK_SECONDS
+
+
+def _tried(predict: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
+    try:
+        return predict(rows)
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is the answer to one request, not our end
+        return error
+
+
+def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b"") -> bytes:
+    from http import HTTPStatus  # noqa: PLC0415
+
+    body: dict[str, Any] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if field:
+        body["field"] = field
+    if request_id:
+        body["request_id"] = request_id.decode()
+    return msgspec.json.encode(body)
+
+
+def _front_page(manifest: Manifest, config: Config) -> bytes:
+    example = escape(msgspec.json.encode({"rows": [manifest.examples[0]]}).decode())
+    links = "".join(
+        f'<li><a href="{path}">{path}</a> {what}</li>'
+        for path, what in (
+            ("/v1/schema", "rows and predictions"),
+            ("/v1/version", "what is served"),
+            ("/v1/card", "the model card"),
+            ("/openapi.json", "OpenAPI"),
+            ("/metrics", "Prometheus"),
+        )
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(manifest.model)}</title>'
+        "<style>body{font:16px/1.5 system-ui;max-width:46rem;margin:3rem auto;padding:0 1rem}"
+        "pre{background:#f3f3f3;padding:1rem;overflow:auto}</style>"
+        f"<h1>{escape(manifest.model)} {escape(config.version)}</h1><p>{escape(manifest.task)}</p>"
+        f"<p>Release <code>{escape(config.release)}</code>, served by {manifest.served}.</p>"
+        f"<pre>POST /v1/predict\n\n{example}</pre><ul>{links}</ul></html>"
+    ).encode()

@@ -1,0 +1,255 @@
+"""The prediction log: what was asked, what was answered, by which release.
+
+A worker encodes what it answered in small chunks and leaves them, every second, in a spool folder: one file, whole or
+not at all. The companion process gathers these files into Parquet and takes it to S3. A process that is killed loses
+what it answered in the last second; what is in the spool is taken by the next one. When S3 is away the spool fills up
+to its bound, and then the newest rows are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modelworks.runtime.manifest import Feature, Manifest
+
+if TYPE_CHECKING:
+    from modelworks.runtime.logs import Scribe
+    from modelworks.runtime.predictor import Prediction
+
+CHUNK_ROWS = 256
+"""Rows that are encoded at once: some 0.2 ms of work."""
+SPOOL_BYTES = 64 << 20
+"""Most that waits on disk for S3."""
+_WAITING_ROWS = 20_000
+"""Most rows that wait in memory for the disk."""
+BATCH_BYTES = 4 << 20
+"""About as much as one Parquet file is made of: what bounds the companion's memory."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_LENGTH = struct.Struct(">I")
+
+
+class PredictionLog:
+    """The worker's side.
+
+    Args:
+        spool: Folder for finished files; created.
+        manifest: Which features there are, and which are private.
+        sample: Share of requests that are kept, 0 to 1.
+        scribe: Who writes the files.
+        name: Tells this worker's files from others'.
+    """
+
+    def __init__(self, spool: Path, manifest: Manifest, sample: float, scribe: Scribe, name: str) -> None:
+        spool.mkdir(parents=True, exist_ok=True)
+        self._spool, self._sample, self._scribe = spool, sample, scribe
+        # A process of its own name each: a file left by an earlier life is never overwritten.
+        self._prefix = f"{name}-{uuid.uuid4().hex[:8]}"
+        self._files = 0
+        fields = [f"f{number}" for number, feature in enumerate(manifest.features) if not feature.private]
+        self._public: Any = None
+        if len(fields) == 1:
+            [only] = fields
+            self._public = lambda row: (getattr(row, only),)
+        elif fields:
+            self._public = attrgetter(*fields)
+        self._fresh: list[Any] = []
+        self._fresh_rows = 0
+        self._chunks: list[bytes] = []
+        self._waiting_rows = 0
+        self.dropped = 0
+        """Rows that were not kept for want of room."""
+
+    def add(
+        self, request_id: str, at: float, latency_ms: float, rows: list[Any], predictions: list[Prediction]
+    ) -> None:
+        """Keep this answer, if it is its turn. Never blocks.
+
+        Args:
+            request_id: As answered.
+            at: When it was answered, seconds since the epoch.
+            latency_ms: How long it took.
+            rows: The decoded rows.
+            predictions: One for each row.
+        """
+        if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - sampling is no secret
+            return
+        count = len(rows)
+        if self._waiting_rows + count > _WAITING_ROWS:
+            self.dropped += count
+            return
+        self._waiting_rows += count
+        self._fresh.append((request_id, at, latency_ms, rows, predictions))
+        self._fresh_rows += count
+        if self._fresh_rows >= CHUNK_ROWS:
+            self._encode_fresh()
+
+    def flush(self) -> None:
+        """Hand what has gathered to the scribe."""
+        self._encode_fresh()
+        if not self._chunks:
+            return
+        chunks, rows = self._chunks, self._waiting_rows
+        self._chunks, self._waiting_rows = [], 0
+        self._files += 1
+        path = self._spool / f"{time.time_ns():020d}-{self._prefix}-{self._files}.rows"
+        self._scribe.add(lambda: self._write(path, chunks, rows))
+
+    def _encode_fresh(self) -> None:
+        if not self._fresh:
+            return
+        public = self._public or (lambda _row: ())
+        chunk = _encode(
+            [
+                (request_id, at, latency, [public(row) for row in rows], [(each.value, each.label) for each in answers])
+                for request_id, at, latency, rows, answers in self._fresh
+            ]
+        )
+        self._fresh, self._fresh_rows = [], 0
+        self._chunks.append(_LENGTH.pack(len(chunk)) + chunk)
+
+    def _write(self, path: Path, chunks: list[bytes], rows: int) -> None:
+        try:
+            if spooled_bytes(self._spool) > SPOOL_BYTES:
+                self.dropped += rows
+                return
+            unfinished = path.with_suffix(".part")
+            unfinished.write_bytes(b"".join(chunks))
+            unfinished.rename(path)
+        except OSError:  # the disk is full or gone; serving goes on, and the count says so
+            self.dropped += rows
+
+
+def spooled_bytes(spool: Path) -> int:
+    """What lies in the spool."""
+    total = 0
+    for folder, _, names in os.walk(spool):
+        for name in names:
+            try:
+                total += (Path(folder) / name).stat().st_size
+            except FileNotFoundError:  # taken away meanwhile
+                continue
+    return total
+
+
+# -- The companion's side --------------------------------------------------------------------------------------------
+class Batch(msgspec.Struct, frozen=True):
+    """Files that become one Parquet object.
+
+    Claimed by moving them into a folder of their own, whose name is the object's: however often it is tried, by
+    whichever process, the same rows end under the same key.
+    """
+
+    folder: Path
+    key: str
+
+    def remove(self) -> None:
+        """Forget the files: their rows are in S3."""
+        # In one step: half a batch, taken for a whole one, would overwrite the object.
+        done = self.folder.rename(self.folder.with_suffix(".done"))
+        shutil.rmtree(done, ignore_errors=True)
+
+    def set_aside(self) -> None:
+        """Keep the files for a person to look at: they cannot be read."""
+        self.folder.rename(self.folder.with_suffix(".unreadable"))
+
+
+def batches(spool: Path, pod: str, release: str) -> Iterator[Batch]:
+    """What is ready to go, oldest first: batches left from before, then a new one of the files in the spool."""
+    for folder in spool.glob("*.done"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in sorted(spool.glob("*.batch")):
+        yield _batch(folder)
+    while True:
+        files = sorted(spool.glob("*.rows"))
+        if not files:
+            return
+        taken: list[Path] = []
+        size = 0
+        for path in files:
+            size += path.stat().st_size
+            if taken and size > BATCH_BYTES:
+                break
+            taken.append(path)
+        day = datetime.fromtimestamp(int(taken[0].name[:20]) / 1e9, UTC).date()
+        folder = spool / f"{day.isoformat()}_{pod}-{release}-{taken[0].name[:20]}-{uuid.uuid4().hex[:8]}.batch"
+        folder.mkdir()
+        for path in taken:
+            path.rename(folder / path.name)
+        yield _batch(folder)
+
+
+def _batch(folder: Path) -> Batch:
+    day, _, name = folder.name.removesuffix(".batch").partition("_")
+    return Batch(folder, f"dt={day}/{name}.parquet")
+
+
+def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
+    """The batch as a Parquet file.
+
+    Columns: `request_id`, `row` (position in the request), `time`, `latency_ms`, `model`, `version` (the release),
+    `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - forty megabytes, and only this process pays for them
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    public = [feature for feature in manifest.features if not feature.private]
+    ids: list[str] = []
+    numbers: list[int] = []
+    times: list[float] = []
+    latencies: list[float] = []
+    rows: list[list[Any]] = []
+    answers: list[tuple[float, int]] = []
+    for request_id, at, latency, some_rows, some_answers in _records(batch):
+        count = len(some_rows)
+        ids += [request_id] * count
+        numbers += range(count)
+        times += [at] * count
+        latencies += [latency] * count
+        rows += some_rows
+        answers += some_answers
+    columns: dict[str, Any] = {
+        "request_id": pa.array(ids, pa.string()),
+        "row": pa.array(numbers, pa.int32()),
+        "time": pa.array([int(at * 1000) for at in times], pa.timestamp("ms", tz="UTC")),
+        "latency_ms": pa.array(latencies, pa.float32()),
+        "model": pa.repeat(pa.scalar(manifest.model), len(ids)),
+        "version": pa.repeat(pa.scalar(release), len(ids)),
+    }
+    values = pa.array([value for value, _ in answers], pa.float64())
+    if manifest.kind == "regression":
+        columns["value"] = values
+    else:
+        names = [str(label).lower() if isinstance(label, bool) else str(label) for label in manifest.classes]
+        columns["label"] = pa.array([names[label] for _, label in answers], pa.string())
+        columns["score"] = values
+    for index, feature in enumerate(public):
+        columns[f"feature_{feature.name}"] = pa.array([row[index] for row in rows], _arrow_type(pa, feature))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _records(batch: Batch) -> Iterator[Any]:
+    for path in sorted(batch.folder.iterdir()):
+        data = memoryview(path.read_bytes())
+        while data:
+            end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+            yield from msgspec.msgpack.decode(data[_LENGTH.size : end])
+            data = data[end:]
+
+
+def _arrow_type(pa: Any, feature: Feature) -> Any:
+    return {"number": pa.float64(), "integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}[feature.type]

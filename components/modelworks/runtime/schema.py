@@ -1,0 +1,254 @@
+"""A model's rows as a decoder that checks them, as JSON Schema, and as OpenAPI: three views of one manifest."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from modelworks.errors import ModelworksError
+from modelworks.runtime.manifest import Feature, Manifest
+
+FLOAT32_MAX = 3.4028234e38
+"""Largest number a request may carry: beyond it a float32 tensor holds infinity."""
+_INT_MAX = 2**63 - 1
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+_KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key>.*)`$", re.DOTALL)
+
+
+class Rows:
+    """Decodes the body of a predict request: `{"rows": [row, …]}`, or one row by itself.
+
+    A decoded row is a struct whose fields are in the order of the manifest's features.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        row = row_type(manifest)
+        rows = Annotated[list[row], Meta(min_length=1, max_length=manifest.max_rows)]  # type: ignore[valid-type]
+        many = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True, gc=False)
+        self._one = msgspec.json.Decoder(row).decode
+        self._many = msgspec.json.Decoder(many).decode
+
+    def decode(self, body: bytes) -> list[Any]:
+        """The rows in `body`.
+
+        Raises:
+            msgspec.ValidationError: Not what the schema asks for.
+            msgspec.DecodeError: Not JSON.
+            UnicodeDecodeError: Not UTF-8.
+            RecursionError: Nested beyond reason.
+        """
+        # `rows` is the only key an envelope has, so it is the first.
+        if body[:8] == b'{"rows":' or body.lstrip()[1:].lstrip()[:6] == b'"rows"':
+            return self._many(body).rows  # type: ignore[attr-defined,no-any-return]
+        return [self._one(body)]
+
+
+def row_type(manifest: Manifest) -> type[msgspec.Struct]:
+    """A struct type for one row. Its fields are called f0, f1, …, and read and written by the features' own names."""
+    fields = []
+    for number, feature in enumerate(manifest.features):
+        value = _value_type(feature)
+        name = f"f{number}"
+        if feature.required:
+            fields.append((name, value | None if feature.nullable else value, msgspec.field(name=feature.name)))
+        else:
+            fields.append((name, value | None, msgspec.field(name=feature.name, default=None)))
+    return msgspec.defstruct("Row", fields, kw_only=True, forbid_unknown_fields=True, gc=False)
+
+
+def check_examples(manifest: Manifest) -> None:
+    """Raises ModelworksError unless each example of the manifest is a valid row."""
+    rows = Rows(manifest)
+    for number, example in enumerate(manifest.examples):
+        try:
+            rows.decode(msgspec.json.encode(example))
+        except msgspec.ValidationError as error:
+            field, what = explain(error)
+            raise ModelworksError(f"example {number} of the manifest is not a valid row: {field}: {what}") from error
+
+
+def explain(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Which field of the request breaks the schema, such as `rows[2].distance`, and in what way."""
+    match = _AT.match(str(error))
+    if match is None:
+        return "", str(error)
+    what, where = match["what"], match["where"] or ""
+    key = _KEY.match(what)
+    if key:
+        where = f"{where}.{key['key']}" if where else key["key"]
+    return where, what.replace("`", "")
+
+
+def row_schema(manifest: Manifest) -> dict[str, Any]:
+    """JSON Schema (2020-12) of one row."""
+    return {
+        "title": f"A row for {manifest.model}",
+        "type": "object",
+        "properties": {feature.name: _value_schema(feature) for feature in manifest.features},
+        "required": [feature.name for feature in manifest.features if feature.required],
+        "additionalProperties": False,
+        "examples": list(manifest.examples),
+    }
+
+
+def prediction_schema(manifest: Manifest) -> dict[str, Any]:
+    """JSON Schema of one prediction."""
+    if manifest.kind == "regression":
+        value = {"type": "number", "description": manifest.task + (f" Unit: {manifest.unit}." if manifest.unit else "")}
+        return {"type": "object", "properties": {"value": value}, "required": ["value"]}
+    label = {"enum": list(manifest.classes), "description": manifest.task}
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    if manifest.kind == "binary":
+        score = {
+            **probability,
+            "description": f"Probability of {_label(manifest.classes[1])}, which is the label from "
+            f"{manifest.threshold:g} on.",
+        }
+        return {"type": "object", "properties": {"label": label, "score": score}, "required": ["label", "score"]}
+    probabilities = {
+        "type": "object",
+        "description": "Probability of each class.",
+        "properties": {_label(each): probability for each in manifest.classes},
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "label": label,
+            "score": {**probability, "description": "Probability of the label."},
+            "probabilities": probabilities,
+        },
+        "required": ["label", "score", "probabilities"],
+    }
+
+
+def openapi(manifest: Manifest, release: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of the model's service."""
+    problem = {"$ref": "#/components/schemas/Problem"}
+
+    def refused(description: str) -> dict[str, Any]:
+        return {"description": description, "content": {"application/problem+json": {"schema": problem}}}
+
+    def gives(description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
+        return {"200": {"description": description, "content": {media: {"schema": schema}}}}
+
+    def get(summary: str, description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
+        return {"get": {"summary": summary, "responses": gives(description, schema, media)}}
+
+    row = {"$ref": "#/components/schemas/Row"}
+    rows = {
+        "type": "object",
+        "properties": {"rows": {"type": "array", "items": row, "minItems": 1, "maxItems": manifest.max_rows}},
+        "required": ["rows"],
+        "additionalProperties": False,
+    }
+    answer = {
+        "type": "object",
+        "properties": {
+            "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
+            "model": {"const": manifest.model},
+            "version": {"type": "string", "description": "The release that answered."},
+        },
+        "required": ["predictions", "model", "version"],
+    }
+    first = manifest.examples[0]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": manifest.model, "description": manifest.task, "version": release},
+        "paths": {
+            "/v1/predict": {
+                "post": {
+                    "summary": "Predict one row or many",
+                    "description": manifest.task,
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "application/json": {
+                                "schema": {"oneOf": [rows, row]},
+                                "examples": {
+                                    "many": {"summary": "Many rows", "value": {"rows": list(manifest.examples)}},
+                                    "one": {"summary": "One row", "value": first},
+                                },
+                            }
+                        },
+                    },
+                    "responses": {
+                        **gives("A prediction for each row, in order.", answer),
+                        "400": refused("The body is not JSON."),
+                        "401": refused("No bearer token, or a wrong one."),
+                        "413": refused("The body is too large."),
+                        "422": refused("A row breaks the schema; the field is named."),
+                        "429": refused("The server is full; try again after Retry-After seconds."),
+                        "500": refused("The model failed."),
+                    },
+                }
+            },
+            "/v1/schema": get("The schema of rows and predictions", "JSON Schemas", {"type": "object"}),
+            "/v1/version": get("What is served", "Release, artifact and objective", {"type": "object"}),
+            "/v1/card": get("The model card", "Markdown", {"type": "string"}, "text/markdown"),
+        },
+        "components": {
+            "schemas": {
+                "Row": row_schema(manifest),
+                "Prediction": prediction_schema(manifest),
+                "Problem": {
+                    "type": "object",
+                    "description": "RFC 9457 problem details.",
+                    "properties": {
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string"},
+                        "field": {"type": "string", "description": "The field of the request that is wrong."},
+                        "request_id": {"type": "string"},
+                    },
+                    "required": ["title", "status"],
+                },
+            },
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _value_type(feature: Feature) -> Any:
+    low, high = feature.minimum, feature.maximum
+    if feature.type == "number":
+        return Annotated[
+            float,
+            Meta(ge=-FLOAT32_MAX if low is None else low, le=FLOAT32_MAX if high is None else high),
+        ]
+    if feature.type == "integer":
+        return Annotated[
+            int, Meta(ge=-_INT_MAX if low is None else int(low), le=_INT_MAX if high is None else int(high))
+        ]
+    if feature.type == "boolean":
+        return bool
+    if feature.categories:
+        return Literal[feature.categories]
+    return Annotated[str, Meta(max_length=feature.max_length)]
+
+
+def _value_schema(feature: Feature) -> dict[str, Any]:
+    nullable = feature.nullable or not feature.required
+    schema: dict[str, Any] = {"type": [feature.type, "null"] if nullable else feature.type}
+    text = feature.description + (f" Unit: {feature.unit}." if feature.unit else "")
+    if text:
+        schema["description"] = text.strip()
+    if feature.minimum is not None:
+        schema["minimum"] = feature.minimum
+    if feature.maximum is not None:
+        schema["maximum"] = feature.maximum
+    if feature.categories:
+        schema["enum"] = [*feature.categories, *([None] if nullable else [])]
+    elif feature.type == "string":
+        schema["maxLength"] = feature.max_length
+    if feature.example is not None:
+        schema["examples"] = [feature.example]
+    return schema
+
+
+def _label(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
