@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ def _onnx(spec: ModelSpec, folder: Path, holdout: pd.DataFrame) -> tuple[of.Onnx
     x = scores.encode(holdout, spec.features, spec.input)
     try:
         graph, inputs, output = _convert(spec, estimator)
-        theirs = scores.sound(spec, run_onnx(graph, inputs, output, holdout, spec), len(holdout))
+        theirs = scores.sound(spec, run_onnx(graph, inputs, output, holdout, spec.features), len(holdout))
     except Exception as error:  # noqa: BLE001 - whatever a converter raises, the model is served by scikit-learn
         reason = f"it does not convert: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
             :300
@@ -149,7 +149,7 @@ def _convert(spec: ModelSpec, estimator: Any) -> tuple[bytes, tuple[of.OnnxInput
 
 
 def run_onnx(
-    graph: bytes, inputs: tuple[of.OnnxInput, ...], output: str, rows: pd.DataFrame, spec: ModelSpec
+    graph: bytes, inputs: tuple[of.OnnxInput, ...], output: str, rows: pd.DataFrame, features: Sequence[Any]
 ) -> np.ndarray:
     """What the ONNX graph answers for some rows."""
     import onnxruntime  # noqa: PLC0415 - only where there is a graph
@@ -160,12 +160,12 @@ def run_onnx(
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     feeds = {}
     for each in inputs:
-        features = [feature for feature in spec.features if feature.name in each.columns]
+        taken = [feature for feature in features if feature.name in each.columns]
         if each.dtype == "string":
             column = rows[each.columns[0]]
             feeds[each.name] = column.astype(object).where(column.notna(), each.missing).to_numpy(object).reshape(-1, 1)
         else:
-            feeds[each.name] = np.asarray(scores.encode(rows, features, "matrix"), dtype="float32")
+            feeds[each.name] = np.asarray(scores.encode(rows, taken, "matrix"), dtype="float32")
     return np.asarray(session.run([output], feeds)[0])
 
 

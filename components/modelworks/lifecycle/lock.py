@@ -43,7 +43,7 @@ class Lock:
             ModelworksError: One is not locked.
         """
         found: dict[str, dict[str, Any]] = {}
-        wanted = [(root, ()) for root in roots]
+        wanted: list[tuple[str, tuple[str, ...]]] = [(root, ()) for root in roots]
         seen: set[tuple[str, tuple[str, ...]]] = set()
         while wanted:
             name, extras = wanted.pop()

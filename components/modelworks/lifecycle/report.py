@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modelworks.lifecycle.checks import CheckReport, Finding
+    from modelworks.lifecycle.gates import GateReport
     from modelworks.lifecycle.scores import Outcome
     from modelworks.lifecycle.spec import ModelSpec
 
@@ -83,6 +84,34 @@ def checks_page(report: CheckReport) -> str:
     )
     body += "<h2>Features</h2>" + table(["feature", "type", "missing", "values", "shift", "distribution"], columns)
     return page(f"Data of {report.model}", f"{report.data} · checked {report.at}", cards, body)
+
+
+def gates_page(report: GateReport) -> str:
+    """The report of gates."""
+    counts = {name: sum(each.verdict == name for each in report.results) for name in ("pass", "inconclusive", "fail")}
+    cards = [
+        ("allowed", f"for {report.target}", "pass") if report.allowed else ("refused", f"by {report.target}", "fail"),
+        *((str(number), name, name if number else "") for name, number in counts.items()),
+    ]
+    body = ""
+    if report.override:
+        by = f"{report.override.by}, {report.override.at}"
+        body += f"<h2>Overridden</h2><p><b>{escape(report.override.reason)}</b><br>{escape(by)}</p>"
+    rows = [
+        [
+            tag(each.verdict), each.subject, "" if each.number is None else f"{each.number:.4g}",
+            "" if each.interval is None else f"[{_end(each.interval[0])}, {_end(each.interval[1])}]",
+            f"<div>{escape(each.message)}<code>{escape(each.because)}</code></div>", each.source.rpartition("/")[2],
+        ]
+        for each in sorted(report.results, key=lambda each: ("fail", "inconclusive", "pass").index(each.verdict))
+    ]  # fmt: skip
+    body += "<h2>Gates</h2>" + table(["", "what", "number", "95 % interval", "rule", "stated in"], rows)
+    subtitle = f"{report.digest} · run {report.run} · {report.at}"
+    return page(f"Gates of {report.model} for {report.target}", subtitle, cards, body)
+
+
+def _end(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _finding_row(finding: Finding) -> list[str]:

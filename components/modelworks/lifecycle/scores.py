@@ -157,6 +157,46 @@ def all_metrics(spec: ModelSpec, outcome: Outcome) -> dict[str, float]:
     return found | {name: float(value) for name, value in own.items()}
 
 
+def group_names(column: pd.Series[Any], min_rows: int, *, pool: bool) -> tuple[np.ndarray, dict[str, int]]:
+    """The group of each row, and the groups with fewer than `min_rows` rows.
+
+    With `pool`, those become one group called `other (A, B, ...)`, which may itself be too small.
+    """
+    names = np.array([f"{each:g}" if isinstance(each, float) else str(each) for each in column.tolist()], dtype=object)
+    counts = {str(name): int(number) for name, number in zip(*np.unique(names, return_counts=True), strict=True)}
+    small = {name: number for name, number in counts.items() if number < min_rows}
+    if pool and small:
+        together, number = f"other ({', '.join(small)})", sum(small.values())
+        names = np.where(np.isin(names, list(small)), together, names)
+        small = {together: number} if number < min_rows else {}
+    return names, small
+
+
+OF_SLICES: Mapping[Kind, tuple[str, ...]] = {
+    "binary": ("auc", "brier", "recall", "false_positive_rate", "selection_rate"),
+    "multiclass": ("accuracy", "macro_f1", "log_loss"),
+    "regression": ("mae", "rmse"),
+}
+"""Metrics that the model card shows for slices and groups."""
+
+
+def slices_of(spec: ModelSpec, outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
+    """Metrics of every slice and protected group that the spec names, by column."""
+    groups = {group.column: group for group in spec.groups}
+    columns = [*groups, *(gate.by for gate in spec.gates if hasattr(gate, "by"))]
+    found = {}
+    for column in dict.fromkeys(columns):
+        group = groups.get(column)
+        names, _ = group_names(outcome.rows[column], group.min_rows if group else 0, pool=bool(group and group.pool_small))
+        rows = []
+        for name in sorted(set(names)):
+            part = outcome.take(np.nonzero(names == name)[0])
+            metrics = {metric: FUNCTIONS[metric](part) for metric in OF_SLICES[spec.kind]}
+            rows.append({"slice": name, "rows": len(part.truth), "metrics": metrics})
+        found[column] = rows
+    return found
+
+
 # -- Metrics ---------------------------------------------------------------------------------------------------------
 def _auc(outcome: Outcome) -> float:
     # The rank statistic (Mann-Whitney): ties count half.
@@ -165,9 +205,12 @@ def _auc(outcome: Outcome) -> float:
     negatives = len(truth) - positives
     if not positives or not negatives:
         return float("nan")
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    del values
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    order = np.argsort(scores, kind="stable")  # linear where the rows already stand in order, as a bootstrap sees to
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    counts = np.diff(np.r_[starts, len(ordered)])
+    ranks = np.empty(len(scores))
+    ranks[order] = np.repeat(starts + (counts + 1) / 2, counts)
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 

@@ -215,6 +215,7 @@ def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: 
             raise blame(error, spec.folder, "is evaluated") from error
     for name, picture in plots(spec, outcome).items():
         write_whole(folder / "plots" / f"{name}.svg", picture)
+    write_json(folder / "slices.json", scores.slices_of(spec, outcome))
     # Written last: a run with metrics is a finished run.
     write_json(folder / "metrics.json", found)
 

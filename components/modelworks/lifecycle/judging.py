@@ -1,0 +1,350 @@
+"""Judging a bundled model on its hold-out: every gate of the spec, a verdict each.
+
+Runs in the worker; `modelworks.lifecycle.gates` is the door. What is judged is the artifact that will serve, out of the
+bundle, and not the estimator it was made from.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle import data, scores, spec as stated
+from modelworks.lifecycle.building import run_onnx
+from modelworks.lifecycle.scores import Outcome
+from modelworks.lifecycle.spec import ModelSpec, blame
+from modelworks.runtime.bundle import open_bundle
+from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.predictor import Predictor
+from modelworks.runtime.schema import Rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES = 200
+"""Bootstrap resamples of the hold-out, drawn from the spec's seed."""
+QUANTILES = (0.025, 0.975)
+"""Ends of the percentile interval: 95 %."""
+BEHAVIOUR_ROWS = 2000
+"""Most hold-out rows a behaviour test changes."""
+LATENCY_CALLS = 500
+TOLERANCE = 1e-6
+"""A prediction that moves by less has not moved."""
+
+
+class Judged(NamedTuple):
+    """What the gates look at."""
+
+    spec: ModelSpec
+    outcome: Outcome
+    """Of the bundled model, on the hold-out."""
+    train_target: np.ndarray
+    champion: Outcome | str | None
+    """Of what serves now, on the same rows; or why it cannot be compared; or nothing serves."""
+    score: Callable[[pd.DataFrame], np.ndarray]
+    bento: Path
+    manifest: Manifest
+    size: int
+
+
+def judge(
+    spec: ModelSpec, folder: Path, frame: pd.DataFrame, job: dict[str, Any], step: Callable[[str], AbstractContextManager[None]]
+) -> list[dict[str, Any]]:
+    """Verdicts of all gates of the run in `folder`."""
+    parts = data.split_rows(spec, frame)
+    target = scores.encode_target(spec, frame)
+    rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
+    with tempfile.TemporaryDirectory(prefix="modelworks-gates-") as scratch:
+        path = Path(job["bundle"])
+        bento = Path(scratch) / "bento"
+        manifest = open_bundle(path, job["digest"], spec.name, bento)
+
+        def score(some: pd.DataFrame) -> np.ndarray:
+            return score_bundle(spec, bento, manifest, some)
+
+        with step("score the hold-out"):
+            truth = target[parts["holdout"]]
+            found = score(rows)
+            if spec.kind == "binary":
+                # In order of the score, so that a resample is in order too and ranking it costs next to nothing.
+                order = np.argsort(found[:, 1], kind="stable")
+                truth, found, rows = truth[order], found[order], rows.iloc[order].reset_index(drop=True)
+            outcome = Outcome(spec.kind, truth, found, rows, spec.service.threshold)
+            champion = _champion(spec, job, Path(scratch) / "champion", outcome)
+        judged = Judged(spec, outcome, target[parts["train"]], champion, score, bento, manifest, path.stat().st_size)
+        results = []
+        with step(f"judge {len(spec.gates)} gates"):
+            for gate in spec.gates:
+                found = _judge(gate, judged)
+                results += [{"gate": type(gate).__name__, "because": gate.because, "source": gate.where, **each} for each in found]
+    return results
+
+
+def score_bundle(spec: ModelSpec, bento: Path, manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
+    """What the artifact in an unpacked bundle answers for some rows."""
+    if manifest.onnx:
+        graph = (bento / "src" / manifest.onnx.path).read_bytes()
+        answer = run_onnx(graph, manifest.onnx.inputs, manifest.onnx.output, rows, manifest.features)
+    elif manifest.skops:
+        import skops.io  # noqa: PLC0415 - brings scikit-learn
+
+        estimator = skops.io.load(bento / "src" / manifest.skops.path, trusted=list(manifest.skops.trusted))
+        x = scores.encode(rows, manifest.features, manifest.skops.input)
+        answer = estimator.predict(x) if manifest.kind == "regression" else estimator.predict_proba(x)
+    else:
+        raise ModelworksError(f"the bundle of {manifest.model} holds no model that can be judged without its service")
+    return scores.sound(spec, np.asarray(answer, dtype="float64"), len(rows))
+
+
+def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outcome) -> Outcome | str | None:
+    if not job["champion"]:
+        return None
+    manifest = open_bundle(Path(job["champion"]), job["champion_digest"], spec.name, folder)
+    absent = [feature.name for feature in manifest.features if feature.name not in outcome.rows.columns]
+    if absent:
+        return f"the champion takes {', '.join(absent)}, which this data has not"
+    if (manifest.kind, manifest.classes) != (spec.kind, spec.classes):
+        return "the champion answers another question: its classes differ"
+    answer = score_bundle(spec, folder, manifest, outcome.rows)
+    return Outcome(spec.kind, outcome.truth, answer, outcome.rows, manifest.threshold)
+
+
+# -- Verdicts --------------------------------------------------------------------------------------------------------
+def _verdict(value: float, worst: float, limit: float, *, at_least: bool) -> str:
+    """Pass when even the worse end of the interval holds, fail when not even the estimate does."""
+    if not np.isfinite(value) or not np.isfinite(worst):
+        return "inconclusive"
+    holds = (lambda number: number >= limit) if at_least else (lambda number: number <= limit)
+    return "fail" if not holds(value) else "pass" if holds(worst) else "inconclusive"
+
+
+def _interval(judged: Judged, metric: str, part: np.ndarray | None = None) -> tuple[float, tuple[float, float]]:
+    """A metric on the hold-out or a part of it, with its bootstrap interval."""
+    outcome = judged.outcome if part is None else judged.outcome.take(part)
+    function = scores.metric_of(judged.spec, metric)
+    found = _resampled(judged, len(outcome.truth), lambda index: _call(judged, function, outcome, index, metric))
+    return _call(judged, function, outcome, None, metric), found
+
+
+def _resampled(judged: Judged, size: int, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    generator = np.random.default_rng(judged.spec.seed)
+    drawn = np.array([value(_sample(generator, size)) for _ in range(RESAMPLES)])
+    drawn = drawn[np.isfinite(drawn)]
+    if len(drawn) < RESAMPLES / 2:
+        return float("nan"), float("nan")
+    low, high = np.quantile(drawn, QUANTILES)
+    return float(low), float(high)
+
+
+def _sample(generator: np.random.Generator, size: int) -> np.ndarray:
+    """`size` positions drawn with replacement, in order."""
+    return np.repeat(np.arange(size), np.bincount(generator.integers(0, size, size), minlength=size))
+
+
+def _call(
+    judged: Judged, function: Callable[[Outcome], float], outcome: Outcome, index: np.ndarray | None, metric: str
+) -> float:
+    if index is not None:
+        # Picking rows of a table is what costs; only a spec's own metrics may look at them.
+        rows = outcome.rows if metric in scores.FUNCTIONS else outcome.rows.iloc[index]
+        outcome = Outcome(outcome.kind, outcome.truth[index], outcome.scores[index], rows, outcome.threshold)
+    try:
+        return function(outcome)
+    except ModelworksError:
+        raise
+    except Exception as error:
+        raise blame(error, judged.spec.folder, "is evaluated") from error
+
+
+def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[str, Any]:
+    return {"subject": subject, "verdict": verdict, "message": message, "number": None, "interval": None, "limit": None, **numbers}
+
+
+# -- The gates -------------------------------------------------------------------------------------------------------
+@singledispatch
+def _judge(gate: stated.Gate, judged: Judged) -> list[dict[str, Any]]:
+    raise ModelworksError(f"{gate.where}: {type(gate).__name__} is not a gate that can be judged")
+
+
+@_judge.register
+def _(gate: stated.MetricGate, judged: Judged) -> list[dict[str, Any]]:
+    value, (low, high) = _interval(judged, gate.metric)
+    at_least = gate.at_least is not None
+    limit = gate.at_least if gate.at_least is not None else gate.at_most
+    if limit is None:  # pragma: no cover - the gate refuses it when it is made
+        return []
+    verdict = _verdict(value, low if at_least else high, limit, at_least=at_least)
+    message = f"must be at {'least' if at_least else 'most'} {limit:g}"
+    return [_result(gate.metric, verdict, message, number=value, interval=[low, high], limit=limit)]
+
+
+@_judge.register
+def _(gate: stated.BaselineGate, judged: Judged) -> list[dict[str, Any]]:
+    outcome = judged.outcome
+    if judged.spec.kind == "regression":
+        trivial = np.full(len(outcome.truth), float(np.median(judged.train_target)))
+    else:
+        shares = np.bincount(judged.train_target, minlength=len(judged.spec.classes)) / len(judged.train_target)
+        trivial = np.tile(shares, (len(outcome.truth), 1))
+    rival = Outcome(outcome.kind, outcome.truth, trivial, outcome.rows, outcome.threshold)
+    gain, interval, theirs = _gain(judged, gate.metric, rival)
+    verdict = _verdict(gain, interval[0], gate.margin, at_least=True)
+    message = f"better than the trivial answer ({theirs:.4g}) by at least {gate.margin:g}"
+    return [_result(gate.metric, verdict, message, number=gain, interval=list(interval), limit=gate.margin)]
+
+
+@_judge.register
+def _(gate: stated.ChampionGate, judged: Judged) -> list[dict[str, Any]]:
+    if judged.champion is None:
+        return [_result(gate.metric, "pass", "nothing serves there yet: there is no champion to lose to", limit=-gate.margin)]
+    if isinstance(judged.champion, str):
+        return [_result(gate.metric, "inconclusive", judged.champion, limit=-gate.margin)]
+    gain, interval, theirs = _gain(judged, gate.metric, judged.champion)
+    verdict = _verdict(gain, interval[0], -gate.margin, at_least=True)
+    message = f"not worse than the champion ({theirs:.4g}) by more than {gate.margin:g}, on the same rows"
+    return [_result(gate.metric, verdict, message, number=gain, interval=list(interval), limit=-gate.margin)]
+
+
+def _gain(judged: Judged, metric: str, rival: Outcome) -> tuple[float, tuple[float, float], float]:
+    """How much better than a rival on the same rows, with the interval of the paired bootstrap."""
+    function, sign = scores.metric_of(judged.spec, metric), 1 if judged.spec.higher_is_better(metric) else -1
+
+    def gain(index: np.ndarray | None) -> float:
+        ours = _call(judged, function, judged.outcome, index, metric)
+        return sign * (ours - _call(judged, function, rival, index, metric))
+
+    interval = _resampled(judged, len(rival.truth), gain)
+    return gain(None), interval, _call(judged, function, rival, None, metric)
+
+
+@_judge.register
+def _(gate: stated.SliceGate, judged: Judged) -> list[dict[str, Any]]:
+    at_least = judged.spec.higher_is_better(gate.metric)
+    column, _ = scores.group_names(judged.outcome.rows[gate.by], 0, pool=False)
+    results = []
+    for name in sorted(set(column)):
+        part = np.nonzero(column == name)[0]
+        subject = f"{gate.metric} where {gate.by} is {name}"
+        if len(part) < gate.min_rows:
+            message = f"{len(part)} rows, fewer than the {gate.min_rows} it takes to tell"
+            results.append(_result(subject, "inconclusive", message, limit=gate.limit))
+            continue
+        value, (low, high) = _interval(judged, gate.metric, part)
+        verdict = _verdict(value, low if at_least else high, gate.limit, at_least=at_least)
+        message = f"must be at {'least' if at_least else 'most'} {gate.limit:g} in every slice"
+        results.append(_result(subject, verdict, message, number=value, interval=[low, high], limit=gate.limit))
+    return results
+
+
+@_judge.register
+def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
+    from fairlearn.metrics import MetricFrame  # noqa: PLC0415 - only for specs that name groups
+
+    group = next(each for each in judged.spec.groups if each.column == gate.group)
+    names, small = scores.group_names(judged.outcome.rows[group.column], group.min_rows, pool=group.pool_small)
+    counts = ", ".join(f"{name} ({number})" for name, number in small.items())
+    results = [
+        _result(f"{gate.metric} for {gate.group} {name}", "inconclusive", f"{number} rows, {group.min_rows} are needed")
+        for name, number in small.items()
+    ]
+    big = np.nonzero(~np.isin(names, list(small)))[0]
+    if len(set(names[big])) < 2:
+        message = f"fewer than two groups have {group.min_rows} rows" + (f"; too small: {counts}" if counts else "")
+        return [*results, _result(f"{gate.metric} across {gate.group}", "inconclusive", message)]
+    function, outcome = scores.metric_of(judged.spec, gate.metric), judged.outcome
+
+    def metric(_: Any, positions: Any) -> float:
+        return _call(judged, function, outcome, np.sort(np.asarray(positions)), gate.metric)
+
+    frame = MetricFrame(
+        metrics=metric, y_true=outcome.truth[big], y_pred=big, sensitive_features=names[big],
+        n_boot=RESAMPLES // 2, ci_quantiles=list(QUANTILES), random_state=judged.spec.seed,
+    )  # fmt: skip
+    ends = f"lowest {frame.by_group.idxmin()}, highest {frame.by_group.idxmax()}"
+    if gate.max_difference is not None:
+        value, (low, high) = float(frame.difference()), map(float, frame.difference_ci())
+        verdict = _verdict(value, high, gate.max_difference, at_least=False)
+        message = f"largest difference between groups at most {gate.max_difference:g}; {ends}"
+        subject = f"{gate.metric} across {gate.group}, difference"
+        results.append(_result(subject, verdict, message, number=value, interval=[low, high], limit=gate.max_difference))
+    if gate.min_ratio is not None:
+        value, (low, high) = float(frame.ratio()), map(float, frame.ratio_ci())
+        verdict = _verdict(value, low, gate.min_ratio, at_least=True)
+        message = f"smallest ratio between groups at least {gate.min_ratio:g}; {ends}"
+        subject = f"{gate.metric} across {gate.group}, ratio"
+        results.append(_result(subject, verdict, message, number=value, interval=[low, high], limit=gate.min_ratio))
+    return results
+
+
+@_judge.register
+def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
+    if judged.manifest.service == "custom":
+        message = "the bundle answers by a service of its own, which is not timed here"
+        return [_result("latency of one row", "inconclusive", message, limit=gate.p99_ms)]
+    predictor = Predictor(judged.bento, judged.manifest)
+    [row] = Rows(judged.manifest).decode(msgspec.json.encode(judged.manifest.examples[0]))
+    taken = []
+    gc.disable()  # a pause of the collector is the server's to count, not the model's
+    try:
+        for _number in range(LATENCY_CALLS):
+            start = time.perf_counter()
+            predictor.predict([row])
+            taken.append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    value = float(np.quantile(taken, 0.99)) * 1000
+    verdict = "pass" if value <= gate.p99_ms else "fail"
+    message = f"p99 of {LATENCY_CALLS} predictions of one row at most {gate.p99_ms:g} ms, on this machine"
+    return [_result("latency of one row", verdict, message, number=value, limit=gate.p99_ms)]
+
+
+@_judge.register
+def _(gate: stated.SizeGate, judged: Judged) -> list[dict[str, Any]]:
+    value = judged.size / 1e6
+    verdict = "pass" if value <= gate.megabytes else "fail"
+    return [_result("size of the bundle", verdict, f"at most {gate.megabytes:g} MB", number=value, limit=gate.megabytes)]
+
+
+@_judge.register
+def _(gate: stated.InvarianceGate, judged: Judged) -> list[dict[str, Any]]:
+    before, after = _changed(gate, judged)
+    still = np.abs(after - before).reshape(len(before), -1).max(axis=1) <= gate.tolerance
+    return [_behaviour(gate, float(still.mean()), f"may move by {gate.tolerance:g}")]
+
+
+@_judge.register
+def _(gate: stated.DirectionGate, judged: Judged) -> list[dict[str, Any]]:
+    before, after = _changed(gate, judged)
+    if judged.spec.kind == "binary":
+        before, after = before[:, 1], after[:, 1]
+    moved = (after - before) * (1 if gate.expect == "up" else -1)
+    return [_behaviour(gate, float((moved >= -TOLERANCE).mean()), f"must go {gate.expect} or stay")]
+
+
+def _behaviour(gate: stated.InvarianceGate | stated.DirectionGate, share: float, rule: str) -> dict[str, Any]:
+    message = f"the prediction {rule}, for at least {gate.share:.0%} of rows"
+    verdict = "pass" if share >= gate.share else "fail"
+    return _result(gate.name, verdict, message, number=share, limit=gate.share)
+
+
+def _changed(gate: stated.InvarianceGate | stated.DirectionGate, judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    rows = judged.outcome.rows
+    index = np.linspace(0, len(rows) - 1, min(BEHAVIOUR_ROWS, len(rows))).astype(int)
+    sample = rows.iloc[index]
+    try:
+        changed = gate.change(sample.copy())
+    except Exception as error:
+        raise blame(error, judged.spec.folder, f"is tested ({gate.name})") from error
+    if len(changed) != len(sample):
+        raise ModelworksError(f"{gate.where}: the change of {gate.name!r} must keep the number of rows")
+    return judged.outcome.scores[index], judged.score(changed)
