@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelworks.laptop import alarms
 from modelworks.laptop.place import Place, read_facts
 from modelworks.laptop.supervision import Program
 
@@ -52,6 +53,7 @@ def serve(place: Place, environment: str) -> None:
     )
     from werkzeug.serving import make_server  # noqa: PLC0415
 
+    alarms.start()
     application = DomainDispatcherApplication(create_backend_app)
     make_server("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler).serve_forever()
 

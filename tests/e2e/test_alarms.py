@@ -1,0 +1,94 @@
+"""An alarm of a laptop's environment, from a metric to the page, over the network as a user's program does it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+
+import boto3
+import pytest
+
+from modelworks.laptop.place import Place, read_facts
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def client(aws_laptop: Place):
+    facts = read_facts(aws_laptop.environment("local") / "environment.json")
+
+    def make(service: str):
+        return boto3.client(
+            service,
+            region_name=facts["region"],
+            endpoint_url=f"http://127.0.0.1:{facts['aws_port']}",
+            aws_access_key_id="laptop",
+            aws_secret_access_key="laptop",
+        )
+
+    return make
+
+
+@pytest.fixture
+def hook():
+    """A web server that keeps what is posted to it."""
+    got: list[dict] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", got
+    server.shutdown()
+    server.server_close()
+
+
+def _until(claim, seconds: float = 60):
+    deadline = time.monotonic() + seconds
+    while not (found := claim()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.2)
+    return found
+
+
+def test_a_breaching_metric_pages_a_queue_and_a_web_hook_and_is_in_the_history(client, hook):
+    url, posted = hook
+    cloudwatch, sns, sqs = client("cloudwatch"), client("sns"), client("sqs")
+    queue = sqs.create_queue(QueueName="pages")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    topic = sns.create_topic(Name="alerts")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+    sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=url)
+    cloudwatch.put_metric_alarm(
+        AlarmName="errors",
+        Namespace="modelworks",
+        MetricName="error",
+        Statistic="Average",
+        ComparisonOperator="GreaterThanThreshold",
+        Threshold=0.01,
+        Period=10,
+        EvaluationPeriods=1,
+        TreatMissingData="missing",
+        AlarmActions=[topic],
+    )
+    datum = {"MetricName": "error", "Values": [0.0, 1.0], "Counts": [90, 10]}
+    cloudwatch.put_metric_data(Namespace="modelworks", MetricData=[datum])
+
+    def page():
+        got = sqs.receive_message(QueueUrl=queue).get("Messages", [])
+        return json.loads(json.loads(got[0]["Body"])["Message"]) if got else None
+
+    paged = _until(page)
+    assert (paged["AlarmName"], paged["NewStateValue"]) == ("errors", "ALARM")
+    assert _until(lambda: [one for one in posted if one["Type"] == "Notification"])[0]["Message"] == json.dumps(paged)
+    history = cloudwatch.describe_alarm_history(AlarmName="errors", HistoryItemType="StateUpdate")["AlarmHistoryItems"]
+    assert history[-1]["HistorySummary"] == "Alarm updated from INSUFFICIENT_DATA to ALARM"
