@@ -29,6 +29,8 @@ RECORDED = (
     "SNS e-mail subscriptions: stored, no mail is sent",
     "OIDC providers: stored, nobody is federated",
     "S3 lifecycle rules: stored, nothing expires",
+    "CloudWatch alarms on percentiles, metric math or anomalies, and composite alarms: stored, never evaluated",
+    "Alarm actions other than SNS topics: stored, never taken",
 )
 """What the AWS emulator records and does not act on."""
 
