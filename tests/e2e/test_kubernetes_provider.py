@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from e2e.kubelet import Kubelet
 from modelworks.laptop import core, environments
 from modelworks.laptop.place import Place
 from modelworks.laptop.providers.kubernetes import KubernetesProvider, Settings, plugin
@@ -34,18 +33,13 @@ NAMESPACE = "kubernetes:core/v1:Namespace"
 
 @pytest.fixture(scope="module")
 def place():
-    """A laptop cloud of our own, with pods that at least say they run."""
+    """A laptop cloud of our own."""
     home = Path(tempfile.mkdtemp(prefix="mw-"))
     place = Place(home / "laptop")
-    kubelet = None
     try:
         core.up(place, ("local",))
-        if shutil.which("kubectl") and not _kubectl(place, "get", "nodes", "-o", "name"):
-            kubelet = Kubelet(str(place.cluster / "admin.kubeconfig"))
         yield place
     finally:
-        if kubelet:
-            kubelet.stop()
         core.down(place)
         shutil.rmtree(home, ignore_errors=True)
 
@@ -146,8 +140,15 @@ def deployment(command: str = "sleep 1000", replicas: int = 1, **annotations: st
     }
 
 
+CRASH = "exit 3"
+# Without a probe, a container that dies at once is ready for a moment, and its Deployment available.
+NEVER_READY = {"exec": {"command": ["false"]}}
+
+
 def _template(command: str, **spec: Any) -> dict[str, Any]:
-    container = {"name": "web", "image": "example/web", "command": ["sh", "-c", command]}
+    container: dict[str, Any] = {"name": "web", "image": "example/web", "command": ["sh", "-c", command]}
+    if command == CRASH:
+        container["readinessProbe"] = NEVER_READY
     return {
         "metadata": {"labels": {"app": "web"}},
         "spec": {"containers": [container], "terminationGracePeriodSeconds": 1, **spec},
@@ -350,7 +351,7 @@ def test_refresh_sees_what_changed_and_what_is_gone(cloud, kubectl):
 
 
 def test_refresh_tells_of_a_deployment_that_is_not_ready(cloud):
-    made = cloud.create(DEPLOYMENT, deployment("exit 3", skipAwait="true"))
+    made = cloud.create(DEPLOYMENT, deployment(CRASH, skipAwait="true"))
     ready_wanted = {**made.inputs, "metadata": {**made.inputs["metadata"], "annotations": {}}}
     with pytest.raises(Incomplete, match="is not ready"):
         cloud.read(DEPLOYMENT, Declared(made.id, ready_wanted, made.state))
@@ -376,7 +377,7 @@ def test_what_is_imported_can_be_declared_without_a_difference(cloud):
 
 def test_a_deployment_that_crashes_is_recorded_and_says_why(cloud):
     with pytest.raises(Incomplete) as incomplete:
-        cloud.create(DEPLOYMENT, deployment("exit 3", timeoutSeconds="8"))
+        cloud.create(DEPLOYMENT, deployment(CRASH, timeoutSeconds="8"))
     reasons = "\n".join(incomplete.value.reasons)
     assert "timed out after 8 s" in reasons
     assert "exit code 3" in reasons
@@ -392,7 +393,7 @@ def test_pods_that_are_refused_are_told_from_the_replica_sets_events(cloud, kube
 
 def test_custom_timeouts_come_before_the_annotation(cloud):
     with pytest.raises(Incomplete, match="timed out after 1 s"):
-        cloud.create(DEPLOYMENT, deployment("exit 3", timeoutSeconds="600"), timeout=1.0)
+        cloud.create(DEPLOYMENT, deployment(CRASH, timeoutSeconds="600"), timeout=1.0)
 
 
 def test_an_update_waits_for_the_new_pods(cloud):
@@ -400,11 +401,11 @@ def test_an_update_waits_for_the_new_pods(cloud):
     after = cloud.update(DEPLOYMENT, made, deployment("sleep 1001", replicas=2))
     assert after.state["status"]["updatedReplicas"] == 2
     with pytest.raises(Incomplete, match="waiting for its pods"):
-        cloud.update(DEPLOYMENT, after, deployment("exit 3", timeoutSeconds="3"))
+        cloud.update(DEPLOYMENT, after, deployment(CRASH, timeoutSeconds="3"))
 
 
 def test_skip_await_does_not_wait(cloud):
-    made = cloud.create(DEPLOYMENT, deployment("exit 3", skipAwait="true"))
+    made = cloud.create(DEPLOYMENT, deployment(CRASH, skipAwait="true"))
     assert made.state["status"].get("readyReplicas", 0) == 0
 
 
@@ -477,7 +478,7 @@ def test_ctrl_c_ends_a_wait_at_once(cloud):
     threading.Timer(0.5, cloud.cancelled.set).start()
     began = time.monotonic()
     with pytest.raises(Incomplete, match="cancelled while waiting"):
-        cloud.create(DEPLOYMENT, deployment("exit 3"))
+        cloud.create(DEPLOYMENT, deployment(CRASH))
     assert time.monotonic() - began < 60  # the wait itself would last ten minutes
 
 
@@ -710,6 +711,7 @@ SHOP = """
         "name": "web",
         "image": "example/web",
         "command": ["sh", "-c", "COMMAND"],
+        "readiness_probe": {"exec": {"command": ["PROBE"]}},
         "env_from": [{"config_map_ref": {"name": settings.metadata.name}}],
     }
     web = k8s.apps.v1.Deployment(
@@ -729,7 +731,12 @@ SHOP = """
 
 
 def shop(colour: str = "red", command: str = "sleep 1000", timeout: int = 120) -> str:
-    return SHOP.replace('COLOUR"}', f'{colour}"}}').replace("COMMAND", command).replace("TIMEOUT", str(timeout))
+    return (
+        SHOP.replace('COLOUR"}', f'{colour}"}}')
+        .replace("COMMAND", command)
+        .replace("PROBE", "false" if command == CRASH else "true")
+        .replace("TIMEOUT", str(timeout))
+    )
 
 
 def test_a_program_goes_up_stays_unchanged_and_leaves_nothing(program, kubectl):
@@ -753,7 +760,7 @@ def test_new_data_replaces_the_config_map_and_rolls_the_deployment(program):
 
 
 def test_a_failed_rollout_is_in_the_state_and_the_next_up_puts_it_right(program):
-    shown = program.up(shop(command="exit 3", timeout=6), fails=True)
+    shown = program.up(shop(command=CRASH, timeout=6), fails=True)
     assert "exists but is not ready: timed out after 6 s" in shown
     assert "exit code 3" in shown
     web = next(each for each in program.state()["deployment"]["resources"] if each["type"] == DEPLOYMENT)
@@ -914,7 +921,7 @@ def test_a_definition_and_its_resource_go_up_in_one_program_and_a_rollout_is_not
 
 
 def test_ctrl_c_ends_an_up_that_waits(program):
-    program.write(shop(command="exit 3", timeout=600))
+    program.write(shop(command=CRASH, timeout=600))
     with program.start("up", "--yes", "--skip-preview", "--stack", "dev") as process:
         for line in process.stdout:
             if "waiting for its pods" in line:

@@ -232,7 +232,7 @@ def service(seen: Object, related: Related) -> Verdict:
     if selects and not any(_answering(each) for each in related.pods):
         return Verdict(
             "progressing",
-            "it does not target any ready pod: those it selects may not be ready, or spec.selector fits no pod's labels",
+            "it does not target any ready pod: those it selects are not ready, or spec.selector fits no pod's labels",
         )
     if kind == "LoadBalancer" and not at(seen, "status", "loadBalancer", "ingress"):
         return Verdict("progressing", "waiting for an address")
