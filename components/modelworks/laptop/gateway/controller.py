@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.agent.api import MERGE, Cluster, Refused
+from modelworks.laptop.agent.api import MERGE, Cluster, RefusedError
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.gateway.table import Notice, Rendered, pod_facts, render
 from modelworks.laptop.place import Place, read_facts, write_whole
@@ -47,7 +47,7 @@ class Followed(Cluster):
                 yield "LISTED", listing.get("items") or []
                 async for change in self._changes(path, {}, listing["metadata"]["resourceVersion"]):
                     yield change
-            except (httpx.HTTPError, Refused) as error:
+            except (httpx.HTTPError, RefusedError) as error:
                 log.warning("following %s ended (%s), listing anew in 1 s", path, error or type(error).__name__)
                 await asyncio.sleep(1)
 
@@ -136,7 +136,7 @@ class Gateway:
             try:
                 await self._write_addresses(rendered)
                 await self._write_notices(rendered)
-            except (httpx.HTTPError, Refused) as error:
+            except (httpx.HTTPError, RefusedError) as error:
                 log.warning("cannot write back to the cluster, trying again: %s", error or type(error).__name__)
                 await asyncio.sleep(1)
                 self._to_report.set()
@@ -153,7 +153,7 @@ class Gateway:
                 where = f"{base}/namespaces/{namespace}/{plural}/{name}/status"
                 try:
                     await self._cluster.call("PATCH", where, body, kind=MERGE)
-                except Refused as refused:
+                except RefusedError as refused:
                     if refused.status != httpx.codes.NOT_FOUND:  # deleted meanwhile
                         raise
 
@@ -164,7 +164,7 @@ class Gateway:
             log.warning("%s %s/%s: %s", notice.kind, notice.namespace, notice.name, notice.message)
             try:
                 await self._cluster.call("POST", f"/api/v1/namespaces/{notice.namespace}/events", _event(notice))
-            except Refused as refused:
+            except RefusedError as refused:
                 # Told before a restart, or its namespace is going.
                 if refused.status not in {httpx.codes.CONFLICT, httpx.codes.NOT_FOUND, httpx.codes.FORBIDDEN}:
                     raise
