@@ -1,9 +1,10 @@
-"""A cloud of one folder, and the Pulumi provider for it: `python tiny.py FOLDER` prints its port and serves until ended.
+"""A cloud of one folder and the Pulumi provider for it: `python tiny.py FOLDER` prints its port and serves on.
 
-It has one type, `tiny:index:Thing`, with inputs `name` (physical, auto-named; a new one replaces), `value` and `secret`.
+It has one type, `tiny:index:Thing`, with inputs `name` (physical, auto-named; another replaces), `value` and `secret`.
 A thing is a file `<name>.json`. Faults are files too, so that a test can place them between two operations:
 `slow` (seconds each create takes, after the thing was made) and `fail` (how many calls succeed before one fails).
 """
+# ruff: noqa: N802 (the methods of the plugin protocol are named by it)
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-SECRET = "4dabf18193072939515e22adb298388d"  # noqa: S105 (the signature key that marks a secret on the wire)
+SECRET = "4dabf18193072939515e22adb298388d"
 
 
 class Tiny(provider_pb2_grpc.ResourceProviderServicer):

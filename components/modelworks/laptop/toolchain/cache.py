@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import read_facts, write_whole
+from modelworks.laptop.place import write_whole
 from modelworks.laptop.toolchain import golang, official
 from modelworks.laptop.toolchain.progress import Report, Step
 from modelworks.laptop.toolchain.tools import MODULES, TOOLS, Tool, on_path
@@ -289,12 +289,12 @@ def _pause(stop: threading.Event) -> None:
 
 def _whole(path: Path) -> bool:
     """Whether `path` is the executable that was built: by size and time, by its digest where the time has changed."""
-    record = read_facts(path.parent / f"{path.name}.json")
     try:
+        record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return False
-    if not record or status.st_size != record["size"] or not os.access(path, os.X_OK):
+    if status.st_size != record["size"] or not os.access(path, os.X_OK):
         return False
     return bool(status.st_mtime_ns == record["mtime_ns"] or _sha256(path) == record["sha256"])
 
