@@ -38,7 +38,8 @@ RECORDED = (
 def condition(place: Place) -> dict[str, Any]:
     """Everything that `modelworks laptop status` shows, as plain values.
 
-    `up` is true when every process runs. Times are seconds, memory is MiB of resident memory.
+    `up` is true when every process runs. Times are seconds, memory is MiB; what
+    processes share is divided among them.
     """
     facts = read_facts(place.root / "laptop.json")
     processes = [_process(place, info) for info in supervision.processes(place)]
@@ -76,7 +77,7 @@ def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:
     memory = 0.0
     if running:
         with contextlib.suppress(psutil.Error):
-            memory = psutil.Process(info["pid"]).memory_info().rss / 2**20
+            memory = _memory(info["pid"])
     return {
         "name": info["name"],
         "state": info["statename"],
@@ -92,8 +93,13 @@ def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:
 def _own_memory(place: Place) -> float:
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         pid = int((place.run / "supervisord.pid").read_text("ascii"))
-        return float(psutil.Process(pid).memory_info().rss) / 2**20
+        return _memory(pid)
     return 0.0
+
+
+def _memory(pid: int) -> float:
+    """Proportional: a page that processes share counts once among them."""
+    return float(psutil.Process(pid).memory_full_info().pss) / 2**20
 
 
 def _environment(place: Place, name: str) -> dict[str, Any]:

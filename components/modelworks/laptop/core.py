@@ -42,6 +42,9 @@ Tell = Callable[[str], None]
 READY_SECONDS = 90
 """How long parts may take to become ready before `up` gives up; two busy cores need some twenty."""
 
+PATIENCE = 5
+"""How often a part may end before it is ready. Some do once or twice until the API server serves them."""
+
 GATEWAY_PORTS = ("gateway",)
 
 
@@ -293,7 +296,7 @@ def _amazon(place: Place) -> list[_Part]:
 
 
 def _finished() -> bool:
-    from modelworks.laptop import providers
+    from modelworks.laptop import providers  # noqa: PLC0415
 
     return all(
         "def plugin(" in (Path(providers.__path__[0]) / kind / "__init__.py").read_text()
@@ -345,17 +348,21 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> 
     """
     waiting = list(parts)
     began = time.monotonic()
+    pids: dict[str, set[int]] = {part.program.name: set() for part in parts}
     while waiting:
         infos = {info["name"]: info for info in supervision.processes(place)}
         for part in list(waiting):
             name = part.program.name
             state = infos.get(name, {}).get("statename", "UNKNOWN")
+            pids[name] |= {infos[name]["pid"]} - {0} if name in infos else set()
             if state in {"RUNNING", "STARTING"} and part.ready():
                 waiting.remove(part)
                 if name not in was:
                     report(f"{name} is ready ({time.monotonic() - began:.1f} s)")
             elif state == "FATAL" or (state == "UNKNOWN" and time.monotonic() - began > 10):
                 raise _not_ready(place, name, "does not start")
+            elif len(pids[name]) > PATIENCE and time.monotonic() - began > 20:
+                raise _not_ready(place, name, f"ended {len(pids[name]) - 1} times")
         if waiting and time.monotonic() - began > READY_SECONDS:
             raise _not_ready(place, waiting[0].program.name, f"is not ready after {READY_SECONDS} s")
         if waiting:
@@ -499,7 +506,7 @@ def _locked(place: Place) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _whole_or_nothing(place: Place, *, fresh: bool) -> Iterator[None]:
-    """Undo what an `up` began when it does not come to its end: all of it if nothing was there, else what it started."""
+    """Undo what an `up` began that does not come to its end: all of it if nothing was there, else what it started."""
     was_running = supervision.running(place)
     try:
         with _terminable():

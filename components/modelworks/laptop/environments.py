@@ -54,7 +54,7 @@ def create(place: Place, environment: str) -> dict[str, Any]:
         "providers": {"aws": provider, "kubernetes": kubernetes},
         "account": next(iter(config.get("aws:allowedAccountIds") or []), ACCOUNT),
         "region": config.get("aws:region") or REGION,
-        "namespace": f"modelworks-{environment}",
+        "namespace": _namespace(config) or f"modelworks-{environment}",
     }
     place.folder(folder / "backend")
     write_whole(folder / "passphrase", secrets.token_urlsafe(32))
@@ -90,6 +90,14 @@ def stack_config(environment: str) -> dict[str, Any]:
     except (ModelworksError, OSError, yaml.YAMLError, AttributeError):
         return {}  # no project or no such stack yet; a stack file that is wrong is reported by who reads its settings
     return config if isinstance(config, dict) else {}
+
+
+def _namespace(config: dict[str, Any]) -> str | None:
+    """The namespace that a stack's settings name; what is wrong with them is said by who checks them."""
+    settings = config.get("modelworks:settings")
+    cluster = settings.get("cluster") if isinstance(settings, dict) else None
+    namespace = cluster.get("namespace") if isinstance(cluster, dict) else None
+    return namespace if isinstance(namespace, str) else None
 
 
 def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
