@@ -115,9 +115,7 @@ def build(folder: Path, *, onnx: bool = True, trees: int = 50, model: str = "del
     files["bento.yaml"] = b"service: standard\n"
     archive = folder / f"{model}.bento"
     pack(archive, files)
-    return Example(
-        archive, "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest(), manifest, estimator, columns
-    )
+    return Example(archive, "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest(), manifest, estimator, columns)
 
 
 def pack(archive: Path, files: dict[str, bytes]) -> None:

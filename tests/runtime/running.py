@@ -1,0 +1,101 @@
+"""A server in a process of its own, and how to wait for things."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from modelworks import contract
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `condition` gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come true in time")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A running `runtime.serve`."""
+
+    def __init__(self, environ: dict[str, str], log: Path) -> None:
+        self.port = free_port()
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "modelworks.runtime.serve"],
+                env={**os.environ, **environ, contract.ENV_PORT: str(self.port)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def ready(self) -> Server:
+        def answers() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            with suppress(OSError):
+                return self.ask("GET", "/readyz")[0] == 200
+            return False
+
+        wait_for(answers)
+        return self
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, Any]:
+        """Status, body (decoded if it is JSON) and headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, headers or {})
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        is_json = "json" in (response.headers["content-type"] or "")
+        return response.status, json.loads(content) if is_json else content.decode(), response.headers
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.log.read_text().splitlines() if text.startswith("{")]
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def settings(example: Any, **more: str) -> dict[str, str]:
+    return {
+        contract.ENV_BUNDLE_URI: str(example.archive),
+        contract.ENV_BUNDLE_DIGEST: example.digest,
+        contract.ENV_MODEL: "delays",
+        contract.ENV_VERSION: "12",
+        contract.ENV_ENVIRONMENT: "test",
+        contract.ENV_ALLOW_ANONYMOUS: "true",
+        contract.ENV_METRICS: "none",
+        contract.ENV_DRAIN_SECONDS: "0",
+        **more,
+    }

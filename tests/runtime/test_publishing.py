@@ -1,0 +1,121 @@
+"""Metrics and the prediction log, on their way to AWS and back."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+
+import pyarrow.parquet as pq
+import pytest
+
+from modelworks import contract
+from runtime.example_bundle import rows
+from runtime.running import free_port, wait_for
+
+
+@pytest.fixture
+def published(example, aws, tmp_path):
+    """Settings of a server that publishes quickly."""
+    aws.upload_file(str(example.archive), "store", "bundles/delays/x.bento")
+    return {
+        contract.ENV_BUNDLE_URI: "s3://store/bundles/delays/x.bento",
+        contract.ENV_METRICS: "cloudwatch",
+        contract.ENV_METRICS_SECONDS: "0.3",
+        contract.ENV_PREDICTION_LOG: "s3://store/predictions",
+        contract.ENV_PREDICTION_LOG_SECONDS: "0.3",
+        contract.ENV_SCRATCH: str(tmp_path / "scratch"),
+    }
+
+
+def logged(s3) -> list[dict]:
+    """Every row of the prediction log."""
+    found = []
+    for entry in s3.list_objects_v2(Bucket="store", Prefix="predictions/").get("Contents", []):
+        data = s3.get_object(Bucket="store", Key=entry["Key"])["Body"].read()
+        found += [{**row, "key": entry["Key"]} for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    return found
+
+
+def statistic(metric: str, statistic: str, **dimensions: str) -> float:
+    import boto3
+
+    now = datetime.now(UTC)
+    points = boto3.client("cloudwatch").get_metric_statistics(
+        Namespace=contract.METRIC_NAMESPACE,
+        MetricName=metric,
+        Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(hours=1),
+        Period=7200,
+        Statistics=[statistic],
+    )["Datapoints"]
+    return points[0][statistic] if points else 0.0
+
+
+def test_ratios_arrive_in_cloudwatch_with_and_without_version(serve, example, published):
+    # Slow from the first microsecond on: every good answer counts.
+    server = serve(example, **published, **{contract.ENV_LATENCY_OBJECTIVE_MS: "0.001"}).ready()
+    for row in rows(6):
+        server.ask("POST", "/v1/predict", row)
+    for _ in range(2):
+        server.ask("POST", "/v1/predict", {"x0": "far"})
+    assert server.stop() == 0
+    endpoint = {"environment": "test", "model": "delays"}
+    version = {**endpoint, "version": contract.short_digest(example.digest)}
+    assert statistic("slow", "SampleCount", **endpoint) == statistic("slow", "SampleCount", **version) == 8
+    assert statistic("slow", "Average", **endpoint) == pytest.approx(6 / 8)
+    assert statistic("error", "Average", **version) == 0
+    assert statistic("error", "SampleCount", **version) == 8
+    assert statistic("latency", "SampleCount", **version) == 8
+    assert statistic("prediction", "SampleCount", **version) == 6
+
+
+def test_predictions_are_kept_by_day_without_private_features(serve, example, published, aws):
+    server = serve(example, **published).ready()
+    answers = [server.ask("POST", "/v1/predict", row)[1]["predictions"][0] for row in rows(5)]
+    found = wait_for(lambda: (kept := logged(aws)) and len(kept) == 5 and kept)
+    assert sorted(row["score"] for row in found) == pytest.approx(sorted(each["score"] for each in answers), abs=1e-6)
+    assert f"dt={datetime.now(UTC).date()}" in found[0]["key"]
+    assert {row["label"] for row in found} == {each["label"] for each in answers}
+    assert found[0]["version"] == contract.short_digest(example.digest)
+    assert "feature_x0" in found[0]
+    assert "feature_x2" not in found[0]
+
+
+def test_a_killed_server_loses_at_most_its_last_second(serve, example, published, aws):
+    server = serve(example, **published).ready()
+    for row in rows(30):
+        server.ask("POST", "/v1/predict", row)
+    time.sleep(1.5)  # two spool intervals: what was answered before is no longer in memory
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    serve(example, **published).ready()
+    wait_for(lambda: len(logged(aws)) >= 30)
+    assert len({row["request_id"] for row in logged(aws)}) == 30
+
+
+def test_serving_goes_on_while_aws_is_away_and_says_so(serve, example, published, aws, monkeypatch):
+    published[contract.ENV_BUNDLE_URI] = str(example.archive)
+    working = os.environ["AWS_ENDPOINT_URL"]
+    server = serve(example, **published, AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}").ready()
+    for row in rows(10):
+        assert server.ask("POST", "/v1/predict", row)[0] == 200
+    wait_for(lambda: "modelworks_prediction_log_up 0" in server.ask("GET", "/metrics")[1])
+    wait_for(lambda: "modelworks_cloudwatch_up 0" in server.ask("GET", "/metrics")[1])
+    assert server.ask("GET", "/readyz")[0] == 200
+    said = [line["message"] for line in server.lines() if line["level"] == "error"]
+    assert len(said) == len(set(said)) == 2
+    server.stop()
+    # What could not be delivered is delivered by the next life.
+    serve(example, **published, AWS_ENDPOINT_URL=working).ready()
+    wait_for(lambda: len(logged(aws)) == 10)
+
+
+def test_a_sample_keeps_a_share(serve, example, published, aws):
+    server = serve(example, **published, **{contract.ENV_PREDICTION_LOG_SAMPLE: "0"}).ready()
+    server.ask("POST", "/v1/predict", rows(1)[0])
+    server.stop()
+    assert logged(aws) == []
