@@ -125,9 +125,18 @@ class GateReport:
             GateResult(**{**each, "interval": tuple(each["interval"]) if each["interval"] else None})
             for each in facts["results"]
         )
-        override = Override(**{**facts["override"], "gates": tuple(facts["override"]["gates"])}) if facts["override"] else None
+        override = (
+            Override(**{**facts["override"], "gates": tuple(facts["override"]["gates"])}) if facts["override"] else None
+        )
         return cls(
-            facts["model"], facts["run"], facts["digest"], facts["target"], facts["at"], results, facts["champion"], override
+            facts["model"],
+            facts["run"],
+            facts["digest"],
+            facts["target"],
+            facts["at"],
+            results,
+            facts["champion"],
+            override,
         )
 
 
@@ -171,7 +180,13 @@ def run_gates(
 
 
 def decide(
-    run: TrainedModel, bundle: Bundle, target: str, found: list[dict[str, Any]], *, champion: str = "", override: str = ""
+    run: TrainedModel,
+    bundle: Bundle,
+    target: str,
+    found: list[dict[str, Any]],
+    *,
+    champion: str = "",
+    override: str = "",
 ) -> GateReport:
     """Apply a target's policy to verdicts."""
     policy = policy_of(target)
@@ -186,7 +201,9 @@ def decide(
             },
         ]  # fmt: skip
     results = tuple(
-        GateResult(**{**each, "interval": tuple(each["interval"]) if each["interval"] else None}, action=_action(policy, each))
+        GateResult(
+            **{**each, "interval": tuple(each["interval"]) if each["interval"] else None}, action=_action(policy, each)
+        )
         for each in found
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -187,7 +187,9 @@ def slices_of(spec: ModelSpec, outcome: Outcome) -> dict[str, list[dict[str, Any
     found = {}
     for column in dict.fromkeys(columns):
         group = groups.get(column)
-        names, _ = group_names(outcome.rows[column], group.min_rows if group else 0, pool=bool(group and group.pool_small))
+        names, _ = group_names(
+            outcome.rows[column], group.min_rows if group else 0, pool=bool(group and group.pool_small)
+        )
         rows = []
         for name in sorted(set(names)):
             part = outcome.take(np.nonzero(names == name)[0])

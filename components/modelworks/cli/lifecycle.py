@@ -1,0 +1,235 @@
+"""`modelworks new`, `check-data`, `train`, `bundle` and `gates`: a model from its data to a judged bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelworks.lifecycle.checks import CheckReport
+    from modelworks.lifecycle.gates import GateReport
+    from modelworks.lifecycle.training import Home
+
+Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+COLOURS = {"error": "red", "fail": "red", "warning": "yellow", "inconclusive": "yellow", "note": "dim", "pass": "green"}
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("new")(new)
+    app.command("check-data")(check_data)
+    app.command("train")(train)
+    app.command("bundle")(bundle)
+    app.command("gates")(gates)
+
+
+def new(
+    model: Annotated[str, typer.Argument(help="Name: lower-case letters, digits and dashes.", metavar="MODEL")],
+    into: Annotated[Path, typer.Option("--into", help="Folder to make it in.")] = Path("models"),
+) -> None:
+    """Start a model project that passes its own tests.
+
+    Example: `modelworks new churn`, then `pytest models/churn` and `modelworks train churn`.
+    """
+    from modelworks.lifecycle.scaffold import scaffold  # noqa: PLC0415 - imports stay out of --help
+
+    folder = scaffold(model, into)
+    out.print(f"made [bold]{folder}[/]: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    out.print(f"next: edit model.py, then [bold]modelworks check-data {model}[/] and [bold]modelworks train {model}[/]")
+
+
+def check_data(
+    model: Model,
+    *,
+    save_baseline: Annotated[
+        bool, typer.Option("--save-baseline", help="Write today's distributions as those to compare with.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a model's data: schema, completeness, distribution, freshness, leakage, balance.
+
+    Exit code 1 if training must not go on. Example: `modelworks check-data flight-delay`.
+    """
+    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+
+    home = _home()
+    spec = load_spec(model)
+    report = training.check_data(spec, home, save_baseline=save_baseline, progress=_progress())
+    if as_json:
+        print(json.dumps(report.to_facts(), indent=2))
+    else:
+        _print_checks(report)
+        out.print(f"report: {home.checks(spec.name) / 'checks.html'}", soft_wrap=True)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def train(
+    model: Model,
+    *,
+    data: Annotated[str, typer.Option("--data", help="Digest of a kept snapshot to train on again.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Train a model and evaluate it on rows it has not seen.
+
+    The same data, code, parameters, seed and lock give the same run, which is then found and not trained again. With
+    MLFLOW_TRACKING_URI set, the run is logged there. Example: `modelworks train flight-delay`.
+    """
+    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+
+    spec = load_spec(model)
+    run = training.train(spec, _home(), data=data, progress=_progress())
+    tracked = _track(run)
+    if as_json:
+        facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
+        print(json.dumps({**facts, "metrics": run.metrics, "origin": run.origin, "mlflow_run": tracked}, indent=2))
+        return
+    table = _table("metric on the hold-out", "value")
+    for name, value in sorted(run.metrics.items()):
+        shown = "–" if value is None else f"{value:.4f}"
+        table.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
+    out.print(table)
+    if run.origin["dirty"]:
+        err.print("[yellow]dirty:[/] the tree differs from its commit; this run can be released to local only")
+    out.print(f"run {run.run} of {run.model}: {run.folder}", soft_wrap=True)
+
+
+def bundle(model: Model, *, as_json: Json = False) -> None:
+    """Bundle the last run of a model as a Bento whose digest is its release.
+
+    Example: `modelworks bundle flight-delay`, then `bentoml serve` on the unpacked bundle, or `modelworks gates`.
+    """
+    from modelworks.lifecycle import bundle as bundles, load_spec, training  # noqa: PLC0415
+
+    spec, home = load_spec(model), _home()
+    run = training.latest_run(spec.name, home)
+    built = bundles.build_bundle(spec, run, home, _progress())
+    _track(run, built)
+    facts = {
+        "model": built.model, "run": run.run, "digest": built.digest, "path": str(built.path), "bytes": built.size,
+        "served": built.served, "parity": built.parity,
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = _table("", "")
+    table.add_row("digest", built.digest)
+    table.add_row("file", str(built.path))
+    table.add_row("size", f"{built.size / 1e6:.2f} MB")
+    why = "" if built.parity.get("onnx") else f" ({built.parity.get('reason')})"
+    table.add_row("answers with", built.served + why)
+    out.print(table)
+
+
+def gates(
+    model: Model,
+    *,
+    env: Annotated[str, typer.Option("--env", help="Environment it is meant for: its policy decides.")] = "local",
+    champion: Annotated[Path | None, typer.Option(help="Bundle that serves there now, to be compared with.")] = None,
+    override: Annotated[
+        str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Judge the bundled model: metrics, baseline, champion, slices, fairness, latency, size, behaviour.
+
+    Exit code 1 if the environment refuses it. Example: `modelworks gates flight-delay --env staging`.
+    """
+    from modelworks.lifecycle import bundle as bundles, gates as judging, load_spec, training  # noqa: PLC0415
+
+    spec, home = load_spec(model), _home()
+    run = training.latest_run(spec.name, home)
+    report = judging.run_gates(
+        spec, run, bundles.open_built(run), home, env, champion=champion, override=override, progress=_progress()
+    )
+    if as_json:
+        print(json.dumps(report.to_facts(), indent=2))
+    else:
+        _print_gates(report)
+        out.print(f"report: {run.folder / f'gates-{env}.html'}", soft_wrap=True)
+    report.require()
+
+
+def _home() -> Home:
+    from modelworks.lifecycle.training import Home  # noqa: PLC0415
+
+    try:
+        root = Place.here().root
+    except ModelworksError:
+        # A model project needs no Pulumi project around it.
+        root = Path.cwd() / ".modelworks"
+    return Home(root, os.environ.get("MODELWORKS_DATA_STORE", ""))
+
+
+def _track(run: Any, built: Any = None) -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        return ""
+    from modelworks.lifecycle.tracking import track  # noqa: PLC0415 - MLflow is slow to import
+
+    start = time.monotonic()
+    run_id = track(run, uri, built)
+    err.print(f"  {'log to MLflow':<28}{time.monotonic() - start:6.1f} s", style="dim")
+    return run_id
+
+
+def _progress() -> Callable[[str, str, float], None]:
+    def tell(step: str, state: str, seconds: float) -> None:
+        if state == "start":
+            if err.is_terminal:
+                err.print(f"  {step} …", style="dim", end="\r")
+        else:
+            taken = "   kept" if state == "kept" else f"{seconds:6.1f} s"
+            err.print(f"  {step:<28}{taken}", style="dim")
+
+    return tell
+
+
+def _print_checks(report: CheckReport) -> None:
+    table = _table("", "check", "column", "what", "rows")
+    for each in report.findings:
+        colour = COLOURS[each.severity]
+        what = "\n".join([each.message, *(f"[dim]{example}[/]" for example in each.examples)])
+        table.add_row(
+            f"[{colour}]{each.severity}[/]", each.check, each.subject, what, f"{each.count:,}" if each.count else ""
+        )
+    out.print(table)
+    state = "[green]passed[/]" if report.passed else "[red]stopped[/]"
+    out.print(f"{state}: {report.rows:,} rows, {report.data}", soft_wrap=True)
+
+
+def _print_gates(report: GateReport) -> None:
+    table = _table("", "what", "number", "95 % interval", "rule")
+    for each in report.results:
+        number = "" if each.number is None else f"{each.number:.4g}"
+        ends = each.interval and [("–" if end is None else f"{end:.4g}") for end in each.interval]
+        action = f" [bold]{each.action}[/]" if each.action else ""
+        verdict = f"[{COLOURS[each.verdict]}]{each.verdict}[/]{action}"
+        table.add_row(verdict, each.subject, number, f"{ends[0]} – {ends[1]}" if ends else "", each.message)
+    out.print(table)
+    if report.override:
+        out.print(f"[yellow]overridden[/] by {report.override.by}: {report.override.reason}")
+    state = "[green]allowed[/]" if report.allowed else "[red]refused[/]"
+    out.print(f"{state} for {report.target}: {report.digest}", soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

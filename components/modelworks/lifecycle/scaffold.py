@@ -1,0 +1,31 @@
+"""The start of a model project."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.files import write_whole
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def scaffold(name: str, into: Path) -> Path:
+    """Make a project called `name` in the folder `into` and return its folder.
+
+    Raises:
+        ModelworksError: The name is no model's name, or the project is there already.
+    """
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        raise ModelworksError(
+            f"a model's name is lower-case letters, digits and dashes, beginning with a letter, got {name!r}",
+            fix="For instance: modelworks new churn-risk",
+        )
+    folder = into / name.replace("-", "_")
+    if folder.exists():
+        raise ModelworksError(f"{folder} is there already", fix="Choose another name, or edit what is there.")
+    for template in sorted(TEMPLATES.glob("*.txt")):
+        text = template.read_text(encoding="utf-8").replace("__NAME__", name)
+        write_whole(folder / template.name.removesuffix(".txt"), text)
+    return folder

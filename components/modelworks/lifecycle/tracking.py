@@ -1,0 +1,93 @@
+"""Telling an MLflow server about a run: parameters, metrics, curves, plots, digests, commit and reports.
+
+What the run is made of was decided before; nothing here changes it. Told twice, a run is one run there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.files import read_json
+
+if TYPE_CHECKING:
+    from modelworks.lifecycle.bundle import Bundle
+    from modelworks.lifecycle.training import TrainedModel
+
+RUN_TAG = "modelworks.run"
+
+
+def track(run: TrainedModel, uri: str, bundle: Bundle | None = None) -> str:
+    """Log a run to the MLflow server at `uri` and return its MLflow run id.
+
+    A run that is already there in full is left alone; one that was half told is told again.
+
+    Raises:
+        ModelworksError: The server does not answer or refuses.
+    """
+    # A server that is down must be an error within seconds, not after MLflow's seven retries.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - two seconds to import
+    from mlflow.tracking import MlflowClient  # noqa: PLC0415
+
+    try:
+        return _tell(MlflowClient(uri), run, bundle)
+    except (MlflowException, OSError) as error:
+        raise ModelworksError(
+            f"MLflow at {uri} did not take the run {run.run} of {run.model}: {str(error).splitlines()[0]}",
+            fix="The run itself is kept: start the server or correct MLFLOW_TRACKING_URI, and run this again.",
+        ) from error
+
+
+def _tell(client: Any, run: TrainedModel, bundle: Bundle | None) -> str:
+    experiment = client.get_experiment_by_name(run.model)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.model)
+    found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.run}'", max_results=1)
+    if found:
+        run_id = str(found[0].info.run_id)
+    else:
+        run_id = str(client.create_run(experiment_id, tags={RUN_TAG: run.run}, run_name=run.run).info.run_id)
+    if not (found and found[0].info.status == "FINISHED"):
+        _tell_facts(client, run_id, run)
+        client.set_terminated(run_id)
+    for name, value in _tags(run, bundle).items():
+        client.set_tag(run_id, name, value)
+    return run_id
+
+
+def _tell_facts(client: Any, run_id: str, run: TrainedModel) -> None:
+    told = read_json(run.folder / "metrics.json")
+    for name, value in {**run.inputs["parameters"], "seed": run.inputs["seed"]}.items():
+        client.log_param(run_id, name, value)
+    for part in ("train", "validation", "holdout"):
+        for name, value in told[part].items():
+            if value is not None:
+                client.log_metric(run_id, f"{part}.{name}", value)
+    from mlflow.entities import Metric  # noqa: PLC0415 - two seconds to import
+
+    # Steps stand for time, so that a run told twice draws the same curve.
+    points = [
+        Metric(name, value, 0, step) for name, curve in told["curves"].items() for step, value in enumerate(curve)
+    ]
+    for start in range(0, len(points), 1000):
+        client.log_batch(run_id, metrics=points[start : start + 1000])
+    for name in ("checks.html", "checks.json", "metrics.json", "slices.json"):
+        client.log_artifact(run_id, str(run.folder / name))
+    if (run.folder / "plots").is_dir():
+        client.log_artifacts(run_id, str(run.folder / "plots"), "plots")
+
+
+def _tags(run: TrainedModel, bundle: Bundle | None) -> dict[str, str]:
+    tags = {
+        "modelworks.data": run.inputs["data"],
+        "modelworks.code": run.inputs["code"],
+        "modelworks.lock": run.inputs["lock"],
+        "modelworks.commit": run.origin.get("commit", ""),
+        "modelworks.dirty": str(run.origin.get("dirty", True)).lower(),
+        "modelworks.trained_by": run.origin.get("by", ""),
+    }
+    if bundle:
+        tags |= {"modelworks.bundle": bundle.digest, "modelworks.served": bundle.served}
+    return tags
