@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pulumi
 
 ACCOUNT = "111111111111"
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Declared(pulumi.runtime.Mocks):
         self.resources[key] = dict(args.inputs)
         if args.typ.startswith("kubernetes:"):
             return args.name, {**args.inputs, "metadata": {"name": args.name, **args.inputs.get("metadata", {})}}
+        if args.typ == "aws:s3/bucket:Bucket":
+            args.inputs.setdefault("bucket", args.name)
         return f"{args.name}-id", {"arn": f"arn:aws:mock:::{args.name}", "keyId": f"{args.name}-id", **args.inputs}
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:
@@ -62,6 +66,7 @@ def declare(
     # Transformations live on the root resource, which `set_mocks` keeps: one test's tags would be the next one's.
     pulumi.runtime.settings.ROOT.set(None)
     pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False)
+    pulumi.runtime.settings.SETTINGS.root_directory = str(ROOT)
     pulumi.runtime.set_all_config(dict(config or {}), [])
 
     @pulumi.runtime.test

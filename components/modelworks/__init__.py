@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelworks.endpoint import ModelEndpoint as ModelEndpoint
     from modelworks.environment import Environment as Environment
+    from modelworks.model_registry import ModelRegistry as ModelRegistry
+    from modelworks.training import TrainingCompute as TrainingCompute
 
 _HOMES = {
     "Environment": "modelworks.environment",
     "ModelEndpoint": "modelworks.endpoint",
+    "ModelRegistry": "modelworks.model_registry",
+    "TrainingCompute": "modelworks.training",
 }
 
-__all__ = ["Environment", "ModelEndpoint"]
+__all__ = ["Environment", "ModelEndpoint", "ModelRegistry", "TrainingCompute"]
 
 try:
     __version__ = version("modelworks")

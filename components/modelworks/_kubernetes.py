@@ -1,9 +1,14 @@
 """Private: manifests as they are written by hand, for what the components declare on Kubernetes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
+import pulumi_aws as aws
+import pulumi_kubernetes as k8s
+
+from modelworks._access import least_privilege_role, policy_document
 
 Manifest = Any
 """A piece of a manifest: plain mappings and lists with camel-case keys, Pulumi inputs allowed as values."""
@@ -59,30 +64,75 @@ def http_probe(path: str, *, port: str = "http", period_seconds: int, failures: 
     }
 
 
-def own_egress_and_port(port: str | int) -> Manifest:
-    """Rules of a network policy: one port in; out to names and to TLS, nothing else."""
+def one_port_in(port: str, *, out: tuple[int, ...] = (443,)) -> Manifest:
+    """Rules of a network policy: one port in; out to name servers and to these ports, nothing else."""
+    names = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
     return {
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"ports": [{"port": port, "protocol": "TCP"}]}],
-        "egress": [
-            {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
-            {"ports": [{"port": 443, "protocol": "TCP"}]},
-        ],
+        "egress": [{"ports": [*names, *({"port": item, "protocol": "TCP"} for item in out)]}],
     }
 
 
-def trust_of_service_account(
-    account_id: str, partition: str, issuer: str, namespace: str, service_account: str
-) -> dict[str, Any]:
-    """Who may assume a pod's role: one service account of one cluster, by the cluster's identity provider.
+def typed(manifest: Any) -> Any:
+    """A manifest where the SDK wants its own type: it takes plain mappings just as well."""
+    return manifest
+
+
+def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: str) -> k8s.core.v1.Namespace:
+    """A namespace that admits nothing but what keeps the `restricted` Pod Security standard."""
+    level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+    return k8s.core.v1.Namespace(
+        name,
+        metadata=typed({"name": namespace, "labels": {**labels(name, "namespace"), **level}}),
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+
+
+@dataclass(frozen=True)
+class PodIdentity:
+    """A service account, and the role that its pods assume."""
+
+    account: k8s.core.v1.ServiceAccount
+    role: aws.iam.Role
+
+
+def pod_identity(
+    name: str,
+    *,
+    parent: pulumi.Resource,
+    metadata: Mapping[str, Any],
+    account_id: pulumi.Input[str],
+    oidc_issuer: pulumi.Input[str],
+    policy: pulumi.Input[str],
+    description: str,
+) -> PodIdentity:
+    """A service account that assumes a role of its own, by the cluster's identity provider (IRSA, as EKS has it).
 
     Args:
-        account_id: The AWS account of role and provider.
-        partition: Such as `aws`.
-        issuer: The cluster's OIDC issuer without `https://`.
-        namespace: Namespace of the service account.
-        service_account: Its name.
+        name: Name of both as resources, and of the account in the cluster.
+        parent: The component they belong to.
+        metadata: Namespace and labels of the account.
+        account_id: The AWS account.
+        oidc_issuer: The cluster's OIDC issuer without `https://`.
+        policy: What the role may do.
+        description: What the role is for.
     """
+    # The account's name is stated, because the role trusts it before the account is there.
+    trust = pulumi.Output.all(
+        account_id, aws.get_partition_output().partition, oidc_issuer, metadata["namespace"]
+    ).apply(lambda v: policy_document([_trust(*v, name)]))
+    role = least_privilege_role(name, parent=parent, trust=trust, policy=policy, description=description)
+    account = k8s.core.v1.ServiceAccount(
+        name,
+        metadata=typed({**metadata, "name": name, "annotations": {"eks.amazonaws.com/role-arn": role.arn}}),
+        automount_service_account_token=False,
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+    return PodIdentity(account, role)
+
+
+def _trust(account_id: str, partition: str, issuer: str, namespace: str, service_account: str) -> dict[str, Any]:
     return {
         "Effect": "Allow",
         "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},

@@ -20,6 +20,8 @@ METRIC_SATURATION = "saturation"
 """Share of the admission limit in use, 0 to 1."""
 METRIC_PREDICTION = "prediction"
 """The prediction itself (a score or a value), for its distribution."""
+METRIC_RUN_FAILED = "run_failed"
+"""1 for a training run that failed, 0 for one that did not."""
 
 DIMENSION_ENVIRONMENT = "environment"
 DIMENSION_MODEL = "model"
@@ -55,6 +57,9 @@ def signature_key(model: str, digest: str) -> str:
     """Object key of the detached signature beside a bundle."""
     return f"{bundle_key(model, digest)}.sig"
 
+
+REGISTRY_USER = "admin"
+"""The registry's first user; its password is a secret of the stack."""
 
 # -- Environment variables of a served pod (`python -m modelworks.runtime.serve`) ------------------------------------
 ENV_BUNDLE_URI = "MODELWORKS_BUNDLE_URI"

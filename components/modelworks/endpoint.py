@@ -7,17 +7,19 @@ import pulumi_aws as aws
 import pulumi_kubernetes as k8s
 
 from modelworks import alarms, contract
-from modelworks._access import bucket_arn, least_privilege_role, policy_document, statement
+from modelworks._access import bucket_arn, policy_document, statement
 from modelworks._kubernetes import (
     RESTRICTED_CONTAINER,
     RESTRICTED_POD,
     Manifest,
+    PodIdentity,
     environment_variables,
     http_probe,
     labels,
-    own_egress_and_port,
+    one_port_in,
+    pod_identity,
     selector,
-    trust_of_service_account,
+    typed,
 )
 
 _PORT = contract.DEFAULT_PORT
@@ -105,7 +107,7 @@ class ModelEndpointArgs(TypedDict):
     release: NotRequired[ReleaseArgs | None]
     """The bundle that serves. Default: none yet, and no pods."""
 
-    tokens: NotRequired[pulumi.Input[str]]
+    tokens: NotRequired[pulumi.Input[str] | None]
     """Bearer tokens that are let in, one a line. A secret. Required unless `allow_anonymous`."""
 
     allow_anonymous: NotRequired[bool]
@@ -162,8 +164,8 @@ class ModelEndpoint(pulumi.ComponentResource):
         _check(args)
         super().__init__("modelworks:index:ModelEndpoint", name, {}, opts)
         self._name, self._args = name, args
-        self.account = self._service_account()
-        self.role_arn = self.role.arn
+        self.identity = self._identity()
+        self.role_arn = self.identity.role.arn
         self.url = pulumi.Output.from_input("")
         if release := args.get("release"):
             self.alarms = self._alarms()
@@ -178,26 +180,19 @@ class ModelEndpoint(pulumi.ComponentResource):
         self.register_outputs({"url": self.url, "role_arn": self.role_arn})
 
     # -- Identity ----------------------------------------------------------------------------------------------------
-    def _service_account(self) -> k8s.core.v1.ServiceAccount:
-        """The pods' own account, bound to a role that may do what serving needs and nothing else."""
+    def _identity(self) -> PodIdentity:
         args = self._args
-        # The name is stated because the role trusts it before the account is there.
-        account = f"{self._name}-endpoint"
-        trust = pulumi.Output.all(
-            args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], args["namespace"]
-        ).apply(lambda v: policy_document([trust_of_service_account(v[0], v[1], v[2], v[3], account)]))
-        bucket = bucket_arn(args["bundle_bucket"])
-        policy = pulumi.Output.all(bucket, args["key_arn"]).apply(
+        policy = pulumi.Output.all(bucket_arn(args["bundle_bucket"]), args["key_arn"]).apply(
             lambda v: policy_document(_permissions(self._name, v[0], v[1]))
         )
-        self.role = least_privilege_role(
-            f"{self._name}-endpoint", parent=self, trust=trust, policy=policy, description=f"Serves {self._name}"
-        )
-        return k8s.core.v1.ServiceAccount(
+        return pod_identity(
             f"{self._name}-endpoint",
-            metadata=self._metadata(name=account, annotations={"eks.amazonaws.com/role-arn": self.role.arn}),
-            automount_service_account_token=False,
-            opts=pulumi.ResourceOptions(parent=self),
+            parent=self,
+            metadata=self._metadata(),
+            account_id=args["account_id"],
+            oidc_issuer=args["oidc_issuer"],
+            policy=policy,
+            description=f"Serves {self._name}",
         )
 
     # -- Alarms and analysis -----------------------------------------------------------------------------------------
@@ -255,7 +250,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return k8s.core.v1.Service(
             f"{self._name}-{kind}",
             metadata=self._metadata(),
-            spec=_typed(
+            spec=typed(
                 {
                     "selector": selector(self._name, _COMPONENT),
                     "ports": [{"name": "http", "port": _SERVICE_PORT, "targetPort": "http", "protocol": "TCP"}],
@@ -279,7 +274,7 @@ class ModelEndpoint(pulumi.ComponentResource):
             self._name,
             # Argo writes the weights into an annotation of ours, which a server-side apply leaves alone.
             metadata=self._metadata(annotations={**annotations, "pulumi.com/skipAwait": "true"}),
-            spec=_typed(
+            spec=typed(
                 {
                     "ingressClassName": "alb",
                     "rules": [
@@ -388,7 +383,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return {
             "metadata": {"labels": labels(self._name, _COMPONENT), "annotations": _release_annotations(release)},
             "spec": {
-                "serviceAccountName": self.account.metadata.name,
+                "serviceAccountName": self.identity.account.metadata.name,
                 "automountServiceAccountToken": False,
                 "securityContext": RESTRICTED_POD,
                 "terminationGracePeriodSeconds": 45,
@@ -445,7 +440,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return k8s.autoscaling.v2.HorizontalPodAutoscaler(
             self._name,
             metadata=self._metadata(),
-            spec=_typed(
+            spec=typed(
                 {
                     "scaleTargetRef": {
                         "apiVersion": "argoproj.io/v1alpha1",
@@ -469,7 +464,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return k8s.policy.v1.PodDisruptionBudget(
             self._name,
             metadata=self._metadata(),
-            spec=_typed({"maxUnavailable": 1, "selector": {"matchLabels": selector(self._name, _COMPONENT)}}),
+            spec=typed({"maxUnavailable": 1, "selector": {"matchLabels": selector(self._name, _COMPONENT)}}),
             opts=pulumi.ResourceOptions(parent=self),
         )
 
@@ -478,7 +473,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return k8s.networking.v1.NetworkPolicy(
             self._name,
             metadata=self._metadata(),
-            spec=_typed({**pods, **own_egress_and_port("http")}),
+            spec=typed({**pods, **one_port_in("http")}),
             opts=pulumi.ResourceOptions(parent=self),
         )
 
@@ -516,16 +511,11 @@ def _name_of(resource: k8s.apiextensions.CustomResource) -> pulumi.Output[str]:
     return metadata["name"]
 
 
-def _typed(manifest: Any) -> Any:
-    """A manifest where the SDK wants its own type: it takes plain mappings just as well."""
-    return manifest
-
-
 def _check(args: ModelEndpointArgs) -> None:
     release = args.get("release")
     if release:
         contract.short_digest(release["digest"])
-        if not args.get("allow_anonymous") and "tokens" not in args:
+        if not args.get("allow_anonymous") and args.get("tokens") is None:
             raise ValueError("an endpoint needs tokens, or allow_anonymous=True to be open to everyone")
     if isinstance(image := args["image"], str) and "@sha256:" not in image:
         raise ValueError(f"image must be given by digest (…@sha256:…), got {image!r}")

@@ -5,8 +5,13 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
+import pulumi_kubernetes as k8s
 
 from modelworks._access import policy_document
+from modelworks._kubernetes import restricted_namespace
+
+_ARGO_ROLLOUTS_CHART = "2.40.5"
+"""Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
 
 
 class BudgetArgs(TypedDict):
@@ -34,6 +39,12 @@ class EnvironmentArgs(TypedDict):
     budget: NotRequired[BudgetArgs | None]
     """Monthly limit on the account's cost. Default: none."""
 
+    namespace: NotRequired[str | None]
+    """Kubernetes namespace made for the environment's pods; it admits restricted ones only. Default: none."""
+
+    install_argo_rollouts: NotRequired[bool]
+    """Install Argo Rollouts, which endpoints need, with its Helm chart. Default false: the cluster has it."""
+
     key_deletion_days: NotRequired[int]
     """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
 
@@ -53,6 +64,9 @@ class Environment(pulumi.ComponentResource):
     alerts_topic_arn: pulumi.Output[str]
     """ARN of the SNS topic that alarms and budget alerts are sent to."""
 
+    namespace: pulumi.Output[str]
+    """Kubernetes namespace of the environment's pods; empty where none was asked for."""
+
     def __init__(self, name: str, args: EnvironmentArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         _check(args)
         super().__init__("modelworks:index:Environment", name, {}, opts)
@@ -62,9 +76,16 @@ class Environment(pulumi.ComponentResource):
         self._subscriptions(name, args.get("alert_emails", []))
         if budget := args.get("budget"):
             self._budget(name, budget)
+        self.namespace = pulumi.Output.from_input("")
+        if namespace := args.get("namespace"):
+            self.namespace = restricted_namespace(name, parent=self, namespace=namespace).metadata.name
+        if args.get("install_argo_rollouts"):
+            self._argo_rollouts(name)
         self.key_arn = self.key.arn
         self.alerts_topic_arn = self.alerts.arn
-        self.register_outputs({"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn})
+        self.register_outputs(
+            {"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn, "namespace": self.namespace}
+        )
 
     def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> aws.kms.Key:
         key = aws.kms.Key(
@@ -121,6 +142,17 @@ class Environment(pulumi.ComponentResource):
                 alert("ACTUAL", budget.get("actual_percent", 80)),
                 alert("FORECASTED", budget.get("forecast_percent", 100)),
             ],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _argo_rollouts(self, name: str) -> k8s.helm.v3.Release:
+        return k8s.helm.v3.Release(
+            f"{name}-argo-rollouts",
+            chart="argo-rollouts",
+            version=_ARGO_ROLLOUTS_CHART,
+            namespace="argo-rollouts",
+            create_namespace=True,
+            repository_opts={"repo": "https://argoproj.github.io/argo-helm"},
             opts=pulumi.ResourceOptions(parent=self),
         )
 

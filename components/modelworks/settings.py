@@ -1,7 +1,8 @@
 """What differs between environments: the settings of a stack, checked before anything is declared.
 
-A stack's config file holds two keys of ours. `modelworks:settings` says how an environment is set up, and
-`modelworks:releases` says which bundle of which model serves in it; nothing else decides that.
+A stack's config file holds three keys of ours. `modelworks:settings` says how an environment is set up,
+`modelworks:releases` says which bundle of which model serves in it, and nothing else decides that;
+`modelworks:secrets` holds what only the engine may decrypt.
 
     config:
       aws:region: eu-central-1
@@ -23,7 +24,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -33,6 +34,7 @@ from modelworks.errors import ModelworksError
 
 SETTINGS_KEY = "modelworks:settings"
 RELEASES_KEY = "modelworks:releases"
+SECRETS_KEY = "modelworks:secrets"
 ACCOUNTS_KEY = "aws:allowedAccountIds"
 
 AccountId = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
@@ -42,6 +44,12 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,38}[a-z
 """A model's name: 2 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
 """What AWS accepts as the value of a tag."""
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
+ImageDigest = Annotated[str, StringConstraints(pattern=r"^[\w./:-]+@sha256:[0-9a-f]{64}$")]
+"""An image that cannot change under its name."""
+PublicKey = Annotated[
+    str, StringConstraints(pattern=r"^-----BEGIN PUBLIC KEY-----\n[\w+/=\n]+\n-----END PUBLIC KEY-----\s*$")
+]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
@@ -68,16 +76,46 @@ class Budget(_Strict):
 
 
 class Cluster(_Strict):
-    """The Kubernetes cluster that serves and trains. It exists before the environment does."""
+    """The Kubernetes cluster that serves and trains. It exists before the environment does.
 
-    context: str | None = None
-    """Context of the kubeconfig. Default: its current one."""
-    kubeconfig: str | None = None
-    """Path of the kubeconfig. Default: what kubectl uses."""
-    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = None
+    Which one it is, is the provider's own config: `kubernetes:context` and `kubernetes:kubeconfig`.
+    """
+
+    namespace: Namespace | None = None
     """Namespace of the environment's pods. Default: `modelworks-<stack>`."""
+    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = "laptop.modelworks.internal"
+    """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles."""
+    domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
+    """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which a laptop resolves."""
     install_argo_rollouts: bool = False
     """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
+    runtime_image: ImageDigest | None = None
+    """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none."""
+    registry_image: ImageDigest | None = None
+    """Image of the MLflow server, by digest. Default: as above."""
+
+
+class Registry(_Strict):
+    """The MLflow server of the environment."""
+
+    database: Literal["embedded", "postgres"] = "embedded"
+    """`embedded` is SQLite on a volume, for environments that can be made anew; `postgres` is an existing server, whose
+    URI is the secret `registry_database`."""
+    volume_gib: Annotated[int, Field(ge=1, le=16_384)] = 5
+    """Size of the embedded database's volume, in GiB."""
+    superseded_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """How long a superseded or deleted bundle is kept, in days."""
+
+
+class Training(_Strict):
+    """What training runs of the environment may use, all together."""
+
+    cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = 4000
+    """CPU, in thousandths of a core."""
+    memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = 16_384
+    """Memory, in MiB."""
+    concurrent_runs: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Most runs that exist at a time, finished ones that are still kept included."""
 
 
 class Canary(_Strict):
@@ -118,7 +156,7 @@ class Endpoint(_Strict):
     """How one model is served."""
 
     host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = None
-    """Host name of the endpoint. Default: `<model>.<stack>.localhost`, which resolves on a laptop only."""
+    """Host name of the endpoint. Default: the model's name under `cluster.domain`."""
     certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = None
     """TLS certificate of the load balancer. Without one the endpoint is reachable inside the network only."""
     allow_anonymous: bool = False
@@ -173,9 +211,32 @@ class Settings(_Strict):
     key_deletion_days: Annotated[int, Field(ge=7, le=30)] = 30
     """How long a deleted encryption key can still be brought back, in days."""
     cluster: Cluster = Cluster()
-    """The Kubernetes cluster."""
+    """The Kubernetes cluster, and what lies on it."""
+    registry: Registry | None = None
+    """The model registry; `{}` for its defaults. It needs the secret `registry_password`. Default: none."""
+    training: Training | None = None
+    """Where `modelworks train --env` runs. Default: nowhere. It needs the registry."""
+    trusted_keys: dict[str, PublicKey] = {}
+    """Public keys in PEM, by file name. When there are any, pods refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}
     """How each model is served, by the model's name."""
+
+    @model_validator(mode="after")
+    def _registry_first(self) -> Self:
+        if self.registry is None and (self.training or self.endpoints):
+            raise ValueError("training and endpoints need a registry (registry: {} for its defaults)")
+        return self
+
+
+class Secrets(_Strict):
+    """Secrets of the stack, each set with `pulumi config set --secret --path modelworks:secrets.<name>`."""
+
+    registry_password: Annotated[str, StringConstraints(min_length=12)] | None = None
+    """Password of the registry's user `admin`, at least 12 characters."""
+    registry_database: str | None = None
+    """URI of the registry's PostgreSQL, for `registry.database: postgres`."""
+    tokens: dict[ModelName, str] = {}
+    """Bearer tokens that an endpoint lets in, one a line, by the model's name."""
 
 
 class StackConfig(_Strict):
@@ -187,6 +248,24 @@ class StackConfig(_Strict):
     """What serves in it, by the model's name. A model without a release has an endpoint that is not declared yet."""
     account_ids: list[AccountId]
     """Accounts this stack may be deployed to."""
+    secrets: Secrets = Secrets()
+    """Passwords and tokens."""
+
+    @model_validator(mode="after")
+    def _secrets_are_there(self) -> Self:
+        needed = []
+        if registry := self.settings.registry:
+            needed += ["registry_password"] if self.secrets.registry_password is None else []
+            if registry.database == "postgres" and self.secrets.registry_database is None:
+                needed.append("registry_database")
+        for model in self.releases:
+            endpoint = self.settings.endpoints.get(model)
+            if endpoint and not endpoint.allow_anonymous and model not in self.secrets.tokens:
+                needed.append(f"tokens.{model}")
+        if needed:
+            commands = "; ".join(f"pulumi config set --secret --path '{SECRETS_KEY}.{name}' …" for name in needed)
+            raise ValueError(f"{SECRETS_KEY} lacks {', '.join(needed)}: {commands}")
+        return self
 
     @model_validator(mode="after")
     def _released_models_have_endpoints(self) -> Self:
@@ -199,16 +278,16 @@ class StackConfig(_Strict):
         return self
 
 
-_KEYS = {"settings": SETTINGS_KEY, "releases": RELEASES_KEY, "account_ids": ACCOUNTS_KEY}
+_KEYS = {"settings": SETTINGS_KEY, "releases": RELEASES_KEY, "account_ids": ACCOUNTS_KEY, "secrets": SECRETS_KEY}
 
 
-def parse(config: Mapping[str, Any], *, source: str, show_values: bool = True) -> StackConfig:
+def parse(config: Mapping[str, Any], *, source: str, secret_keys: Collection[str] = ()) -> StackConfig:
     """The settings in a stack's config.
 
     Args:
         config: Config values by full key (`modelworks:settings`, ...); keys of others are left alone.
         source: Where the config comes from, for messages, such as `stacks/Pulumi.dev.yaml`.
-        show_values: Whether messages may show what was found. Off for config that holds secrets.
+        secret_keys: Keys that the engine decrypted; messages never show what they hold, nor what our secrets hold.
 
     Raises:
         ModelworksError: Something is missing, unknown or out of range. All mistakes are listed at once.
@@ -219,7 +298,7 @@ def parse(config: Mapping[str, Any], *, source: str, show_values: bool = True) -
     try:
         parsed = StackConfig.model_validate(found)
     except ValidationError as error:
-        problems += [_problem(item, found, show_values) for item in error.errors(include_url=False)]
+        problems += [_problem(item, found, {SECRETS_KEY, *secret_keys}) for item in error.errors(include_url=False)]
     if problems:
         raise ModelworksError(
             "\n".join(f"{source}: {problem}" for problem in problems),
@@ -246,7 +325,14 @@ def load(path: Path) -> StackConfig:
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
         raise ModelworksError(f"{path}: config: expected a mapping of keys to values, found {_kind(config)}")
-    return parse(config, source=str(path))
+    return parse(_with_placeholders(config), source=str(path))
+
+
+def _with_placeholders(value: Any) -> Any:
+    """`value` without what only the engine can decrypt: `{secure: …}` becomes a text that says so."""
+    if isinstance(value, dict):
+        return "(encrypted value)" if set(value) == {"secure"} else {k: _with_placeholders(v) for k, v in value.items()}
+    return [_with_placeholders(item) for item in value] if isinstance(value, list) else value
 
 
 def schema() -> dict[str, Any]:
@@ -275,6 +361,7 @@ _UNITS = {
     "seconds": "seconds",
     "days": "days",
     "mib": "MiB",
+    "gib": "GiB",
     "millicores": "thousandths of a core",
     "ms": "milliseconds",
     "percent": "per cent",
@@ -282,7 +369,7 @@ _UNITS = {
 }
 
 
-def _problem(error: Any, found: Mapping[str, Any], show_values: bool) -> str:
+def _problem(error: Any, found: Mapping[str, Any], secret_keys: Collection[str]) -> str:
     location: tuple[str | int, ...] = error["loc"]
     path = _yaml_path(location)
     kind = error["type"]
@@ -294,7 +381,8 @@ def _problem(error: Any, found: Mapping[str, Any], show_values: bool) -> str:
     if kind == "value_error":
         return f"{path}: {error['ctx']['error']}"
     rule = re.sub(r"^[A-Z][a-z]+ should", "should", error["msg"])
-    found_value = _shown(error["input"]) if show_values else "a secret"
+    secret = bool(location) and _KEYS.get(str(location[0])) in secret_keys
+    found_value = "a secret" if secret else _shown(error["input"])
     return f"{path}: {rule}{_unit(location)}, found {found_value}{_meaning(location)}"
 
 

@@ -1,10 +1,12 @@
 """The stack that a program is evaluated for: its settings, the account it may touch, and the tags all of it carries."""
 
+import hashlib
 import inspect
 import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -25,8 +27,8 @@ def stack_config() -> StackConfig:
         ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
     """
     config = {key: _value(value) for key, value in CONFIG.get().items()}
-    secret = any(is_config_secret(key) for key in config if key.startswith("modelworks:"))
-    return parse(config, source=f"stacks/Pulumi.{pulumi.get_stack()}.yaml", show_values=not secret)
+    secret_keys = [key for key in config if is_config_secret(key)]
+    return parse(config, source=f"stacks/Pulumi.{pulumi.get_stack()}.yaml", secret_keys=secret_keys)
 
 
 def _value(text: Any) -> Any:
@@ -166,3 +168,27 @@ def commit() -> str:
         check=False,
     )
     return described.stdout.strip()
+
+
+def secret(value: str | None) -> pulumi.Output[str] | None:
+    """`value` as the engine keeps secrets: encrypted in the state, masked in every output."""
+    return None if value is None else pulumi.Output.secret(value)
+
+
+def lock_image(name: str) -> str:
+    """A stand-in for an image, for clusters that pull none (the laptop's node runs commands as processes).
+
+    Its digest is that of the project's lock, so that changed packages roll out as a changed image would.
+
+    Raises:
+        ModelworksError: The project has no `uv.lock`.
+    """
+    lock = Path(pulumi.runtime.get_root_directory()) / "uv.lock"
+    try:
+        digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise ModelworksError(
+            f"there is no {lock} to name the {name} image after",
+            fix=f"Name an image in the stack's settings: cluster.{name}_image.",
+        ) from error
+    return f"modelworks.invalid/{name}@sha256:{digest}"

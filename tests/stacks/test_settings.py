@@ -19,9 +19,11 @@ GOOD = {
         "owner": "ml-platform",
         "cost_centre": "4711",
         "budget": {"monthly_usd": 500},
+        "registry": {},
         "endpoints": {"flight-delay": {"canary": {"steps": [10, 50]}}},
     },
     "modelworks:releases": {"flight-delay": {"digest": DIGEST, "version": 12}},
+    "modelworks:secrets": {"registry_password": "correct horse", "tokens": {"flight-delay": "battery"}},
 }
 
 
@@ -110,8 +112,29 @@ def test_all_mistakes_are_told_at_once():
 def test_values_of_a_secret_config_are_not_shown():
     config = changed("modelworks:settings/cost_centre", 4711)
     with pytest.raises(ModelworksError) as error:
-        settings.parse(config, source="", show_values=False)
+        settings.parse(config, source="", secret_keys=["modelworks:settings"])
     assert "4711" not in str(error.value)
+
+
+def test_secrets_of_ours_are_never_shown():
+    assert "hunter2" not in mistake(changed("modelworks:secrets/registry_password", "hunter2"))
+
+
+def test_a_secret_that_is_needed_and_missing_is_asked_for_with_its_command():
+    assert "pulumi config set --secret --path 'modelworks:secrets.tokens.flight-delay' …" in mistake(
+        changed("modelworks:secrets/tokens", {})
+    )
+
+
+def test_an_encrypted_secret_in_a_file_counts_as_there(tmp_path):
+    path = tmp_path / "Pulumi.dev.yaml"
+    config = changed("modelworks:secrets/registry_password", {"secure": "v1:abc"})
+    path.write_text(json.dumps({"config": config}))
+    assert settings.load(path).settings.registry is not None
+
+
+def test_endpoints_without_a_registry_are_contradictory():
+    assert "need a registry" in mistake(changed("modelworks:settings/registry", None))
 
 
 SCALARS = st.one_of(
@@ -177,6 +200,7 @@ def test_schema_holds_what_the_model_holds():
     assert set(schema["properties"]["config"]["properties"]) == {
         "modelworks:settings",
         "modelworks:releases",
+        "modelworks:secrets",
         "aws:allowedAccountIds",
     }
     assert set(schema["$defs"]["Settings"]["properties"]) == set(settings.Settings.model_fields)

@@ -4,12 +4,12 @@ import json
 import os
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from declared import Declared, declare
-from modelworks import settings
 from modelworks.errors import ModelworksError
 
 ROOT = Path(__file__).parents[2]
@@ -20,12 +20,14 @@ FILES = {
     "prod": ROOT / "stacks/Pulumi.prod.yaml",
 }
 REAL = ["dev", "staging", "prod"]
+SECRETS = {"registry_password": "correct horse", "registry_database": "postgresql://user:password@db/mlflow"}
 TAGS = {"environment", "owner", "cost-centre", "project", "managed-by"}
 
 
-def evaluated(stack: str, account: str | None = None) -> Declared:
+def evaluated(stack: str, account: str | None = None, **changes: Any) -> Declared:
     """The reference program, evaluated with the stack's own config file."""
     config = YAML(typ="safe").load(FILES[stack].read_text())["config"]
+    config |= {"modelworks:secrets": SECRETS, **changes}
     account = account or config["aws:allowedAccountIds"][0]
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     mocks = Declared(caller_arn=f"arn:aws:iam::{account}:user/somebody")
@@ -51,12 +53,40 @@ def test_every_stack_declares_its_key_topic_and_budget(stack):
 @pytest.mark.parametrize("stack", FILES)
 def test_every_taggable_resource_of_every_stack_carries_the_required_tags(stack):
     tagged = {key: inputs["tags"] for key, inputs in evaluated(stack).resources.items() if "tags" in inputs}
-    assert {token for token, _ in tagged} == {"aws:kms/key:Key", "aws:sns/topic:Topic", "aws:budgets/budget:Budget"}
+    assert {token for token, _ in tagged} == {
+        "aws:budgets/budget:Budget",
+        "aws:cloudwatch/metricAlarm:MetricAlarm",
+        "aws:iam/role:Role",
+        "aws:kms/key:Key",
+        "aws:s3/bucket:Bucket",
+        "aws:sns/topic:Topic",
+    }
     assert all(set(tags) == TAGS and tags["environment"] == stack for tags in tagged.values())
 
 
+@pytest.mark.parametrize("stack", FILES)
+def test_every_stack_has_a_registry_and_a_place_to_train_but_no_pods_without_a_release(stack):
+    declared = evaluated(stack)
+    assert set(declared.all("kubernetes:core/v1:Namespace")) == {stack, "training"}
+    assert set(declared.all("kubernetes:apps/v1:Deployment")) == {"registry-server"}
+    assert declared.all("kubernetes:argoproj.io/v1alpha1:Rollout") == {}
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_a_release_line_is_all_that_an_endpoint_needs(stack):
+    release = {"flight-delay": {"digest": "sha256:" + "ab" * 32, "version": 3}}
+    tokens = {"modelworks:secrets": {**SECRETS, "tokens": {"flight-delay": "t0ken"}}}
+    declared = evaluated(stack, **{"modelworks:releases": release}, **tokens)
+    (template,) = [
+        item["spec"]["template"] for item in declared.all("kubernetes:argoproj.io/v1alpha1:Rollout").values()
+    ]
+    assert template["metadata"]["annotations"]["modelworks.dev/digest"] == release["flight-delay"]["digest"]
+    assert "@sha256:" in template["spec"]["containers"][0]["image"]
+
+
 def test_stacks_differ_by_config_alone():
-    shapes = {stack: sorted(token for token, _ in evaluated(stack).resources) for stack in REAL}
+    embedded = "kubernetes:core/v1:PersistentVolumeClaim"
+    shapes = {stack: sorted(token for token, _ in evaluated(stack).resources if token != embedded) for stack in REAL}
     assert shapes["dev"] == shapes["staging"] == shapes["prod"]
 
 
@@ -68,7 +98,11 @@ def test_real_stacks_pin_their_account_and_encrypt_their_secrets_with_kms(stack)
 
 
 def test_accounts_are_never_shared_between_stacks():
-    accounts = [account for path in FILES.values() for account in settings.load(path).account_ids]
+    accounts = [
+        account
+        for path in FILES.values()
+        for account in YAML(typ="safe").load(path.read_text())["config"]["aws:allowedAccountIds"]
+    ]
     assert len(accounts) == len(set(accounts)) == len(FILES)
 
 

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from declared import ACCOUNT, declare
+from modelworks import ModelRegistry, TrainingCompute
+
+GROUND = {
+    "account_id": ACCOUNT,
+    "oidc_issuer": "oidc.example/id",
+    "key_arn": "arn:aws:kms:eu-central-1:111111111111:key/k",
+}
+DEPLOYMENT = "kubernetes:apps/v1:Deployment"
+SECRET = "kubernetes:core/v1:Secret"
+ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
+
+
+def registry(**args):
+    given = {
+        **GROUND,
+        "namespace": "modelworks-dev",
+        "image": "registry.example/mlflow@sha256:0",
+        "host": "registry.dev.example.com",
+        "admin_password": "correct horse 100%",
+        **args,
+    }
+    return declare(lambda: ModelRegistry("registry", given))
+
+
+def training(**args):
+    given = {
+        **GROUND,
+        "environment": "dev",
+        "namespace": "modelworks-dev-training",
+        "bundle_bucket": "bundles",
+        "artifact_bucket": "artifacts",
+        "alerts_topic_arn": "arn:aws:sns:eu-central-1:111111111111:alerts",
+        **args,
+    }
+    return declare(lambda: TrainingCompute("training", given))
+
+
+def actions(declared) -> dict[str, list[str]]:
+    statements = json.loads(declared.one(ROLE_POLICY)["policy"])["Statement"]
+    return {action: rule["Resource"] for rule in statements for action in rule["Action"]}
+
+
+def test_bundles_and_artifacts_are_kept_in_buckets_of_their_own():
+    declared = registry()
+    assert set(declared.all("aws:s3/bucket:Bucket")) == {"registry-bundles", "registry-artifacts"}
+    assert len(declared.all("aws:s3/bucketVersioning:BucketVersioning")) == 2
+
+
+def test_the_server_asks_who_is_there():
+    (container,) = registry().one(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    assert "--app-name=basic-auth" in container["args"]
+
+
+def test_no_secret_stands_in_the_deployment():
+    declared = registry(postgres_uri="postgresql://user:hunter2@db/mlflow")
+    assert "hunter2" not in json.dumps(declared.one(DEPLOYMENT))
+    assert "correct horse" not in json.dumps(declared.one(DEPLOYMENT))
+
+
+def test_a_percent_sign_in_the_password_survives_the_ini_file():
+    assert "admin_password = correct horse 100%%" in registry().one(SECRET)["stringData"]["auth.ini"]
+
+
+def test_a_short_password_is_refused():
+    with pytest.raises(ValueError, match="admin_password must have at least 12 characters, got 5"):
+        registry(admin_password="short")
+
+
+def test_an_embedded_database_lives_on_a_volume_and_has_one_writer():
+    declared = registry()
+    assert declared.one(DEPLOYMENT)["spec"]["strategy"] == {"type": "Recreate"}
+    assert len(declared.all("kubernetes:core/v1:PersistentVolumeClaim")) == 1
+
+
+def test_an_existing_postgres_needs_no_volume():
+    declared = registry(postgres_uri="postgresql://user:password@db/mlflow")
+    assert declared.all("kubernetes:core/v1:PersistentVolumeClaim") == {}
+    assert declared.one(SECRET)["stringData"]["database"] == "postgresql://user:password@db/mlflow"
+
+
+def test_the_server_may_touch_its_artifacts_and_no_bundle():
+    assert actions(registry())["s3:PutObject"] == ["arn:aws:s3:::registry-artifacts/*"]
+
+
+def test_runs_have_a_namespace_of_their_own_that_admits_restricted_pods_only():
+    labels = training().one("kubernetes:core/v1:Namespace")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_runs_share_a_quota():
+    quota = training(cpu_millicores=2000).one("kubernetes:core/v1:ResourceQuota")["spec"]["hard"]
+    assert quota == {"requests.cpu": "2000m", "requests.memory": "16384Mi", "count/jobs.batch": "20"}
+
+
+def test_runs_may_put_bundles_and_snapshots_and_delete_nothing():
+    allowed = actions(training())
+    assert allowed["s3:PutObject"] == ["arn:aws:s3:::bundles/bundles/*", "arn:aws:s3:::artifacts/*"]
+    assert not any("Delete" in action for action in allowed)
+
+
+def test_a_failed_run_is_an_alarm():
+    alarm = training().one("aws:cloudwatch/metricAlarm:MetricAlarm")
+    assert (alarm["metricName"], alarm["threshold"], alarm["dimensions"]) == ("run_failed", 0, {"environment": "dev"})
+
+
+def test_a_quota_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="concurrent_runs must be at least 1, got 0"):
+        training(concurrent_runs=0)
