@@ -203,7 +203,7 @@ func (r *route) pick(tried []string) string {
 type admin struct{}
 
 func (admin) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "admin.api.gateway", New: func() caddy.Module { return admin{} }}
+	return caddy.ModuleInfo{ID: "admin.api.gateway", New: func() caddy.Module { return new(admin) }}
 }
 
 func (a admin) Routes() []caddy.AdminRoute {
@@ -395,7 +395,7 @@ func answerTooLarge(w http.ResponseWriter, limit int64) {
 type source struct{}
 
 func (source) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.reverse_proxy.upstreams.gateway", New: func() caddy.Module { return source{} }}
+	return caddy.ModuleInfo{ID: "http.reverse_proxy.upstreams.gateway", New: func() caddy.Module { return new(source) }}
 }
 
 // GetUpstreams is asked once an attempt, and names one pod.
