@@ -305,13 +305,12 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 """
     ]
     for program in programs:
-        environment = {PROCESS: program.name, **program.environment}
-        pairs = ",".join(f'{name}="{_quote(value)}"' for name, value in environment.items())
+        # supervisor's own `environment=` cannot hold every value; `env` can, and becomes the program.
+        pairs = [f"{name}={value}" for name, value in {PROCESS: program.name, **program.environment}.items()]
         group = str(program.whole_group).lower()
         sections.append(
             f"""[program:{program.name}]
-command={" ".join(_word(str(part)) for part in program.argv)}
-environment={pairs}
+command={" ".join(_word(str(part)) for part in ("/usr/bin/env", *pairs, *program.argv))}
 autostart=true
 autorestart=true
 startsecs=1
@@ -332,9 +331,5 @@ def _escape(value: object) -> str:
     return str(value).replace("%", "%%")
 
 
-def _quote(value: str) -> str:
-    return _escape(value.replace("\\", "\\\\").replace('"', '\\"'))
-
-
 def _word(value: str) -> str:
-    return _escape(shlex.quote(value))
+    return _escape(shlex.quote(value)).replace(" ;", " '';")  # or a comment would begin there

@@ -1,0 +1,217 @@
+"""The laptop cloud as a user has it: up, killed at every part, interrupted, kept, and gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+
+from modelworks.laptop import control_plane, core, environments, supervision
+from modelworks.laptop.condition import condition
+from modelworks.laptop.place import read_facts
+
+pytestmark = pytest.mark.e2e
+
+
+def _until(true, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.1)
+
+
+def _pids(place):
+    return {info["name"]: info["pid"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+
+
+def _api(place):
+    return control_plane.client(place, read_facts(place.root / "laptop.json")["ports"])
+
+
+def _kubectl(place, *args):
+    kubectl = read_facts(place.root / "laptop.json")["tools"]["kubectl"]
+    kubeconfig = place.environment("local") / "kubeconfig"
+    return subprocess.run(
+        [kubectl, "--kubeconfig", kubeconfig, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def _command(place, *args):
+    return subprocess.Popen(
+        [sys.executable, "-c", "from modelworks.cli import main; main()", "laptop", *args],
+        env={**os.environ, "MODELWORKS_HOME": str(place.root)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def test_a_second_up_starts_nothing_and_says_so(laptop):
+    before, said = _pids(laptop), []
+    core.up(laptop, report=said.append)
+    assert _pids(laptop) == before
+    assert said[-1] == "the laptop cloud is up already: local"
+
+
+@pytest.mark.parametrize(
+    "name", ["etcd", "apiserver", "controller-manager", "scheduler", "rollouts-local", "aws-local"]
+)
+def test_a_killed_part_comes_back_and_the_cloud_goes_on(laptop, name):
+    pid = _pids(laptop)[name]
+    os.kill(pid, signal.SIGKILL)
+    _until(lambda: _pids(laptop).get(name) not in {None, pid})
+    with _api(laptop) as api:
+        _until(lambda: control_plane.ready(api))
+        data = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "after"}, "data": {"killed": name}}
+        control_plane.apply(api, "/api/v1/namespaces/modelworks-local/configmaps/after", data)
+        assert api.get("/api/v1/namespaces/modelworks-local/configmaps/after").json()["data"] == {"killed": name}
+
+
+def test_nothing_listens_beyond_loopback(laptop):
+    pids = set(_pids(laptop).values())
+    listening = [c.laddr.ip for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN]
+    assert listening
+    assert {ip.split(".")[0] for ip in listening} == {"127"}
+
+
+def test_no_secret_is_in_the_process_list(laptop):
+    shown = " ".join(" ".join(psutil.Process(pid).cmdline()) for pid in _pids(laptop).values())
+    variables = environments.environment_variables(laptop, "local")
+    passphrase = (laptop.environment("local") / "passphrase").read_text()
+    assert variables["AWS_SECRET_ACCESS_KEY"] not in shown
+    assert passphrase not in shown
+
+
+def test_every_file_with_a_secret_is_private(laptop):
+    secret = [
+        *laptop.cluster.rglob("*.key"),
+        *laptop.root.rglob("*kubeconfig"),
+        laptop.environment("local") / "passphrase",
+    ]
+    assert {path.stat().st_mode & 0o077 for path in secret} == {0}
+    assert laptop.root.stat().st_mode & 0o077 == 0
+
+
+def test_an_environments_user_deploys_to_its_namespace_and_does_not_administer_the_laptop(laptop):
+    assert _kubectl(laptop, "auth", "can-i", "create", "deployments").stdout == "yes\n"
+    assert _kubectl(laptop, "auth", "can-i", "create", "rollouts.argoproj.io").stdout == "yes\n"
+    assert _kubectl(laptop, "auth", "can-i", "delete", "nodes").stdout == "no\n"
+    assert _kubectl(laptop, "auth", "can-i", "create", "clusterrolebindings").stdout == "no\n"
+
+
+def test_nobody_anonymous_is_let_in(laptop):
+    with _api(laptop) as api:
+        url = str(api.base_url)
+    answer = subprocess.run(
+        [sys.executable, "-c", f"import httpx; print(httpx.get('{url}/version', verify=False).status_code)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert answer.stdout == "401\n"
+
+
+def test_pod_security_is_enforced_where_a_namespace_asks_for_it(laptop):
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    pod = {"metadata": {"name": "bad"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    with _api(laptop) as api:
+        api.post("/api/v1/namespaces", json={"metadata": {"name": "strict", "labels": label}})
+        refused = api.post("/api/v1/namespaces/strict/pods", json=pod)
+        api.delete("/api/v1/namespaces/strict")
+    assert refused.status_code == 403
+    assert 'violates PodSecurity "restricted' in refused.json()["message"]
+
+
+def test_a_service_accounts_token_is_one_the_api_server_knows(laptop):
+    path = "/api/v1/namespaces/modelworks-local/serviceaccounts/default"
+    with _api(laptop) as api:
+        _until(lambda: api.get(path).status_code == 200)
+        token = api.post(f"{path}/token", json={"spec": {"expirationSeconds": 600}}).json()["status"]["token"]
+        review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", json={"spec": {"token": token}}).json()
+    assert review["status"]["user"]["username"] == "system:serviceaccount:modelworks-local:default"
+
+
+def test_status_counts_what_is_up_and_says_what_is_not_enforced(laptop):
+    found = condition(laptop)
+    assert found["up"]
+    assert found["environments"][0]["name"] == "local"
+    assert any("network policies" in line for line in found["not_enforced"])
+    assert found["recorded_not_emulated"]
+
+
+def test_what_is_in_the_cluster_survives_down_with_keep(empty_place):
+    core.up(empty_place)
+    path = "/api/v1/namespaces/modelworks-local/configmaps/kept"
+    with _api(empty_place) as api:
+        control_plane.apply(api, path, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}})
+    core.down(empty_place, keep=True)
+    assert not supervision.leftovers(empty_place)
+    core.up(empty_place)
+    with _api(empty_place) as api:
+        assert api.get(path).status_code == 200
+
+
+def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
+    core.up(empty_place, kubernetes=False)
+    os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    core.down(empty_place)
+    assert not supervision.leftovers(empty_place)
+    assert not empty_place.root.exists()
+
+
+def test_up_takes_over_when_the_supervisor_was_killed(empty_place):
+    core.up(empty_place, kubernetes=False)
+    os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    core.up(empty_place, kubernetes=False)
+    assert condition(empty_place)["up"]
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.2, 2.5])
+def test_an_interrupted_first_up_leaves_nothing(empty_place, seconds):
+    command = _command(empty_place, "up")
+    time.sleep(seconds)
+    os.kill(command.pid, signal.SIGINT)
+    assert command.wait(60) != 0
+    assert not supervision.leftovers(empty_place)
+    assert not empty_place.root.exists()
+
+
+def test_two_ups_at_once_make_one_cloud(empty_place):
+    commands = [_command(empty_place, "up", "--aws-only"), _command(empty_place, "up", "dev", "--aws-only")]
+    assert [command.wait(120) for command in commands] == [0, 0]
+    assert empty_place.environments() == ["dev", "local"]
+    assert {"aws-dev", "aws-local"} <= set(_pids(empty_place))
+
+
+def test_each_environment_is_an_aws_account_of_its_own(empty_place):
+    core.up(empty_place, ["dev", "staging"], kubernetes=False)
+    buckets = {}
+    for name in ("dev", "staging"):
+        found = environments.environment_variables(empty_place, name)
+        client = boto3.client(
+            "s3",
+            endpoint_url=found["AWS_ENDPOINT_URL"],
+            region_name=found["AWS_REGION"],
+            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+        )
+        client.create_bucket(Bucket=f"of-{name}", CreateBucketConfiguration={"LocationConstraint": found["AWS_REGION"]})
+        buckets[name] = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+    assert buckets == {"dev": ["of-dev"], "staging": ["of-staging"]}
+
+
+def test_a_path_that_is_too_long_for_a_socket_works(empty_place):
+    place = type(empty_place)(Path(empty_place.root) / ("x" * 100))
+    try:
+        core.up(place, kubernetes=False)
+        assert condition(place)["up"]
+    finally:
+        core.down(place)
+    assert not supervision.socket_path(place).parent.exists()

@@ -1,0 +1,255 @@
+"""What the laptop cloud decides before it starts anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from cryptography import x509
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import control_plane, core, environments, pki, supervision
+from modelworks.laptop.place import Place
+from modelworks.laptop.supervision import Program
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Place(tmp_path / "place")
+
+
+PORTS = {name: 20_000 + number for number, name in enumerate(control_plane.PORTS)}
+TOOLS = {name: f"/tools/{name}" for name in control_plane.TOOLS}
+
+
+def _argv(place):
+    facts = {"ports": PORTS, "pod_network": "127.77.0.0/16"}
+    return {program.name: list(map(str, program.argv)) for program in control_plane.programs(place, facts, TOOLS)}
+
+
+def test_every_key_and_kubeconfig_is_private(place):
+    control_plane.prepare(place, PORTS)
+    modes = {path.name: path.stat().st_mode & 0o077 for path in place.cluster.rglob("*")}
+    assert set(modes.values()) == {0}
+    assert {"admin.kubeconfig", "agent.kubeconfig", "gateway.kubeconfig", "service-accounts.key"} <= set(modes)
+
+
+def test_preparing_again_changes_no_key(place):
+    control_plane.prepare(place, PORTS)
+    before = {path: path.read_bytes() for path in place.cluster.rglob("*") if path.is_file()}
+    control_plane.prepare(place, PORTS)
+    assert {path: path.read_bytes() for path in place.cluster.rglob("*") if path.is_file()} == before
+
+
+def test_etcd_trusts_another_authority_than_the_api_server(place):
+    control_plane.prepare(place, PORTS)
+    folder = place.cluster / "pki"
+    etcd = x509.load_pem_x509_certificate((folder / "etcd-ca.crt").read_bytes())
+    user = x509.load_pem_x509_certificate((folder / "kubelet-client.crt").read_bytes())
+    with pytest.raises(ValueError, match="Issuer"):
+        user.verify_directly_issued_by(etcd)
+    assert f"--trusted-ca-file={folder / 'etcd-ca.crt'}" in _argv(place)["etcd"]
+
+
+def test_the_agent_is_a_node_of_the_group_of_nodes(place):
+    control_plane.prepare(place, PORTS)
+    certificate = x509.load_pem_x509_certificate((place.cluster / "pki" / "agent.crt").read_bytes())
+    assert certificate.subject.rfc4514_string() == "CN=system:node:laptop,O=system:nodes"
+
+
+def test_a_server_certificate_names_its_hosts_and_a_client_certificate_serves_nobody():
+    authority = pki.new_authority("test")
+    server = x509.load_pem_x509_certificate(pki.issue(authority, "s", hosts=("127.0.0.1", "name")).certificate.encode())
+    client = x509.load_pem_x509_certificate(pki.issue(authority, "c").certificate.encode())
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["name"]
+    uses = client.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(uses) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def test_the_api_server_knows_nobody_anonymous_and_asks_rbac(place):
+    argv = _argv(place)["apiserver"]
+    assert "--anonymous-auth=false" in argv
+    assert "--authorization-mode=Node,RBAC" in argv
+    assert "--enable-admission-plugins=NodeRestriction,PodSecurity" in argv
+
+
+def test_everything_of_the_control_plane_binds_to_loopback(place):
+    argv = _argv(place)
+    assert all("--bind-address=127.0.0.1" in argv[name] for name in ("apiserver", "controller-manager", "scheduler"))
+    assert f"--listen-client-urls=https://127.0.0.1:{PORTS['etcd']}" in argv["etcd"]
+
+
+def test_no_key_is_on_a_command_line(place):
+    control_plane.prepare(place, PORTS)
+    words = [word for argv in _argv(place).values() for word in argv]
+    assert not [word for word in words if "BEGIN" in word or "token=" in word]
+
+
+def test_an_environment_takes_account_region_and_namespace_from_its_stack(place, tmp_path):
+    (tmp_path / "Pulumi.yaml").write_text("name: x\nruntime: python\nstackConfigDir: stacks\n")
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "Pulumi.prod.yaml").write_text(
+        'config:\n  aws:region: eu-north-1\n  aws:allowedAccountIds: ["111122223333"]\n'
+        "  modelworks:settings:\n    cluster: {namespace: team}\n"
+    )
+    facts = environments.create(place, "prod")
+    assert (facts["account"], facts["region"], facts["namespace"]) == ("111122223333", "eu-north-1", "team")
+
+
+def test_an_environment_without_a_stack_has_the_laptops_own_account(place):
+    facts = environments.create(place, "local")
+    assert (facts["account"], facts["namespace"]) == ("000000000000", "modelworks-local")
+
+
+def test_two_environments_share_no_port_and_no_secret(place):
+    one, two = environments.create(place, "dev"), environments.create(place, "staging")
+    ports = [facts[key] for facts in (one["providers"], two["providers"]) for key in ("aws", "kubernetes")]
+    assert len({*ports, one["aws_port"], two["aws_port"]}) == 6
+    passphrases = {(place.environment(name) / "passphrase").read_text() for name in ("dev", "staging")}
+    assert len(passphrases) == 2
+
+
+@pytest.mark.parametrize("name", ["", "Local", "../up", "a b", "-a", "a" * 33, "local\n"])
+def test_a_name_that_no_namespace_can_have_is_refused(place, name):
+    with pytest.raises(ModelworksError, match="is not a name for an environment"):
+        environments.create(place, name)
+
+
+def test_an_unknown_environment_is_answered_with_those_there_are(place):
+    environments.create(place, "dev")
+    with pytest.raises(ModelworksError, match=r"no environment 'prod' .*\(there is: dev\)"):
+        environments.environment_variables(place, "prod")
+
+
+def test_a_shells_variables_name_secrets_by_their_files_and_do_not_mark_it_as_a_part_of_the_cloud(place):
+    environments.create(place, "local")
+    variables = environments.environment_variables(place, "local")
+    assert (place.environment("local") / "passphrase").read_text() not in variables.values()
+    assert variables["PULUMI_CONFIG_PASSPHRASE_FILE"] == str(place.environment("local") / "passphrase")
+    assert supervision.MARK not in variables
+
+
+def test_a_socket_with_too_long_a_path_moves_to_a_short_private_one(tmp_path):
+    path = supervision.socket_path(Place(tmp_path / ("x" * 120)))
+    assert len(os.fsencode(path)) <= supervision.LONGEST_SOCKET
+    assert path != supervision.socket_path(Place(tmp_path / ("y" * 120)))
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelworksError, match=r"cannot make the folder .*: Not a directory"):
+        core.up(Place(tmp_path / "file" / "place"), kubernetes=False)
+
+
+def test_down_is_safe_when_nothing_is_up(place):
+    said = []
+    core.down(place, report=said.append)
+    assert said == [f"nothing is up in {place.root}"]
+    assert not place.root.exists()
+
+
+def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
+    facts = environments.create(place, "local")
+    with socket.create_server(("127.0.0.1", facts["aws_port"])), pytest.raises(ModelworksError) as refused:
+        core._ports_free(place, {"ports": {}})
+    assert f"port {facts['aws_port']}" in str(refused.value)
+    assert f"(pid {os.getpid()})" in str(refused.value)
+
+
+def test_a_pod_network_that_is_in_use_is_passed_over():
+    with socket.create_server(("127.77.0.1", 0)):
+        assert core._pod_network() != "127.77.0.0/16"
+
+
+@pytest.fixture
+def stubborn(place):
+    """A process of the place that ignores being asked to end, and has a child."""
+    place.root.mkdir()
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "child = subprocess.Popen(['sleep', '600'], env={}); print(child.pid, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={supervision.MARK: str(place.root)}, stdout=subprocess.PIPE, text=True
+    )
+    yield process, psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_what_a_crash_left_behind_is_found_by_its_mark_and_ended_with_its_children(place, stubborn):
+    process, child = stubborn
+    core.down(place)
+    assert not psutil.pid_exists(process.pid)
+    assert not child.is_running()
+    assert not place.root.exists()
+
+
+def test_another_places_processes_are_left_alone(place, stubborn, tmp_path):
+    process, _ = stubborn
+    other = Place(tmp_path / "place2")
+    other.root.mkdir()
+    core.down(other)
+    assert process.poll() is None
+
+
+@pytest.fixture
+def supervised(place):
+    """A place whose supervisor runs one sleeper."""
+    for folder in (place.root, place.run, place.logs):
+        place.folder(folder)
+    supervision.apply(place, [Program("one", ["sleep", "600"])])
+    yield place
+    core.down(place)
+
+
+def _until(true):
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _pid(place, name):
+    return next(info["pid"] for info in supervision.processes(place) if info["name"] == name)
+
+
+def test_applying_again_leaves_a_running_process_alone(supervised):
+    before = _pid(supervised, "one")
+    supervision.apply(supervised, [Program("one", ["sleep", "600"]), Program("two", ["sleep", "600"])])
+    assert _pid(supervised, "one") == before
+    assert _pid(supervised, "two")
+
+
+def test_a_process_that_is_declared_differently_is_restarted_and_one_that_is_not_listed_ends(supervised):
+    supervision.apply(supervised, [Program("one", ["sleep", "700"]), Program("two", ["sleep", "600"])])
+    _until(lambda: psutil.Process(_pid(supervised, "one")).cmdline() == ["sleep", "700"])
+    supervision.apply(supervised, [Program("one", ["sleep", "700"])])
+    assert [info["name"] for info in supervision.processes(supervised)] == ["one"]
+
+
+def test_a_killed_supervisor_is_replaced_without_doubling_what_it_ran(supervised):
+    orphan = psutil.Process(_pid(supervised, "one"))
+    os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    supervision.apply(supervised, [Program("one", ["sleep", "600"])])
+    assert not orphan.is_running()
+    assert _pid(supervised, "one")
+
+
+def test_arguments_and_values_reach_a_process_as_they_are(supervised):
+    odd = "a 100% 'quoted' \"value\", with ;everything"
+    code = "import json, os, sys, time; json.dump([sys.argv[1], os.environ['ODD']], open('said', 'w')); time.sleep(600)"
+    supervision.apply(supervised, [Program("one", [sys.executable, "-c", code, odd], {"ODD": odd})])
+    said = supervised.root / "said"
+    _until(lambda: said.exists() and said.read_text().endswith("]"))
+    assert json.loads(said.read_text()) == [odd, odd]
