@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
+from pulumi.runtime.rpc import _special_sig_key
 
 ACCOUNT = "111111111111"
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ class Declared(pulumi.runtime.Mocks):
         key = (args.typ, args.name)
         # The engine refuses two resources of one URN; the SDK's mocks would let them pass.
         assert key not in self.resources, f"declared twice: {key}"
-        self.resources[key] = dict(args.inputs)
+        self.resources[key] = _unsealed(dict(args.inputs))
         if args.typ.startswith("kubernetes:"):
             return args.name, {**args.inputs, "metadata": {"name": args.name, **args.inputs.get("metadata", {})}}
         if args.typ == "aws:s3/bucket:Bucket":
@@ -52,6 +53,13 @@ class Declared(pulumi.runtime.Mocks):
     def all(self, token: str) -> dict[str, dict[str, Any]]:
         """Inputs of every resource of a type, by name."""
         return {name: inputs for (typ, name), inputs in self.resources.items() if typ == token}
+
+
+def _unsealed(value: Any) -> Any:
+    """`value` with the engine's mark of a secret taken off."""
+    if isinstance(value, dict):
+        return _unsealed(value["value"]) if _special_sig_key in value else {k: _unsealed(v) for k, v in value.items()}
+    return [_unsealed(item) for item in value] if isinstance(value, list) else value
 
 
 def declare(
