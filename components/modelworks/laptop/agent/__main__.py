@@ -39,7 +39,7 @@ async def serve(place: Place, backoff: Backoff, refresh: float) -> None:
     node = Node(
         place=place,
         cluster=cluster,
-        server=(url.hostname or "127.0.0.1", str(url.port or 443)),
+        address=(url.hostname or "127.0.0.1", str(url.port or 443)),
         addresses=Addresses(facts.get("pod_network", "127.77.0.0/16")),
         sandbox=sandbox.Sandbox(isolation, place.root),
         memory=memory,

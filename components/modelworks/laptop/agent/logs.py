@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -20,11 +21,12 @@ _BLOCK = 2**20
 """Heads are cut in whole multiples of this: file systems cut whole blocks only, and none has larger ones."""
 
 
-async def rotate_for_ever(folder: Path) -> None:
-    """Keep the logs below `folder` within bounds."""
+async def rotate_for_ever(folder: Path, alive: Callable[[], set[str]]) -> None:
+    """Keep the logs below `folder` within bounds; `alive` names the folders of pods that are there."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         await asyncio.to_thread(rotate_all, folder)
+        await asyncio.to_thread(forget, folder, alive())
 
 
 def rotate_all(folder: Path, limit: int = LIMIT) -> None:

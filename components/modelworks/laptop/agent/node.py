@@ -21,7 +21,7 @@ import httpx
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments
-from modelworks.laptop.agent import logs
+from modelworks.laptop.agent import logs, server, storage
 from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.memory import Memory
@@ -81,7 +81,7 @@ class Node:
 
     place: Place
     cluster: Cluster
-    server: tuple[str, str]
+    address: tuple[str, str]
     """Host and port of the API server."""
     addresses: Addresses
     sandbox: Sandbox
@@ -113,7 +113,9 @@ class Node:
             self.events.run(),
             self._watch_services(),
             self._watch_pods(),
-            logs.rotate_for_ever(self.logs),
+            logs.rotate_for_ever(self.logs, self._log_folders),
+            server.serve(self, self.place.cluster / "pki"),
+            storage.provide(self.cluster, self.place.node / "claims", NAME),
         ]
         try:
             async with asyncio.TaskGroup() as group:
@@ -163,6 +165,9 @@ class Node:
                 return {key: value for key, value in found.items() if key.startswith("AWS_")}
         return {}
 
+    def _log_folders(self) -> set[str]:
+        return {self.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}
+
     def log_file(self, pod: Object, container: str, number: int) -> Path:
         """Where one run of a container writes to."""
         meta = pod["metadata"]
@@ -206,14 +211,7 @@ class Node:
         self._running[uid] = task
 
     async def _until_gone(self, pod: Pod) -> None:
-        while True:
-            try:
-                await pod.run()
-            except Exception:
-                log.exception("pod %s", pod.uid)
-                await asyncio.sleep(1)
-            else:
-                break
+        await pod.run()
         self.addresses.release(pod.view.ip)
         self.known.pop(pod.uid, None)
         self._running.pop(pod.uid, None)

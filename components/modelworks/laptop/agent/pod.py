@@ -100,22 +100,30 @@ class Pod:
         if self.view.containers:  # adopted: its volumes were there before
             self.view = replace(self.view, preparing=True)
             await self._prepare()
-        while True:
-            self._changed.clear()
-            now = time.time()
-            self._observe(now)
-            decision = state.decide(self.pod, self.view, now)
-            if self.gone and not self._alive():
-                break
-            for action in decision.actions:
-                self._do(action)
-            again = await self._report(now)
-            wakes = [at for at in (decision.wake, again) if at is not None]
-            timeout = max(0.01, min(wakes) - time.time()) if wakes else None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), timeout)
+        while not (self.gone and not self._alive()):
+            try:
+                await self._step()
+            except Exception:  # one pod's trouble is not the node's: said in the log, and tried again
+                log.exception("pod %s", report.full_name(self.pod))
+                await asyncio.sleep(1)
         await self.detach()
         await asyncio.to_thread(self._clear)
+
+    async def _step(self) -> None:
+        """Observe, decide, act, report; then wait until there is something to decide again."""
+        self._changed.clear()
+        now = time.time()
+        self._observe(now)
+        decision = state.decide(self.pod, self.view, now)
+        for action in decision.actions:
+            self._do(action)
+        again = await self._report(now)
+        if self.gone and not self._alive():
+            return
+        wakes = [at for at in (decision.wake, again) if at is not None]
+        timeout = max(0.01, min(wakes) - time.time()) if wakes else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
 
     async def _only_wait(self) -> None:
         """Its work was done before this agent knew it: nothing is left to do but to let it go."""
@@ -228,7 +236,7 @@ class Pod:
             self._claimed = await self._claims()
             sources = await self._sources(env=False)
             await asyncio.to_thread(volumes.prepare, self.pod, self.folder / "volumes", sources)
-        except (UnresolvedError, RefusedError, httpx.HTTPError, OSError) as error:
+        except (UnresolvedError, RefusedError, httpx.HTTPError, OSError, ValueError) as error:
             self.event("Warning", "FailedMount", f"MountVolume.SetUp failed: {error}")
             self.view = replace(self.view, preparing=False, prepare_again=time.time() + RETRY_SECONDS)
             return
@@ -388,9 +396,9 @@ class Pod:
             "HOSTNAME": self.pod["spec"].get("hostname") or self.pod["metadata"]["name"],
             "LANG": "C.UTF-8",
             **self.node.aws(self.pod["metadata"]["namespace"]),
-            "KUBERNETES_SERVICE_HOST": self.node.server[0],
-            "KUBERNETES_SERVICE_PORT": self.node.server[1],
-            "KUBERNETES_SERVICE_PORT_HTTPS": self.node.server[1],
+            "KUBERNETES_SERVICE_HOST": self.node.address[0],
+            "KUBERNETES_SERVICE_PORT": self.node.address[1],
+            "KUBERNETES_SERVICE_PORT_HTTPS": self.node.address[1],
         }
 
     def _hosts(self) -> Path:

@@ -176,12 +176,12 @@ def write(folder: Path, files: Files) -> bool:
     return True
 
 
-def _read(folder: Path) -> Files:
+def _read(shown: Path) -> Files:
+    folder = shown.resolve()
     return {
         str(path.relative_to(folder)): (path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
-        for path in folder.resolve().rglob("*")
+        for path in folder.rglob("*")
         if path.is_file()
-        for folder in [folder.resolve()]
     }
 
 
