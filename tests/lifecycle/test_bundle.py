@@ -1,0 +1,180 @@
+"""A bundle is a real Bento, the same bytes everywhere, without pickle, signed, and refused when touched."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.archive import pack
+from modelworks.lifecycle.bundle import build_bundle, make_key, open_built, sign, verify_bundle
+from modelworks.lifecycle.files import digest_of_file
+from modelworks.lifecycle.lock import find_lock
+from modelworks.runtime.bundle import read_manifest, unpack
+
+
+@pytest.fixture
+def bento(built, tmp_path) -> Path:
+    """The bundle, unpacked."""
+    unpack(built.bundle.path, tmp_path / "bento")
+    return tmp_path / "bento"
+
+
+def repacked(bento: Path, folder: Path) -> tuple[Path, str]:
+    path = folder / "again.bento"
+    path.write_bytes(pack(bento))
+    return path, digest_of_file(path)
+
+
+def test_digest_is_that_of_the_bytes(built):
+    assert built.bundle.digest == digest_of_file(built.bundle.path)
+
+
+def test_bundle_is_served_by_onnx_which_answers_as_scikit_learn_does(built):
+    assert built.bundle.served == "onnx"
+    assert built.bundle.parity["different_labels"] == 0
+    assert built.bundle.parity["max_difference"] <= built.bundle.parity["tolerance"]
+
+
+def test_archive_has_no_trace_of_time_or_owner(built):
+    with tarfile.open(built.bundle.path) as archive:
+        facts = {(each.mtime, each.uid, each.gid, each.uname, each.gname) for each in archive.getmembers()}
+    assert facts == {(0, 0, 0, "", "")}
+
+
+def test_bundle_holds_no_path_of_the_machine(built, bento):
+    found = [
+        p.name
+        for p in bento.rglob("*")
+        if p.is_file() and str(built.project.folder.parents[1]).encode() in p.read_bytes()
+    ]
+    assert found == []
+
+
+def test_every_requirement_has_a_version_and_a_hash(bento):
+    lines = (bento / "env" / "python" / "requirements.txt").read_text().replace("\\\n", " ").splitlines()
+    assert lines
+    assert all("==" in line and "--hash=sha256:" in line for line in lines)
+
+
+def test_requirements_have_what_the_service_imports(bento):
+    text = (bento / "env" / "python" / "requirements.txt").read_text()
+    assert all(f"{name}==" in text for name in ("bentoml", "numpy", "onnxruntime", "scikit-learn", "skops"))
+
+
+def test_card_says_use_data_metrics_and_limits(bento):
+    card = (bento / "README.md").read_text()
+    assert all(f"## {title}" in card for title in ("Intended use", "Data", "Metrics", "Limits", "Features", "Made of"))
+
+
+def test_built_bundle_is_kept(built):
+    steps = []
+    build_bundle(built.project.spec, built.run, built.project.home, lambda *event: steps.append(event[:2]))
+    assert steps == [("build the Bento", "kept")]
+
+
+def test_signed_bundle_is_verified(built, tmp_path):
+    key = make_key(tmp_path / "keys")
+    sign(built.bundle, key)
+    manifest = verify_bundle(built.bundle.path, built.bundle.digest, "churn", tmp_path / "keys" / "trusted")
+    assert manifest.model == "churn"
+
+
+def test_private_key_is_private_and_made_once(tmp_path):
+    key = make_key(tmp_path)
+    before = key.read_bytes()
+    assert (key.stat().st_mode & 0o077, make_key(tmp_path).read_bytes()) == (0, before)
+
+
+def test_bundle_signed_by_a_stranger_is_refused(built, tmp_path):
+    sign(built.bundle, make_key(tmp_path / "strangers"))
+    make_key(tmp_path / "ours")
+    with pytest.raises(ModelworksError, match="not among the trusted ones"):
+        verify_bundle(built.bundle.path, built.bundle.digest, "churn", tmp_path / "ours" / "trusted")
+
+
+def test_tampered_bundle_is_refused(built, tmp_path):
+    path = tmp_path / "x.bento"
+    data = bytearray(built.bundle.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelworksError, match="not the one released"):
+        verify_bundle(path, built.bundle.digest, "churn")
+
+
+def test_pickle_smuggled_into_a_bundle_is_refused(bento, tmp_path):
+    (bento / "src" / "notes.txt").write_bytes(pickle.dumps({"a": print}))
+    path, digest = repacked(bento, tmp_path)
+    with pytest.raises(ModelworksError, match=r"holds a pickle: src/notes\.txt"):
+        verify_bundle(path, digest, "churn")
+
+
+def test_archive_that_leaves_its_folder_is_refused(tmp_path):
+    path = tmp_path / "x.bento"
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo("../outside")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(ModelworksError):
+        verify_bundle(path, digest_of_file(path), "churn")
+    assert not (tmp_path.parent / "outside").exists()
+
+
+def test_bundle_changed_in_the_run_is_built_again_to_the_same_digest(built):
+    built.bundle.path.write_bytes(b"broken")
+    with pytest.raises(ModelworksError, match="missing or was changed"):
+        open_built(built.run)
+    assert build_bundle(built.project.spec, built.run, built.project.home).digest == built.bundle.digest
+
+
+def test_lock_without_a_package_says_which_to_add(built):
+    with pytest.raises(ModelworksError, match="left-pad is not in"):
+        find_lock(built.project.folder).requirements(("left-pad",))
+
+
+def test_bentoml_imports_the_bundle(built, tmp_path):
+    code = f"import bentoml; print(bentoml.import_bento({str(built.bundle.path)!r}, input_format='gz').tag.name)"
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "True"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("churn"), done.stderr
+
+
+def test_bentoml_serves_the_bundle_and_answers_as_the_manifest_says(bento, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    command = [sys.executable, "-m", "bentoml", "serve", str(bento), "--host", "127.0.0.1", "--port", str(port)]
+    example = read_manifest(bento).examples[0]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            answer = _answer(f"http://127.0.0.1:{port}/predict", {"rows": [example]}, server)
+            refused = httpx.post(f"http://127.0.0.1:{port}/predict", json={"rows": [{**example, "texture": "wide"}]})
+        finally:
+            server.terminate()
+            server.wait(30)
+    assert set(answer.json()[0]) == {"label", "score"}
+    assert (refused.status_code, "rows[0].texture" in refused.text) == (400, True)
+
+
+def _answer(url: str, body: dict, server: subprocess.Popen) -> httpx.Response:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            response = httpx.post(url, json=body, timeout=10)
+            if response.status_code != 503:
+                return response
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError("the server never answered")

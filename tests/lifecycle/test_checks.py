@@ -1,0 +1,164 @@
+"""Findings of the data checks: severity, count, examples."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pytest
+
+from modelworks.lifecycle import Card, DataSource, Feature, ModelSpec
+from modelworks.lifecycle.checks import CheckReport, check_rows, profile
+from modelworks.lifecycle.files import write_json
+from modelworks.lifecycle.report import checks_page
+
+NOW = datetime(2026, 1, 10, tzinfo=UTC)
+
+
+def rows(count=400):
+    generator = np.random.default_rng(0)
+    size = generator.normal(size=count)
+    return pd.DataFrame(
+        {
+            "at": pd.date_range("2026-01-01", periods=count, freq="min", tz="UTC"),
+            "known": pd.date_range("2025-12-31", periods=count, freq="min", tz="UTC"),
+            "size": size,
+            "kind": generator.choice(["a", "b"], count),
+            "secret": generator.normal(size=count),
+            "bad": (size + generator.normal(size=count)) > 0,
+        }
+    )
+
+
+def make_spec(tmp_path, *, max_age_days=None, schema=None):
+    return ModelSpec(
+        where=f"{tmp_path / 'model.py'}:1",
+        name="m", description="d", owner="o", kind="binary", classes=(False, True), target="bad", metric="auc",
+        data=DataSource(load=rows, description="d", prediction_time="at", max_age_days=max_age_days),
+        schema=schema or pa.DataFrameSchema({"size": pa.Column(float)}),
+        features=(
+            Feature(name="size", type="number", minimum=-9, maximum=9, known_at="known"),
+            Feature(name="kind", type="string", categories=("a", "b")),
+            Feature(name="secret", type="number", private=True, minimum=-9, maximum=9),
+        ),
+        train=lambda data: data, card=Card(intended_use="t"),
+    )  # fmt: skip
+
+
+def check(tmp_path, frame, **options):
+    return check_rows(make_spec(tmp_path, **options), frame, "sha256:0", NOW)
+
+
+def only(report, check_name, severity="error"):
+    [finding] = [each for each in report.findings if (each.check, each.severity) == (check_name, severity)]
+    return finding
+
+
+def test_good_data_passes(tmp_path):
+    assert check(tmp_path, rows()).passed
+
+
+def test_wrong_type_is_an_error_of_the_schema(tmp_path):
+    report = check(tmp_path, rows().assign(size="large"))
+    assert not report.passed
+    assert any(each.check == "schema" and each.subject == "size" for each in report.findings)
+
+
+def test_schema_finding_counts_rows_and_shows_examples(tmp_path):
+    frame = rows()
+    frame.loc[[3, 5], "size"] = -8.0
+    finding = only(
+        check(tmp_path, frame, schema=pa.DataFrameSchema({"size": pa.Column(float, pa.Check.gt(-7))})), "schema"
+    )
+    assert (finding.count, finding.examples) == (2, ("row 3: -8.0", "row 5: -8.0"))
+
+
+def test_missing_values_beyond_the_limit_are_an_error(tmp_path):
+    frame = rows()
+    frame.loc[:9, "size"] = np.nan
+    found = [each for each in check(tmp_path, frame).findings if each.check == "completeness"]
+    assert [(each.subject, each.count, each.severity) for each in found] == [("size", 10, "error")]
+
+
+def test_infinite_value_is_an_error(tmp_path):
+    frame = rows()
+    frame.loc[7, "size"] = np.inf
+    assert only(check(tmp_path, frame), "completeness").examples == ("row 7: inf",) or "row 7" in str(
+        only(check(tmp_path, frame), "completeness").examples
+    )
+
+
+def test_unknown_category_is_an_error_with_its_count(tmp_path):
+    frame = rows()
+    frame.loc[:2, "kind"] = "z"
+    assert only(check(tmp_path, frame), "completeness").examples == ("'z' (3 rows)",)
+
+
+def test_private_values_are_never_shown(tmp_path):
+    frame = rows()
+    frame.loc[7, "secret"] = 1234.5
+    report = check(tmp_path, frame)
+    assert only(report, "completeness").examples == ()
+    assert "1234" not in checks_page(report)
+
+
+def test_too_few_rows_are_an_error(tmp_path):
+    assert "at least 100" in only(check(tmp_path, rows(50)), "completeness").message
+
+
+def test_value_known_after_the_prediction_is_leakage(tmp_path):
+    frame = rows()
+    frame.loc[:4, "known"] = pd.Timestamp("2026-02-01", tz="UTC")
+    finding = only(check(tmp_path, frame), "leakage")
+    assert (finding.subject, finding.count) == ("size", 5)
+
+
+def test_feature_that_is_the_target_in_disguise_is_leakage(tmp_path):
+    frame = rows()
+    frame["size"] = frame["bad"].astype(float) + np.linspace(0, 0.1, len(frame))
+    assert only(check(tmp_path, frame), "leakage").subject == "size"
+
+
+def test_one_class_only_is_an_error(tmp_path):
+    report = check(tmp_path, rows().assign(bad=True))
+    assert {each.severity for each in report.findings if each.check == "balance"} == {"error"}
+
+
+def test_rare_class_is_a_warning(tmp_path):
+    frame = rows(1000)
+    frame["bad"] = np.arange(1000) < 5
+    assert only(check(tmp_path, frame), "balance", "warning").count == 5
+
+
+def test_stale_data_is_an_error(tmp_path):
+    assert "days old" in only(check(tmp_path, rows(), max_age_days=3), "freshness").message
+
+
+def test_fresh_data_passes(tmp_path):
+    assert check(tmp_path, rows(), max_age_days=30).passed
+
+
+def test_shift_against_the_stored_baseline_is_an_error(tmp_path):
+    write_json(tmp_path / "baseline.json", profile(make_spec(tmp_path), rows()))
+    moved = rows()
+    moved["size"] += 2
+    assert "population stability index" in only(check(tmp_path, moved), "distribution").message
+
+
+def test_same_data_does_not_shift_against_its_own_baseline(tmp_path):
+    write_json(tmp_path / "baseline.json", profile(make_spec(tmp_path), rows()))
+    assert all(each["shift"] < 1e-6 for each in check(tmp_path, rows()).columns)
+
+
+def test_report_survives_json(tmp_path):
+    report = check(tmp_path, rows())
+    assert CheckReport.from_facts(report.to_facts()).findings == report.findings
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>"])
+def test_report_page_escapes_what_data_says(tmp_path, text):
+    frame = rows()
+    frame.loc[0, "kind"] = text
+    assert text not in checks_page(check(tmp_path, frame))

@@ -1,0 +1,103 @@
+"""A spec says what is wrong with it, and where."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle import load_spec
+
+
+def line_of(project, text):
+    return (project.folder / "model.py").read_text().splitlines().index(text) + 1
+
+
+def test_spec_of_a_new_project_is_loaded_by_its_folder(project):
+    assert project.spec.name == "churn"
+
+
+def test_spec_is_frozen(project):
+    with pytest.raises(AttributeError):
+        project.spec.seed = 2
+
+
+def test_parameters_cannot_be_changed(project):
+    with pytest.raises(TypeError):
+        project.spec.parameters["C"] = 2
+
+
+def test_two_projects_do_not_share_a_module(project, tmp_path):
+    from modelworks.lifecycle.scaffold import scaffold
+
+    other = load_spec(scaffold("other", tmp_path / "models"))
+    assert (project.spec.name, other.name) == ("churn", "other")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ('name="churn"', 'name="Churn_1"', "name must be lower-case"),
+        ('kind="binary"', 'kind="binray"', "kind must be one of"),
+        ('owner="your team"', 'owner=""', "owner must say"),
+        ("classes=(False, True)", "classes=(False,)", "binary model needs its classes"),
+        ("seed=1", "seed=-1", "seed must be 0 or more"),
+        ("train=train", "train=1", "train must be a function, got int"),
+        ('target="benign"', 'target="texture"', "feature 'texture' is the target"),
+        ('name="symmetry", type="number"', 'name="texture", type="number"', "'texture' is declared twice"),
+        ('name="symmetry", type="number"', 'name="symmetry", type="decimal"', "type must be number"),
+        ('metric="auc", at_least=0.7', 'metric="acu", at_least=0.7', "'acu' is not a metric of a binary model"),
+        ("at_least=0.7", "at_least=0.7, at_most=0.9", "exactly one of at_least and at_most"),
+    ],
+)
+def test_mistake_names_the_users_file_line_and_rule(project, old, new, rule):
+    with pytest.raises(ModelworksError) as caught:
+        project.edit(old, new)
+    assert rule in caught.value.message
+    assert caught.value.message.startswith(f"{project.folder / 'model.py'}:")
+
+
+def test_mistake_in_a_feature_points_at_the_line_of_that_feature(project):
+    with pytest.raises(ModelworksError) as caught:
+        project.edit('name="symmetry", type="number"', 'name="symmetry", type="decimal"')
+    line = line_of(project, '        Feature(name="symmetry", type="decimal", minimum=0, maximum=1, example=0.18),')
+    assert caught.value.message.startswith(f"{project.folder / 'model.py'}:{line}:")
+
+
+def test_feature_known_only_afterwards_is_refused(project):
+    with pytest.raises(ModelworksError, match="known only after the prediction"):
+        project.edit("data=DataSource(load=load,", "data=DataSource(load=load, outcomes=('texture',),")
+
+
+def test_spec_that_raises_names_file_line_and_exception(project):
+    with pytest.raises(ModelworksError, match=r"model\.py:\d+: ZeroDivisionError while the model is read"):
+        project.edit("COLUMNS = {", "1 / 0\nCOLUMNS = {")
+
+
+def test_syntax_error_names_the_line(project):
+    with pytest.raises(ModelworksError, match=r"model\.py:\d+: "):
+        project.edit("COLUMNS = {", "COLUMNS == = {")
+
+
+def test_module_without_spec_says_how_to_end_it(project):
+    (project.folder / "model.py").write_text("x = 1\n")
+    with pytest.raises(ModelworksError, match="exports no spec") as caught:
+        load_spec(project.folder)
+    assert "spec = ModelSpec(...)" in caught.value.fix
+
+
+def test_unknown_model_lists_those_that_are_there(project, monkeypatch):
+    monkeypatch.chdir(project.folder.parent.parent)
+    with pytest.raises(ModelworksError, match="there is: churn"):
+        load_spec("chrun")
+
+
+def test_specs_need_no_pulumi():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, modelworks.lifecycle; print([m for m in sys.modules if m.split('.')[0] in ('pulumi', 'sklearn')])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -1,0 +1,161 @@
+"""Training is a function of its inputs, in a process of its own, that can be killed and resumed."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle import load_spec, training
+from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.data import SnapshotStore
+from modelworks.lifecycle.files import read_json
+from modelworks.lifecycle.training import Home, latest_run, train
+
+
+def fails(project, pattern):
+    with pytest.raises(ModelworksError, match=pattern) as caught:
+        train(project.spec, project.home)
+    return caught.value
+
+
+def test_run_keeps_checks_metrics_plots_and_origin(built):
+    names = {path.name for path in built.run.folder.iterdir()}
+    assert {"inputs.json", "checks.json", "checks.html", "metrics.json", "slices.json", "origin.json", "plots"} <= names
+
+
+def test_same_inputs_give_the_same_digest_elsewhere_with_other_threads_and_hash_seed(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "4242")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    folder = tmp_path / "another" / "place"
+    shutil.copytree(built.project.folder.parents[1], folder, ignore=shutil.ignore_patterns("home", "__pycache__"))
+    home = Home(tmp_path / "home")
+    again = load_spec(folder / "models" / "churn")
+    run = train(again, home)
+    assert (run.run, build_bundle(again, run, home).digest) == (built.run.run, built.bundle.digest)
+
+
+def test_other_parameters_give_another_run(built, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(built.project.folder.parents[1], folder, ignore=shutil.ignore_patterns("home", "__pycache__"))
+    file = folder / "models" / "churn" / "model.py"
+    file.write_text(file.read_text().replace('"C": 1.0', '"C": 0.5'))
+    assert train(load_spec(file), Home(tmp_path / "home")).run != built.run.run
+
+
+def test_finished_run_is_found_again_and_not_trained(built):
+    steps = []
+    train(built.project.spec, built.project.home, progress=lambda *event: steps.append(event[:2]))
+    assert ("train", "kept") in steps
+
+
+def test_latest_run_is_the_one_trained_last(built):
+    assert latest_run("churn", built.project.home).run == built.run.run
+
+
+def test_data_is_kept_by_digest_and_can_be_trained_on_again(built, tmp_path):
+    home = Home(tmp_path)
+    shutil.copytree(built.project.home.data, home.data)
+    assert train(built.project.spec, home, data=built.run.inputs["data"]).run == built.run.run
+
+
+def test_changed_snapshot_is_refused_and_removed(built, tmp_path):
+    digest = built.run.inputs["data"]
+    store = SnapshotStore(tmp_path)
+    path = tmp_path / f"{digest.removeprefix('sha256:')}.parquet"
+    path.write_bytes(b"PAR1 not what it was")
+    with pytest.raises(ModelworksError, match="was changed"):
+        store.get(digest)
+    assert not path.exists()
+
+
+def test_folder_without_git_is_dirty(built):
+    assert (built.run.origin["commit"], built.run.origin["dirty"]) == ("", True)
+
+
+def test_secrets_of_the_caller_do_not_reach_the_models_code(project, monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    project.edit(
+        "    model = Pipeline(", "    import os\n    assert 'GITHUB_TOKEN' not in os.environ\n    model = Pipeline("
+    )
+    train(project.spec, project.home)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    model = Pipeline(", "    raise RuntimeError('boom')\n    model = Pipeline(", r"model\.py:\d+: RuntimeError while the model is trained: boom"),
+        ("    found = load_breast_cancer", "    raise OSError('no source')\n    found = load_breast_cancer", r"model\.py:\d+: OSError while the model loads its data: no source"),
+        ('assign(benign=found["target"] == 1)', 'assign(benign=found["target"] == 1).head(0)', "returned no rows"),
+        ('assign(benign=found["target"] == 1)', "assign(other=1)", "returned no column 'benign'"),
+        ('assign(benign=found["target"] == 1)', 'assign(benign=found["target"] == 1, texture="wide")', "schema: texture"),
+        ('assign(benign=found["target"] == 1)', "assign(benign=True)", "there is nothing to learn"),
+        ("return model.fit(data.x, data.y)", "return 3", "train returned int, which has no predict_proba"),
+        ("return model.fit(data.x, data.y)", "fitted = model.fit(data.x, data.y)\n    fitted[-1].coef_[:] = float('nan')\n    return fitted", "NaN or infinity"),
+        ("return model.fit(data.x, data.y)", "from sklearn.preprocessing import FunctionTransformer\n    return Pipeline([('f', FunctionTransformer(lambda x: x)), *model.steps]).fit(data.x, data.y)", "without pickle|nobody vouched|not scikit-learn's"),
+        ("    model = Pipeline(", "    import os\n    os.kill(os.getpid(), 9)\n    model = Pipeline(", "killed by signal 9"),
+    ],
+)  # fmt: skip
+def test_bad_project_gives_one_clear_error_and_no_run(project, old, new, message):
+    project.edit(old, new)
+    fails(project, message)
+    assert not list(project.home.runs("churn").glob("*/metrics.json"))
+
+
+@pytest.mark.parametrize("step", ["model.skops", "slices.json", "metrics.json"])
+def test_run_that_was_killed_before_a_file_was_written_is_resumed(built, tmp_path, step):
+    home = Home(tmp_path)
+    shutil.copytree(built.project.home.root, home.root, dirs_exist_ok=True)
+    folder = home.runs("churn") / built.run.run
+    for name in {step, "metrics.json"}:
+        (folder / name).unlink()
+    run = train(built.project.spec, home)
+    assert (run.run, run.metrics) == (built.run.run, built.run.metrics)
+
+
+def test_environment_that_is_not_the_locks_is_refused(project):
+    lock = project.folder.parents[1] / "uv.lock"
+    text = lock.read_text()
+    start = text.index('name = "scikit-learn"')
+    lock.write_text(text[:start] + text[start:].replace('version = "1.', 'version = "9.', 1))
+    assert "uv sync" in fails(project, r"scikit-learn .* \(locked: 9").fix
+
+
+def test_project_without_lock_is_told_to_make_one(project):
+    (project.folder.parents[1] / "uv.lock").unlink()
+    fails(project, "no uv.lock")
+
+
+def test_full_disk_is_one_clear_sentence(project, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    with pytest.raises(ModelworksError, match="No space left on device"):
+        training.write_json(project.home.root / "x.json", {})
+
+
+def test_home_that_is_a_file_is_one_clear_sentence(project, tmp_path):
+    (tmp_path / "occupied").write_text("")
+    with pytest.raises(ModelworksError, match="cannot work in"):
+        train(project.spec, Home(tmp_path / "occupied"))
+
+
+def test_interrupted_training_leaves_no_process(project):
+    import psutil
+
+    def interrupt(step, *_rest):
+        if step == "load data":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(project.spec, project.home, progress=interrupt)
+    assert [each for each in psutil.Process().children(recursive=True) if "worker" in " ".join(each.cmdline())] == []
+
+
+def test_inputs_name_every_digest(built):
+    assert set(read_json(built.run.folder / "inputs.json")) == {
+        "model", "data", "code", "engine", "lock", "parameters", "seed",
+    }  # fmt: skip
