@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import psutil
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop.agent import logs, probes, server
+from modelworks.laptop.agent.node import Addresses
+from modelworks.laptop.agent.probes import Tally
+from modelworks.laptop.agent.sandbox import NONE, Process, Sandbox, detect
+
+
+def answers(probe, *goods):
+    tally = Tally()
+    for good in goods:
+        tally = tally.with_answer(good, probe)
+    return tally.healthy
+
+
+def test_one_success_is_enough_and_three_failures_are_needed():
+    assert answers({}, True) is True
+    assert answers({}, True, False, False) is True
+    assert answers({}, True, False, False, False) is False
+
+
+def test_thresholds_count_answers_in_a_row():
+    assert answers({"failureThreshold": 2}, False, True, False) is True
+    assert answers({"successThreshold": 2}, True, False, True) is None
+
+
+async def no_exec(argv, limit):
+    raise ProcessLookupError("gone")
+
+
+@pytest.fixture
+async def web():
+    seen = []
+
+    async def answer(reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        seen.append(head)
+        status = head.split()[1].strip("/")
+        writer.write(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield listening.sockets[0].getsockname()[1], seen
+    listening.close()
+
+
+async def test_http_probe(web):
+    port, seen = web
+    container = {"ports": [{"name": "web", "containerPort": port}]}
+    get = {"port": "web", "path": "/204", "httpHeaders": [{"name": "X-A", "value": "b"}]}
+    assert (await probes.ask({"httpGet": get}, container, "127.0.0.1", no_exec))[0]
+    assert "X-A: b" in seen[0]
+    bad = await probes.ask({"httpGet": {"port": port, "path": "/503"}}, container, "127.0.0.1", no_exec)
+    assert bad == (False, "HTTP probe failed with statuscode: 503")
+
+
+async def test_tcp_probe(web):
+    assert (await probes.ask({"tcpSocket": {"port": web[0]}}, {}, "127.0.0.1", no_exec))[0]
+    assert not (await probes.ask({"tcpSocket": {"port": 1}}, {}, "127.0.0.1", no_exec))[0]
+
+
+async def test_a_grpc_probe_says_that_it_is_not_supported():
+    assert "gRPC probes are not supported" in (await probes.ask({"grpc": {"port": 1}}, {}, "127.0.0.1", no_exec))[1]
+
+
+async def test_the_tail_of_a_log(tmp_path):
+    path = tmp_path / "0.log"
+    path.write_text("".join(f"{n}\n" for n in range(100_000)))
+    assert b"".join([part async for part in server.read(path, 2)]) == b"99998\n99999\n"
+    assert b"".join([part async for part in server.read(path, 0)]) == b""
+    assert len(b"".join([part async for part in server.read(path, None)])) == path.stat().st_size
+
+
+def test_rotation_loses_nothing_while_the_log_is_appended(tmp_path):
+    path = tmp_path / "0.log"
+    with path.open("ab", buffering=0) as writer:
+        writer.write(b"a" * (3 * 2**20) + b"b" * 10)
+        logs.rotate(path)
+        writer.write(b"c")
+    older = path.with_name("0.log.1")
+    assert older.read_bytes() + path.read_bytes() == b"a" * (3 * 2**20) + b"b" * 10 + b"c"
+
+
+def test_two_pods_never_share_an_address():
+    addresses = Addresses("127.99.0.0/29")
+    addresses.keep("127.99.0.3")
+    taken = [addresses.take() for _ in range(4)]
+    assert len({*taken, "127.99.0.3"}) == 5
+    with pytest.raises(ModelworksError, match="every address"):
+        addresses.take()
+
+
+async def started(tmp_path, isolation, *argv, **variables):
+    folder, work = tmp_path / "run", tmp_path / "work"
+    folder.mkdir()
+    work.mkdir()
+    log = tmp_path / "log"
+    process, failure = await Sandbox(isolation, tmp_path).start(
+        folder,
+        argv,
+        {"PATH": "/usr/bin:/bin", **variables},
+        workdir=str(work),
+        logfile=log,
+        mounts=[],
+        hosts=None,
+        cgroup=None,
+    )
+    return process, failure, log
+
+
+@pytest.fixture(params=["plain", "isolated"])
+def isolation(request, tmp_path):
+    return NONE if request.param == "plain" else detect(tmp_path)
+
+
+async def test_a_process_ends_with_its_exit_code_and_log(tmp_path, isolation):
+    process, failure, log = await started(
+        tmp_path, isolation, "sh", "-c", "echo $GREETING; pwd; exit 7", GREETING="hello"
+    )
+    await process.ended()
+    assert (failure, process.exit_code) == ("", 7)
+    assert log.read_text() == f"hello\n{tmp_path}/work\n"
+
+
+async def test_a_command_that_is_not_there_says_so(tmp_path, isolation):
+    process, failure, _ = await started(tmp_path, isolation, "no-such-program")
+    await process.ended()
+    assert failure == 'exec: "no-such-program": executable file not found in $PATH'
+
+
+async def test_an_exit_is_known_to_who_did_not_start_the_process(tmp_path, isolation):
+    process, _, _ = await started(tmp_path, isolation, "sleep", "100")
+    adopted = Process(process.folder, isolation)
+    assert adopted.alive
+    adopted.signal(signal.SIGTERM)
+    await asyncio.wait_for(adopted.ended(), 20)
+    await process.ended()
+    assert adopted.exit_code == 143
+    assert not adopted.alive
+
+
+async def test_a_signal_reaches_the_whole_group(tmp_path, isolation):
+    process, _, _ = await started(tmp_path, isolation, "sh", "-c", "sleep 1000 & sleep 1000")
+    process.kill()
+    await asyncio.wait_for(process.ended(), 20)
+    assert process.exit_code == 137
+    assert not _living_in(process.folder)
+
+
+def _living_in(folder):
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
