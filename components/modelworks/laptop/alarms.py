@@ -300,7 +300,8 @@ def start(interval: float = INTERVAL_SECONDS) -> Evaluator:
     pause = threading.Event()
 
     def run() -> None:
-        _serve_history(evaluator)  # here, for its imports take a quarter of a second that a start does not owe
+        pause.wait(min(interval, 1.0))  # the server starts first; what is imported here would only delay it
+        _serve_history(evaluator)
         while not pause.wait(interval):
             try:
                 evaluator.step()
