@@ -260,6 +260,11 @@ def test_a_made_up_name_is_replaced_by_another_and_a_given_one_after_deletion(cl
     assert cloud.diff(CONFIG_MAP, given, {"metadata": {"name": "given"}, "data": {"a": "2"}}).delete_before_replace
 
 
+def test_a_generated_name_is_refused(cloud):
+    with pytest.raises(InvalidInputs, match="generateName: not supported with server-side apply"):
+        cloud.check(CONFIG_MAP, {"metadata": {"generateName": "a-"}})
+
+
 def test_nothing_changed_is_no_difference(cloud):
     made = cloud.create(DEPLOYMENT, deployment())
     assert cloud.diff(DEPLOYMENT, made, deployment()).changes == {}
@@ -567,6 +572,19 @@ def test_a_namespace_is_gone_with_all_that_is_in_it(cloud):
     assert cloud.read(NAMESPACE, made) is None
     assert cloud.read(CONFIG_MAP, inside) is None
     cloud.delete(CONFIG_MAP, inside)
+
+
+def test_skip_await_does_not_wait_for_the_deletion_of_a_namespace(cloud):
+    annotations = {"pulumi.com/skipAwait": "true"}
+    made = cloud.create(NAMESPACE, {"metadata": {"name": f"gone-{os.urandom(3).hex()}", "annotations": annotations}})
+    cloud.create(CONFIG_MAP, {"metadata": {"namespace": made.id, "finalizers": ["example.com/hold"], "name": "held"}})
+    began = time.monotonic()
+    cloud.delete(NAMESPACE, made)
+    assert time.monotonic() - began < 60  # its content would hold it for ever
+    held = cloud.read(CONFIG_MAP, Declared(f"{made.id}/held", {}, {}))
+    assert held is not None
+    freed = {"metadata": {"name": "held", "namespace": made.id}}
+    cloud.update(CONFIG_MAP, Declared(held.id, dict(held.inputs), revealed(dict(held.state))), freed)
 
 
 def test_what_may_not_be_deleted_is_given_up(cloud, kubectl):
@@ -880,6 +898,14 @@ def test_two_providers_of_one_program_do_not_mix(program, kubectl):
     """)
     assert program.outputs() == {one: one, two: two}
     program.unchanged()
+
+
+def test_another_context_replaces_the_provider(program):
+    program.up('k8s.Provider("p", namespace="default")')
+    program.write('k8s.Provider("p", namespace="other")')
+    assert "~ 1 to update" in program.pulumi("preview", "--stack", "dev")
+    program.write('k8s.Provider("p", namespace="default", cluster_identifier="another")')
+    assert "+-1 to replace" in program.pulumi("preview", "--stack", "dev")
 
 
 def test_a_definition_and_its_resource_go_up_in_one_program_and_a_rollout_is_not_waited_for(program):

@@ -92,6 +92,37 @@ def test_a_stateful_set_is_ready_when_all_replicas_are_of_the_wanted_revision(se
 
 
 @pytest.mark.parametrize(
+    ("available", "updated", "strategy", "state"),
+    [(2, 2, "RollingUpdate", "ready"), (2, 1, "RollingUpdate", "progressing"), (2, 1, "OnDelete", "ready")],
+)
+def test_a_daemon_set_is_ready_when_every_node_has_its_new_pod(available, updated, strategy, state):
+    counts = {"desiredNumberScheduled": 2, "numberAvailable": available, "updatedNumberScheduled": updated}
+    seen = {"spec": {"updateStrategy": {"type": strategy}}, "status": {"observedGeneration": 2, **counts}}
+    assert verdict("apps/v1", "DaemonSet", seen).state == state
+
+
+TOKEN = {"type": "kubernetes.io/service-account-token"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen", "state"),
+    [
+        ("PersistentVolume", {"status": {"phase": "Available"}}, "ready"),
+        ("PersistentVolume", {"status": {"phase": "Pending"}}, "progressing"),
+        ("PersistentVolume", {"status": {"phase": "Failed"}}, "failed"),
+        ("ResourceQuota", {"spec": {"hard": {"pods": "1"}}, "status": {"hard": {"pods": "1"}}}, "ready"),
+        ("ResourceQuota", {"spec": {"hard": {"pods": "1"}}}, "progressing"),
+        ("ReplicationController", {"spec": {"replicas": 1}, "status": {"observedGeneration": 2}}, "progressing"),
+        ("Secret", {}, "ready"),
+        ("Secret", TOKEN, "progressing"),
+        ("Secret", {**TOKEN, "data": {"token": "dg=="}}, "ready"),
+    ],
+)
+def test_things_that_others_fill_in_are_waited_for(kind, seen, state):
+    assert verdict("v1", kind, seen).state == state
+
+
+@pytest.mark.parametrize(
     ("seen", "state"),
     [
         ({"status": {"conditions": conditions(("Complete", "True"))}}, "ready"),

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from modelworks.laptop.providers.kubernetes.provider import KubernetesProvider, Settings
+from modelworks.laptop.providers.kubernetes.provider import KubernetesProvider
+from modelworks.laptop.providers.kubernetes.settings import Settings
 from modelworks.laptop.providers.plugin import Plugin
 
 __all__ = ["KubernetesProvider", "Settings", "plugin"]

@@ -7,6 +7,7 @@ takes some 60 MB. A provider needs five verbs on any kind.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop.providers.kubernetes.kinds import Kind
 from modelworks.laptop.providers.plugin import ProviderError
 
+_DISCOVERY_SECONDS = 60  # after which the kinds of a version are asked for again
 _WATCH_SECONDS = 300  # the API server ends a watch by then, and the watcher asks anew
 
 
@@ -81,8 +83,11 @@ class Access:
     tls: ssl.SSLContext | bool = True
 
 
-def access(kubeconfig: str, *, context: str = "", cluster: str = "") -> Access:
-    """What a kubeconfig says.
+def connect(kubeconfig: str, *, context: str = "", cluster: str = "") -> Cluster:
+    """The API server that a kubeconfig names.
+
+    Whoever asks with the same kubeconfig gets the same one: each run of an engine is a new connection to the provider,
+    and would else leave open sockets behind.
 
     Args:
         kubeconfig: The path of the file, or its content.
@@ -92,7 +97,42 @@ def access(kubeconfig: str, *, context: str = "", cluster: str = "") -> Access:
     Raises:
         ModelworksError: It cannot be read, or lacks the context, cluster or user; the message names it.
     """
-    document, base = _document(kubeconfig)
+    text, base = kubeconfig, Path.cwd()
+    if "\n" not in kubeconfig and not kubeconfig.lstrip().startswith("{"):
+        paths = [Path(path).expanduser() for path in kubeconfig.split(os.pathsep) if path]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise ModelworksError(
+                f"there is no kubeconfig at {kubeconfig!r}",
+                fix="Run `modelworks laptop up`, or set the provider's kubeconfig to a file or to its content.",
+            )
+        text, base = path.read_text(encoding="utf-8"), path.parent
+    return _connected(text, base, context, cluster)
+
+
+@functools.lru_cache(maxsize=8)
+def _connected(text: str, base: Path, context: str, cluster: str) -> Cluster:
+    return Cluster(access(text, base, context=context, cluster=cluster))
+
+
+def access(text: str, base: Path, *, context: str = "", cluster: str = "") -> Access:
+    """What a kubeconfig says.
+
+    Args:
+        text: Its content.
+        base: The folder that its paths start from.
+        context: The context to use instead of the current one.
+        cluster: The cluster to use instead of the context's.
+
+    Raises:
+        ModelworksError: It is none, or lacks the context, cluster or user; the message names it.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ModelworksError(f"the kubeconfig is not YAML: {error}", fix="Correct it.") from error
+    if not isinstance(document, dict):
+        raise ModelworksError("the kubeconfig holds no mapping", fix="Correct it.")
     name = context or document.get("current-context") or ""
     chosen = _entry(document, "contexts", "context", name) if name or not cluster else {}
     target = _entry(document, "clusters", "cluster", cluster or chosen.get("cluster", ""))
@@ -114,26 +154,6 @@ def access(kubeconfig: str, *, context: str = "", cluster: str = "") -> Access:
     )
 
 
-def _document(kubeconfig: str) -> tuple[dict[str, Any], Path]:
-    text, base = kubeconfig, Path.cwd()
-    if "\n" not in kubeconfig and not kubeconfig.lstrip().startswith("{"):
-        paths = [Path(path).expanduser() for path in kubeconfig.split(os.pathsep) if path]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            raise ModelworksError(
-                f"there is no kubeconfig at {kubeconfig!r}",
-                fix="Run `modelworks laptop up`, or set the provider's kubeconfig to a file or to its content.",
-            )
-        text, base = path.read_text(encoding="utf-8"), path.parent
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ModelworksError(f"the kubeconfig is not YAML: {error}", fix="Correct it.") from error
-    if not isinstance(document, dict):
-        raise ModelworksError("the kubeconfig holds no mapping", fix="Correct it.")
-    return document, base
-
-
 def _entry(document: Mapping[str, Any], key: str, kind: str, name: str) -> dict[str, Any]:
     for each in document.get(key) or ():
         if each.get("name") == name:
@@ -153,6 +173,15 @@ def _content(entry: Mapping[str, Any], key: str, base: Path) -> bytes:
 def _tls(target: Mapping[str, Any], user: Mapping[str, Any], base: Path) -> ssl.SSLContext | bool:
     if not str(target.get("server", "")).startswith("https"):
         return False
+    try:
+        return _tls_settings(target, user, base)
+    except (OSError, ValueError) as error:  # SSLError is an OSError, what is no base64 a ValueError
+        raise ModelworksError(
+            f"the kubeconfig's certificates cannot be used: {error}", fix="Run `modelworks laptop up`."
+        ) from error
+
+
+def _tls_settings(target: Mapping[str, Any], user: Mapping[str, Any], base: Path) -> ssl.SSLContext:
     authority = _content(target, "certificate-authority", base)
     settings = ssl.create_default_context(cadata=authority.decode() if authority else None)
     if target.get("insecure-skip-tls-verify"):
@@ -192,7 +221,7 @@ class Cluster:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
             trust_env=False,
         )
-        self._kinds: dict[str, dict[str, Endpoint]] = {}
+        self._kinds: dict[str, tuple[float, dict[str, Endpoint]]] = {}
         self._lock = threading.Lock()
 
     # ---- discovery
@@ -205,9 +234,9 @@ class Cluster:
             Unreachable: The API server does not answer.
         """
         with self._lock:
-            known = self._kinds.get(kind.api_version, {}).get(kind.name)
-        if known:
-            return known
+            asked, known = self._kinds.get(kind.api_version, (0.0, {}))
+        if kind.name in known and time.monotonic() < asked + _DISCOVERY_SECONDS:
+            return known[kind.name]
         path = f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.version}"
         try:
             listed = self.request("GET", path, doing=f"asking for {kind.api_version}")
@@ -221,10 +250,15 @@ class Cluster:
             if "/" not in each["name"]
         }
         with self._lock:
-            self._kinds[kind.api_version] = found
+            self._kinds[kind.api_version] = time.monotonic(), found
         if kind.name not in found:
             raise UnknownKind(kind)
         return found[kind.name]
+
+    def forget(self, kind: Kind) -> None:
+        """Ask anew where `kind` is served, next time."""
+        with self._lock:
+            self._kinds.pop(kind.api_version, None)
 
     def serves(self, kind: Kind) -> bool:
         """Whether the API server knows `kind`. Raises `Unreachable`."""
@@ -351,10 +385,6 @@ class Cluster:
                 if event["type"] == "ERROR":  # the version is too old: list again
                     return
                 yield event["type"], event["object"]
-
-    def close(self) -> None:
-        """Give its connections back."""
-        self._http.close()
 
 
 def _hang_up(response: httpx.Response, stop: threading.Event) -> None:

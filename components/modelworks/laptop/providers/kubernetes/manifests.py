@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -148,11 +149,6 @@ def cleaned(inputs: Mapping[str, Any]) -> Manifest:
     if isinstance(manifest.get("metadata"), dict):
         manifest["metadata"] = {key: value for key, value in manifest["metadata"].items() if key not in _SERVER_SET}
     return manifest
-
-
-def applied(inputs: Mapping[str, Any]) -> Manifest:
-    """What is sent to the API server for `inputs`."""
-    return cleaned(inputs)
 
 
 def recorded(live: Mapping[str, Any], inputs: Mapping[str, Any], *, initial_api_version: str, manager: str) -> Manifest:
@@ -312,8 +308,6 @@ def normalized(inputs: Mapping[str, Any]) -> Manifest:
     manifest = cleaned(inputs)
     if manifest.get("kind") == "Secret" and not has_unknowns(manifest.get("stringData")):
         # The API server turns `stringData` into `data`; whether a program writes the one or the other changes nothing.
-        import base64  # noqa: PLC0415  only here
-
         text = manifest.pop("stringData", None) or {}
         encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in text.items()}
         if encoded and isinstance(manifest.get("data", {}), dict):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Final, NoReturn
 
 import grpc
-import yaml
 
 from modelworks.laptop.providers.kubernetes import manifests, waiting
-from modelworks.laptop.providers.kubernetes.client import Cluster, Refused, UnknownKind, Unreachable, access
+from modelworks.laptop.providers.kubernetes.client import Refused, UnknownKind, Unreachable, connect
+from modelworks.laptop.providers.kubernetes.documents import decode_yaml
 from modelworks.laptop.providers.kubernetes.kinds import Kind, kind_of, replaces
 from modelworks.laptop.providers.kubernetes.manifests import (
     Manifest,
@@ -31,6 +28,7 @@ from modelworks.laptop.providers.kubernetes.readiness import (
     rule_for,
     wait_for,
 )
+from modelworks.laptop.providers.kubernetes.settings import Settings
 from modelworks.laptop.providers.plugin import (
     Call,
     Change,
@@ -41,95 +39,11 @@ from modelworks.laptop.providers.plugin import (
     Naming,
     Provider,
     ProviderError,
-    decoded,
 )
 from modelworks.laptop.providers.values import UNKNOWN, Path, has_unknowns
 
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _CREATE_SECONDS = 15.0  # how long a missing namespace or kind may still come, as from a manifest applied beside
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A provider's configuration, under the real provider's names."""
-
-    kubeconfig: str = ""
-    context: str = ""
-    cluster: str = ""
-    namespace: str = ""
-    enable_server_side_apply: bool = True
-    enable_patch_force: bool = False
-    enable_config_map_mutable: bool = False
-    enable_secret_mutable: bool = False
-    upsert_existing_objects: bool = False
-    delete_unreachable: bool = False
-    skip_update_unreachable: bool = False
-    suppress_deprecation_warnings: bool = False
-
-    # Understood by the real provider and without a meaning on the laptop.
-    _IGNORED = (
-        "clusterIdentifier",
-        "helmReleaseSettings",
-        "kubeClientSettings",
-        "suppressHelmHookWarnings",
-        "alwaysRender",
-        "version",
-    )
-
-    @classmethod
-    def of(cls, configuration: Mapping[str, Any], *, kubeconfig: str) -> Settings:
-        """The settings of a checked configuration; what it leaves out comes from the environment, as in the real one.
-
-        Args:
-            configuration: Keys in camel case; booleans may be text.
-            kubeconfig: The one to use where the configuration names none.
-        """
-        variables = {
-            "enable_server_side_apply": "PULUMI_K8S_ENABLE_SERVER_SIDE_APPLY",
-            "enable_patch_force": "PULUMI_K8S_ENABLE_PATCH_FORCE",
-            "enable_config_map_mutable": "PULUMI_K8S_ENABLE_CONFIGMAP_MUTABLE",
-            "enable_secret_mutable": "PULUMI_K8S_ENABLE_SECRET_MUTABLE",
-            "upsert_existing_objects": "PULUMI_K8S_UPSERT_EXISTING_OBJECTS",
-            "delete_unreachable": "PULUMI_K8S_DELETE_UNREACHABLE",
-            "skip_update_unreachable": "PULUMI_K8S_SKIP_UPDATE_UNREACHABLE",
-            "suppress_deprecation_warnings": "PULUMI_K8S_SUPPRESS_DEPRECATION_WARNINGS",
-        }
-        chosen: dict[str, Any] = {"kubeconfig": kubeconfig}
-        for each in fields(cls):
-            value = configuration.get(_camel(each.name))
-            # A kubeconfig in one line is a path; decoding one written as JSON would break it.
-            value = value if each.name in {"kubeconfig", "context", "cluster", "namespace"} else decoded(value)
-            if value is None and each.name in variables and variables[each.name] in os.environ:
-                value = os.environ[variables[each.name]].lower() == "true"
-            if value not in (None, ""):
-                chosen[each.name] = (
-                    value if isinstance(value, bool) else value if isinstance(value, str) else decoded(value)
-                )
-        return cls(**chosen)
-
-    @classmethod
-    def checked(cls, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`configuration`, if the laptop's provider can honour it.
-
-        Raises:
-            InvalidInputs: It asks for something that is not there, or of the wrong type.
-        """
-        failures: list[tuple[Path, str]] = []
-        kinds = {_camel(each.name): each.type for each in fields(cls)}
-        for key, value in configuration.items():
-            if value is None or value is UNKNOWN or key in cls._IGNORED:
-                continue
-            if key == "renderYamlToDirectory":
-                failures.append(((key,), "the laptop's provider does not render YAML; use the real provider for that"))
-            elif key not in kinds:
-                failures.append(
-                    ((key,), f"not a setting of the kubernetes provider; it has {', '.join(sorted(kinds))}")
-                )
-            elif kinds[key] == "bool" and not isinstance(decoded(value), bool):
-                failures.append(((key,), f"true or false was expected, got {value!r}"))
-        if failures:
-            raise InvalidInputs(failures)
-        return configuration
 
 
 class KubernetesProvider(Provider):
@@ -141,8 +55,8 @@ class KubernetesProvider(Provider):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._access = access(settings.kubeconfig, context=settings.context, cluster=settings.cluster)
-        self._cluster = Cluster(self._access)
+        self._cluster = connect(settings.kubeconfig, context=settings.context, cluster=settings.cluster)
+        self._access = self._cluster.access
 
     # ------------------------------------------------------------------------------------------------------- check
 
@@ -247,7 +161,7 @@ class KubernetesProvider(Provider):
         if call.preview and not self._can_rehearse(call, kind, inputs):
             return "", inputs
         manager = manifests.field_manager({}, inputs, server_side=self._settings.enable_server_side_apply)
-        wanted = self._placed(kind, manifests.applied(inputs))
+        wanted = self._placed(kind, manifests.cleaned(inputs))
         if call.preview:
             return "", self._rehearsed_creation(call, kind, inputs, wanted, manager)
         if not kind.patch and not self._settings.upsert_existing_objects:
@@ -274,7 +188,8 @@ class KubernetesProvider(Provider):
             try:
                 return self._apply(call, kind, wanted, manager, creating=True)
             except (UnknownKind, Refused) as error:
-                missing = isinstance(error, UnknownKind) or (error.status == 404)
+                missing = isinstance(error, UnknownKind) or error.status == 404
+                self._cluster.forget(kind)
                 if not missing or time.monotonic() > deadline or call.cancelled.wait(pause):
                     raise
                 call.say(f"trying again: {error.message}", passing=True)
@@ -338,7 +253,7 @@ class KubernetesProvider(Provider):
         kind = kind_of(call.type, inputs)
         if call.preview and not self._can_rehearse(call, kind, inputs):
             return inputs
-        wanted = self._placed(kind, manifests.applied(inputs), parse_id(id_)[0])
+        wanted = self._placed(kind, manifests.cleaned(inputs), parse_id(id_)[0])
         server_side = self._settings.enable_server_side_apply
         manager = manifests.field_manager(state, wanted, server_side=server_side)
         live = self._cluster.get(kind, namespace_of(wanted), name_of(wanted))
@@ -659,42 +574,5 @@ def explained(error: Refused, title: str) -> Refused:
     return error
 
 
-def decode_yaml(text: str, namespace: str = "") -> list[dict[str, Any]]:
-    """The manifests in `text`, lists unfolded, as `pulumi_kubernetes.yaml` wants them.
-
-    Raises:
-        ProviderError: It is not YAML, or a document is no manifest.
-    """
-    try:
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document]
-    except yaml.YAMLError as error:
-        raise ProviderError(f"the manifest is not YAML: {error}") from error
-    found: list[dict[str, Any]] = []
-    for document in documents:
-        if not isinstance(document, dict):
-            raise ProviderError(f"a manifest was expected, got {type(document).__name__}: {str(document)[:80]!r}")
-        items = document.get("items") if str(document.get("kind", "")).endswith("List") else None
-        for item in [document] if items is None else items:
-            if namespace and not at(item, "metadata", "namespace"):
-                item = {**item, "metadata": {**(item.get("metadata") or {}), "namespace": namespace}}  # noqa: PLW2901
-            found.append(item)
-    return found
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: a date stays text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in copy.copy(yaml.SafeLoader.yaml_implicit_resolvers).items()
-}
-
-
 def _title(kind: Kind, manifest: Mapping[str, Any]) -> str:
     return f"{kind.name} {id_of(manifest)}"
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
