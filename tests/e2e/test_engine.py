@@ -118,7 +118,7 @@ def project(tmp_path: Path, tools: Path):
     folder, cloud = tmp_path / "project", tmp_path / "cloud"
     for path in (folder / "stacks", cloud, tmp_path / "backend"):
         path.mkdir(parents=True)
-    (folder / "Pulumi.yaml").write_text("name: tiny\nruntime: python\nmain: stacks\nstackConfigDir: stacks\n")
+    (folder / "Pulumi.yaml").write_text("name: program\nruntime: python\nmain: stacks\nstackConfigDir: stacks\n")
     (folder / "stacks" / "__main__.py").write_text(PROGRAM)
     provider = subprocess.Popen([sys.executable, tiny.__file__, str(cloud)], stdout=subprocess.PIPE, text=True)
     try:
@@ -227,7 +227,7 @@ def test_up_after_a_killed_engine_orphans_and_doubles_nothing(project: Project):
     (project.cloud / "slow").write_text("60")
     process = project.start("up", "dev", "--yes", "--skip-preview")
     wait_for(lambda: len(tiny.things(project.cloud)) == 4)
-    lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/tiny/dev/*.json")).read_text())
+    lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     os.kill(lock["pid"], signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: project.engines() == [])
@@ -257,7 +257,7 @@ def test_up_after_a_replacement_was_killed_leaves_one(project: Project):
     (project.cloud / "slow").write_text("60")
     process = project.start("up", "dev", "--yes", "--skip-preview")
     wait_for(lambda: "second" in tiny.things(project.cloud))
-    lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/tiny/dev/*.json")).read_text())
+    lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     os.kill(lock["pid"], signal.SIGKILL)
     process.communicate(timeout=60)
     (project.cloud / "slow").unlink()
@@ -274,7 +274,7 @@ def test_a_second_up_says_who_holds_the_lock(project: Project):
     (project.cloud / "slow").write_text("60")
     first = project.start("up", "dev", "--yes", "--skip-preview")
     wait_for(lambda: tiny.things(project.cloud))
-    lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/tiny/dev/*.json")).read_text())
+    lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     said = project.modelworks("up", "dev", "--yes", fine=(1,))
     assert f"{lock['username']}@{lock['hostname']}, process {lock['pid']}" in said
     (project.cloud / "slow").unlink()

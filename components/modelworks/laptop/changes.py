@@ -159,7 +159,12 @@ def _change(urn: str, action: str, step: dict[str, Any]) -> Change:
                 before = _at(old.get(side) or {}, path)
                 differences.append(Difference(path, _shown(before), _shown(_at(new.get("inputs") or {}, path))))
         else:
-            differences = _deep("", old.get("inputs") or {}, new.get("inputs") or {})
+            before, after = old.get("inputs") or {}, new.get("inputs") or {}
+            differences = _deep("", before, after)
+            seen = {re.split(r"[.\[]", difference.path)[0] for difference in differences}
+            for key in step.get("diffReasons") or ():  # two secrets look the same here, but the engine knows better
+                if key not in seen:
+                    differences.append(Difference(key, _shown(before.get(key)), _shown(after.get(key))))
     return Change(action, kind, name, urn, bool(_STATEFUL.search(kind)), forced, tuple(differences))
 
 
