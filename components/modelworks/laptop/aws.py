@@ -11,9 +11,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelworks.laptop import alarms
 from modelworks.laptop.place import Place, read_facts
 from modelworks.laptop.supervision import Program
+
+EMPTY = (
+    "AWS accounts of the laptop are kept in memory and start empty: `modelworks up ENV` restores what is declared, "
+    "running the pipelines again the data"
+)
+"""What is told when an account has lost what it held. moto's recorder is no way back: its identifiers depend on the order
+in which concurrent requests were served, and keys that encrypt are random."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +58,8 @@ def serve(place: Place, environment: str) -> None:
         create_backend_app,
     )
     from werkzeug.serving import make_server  # noqa: PLC0415
+
+    from modelworks.laptop import alarms  # noqa: PLC0415 - works on the data of the moto above
 
     alarms.start()
     application = DomainDispatcherApplication(create_backend_app)
