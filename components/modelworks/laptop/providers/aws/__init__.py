@@ -1,0 +1,45 @@
+"""The `aws` plugin: real boto3 calls to the environment's emulator, by the rules of the real provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from modelworks.laptop.providers.plugin import Plugin, decoded
+from modelworks.laptop.providers.values import UNKNOWN
+
+RECORDED_NOT_EMULATED: Mapping[str, str] = {
+    "aws:budgets/budget": "stored, but nothing is ever spent and no alert is sent",
+    "aws:iam/*": "policies are stored and not evaluated: every caller may do everything",
+    "aws:iam/openIdConnectProvider": "stored, nobody is federated",
+    "aws:kms/key": "key policies and rotation are stored; policies are not evaluated and keys never rotate",
+    "aws:s3/bucketLifecycleConfiguration": "stored, nothing expires or changes class",
+    "aws:s3/bucketPolicy": "stored and not evaluated; the same for public-access blocks and ownership controls",
+    "aws:sns/topicSubscription": "no e-mail or SMS is sent, and no address has to confirm",
+    "aws:secretsmanager/secret": "deleted at once, whatever the recovery window; rotation does not happen",
+    "aws:cloudwatch/logGroup": "retention is stored, nothing expires",
+    "aws:dynamodb/table": "capacity and backups are stored: nothing is throttled, nothing can be restored",
+}
+"""What the emulator keeps and does not act on, by type. `modelworks laptop status` shows it."""
+
+
+def plugin(facts: Mapping[str, Any], folder: Path) -> Plugin:  # noqa: ARG001  each provider's module has this signature
+    """The plugin of one environment, from its facts (`aws_port`, `region`) and folder."""
+    return plugin_at(f"http://127.0.0.1:{facts['aws_port']}", facts["region"])
+
+
+def plugin_at(url: str, region: str) -> Plugin:
+    """The plugin for the emulator at `url`; `region` is what a program without `aws:region` gets."""
+    # boto3 takes a sixth of a second, and `laptop status` wants only the table above.
+    from modelworks.laptop.providers.aws.account import account, shared_endpoint  # noqa: PLC0415
+    from modelworks.laptop.providers.aws.provider import AwsProvider, configuration_checked  # noqa: PLC0415
+    from modelworks.laptop.providers.aws.schema import package  # noqa: PLC0415
+
+    def connect(configuration: dict[str, Any]) -> AwsProvider:
+        # In a preview, settings that come from resources may be unknown: AWS is asked without them.
+        meant = {key: decoded(value) for key, value in configuration.items() if value is not UNKNOWN}
+        return AwsProvider(account(shared_endpoint(url), meant, region))
+
+    return Plugin("aws", version("pulumi_aws"), connect, check_config=configuration_checked, schema=package)

@@ -1,0 +1,299 @@
+"""The whole life of each type against moto: one row of the table is one type."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from laptop.providers.engine import Engine
+from modelworks.laptop.providers.aws import plugin_at
+from modelworks.laptop.providers.aws.registry import RESOURCES
+from modelworks.laptop.providers.values import Secret, revealed
+
+REGION = "eu-central-1"
+ACCOUNT = "123456789012"
+TRUST = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"},
+         "Action": "sts:AssumeRole"}]}  # fmt: skip
+
+
+def policy(action: str = "s3:GetObject", **more: Any) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": action, "Resource": "*", **more}]})
+
+
+@dataclass
+class Life:
+    """What happens to a resource; values may use `{name}` of what `given` creates."""
+
+    type: str
+    inputs: dict[str, Any]
+    update: dict[str, Any]
+    """Inputs that change in place."""
+    replace: dict[str, Any]
+    """Inputs that force a new resource."""
+    drift: Any
+    """`(client of a service, id) -> None`: a change behind the provider's back."""
+    drifted: str
+    """The input in which the drift shows."""
+    given: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    """What must be there before: a name for its id, type, inputs."""
+    import_keeps: set[str] = field(default_factory=set)
+    """Inputs that AWS does not tell, so that an import cannot know them."""
+
+
+S3, IAM, SNS, SQS, CW = "aws:s3/", "aws:iam/", "aws:sns/", "aws:sqs/", "aws:cloudwatch/"
+BUCKET = ("bucket", "aws:s3/bucket:Bucket", {"bucket": "given"})
+OTHER = ("other", "aws:s3/bucket:Bucket", {"bucket": "other"})
+ROLE = ("role", "aws:iam/role:Role", {"name": "given", "assumeRolePolicy": json.dumps(TRUST)})
+TOPIC = ("topic", "aws:sns/topic:Topic", {"name": "given"})
+OTHER_TOPIC = ("other", "aws:sns/topic:Topic", {"name": "other"})
+QUEUE = ("queue", "aws:sqs/queue:Queue", {"name": "given"})
+OTHER_QUEUE = ("other", "aws:sqs/queue:Queue", {"name": "other"})
+KEY = ("key", "aws:kms/key:Key", {})
+OTHER_KEY = ("otherkey", "aws:kms/key:Key", {})
+SECRET = ("secret", "aws:secretsmanager/secret:Secret", {"name": "given", "recoveryWindowInDays": 0})
+OTHER_SECRET = ("other", "aws:secretsmanager/secret:Secret", {"name": "other", "recoveryWindowInDays": 0})
+EXPIRE = {"id": "old", "status": "Enabled", "filter": {"prefix": "tmp/"}, "expiration": {"days": 7}}
+AES, KMS = ({"applyServerSideEncryptionByDefault": {"sseAlgorithm": each}} for each in ("AES256", "aws:kms"))
+ALARM = {"comparisonOperator": "GreaterThanThreshold", "evaluationPeriods": 2, "metricName": "error",
+         "namespace": "modelworks", "period": 60, "statistic": "Average", "threshold": 0.05,
+         "dimensions": {"endpoint": "e"}, "alarmActions": [f"arn:aws:sns:{REGION}:{ACCOUNT}:given"]}  # fmt: skip
+ALERT = {"comparisonOperator": "GREATER_THAN", "notificationType": "ACTUAL", "threshold": 80,
+         "thresholdType": "PERCENTAGE", "subscriberEmailAddresses": ["a@example.com"]}  # fmt: skip
+TABLE = {"attributes": [{"name": "id", "type": "S"}, {"name": "at", "type": "N"}], "hashKey": "id",
+         "billingMode": "PAY_PER_REQUEST", "ttl": {"attributeName": "expires", "enabled": True},
+         "globalSecondaryIndexes": [{"name": "by-at", "hashKey": "at", "projectionType": "ALL"}],
+         "pointInTimeRecovery": {"enabled": True}, "tags": {"a": "1"}}  # fmt: skip
+
+LIVES = [
+    Life("aws:s3/bucket:Bucket", {"tags": {"a": "1"}, "forceDestroy": True}, {"tags": {"a": "2", "b": "3"}},
+         {"bucket": "renamed"},
+         lambda aws, id: aws("s3").put_bucket_tagging(Bucket=id, Tagging={"TagSet": [{"Key": "x", "Value": "y"}]}),
+         "tags", import_keeps={"forceDestroy"}),
+    Life("aws:s3/bucketVersioning:BucketVersioning",
+         {"bucket": "{bucket}", "versioningConfiguration": {"status": "Enabled"}},
+         {"versioningConfiguration": {"status": "Suspended"}}, {"bucket": "{other}"},
+         lambda aws, id: aws("s3").put_bucket_versioning(Bucket=id, VersioningConfiguration={"Status": "Enabled"}),
+         "versioningConfiguration", [BUCKET, OTHER]),
+    Life("aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration",
+         {"bucket": "{bucket}", "rules": [AES]}, {"rules": [{**KMS, "bucketKeyEnabled": True}]}, {"bucket": "{other}"},
+         lambda aws, id: aws("s3").put_bucket_encryption(Bucket=id, ServerSideEncryptionConfiguration={"Rules": [
+             {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}), "rules", [BUCKET, OTHER]),
+    Life("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", {"bucket": "{bucket}", "blockPublicAcls": True},
+         {"blockPublicPolicy": True}, {"bucket": "{other}"},
+         lambda aws, id: aws("s3").put_public_access_block(Bucket=id, PublicAccessBlockConfiguration={}),
+         "blockPublicAcls", [BUCKET, OTHER]),
+    Life("aws:s3/bucketOwnershipControls:BucketOwnershipControls",
+         {"bucket": "{bucket}", "rule": {"objectOwnership": "BucketOwnerEnforced"}},
+         {"rule": {"objectOwnership": "ObjectWriter"}}, {"bucket": "{other}"},
+         lambda aws, id: aws("s3").put_bucket_ownership_controls(Bucket=id, OwnershipControls={"Rules": [
+             {"ObjectOwnership": "BucketOwnerPreferred"}]}), "rule", [BUCKET, OTHER]),
+    Life("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration",
+         {"bucket": "{bucket}", "rules": [EXPIRE]},
+         {"rules": [{**EXPIRE, "expiration": {"days": 8}}, {"id": "versions", "status": "Enabled",
+                     "noncurrentVersionExpiration": {"noncurrentDays": 90},
+                     "abortIncompleteMultipartUpload": {"daysAfterInitiation": 7}}]}, {"bucket": "{other}"},
+         lambda aws, id: aws("s3").put_bucket_lifecycle_configuration(Bucket=id, LifecycleConfiguration={"Rules": [
+             {"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]}),
+         "rules", [BUCKET, OTHER]),
+    Life("aws:s3/bucketPolicy:BucketPolicy", {"bucket": "{bucket}", "policy": policy(Principal="*")},
+         {"policy": policy("s3:PutObject", Principal="*")}, {"bucket": "{other}"},
+         lambda aws, id: aws("s3").put_bucket_policy(Bucket=id, Policy=policy("s3:*", Principal="*")),
+         "policy", [BUCKET, OTHER]),
+    Life("aws:s3/bucketObjectv2:BucketObjectv2", {"bucket": "{bucket}", "key": "a/b.txt", "content": "one",
+         "tags": {"a": "1"}}, {"content": "two"}, {"key": "c"},
+         lambda aws, id: aws("s3").put_object(Bucket="given", Key="a/b.txt", Body=b"three", ContentType="text/plain"),
+         "content", [BUCKET], {"content"}),
+    Life("aws:s3/bucketObject:BucketObject", {"bucket": "{bucket}", "key": "a", "content": "one"}, {"content": "two"},
+         {"key": "c"}, lambda aws, id: aws("s3").put_object(Bucket="given", Key="a", Body=b"three"),
+         "content", [BUCKET], {"content"}),
+    Life("aws:dynamodb/table:Table", TABLE, {"ttl": {"enabled": False, "attributeName": "expires"},
+         "globalSecondaryIndexes": [], "deletionProtectionEnabled": False}, {"hashKey": "at"},
+         lambda aws, id: aws("dynamodb").update_continuous_backups(
+             TableName=id, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}),
+         "pointInTimeRecovery"),
+    Life("aws:ecr/repository:Repository", {"imageTagMutability": "IMMUTABLE", "tags": {"a": "1"}},
+         {"imageTagMutability": "MUTABLE"}, {"name": "renamed"},
+         lambda aws, id: aws("ecr").put_image_tag_mutability(repositoryName=id, imageTagMutability="IMMUTABLE"),
+         "imageTagMutability"),
+    Life("aws:kms/key:Key", {"description": "d", "enableKeyRotation": True, "tags": {"a": "1"},
+         "deletionWindowInDays": 7}, {"description": "e", "tags": {"a": "2"}}, {"keyUsage": "SIGN_VERIFY"},
+         lambda aws, id: aws("kms").disable_key_rotation(KeyId=id), "enableKeyRotation",
+         import_keeps={"deletionWindowInDays"}),
+    Life("aws:kms/alias:Alias", {"targetKeyId": "{key}"}, {"targetKeyId": "{otherkey}"}, {"name": "alias/renamed"},
+         lambda aws, id: aws("kms").update_alias(AliasName=id, TargetKeyId=aws("kms").create_key()["KeyMetadata"]["KeyId"]),
+         "targetKeyId", [KEY, OTHER_KEY]),
+    Life("aws:iam/role:Role", {"assumeRolePolicy": TRUST, "description": "d", "tags": {"a": "1"},
+         "managedPolicyArns": ["arn:aws:iam::aws:policy/ReadOnlyAccess"]},
+         {"description": "e", "maxSessionDuration": 7200, "managedPolicyArns": []}, {"path": "/other/"},
+         lambda aws, id: aws("iam").update_role(RoleName=id, Description="x", MaxSessionDuration=7200), "description",
+         import_keeps={"managedPolicyArns"}),
+    Life("aws:iam/policy:Policy", {"policy": policy(), "tags": {"a": "1"}}, {"policy": policy("s3:PutObject")},
+         {"description": "new"}, lambda aws, id: aws("iam").create_policy_version(
+             PolicyArn=id, PolicyDocument=policy("s3:*"), SetAsDefault=True), "policy"),
+    Life("aws:iam/rolePolicy:RolePolicy", {"role": "{role}", "policy": policy()}, {"policy": policy("s3:PutObject")},
+         {"name": "renamed"}, lambda aws, id: aws("iam").put_role_policy(
+             RoleName="given", PolicyName=id.split(":")[1], PolicyDocument=policy("s3:*")), "policy", [ROLE]),
+    Life("aws:iam/rolePolicyAttachment:RolePolicyAttachment",
+         {"role": "{role}", "policyArn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}, {},
+         {"policyArn": "arn:aws:iam::aws:policy/AdministratorAccess"}, None, "", [ROLE]),
+    Life("aws:iam/openIdConnectProvider:OpenIdConnectProvider",
+         {"url": "https://example.com", "clientIdLists": ["a"], "thumbprintLists": ["a" * 40], "tags": {"a": "1"}},
+         {"clientIdLists": ["b", "a"]}, {"url": "https://other.example.com"},
+         lambda aws, id: aws("iam").add_client_id_to_open_id_connect_provider(
+             OpenIDConnectProviderArn=id, ClientID="x"), "clientIdLists"),
+    Life("aws:sns/topic:Topic", {"displayName": "d", "tags": {"a": "1"}}, {"displayName": "e"}, {"fifoTopic": True},
+         lambda aws, id: aws("sns").set_topic_attributes(
+             TopicArn=id, AttributeName="DisplayName", AttributeValue="x"), "displayName"),
+    Life("aws:sns/topicPolicy:TopicPolicy", {"arn": "{topic}", "policy": policy("sns:Publish", Principal="*")},
+         {"policy": policy("sns:Subscribe", Principal="*")}, {"arn": "{other}"},
+         lambda aws, id: aws("sns").set_topic_attributes(TopicArn=id, AttributeName="Policy", AttributeValue=policy("*")),
+         "policy", [TOPIC, OTHER_TOPIC]),
+    Life("aws:sns/topicSubscription:TopicSubscription",
+         {"topic": "{topic}", "protocol": "sqs", "endpoint": f"arn:aws:sqs:{REGION}:{ACCOUNT}:given"},
+         {"rawMessageDelivery": True}, {"topic": "{other}"},
+         lambda aws, id: aws("sns").set_subscription_attributes(
+             SubscriptionArn=id, AttributeName="RawMessageDelivery", AttributeValue="false"),
+         "rawMessageDelivery", [TOPIC, OTHER_TOPIC, QUEUE]),
+    Life("aws:sqs/queue:Queue", {"visibilityTimeoutSeconds": 60, "tags": {"a": "1"}}, {"visibilityTimeoutSeconds": 90},
+         {"fifoQueue": True}, lambda aws, id: aws("sqs").set_queue_attributes(
+             QueueUrl=id, Attributes={"VisibilityTimeout": "5"}), "visibilityTimeoutSeconds"),
+    Life("aws:sqs/queuePolicy:QueuePolicy", {"queueUrl": "{queue}", "policy": policy("sqs:*", Principal="*")},
+         {"policy": policy("sqs:SendMessage", Principal="*")}, {"queueUrl": "{other}"},
+         lambda aws, id: aws("sqs").set_queue_attributes(
+             QueueUrl=id, Attributes={"Policy": policy("sqs:ReceiveMessage", Principal="*")}),
+         "policy", [QUEUE, OTHER_QUEUE]),
+    Life("aws:cloudwatch/metricAlarm:MetricAlarm", {**ALARM, "tags": {"a": "1"}}, {"threshold": 0.1},
+         {"name": "renamed"}, lambda aws, id: aws("cloudwatch").put_metric_alarm(
+             AlarmName=id, ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=2, MetricName="error",
+             Namespace="modelworks", Period=60, Statistic="Average", Threshold=9), "threshold"),
+    Life("aws:cloudwatch/dashboard:Dashboard", {"dashboardName": "d", "dashboardBody": '{"widgets": []}'},
+         {"dashboardBody": '{"widgets": [{"type": "text"}]}'}, {"dashboardName": "e"},
+         lambda aws, id: aws("cloudwatch").put_dashboard(DashboardName=id, DashboardBody='{"start": "x"}'),
+         "dashboardBody"),
+    Life("aws:cloudwatch/logGroup:LogGroup", {"retentionInDays": 7, "tags": {"a": "1"}}, {"retentionInDays": 14},
+         {"name": "renamed"}, lambda aws, id: aws("logs").delete_retention_policy(logGroupName=id), "retentionInDays"),
+    Life("aws:secretsmanager/secret:Secret", {"description": "d", "tags": {"a": "1"}, "recoveryWindowInDays": 0},
+         {"description": "e"}, {"name": "renamed"},
+         lambda aws, id: aws("secretsmanager").update_secret(SecretId=id, Description="x"), "description",
+         import_keeps={"recoveryWindowInDays"}),
+    Life("aws:secretsmanager/secretVersion:SecretVersion", {"secretId": "{secret}", "secretString": Secret("s3cret")},
+         {}, {"secretString": Secret("other")}, None, "", [SECRET, OTHER_SECRET]),
+    Life("aws:ssm/parameter:Parameter", {"type": "SecureString", "value": Secret("v"), "tags": {"a": "1"}},
+         {"value": Secret("w")}, {"name": "renamed"}, lambda aws, id: aws("ssm").put_parameter(
+             Name=id, Value="x", Type="SecureString", Overwrite=True), "value"),
+    Life("aws:budgets/budget:Budget", {"budgetType": "COST", "limitAmount": "100", "limitUnit": "USD",
+         "timeUnit": "MONTHLY", "notifications": [ALERT]}, {"limitAmount": "200"}, {"name": "renamed"},
+         None, "", import_keeps={"notifications"}),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def port(moto):
+    server, port = plugin_at(moto, REGION).serve()
+    yield port
+    server.stop(None)
+
+
+@pytest.fixture
+def aws(moto):
+    session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name=REGION)
+    import urllib.request
+
+    urllib.request.urlopen(urllib.request.Request(f"{moto}/moto-api/reset", method="POST")).close()  # a new account
+    return lambda service: session.client(service, endpoint_url=moto)
+
+
+@pytest.fixture
+def engine(port, aws):
+    engine = Engine(port, {"region": REGION, "defaultTags": '{"tags": {"owner": "tests"}}'})
+    yield engine
+    engine.close()
+
+
+def made(engine, type_, inputs):
+    checked, failures = engine.check(type_, inputs)
+    assert not failures
+    id_, state = engine.create(type_, checked)
+    return checked, id_, state
+
+
+def changed(engine, type_, id_, old, state, inputs):
+    """Check and diff, as every preview does: new inputs, and the properties that differ."""
+    checked, failures = engine.check(type_, inputs, revealed(old))
+    assert not failures
+    diff = engine.diff(type_, id_, old, state, checked)
+    return checked, set(diff.diffs), set(diff.replaces)
+
+
+@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.type.rpartition(":")[2])
+def test_life_of(life, engine, aws):
+    ids = {name: made(engine, type_, inputs)[1] for name, type_, inputs in life.given}
+
+    def filled(inputs):
+        return {
+            key: value.format(**ids) if isinstance(value, str) and value[:1] == "{" and value[1:-1] in ids else value
+            for key, value in inputs.items()
+        }
+
+    kind, wanted = life.type, filled(life.inputs)
+    preview_id, preview = engine.create(kind, engine.check(kind, wanted)[0], preview=True)
+    assert (preview_id, preview.keys() >= wanted.keys()) == ("", True)
+
+    inputs, id_, state = made(engine, kind, wanted)
+    assert changed(engine, kind, id_, inputs, state, wanted)[1] == set(), "a second preview has nothing to do"
+
+    assert engine.read(kind, id_, inputs, state) == (id_, inputs, state), "a refresh finds what was made"
+
+    if life.update:
+        wanted |= filled(life.update)
+        new, differs, replaces = changed(engine, kind, id_, inputs, state, wanted)
+        assert differs >= {key for key in life.update if life.update[key] not in ([], False)}
+        assert not replaces
+        state, inputs = engine.update(kind, id_, inputs, state, new), new
+        assert changed(engine, kind, id_, inputs, state, wanted)[1] == set()
+        assert engine.read(kind, id_, inputs, state) == (id_, inputs, state), "a refresh finds what was updated"
+
+    assert changed(engine, kind, id_, inputs, state, wanted | filled(life.replace))[2] == set(life.replace)
+
+    imported_id, imported, imported_state = engine.read(kind, id_)
+    assert imported_id == id_
+    differs = changed(engine, kind, id_, imported, imported_state, wanted)[1]
+    assert differs <= life.import_keeps, "after an import the same program has nothing to do"
+
+    if life.drift:
+        life.drift(aws, id_)
+        _, drifted, drifted_state = engine.read(kind, id_, inputs, state)
+        assert life.drifted in changed(engine, kind, id_, drifted, drifted_state, wanted)[1]
+        repaired = engine.update(kind, id_, drifted, drifted_state, inputs)
+        assert changed(engine, kind, id_, inputs, repaired, wanted)[1] == set()
+        assert engine.read(kind, id_, inputs, repaired)[1] == inputs, "the drift is undone"
+
+    engine.delete(kind, id_, inputs, state)
+    if life.type not in NEVER_GONE:
+        assert engine.read(kind, id_, inputs, state)[0] == "", "a refresh finds that it is gone"
+    engine.delete(kind, id_, inputs, state)  # what is gone already is deleted
+
+
+NEVER_GONE = {
+    "aws:s3/bucketVersioning:BucketVersioning",  # a bucket that had versions can only suspend them
+    "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration",
+    "aws:sns/topicPolicy:TopicPolicy",  # a topic always has a policy
+    "aws:secretsmanager/secretVersion:SecretVersion",  # AWS keeps the current version
+}
+
+
+def test_every_type_has_its_life_tested():
+    assert {life.type for life in LIVES} == set(RESOURCES)
