@@ -1,0 +1,165 @@
+"""What a killed engine left, and what a preview says: decided in plain values."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from modelworks.laptop import pending, process
+from modelworks.laptop.changes import Preview
+from modelworks.laptop.engine import Lock
+
+WHERE = pending.Where("222222222222", "eu-central-1", "http://127.0.0.1:5000")
+SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "plaintext": '"hunter2"'}
+
+
+def operation(kind: str, name: str, inputs: dict, **more) -> dict:
+    urn = f"urn:pulumi:dev::p::{kind}::{name}"
+    return {"type": "creating", "resource": {"urn": urn, "type": kind, "custom": True, "inputs": inputs, **more}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "identity"),
+    [
+        ("aws:s3/bucket:Bucket", {"bucket": "b-1"}, "b-1"),
+        ("aws:iam/rolePolicy:RolePolicy", {"role": "r", "name": "p"}, "r:p"),
+        ("aws:iam/policy:Policy", {"name": "p"}, "arn:aws:iam::222222222222:policy/p"),
+        ("aws:sns/topic:Topic", {"name": "t"}, "arn:aws:sns:eu-central-1:222222222222:t"),
+        ("aws:sqs/queue:Queue", {"name": "q"}, "http://127.0.0.1:5000/222222222222/q"),
+        ("kubernetes:apps/v1:Deployment", {"metadata": {"name": "d", "namespace": "n"}}, "n/d"),
+        ("kubernetes:core/v1:Namespace", {"metadata": {"name": "n"}}, "n"),
+        ("aws:kms/key:Key", {"description": "no name tells its id"}, None),
+        ("aws:iam/policy:Policy", {"name": SECRET}, None),
+    ],
+)
+def test_the_id_of_a_half_made_resource_is_told_by_its_name(kind: str, inputs: dict, identity: str | None):
+    assert pending.physical_id({"type": kind, "inputs": inputs}, WHERE) == identity
+
+
+def test_a_pending_create_becomes_a_resource_that_a_refresh_decides_about():
+    made = operation("aws:s3/bucket:Bucket", "b", {"bucket": "b-1", "__defaults": ["bucket"]})
+    lost = operation("aws:kms/key:Key", "k", {})
+    resolution = pending.resolve({"deployment": {"resources": [], "pending_operations": [made, lost]}}, WHERE)
+    (resource,) = resolution.deployment["deployment"]["resources"]
+    assert resource["id"] == "b-1"
+    assert resource["inputs"] == {"bucket": "b-1", "__defaults": ["bucket"]}
+    assert resolution.asked == {made["resource"]["urn"]: "b-1"}
+    assert resolution.forgotten == (lost["resource"]["urn"],)
+    assert resolution.deployment["deployment"]["pending_operations"] == []
+
+
+def test_the_old_side_of_a_killed_replacement_goes_next():
+    new = operation("aws:s3/bucket:Bucket", "b", {"bucket": "b-2"})
+    old = {"urn": new["resource"]["urn"], "type": "aws:s3/bucket:Bucket", "id": "b-1"}
+    resolution = pending.resolve({"deployment": {"resources": [old], "pending_operations": [new]}}, WHERE)
+    resources = resolution.deployment["deployment"]["resources"]
+    assert [(resource["id"], resource.get("delete", False)) for resource in resources] == [
+        ("b-1", True),
+        ("b-2", False),
+    ]
+
+
+def lock(pid: int, since: str, host: str | None = None) -> Lock:
+    return Lock(Path("lock.json"), pid, "me", host or socket.gethostname(), since)
+
+
+def test_a_lock_is_stale_when_its_engine_is_gone_from_this_host():
+    assert lock(2**22 - 7, "2026-01-01T00:00:00.123456789Z").stale
+    assert lock(os.getpid(), "2026-01-01T00:00:00Z").stale  # the number is taken, but not by an engine
+    assert not lock(2**22 - 7, "2026-01-01T00:00:00Z", host="another").stale
+
+
+def step(op: str, kind: str, name: str, **more) -> dict:
+    return {"op": op, "urn": f"urn:pulumi:prod::p::{kind}::{name}", **more}
+
+
+PREVIEW = {
+    "steps": [
+        step("create", "aws:sns/topic:Topic", "alerts"),
+        step("same", "aws:s3/bucket:Bucket", "kept"),
+        step("delete", "aws:s3/bucket:Bucket", "old"),
+        step("delete", "aws:iam/role:Role", "role"),
+        step("create-replacement", "aws:dynamodb/table:Table", "table"),
+        step(
+            "replace",
+            "aws:dynamodb/table:Table",
+            "table",
+            oldState={"inputs": {"hashKey": "id"}},
+            newState={"inputs": {"hashKey": "a|b"}},
+            replaceReasons=["hashKey"],
+            detailedDiff={"hashKey": {"kind": "update-replace", "inputDiff": True}},
+        ),
+        step("delete-replaced", "aws:dynamodb/table:Table", "table"),
+        step(
+            "update",
+            "aws:ssm/parameter:Parameter",
+            "parameter",
+            oldState={"inputs": {"value": SECRET, "tier": "Standard"}},
+            newState={"inputs": {"value": "04da6b54-80e4-46f7-96ec-b56ff0331ba9", "tier": "Standard"}},
+            diffReasons=["value"],
+            detailedDiff=None,
+        ),
+    ],
+    "diagnostics": [{"severity": "error", "message": "a rule is broken\n"}, {"severity": "info", "message": "hello"}],
+    "changeSummary": {"same": 1},
+}
+
+
+def test_a_preview_puts_danger_first_and_masks_secrets():
+    preview = Preview.read("prod", "warning: noise\n" + json.dumps(PREVIEW))
+    assert preview.counts() == {"replace": 1, "delete": 2, "update": 1, "create": 1}
+    said = preview.markdown()
+    assert "Data may be lost: `table`, `old`." in said
+    rows = [line for line in said.splitlines() if line.startswith("|")][2:]
+    assert rows == [
+        "| **replace** | **`table`** | `aws:dynamodb/table:Table` | `hashKey`: `id` → `a\\|b` (forces it) |",
+        "| **delete** | **`old`** | `aws:s3/bucket:Bucket` |  |",
+        "| delete | `role` | `aws:iam/role:Role` |  |",
+        "| update | `parameter` | `aws:ssm/parameter:Parameter` | `value`: `[secret]` → `known after apply` |",
+        "| create | `alerts` | `aws:sns/topic:Topic` |  |",
+    ]
+    assert "a rule is broken" in said
+    assert "hunter2" not in said + json.dumps(preview.facts())
+
+
+def test_a_preview_without_changes_says_so():
+    assert "No changes; 3 unchanged." in Preview.read("dev", '{"steps": [], "changeSummary": {"same": 3}}').markdown()
+
+
+def test_a_program_that_ignores_ctrl_c_is_gone_all_the_same(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(process, "GRACE", 0.5)
+    # It starts a child in a process group of its own, as the engine does with its plugins.
+    script = (
+        "import os, pathlib, signal, subprocess, sys, time; signal.signal(2, signal.SIG_IGN);"
+        "child = subprocess.Popen(['sleep', '600'], process_group=0);"
+        "pathlib.Path('pids').write_text(f'{os.getpid()} {child.pid}'); time.sleep(600)"
+    )
+
+    def interrupt():
+        while not (tmp_path / "pids").exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(process.Interrupted):
+        process.run([sys.executable, "-c", script], cwd=tmp_path, env=dict(os.environ), log=tmp_path / "log")
+    for pid in (tmp_path / "pids").read_text().split():
+        state = Path(f"/proc/{pid}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_output_is_shown_and_kept_for_the_user_alone(tmp_path: Path, capfdbinary):
+    code = process.run(["sh", "-c", "echo out; echo err >&2; exit 3"], cwd=tmp_path, env={}, log=tmp_path / "log")
+    assert code == 3
+    assert capfdbinary.readouterr().out == b"out\nerr\n"
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
