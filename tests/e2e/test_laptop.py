@@ -69,15 +69,15 @@ def test_a_killed_part_comes_back_and_the_cloud_goes_on(laptop, name):
     with _api(laptop) as api:
         _until(lambda: control_plane.ready(api))
         data = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "after"}, "data": {"killed": name}}
-        control_plane.apply(api, "/api/v1/namespaces/modelworks-local/configmaps/after", data)
-        assert api.get("/api/v1/namespaces/modelworks-local/configmaps/after").json()["data"] == {"killed": name}
+        control_plane.apply(api, "/api/v1/namespaces/default/configmaps/after", data)
+        assert api.get("/api/v1/namespaces/default/configmaps/after").json()["data"] == {"killed": name}
 
 
 def test_nothing_listens_beyond_loopback(laptop):
     pids = set(_pids(laptop).values())
     listening = [c.laddr.ip for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN]
     assert listening
-    assert {ip.split(".")[0] for ip in listening} == {"127"}
+    assert {ip for ip in listening if not ip.removeprefix("::ffff:").startswith("127.")} == set()
 
 
 def test_no_secret_is_in_the_process_list(laptop):
@@ -98,7 +98,8 @@ def test_every_file_with_a_secret_is_private(laptop):
     assert laptop.root.stat().st_mode & 0o077 == 0
 
 
-def test_an_environments_user_deploys_to_its_namespace_and_does_not_administer_the_laptop(laptop):
+def test_an_environments_user_makes_namespaces_and_deploys_and_does_not_administer_the_laptop(laptop):
+    assert _kubectl(laptop, "auth", "can-i", "create", "namespaces").stdout == "yes\n"
     assert _kubectl(laptop, "auth", "can-i", "create", "deployments").stdout == "yes\n"
     assert _kubectl(laptop, "auth", "can-i", "create", "rollouts.argoproj.io").stdout == "yes\n"
     assert _kubectl(laptop, "auth", "can-i", "delete", "nodes").stdout == "no\n"
@@ -130,12 +131,12 @@ def test_pod_security_is_enforced_where_a_namespace_asks_for_it(laptop):
 
 
 def test_a_service_accounts_token_is_one_the_api_server_knows(laptop):
-    path = "/api/v1/namespaces/modelworks-local/serviceaccounts/default"
+    path = "/api/v1/namespaces/default/serviceaccounts/default"
     with _api(laptop) as api:
         _until(lambda: api.get(path).status_code == 200)
         token = api.post(f"{path}/token", json={"spec": {"expirationSeconds": 600}}).json()["status"]["token"]
         review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", json={"spec": {"token": token}}).json()
-    assert review["status"]["user"]["username"] == "system:serviceaccount:modelworks-local:default"
+    assert review["status"]["user"]["username"] == "system:serviceaccount:default:default"
 
 
 def test_status_counts_what_is_up_and_says_what_is_not_enforced(laptop):
@@ -148,7 +149,7 @@ def test_status_counts_what_is_up_and_says_what_is_not_enforced(laptop):
 
 def test_what_is_in_the_cluster_survives_down_with_keep(empty_place):
     core.up(empty_place)
-    path = "/api/v1/namespaces/modelworks-local/configmaps/kept"
+    path = "/api/v1/namespaces/default/configmaps/kept"
     with _api(empty_place) as api:
         control_plane.apply(api, path, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}})
     core.down(empty_place, keep=True)

@@ -188,10 +188,15 @@ def _show(found: dict[str, Any]) -> None:
     console.print()
     console.print(table)
     console.print("\ntools: " + ", ".join(f"{name} {version}" for name, version in found["tools"].items()))
-    for title, key in (("not enforced", "not_enforced"), ("recorded, not emulated", "recorded_not_emulated")):
-        if found[key]:
+    recorded = [f"{kind}: {what}" for kind, what in found["recorded_not_emulated"].items()]
+    for title, lines in (
+        ("not enforced", found["not_enforced"]),
+        ("recorded, not emulated", recorded),
+        ("to know", found["notes"]),
+    ):
+        if lines:
             console.print(f"\n{title}:")
-            for line in found[key]:
+            for line in lines:
                 console.print(f"  - {line}", markup=False, soft_wrap=True)
 
 

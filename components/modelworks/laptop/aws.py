@@ -18,8 +18,8 @@ EMPTY = (
     "AWS accounts of the laptop are kept in memory and start empty: `modelworks up ENV` restores what is declared, "
     "running the pipelines again the data"
 )
-"""What is told when an account has lost what it held. moto's recorder is no way back: its identifiers depend on the order
-in which concurrent requests were served, and keys that encrypt are random."""
+"""What is told when an account has lost what it held. moto's recorder is no way back:
+identifiers depend on the order in which concurrent requests were served, and keys that encrypt are random."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from modelworks.laptop import environments, supervision, toolchain
+from modelworks.laptop import aws, environments, supervision, toolchain
 from modelworks.laptop.place import read_facts
+from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 
 if TYPE_CHECKING:
     from modelworks.laptop.place import Place
@@ -17,22 +18,11 @@ if TYPE_CHECKING:
 NOT_ENFORCED = (
     "the user that a container runs as: every process is yours",
     "a read-only root file system",
+    "separate reads: an environment's Kubernetes user may read other namespaces of this laptop",
     "network policies: every process reaches every port of this machine",
     "metrics for autoscaling: an autoscaler keeps the replicas it is told at first",
 )
 """What the real API server checks and stores, and the node agent does not enforce."""
-
-RECORDED = (
-    "IAM: policies are stored and not evaluated",
-    "Budgets: stored, nothing is ever spent",
-    "KMS: key policies and rotation are stored; keys never rotate",
-    "SNS e-mail subscriptions: stored, no mail is sent",
-    "OIDC providers: stored, nobody is federated",
-    "S3 lifecycle rules: stored, nothing expires",
-    "CloudWatch alarms on percentiles, metric math or anomalies, and composite alarms: stored, never evaluated",
-    "Alarm actions other than SNS topics: stored, never taken",
-)
-"""What the AWS emulator records and does not act on."""
 
 
 def condition(place: Place) -> dict[str, Any]:
@@ -58,18 +48,14 @@ def condition(place: Place) -> dict[str, Any]:
         "environments": [_environment(place, name) for name in place.environments()],
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},
         "not_enforced": list(NOT_ENFORCED) if facts.get("kubernetes") else [],
-        "recorded_not_emulated": recorded(),
+        "recorded_not_emulated": dict(RECORDED_NOT_EMULATED),
+        "notes": _notes(processes),
     }
 
 
-def recorded() -> list[str]:
-    """What of AWS is recorded and not emulated: the AWS provider's own table where it has one."""
-    with contextlib.suppress(ImportError):
-        from modelworks.laptop.providers import aws  # noqa: PLC0415 - loads boto3
-
-        if table := getattr(aws, "RECORDED_NOT_EMULATED", None):
-            return [f"{token}: {why}" for token, why in table.items()] if isinstance(table, dict) else list(table)
-    return list(RECORDED)
+def _notes(processes: list[dict[str, Any]]) -> list[str]:
+    ended = [found["name"] for found in processes if found["name"].startswith("aws-") and found["restarts"]]
+    return [f"{', '.join(ended)} was started again. {aws.EMPTY}"] if ended else []
 
 
 def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:

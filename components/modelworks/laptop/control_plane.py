@@ -311,12 +311,8 @@ def _served(api: httpx.Client, group: str, kinds: int) -> bool:
     return answer.status_code == 200 and sum("/" not in found["name"] for found in answer.json()["resources"]) >= kinds
 
 
-def set_up_environment(api: httpx.Client, environment: str, namespace: str) -> None:
-    """The namespace of one environment, and what its user and its rollouts controller may do."""
-    labels = {"app.kubernetes.io/managed-by": "modelworks-laptop", "modelworks.dev/environment": environment}
-    answer = api.post("/api/v1/namespaces", json={"metadata": {"name": namespace, "labels": labels}})
-    if answer.status_code not in {201, 409}:
-        raise ModelworksError(f"cannot make the namespace {namespace}: {_reason(answer)}")
+def set_up_environment(api: httpx.Client, environment: str) -> None:
+    """What an environment's user and its rollouts controller may do. Its namespaces are declared by its program."""
     for role, user in (
         ("environment", f"modelworks:environment:{environment}"),
         ("rollouts", rollouts_user(environment)),

@@ -92,6 +92,8 @@ def up(
         amazon = _amazon(place)
         if not supervision.running(place):
             _ports_free(place, facts)
+            if not fresh and place.environments():
+                report(aws.EMPTY)
             # It needs no tools, and so it is there while they are still being built.
             supervision.apply(place, [part.program for part in amazon])
         facts["tools"] = _tools(kubernetes=facts["kubernetes"], building=building, report=report)
@@ -125,7 +127,7 @@ def _kubernetes_up(
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.set_up_cluster(api)
         for name in place.environments():
-            control_plane.set_up_environment(api, name, store.facts(place, name)["namespace"])
+            control_plane.set_up_environment(api, name)
     supervision.apply(place, [part.program for part in (*first, *followers)])
     _wait(place, followers, was, report)
     return [*first, *followers]
@@ -289,19 +291,10 @@ def _amazon(place: Place) -> list[_Part]:
             parts.append(
                 _Part(
                     Program(f"providers-{name}", argv, credentials),
-                    (lambda: True) if not _finished() else partial(_all_listen, ports),
+                    partial(_all_listen, ports),
                 )
             )
     return parts
-
-
-def _finished() -> bool:
-    from modelworks.laptop import providers  # noqa: PLC0415
-
-    return all(
-        "def plugin(" in (Path(providers.__path__[0]) / kind / "__init__.py").read_text()
-        for kind in ("aws", "kubernetes")
-    )
 
 
 def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
