@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import time
@@ -193,11 +194,22 @@ class Engine:
             say(f"{file.name} is made from {template.name}")
         stacks = json.loads(self.ask("stack", "ls", "--json"))
         if any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks):
+            self._have_secrets(file, template)
             return
         kept = file.read_text(encoding="utf-8") if file.exists() else ""
         self.ask("stack", "init", self.environment, "--no-select")
         if "secretsprovider:" in kept:
             write_whole(file, kept, mode=0o644)  # it is the real environment's; `stack init` drops that line
+        self._have_secrets(file, template)
+
+    def _have_secrets(self, file: Path, template: Path) -> None:
+        """Make up the registry's password for a stack made from a template: nobody else could know it."""
+        config = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("config") or {} if file.exists() else {}
+        wanted = "registry" in (config.get("modelworks:settings") or {})
+        if template.exists() and wanted and "registry_password" not in (config.get("modelworks:secrets") or {}):
+            path = ("--path", "modelworks:secrets.registry_password")
+            password = secrets.token_urlsafe(24)
+            self.ask("config", "set", "--secret", "--stack", self.environment, *path, feed=password)
 
     @property
     def stack_file(self) -> Path:

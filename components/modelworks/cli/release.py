@@ -1,0 +1,355 @@
+"""`register`, `models`, `lineage`, `release`, `promote` and `rollback`: how a bundle becomes what serves."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from modelworks import contract
+from modelworks.errors import ModelworksError
+from modelworks.settings import Release
+
+if TYPE_CHECKING:
+    from modelworks.cli.target import Target
+    from modelworks.lifecycle.registry import Version
+
+ORDER = ("dev", "staging", "prod")
+"""A version comes up through these, one after the other. `local` is where things are tried, never promoted from."""
+
+Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
+Env = Annotated[str, typer.Option("--env", help="The environment.")]
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+Override = Annotated[
+    str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
+]
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("register")(register_model)
+    app.command("models")(models)
+    app.command("lineage")(lineage)
+    app.command("release")(release)
+    app.command("promote")(promote)
+    app.command("rollback")(rollback)
+
+
+def register_model(model: Model, *, env: Env = "local", override: Override = "", as_json: Json = False) -> None:
+    """Keep the last bundle of a model in an environment's store, and name it as a version with its whole lineage.
+
+    Its gates are judged for that environment first. Registering twice is registering once.
+
+    Example: `modelworks register flight-delay --env dev`.
+    """
+    version = registered(_target(env), model, override)
+    if as_json:
+        print(json.dumps(_facts(version), indent=2))
+        return
+    out.print(f"{model} version {version.version} in {env}: {version.digest}", soft_wrap=True)
+    out.print(f"next: [bold]modelworks release {model} --env {env}[/]")
+
+
+def models(*, env: Env = "local", as_json: Json = False) -> None:
+    """List the versions of every model that an environment's registry holds.
+
+    Example: `modelworks models --env prod`.
+    """
+    registry = _target(env).registry
+    found = [version for model in registry.models() for version in registry.versions(model)]
+    if as_json:
+        print(json.dumps([_facts(version) for version in found], indent=2))
+        return
+    table = _table("model", "version", "digest", "aliases", "commit", "registered", "gates")
+    for version in found:
+        facts = version.facts
+        commit = str(facts.get("commit", ""))[:12] + ("-dirty" if facts.get("dirty") else "")
+        table.add_row(
+            version.model,
+            str(version.version),
+            contract.short_digest(version.digest),
+            ", ".join(version.aliases),
+            commit,
+            str(facts.get("registered_at", "")),
+            _verdict(facts),
+        )
+    out.print(table)
+
+
+def lineage(
+    model: Annotated[str, typer.Argument(help="MODEL, or MODEL@VERSION, an alias or a digest.", metavar="MODEL[@V]")],
+    *,
+    env: Env = "local",
+    as_json: Json = False,
+) -> None:
+    """Tell what a version is made of: data, code, lock, run, gates, overrides, who released it, where and when.
+
+    With a data digest (`sha256:…`) after the `@`, every version that came from that data.
+
+    Example: `modelworks lineage flight-delay@champion --env prod`.
+    """
+    name, _, which = model.partition("@")
+    registry = _target(env).registry
+    from_data = [item for item in registry.versions(name) if which and item.facts.get("data") == which]
+    found = from_data or [registry.find(name, which)]
+    if as_json:
+        print(json.dumps([_facts(version) for version in found], indent=2))
+        return
+    for version in found:
+        table = _table("", "")
+        for fact, value in _facts(version).items():
+            shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            table.add_row(fact, escape(shown))
+        out.print(table)
+
+
+def release(
+    model: Model,
+    *,
+    env: Env = "local",
+    version: Annotated[str, typer.Option("--version", help="Number, alias or digest. Default: the newest.")] = "",
+    override: Override = "",
+) -> None:
+    """Make a registered version what an environment serves: one line of its stack's config, nothing else.
+
+    Only `local` and the first environment are released to directly; others are promoted to.
+
+    Example: `modelworks release flight-delay --env local`, then `modelworks up local`.
+    """
+    if env in ORDER[1:]:
+        raise ModelworksError(
+            f"{env} is not released to directly: a version comes up through {' → '.join(ORDER)}",
+            fix=f"Run `modelworks promote {model} --from {ORDER[ORDER.index(env) - 1]} --to {env}`.",
+        )
+    target = _target(env)
+    found = target.registry.find(model, version)
+    _hold(found, env, override)
+    _say_release(target, found, released(target, found))
+
+
+def promote(
+    model: Model,
+    *,
+    source: Annotated[str, typer.Option("--from", help="Environment it serves in now.")],
+    to: Annotated[str, typer.Option("--to", help="Environment it is to serve in.")],
+    override: Override = "",
+    pr: Annotated[bool, typer.Option("--pr", help="Commit the line on a branch of its own, for review.")] = False,
+) -> None:
+    """Take what serves in one environment to the next: gates, then bundle and lineage, then one line in git.
+
+    The bundle, its signature and its lineage are copied by digest into the target's own store and registry and verified
+    there; only then the target's stack file changes. Run `modelworks up` to roll it out.
+
+    Example: `modelworks promote flight-delay --from dev --to staging`.
+    """
+    _check_order(source, to)
+    here, there = _target(source), _target(to)
+    line = _released(here, model)
+    if line is None:
+        raise ModelworksError(f"{source} releases no {model}", fix=f"Run `modelworks release {model} --env {source}`.")
+    version = here.registry.find(model, line.digest)
+    gates = _hold(version, to, override)
+    with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as scratch:
+        bundle, signature = here.registry.fetch(model, line.digest, Path(scratch))
+        facts = {**version.facts, "promoted_from": source, "promoted_by": getpass.getuser(), **gates}
+        facts.pop("mlflow_run", None)
+        copied = there.registry.register(facts, bundle, signature)
+        there.registry.fetch(model, line.digest, Path(scratch) / "copied")
+    changed = released(there, copied)
+    _say_release(there, copied, changed)
+    if pr and changed:
+        _branch(there, copied)
+
+
+def rollback(model: Model, *, env: Env = "local") -> None:
+    """Go back to what served before: the previous release line.
+
+    Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.
+    """
+    target = _target(env)
+    now = _released(target, model)
+    previous = _previous(target, model, now)
+    found = target.registry.find(model, previous.digest)
+    _say_release(target, found, released(target, found))
+
+
+# -- Steps that other commands take too ------------------------------------------------------------------------------
+def registered(target: Target, model: str, override: str = "", progress: Any = None) -> Version:
+    """Judge the last bundle of a model for an environment, and register it there.
+
+    Raises:
+        ModelworksError: A gate is refused, or the registry does not answer.
+    """
+    from modelworks.cli.lifecycle import _home  # noqa: PLC0415
+    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
+    from modelworks.lifecycle import gates as judging
+    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle.registry import lineage_of  # noqa: PLC0415
+    from modelworks.lifecycle.tracking import track  # noqa: PLC0415
+
+    spec, home = load_spec(model), _home()
+    run = training.latest_run(spec.name, home)
+    built = bundles.open_built(run)
+    bundles.sign(built, bundles.make_key(home.root / "signing"))
+    registry = target.registry
+    known = [version for version in registry.versions(spec.name) if version.digest == built.digest]
+    report = judging.read_gates(run, target.environment) if known and not override else None
+    if report is None or report.digest != built.digest:
+        champion = _champion(target, spec.name, built.digest, home.root / "champions")
+        report = judging.run_gates(
+            spec, run, built, home, target.environment, champion=champion, override=override, progress=progress
+        )
+    report.require()
+    if known:
+        return known[0]
+    mlflow_run = track(run, registry.uri, built)
+    return registry.register(lineage_of(run, built, report, mlflow_run=mlflow_run), built.path, built.signature)
+
+
+def released(target: Target, version: Version) -> bool:
+    """Write the release line; the alias `challenger` follows it, `champion` waits until traffic does.
+
+    Returns:
+        Whether the line changed.
+    """
+    from modelworks.lifecycle.registry import CHALLENGER  # noqa: PLC0415
+    from modelworks.lifecycle.release import set_release  # noqa: PLC0415
+
+    changed = set_release(target.stack_file, version.model, Release(digest=version.digest, version=version.version))
+    if changed:
+        by = {
+            "by": getpass.getuser(),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": target.environment,
+        }
+        target.registry.note(version, released=[*version.facts.get("released", []), by])
+    if not {CHALLENGER, "champion"} & set(version.aliases):
+        target.registry.point(CHALLENGER, version, model=version.model)
+    return changed
+
+
+def _champion(target: Target, model: str, digest: str, folder: Path) -> Path | None:
+    line = _released(target, model)
+    if line is None or line.digest == digest:
+        return None
+    return target.registry.fetch(model, line.digest, folder)[0]
+
+
+def _released(target: Target, model: str) -> Release | None:
+    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+
+    return read_releases(target.stack_file).get(model)
+
+
+def _hold(version: Version, env: str, override: str) -> dict[str, Any]:
+    """Apply an environment's policy to the verdicts a version carries.
+
+    Returns:
+        What the target's lineage says of the decision.
+    """
+    from modelworks.lifecycle.gates import policy_of  # noqa: PLC0415
+
+    policy, facts = policy_of(env), version.facts
+    refused = [
+        f"{gate['verdict']}: {gate['subject']} ({gate['number']}, limit {gate['limit']})"
+        for gate in facts.get("gates", [])
+        if {"fail": policy.fail, "inconclusive": policy.inconclusive}.get(gate["verdict"]) == "refuse"
+        and gate["subject"] != "source"
+    ]
+    if facts.get("dirty") and policy.dirty == "refuse":
+        refused.append("trained from a tree that differs from its commit")
+    if not refused:
+        return {}
+    if not override:
+        raise ModelworksError(
+            f"{env} refuses {version.model} {version.version}:\n" + "\n".join(f"  {item}" for item in refused),
+            fix="Improve the model, or take responsibility with --override REASON, which is recorded and shown.",
+        )
+    return {"override": {"reason": override, "by": getpass.getuser(), "gates": refused}}
+
+
+def _check_order(source: str, to: str) -> None:
+    if source in ORDER and to in ORDER and ORDER.index(to) == ORDER.index(source) + 1:
+        return
+    raise ModelworksError(
+        f"a version is not promoted from {source} to {to}: it comes up through {' → '.join(ORDER)}",
+        fix="Promote one step at a time; what was tried in `local` is trained again in the first environment.",
+    )
+
+
+def _previous(target: Target, model: str, now: Release | None) -> Release:
+    """What was deployed before, by the engine's own history of the stack."""
+    history = json.loads(target.engine.ask("stack", "history", "--json", "--stack", target.environment) or "[]")
+    for update in history:
+        if update.get("kind") != "update" or update.get("result") != "succeeded":
+            continue
+        value = update.get("config", {}).get("modelworks:releases", {})
+        lines = value.get("objectValue") or json.loads(value.get("value") or "{}")
+        line = lines.get(model)
+        if line and (now is None or line["digest"] != now.digest):
+            return Release.model_validate(line)
+    raise ModelworksError(f"{target.environment} never released another {model}", fix="There is nothing to go back to.")
+
+
+def _branch(target: Target, version: Version) -> None:
+    """Commit the stack file on a branch of its own, and tell how to push it."""
+    file = target.stack_file
+    branch = f"release/{target.environment}-{version.model}-{contract.short_digest(version.digest)}"
+    message = (
+        f"Release {version.model} {version.version} to {target.environment}\n\n"
+        f"Digest: {version.digest}\nCommit: {version.facts.get('commit', '')}\nGates: {_verdict(version.facts)}\n"
+    )
+    for command in (
+        ["git", "switch", "--create", branch],
+        ["git", "commit", "--message", message, "--", str(file)],
+    ):
+        done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            raise ModelworksError(
+                f"`{' '.join(command[:2])}` failed: {done.stderr.strip()}",
+                fix=f"{file.name} is changed; commit it yourself.",
+            )
+    out.print(f"committed on {branch}; next: [bold]git push --set-upstream origin {branch}[/] and open the request")
+
+
+def _say_release(target: Target, version: Version, changed: bool) -> None:
+    env = target.environment
+    what = f"{version.model} {version.version} ({contract.short_digest(version.digest)})"
+    if changed:
+        out.print(f"{target.stack_file.name} releases {what}; next: [bold]modelworks up {env}[/]")
+    else:
+        out.print(f"{target.stack_file.name} releases {what} already: nothing to change")
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    verdicts = [gate["verdict"] for gate in facts.get("gates", [])]
+    text = f"{verdicts.count('pass')} of {len(verdicts)} pass"
+    return f"{text}, overridden" if facts.get("override") else text
+
+
+def _facts(version: Version) -> dict[str, Any]:
+    return {"model": version.model, "version": version.version, "aliases": list(version.aliases), **version.facts}
+
+
+def _target(environment: str) -> Target:
+    from modelworks.cli.target import Target  # noqa: PLC0415
+
+    return Target.of(environment)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

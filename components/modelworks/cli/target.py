@@ -1,0 +1,140 @@
+"""An environment as the command line reaches it: what its stack says, its registry, its cloud and its cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from modelworks import contract
+from modelworks.errors import ModelworksError
+from modelworks.laptop.engine import Engine
+from modelworks.laptop.place import Place, read_facts
+from modelworks.lifecycle.registry import Registry
+
+
+@dataclass(frozen=True)
+class Target:
+    """One environment, declared by its stack."""
+
+    environment: str
+    engine: Engine
+
+    @classmethod
+    def of(cls, environment: str) -> Target:
+        """The environment of that name: the laptop's, if the laptop holds it, else the cloud's.
+
+        Raises:
+            ModelworksError: There is no project here, or no engine can be had.
+        """
+        _resolve_localhost()
+        return cls(environment, Engine.of(environment))
+
+    @property
+    def stack_file(self) -> Path:
+        """The stack's config: what is declared, and what is released."""
+        return self.engine.stack_file
+
+    @cached_property
+    def outputs(self) -> dict[str, Any]:
+        """Outputs of the stack.
+
+        Raises:
+            ModelworksError: It was never brought up.
+        """
+        outputs: dict[str, Any] = json.loads(
+            self.engine.ask("stack", "output", "--json", "--stack", self.environment) or "{}"
+        )
+        if not outputs:
+            raise ModelworksError(
+                f"the environment {self.environment} is not up", fix=f"Run `modelworks up {self.environment}`."
+            )
+        return outputs
+
+    def output(self, name: str) -> Any:
+        """One output of the stack.
+
+        Raises:
+            ModelworksError: The stack does not declare what it is of.
+        """
+        if name not in self.outputs:
+            raise ModelworksError(
+                f"the environment {self.environment} has no {name.replace('_', ' ')}",
+                fix=f"Declare it in {self.stack_file.name} and run `modelworks up {self.environment}`.",
+            )
+        return self.outputs[name]
+
+    def secret(self, name: str) -> str:
+        """A secret of the stack, decrypted.
+
+        Raises:
+            ModelworksError: It is not set, or cannot be decrypted here.
+        """
+        path = f"modelworks:secrets.{name}"
+        return self.engine.ask("config", "get", "--path", path, "--stack", self.environment).strip()
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The environment's registry."""
+        url, bucket = self.address(self.output("registry_url")), self.output("bundle_bucket")
+        return Registry(self.environment, url, self.secret("registry_password"), bucket, self.session)
+
+    @cached_property
+    def session(self) -> Any:
+        """A boto3 session of the environment's account; clients made of it answer for this environment alone."""
+        import boto3  # noqa: PLC0415 - a sixth of a second
+
+        if not self.engine.on_laptop:
+            return boto3.Session()
+        variables = self.engine.variables
+        session = boto3.Session(
+            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+            region_name=variables["AWS_REGION"],
+        )
+        # A session has no endpoint of its own, and the process's variable would be one environment's for all.
+        made = session.client
+        session.client = lambda *args, **more: made(*args, **{"endpoint_url": variables["AWS_ENDPOINT_URL"], **more})
+        return session
+
+    def address(self, url: str) -> str:
+        """Where a URL of the environment answers from here: on the laptop every host is at the gateway's port."""
+        if not self.engine.on_laptop or not url:
+            return url
+        port = read_facts(Place.here().root / "laptop.json")["ports"]["gateway"]
+        return f"{urlsplit(url).scheme}://{urlsplit(url).hostname}:{port}"
+
+    @property
+    def models(self) -> Mapping[str, str]:
+        """Where each released model answers, by its name."""
+        return {model: self.address(url) for model, url in self.output("endpoints").items()}
+
+    def served(self, model: str) -> str:
+        """The dimension value of what a stack's config releases; empty without a release."""
+        from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+
+        release = read_releases(self.stack_file).get(model)
+        return contract.short_digest(release.digest) if release else ""
+
+
+def _resolve_localhost() -> None:
+    """Let names under `.localhost` mean loopback, as RFC 6761 (6.3) asks of resolvers and some libc do not."""
+    plain = socket.getaddrinfo
+    if getattr(plain, "knows_localhost", False):
+        return
+
+    def resolve(host: Any, *rest: Any, **more: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        local = isinstance(name, str) and name.rstrip(".").endswith(".localhost")
+        return plain("127.0.0.1" if local else host, *rest, **more)
+
+    resolve.knows_localhost = True  # type: ignore[attr-defined]
+    socket.getaddrinfo = resolve
+    # MLflow and botocore must not send what is meant for loopback through a proxy.
+    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), ".localhost", "127.0.0.1"]))

@@ -1,0 +1,291 @@
+"""The registry of an environment: its bundle store, and the versions that MLflow keeps of each model.
+
+A bundle is in the store before a version names it, a version is complete before an alias points at it, and every step
+finds what an earlier, broken try left: registering twice is registering once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modelworks import contract
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.bundle import Bundle
+from modelworks.lifecycle.files import digest_of_file, write_whole
+from modelworks.lifecycle.gates import GateReport
+from modelworks.lifecycle.training import TrainedModel
+
+CHAMPION = "champion"
+"""Alias of the version that an environment's traffic is on."""
+CHALLENGER = "challenger"
+"""Alias of the version that was released last and has not taken all traffic yet."""
+_TAG = "modelworks."
+_COMPLETE = f"{_TAG}complete"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model in one environment, with its lineage."""
+
+    model: str
+    version: int
+    facts: dict[str, Any]
+    """`bundle`, `data`, `code`, `lock`, `commit`, `dirty`, `run`, `metrics`, `gates`, `override`, `registered_by`,
+    `registered_at`; for a promoted one also `promoted_from`."""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The bundle: what a release names."""
+        return str(self.facts["bundle"])
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The registry of one environment.
+
+    Args:
+        environment: Its name, for messages.
+        uri: Where MLflow answers.
+        password: Of the user `admin`.
+        bucket: The bundle store.
+        session: A boto3 session of the environment's account.
+    """
+
+    environment: str
+    uri: str
+    password: str
+    bucket: str
+    session: Any
+
+    @cached_property
+    def _mlflow(self) -> Any:
+        # A server that is down must be an error within seconds, not after MLflow's seven retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = contract.REGISTRY_USER
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = self.password
+        from mlflow.tracking import MlflowClient  # noqa: PLC0415 - two seconds to import
+
+        return MlflowClient(self.uri, self.uri)
+
+    @cached_property
+    def _s3(self) -> Any:
+        from botocore.config import Config  # noqa: PLC0415 - only where the store is asked
+
+        return self.session.client("s3", config=Config(retries={"total_max_attempts": 3}))
+
+    def _ask(self, doing: str, call: Any) -> Any:
+        """Run one call to MLflow or S3 and blame whom it was about."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        try:
+            return call()
+        except (MlflowException, OSError) as error:
+            raise ModelworksError(
+                f"{doing}: the registry of {self.environment} at {self.uri} says: {str(error).splitlines()[0]}",
+                fix="See that it runs (`modelworks status`), and try again: nothing is done twice.",
+            ) from error
+        except (ClientError, BotoCoreError) as error:
+            raise ModelworksError(
+                f"{doing}: the bundle store s3://{self.bucket} of {self.environment} says: {error}",
+                fix="See that it is there (`modelworks verify`), and try again: nothing is done twice.",
+            ) from error
+
+    # -- Versions ----------------------------------------------------------------------------------------------------
+    def versions(self, model: str) -> list[Version]:
+        """Every complete version of a model, newest first."""
+        found = self._ask(f"listing {model}", lambda: self._mlflow.search_model_versions(f"name = '{model}'"))
+        aliases: dict[str, list[str]] = {}
+        if found:
+            registered = self._ask(f"listing {model}", lambda: self._mlflow.get_registered_model(model))
+            for alias, number in registered.aliases.items():
+                aliases.setdefault(str(number), []).append(alias)
+        return sorted(
+            (
+                Version(model, int(item.version), _facts(item.tags), tuple(sorted(aliases.get(str(item.version), []))))
+                for item in found
+                if item.tags.get(_COMPLETE) == "true"
+            ),
+            key=lambda version: -version.version,
+        )
+
+    def models(self) -> list[str]:
+        """Names of the models that are registered."""
+        return sorted(item.name for item in self._ask("listing models", self._mlflow.search_registered_models))
+
+    def find(self, model: str, which: str = "") -> Version:
+        """A version by number, alias, digest or start of its hex; the newest if nothing is said.
+
+        Raises:
+            ModelworksError: There is none.
+        """
+        versions = self.versions(model)
+        for version in versions:
+            names = {str(version.version), version.digest, *version.aliases}
+            if not which or which in names or version.digest.removeprefix("sha256:").startswith(which):
+                return version
+        have = ", ".join(f"{item.version} ({contract.short_digest(item.digest)})" for item in versions) or "none"
+        raise ModelworksError(
+            f"{self.environment} has no version {which or 'at all'} of {model}; it has {have}",
+            fix=f"Run `modelworks register {model} --env {self.environment}`.",
+        )
+
+    def register(self, facts: dict[str, Any], bundle: Path, signature: Path | None) -> Version:
+        """Keep a bundle and name it as a version, complete with its lineage; an equal one is found again.
+
+        Args:
+            facts: The lineage; `model` and `bundle` (the digest) are required.
+            bundle: The `.bento` file.
+            signature: Its detached signature.
+
+        Raises:
+            ModelworksError: The file is not the digest's, or the store or MLflow does not answer.
+        """
+        model, digest = facts["model"], facts["bundle"]
+        if digest_of_file(bundle) != digest:
+            raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
+        for path, key in (
+            (bundle, contract.bundle_key(model, digest)),
+            (signature, contract.signature_key(model, digest)),
+        ):
+            if path is not None:
+                self._ask(f"keeping {path.name}", lambda path=path, key=key: self._put(path, key))
+        for version in self.versions(model):
+            if version.digest == digest:
+                return version
+        return self._name(facts)
+
+    def _put(self, path: Path, key: str) -> None:
+        with path.open("rb") as file:
+            self._s3.put_object(Bucket=self.bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256")
+
+    def _name(self, facts: dict[str, Any]) -> Version:
+        model, digest = facts["model"], facts["bundle"]
+        client = self._mlflow
+        stamped = {**facts, "registered_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        tags = {f"{_TAG}{name}": json.dumps(value, sort_keys=True) for name, value in stamped.items()}
+
+        def make() -> Any:
+            if not any(item.name == model for item in client.search_registered_models(f"name = '{model}'")):
+                client.create_registered_model(model)
+            left = [
+                item
+                for item in client.search_model_versions(f"name = '{model}'")
+                if item.tags.get(f"{_TAG}bundle") == json.dumps(digest) and item.tags.get(_COMPLETE) != "true"
+            ]
+            source = f"s3://{self.bucket}/{contract.bundle_key(model, digest)}"
+            # What a broken try left under the same digest is taken up, so that numbers are not wasted on it.
+            made = (
+                left[0]
+                if left
+                else client.create_model_version(
+                    model, source, run_id=facts.get("mlflow_run") or None, tags={f"{_TAG}bundle": json.dumps(digest)}
+                )
+            )
+            for name, value in tags.items():
+                client.set_model_version_tag(model, made.version, name, value)
+            client.set_model_version_tag(model, made.version, _COMPLETE, "true")
+            return made
+
+        made = self._ask(f"registering {model} {contract.short_digest(digest)}", make)
+        return Version(model, int(made.version), stamped)
+
+    def note(self, version: Version, **facts: Any) -> None:
+        """Add facts to a version's lineage: who released it, where and when."""
+        for name, value in facts.items():
+            self._ask(
+                f"noting {name} of {version.model} {version.version}",
+                lambda name=name, value=value: self._mlflow.set_model_version_tag(
+                    version.model, str(version.version), f"{_TAG}{name}", json.dumps(value, sort_keys=True)
+                ),
+            )
+
+    def point(self, alias: str, version: Version | None, *, model: str) -> None:
+        """Let an alias mean a version, or nothing."""
+        if version is None:
+            self._ask(f"clearing {alias}", lambda: self._mlflow.delete_registered_model_alias(model, alias))
+        else:
+            self._ask(
+                f"pointing {alias} at {model} {version.version}",
+                lambda: self._mlflow.set_registered_model_alias(model, alias, str(version.version)),
+            )
+
+    # -- Bundles -----------------------------------------------------------------------------------------------------
+    def has_bundle(self, model: str, digest: str) -> bool:
+        """Whether the store holds the bundle."""
+        listed = self._ask(
+            "looking for the bundle",
+            lambda: self._s3.list_objects_v2(Bucket=self.bucket, Prefix=contract.bundle_key(model, digest)),
+        )
+        return any(item["Key"] == contract.bundle_key(model, digest) for item in listed.get("Contents", []))
+
+    def fetch(self, model: str, digest: str, into: Path) -> tuple[Path, Path | None]:
+        """Download a bundle and its signature, verified against the digest.
+
+        Raises:
+            ModelworksError: It is not there, or its bytes are not the digest's.
+        """
+        bundle = into / f"{digest.removeprefix('sha256:')}.bento"
+        write_whole(bundle, self._get(contract.bundle_key(model, digest)))
+        if digest_of_file(bundle) != digest:
+            bundle.unlink()
+            raise ModelworksError(
+                f"s3://{self.bucket}/{contract.bundle_key(model, digest)} is not {digest}: it was tampered with",
+                fix="Do not release it. `modelworks lineage` tells what it was made of; train it again.",
+            )
+        listed = self._ask(
+            "looking for the signature",
+            lambda: self._s3.list_objects_v2(Bucket=self.bucket, Prefix=contract.signature_key(model, digest)),
+        )
+        if not listed.get("Contents"):
+            return bundle, None
+        signature = bundle.with_name(f"{bundle.name}.sig")
+        write_whole(signature, self._get(contract.signature_key(model, digest)))
+        return bundle, signature
+
+    def _get(self, key: str) -> bytes:
+        def get() -> bytes:
+            return bytes(self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+        return bytes(self._ask(f"fetching {key.rpartition('/')[2]}", get))
+
+
+def lineage_of(run: TrainedModel, bundle: Bundle, gates: GateReport, *, mlflow_run: str = "") -> dict[str, Any]:
+    """The facts that a version carries: what went in, what came out, what it proved, and who did it."""
+    return {
+        "model": run.model,
+        "bundle": bundle.digest,
+        "served": bundle.served,
+        "run": run.run,
+        "mlflow_run": mlflow_run,
+        "data": run.inputs["data"],
+        "code": run.inputs["code"],
+        "lock": run.inputs["lock"],
+        "parameters": run.inputs["parameters"],
+        "seed": run.inputs["seed"],
+        "commit": run.origin.get("commit", ""),
+        "dirty": bool(run.origin.get("dirty", True)),
+        "metrics": run.metrics,
+        "gates": [
+            {"subject": item.subject, "verdict": item.verdict, "number": item.number, "limit": item.limit}
+            for item in gates.results
+        ],
+        "override": gates.to_facts()["override"],
+        "registered_by": run.origin.get("by", ""),
+    }
+
+
+def _facts(tags: dict[str, str]) -> dict[str, Any]:
+    return {
+        name.removeprefix(_TAG): json.loads(value)
+        for name, value in tags.items()
+        if name.startswith(_TAG) and name != _COMPLETE
+    }
