@@ -767,6 +767,15 @@ def test_a_program_goes_up_stays_unchanged_and_leaves_nothing(program, kubectl):
     assert namespace not in kubectl("get", "namespaces", "-o", "name")
 
 
+def test_the_environments_own_provider_does_it_with_the_environments_own_rights(place, tmp_path):
+    folder = tmp_path / f"program-{os.urandom(3).hex()}"
+    folder.mkdir()
+    program = Program(folder, environments.environment_variables(place, "local"))
+    program.up(shop())
+    program.unchanged()
+    program.remove()
+
+
 def test_new_data_replaces_the_config_map_and_rolls_the_deployment(program):
     program.up(shop("red"))
     before = program.outputs()
