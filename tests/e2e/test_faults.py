@@ -1,0 +1,275 @@
+"""What happens when things die in the middle: the engine, the laptop's AWS, single calls of a provider."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tiny
+from modelworks.laptop import environments, toolchain
+from modelworks.laptop.place import Place
+
+pytestmark = pytest.mark.e2e
+
+BUCKETS = 12
+PROGRAM = f"""
+import pulumi
+import pulumi_aws as aws
+
+for number in range({BUCKETS}):
+    aws.s3.Bucket(f"store-{{number}}")
+"""
+
+
+@dataclass(frozen=True)
+class OnLaptop:
+    place: Place
+    folder: Path
+    variables: dict[str, str]
+
+    def modelworks(self, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+        return finished(self.start(*arguments), fine)
+
+    def pulumi(self, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+        variables = {**self.variables, **environments.environment_variables(self.place, "local")}
+        return finished(started(["pulumi", *arguments], self.folder, variables), fine)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = str(Path(sys.executable).with_name("modelworks"))
+        return started([command, *arguments], self.folder, self.variables)
+
+    def buckets(self) -> set[str]:
+        variables = environments.environment_variables(self.place, "local")
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=variables["AWS_ENDPOINT_URL"],
+            region_name=variables["AWS_REGION"],
+            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        )
+        return {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+
+    def recorded(self) -> set[str]:
+        state = json.loads(self.pulumi("stack", "export", "-s", "local"))["deployment"]
+        assert not state.get("pending_operations")
+        return {resource["id"] for resource in state["resources"] if resource["type"] == "aws:s3/bucket:Bucket"}
+
+    def engine(self) -> int:
+        locks = self.place.environment("local").glob("backend/.pulumi/locks/*/faults/local/*.json")
+        return json.loads(next(locks).read_text())["pid"]
+
+
+def started(argv: list[str], folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        argv,
+        cwd=folder,
+        env=variables,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finished(process: subprocess.Popen[str], fine: tuple[int, ...]) -> str:
+    said, _ = process.communicate(timeout=280)
+    assert process.returncode in fine, said
+    return said
+
+
+def wait_for(condition, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def make_project(folder: Path, program: str) -> None:
+    (folder / "stacks").mkdir(parents=True)
+    (folder / "Pulumi.yaml").write_text("name: faults\nruntime: python\nmain: stacks\nstackConfigDir: stacks\n")
+    (folder / "stacks" / "__main__.py").write_text(program)
+
+
+@pytest.fixture
+def on_laptop(tmp_path: Path, aws_laptop: Place):
+    make_project(tmp_path / "project", PROGRAM)
+    (tmp_path / "project" / "stacks" / "Pulumi.local.yaml").write_text(
+        'config:\n  aws:region: eu-central-1\n  aws:allowedAccountIds: ["000000000000"]\n'
+    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "AWS_"))}
+    made = OnLaptop(aws_laptop, tmp_path / "project", {**kept, "MODELWORKS_HOME": str(aws_laptop.root)})
+    yield made
+    made.modelworks("destroy", "local", "--yes", "--skip-preview", fine=(0, 1, 6))
+    made.pulumi("stack", "rm", "local", "--yes", "--force", fine=(0, 6))
+
+
+@pytest.mark.parametrize("made", [1, 5, 11])
+def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop: OnLaptop, made: int):
+    before = on_laptop.buckets()
+    process = on_laptop.start("up", "local", "--yes", "--skip-preview")
+    wait_for(lambda: len(on_laptop.buckets() - before) >= made)
+    os.kill(on_laptop.engine(), signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+
+    stands = on_laptop.buckets() - before
+    assert len(stands) == BUCKETS
+    assert stands == on_laptop.recorded()
+    on_laptop.pulumi("preview", "-s", "local", "--expect-no-changes")
+
+
+def test_an_aws_that_died_is_noticed_and_restored_by_the_next_up(on_laptop: OnLaptop):
+    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+    port = environments.facts(on_laptop.place, "local")["aws_port"]
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("MODELWORKS_LAPTOP") == str(on_laptop.place.root)
+            if ours and any(
+                connection.laddr.port == port
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            ):
+                process.kill()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    wait_for(lambda: _answers(port))
+
+    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+
+    assert len(on_laptop.recorded()) == BUCKETS
+    assert on_laptop.recorded() <= on_laptop.buckets()
+
+
+def test_a_laptop_that_is_down_is_one_clear_sentence(tmp_path: Path, aws_laptop: Place):
+    make_project(tmp_path / "project", PROGRAM)
+    home = tmp_path / "home"
+    folder = home / "environments" / "local"
+    folder.mkdir(parents=True)
+    for name in ("environment.json", "aws-credentials", "passphrase"):
+        (folder / name).write_bytes((aws_laptop.environment("local") / name).read_bytes())
+    facts = json.loads((folder / "environment.json").read_text())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        facts["providers"]["aws"] = free.getsockname()[1]
+    (folder / "environment.json").write_text(json.dumps(facts))
+    variables = {**os.environ, "MODELWORKS_HOME": str(home)}
+    command = str(Path(sys.executable).with_name("modelworks"))
+    said = finished(started([command, "up", "local", "--yes"], tmp_path / "project", variables), (1,))
+    assert "the laptop cloud is not running: nobody answers for aws of local" in said
+    assert "Traceback" not in said
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+# -- a fault on the Nth call of a provider, for any program and operation ------------------------------------------
+
+THINGS = """
+import json, pathlib, pulumi
+
+for name, value in json.loads(pathlib.Path("things.json").read_text()).items():
+    pulumi.CustomResource("tiny:index:Thing", name, {"name": None, "made": None, "secret": None, **value})
+"""
+
+programs = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.fixed_dictionaries({"value": st.sampled_from(["v", "w"])}, optional={"name": st.sampled_from(["p", "q"])}),
+    max_size=4,
+).filter(
+    lambda things: (
+        len({thing["name"] for thing in things.values() if "name" in thing})
+        == sum("name" in thing for thing in things.values())
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def small_cloud(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("small")
+    make_project(root / "project", THINGS)
+    for name in ("cloud", "backend"):
+        (root / name).mkdir()
+    pulumi = toolchain.ensure(["pulumi"])["pulumi"]
+    command = [sys.executable, tiny.__file__, str(root / "cloud")]
+    provider = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert provider.stdout is not None
+        variables = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "MODELWORKS_"))},
+            "PATH": os.pathsep.join([str(pulumi.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PULUMI_BACKEND_URL": f"file://{root / 'backend'}",
+            "PULUMI_CONFIG_PASSPHRASE": "a passphrase",
+            "PULUMI_HOME": str(root / "home"),
+            "PULUMI_DEBUG_PROVIDERS": f"tiny:{provider.stdout.readline().strip()}",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+        }
+        finished(started(["pulumi", "stack", "init", "dev"], root / "project", variables), (0,))
+        yield root, variables
+    finally:
+        provider.kill()
+        provider.wait()
+
+
+def converges(small_cloud, first: dict, second: dict, fault: int, operation: str) -> None:
+    root, variables = small_cloud
+    project, cloud = root / "project", root / "cloud"
+
+    def pulumi(*arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+        return finished(started(["pulumi", *arguments], project, variables), fine)
+
+    def want(things: dict) -> None:
+        (project / "stacks" / "things.json").write_text(json.dumps(things))
+
+    want(first)
+    pulumi("up", "--yes", "--skip-preview", "-s", "dev")
+    want(second)
+    (cloud / "fail").write_text(str(fault))
+    pulumi(operation, "--yes", "--skip-preview", "-s", "dev", fine=(0, 1, 4, 255))
+    (cloud / "fail").unlink(missing_ok=True)
+    pulumi("up", "--yes", "--skip-preview", "-s", "dev")
+
+    state = json.loads(pulumi("stack", "export", "-s", "dev"))["deployment"]
+    ids = sorted(resource["id"] for resource in state["resources"] if resource["type"] == "tiny:index:Thing")
+    assert ids == sorted(tiny.things(cloud))
+    assert len(ids) == len(second)
+    assert {thing["name"] for thing in second.values() if "name" in thing} <= set(ids)
+
+
+faults = given(
+    first=programs, second=programs, fault=st.integers(0, 4), operation=st.sampled_from(["up", "destroy", "refresh"])
+)
+slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+
+
+@faults
+@settings(max_examples=4, derandomize=True, deadline=None, suppress_health_check=slow, database=None)
+def test_up_converges_after_a_fault_on_any_call(small_cloud, first, second, fault, operation):
+    converges(small_cloud, first, second, fault, operation)
+
+
+@pytest.mark.soak
+@faults
+@settings(
+    max_examples=int(os.environ.get("SOAK_EXAMPLES", "100")), deadline=None, suppress_health_check=slow, database=None
+)
+def test_up_converges_after_a_fault_on_any_call_for_long(small_cloud, first, second, fault, operation):
+    converges(small_cloud, first, second, fault, operation)
