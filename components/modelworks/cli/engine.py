@@ -52,6 +52,7 @@ def _up(
     """Bring ENV to what the program declares, by the real Pulumi engine.
 
         modelworks up local --yes
+
         modelworks up dev --target 'urn:pulumi:dev::…'
 
     An environment that the laptop holds goes there, and is compared with what really stands there first; any other goes
