@@ -1,0 +1,196 @@
+"""The node agent on the real control plane: what a kubelet does, done with processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelworks.laptop import toolchain
+
+pytestmark = pytest.mark.e2e
+
+
+class Cluster:
+    """kubectl in a namespace of its own."""
+
+    def __init__(self, place) -> None:
+        self.place = place
+        self.kubectl = str(toolchain.ensure(["kubectl"])["kubectl"])
+        self.namespace = f"agent-{os.getpid()}"
+
+    def __call__(self, *arguments, stdin=None, check=True):
+        config = f"--kubeconfig={self.place.cluster / 'admin.kubeconfig'}"
+        done = subprocess.run(
+            [self.kubectl, config, f"--namespace={self.namespace}", *arguments],
+            input=stdin, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout
+
+    def make(self, kind, name, spec, version="v1", **more):
+        body = {
+            "apiVersion": version,
+            "kind": kind,
+            "metadata": {"name": name},
+            **({"spec": spec} if spec else {}),
+            **more,
+        }
+        self("apply", "-f", "-", stdin=json.dumps(body))
+
+    def pod(self, name, command, *, pod=None, **container):
+        one = {"name": "c", "image": "none", **({"command": command} if command else {}), **container}
+        self.make("Pod", name, {"containers": [one], "terminationGracePeriodSeconds": 2, **(pod or {})})
+
+    def get(self, kind, name):
+        return json.loads(self("get", kind, name, "-o", "json"))
+
+    def container(self, name):
+        return (self.get("pod", name).get("status", {}).get("containerStatuses") or [{}])[0]
+
+    def wait(self, condition, what):
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            if found := condition():
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"{what}: not within 90 s\n{self('get', 'pods,events', '-o', 'wide')}")
+
+    def ended(self, name):
+        return self.wait(lambda: self.container(name).get("state", {}).get("terminated"), f"{name} ends")
+
+    def ready(self, name):
+        return self.wait(lambda: self.container(name).get("ready"), f"{name} is ready")
+
+    def reasons(self, name):
+        events = json.loads(self("get", "events", f"--field-selector=involvedObject.name={name}", "-o", "json"))
+        return {event["reason"] for event in events["items"]}
+
+
+@pytest.fixture(scope="module")
+def cluster(laptop):
+    one = Cluster(laptop)
+    one("create", "namespace", one.namespace)
+    one.wait(lambda: one("get", "serviceaccount", "default", check=False), "service account")
+    yield one
+    one("delete", "namespace", one.namespace, "--wait=false")
+
+
+def agent_process(place):
+    return next(
+        p for p in psutil.process_iter(["cmdline"])
+        if "modelworks.laptop.agent" in (p.info["cmdline"] or []) and str(place.root) in p.info["cmdline"]
+    )  # fmt: skip
+
+
+def test_a_deployment_becomes_ready_and_answers_at_its_pods_address(cluster):
+    container = {
+        "name": "web", "image": "none",
+        "command": ["python", "-m", "http.server", "8080", "--bind", "$(POD_IP)"],
+        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+    }  # fmt: skip
+    template = {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 2},
+    }
+    spec = {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}
+    cluster.make("Deployment", "web", spec, "apps/v1")
+    cluster("rollout", "status", "deployment/web", "--timeout=60s")
+    pods = json.loads(cluster("get", "pods", "-l", "app=web", "-o", "json"))["items"]
+    assert len({pod["status"]["podIP"] for pod in pods}) == 2
+
+
+def test_volumes_appear_at_their_paths_and_nowhere_else(cluster):
+    cluster.make("ConfigMap", "conf", None, data={"a": "from the map"})
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+    cluster.make("PersistentVolumeClaim", "claim", claim)
+    volumes = [
+        {"name": "conf", "configMap": {"name": "conf"}},
+        {"name": "empty", "emptyDir": {}},
+        {"name": "claim", "persistentVolumeClaim": {"claimName": "claim"}},
+    ]
+    mounts = [
+        {"name": "conf", "mountPath": "/etc/modelworks-e2e"},
+        {"name": "empty", "mountPath": "/modelworks-e2e/scratch"},
+        {"name": "claim", "mountPath": "/modelworks-e2e/kept"},
+    ]
+    script = (
+        "cat /etc/modelworks-e2e/a; echo; touch /modelworks-e2e/scratch/x /modelworks-e2e/kept/y; "
+        "touch /etc/modelworks-e2e/z 2>/dev/null || echo read-only; ls /var/run/secrets/kubernetes.io/serviceaccount"
+    )
+    cluster.pod(
+        "volumes", ["sh", "-c", script], volumeMounts=mounts, pod={"volumes": volumes, "restartPolicy": "Never"}
+    )
+    assert cluster.ended("volumes")["exitCode"] == 0
+    assert cluster("logs", "volumes") == "from the map\nread-only\nca.crt\nnamespace\ntoken\n"
+    assert not any(Path(path).exists() for path in ("/etc/modelworks-e2e", "/modelworks-e2e"))
+
+
+def test_a_container_without_a_command_is_refused_with_the_reason(cluster):
+    cluster.pod("bare", None)
+    cluster.wait(lambda: "Failed" in cluster.reasons("bare"), "event")
+    assert cluster.container("bare")["state"]["waiting"]["reason"] == "CommandRequired"
+
+
+def test_too_much_memory_is_reported_as_oom_killed(cluster):
+    script = "x = b'x' * (300 << 20); print(len(x))"
+    limit = {"limits": {"memory": "64Mi"}}
+    cluster.pod("greedy", ["python", "-c", script], resources=limit, pod={"restartPolicy": "Never"})
+    ended = cluster.ended("greedy")
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+
+
+def test_a_crash_loop_backs_off_and_counts(cluster):
+    cluster.pod("crash", ["sh", "-c", "echo again; exit 3"])
+    cluster.wait(
+        lambda: cluster.container("crash").get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff",
+        "loop",
+    )
+    found = cluster.container("crash")
+    assert found["restartCount"] >= 1
+    assert found["lastState"]["terminated"]["exitCode"] == 3
+    assert cluster("logs", "crash") == "again\n"
+
+
+def test_a_failed_liveness_probe_restarts_the_container(cluster):
+    probe = {"exec": {"command": ["cat", "alive"]}, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 1}
+    cluster.pod("sick", ["sh", "-c", "touch alive; sleep 2; rm alive; sleep 1000"], livenessProbe=probe)
+    cluster.wait(lambda: cluster.container("sick").get("restartCount", 0) >= 1, "restart")
+    assert {"Unhealthy", "Killing"} <= cluster.reasons("sick")
+
+
+def test_a_job_runs_to_completion(cluster):
+    container = {"name": "c", "image": "none", "command": ["sh", "-c", "sleep 0.2"]}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    cluster.make("Job", "work", {"completions": 3, "parallelism": 2, "template": template}, "batch/v1")
+    cluster("wait", "--for=condition=complete", "job/work", "--timeout=60s")
+
+
+def test_a_pod_that_ignores_sigterm_is_killed_after_its_grace_period_with_all_its_processes(cluster):
+    script = "trap '' TERM; sleep 77123 & while true; do sleep 1; done"
+    cluster.pod("stubborn", ["sh", "-c", script])
+    cluster.ready("stubborn")
+    cluster("delete", "pod", "stubborn", "--timeout=60s")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "77123" in (p.info["cmdline"] or [])]
+
+
+def test_a_killed_agent_is_restarted_adopts_what_runs_and_misses_no_exit(cluster):
+    cluster.pod("steady", ["sleep", "1000"])
+    cluster.pod("brief", ["sh", "-c", "sleep 3; exit 5"], pod={"restartPolicy": "Never"})
+    cluster.ready("steady")
+    cluster.ready("brief")
+    before = cluster.container("steady")
+    agent = agent_process(cluster.place)
+    os.kill(agent.pid, signal.SIGKILL)
+    assert cluster.ended("brief")["exitCode"] == 5
+    assert agent_process(cluster.place).pid != agent.pid
+    after = cluster.container("steady")
+    assert (after["restartCount"], after["state"]) == (0, before["state"])
+    cluster("delete", "pod", "steady", "--timeout=60s")
