@@ -59,9 +59,13 @@ def test_a_second_up_starts_nothing_and_says_so(laptop):
     assert said[-1] == "the laptop cloud is up already: local"
 
 
-@pytest.mark.parametrize(
-    "name", ["etcd", "apiserver", "controller-manager", "scheduler", "rollouts-local", "aws-local"]
+PARTS = (
+    *("etcd", "apiserver", "controller-manager", "scheduler", "rollouts-local"),
+    *("aws-local", "providers-local", "agent", "caddy", "gateway"),
 )
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_a_killed_part_comes_back_and_the_cloud_goes_on(laptop, name):
     pid = _pids(laptop)[name]
     os.kill(pid, signal.SIGKILL)
