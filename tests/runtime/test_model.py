@@ -1,0 +1,111 @@
+"""Manifests and loaded models of every kind, without a server."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import numpy as np
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.runtime.manifest import Feature, Manifest, Skops, decode, encode
+from modelworks.runtime.predictor import NotANumberError, Predictor
+from modelworks.runtime.schema import Rows, openapi
+from runtime import example_bundle
+
+
+def scikit(tmp_path, estimator, kind, **more):
+    """A predictor around an estimator of two columns, and its manifest."""
+    import skops.io
+
+    data = skops.io.dumps(estimator)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "m.skops").write_bytes(data)
+    manifest = Manifest(
+        model="tiny",
+        kind=kind,
+        task="Something",
+        features=(Feature(name="a b", type="number"), Feature(name="flag", type="boolean")),
+        examples=({"a b": 1.5, "flag": True},),
+        skops=Skops(path="m.skops", sha256=hashlib.sha256(data).hexdigest(), columns=("flag", "a b")),
+        **more,
+    )
+    return Predictor(tmp_path, manifest), Rows(manifest).decode
+
+
+def test_a_regression_answers_values(tmp_path):
+    from sklearn.linear_model import LinearRegression
+
+    table = np.array([[0, 1.0], [1, 2.0], [0, 3.0], [1, 5.0]])
+    predictor, read = scikit(tmp_path, LinearRegression().fit(table, table[:, 1] * 2), "regression", unit="minutes")
+    [answer] = predictor.predict(read(b'{"a b": 7, "flag": false}'))
+    assert msgspec.json.decode(answer.json)["value"] == pytest.approx(14)
+
+
+def test_a_multiclass_model_answers_every_probability(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    table = np.array([[0, 1.0], [1, 2.0], [0, 3.0]] * 5)
+    model = LogisticRegression().fit(table, ["low", "mid", "top"] * 5)
+    predictor, read = scikit(tmp_path, model, "multiclass", classes=("low", "mid", "top"))
+    [answer] = predictor.predict(read(b'{"rows": [{"a b": 3, "flag": false}]}'))
+    said = msgspec.json.decode(answer.json)
+    assert said["label"] == "top"
+    assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_prediction_that_is_not_a_number_is_an_error(tmp_path):
+    from sklearn.linear_model import LinearRegression
+
+    predictor, read = scikit(tmp_path, LinearRegression().fit([[0, 1.0], [1, 2.0]], [1, 2]), "regression")
+    predictor._infer = lambda rows: np.full(len(rows), np.nan)
+    with pytest.raises(NotANumberError):
+        predictor.predict(read(b'{"a b": 7, "flag": false}'))
+
+
+def test_a_type_that_nobody_vouched_for_is_not_loaded(tmp_path):
+    from sklearn.preprocessing import FunctionTransformer
+
+    with pytest.raises(ModelworksError, match="nobody vouched for"):
+        scikit(tmp_path, FunctionTransformer(func=hashlib.sha256), "regression")
+
+
+def test_a_manifest_survives_its_file(example):
+    assert decode(encode(example.manifest)) == example.manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"classes": ("one",)}, "2 classes"),
+        ({"features": (Feature(name="x", type="string", minimum=1),)}, "no minimum"),
+        ({"onnx": None}, "needs an artifact"),
+        ({"card": "../secret"}, "inside src/"),
+        ({"features": (Feature(name="rows", type="number"),)}, "'rows'"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(example, change, reason):
+    with pytest.raises(ModelworksError, match=reason):
+        encode(msgspec.structs.replace(example.manifest, **change))
+
+
+def test_openapi_names_every_feature(example):
+    row = openapi(example.manifest, "12")["components"]["schemas"]["Row"]
+    assert list(row["properties"]) == [feature.name for feature in example.manifest.features]
+
+
+def test_serving_imports_neither_pulumi_nor_boto3_nor_pyarrow():
+    import subprocess
+    import sys
+
+    modules = "app bundle config http logs metrics predictor prediction_log schema serve tracing"
+    script = (
+        f"import sys; [__import__('modelworks.runtime.' + m) for m in {modules.split()!r}]; "
+        "print([m for m in ('pulumi', 'boto3', 'botocore', 'pyarrow', 'sklearn', 'bentoml') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_rows_of_the_example_are_valid(example):
+    assert len(Rows(example.manifest).decode(msgspec.json.encode({"rows": example_bundle.rows(3)}))) == 3
