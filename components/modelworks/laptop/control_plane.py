@@ -369,7 +369,7 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
             _rule(["networking.k8s.io"], ["ingresses"], [*_READ, "create", "update", "patch"]),
             _rule(["batch"], ["jobs"], [*_READ, "create", "update", "patch", "delete"]),
         ],
-        # What a team's deployer has on its own cluster. It may not touch nodes, roles of the laptop or the API itself.
+        # What a team's deployer has on its own cluster, kinds of its own included. Nodes and cluster roles are not its.
         "modelworks:environment": [
             _rule([""], ["namespaces"], _CHANGE),
             _rule([""], ["nodes", "persistentvolumes"], _READ),
