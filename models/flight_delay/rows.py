@@ -17,6 +17,8 @@ LATE_MINUTES = 15
 Transportation (14 CFR 234.2)."""
 WEATHER_DELAY = pd.Timedelta(hours=1)
 """An hour's observation is taken to be known one hour after the hour it is filed under."""
+TAXI = pd.Timedelta(hours=1)
+"""Time on the ground between leaving one gate and reaching the other, on the safe side."""
 PRIOR = 200
 """Flights' worth of the overall lateness that a young history is weighed against."""
 EVERY = 2
@@ -44,7 +46,7 @@ def build(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame) ->
             "carrier": flights["carrier"],
             "origin": flights["origin"],
             "hour": flights["hour"] + flights["minute"] / 60,
-            "weekday": flights["departure"].dt.tz_convert("America/New_York").dt.weekday,
+            "weekday": flights["departure"].dt.tz_convert("America/New_York").dt.day_of_week,
             "distance": flights["distance"],
             "planned_minutes": _planned_minutes(flights),
             "departures_this_hour": flights.groupby(["origin", "time_hour"])["flight"].transform("size"),
@@ -71,9 +73,9 @@ def _with_times(flights: pd.DataFrame) -> pd.DataFrame:
     # be judged by. It counts in no history either. The model card says so.
     arrived = flights["arr_delay"].notna()
     late = (flights["arr_delay"] >= LATE_MINUTES) & arrived
-    # When the outcome was known: when the flight landed.
-    minutes = _planned_minutes(flights) + flights["arr_delay"].fillna(0)
-    known = flights["departure"] + pd.to_timedelta(minutes, unit="min")
+    # When the outcome was known: when the flight was at its gate. The timetable cannot say, for its clocks are local.
+    minutes = (flights["dep_delay"] + flights["air_time"]).fillna(0)
+    known = flights["departure"] + pd.to_timedelta(minutes, unit="min") + TAXI
     return flights.assign(arrived=arrived, late=late, known=known)
 
 
@@ -126,10 +128,13 @@ def _recent(flights: pd.DataFrame) -> np.ndarray:
         past = left[left["origin"] == origin].sort_values("gone", kind="stable")
         gone, total = _seconds(past["gone"]), np.concatenate([[0], np.cumsum(past["dep_delay"].to_numpy())])
         now = _seconds(group["departure"])
-        until = np.searchsorted(gone, now, side="left")
         since = np.searchsorted(gone, now - 3 * 3600, side="left")
-        count = until - since
-        result[group.index] = np.where(count > 0, (total[until] - total[since]) / np.maximum(count, 1), np.nan)
+        until = np.searchsorted(gone, now, side="left")
+        # A flight that left before its time would count itself: its own delay is its outcome, not its history.
+        own = group["dep_delay"].where(group["dep_delay"].between(-180, 0, inclusive="left"))
+        delay = total[until] - total[since] - own.fillna(0).to_numpy()
+        count = until - since - own.notna().to_numpy()
+        result[group.index] = np.where(count > 0, delay / np.maximum(count, 1), np.nan)
     return result
 
 

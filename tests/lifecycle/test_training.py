@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -118,8 +119,7 @@ def test_run_that_was_killed_before_a_file_was_written_is_resumed(built, tmp_pat
 def test_environment_that_is_not_the_locks_is_refused(project):
     lock = project.folder.parents[1] / "uv.lock"
     text = lock.read_text()
-    start = text.index('name = "scikit-learn"')
-    lock.write_text(text[:start] + text[start:].replace('version = "1.', 'version = "9.', 1))
+    lock.write_text(re.sub(r'(\[\[package\]\]\nname = "scikit-learn"\nversion = ")1', r"\g<1>9", text))
     assert "uv sync" in fails(project, r"scikit-learn .* \(locked: 9").fix
 
 

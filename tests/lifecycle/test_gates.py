@@ -1,0 +1,196 @@
+"""Gates pass, fail or cannot tell, and each environment does about it what its policy says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle import (
+    BaselineGate,
+    ChampionGate,
+    DirectionGate,
+    FairnessGate,
+    Group,
+    InvarianceGate,
+    MetricGate,
+    SliceGate,
+)
+from modelworks.lifecycle.gates import GateReport, decide, policy_of, read_gates, run_gates
+from modelworks.lifecycle.judging import Judged, _judge
+from modelworks.lifecycle.scores import Outcome, group_names
+
+
+def outcome_of(truth, positive, **columns):
+    positive = np.asarray(positive, dtype=float)
+    frame = pd.DataFrame(columns, index=range(len(positive)))
+    return Outcome("binary", np.asarray(truth), np.column_stack([1 - positive, positive]), frame)
+
+
+@pytest.fixture
+def judged(built):
+    """What the gates look at: 2,000 rows of a decent model, in two large groups and a small one."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 2, 2000)
+    positive = np.clip(0.5 + 0.2 * (truth - 0.5) + 0.2 * generator.normal(size=2000), 0, 1)
+    group = np.where(np.arange(2000) < 40, "small", np.where(np.arange(2000) % 2, "a", "b"))
+    outcome = outcome_of(truth, positive, group=group, size=generator.normal(size=2000))
+    return Judged(
+        spec=dataclasses.replace(built.project.spec, groups=(Group(column="group", min_rows=100),)),
+        outcome=outcome, train_target=truth, champion=None, score=lambda rows: outcome.scores[rows.index], bento=None,
+        manifest=None, size=1,
+    )  # fmt: skip
+
+
+def verdicts(gate, judged):
+    return [each["verdict"] for each in _judge(gate, judged)]
+
+
+def test_metric_whose_whole_interval_holds_passes(judged):
+    assert verdicts(MetricGate(metric="auc", at_least=0.65), judged) == ["pass"]
+
+
+def test_metric_below_its_limit_fails(judged):
+    assert verdicts(MetricGate(metric="auc", at_least=0.95), judged) == ["fail"]
+
+
+def test_metric_whose_interval_reaches_over_the_limit_is_inconclusive(judged):
+    [result] = _judge(MetricGate(metric="auc", at_least=0.0), judged)
+    assert verdicts(MetricGate(metric="auc", at_least=result["number"] - 0.001), judged) == ["inconclusive"]
+
+
+def test_interval_is_the_same_every_time(judged):
+    one, two = (_judge(MetricGate(metric="auc", at_least=0.6), judged) for _ in range(2))
+    assert one == two
+
+
+def test_interval_holds_the_estimate(judged):
+    [result] = _judge(MetricGate(metric="brier", at_most=0.3), judged)
+    assert result["interval"][0] < result["number"] < result["interval"][1]
+
+
+def test_model_that_guesses_does_not_beat_the_baseline(judged):
+    flat = judged.outcome.scores * 0 + 0.5
+    guess = judged._replace(outcome=dataclasses.replace(judged.outcome, scores=flat))
+    assert verdicts(BaselineGate(metric="auc", margin=0.1), guess) == ["fail"]
+
+
+def test_challenger_equal_to_the_champion_passes(judged):
+    same = judged._replace(champion=judged.outcome)
+    assert verdicts(ChampionGate(metric="auc", margin=0.01), same) == ["pass"]
+
+
+def test_challenger_worse_than_the_champion_fails(judged):
+    truth = judged.outcome.truth
+    perfect = dataclasses.replace(judged.outcome, scores=np.column_stack([1 - truth, truth]).astype(float))
+    assert verdicts(ChampionGate(metric="auc", margin=0.01), judged._replace(champion=perfect)) == ["fail"]
+
+
+def test_champion_that_cannot_be_compared_is_inconclusive(judged):
+    other = judged._replace(champion="its classes differ")
+    assert verdicts(ChampionGate(metric="auc", margin=0.01), other) == ["inconclusive"]
+
+
+def test_slice_too_small_is_inconclusive_and_the_others_are_judged(judged):
+    gate = SliceGate(by="group", metric="auc", limit=0.6, min_rows=100)
+    assert verdicts(gate, judged) == ["pass", "pass", "inconclusive"]
+
+
+def test_group_too_small_is_inconclusive_not_passed(judged):
+    gate = FairnessGate(group="group", metric="auc", max_difference=0.2)
+    assert verdicts(gate, judged) == ["inconclusive", "pass"]
+
+
+def test_unfair_model_fails_by_difference_and_ratio(judged):
+    scores = judged.outcome.scores.copy()
+    scores[judged.outcome.rows["group"] == "a"] = [0.9, 0.1]
+    unfair = judged._replace(outcome=dataclasses.replace(judged.outcome, scores=scores))
+    gate = FairnessGate(group="group", metric="selection_rate", max_difference=0.1, min_ratio=0.8)
+    assert verdicts(gate, unfair)[1:] == ["fail", "fail"]
+
+
+def test_small_groups_can_be_judged_together():
+    names, small = group_names(pd.Series(["a"] * 50 + ["b"] * 3 + ["c"] * 4), 5, pool=True)
+    assert (sorted(set(names)), small) == (["a", "other (b, c)"], {})
+
+
+def test_change_that_must_not_matter_and_does_not_passes(judged):
+    gate = InvarianceGate(name="same", change=lambda rows: rows, tolerance=1e-9)
+    assert verdicts(gate, judged) == ["pass"]
+
+
+def test_change_that_moves_predictions_the_wrong_way_fails(judged):
+    gate = DirectionGate(name="up", change=lambda rows: rows, expect="up")
+    falls = judged._replace(score=lambda rows: judged.outcome.scores[rows.index] - [-0.1, 0.1])
+    assert verdicts(gate, falls) == ["fail"]
+
+
+def test_behaviour_test_that_raises_names_the_users_line(judged, built):
+    def change(rows):
+        raise KeyError("wind")
+
+    with pytest.raises(ModelworksError, match="KeyError while the model is tested"):
+        _judge(InvarianceGate(name="x", change=change, tolerance=1), judged)
+
+
+def test_bundled_project_is_allowed_on_local_with_a_warning_about_its_tree(built):
+    report = run_gates(
+        built.project.spec, built.run, built.bundle, built.project.home, "local", champion=built.bundle.path
+    )
+    assert report.allowed
+    assert {each.subject for each in report.results if each.action == "warn"} <= {"source", "auc"}
+    assert read_gates(built.run, "local") == report
+
+
+def result(verdict):
+    return {"gate": "MetricGate", "subject": "auc", "verdict": verdict, "message": "", "number": 0.5, "interval": None,
+            "limit": 0.7, "source": "model.py:1", "because": ""}  # fmt: skip
+
+
+def decided(built, target, verdict, override=""):
+    clean = dataclasses.replace(built.run, origin={"dirty": False, "commit": "c"})
+    return decide(clean, built.bundle, target, [result(verdict)], override=override)
+
+
+@pytest.mark.parametrize(
+    ("target", "verdict", "allowed"),
+    [
+        ("local", "fail", True), ("local", "inconclusive", True), ("dev", "fail", False), ("dev", "inconclusive", True),
+        ("staging", "inconclusive", False), ("prod", "fail", False), ("prod", "inconclusive", False), ("prod", "pass", True),
+        ("somewhere", "inconclusive", False),
+    ],
+)  # fmt: skip
+def test_targets_differ(built, target, verdict, allowed):
+    assert decided(built, target, verdict).allowed is allowed
+
+
+def test_refusal_names_number_limit_and_source(built):
+    with pytest.raises(ModelworksError, match=r"fail: auc: 0\.5.*model\.py:1"):
+        decided(built, "prod", "fail").require()
+
+
+def test_override_is_recorded_with_reason_person_and_gates(built):
+    report = decided(built, "prod", "fail", override="the old one is on fire")
+    assert report.allowed
+    assert (report.override.reason, report.override.gates) == ("the old one is on fire", ("auc",))
+
+
+def test_override_where_nothing_is_refused_is_not_recorded(built):
+    assert decided(built, "prod", "pass", override="just in case").override is None
+
+
+def test_dirty_tree_is_refused_beyond_local(built):
+    assert decide(built.run, built.bundle, "local", []).allowed
+    assert not decide(built.run, built.bundle, "dev", []).allowed
+
+
+def test_environment_nobody_knows_is_treated_as_prod():
+    assert policy_of("elsewhere") == policy_of("prod")
+
+
+def test_report_survives_json(built):
+    report = decided(built, "prod", "fail", override="r")
+    assert GateReport.from_facts(report.to_facts()) == report
