@@ -1,22 +1,20 @@
 """The whole life of each type against moto: one row of the table is one type."""
 
+# The table is data: its lines are as long as its rows.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
-from laptop.providers.engine import Engine
-from modelworks.laptop.providers.aws import plugin_at
+from laptop.providers.conftest import ACCOUNT, REGION
 from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.values import Secret, revealed
 
-REGION = "eu-central-1"
-ACCOUNT = "123456789012"
 TRUST = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"},
          "Action": "sts:AssumeRole"}]}  # fmt: skip
 
@@ -45,10 +43,11 @@ class Life:
     """Inputs that AWS does not tell, so that an import cannot know them."""
 
 
-S3, IAM, SNS, SQS, CW = "aws:s3/", "aws:iam/", "aws:sns/", "aws:sqs/", "aws:cloudwatch/"
 BUCKET = ("bucket", "aws:s3/bucket:Bucket", {"bucket": "given"})
 OTHER = ("other", "aws:s3/bucket:Bucket", {"bucket": "other"})
 ROLE = ("role", "aws:iam/role:Role", {"name": "given", "assumeRolePolicy": json.dumps(TRUST)})
+MANAGED = f"arn:aws:iam::{ACCOUNT}:policy/given"
+POLICY = ("policy", "aws:iam/policy:Policy", {"name": "given", "policy": policy()})
 TOPIC = ("topic", "aws:sns/topic:Topic", {"name": "given"})
 OTHER_TOPIC = ("other", "aws:sns/topic:Topic", {"name": "other"})
 QUEUE = ("queue", "aws:sqs/queue:Queue", {"name": "given"})
@@ -72,155 +71,124 @@ TABLE = {"attributes": [{"name": "id", "type": "S"}, {"name": "at", "type": "N"}
 LIVES = [
     Life("aws:s3/bucket:Bucket", {"tags": {"a": "1"}, "forceDestroy": True}, {"tags": {"a": "2", "b": "3"}},
          {"bucket": "renamed"},
-         lambda aws, id: aws("s3").put_bucket_tagging(Bucket=id, Tagging={"TagSet": [{"Key": "x", "Value": "y"}]}),
+         lambda aws, id_: aws("s3").put_bucket_tagging(Bucket=id_, Tagging={"TagSet": [{"Key": "x", "Value": "y"}]}),
          "tags", import_keeps={"forceDestroy"}),
     Life("aws:s3/bucketVersioning:BucketVersioning",
          {"bucket": "{bucket}", "versioningConfiguration": {"status": "Enabled"}},
          {"versioningConfiguration": {"status": "Suspended"}}, {"bucket": "{other}"},
-         lambda aws, id: aws("s3").put_bucket_versioning(Bucket=id, VersioningConfiguration={"Status": "Enabled"}),
+         lambda aws, id_: aws("s3").put_bucket_versioning(Bucket=id_, VersioningConfiguration={"Status": "Enabled"}),
          "versioningConfiguration", [BUCKET, OTHER]),
     Life("aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration",
          {"bucket": "{bucket}", "rules": [AES]}, {"rules": [{**KMS, "bucketKeyEnabled": True}]}, {"bucket": "{other}"},
-         lambda aws, id: aws("s3").put_bucket_encryption(Bucket=id, ServerSideEncryptionConfiguration={"Rules": [
+         lambda aws, id_: aws("s3").put_bucket_encryption(Bucket=id_, ServerSideEncryptionConfiguration={"Rules": [
              {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}), "rules", [BUCKET, OTHER]),
     Life("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", {"bucket": "{bucket}", "blockPublicAcls": True},
          {"blockPublicPolicy": True}, {"bucket": "{other}"},
-         lambda aws, id: aws("s3").put_public_access_block(Bucket=id, PublicAccessBlockConfiguration={}),
+         lambda aws, id_: aws("s3").put_public_access_block(Bucket=id_, PublicAccessBlockConfiguration={"BlockPublicAcls": False}),
          "blockPublicAcls", [BUCKET, OTHER]),
     Life("aws:s3/bucketOwnershipControls:BucketOwnershipControls",
          {"bucket": "{bucket}", "rule": {"objectOwnership": "BucketOwnerEnforced"}},
          {"rule": {"objectOwnership": "ObjectWriter"}}, {"bucket": "{other}"},
-         lambda aws, id: aws("s3").put_bucket_ownership_controls(Bucket=id, OwnershipControls={"Rules": [
+         lambda aws, id_: aws("s3").put_bucket_ownership_controls(Bucket=id_, OwnershipControls={"Rules": [
              {"ObjectOwnership": "BucketOwnerPreferred"}]}), "rule", [BUCKET, OTHER]),
     Life("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration",
          {"bucket": "{bucket}", "rules": [EXPIRE]},
          {"rules": [{**EXPIRE, "expiration": {"days": 8}}, {"id": "versions", "status": "Enabled",
                      "noncurrentVersionExpiration": {"noncurrentDays": 90},
                      "abortIncompleteMultipartUpload": {"daysAfterInitiation": 7}}]}, {"bucket": "{other}"},
-         lambda aws, id: aws("s3").put_bucket_lifecycle_configuration(Bucket=id, LifecycleConfiguration={"Rules": [
+         lambda aws, id_: aws("s3").put_bucket_lifecycle_configuration(Bucket=id_, LifecycleConfiguration={"Rules": [
              {"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]}),
          "rules", [BUCKET, OTHER]),
     Life("aws:s3/bucketPolicy:BucketPolicy", {"bucket": "{bucket}", "policy": policy(Principal="*")},
          {"policy": policy("s3:PutObject", Principal="*")}, {"bucket": "{other}"},
-         lambda aws, id: aws("s3").put_bucket_policy(Bucket=id, Policy=policy("s3:*", Principal="*")),
+         lambda aws, id_: aws("s3").put_bucket_policy(Bucket=id_, Policy=policy("s3:*", Principal="*")),
          "policy", [BUCKET, OTHER]),
     Life("aws:s3/bucketObjectv2:BucketObjectv2", {"bucket": "{bucket}", "key": "a/b.txt", "content": "one",
          "tags": {"a": "1"}}, {"content": "two"}, {"key": "c"},
-         lambda aws, id: aws("s3").put_object(Bucket="given", Key="a/b.txt", Body=b"three", ContentType="text/plain"),
+         lambda aws, id_: aws("s3").put_object(Bucket="given", Key="a/b.txt", Body=b"three", ContentType="text/plain"),
          "content", [BUCKET], {"content"}),
     Life("aws:s3/bucketObject:BucketObject", {"bucket": "{bucket}", "key": "a", "content": "one"}, {"content": "two"},
-         {"key": "c"}, lambda aws, id: aws("s3").put_object(Bucket="given", Key="a", Body=b"three"),
+         {"key": "c"}, lambda aws, id_: aws("s3").put_object(Bucket="given", Key="a", Body=b"three"),
          "content", [BUCKET], {"content"}),
     Life("aws:dynamodb/table:Table", TABLE, {"ttl": {"enabled": False, "attributeName": "expires"},
          "globalSecondaryIndexes": [], "deletionProtectionEnabled": False}, {"hashKey": "at"},
-         lambda aws, id: aws("dynamodb").update_continuous_backups(
-             TableName=id, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}),
+         lambda aws, id_: aws("dynamodb").update_continuous_backups(
+             TableName=id_, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}),
          "pointInTimeRecovery"),
     Life("aws:ecr/repository:Repository", {"imageTagMutability": "IMMUTABLE", "tags": {"a": "1"}},
          {"imageTagMutability": "MUTABLE"}, {"name": "renamed"},
-         lambda aws, id: aws("ecr").put_image_tag_mutability(repositoryName=id, imageTagMutability="IMMUTABLE"),
+         lambda aws, id_: aws("ecr").put_image_tag_mutability(repositoryName=id_, imageTagMutability="IMMUTABLE"),
          "imageTagMutability"),
     Life("aws:kms/key:Key", {"description": "d", "enableKeyRotation": True, "tags": {"a": "1"},
          "deletionWindowInDays": 7}, {"description": "e", "tags": {"a": "2"}}, {"keyUsage": "SIGN_VERIFY"},
-         lambda aws, id: aws("kms").disable_key_rotation(KeyId=id), "enableKeyRotation",
+         lambda aws, id_: aws("kms").disable_key_rotation(KeyId=id_), "enableKeyRotation",
          import_keeps={"deletionWindowInDays"}),
     Life("aws:kms/alias:Alias", {"targetKeyId": "{key}"}, {"targetKeyId": "{otherkey}"}, {"name": "alias/renamed"},
-         lambda aws, id: aws("kms").update_alias(AliasName=id, TargetKeyId=aws("kms").create_key()["KeyMetadata"]["KeyId"]),
+         lambda aws, id_: aws("kms").update_alias(AliasName=id_, TargetKeyId=aws("kms").create_key()["KeyMetadata"]["KeyId"]),
          "targetKeyId", [KEY, OTHER_KEY]),
     Life("aws:iam/role:Role", {"assumeRolePolicy": TRUST, "description": "d", "tags": {"a": "1"},
-         "managedPolicyArns": ["arn:aws:iam::aws:policy/ReadOnlyAccess"]},
+         "managedPolicyArns": [MANAGED]},
          {"description": "e", "maxSessionDuration": 7200, "managedPolicyArns": []}, {"path": "/other/"},
-         lambda aws, id: aws("iam").update_role(RoleName=id, Description="x", MaxSessionDuration=7200), "description",
-         import_keeps={"managedPolicyArns"}),
+         lambda aws, id_: aws("iam").update_role(RoleName=id_, Description="x", MaxSessionDuration=7200), "description",
+         [POLICY], import_keeps={"managedPolicyArns"}),
     Life("aws:iam/policy:Policy", {"policy": policy(), "tags": {"a": "1"}}, {"policy": policy("s3:PutObject")},
-         {"description": "new"}, lambda aws, id: aws("iam").create_policy_version(
-             PolicyArn=id, PolicyDocument=policy("s3:*"), SetAsDefault=True), "policy"),
+         {"description": "new"}, lambda aws, id_: aws("iam").create_policy_version(
+             PolicyArn=id_, PolicyDocument=policy("s3:*"), SetAsDefault=True), "policy"),
     Life("aws:iam/rolePolicy:RolePolicy", {"role": "{role}", "policy": policy()}, {"policy": policy("s3:PutObject")},
-         {"name": "renamed"}, lambda aws, id: aws("iam").put_role_policy(
-             RoleName="given", PolicyName=id.split(":")[1], PolicyDocument=policy("s3:*")), "policy", [ROLE]),
+         {"name": "renamed"}, lambda aws, id_: aws("iam").put_role_policy(
+             RoleName="given", PolicyName=id_.split(":")[1], PolicyDocument=policy("s3:*")), "policy", [ROLE]),
     Life("aws:iam/rolePolicyAttachment:RolePolicyAttachment",
-         {"role": "{role}", "policyArn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}, {},
-         {"policyArn": "arn:aws:iam::aws:policy/AdministratorAccess"}, None, "", [ROLE]),
+         {"role": "{role}", "policyArn": MANAGED}, {},
+         {"policyArn": MANAGED + "2"}, None, "", [ROLE, POLICY]),
     Life("aws:iam/openIdConnectProvider:OpenIdConnectProvider",
          {"url": "https://example.com", "clientIdLists": ["a"], "thumbprintLists": ["a" * 40], "tags": {"a": "1"}},
-         {"clientIdLists": ["b", "a"]}, {"url": "https://other.example.com"},
-         lambda aws, id: aws("iam").add_client_id_to_open_id_connect_provider(
-             OpenIDConnectProviderArn=id, ClientID="x"), "clientIdLists"),
+         {"thumbprintLists": ["b" * 40]}, {"url": "https://other.example.com"},
+         lambda aws, id_: aws("iam").update_open_id_connect_provider_thumbprint(
+             OpenIDConnectProviderArn=id_, ThumbprintList=["c" * 40]), "thumbprintLists"),
     Life("aws:sns/topic:Topic", {"displayName": "d", "tags": {"a": "1"}}, {"displayName": "e"}, {"fifoTopic": True},
-         lambda aws, id: aws("sns").set_topic_attributes(
-             TopicArn=id, AttributeName="DisplayName", AttributeValue="x"), "displayName"),
+         lambda aws, id_: aws("sns").set_topic_attributes(
+             TopicArn=id_, AttributeName="DisplayName", AttributeValue="x"), "displayName"),
     Life("aws:sns/topicPolicy:TopicPolicy", {"arn": "{topic}", "policy": policy("sns:Publish", Principal="*")},
          {"policy": policy("sns:Subscribe", Principal="*")}, {"arn": "{other}"},
-         lambda aws, id: aws("sns").set_topic_attributes(TopicArn=id, AttributeName="Policy", AttributeValue=policy("*")),
+         lambda aws, id_: aws("sns").set_topic_attributes(TopicArn=id_, AttributeName="Policy", AttributeValue=policy("*")),
          "policy", [TOPIC, OTHER_TOPIC]),
     Life("aws:sns/topicSubscription:TopicSubscription",
          {"topic": "{topic}", "protocol": "sqs", "endpoint": f"arn:aws:sqs:{REGION}:{ACCOUNT}:given"},
          {"rawMessageDelivery": True}, {"topic": "{other}"},
-         lambda aws, id: aws("sns").set_subscription_attributes(
-             SubscriptionArn=id, AttributeName="RawMessageDelivery", AttributeValue="false"),
+         lambda aws, id_: aws("sns").set_subscription_attributes(
+             SubscriptionArn=id_, AttributeName="RawMessageDelivery", AttributeValue="false"),
          "rawMessageDelivery", [TOPIC, OTHER_TOPIC, QUEUE]),
     Life("aws:sqs/queue:Queue", {"visibilityTimeoutSeconds": 60, "tags": {"a": "1"}}, {"visibilityTimeoutSeconds": 90},
-         {"fifoQueue": True}, lambda aws, id: aws("sqs").set_queue_attributes(
-             QueueUrl=id, Attributes={"VisibilityTimeout": "5"}), "visibilityTimeoutSeconds"),
+         {"fifoQueue": True}, lambda aws, id_: aws("sqs").set_queue_attributes(
+             QueueUrl=id_, Attributes={"VisibilityTimeout": "5"}), "visibilityTimeoutSeconds"),
     Life("aws:sqs/queuePolicy:QueuePolicy", {"queueUrl": "{queue}", "policy": policy("sqs:*", Principal="*")},
          {"policy": policy("sqs:SendMessage", Principal="*")}, {"queueUrl": "{other}"},
-         lambda aws, id: aws("sqs").set_queue_attributes(
-             QueueUrl=id, Attributes={"Policy": policy("sqs:ReceiveMessage", Principal="*")}),
+         lambda aws, id_: aws("sqs").set_queue_attributes(
+             QueueUrl=id_, Attributes={"Policy": policy("sqs:ReceiveMessage", Principal="*")}),
          "policy", [QUEUE, OTHER_QUEUE]),
     Life("aws:cloudwatch/metricAlarm:MetricAlarm", {**ALARM, "tags": {"a": "1"}}, {"threshold": 0.1},
-         {"name": "renamed"}, lambda aws, id: aws("cloudwatch").put_metric_alarm(
-             AlarmName=id, ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=2, MetricName="error",
+         {"name": "renamed"}, lambda aws, id_: aws("cloudwatch").put_metric_alarm(
+             AlarmName=id_, ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=2, MetricName="error",
              Namespace="modelworks", Period=60, Statistic="Average", Threshold=9), "threshold"),
     Life("aws:cloudwatch/dashboard:Dashboard", {"dashboardName": "d", "dashboardBody": '{"widgets": []}'},
          {"dashboardBody": '{"widgets": [{"type": "text"}]}'}, {"dashboardName": "e"},
-         lambda aws, id: aws("cloudwatch").put_dashboard(DashboardName=id, DashboardBody='{"start": "x"}'),
+         lambda aws, id_: aws("cloudwatch").put_dashboard(DashboardName=id_, DashboardBody='{"start": "x"}'),
          "dashboardBody"),
     Life("aws:cloudwatch/logGroup:LogGroup", {"retentionInDays": 7, "tags": {"a": "1"}}, {"retentionInDays": 14},
-         {"name": "renamed"}, lambda aws, id: aws("logs").delete_retention_policy(logGroupName=id), "retentionInDays"),
+         {"name": "renamed"}, lambda aws, id_: aws("logs").delete_retention_policy(logGroupName=id_), "retentionInDays"),
     Life("aws:secretsmanager/secret:Secret", {"description": "d", "tags": {"a": "1"}, "recoveryWindowInDays": 0},
          {"description": "e"}, {"name": "renamed"},
-         lambda aws, id: aws("secretsmanager").update_secret(SecretId=id, Description="x"), "description",
+         lambda aws, id_: aws("secretsmanager").update_secret(SecretId=id_, Description="x"), "description",
          import_keeps={"recoveryWindowInDays"}),
     Life("aws:secretsmanager/secretVersion:SecretVersion", {"secretId": "{secret}", "secretString": Secret("s3cret")},
          {}, {"secretString": Secret("other")}, None, "", [SECRET, OTHER_SECRET]),
     Life("aws:ssm/parameter:Parameter", {"type": "SecureString", "value": Secret("v"), "tags": {"a": "1"}},
-         {"value": Secret("w")}, {"name": "renamed"}, lambda aws, id: aws("ssm").put_parameter(
-             Name=id, Value="x", Type="SecureString", Overwrite=True), "value"),
+         {"value": Secret("w")}, {"name": "renamed"}, lambda aws, id_: aws("ssm").put_parameter(
+             Name=id_, Value="x", Type="SecureString", Overwrite=True), "value"),
     Life("aws:budgets/budget:Budget", {"budgetType": "COST", "limitAmount": "100", "limitUnit": "USD",
          "timeUnit": "MONTHLY", "notifications": [ALERT]}, {"limitAmount": "200"}, {"name": "renamed"},
-         None, "", import_keeps={"notifications"}),
+         None, "", import_keeps={"notifications", "tagsAll"}),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def moto():
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def port(moto):
-    server, port = plugin_at(moto, REGION).serve()
-    yield port
-    server.stop(None)
-
-
-@pytest.fixture
-def aws(moto):
-    session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name=REGION)
-    import urllib.request
-
-    urllib.request.urlopen(urllib.request.Request(f"{moto}/moto-api/reset", method="POST")).close()  # a new account
-    return lambda service: session.client(service, endpoint_url=moto)
-
-
-@pytest.fixture
-def engine(port, aws):
-    engine = Engine(port, {"region": REGION, "defaultTags": '{"tags": {"owner": "tests"}}'})
-    yield engine
-    engine.close()
 
 
 def made(engine, type_, inputs):

@@ -13,7 +13,7 @@ from modelworks.laptop.providers.values import UNKNOWN
 RECORDED_NOT_EMULATED: Mapping[str, str] = {
     "aws:budgets/budget": "stored, but nothing is ever spent and no alert is sent",
     "aws:iam/*": "policies are stored and not evaluated: every caller may do everything",
-    "aws:iam/openIdConnectProvider": "stored, nobody is federated",
+    "aws:iam/openIdConnectProvider": "stored, nobody is federated; client ids cannot be changed once it is made",
     "aws:kms/key": "key policies and rotation are stored; policies are not evaluated and keys never rotate",
     "aws:s3/bucketLifecycleConfiguration": "stored, nothing expires or changes class",
     "aws:s3/bucketPolicy": "stored and not evaluated; the same for public-access blocks and ownership controls",

@@ -13,6 +13,7 @@ import boto3
 import grpc
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.values import UNKNOWN
@@ -65,7 +66,7 @@ class Fault:
     """Makes the Nth call to the emulator go wrong, for tests of what a failure leaves behind.
 
     `kind` is `fail` (the call is refused), `die` (the process is killed before it) or `die-after` (killed after it was
-    answered, so that AWS has done what the engine never hears of). From the environment: `MODELWORKS_PROVIDER_FAULT=die:3`.
+    answered: AWS has done what the engine never hears of). From the environment: `MODELWORKS_PROVIDER_FAULT=die:3`.
     """
 
     kind: str
@@ -131,7 +132,7 @@ def account(endpoint: Endpoint, configuration: Mapping[str, Any], fallback_regio
     if found and allowed and UNKNOWN not in allowed and found not in allowed:
         raise ProviderError(
             f"the AWS account is {found}, and aws:allowedAccountIds allows {', '.join(allowed)} only",
-            fix="Use the credentials, or the laptop environment, of that account, or correct the stack's configuration.",
+            fix="Use the credentials, or the laptop environment, of that account, or correct the stack's config.",
             code=grpc.StatusCode.FAILED_PRECONDITION,
         )
     if found in forbidden:
@@ -169,6 +170,12 @@ class translated:  # noqa: N801  it reads as a verb: `with translated("creating 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, ClientError):
             raise _refusal(error, self._doing) from error
+        if isinstance(error, ResponseParserError):
+            raise ProviderError(
+                f"{self._doing}: the laptop's AWS emulator does not know this call (it answered with a page)",
+                fix="`modelworks laptop status` lists what is not emulated; `modelworks laptop logs` may tell why.",
+                code=grpc.StatusCode.UNIMPLEMENTED,
+            ) from error
         if isinstance(error, BotoCoreError):
             gone = "Could not connect" in str(error) or "Connection was closed" in str(error)
             raise ProviderError(
@@ -180,7 +187,7 @@ class translated:  # noqa: N801  it reads as a verb: `with translated("creating 
 
 def _refusal(error: ClientError, doing: str) -> ProviderError:
     code, message = error_code(error), error.response.get("Error", {}).get("Message", "")
-    if code in {"500", "501", "InternalError", "InternalFailure"} and "<html" in message.lower() + "<html":
+    if code in {"500", "501"}:
         return ProviderError(
             f"{doing}: {error.operation_name} is not emulated on the laptop (the emulator answered {code})",
             fix="`modelworks laptop status` lists what is not emulated.",

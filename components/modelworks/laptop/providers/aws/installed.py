@@ -71,13 +71,13 @@ def _resource(token: str, objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inputs(arguments: type, objects: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    names = {python: wire for python, wire in sdk_types.input_type_py_to_pulumi_names(arguments).items()}
+    names = dict(sdk_types.input_type_py_to_pulumi_names(arguments))
     wire_types = sdk_types.input_type_types(arguments)
-    required = []
-    # The initialiser is a wrapper of the decorator's; the one it wraps has the parameters.
-    for parameter in inspect.signature(arguments.__init__).parameters.values():  # type: ignore[misc]
-        if parameter.name != "__self__" and parameter.default is inspect.Parameter.empty:
-            required.append(names.get(parameter.name, parameter.name))
+    required = [
+        names.get(parameter.name, parameter.name)
+        for parameter in inspect.signature(arguments.__init__).parameters.values()  # type: ignore[misc]
+        if parameter.name != "__self__" and parameter.default is inspect.Parameter.empty
+    ]
     return {name: _spec(type_, objects) for name, type_ in sorted(wire_types.items())}, required
 
 
@@ -139,9 +139,7 @@ def main() -> None:
 
 def json_text(schema: Mapping[str, Any]) -> str:
     """One line a property, so that an upgrade of the SDK reads well as a diff and the file stays short."""
-    parts = []
-    for key in ("name", "version", "meta"):
-        parts.append(f" {json.dumps(key)}: {json.dumps(schema[key])}")
+    parts = [f" {json.dumps(key)}: {json.dumps(schema[key])}" for key in ("name", "version", "meta")]
     for section, groups in (("resources", ("inputProperties", "properties")), ("types", ("properties",))):
         entries = []
         for token, spec in schema[section].items():

@@ -35,6 +35,10 @@ class Name:
     """What AWS wants behind it, such as `.fifo`."""
 
 
+# Its methods have one signature; few kinds need all of it.
+# ruff: noqa: ARG002
+
+
 class Kind:
     """One resource type. Subclasses make the calls; everything else is `AwsProvider`'s.
 
@@ -109,7 +113,8 @@ class Kind:
     @property
     def type(self) -> ResourceType:
         found = resource_type(self.pulumi_type)
-        assert found, f"{self.pulumi_type} is not in schema.json: run `python -m modelworks.laptop.providers.aws.installed`"
+        if found is None:
+            raise KeyError(f"{self.pulumi_type} is not in schema.json: run `python -m {__package__}.installed`")
         return found
 
     def normal(self, key: str, value: Any) -> Any:
@@ -135,7 +140,7 @@ class Kind:
 
 
 def document(value: Any) -> Any:
-    """A JSON text as what it means to AWS, for comparing: a list of one is its element, order of lists means nothing."""
+    """A JSON text as what it means to AWS: a list of one is its element, and order of lists means nothing."""
     if isinstance(value, str):
         try:
             parsed = json.loads(value)
@@ -180,7 +185,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 @contextmanager
 def absent(*codes: str) -> Iterator[list[str]]:
-    """A block in which errors with these codes mean that something is not there; yields a list that then has the code."""
+    """A block in which errors with these codes mean absence; yields a list that then has the code."""
     seen: list[str] = []
     try:
         yield seen

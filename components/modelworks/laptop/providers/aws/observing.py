@@ -288,7 +288,7 @@ class Budget(Kind):
         self.budgets.delete_budget(AccountId=account, BudgetName=name)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        """moto keeps no tags of budgets: they are recorded in the state only."""
+        """Nothing: moto keeps no tags of budgets, so they are recorded in the state only."""
 
 
 def _budget(inputs: dict[str, Any]) -> dict[str, Any]:

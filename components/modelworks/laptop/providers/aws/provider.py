@@ -33,6 +33,10 @@ _AUTONAMED = "__defaults"
 """Inputs that this provider chose, as the real one records them: its way to tell an automatic name from a given one."""
 
 
+# The protocol's arguments come to every method; not each needs all.
+# ruff: noqa: ARG002
+
+
 class AwsProvider(Provider):
     """Types of `aws:*` in one account under one configuration."""
 
@@ -153,7 +157,7 @@ class AwsProvider(Provider):
 
     def _all_tags(self, tags: Any) -> Any:
         defaults = self._account.default_tags
-        if tags is UNKNOWN or defaults is UNKNOWN:
+        if tags is UNKNOWN:
             return UNKNOWN
         return {**defaults, **(tags or {})}
 
@@ -188,9 +192,11 @@ class AwsProvider(Provider):
     def _state(self, kind: Kind, inputs: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
         """What is there, in the program's own words where they mean the same."""
         state = {key: value for key, value in actual.items() if value is not None}
-        for key, value in _shown(inputs).items():
-            if key not in actual or kind.same(key, value, actual[key]):
-                state[key] = value
+        state |= {
+            key: value
+            for key, value in _shown(inputs).items()
+            if key not in actual or kind.same(key, value, actual[key])
+        }
         if kind.type.taggable:
             there = actual.get("tagsAll") or {}
             state["tagsAll"] = {name: tag for name, tag in there.items() if not self._account.ignores(name)}
@@ -278,13 +284,11 @@ def _name(rule: Name, call: Call, inputs: dict[str, Any], old: dict[str, Any], n
         name = rule.before + (proposed.lower() if rule.lower else proposed) + after
         if len(name) > rule.limit:
             room = rule.limit - len(rule.before) - len(after) - 8
-            return [
-                (
-                    (rule.property,),
-                    f"the automatic name {name!r} has {len(name)} characters, and AWS takes at most {rule.limit}: "
-                    f"give a name, or call the resource something of at most {room} characters",
-                )
-            ]
+            reason = (
+                f"the automatic name {name!r} has {len(name)} characters, and AWS takes at most {rule.limit}: "
+                f"give a name, or call the resource something of at most {room} characters"
+            )
+            return [((rule.property,), reason)]
     inputs[rule.property] = name
     inputs[_AUTONAMED] = [rule.property]
     return []
@@ -303,12 +307,11 @@ def _with_unique_name(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, rule.property: inputs[rule.prefix_property] + unique}
 
 
-_GONE = frozenset(
-    "404 NoSuchBucket NoSuchKey NoSuchEntity NotFound NotFoundException ResourceNotFound ResourceNotFoundException "
-    "NoSuchBucketPolicy NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration "
-    "OwnershipControlsNotFoundError ServerSideEncryptionConfigurationNotFoundError QueueDoesNotExist "
-    "AWS.SimpleQueueService.NonExistentQueue ParameterNotFound RepositoryNotFoundException NoSuchResource "
-    "ResourceNotFoundFault InvalidResourceStateFault".split()
+_GONE = names(
+    """404 NoSuchBucket NoSuchKey NoSuchEntity NotFound NotFoundException ResourceNotFound ResourceNotFoundException
+    NoSuchBucketPolicy NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration OwnershipControlsNotFoundError
+    ServerSideEncryptionConfigurationNotFoundError QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue
+    ParameterNotFound RepositoryNotFoundException NoSuchResource"""
 )
 
 
@@ -336,8 +339,9 @@ def configuration_checked(values: dict[str, Any]) -> dict[str, Any]:
 
 _CONFIGURATION = names(
     """accessKey allowedAccountIds assumeRoleWithWebIdentity assumeRoles customCaBundle defaultTags endpoints
-    ec2MetadataServiceEndpoint ec2MetadataServiceEndpointMode forbiddenAccountIds httpProxy httpsProxy ignoreTags insecure
-    maxRetries noProxy profile region retryMode s3UsEast1RegionalEndpoint s3UsePathStyle secretKey sharedConfigFiles
+    ec2MetadataServiceEndpoint ec2MetadataServiceEndpointMode forbiddenAccountIds httpProxy httpsProxy ignoreTags
+    insecure maxRetries noProxy profile region retryMode s3UsEast1RegionalEndpoint s3UsePathStyle secretKey
+    sharedConfigFiles
     sharedCredentialsFiles skipCredentialsValidation skipMetadataApiCheck skipRegionValidation skipRequestingAccountId
     stsRegion tagPolicyCompliance token tokenBucketRateLimiterCapacity useDualstackEndpoint useFipsEndpoint userAgents
     version pluginDownloadURL"""

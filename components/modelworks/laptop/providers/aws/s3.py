@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from modelworks.laptop.providers.aws.kind import Kind, Name, absent, names
-from modelworks.laptop.providers.aws.shapes import camel, pascal, pairs, tags_of
+from modelworks.laptop.providers.aws.shapes import camel, pairs, pascal, tags_of
 from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.values import Archive, Asset
 
@@ -220,7 +220,7 @@ class BucketLifecycleConfiguration(_OnBucket):
 def _lifecycle_rule(rule: dict[str, Any]) -> dict[str, Any]:
     said = dict(rule)
     chosen = said.pop("filter", None) or {}
-    result = pascal(said)
+    result: dict[str, Any] = pascal(said)
     result["ID"] = result.pop("Id")
     if "tag" in chosen:
         result["Filter"] = {"Tag": pascal(chosen["tag"])}
@@ -269,7 +269,7 @@ class BucketObjectv2(Kind):
         "cacheControl metadata etag sourceHash forceDestroy tags region storageClass serverSideEncryption kmsKeyId "
         "bucketKeyEnabled"
     )
-    recorded = names("source content contentBase64 sourceHash forceDestroy etag bucketKeyEnabled kmsKeyId")
+    recorded = names("source contentBase64 sourceHash forceDestroy etag bucketKeyEnabled kmsKeyId")
     computed = names("key etag contentType storageClass serverSideEncryption kmsKeyId bucketKeyEnabled")
     defaults: ClassVar = {"forceDestroy": False}
     changing = names("versionId etag")

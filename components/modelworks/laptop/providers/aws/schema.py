@@ -1,8 +1,9 @@
 """What the real provider's types look like: `schema.json`, a Pulumi package schema of the types served here.
 
-It holds facts and no documentation: properties, their types, what is required, what is secret and what forces replacement.
-It is written from the installed `pulumi_aws` (`python -m modelworks.laptop.providers.aws.installed`) so that the provider's
-process need not import that package, which would cost it a second and a hundred megabytes. A test compares the two.
+It holds facts only: properties, their types, what is required, what is secret and what forces replacement.
+It is written from the installed `pulumi_aws` (`python -m modelworks.laptop.providers.aws.installed`), so that the
+provider's process need not import that package, which would cost it a second and a hundred megabytes. A test compares
+the two.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-# What forces replacement comes from the published schema of pulumi-aws v5 (September 2022): `replacements.json`, one line
-# a type. Where v7 differs, or has properties that v5 had not, the difference and its reason stand here.
+# What forces replacement comes from the published schema of pulumi-aws v5 (September 2022): `replacements.json`, one
+# line a type. Where v7 differs, or has properties that v5 had not, the difference and its reason stand here.
 V7_REPLACES: Mapping[str, Mapping[str, str]] = {
     "*": {"region": "v7 gives each resource a region of its own, and nothing can be moved to another region"},
     "aws:dynamodb/table:Table": {

@@ -16,8 +16,8 @@ from modelworks.laptop.providers.aws.shapes import pairs, tags_of
 class Key(Kind):
     pulumi_type = "aws:kms/key:Key"
     handles = names(
-        "customerMasterKeySpec deletionWindowInDays description enableKeyRotation isEnabled keyUsage multiRegion policy "
-        "rotationPeriodInDays bypassPolicyLockoutSafetyCheck region tags"
+        "customerMasterKeySpec deletionWindowInDays description enableKeyRotation isEnabled keyUsage multiRegion "
+        "policy rotationPeriodInDays bypassPolicyLockoutSafetyCheck region tags"
     )
     recorded = names("deletionWindowInDays bypassPolicyLockoutSafetyCheck")
     computed = names("description multiRegion policy rotationPeriodInDays")
@@ -76,7 +76,7 @@ class Key(Kind):
             "isEnabled": key["Enabled"],
             "keyId": key["KeyId"],
             "keyUsage": key["KeyUsage"],
-            "multiRegion": key["MultiRegion"],
+            "multiRegion": key.get("MultiRegion", False),
             "policy": self.kms.get_key_policy(KeyId=id_, PolicyName="default")["Policy"],
             "tagsAll": tags_of(self.kms.list_resource_tags(KeyId=id_)["Tags"], key="TagKey", value="TagValue"),
         }

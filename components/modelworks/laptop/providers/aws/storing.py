@@ -28,7 +28,7 @@ class Table(Kind):
         "billingMode": "PROVISIONED",
         "deletionProtectionEnabled": False,
         "streamEnabled": False,
-        "ttl": {"enabled": False, "attributeName": ""},
+        "ttl": {"enabled": False},
         "pointInTimeRecovery": {"enabled": False},
         "serverSideEncryption": {"enabled": False},
     }
@@ -167,6 +167,11 @@ class Table(Kind):
             "ttl": {"enabled": expiring, "attributeName": ttl.get("AttributeName", "") if expiring else ""},
             "tagsAll": tags_of(self.dynamodb.list_tags_of_resource(ResourceArn=found["TableArn"])["Tags"]),
         }
+
+    def normal(self, key: str, value: Any) -> Any:
+        if key == "ttl" and isinstance(value, dict) and value.get("enabled") is False:
+            value = {}  # DynamoDB forgets the attribute of an expiry that is off
+        return super().normal(key, value)
 
     def delete(self, id_: str, state: dict[str, Any]) -> None:
         self.dynamodb.delete_table(TableName=id_)
