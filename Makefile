@@ -28,12 +28,12 @@ down: $(SYNCED) ## Stop everything and wipe it
 	@$(BIN)/modelworks laptop down
 
 test: $(SYNCED) lint ## Pass every test, the long way through engine, AWS and Kubernetes included
-	@$(BIN)/modelworks laptop toolchain --ensure
+	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m "not e2e and not soak" -n 2
 	@$(BIN)/pytest -m "e2e and not soak"
 
 soak: $(SYNCED) ## Search for faults at random, for as long as it takes (SOAK_EXAMPLES=500)
-	@$(BIN)/modelworks laptop toolchain --ensure
+	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m soak --timeout 0
 
 lint: $(SYNCED) ## Check style and types

@@ -42,12 +42,13 @@ def _root(
 
 def main() -> None:
     """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
-    from modelworks.cli import engine, laptop, lifecycle, settings  # noqa: PLC0415
+    from modelworks.cli import engine, laptop, lifecycle, release, settings  # noqa: PLC0415
 
     laptop.register(app)
     engine.register(app)
     settings.register(app)
     lifecycle.register(app)
+    release.register(app)
     try:
         app()
     except ModelworksError as error:

@@ -193,8 +193,8 @@ def registered(target: Target, model: str, override: str = "", progress: Any = N
     """
     from modelworks.cli.lifecycle import _home  # noqa: PLC0415
     from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
-    from modelworks.lifecycle import gates as judging
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import gates as judging  # noqa: PLC0415
+    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
     from modelworks.lifecycle.registry import lineage_of  # noqa: PLC0415
     from modelworks.lifecycle.tracking import track  # noqa: PLC0415
 

@@ -62,8 +62,17 @@ def serve(place: Place, environment: str) -> None:
     from modelworks.laptop import alarms  # noqa: PLC0415 - works on the data of the moto above
 
     alarms.start()
+    _store_bucket_policies()
     application = DomainDispatcherApplication(create_backend_app)
     make_server("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler).serve_forever()
+
+
+def _store_bucket_policies() -> None:
+    """Keep bucket policies without judging by them: moto reads no conditions, so "deny what is not TLS" would deny all."""
+    from moto.iam.access_control import PermissionResult  # noqa: PLC0415 - only where moto runs
+    from moto.s3.models import FakeBucket  # noqa: PLC0415 - only where moto runs
+
+    FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL
 
 
 if __name__ == "__main__":
