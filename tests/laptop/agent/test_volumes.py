@@ -7,6 +7,7 @@ import pytest
 
 from modelworks.laptop.agent import storage, volumes
 from modelworks.laptop.agent.environ import Surroundings, UnresolvedError
+from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.agent.sandbox import HostMount, Isolation, Mount, host_mounts, setup_script
 
 AROUND = Surroundings(ip="127.77.0.2", config_maps={"conf": {"data": {"a": "one", "b": "two"}}})
@@ -108,3 +109,18 @@ def test_a_claim_gets_a_volume_bound_to_a_folder_of_this_node():
     assert storage.volume(claim, Path("/v"), "laptop")["spec"]["claimRef"]["uid"] == "1"
     assert not storage.wanted({**claim, "status": {"phase": "Bound"}})
     assert not storage.wanted({**claim, "spec": {**claim["spec"], "storageClassName": "other"}})
+
+
+def test_a_mount_point_that_would_be_made_on_the_machine_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="shared with the machine"):
+        setup_script(Isolation("overlay", ()), tmp_path, [Mount(tmp_path, "/dev/no-such-entry")], [])
+
+
+def test_memory_groups_leave_nothing_behind(tmp_path):
+    memory = Memory.detect(tmp_path)
+    if memory is None:
+        pytest.skip("this kernel lets nobody make a memory group here")
+    group = memory.limited("one", 64 * 2**20)
+    assert not memory.killed(group)
+    Memory.wipe(tmp_path)
+    assert not memory.base.exists()

@@ -23,16 +23,13 @@ class Memory:
     @classmethod
     def detect(cls, place: Path, mounts: str = "/proc/self/mountinfo", own: str = "/proc/self/cgroup") -> Memory | None:
         """The group for `place`, made if need be; None where the kernel or its owner does not allow that."""
-        name = "modelworks-" + hashlib.sha256(str(place).encode()).hexdigest()[:12]
+        name = _name(place)
         for version, parent in _parents(
             Path(mounts).read_text(encoding="utf-8"), Path(own).read_text(encoding="utf-8")
         ):
             base = parent / name
             try:
-                base.mkdir(exist_ok=True)
                 memory = cls(base, version)
-                if version == 2:
-                    (base / "cgroup.subtree_control").write_text("+memory", encoding="ascii")
                 trial = memory.limited("trial", 64 * 2**20)
                 memory.remove(trial)
             except OSError as error:
@@ -50,6 +47,10 @@ class Memory:
             OSError: The kernel refused.
         """
         folder = self.base / name
+        if not self.base.exists():
+            self.base.mkdir()
+            if self.version == 2:
+                (self.base / "cgroup.subtree_control").write_text("+memory", encoding="ascii")
         folder.mkdir(exist_ok=True)
         if self.version == 2:
             (folder / "memory.max").write_text(str(limit), encoding="ascii")
@@ -72,16 +73,33 @@ class Memory:
         return int(lines.get("oom_kill", 0)) > 0
 
     def remove(self, folder: Path) -> None:
-        """Remove a group whose processes have ended."""
+        """Remove a group whose processes have ended, and the place's own when that was the last."""
         for _ in range(10):
             try:
                 folder.rmdir()
             except FileNotFoundError:
-                return
+                break
             except OSError:
                 time.sleep(0.005)  # its last process is just leaving
             else:
-                return
+                break
+        with contextlib.suppress(OSError):
+            self.base.rmdir()
+
+    @classmethod
+    def wipe(cls, place: Path) -> None:
+        """Remove every group of a place whose processes have ended: what `down` does when no agent is left to do it."""
+        for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")):
+            for base in root.glob(f"**/{_name(place)}"):
+                memory = cls(base, 1)
+                for group in [path for path in base.iterdir() if path.is_dir()]:
+                    memory.remove(group)
+                with contextlib.suppress(OSError):
+                    base.rmdir()
+
+
+def _name(place: Path) -> str:
+    return "modelworks-" + hashlib.sha256(str(place).encode()).hexdigest()[:12]
 
 
 def _parents(mounts: str, own: str) -> list[tuple[int, Path]]:

@@ -90,6 +90,9 @@ def setup_script(
 
     Targets are resolved here, on the machine's root: in the new one an absolute symbolic link such as /var/run would
     lead a `mkdir` out of it.
+
+    Raises:
+        ValueError: A target does not exist in /proc, /sys or /dev.
     """
     root, layer = folder / "root", folder / "layer"
     lines = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"mkdir -p {_q(root)} {_q(layer)}"]
@@ -108,6 +111,10 @@ def setup_script(
     lines.append(f"mount -t proc proc {_q(root / 'proc')}")
     if isolation.kind == "overlay":
         lines += [f"mount --rbind {special} {_q(_inside(root, special))}" for special in ("/sys", "/dev")]
+    for bind in binds:
+        # These are the machine's own in every root: a new entry would be made on the machine.
+        if any(_below(bind.target, special) for special in _SPECIAL) and not os.path.exists(bind.target):  # noqa: PTH110
+            raise ValueError(f"cannot mount at {bind.target}: {', '.join(_SPECIAL)} are shared with the machine")
     if hosts is not None:
         binds.insert(0, Mount(hosts, os.path.realpath("/etc/hosts")))
     for bind in sorted(binds, key=lambda m: m.target.count("/")):
