@@ -30,6 +30,7 @@ import psutil
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, rollouts, supervision, toolchain
 from modelworks.laptop import environments as store
+from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.place import Place, read_facts, write_whole
 from modelworks.laptop.supervision import Program
 
@@ -187,6 +188,7 @@ def _end(place: Place, *, keep: bool) -> None:
         pids = ", ".join(str(process.pid) for process in left)
         raise ModelworksError(f"these processes of the laptop cloud withstand SIGKILL: {pids}", fix="End them as root.")
     _unmount(place)
+    Memory.wipe(place.root)
     if keep:
         return
     for _ in range(5):
