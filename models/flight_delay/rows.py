@@ -69,8 +69,8 @@ def _with_times(flights: pd.DataFrame) -> pd.DataFrame:
     departure = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(flights["minute"], unit="min")
     flights = flights.assign(departure=departure)
     flights = flights.sort_values(["departure", "carrier", "flight"], kind="stable").reset_index(drop=True)
-    # A cancelled or diverted flight never arrives where it was to: it has no arrival delay, and is no row to learn from or
-    # be judged by. It counts in no history either. The model card says so.
+    # A cancelled or diverted flight never arrives where it was to: it has no arrival delay, and is no row to learn from
+    # or be judged by. It counts in no history either. The model card says so.
     arrived = flights["arr_delay"].notna()
     late = (flights["arr_delay"] >= LATE_MINUTES) & arrived
     # When the outcome was known: when the flight was at its gate. The timetable cannot say, for its clocks are local.
@@ -80,7 +80,7 @@ def _with_times(flights: pd.DataFrame) -> pd.DataFrame:
 
 
 def _planned_minutes(flights: pd.DataFrame) -> pd.Series[float]:
-    """Planned duration by the two local clocks, as a timetable shows it; time zones make it differ from the time in the air."""
+    """Planned duration by the two local clocks, as a timetable shows it: time zones are in it."""
     start, end = flights["sched_dep_time"], flights["sched_arr_time"]
     minutes = (end // 100 * 60 + end % 100) - (start // 100 * 60 + start % 100)
     return minutes.where(minutes > -300, minutes + 1440)

@@ -78,7 +78,7 @@ spec = ModelSpec(
     metric="mae",
     gates=(
         MetricGate(metric="mae", at_most=35, because="six rows of a jet"),
-        BaselineGate(metric="mae", margin=20, because="the median plane is a poor guess"),
+        BaselineGate(metric="mae", margin=15, because="the median plane is a poor guess"),
         ChampionGate(metric="mae", margin=2, because="half a row"),
         SliceGate(by="engine", metric="mae", limit=40, min_rows=50, because="no kind of engine may be guessed"),
         LatencyGate(p99_ms=10, because="a fifth of the latency objective"),

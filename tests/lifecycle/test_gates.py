@@ -159,7 +159,8 @@ def decided(built, target, verdict, override=""):
     ("target", "verdict", "allowed"),
     [
         ("local", "fail", True), ("local", "inconclusive", True), ("dev", "fail", False), ("dev", "inconclusive", True),
-        ("staging", "inconclusive", False), ("prod", "fail", False), ("prod", "inconclusive", False), ("prod", "pass", True),
+        ("staging", "inconclusive", False), ("prod", "fail", False), ("prod", "inconclusive", False),
+        ("prod", "pass", True),
         ("somewhere", "inconclusive", False),
     ],
 )  # fmt: skip

@@ -87,16 +87,16 @@ def test_secrets_of_the_caller_do_not_reach_the_models_code(project, monkeypatch
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("    model = Pipeline(", "    raise RuntimeError('boom')\n    model = Pipeline(", r"model\.py:\d+: RuntimeError while the model is trained: boom"),
-        ("    found = load_breast_cancer", "    raise OSError('no source')\n    found = load_breast_cancer", r"model\.py:\d+: OSError while the model loads its data: no source"),
+        ("    model = Pipeline(", "    raise RuntimeError('boom')\n    model = Pipeline(", r"model\.py:\d+: RuntimeError while the model is trained: boom"),  # noqa: E501 - one case a line
+        ("    found = load_breast_cancer", "    raise OSError('no source')\n    found = load_breast_cancer", r"model\.py:\d+: OSError while the model loads its data: no source"),  # noqa: E501 - one case a line
         ('assign(benign=found["target"] == 1)', 'assign(benign=found["target"] == 1).head(0)', "returned no rows"),
         ('assign(benign=found["target"] == 1)', "assign(other=1)", "returned no column 'benign'"),
-        ('assign(benign=found["target"] == 1)', 'assign(benign=found["target"] == 1, texture="wide")', "schema: texture"),
+        ('assign(benign=found["target"] == 1)', 'assign(benign=found["target"] == 1, texture="wide")', "schema: texture"),  # noqa: E501 - one case a line
         ('assign(benign=found["target"] == 1)', "assign(benign=True)", "there is nothing to learn"),
         ("return model.fit(data.x, data.y)", "return 3", "train returned int, which has no predict_proba"),
-        ("return model.fit(data.x, data.y)", "fitted = model.fit(data.x, data.y)\n    fitted[-1].coef_[:] = float('nan')\n    return fitted", "NaN or infinity"),
-        ("return model.fit(data.x, data.y)", "from sklearn.preprocessing import FunctionTransformer\n    return Pipeline([('f', FunctionTransformer(lambda x: x)), *model.steps]).fit(data.x, data.y)", "without pickle|nobody vouched|not scikit-learn's"),
-        ("    model = Pipeline(", "    import os\n    os.kill(os.getpid(), 9)\n    model = Pipeline(", "killed by signal 9"),
+        ("return model.fit(data.x, data.y)", "fitted = model.fit(data.x, data.y)\n    fitted[-1].coef_[:] = float('nan')\n    return fitted", "NaN or infinity"),  # noqa: E501 - one case a line
+        ("return model.fit(data.x, data.y)", "from sklearn.preprocessing import FunctionTransformer\n    return Pipeline([('f', FunctionTransformer(lambda x: x)), *model.steps]).fit(data.x, data.y)", "without pickle|nobody vouched|not scikit-learn's"),  # noqa: E501 - one case a line
+        ("    model = Pipeline(", "    import os\n    os.kill(os.getpid(), 9)\n    model = Pipeline(", "killed by signal 9"),  # noqa: E501 - one case a line
     ],
 )  # fmt: skip
 def test_bad_project_gives_one_clear_error_and_no_run(project, old, new, message):

@@ -12,8 +12,8 @@ from modelworks.lifecycle import ModelSpec, load_spec
 from modelworks.lifecycle.data import split_rows
 
 MODELS = Path(__file__).parents[2] / "models"
-COLUMNS = ["month", "day", "sched_dep_time", "sched_arr_time", "dep_delay", "arr_delay", "air_time", "carrier", "flight", "tailnum",
-           "origin", "dest", "distance", "hour", "minute", "time_hour"]  # fmt: skip
+COLUMNS = ["month", "day", "sched_dep_time", "sched_arr_time", "dep_delay", "arr_delay", "air_time", "carrier",
+           "flight", "tailnum", "origin", "dest", "distance", "hour", "minute", "time_hour"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

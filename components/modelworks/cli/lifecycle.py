@@ -101,7 +101,7 @@ def train(
         return
     table = _table("metric on the hold-out", "value")
     for name, value in sorted(run.metrics.items()):
-        shown = "–" if value is None else f"{value:.4f}"
+        shown = "-" if value is None else f"{value:.4f}"
         table.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
     out.print(table)
     if run.origin["dirty"]:
@@ -114,7 +114,8 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
 
     Example: `modelworks bundle flight-delay`, then `bentoml serve` on the unpacked bundle, or `modelworks gates`.
     """
-    from modelworks.lifecycle import bundle as bundles, load_spec, training  # noqa: PLC0415
+    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
+    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
     spec, home = load_spec(model), _home()
     run = training.latest_run(spec.name, home)
@@ -150,7 +151,9 @@ def gates(
 
     Exit code 1 if the environment refuses it. Example: `modelworks gates flight-delay --env staging`.
     """
-    from modelworks.lifecycle import bundle as bundles, gates as judging, load_spec, training  # noqa: PLC0415
+    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
+    from modelworks.lifecycle import gates as judging  # noqa: PLC0415
+    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
     spec, home = load_spec(model), _home()
     run = training.latest_run(spec.name, home)
@@ -217,10 +220,10 @@ def _print_gates(report: GateReport) -> None:
     table = _table("", "what", "number", "95 % interval", "rule")
     for each in report.results:
         number = "" if each.number is None else f"{each.number:.4g}"
-        ends = each.interval and [("–" if end is None else f"{end:.4g}") for end in each.interval]
+        ends = each.interval and [("-" if end is None else f"{end:.4g}") for end in each.interval]
         action = f" [bold]{each.action}[/]" if each.action else ""
         verdict = f"[{COLOURS[each.verdict]}]{each.verdict}[/]{action}"
-        table.add_row(verdict, each.subject, number, f"{ends[0]} – {ends[1]}" if ends else "", each.message)
+        table.add_row(verdict, each.subject, number, f"{ends[0]} - {ends[1]}" if ends else "", each.message)
     out.print(table)
     if report.override:
         out.print(f"[yellow]overridden[/] by {report.override.by}: {report.override.reason}")

@@ -1,4 +1,4 @@
-"""Canonical bytes: an archive and a skops file that are the same wherever, whenever and by whomever they are written."""
+"""Canonical bytes: an archive and a skops file that are the same wherever, whenever and by whomever written."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def pack(folder: Path) -> bytes:
 def canonical_skops(data: bytes) -> bytes:
     """A skops file with its entries renamed and rewritten so that equal objects give equal bytes.
 
-    skops names arrays and refers to shared objects by their address in memory. Both become the order in which the schema
-    mentions them.
+    skops names arrays and refers to shared objects by their address in memory. Both become the order in which the
+    schema mentions them.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as source:
         entries = {name: source.read(name) for name in source.namelist()}

@@ -130,7 +130,7 @@ class Endpoint:
         """Load the model once a worker."""
         self.model = Model()
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Predictions for one or more rows, in order."""
         check(rows)

@@ -50,9 +50,8 @@ def _data(spec: ModelSpec, rows: dict[str, int]) -> str:
         if split.time
         else f"split at random with seed {spec.seed}"
     )
-    return f"{spec.data.description}\n\n{rows['train']:,} rows to train, {rows['validation']:,} to validate, " + (
-        f"{rows['holdout']:,} held out; {how}."
-    )
+    counts = f"{rows['train']:,} rows to train, {rows['validation']:,} to validate, {rows['holdout']:,} held out"
+    return f"{spec.data.description}\n\n{counts}; {how}."
 
 
 def _metrics(spec: ModelSpec, metrics: dict[str, Any]) -> str:
@@ -92,15 +91,16 @@ def _features(spec: ModelSpec) -> str:
 def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
     if manifest.served == "onnx":
         return (
-            f"As ONNX. Over {parity['rows']:,} hold-out rows it answers as scikit-learn does: {parity['different_labels']} "
-            f"other labels, largest difference {parity['max_difference']:.1e} (tolerance {parity['tolerance']:.0e})."
+            f"As ONNX. Over {parity['rows']:,} hold-out rows it answers as scikit-learn does: "
+            f"{parity['different_labels']} other labels, "
+            f"largest difference {parity['max_difference']:.1e} (tolerance {parity['tolerance']:.0e})."
         )
     engine = "By a service of its own" if manifest.served == "custom" else "By scikit-learn, from a skops file"
     return f"{engine}. No ONNX: {parity['reason']}."
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

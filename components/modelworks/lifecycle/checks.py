@@ -25,7 +25,7 @@ EXAMPLES = 5
 """Rows shown with a finding."""
 BINS = 10
 SHIFT_WARNING, SHIFT_ERROR = 0.1, 0.25
-"""Population stability index: below 0.1 no shift, above 0.25 a major one. Siddiqi, Credit Risk Scorecards (2006), ch. 8."""
+"""Population stability index: below 0.1 no shift, above 0.25 a major one. Siddiqi, Credit Risk Scorecards (2006)."""
 LEAK_AUC = 0.97
 """A single feature that ranks the target this well is more likely computed from it than good."""
 RARE_CLASS = 0.01
@@ -278,7 +278,7 @@ def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]
 
 def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
     if spec.kind == "regression":
-        return [] if frame[spec.target].nunique() > 1 else [
+        return [] if len(frame[spec.target].unique()) > 1 else [
             Finding("balance", "error", spec.target, "has one value only: there is nothing to learn", len(frame))
         ]  # fmt: skip
     shares = frame[spec.target].value_counts(normalize=True)
@@ -286,7 +286,7 @@ def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
     findings = []
     for label in spec.classes:
         share = float(shares.get(label, 0.0))
-        if share == 0 or share == 1:
+        if share in {0, 1}:
             message = f"class {label!r} has {share:.0%} of the rows: there is nothing to learn"
             findings.append(Finding("balance", "error", spec.target, message, int(counts.get(label, 0))))
         elif share < RARE_CLASS:

@@ -13,7 +13,7 @@ from modelworks.errors import ModelworksError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` by way of a temporary file beside it, so that a crash leaves the old file or the new one.
+    """Write `content` to `path` by way of a temporary file, so that a crash leaves the old file or the new one.
 
     Raises:
         ModelworksError: The disk is full or the folder cannot be written; the old content is untouched.

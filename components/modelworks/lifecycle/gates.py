@@ -110,7 +110,8 @@ class GateReport:
                 for each in self.refused
             )
             raise ModelworksError(
-                f"{self.target} refuses {self.model} {self.digest[:19]}: {len(self.refused)} gates do not hold:\n{lines}",
+                f"{self.target} refuses {self.model} {self.digest[:19]}: "
+                f"{len(self.refused)} gates do not hold:\n{lines}",
                 fix="Improve the model, or take responsibility with --override REASON, which is recorded and shown.",
             )
 
@@ -195,9 +196,11 @@ def decide(
         found = [
             *found,
             {
-                "gate": "SourceGate", "subject": "source", "verdict": "fail", "number": None, "interval": None, "limit": None,
+                "gate": "SourceGate", "subject": "source", "verdict": "fail", "number": None,
+                "interval": None, "limit": None,
                 "message": f"trained from a tree that differs from {commit[:12]}: nobody can train it again",
-                "source": "modelworks.lifecycle.gates", "because": "every version in an environment is reproduced from git",
+                "source": "modelworks.lifecycle.gates",
+                "because": "every version in an environment is reproduced from git",
             },
         ]  # fmt: skip
     results = tuple(

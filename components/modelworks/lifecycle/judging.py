@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import data, scores, spec as stated
+from modelworks.lifecycle import data, scores
+from modelworks.lifecycle import spec as stated
 from modelworks.lifecycle.building import run_onnx
 from modelworks.lifecycle.scores import Outcome
 from modelworks.lifecycle.spec import ModelSpec, blame
@@ -59,12 +60,11 @@ class Judged(NamedTuple):
 
 def judge(
     spec: ModelSpec,
-    folder: Path,
     frame: pd.DataFrame,
     job: dict[str, Any],
     step: Callable[[str], AbstractContextManager[None]],
 ) -> list[dict[str, Any]]:
-    """Verdicts of all gates of the run in `folder`."""
+    """Verdicts of all gates, on the hold-out of `frame`."""
     parts = data.split_rows(spec, frame)
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
@@ -78,12 +78,12 @@ def judge(
 
         with step("score the hold-out"):
             truth = target[parts["holdout"]]
-            found = score(rows)
+            predicted = score(rows)
             if spec.kind == "binary":
                 # In order of the score, so that a resample is in order too and ranking it costs next to nothing.
-                order = np.argsort(found[:, 1], kind="stable")
-                truth, found, rows = truth[order], found[order], rows.iloc[order].reset_index(drop=True)
-            outcome = Outcome(spec.kind, truth, found, rows, spec.service.threshold)
+                order = np.argsort(predicted[:, 1], kind="stable")
+                truth, predicted, rows = truth[order], predicted[order], rows.iloc[order].reset_index(drop=True)
+            outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold)
             champion = _champion(spec, job, Path(scratch) / "champion", outcome)
         judged = Judged(spec, outcome, target[parts["train"]], champion, score, bento, manifest, path.stat().st_size)
         results = []
@@ -131,8 +131,10 @@ def _verdict(value: float, worst: float, limit: float, *, at_least: bool) -> str
     """Pass when even the worse end of the interval holds, fail when not even the estimate does."""
     if not np.isfinite(value) or not np.isfinite(worst):
         return "inconclusive"
-    holds = (lambda number: number >= limit) if at_least else (lambda number: number <= limit)
-    return "fail" if not holds(value) else "pass" if holds(worst) else "inconclusive"
+    sign = 1 if at_least else -1
+    if sign * (value - limit) < 0:
+        return "fail"
+    return "pass" if sign * (worst - limit) >= 0 else "inconclusive"
 
 
 def _interval(judged: Judged, metric: str, part: np.ndarray | None = None) -> tuple[float, tuple[float, float]]:
@@ -188,7 +190,7 @@ def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[st
 # -- The gates -------------------------------------------------------------------------------------------------------
 @singledispatch
 def _judge(gate: stated.Gate, judged: Judged) -> list[dict[str, Any]]:
-    raise ModelworksError(f"{gate.where}: {type(gate).__name__} is not a gate that can be judged")
+    raise ModelworksError(f"{gate.where}: {type(gate).__name__} is not a gate that {judged.spec.name} can be judged by")
 
 
 @_judge.register

@@ -22,7 +22,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that serves: the minor version that trains."""
 PLATFORM = {
     "python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "implementation_name": "cpython",
-    "platform_python_implementation": "CPython", "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix",
+    "platform_python_implementation": "CPython", "sys_platform": "linux", "platform_system": "Linux",
+    "os_name": "posix",
     "platform_machine": "x86_64", "extra": "",
 }  # fmt: skip
 """The environment that markers are evaluated for: the serving image, wherever the bundle is built."""
@@ -59,9 +60,11 @@ class Lock:
             needs = list(package.get("dependencies", []))
             for extra in extras:
                 needs += package.get("optional-dependencies", {}).get(extra, [])
-            for need in needs:
-                if "marker" not in need or Marker(need["marker"]).evaluate(PLATFORM):
-                    wanted.append((need["name"], tuple(sorted(need.get("extra", [])))))
+            wanted += [
+                (need["name"], tuple(sorted(need.get("extra", []))))
+                for need in needs
+                if "marker" not in need or Marker(need["marker"]).evaluate(PLATFORM)
+            ]
         return dict(sorted(found.items()))
 
     def requirements(self, roots: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.scores import Outcome
     from modelworks.lifecycle.spec import ModelSpec
 
+# ruff: noqa: E501 - a style sheet and markup, a rule a line
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--line:#e4e7ec;--paper:#fff;--ground:#f6f7f9;--good:#067647;
 --bad:#b42318;--warn:#b54708;--accent:#3538cd}
@@ -75,7 +76,7 @@ def checks_page(report: CheckReport) -> str:
     columns = [
         [
             each["name"], each["type"] + (f", {each['unit']}" if each["unit"] else ""), f"{each['missing']:.1%}",
-            each["range"], "–" if each["shift"] is None else f"{each['shift']:.3f}", _bars(each["shares"]),
+            each["range"], "-" if each["shift"] is None else f"{each['shift']:.3f}", _bars(each["shares"]),
         ]
         for each in report.columns
     ]  # fmt: skip
@@ -111,7 +112,7 @@ def gates_page(report: GateReport) -> str:
 
 
 def _end(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _finding_row(finding: Finding) -> list[str]:

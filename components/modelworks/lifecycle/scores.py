@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from modelworks.lifecycle.spec import Feature, Kind, ModelSpec
+    from modelworks.runtime.manifest import Feature as ServedFeature
 
 FLOOR = 1e-15
 """Probabilities are cut off here before a logarithm is taken."""
@@ -50,7 +51,7 @@ class Outcome:
         return Outcome(self.kind, self.truth[index], self.scores[index], self.rows.iloc[index], self.threshold)
 
 
-def encode(rows: pd.DataFrame, features: Sequence[Feature], how: str) -> Any:
+def encode(rows: pd.DataFrame, features: Sequence[Feature | ServedFeature], how: str) -> Any:
     """Features as the estimator takes them; `modelworks.runtime.manifest` states the rule for a matrix.
 
     Values pass through float32 first, as they do in ONNX, so that training sees the numbers that serving will see.
@@ -117,7 +118,7 @@ def sound(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
     shape = (rows,) if spec.kind == "regression" else (rows, len(spec.classes))
     if scores.shape != shape:
         raise ModelworksError(
-            f"{spec.name} predicts an array of shape {scores.shape}; {shape} is expected for {len(spec.classes)} classes",
+            f"{spec.name} predicts an array of shape {scores.shape}; {shape} is expected",
             fix="Every class must be among the training rows, and the last step must be a classifier of these classes.",
         )
     bad = ~np.isfinite(scores)
@@ -141,7 +142,8 @@ def metric_of(spec: ModelSpec, name: str) -> Callable[[Outcome], float]:
         found = evaluate(outcome)
         if name not in found:
             raise ModelworksError(
-                f"{spec.where}: {name!r} is neither a metric of a {spec.kind} model nor one of evaluate: {sorted(found)}"
+                f"{spec.where}: {name!r} is neither a metric of a {spec.kind} model nor one of evaluate: "
+                f"{sorted(found)}"
             )
         return float(found[name])
 

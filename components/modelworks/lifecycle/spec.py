@@ -1,7 +1,7 @@
 """What a model project states: one `model.py` with `spec = ModelSpec(...)`, and nothing found by magic.
 
-Everything here is frozen and checked when it is made. A mistake is a `ModelworksError` that begins with the file and the
-line where the user wrote it.
+Everything here is frozen and checked when it is made. A mistake is a `ModelworksError` that begins with the file and
+the line where the user wrote it.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class FairnessGate(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyGate(Gate):
-    """Time of one prediction of one row by the bundled model itself, without a server, 99th percentile, milliseconds."""
+    """Time of one prediction of one row by the bundled model itself, without a server: 99th percentile."""
 
     p99_ms: float
 
@@ -459,14 +459,14 @@ class ModelSpec(_Placed):
                 gate._require(gate.group in groups, f"{gate.group!r} is not one of the spec's groups")  # noqa: SLF001
 
     def _check_metric(self, metric: str, placed: _Placed) -> None:
-        placed._require(
+        placed._require(  # noqa: SLF001
             metric in METRICS[self.kind] or self.evaluate is not None,
             f"{metric!r} is not a metric of a {self.kind} model: {', '.join(sorted(METRICS[self.kind]))}",
         )
 
 
 def find_model(name: str, start: Path | None = None) -> Path:
-    """The `model.py` that `name` means: a file, a folder, or a name as in `flight-delay`, looked up in `models/` upwards.
+    """The `model.py` that `name` means: a file, a folder, or a name that is looked up in `models/` upwards.
 
     Raises:
         ModelworksError: There is none; the message lists the models that are there.
@@ -496,7 +496,7 @@ def load_spec(name: str | Path) -> ModelSpec:
         name: Name of the model, its folder, or its `model.py`.
 
     Raises:
-        ModelworksError: It cannot be found, its code raises, or it states something wrong: with the user's file and line.
+        ModelworksError: It cannot be found, its code raises, or it states something wrong; with file and line.
     """
     file = find_model(str(name))
     # One module name a file, so that two projects with a model.py each never meet.

@@ -1,9 +1,9 @@
 """Training as a function of data, code, parameters, seed and lock.
 
-Everything a user's code does happens in a child process with one thread, a fixed hash seed and no more of the caller's
-environment than it needs (`modelworks.lifecycle.worker`); this module starts it and reads what it left in the run's folder.
-A run is called after the digest of its inputs: the same inputs find the same run again, and a run that was killed goes on
-where it stopped.
+Everything a user's code does happens in a child process with one thread, a fixed hash seed and no more of the
+caller's environment than it needs (`modelworks.lifecycle.worker`); this module starts it and reads what it left in the
+run's folder. A run is called after the digest of its inputs: the same inputs find the same run again, and a run that
+was killed goes on where it stopped.
 """
 
 from __future__ import annotations

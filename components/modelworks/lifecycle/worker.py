@@ -122,7 +122,7 @@ def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
 
     folder = Path(job["folder"])
     snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
-    return {"results": judge(spec, folder, data.read_rows(snapshot), job, steps.step)}
+    return {"results": judge(spec, data.read_rows(snapshot), job, steps.step)}
 
 
 def _snapshot(spec: ModelSpec, home: Home, digest: str, steps: Steps) -> data.Snapshot:
