@@ -49,8 +49,11 @@ class Bucket(Kind):
     def read(self, id_: str, known: dict[str, Any]) -> dict[str, Any] | None:
         s3 = self.client("s3")
         s3.head_bucket(Bucket=id_)
-        with absent("ObjectLockConfigurationNotFoundError") as unlocked:
-            s3.get_object_lock_configuration(Bucket=id_)
+        locked = bool(known.get("objectLockEnabled"))
+        if not known or "arn" in known:  # of a bucket made this moment, the program's word is the truth: a call less
+            with absent("ObjectLockConfigurationNotFoundError") as unlocked:
+                s3.get_object_lock_configuration(Bucket=id_)
+            locked = not unlocked
         tags: dict[str, str] = {}
         with absent("NoSuchTagSet"):
             tags = tags_of(s3.get_bucket_tagging(Bucket=id_)["TagSet"])
@@ -60,7 +63,7 @@ class Bucket(Kind):
             "bucketDomainName": f"{id_}.s3.amazonaws.com",
             "bucketRegion": self.region,
             "bucketRegionalDomainName": f"{id_}.s3.{self.region}.amazonaws.com",
-            "objectLockEnabled": not unlocked,
+            "objectLockEnabled": locked,
             "tagsAll": tags,
         }
 
