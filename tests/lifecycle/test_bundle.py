@@ -178,3 +178,24 @@ def _answer(url: str, body: dict, server: subprocess.Popen) -> httpx.Response:
         except httpx.TransportError:
             time.sleep(0.2)
     raise AssertionError("the server never answered")
+
+
+def test_a_multiclass_model_is_bundled_and_judged_too(project):
+    from modelworks.lifecycle.gates import run_gates
+    from modelworks.lifecycle.training import train
+
+    project.edit("load_breast_cancer", "load_wine")
+    project.edit('"mean texture": "texture", "mean smoothness": "smoothness", "mean symmetry": "symmetry"',
+                 '"alcohol": "texture", "flavanoids": "smoothness", "hue": "symmetry"')  # fmt: skip
+    project.edit('benign=found["target"] == 1', 'benign=found["target"].map(["red", "white", "rose"].__getitem__)')
+    project.edit("maximum=1,", "maximum=100,")
+    (project.folder / "model.py").write_text(
+        (project.folder / "model.py").read_text().replace('kind="binary"', 'kind="multiclass"')
+        .replace("classes=(False, True)", 'classes=("red", "white", "rose")').replace('"auc"', '"accuracy"')
+    )  # fmt: skip
+    spec = project.spec
+    run = train(spec, project.home)
+    bundle = build_bundle(spec, run, project.home)
+    report = run_gates(spec, run, bundle, project.home, "local")
+    assert (bundle.served, bundle.parity["different_labels"]) == ("onnx", 0)
+    assert {each.verdict for each in report.results if each.subject == "accuracy"} <= {"pass", "inconclusive"}
