@@ -82,6 +82,13 @@ def test_pickle_is_found_whatever_its_name_and_protocol(tmp_path, protocol):
         refuse_pickles(tmp_path)
 
 
+@pytest.mark.parametrize("disguise", [b"I1\n0", b"N0", b"("])
+def test_pickle_behind_harmless_opcodes_and_before_other_bytes_is_found(tmp_path, disguise):
+    (tmp_path / "weights.bin").write_bytes(disguise + pickle.dumps(Evil(), protocol=0) + b"more")
+    with pytest.raises(ModelworksError, match="holds a pickle"):
+        refuse_pickles(tmp_path)
+
+
 def test_pickle_inside_a_zip_is_found(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.skops", "w") as archive:
         archive.writestr("inner.npy", pickle.dumps(Evil()))

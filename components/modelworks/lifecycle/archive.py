@@ -120,9 +120,7 @@ def is_pickle(data: bytes) -> bool:
     """Whether the bytes begin with a complete pickle that builds more than a plain constant."""
     if data[:1] == b"\x80" and len(data) > 1 and data[1] <= 5:
         return True
-    # Protocols 0 and 1 have no signature. What is dangerous in them is a call; let the disassembler look for one.
-    if data[:1] not in {b"c", b"(", b"]", b"}", b"i"} or not data.rstrip().endswith(b"."):
-        return False
+    # Protocols 0 and 1 have no signature, and what follows a pickle is not read. What is dangerous is a call.
     calls = False
     try:
         for opcode, _, _ in pickletools.genops(data):
