@@ -249,7 +249,8 @@ class ModelEndpoint(pulumi.ComponentResource):
     def _service(self, kind: str) -> k8s.core.v1.Service:
         return k8s.core.v1.Service(
             f"{self._name}-{kind}",
-            metadata=self._metadata(),
+            # Its pods come with the Rollout, which needs it first: waiting for them here would never end.
+            metadata=self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
             spec=typed(
                 {
                     "selector": selector(self._name, _COMPONENT),
@@ -377,6 +378,8 @@ class ModelEndpoint(pulumi.ComponentResource):
                 "requests": {"cpu": f"{cpu}m", "memory": memory},
                 "limits": {"cpu": f"{2 * cpu}m", "memory": memory},
             },
+            # Why a bundle was refused is in the last line that it logged: it becomes part of the pod's status.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": RESTRICTED_CONTAINER,
             "volumeMounts": mounts,
         }
