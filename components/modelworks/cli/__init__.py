@@ -42,13 +42,15 @@ def _root(
 
 def main() -> None:
     """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
-    from modelworks.cli import engine, laptop, lifecycle, release, settings  # noqa: PLC0415
+    from modelworks.cli import engine, laptop, lifecycle, quickstart, release, serving, settings  # noqa: PLC0415
 
+    quickstart.register(app)
     laptop.register(app)
     engine.register(app)
     settings.register(app)
     lifecycle.register(app)
     release.register(app)
+    serving.register(app)
     try:
         app()
     except ModelworksError as error:

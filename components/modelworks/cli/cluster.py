@@ -1,0 +1,214 @@
+"""An environment's Kubernetes cluster as the command line reaches it: whatever a kubeconfig can name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from modelworks.errors import ModelworksError
+from modelworks.rollout import Object, Patches, Seen, pods_of
+
+if TYPE_CHECKING:
+    from modelworks.cli.target import Target
+
+_ARGO = "/apis/argoproj.io/v1alpha1"
+_MERGE = "application/merge-patch+json"
+
+
+class Cluster:
+    """The API server of an environment.
+
+    On the laptop by the environment's own kubeconfig; elsewhere by the user's, in the context that the stack's config
+    names (`kubernetes:context`), with whatever signs them in (`exec` programs included).
+
+    Args:
+        kubeconfig: Path of the file, or its content; None for the user's own.
+        context: Default: the current one.
+        namespace: Where the environment's endpoints are.
+    """
+
+    def __init__(self, kubeconfig: str | None, context: str | None, namespace: str) -> None:
+        self.namespace = namespace
+        self._kubeconfig, self._context = kubeconfig, context
+        self._runner = asyncio.Runner()
+
+    @classmethod
+    def of(cls, target: Target) -> Cluster:
+        """The cluster of an environment.
+
+        Raises:
+            ModelworksError: The environment was never brought up.
+        """
+        namespace = target.output("namespace")
+        if not namespace:
+            raise ModelworksError(
+                f"the environment {target.environment} has no Kubernetes namespace",
+                fix="Declare a registry and endpoints in its stack's file.",
+            )
+        if target.engine.on_laptop:
+            return cls(target.engine.variables["KUBECONFIG"], None, namespace)
+        config = (yaml.safe_load(target.stack_file.read_text(encoding="utf-8")) or {}).get("config") or {}
+        kubeconfig = config.get("kubernetes:kubeconfig")
+        text = isinstance(kubeconfig, str)
+        return cls(kubeconfig if text else None, config.get("kubernetes:context"), namespace)
+
+    # -- Endpoints -------------------------------------------------------------------------------------------------
+    def seen(self, model: str) -> Seen:
+        """What the cluster shows of an endpoint.
+
+        Raises:
+            ModelworksError: It cannot be reached, or refuses.
+        """
+        return self._runner.run(self._seen(model))
+
+    async def _seen(self, model: str) -> Seen:
+        mine = {"labelSelector": pods_of(model)}
+        core, apps = f"/api/v1/namespaces/{self.namespace}", f"/apis/apps/v1/namespaces/{self.namespace}"
+        argo = f"{_ARGO}/namespaces/{self.namespace}"
+        rollouts, sets, runs, pods, events = await asyncio.gather(
+            self._list(f"{argo}/rollouts", mine),
+            self._list(f"{apps}/replicasets", mine),
+            self._list(f"{argo}/analysisruns"),
+            self._list(f"{core}/pods", mine),
+            self._list(f"{core}/events", {"fieldSelector": "type=Warning,involvedObject.kind=Pod"}),
+        )
+        rollout = max(rollouts, key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
+        if rollout is None:
+            return Seen(pods=pods, events=events)
+        return Seen(rollout, sets, [run for run in runs if _owner(run) == rollout["metadata"]["uid"]], pods, events)
+
+    def patch(self, rollout: Object, patches: Patches) -> None:
+        """Change a Rollout as `kubectl argo rollouts` does: its status first, then its spec.
+
+        Raises:
+            ModelworksError: The API server refuses, or cannot be reached.
+        """
+        path = f"{_ARGO}/namespaces/{self.namespace}/rollouts/{rollout['metadata']['name']}"
+        if patches.status:
+            self._runner.run(self._call("PATCH", f"{path}/status", {"status": patches.status}))
+        if patches.spec:
+            self._runner.run(self._call("PATCH", path, {"spec": patches.spec}))
+
+    def annotate(self, rollout: Object, name: str, value: str) -> None:
+        """Leave a note on a Rollout; an empty one takes it away.
+
+        Raises:
+            ModelworksError: The API server refuses, or cannot be reached.
+        """
+        path = f"{_ARGO}/namespaces/{self.namespace}/rollouts/{rollout['metadata']['name']}"
+        self._runner.run(self._call("PATCH", path, {"metadata": {"annotations": {name: value or None}}}))
+
+    # -- Logs ------------------------------------------------------------------------------------------------------
+    def logs(self, model: str, say: Callable[[Object, str], None], *, follow: bool, lines: int, previous: bool) -> int:
+        """Hand every line that the pods of an endpoint wrote to `say`, with its pod.
+
+        Args:
+            model: The endpoint's model.
+            say: Takes a pod and a line.
+            follow: Go on with what is written, and with pods that come, until interrupted.
+            lines: How many of the last lines of each pod.
+            previous: Of the container that ended last, in each pod that restarted.
+
+        Returns:
+            How many pods there were.
+
+        Raises:
+            ModelworksError: The cluster cannot be reached, or refuses.
+        """
+        return self._runner.run(self._logs(model, say, follow=follow, lines=lines, previous=previous))
+
+    async def _logs(
+        self, model: str, say: Callable[[Object, str], None], *, follow: bool, lines: int, previous: bool
+    ) -> int:
+        readers: dict[str, asyncio.Task[None]] = {}
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        while True:
+            pods = await self._list(path, {"labelSelector": pods_of(model)})
+            for pod in pods:
+                name = pod["metadata"]["name"]
+                if previous and not _restarts(pod):
+                    continue
+                if name not in readers or (follow and readers[name].done()):
+                    # A container that restarted is read from where the last one ended.
+                    tail = lines if name not in readers else 0
+                    readers[name] = asyncio.create_task(self._read(pod, say, follow, tail, previous))
+            if not follow:
+                await asyncio.gather(*readers.values())
+                return len(readers)
+            await asyncio.sleep(1)
+
+    async def _read(
+        self, pod: Object, say: Callable[[Object, str], None], follow: bool, lines: int, previous: bool
+    ) -> None:
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}/log"
+        query = {"tailLines": str(lines), "follow": str(follow).lower(), "previous": str(previous).lower()}
+        try:
+            async with self._answer("GET", path, query=query, stream=True) as response:
+                async for line in response.aiter_lines():
+                    say(pod, line)
+        except ModelworksError as error:
+            say(pod, f"({error.message})")  # a pod that is starting or going has no log; the others do
+
+    # -- Requests --------------------------------------------------------------------------------------------------
+    async def _list(self, path: str, query: Mapping[str, str] | None = None) -> list[Object]:
+        return list((await self._call("GET", path, query=query)).get("items") or [])
+
+    async def _call(
+        self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        async with self._answer(method, path, body, query=query) as response:
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        stream: bool = False,
+    ) -> AsyncIterator[Any]:
+        import httpx  # noqa: PLC0415 - a client is loaded only where a cluster is asked
+        import kr8s  # noqa: PLC0415
+
+        base, _, rest = path.lstrip("/").partition("/")
+        more: dict[str, Any] = {"params": dict(query or {})}
+        if body is not None:
+            more |= {"content": json.dumps(body), "headers": {"Content-Type": _MERGE}}
+        if stream:
+            more["timeout"] = httpx.Timeout(15, read=None)
+        try:
+            api = await self._api
+            async with api.call_api(method, version="", base=f"/{base}", url=rest, stream=stream, **more) as response:
+                yield response
+        except (kr8s.ServerError, httpx.HTTPStatusError) as error:
+            raise ModelworksError(f"the cluster refuses {method} {path}: {error}") from error
+        except (httpx.HTTPError, OSError, kr8s.APITimeoutError, kr8s.ConnectionClosedError, ValueError) as error:
+            raise ModelworksError(
+                f"the cluster of this environment cannot be reached: {error or type(error).__name__}",
+                fix="On the laptop: `modelworks laptop status`. Else try `kubectl get namespaces` in that context.",
+            ) from error
+
+    @cached_property
+    def _api(self) -> asyncio.Task[Any]:
+        from kr8s.asyncio import api  # noqa: PLC0415
+
+        made = api(kubeconfig=self._kubeconfig, context=self._context, namespace=self.namespace)
+        return asyncio.ensure_future(made)
+
+
+def _owner(item: Object) -> str:
+    owners = item["metadata"].get("ownerReferences") or [{}]
+    return str(owners[0].get("uid", ""))
+
+
+def _restarts(pod: Object) -> int:
+    return sum(item.get("restartCount", 0) for item in (pod.get("status") or {}).get("containerStatuses") or [])
