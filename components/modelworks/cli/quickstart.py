@@ -1,0 +1,202 @@
+"""`modelworks quickstart`: the whole story in one command, from nothing to an answered prediction on a laptop."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from modelworks import contract
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from modelworks.cli.target import Target
+    from modelworks.lifecycle.registry import Version
+
+out = Console(highlight=False, soft_wrap=True)
+ENVIRONMENT = "local"
+ANSWER_DEADLINE = 120
+"""Seconds that a released model has to answer its first prediction."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("quickstart", epilog="Exit codes: 0 the model answers; 1 a step failed, and says which and why.")(_run)
+
+
+def _run(
+    model: Annotated[str, typer.Argument(help="Name of a model in models/.", metavar="[MODEL]")] = "flight-delay",
+) -> None:
+    """From nothing to an answered prediction: laptop cloud, environment, training, gates, release, serving.
+
+        modelworks quickstart
+
+    Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line.
+    """
+    from modelworks.cli.serving import status  # noqa: PLC0415
+
+    began = time.monotonic()
+    target = _laptop()
+    with _step("train", f"modelworks train {model}") as done:
+        run, built = _bundle(model)
+        done(f"run {run.run}, bundle {contract.short_digest(built.digest)}, {built.size / 1e6:.1f} MB, {built.served}")
+    if not _stands(target, model):
+        with _step("environment", f"modelworks up {ENVIRONMENT}") as done:
+            done(_up(target))
+        target = _fresh()
+    with _step("register", f"modelworks register {model}") as done:
+        version = _register(target, model)
+        done(f"version {version.version}, {_gates(version)}")
+    with _step("release", f"modelworks release {model}") as done:
+        done(_release(target, version))
+    with _step("roll out", f"modelworks up {ENVIRONMENT}") as done:
+        done(_up(target))
+    target = _fresh()
+    with _step("predict", f"modelworks predict {model} --example") as done:
+        row, answer = _first_answer(target, model)
+        done(json.dumps(answer))
+    with _step("status", "modelworks status --wait"):
+        status(ENVIRONMENT, wait=True)
+    out.print(f"\n[bold]{model} answers[/] after {time.monotonic() - began:.0f} s.\n")
+    _what_next(target, model, row)
+
+
+def _laptop() -> Target:
+    from modelworks.laptop import core  # noqa: PLC0415
+    from modelworks.laptop.place import Place  # noqa: PLC0415
+
+    with _step("laptop cloud", "modelworks laptop up") as done:
+        said: list[str] = []
+
+        def report(line: str) -> None:
+            said.append(line)
+            out.print(f"    [dim]{escape(line)}[/]")
+
+        core.up(Place.here(), [ENVIRONMENT], report=report)
+        done(said[-1] if said else "")
+    target = _fresh()
+    target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
+    return target
+
+
+def _fresh() -> Target:
+    from modelworks.cli.target import Target  # noqa: PLC0415
+
+    return Target.of(ENVIRONMENT)
+
+
+def _stands(target: Target, model: str) -> bool:
+    """Whether the environment is up and its registry answers."""
+    try:
+        target.registry.versions(model)
+    except ModelworksError:
+        return False
+    return True
+
+
+def _bundle(model: str) -> tuple[Any, Any]:
+    from modelworks.cli.lifecycle import _home  # noqa: PLC0415
+    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
+    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+
+    spec, home = load_spec(model), _home()
+    run = training.train(spec, home, progress=_progress)
+    return run, bundles.build_bundle(spec, run, home, _progress)
+
+
+def _register(target: Target, model: str) -> Version:
+    from modelworks.cli.release import registered  # noqa: PLC0415
+
+    return registered(target, model, progress=_progress)
+
+
+def _release(target: Target, version: Version) -> str:
+    from modelworks.cli.release import released  # noqa: PLC0415
+
+    changed = released(target, version)
+    line = f"{version.model}: {{digest: sha256:{contract.short_digest(version.digest)}…, version: {version.version}}}"
+    return f"{line} in {target.stack_file.name}" if changed else "nothing changed"
+
+
+def _up(target: Target) -> str:
+    """Run `pulumi up` and say what it did."""
+    engine = target.engine
+    code, text = engine.capture("up", [*engine.policy(), "--yes", "--refresh"])
+    if code:
+        tail = "\n".join(text.rstrip().splitlines()[-25:])
+        raise ModelworksError(
+            f"`pulumi up` of {target.environment} ended with {code}:\n{tail}", fix=f"The whole log: {engine.log('up')}"
+        )
+    done = text.rpartition("Resources:")[2]
+    return ", ".join(" ".join(line.split()) for line in done.splitlines() if re.match(r"\s+(\S )?\d+ \w", line))
+
+
+def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
+    """An example row of the model's own, and what the endpoint says to it."""
+    from modelworks.cli.serving import _endpoint, _token  # noqa: PLC0415
+
+    endpoint, deadline = _endpoint(target, model, _token(target, model, None)), time.monotonic() + ANSWER_DEADLINE
+    while True:
+        try:
+            body = endpoint.example()
+            row = body["rows"][0] if "rows" in body else body
+            return row, endpoint.predict(row)[0]
+        except ModelworksError as error:
+            if time.monotonic() > deadline:
+                raise ModelworksError(
+                    f"{model} gave no prediction within {ANSWER_DEADLINE} s: {error.message}",
+                    fix=f"`modelworks status {target.environment}` and `modelworks logs {model}` tell why.",
+                ) from error
+            time.sleep(0.3)
+
+
+def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
+    url = target.models[model]
+    out.print(
+        "  ask it       "
+        + escape(f"curl -s {url}/v1/predict -H 'content-type: application/json' -d '{json.dumps(row)}'")
+    )
+    out.print(f"  its page     {url}/  (API: {url}/openapi.json)")
+    out.print(f"  experiments  {target.registry.uri}  (user {contract.REGISTRY_USER}; the password is printed by")
+    out.print("               pulumi config get --path modelworks:secrets.registry_password -s local)")
+    out.print("\nnext:")
+    for command, what in (
+        ('eval "$(.venv/bin/modelworks env local)"', "pulumi, kubectl, aws and boto3 of this shell mean the laptop"),
+        ("modelworks status", "what is wanted, what serves, with which share of traffic"),
+        (f"modelworks lineage {model}@champion", "what it is made of, and who released it"),
+        (
+            f"$EDITOR models/{model.replace('-', '_')}/model.py",
+            "change something, and `make up` again: a canary takes over",
+        ),
+        ("make down", "stop everything and wipe it"),
+    ):
+        out.print(f"  [bold]{escape(command):<42}[/] {what}")
+
+
+def _gates(version: Version) -> str:
+    gates = version.facts.get("gates", [])
+    passed = sum(gate["verdict"] == "pass" for gate in gates)
+    return f"{passed} of {len(gates)} gates pass" + (", overridden" if version.facts.get("override") else "")
+
+
+def _progress(step: str, state: str, seconds: float) -> None:
+    if state == "done":
+        out.print(f"    [dim]{step} ({seconds:.1f} s)[/]")
+
+
+@contextmanager
+def _step(name: str, command: str) -> Iterator[Callable[[str], None]]:
+    """One step of the story: its name, the command it stands for, what came of it and how long it took."""
+    began = time.monotonic()
+    out.print(f"[bold]{name}[/]  [dim]{escape(command)}[/]")
+    told: list[str] = []
+    yield told.append
+    for line in told:
+        out.print(f"  {escape(line)}  [dim]{time.monotonic() - began:.1f} s[/]")
