@@ -121,7 +121,7 @@ def pod_identity(
     # The account's name is stated, because the role trusts it before the account is there.
     trust = pulumi.Output.all(
         account_id, aws.get_partition_output().partition, oidc_issuer, metadata["namespace"]
-    ).apply(lambda v: policy_document([_trust(*v, name)]))
+    ).apply(lambda v: policy_document([_trust(v[0], v[1], v[2], v[3], name)]))
     role = least_privilege_role(name, parent=parent, trust=trust, policy=policy, description=description)
     account = k8s.core.v1.ServiceAccount(
         name,

@@ -72,7 +72,7 @@ def _store_bucket_policies() -> None:
     from moto.iam.access_control import PermissionResult  # noqa: PLC0415 - only where moto runs
     from moto.s3.models import FakeBucket  # noqa: PLC0415 - only where moto runs
 
-    FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL
+    FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
