@@ -7,6 +7,7 @@ against which limit.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -52,7 +53,7 @@ class Share:
     """Its label in the registry; empty without one."""
     percent: int
     since: str
-    """When it took all traffic, or while it has not: when its pods were made. ISO 8601, UTC."""
+    """When it took all traffic, or while it has not: when its rollout began. ISO 8601, UTC."""
 
     @property
     def name(self) -> str:
@@ -195,8 +196,10 @@ def turned_back(digest: str, seen: Seen) -> str:
         return "; ".join(map(str, measured)) or reason
     runs = [run for run in _newest_first(seen.runs) if _version_of(run) == short]
     failed = [run for run in runs if (run.get("status") or {}).get("phase") in {"Failed", "Error"}]
-    passed = [run for run in runs if _completed(run, "Background")]
-    if failed and (not passed or _made(failed[0]) > _made(passed[0])):
+    # A try that began after it failed is somebody's, who insisted. (For Argo a run that is ended from outside was
+    # successful, whether its rollout was promoted or aborted, so that phases alone do not tell.)
+    later = [run for run in runs if failed and _is_background(run) and _made(run) > _ended(failed[0])]
+    if failed and not later:
         return "; ".join(map(str, _failures(failed[0]))) or str(failed[0]["status"].get("message", ""))
     if short in _noted(seen.rollout):
         return "it was given up before"
@@ -274,25 +277,24 @@ def _shares(seen: Seen) -> tuple[Share, ...]:
     percent = int((weights.get("canary") or {}).get("weight", 0)) if stable != current else 0
     if not stable:
         return ()
-    shares = [_share(seen, stable, 100 - percent)]
+    shares = [_share(seen, stable, 100 - percent, arrived=True)]
     if percent:
-        shares.append(_share(seen, current, percent))
+        shares.append(_share(seen, current, percent, arrived=False))
     return tuple(sorted((share for share in shares if share.percent), key=lambda share: -share.percent))
 
 
-def _share(seen: Seen, pod_hash: str, percent: int) -> Share:
+def _share(seen: Seen, pod_hash: str, percent: int, *, arrived: bool) -> Share:
     digest, version = _releases(seen).get(pod_hash, ("", ""))
-    taken = [
-        str(run["status"].get("completedAt", ""))
-        for run in seen.runs
-        if (run["metadata"].get("labels") or {}).get(HASH) == pod_hash and _completed(run, "Background")
+    judged = [
+        run for run in seen.runs if (run["metadata"].get("labels") or {}).get(HASH) == pod_hash and _is_background(run)
     ]
+    times = [_ended(run) if arrived else _made(run) for run in judged]
     made = [
         str(item["metadata"].get("creationTimestamp", ""))
         for item in seen.replica_sets
         if (item["metadata"].get("labels") or {}).get(HASH) == pod_hash
     ]
-    return Share(digest, version, percent, max([*taken] or made or [""]))
+    return Share(digest, version, percent, max(times or made, default=""))
 
 
 def _releases(seen: Seen) -> dict[str, tuple[str, str]]:
@@ -317,7 +319,7 @@ def _progress(seen: Seen) -> str:
     index = status.get("currentStepIndex")
     ready = [pod for pod in _current_pods(seen) if _is_ready(pod)]
     if not ready:
-        return f"no pod is ready yet: {_pod_trouble(seen) or 'starting'}"
+        return f"no pod is ready yet: {_pod_trouble(_current_pods(seen)) or 'starting'}"
     if not status.get("stableRS"):
         return f"{len(ready)} of {rollout['spec'].get('replicas', 1)} pods are ready"
     if index is None or index >= len(steps):
@@ -370,7 +372,7 @@ def _why(seen: Seen) -> tuple[str, tuple[Measured, ...]]:
         return _plain(message), measured
     if "timed out" in message or "ProgressDeadlineExceeded" in message or "TimedOut" in message:
         deadline = rollout["spec"].get("progressDeadlineSeconds", 600)
-        trouble = _pod_trouble(seen)
+        trouble = _pod_trouble(_current_pods(seen)) or _last_warning(seen)
         return f"not ready within {deadline} s" + (f": {trouble}" if trouble else ""), ()
     if status.get("abort") and ": " not in message.removeprefix("RolloutAborted: "):
         return "aborted by hand", ()
@@ -437,16 +439,16 @@ def _is_ready(pod: Object) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-def _pod_trouble(seen: Seen) -> str:
-    """What keeps the pods of the wanted version from being ready, as they or their events say."""
-    for pod in _current_pods(seen):
+def _pod_trouble(pods: Sequence[Object]) -> str:
+    """What keeps pods from being ready, as they say themselves."""
+    for pod in pods:
         for container in (pod.get("status") or {}).get("containerStatuses") or []:
             now, before = container.get("state") or {}, container.get("lastState") or {}
             ended, waiting = now.get("terminated") or before.get("terminated"), now.get("waiting") or {}
             if ended:
-                said = str(ended.get("message") or "").strip().splitlines()
+                said = _said(str(ended.get("message") or ""))
                 what = f"{waiting.get('reason', ended.get('reason', ''))}, exit code {ended.get('exitCode')}"
-                return f"pod {pod['metadata']['name']}: {what}" + (f": {said[-1]}" if said else "")
+                return f"pod {pod['metadata']['name']}: {what}" + (f": {said}" if said else "")
             if waiting.get("message"):
                 return f"pod {pod['metadata']['name']}: {waiting.get('reason')}: {waiting['message']}"
         unready = [
@@ -456,7 +458,17 @@ def _pod_trouble(seen: Seen) -> str:
         ]
         if unready:
             return f"pod {pod['metadata']['name']}: {unready[0].get('message', 'not scheduled')}"
-    return _last_warning(seen)
+    return ""
+
+
+def _said(text: str) -> str:
+    """The last line that a container wrote; of a structured one its message."""
+    last = (text.strip().splitlines() or [""])[-1]
+    try:
+        line = json.loads(last)
+    except ValueError:
+        return last
+    return str(line.get("message", last)) if isinstance(line, dict) else last
 
 
 def _last_warning(seen: Seen) -> str:
@@ -475,9 +487,13 @@ def _version_of(run: Object) -> str:
     return next((str(arg.get("value", "")) for arg in run["spec"].get("args") or [] if arg["name"] == "version"), "")
 
 
-def _completed(run: Object, kind: str) -> bool:
-    labelled = (run["metadata"].get("labels") or {}).get("rollout-type") == kind
-    return labelled and (run.get("status") or {}).get("phase") == "Successful"
+def _is_background(run: Object) -> bool:
+    """Whether it goes on for as long as its rollout does."""
+    return (run["metadata"].get("labels") or {}).get("rollout-type") == "Background"
+
+
+def _ended(run: Object) -> str:
+    return str((run.get("status") or {}).get("completedAt", ""))
 
 
 def _made(run: Object) -> str:
