@@ -25,8 +25,8 @@ from modelworks._kubernetes import (
 _PORT = contract.DEFAULT_PORT
 _SERVICE_PORT = 80
 _COMPONENT = "endpoint"
-_ANALYSIS_SECONDS = 10
-"""Time between two measurements of a canary."""
+_LOOK_SECONDS = 10
+"""Time between two publications of metrics by a pod, and between two measurements of a canary: at most this."""
 
 
 class ReleaseArgs(TypedDict):
@@ -199,6 +199,11 @@ class ModelEndpoint(pulumi.ComponentResource):
     def _definitions(self) -> tuple[alarms.Alarm, ...]:
         return alarms.endpoint_alarms(**self._args.get("limits", {}))
 
+    def _look_seconds(self) -> int:
+        # Twice a datapoint at least: one that nobody wrote into, or read, would look like no traffic.
+        period: int = self._definitions()[0].period_seconds
+        return min(_LOOK_SECONDS, period // 2)
+
     def _dimensions(self) -> dict[str, str]:
         return {
             contract.DIMENSION_ENVIRONMENT: self._args["environment"],
@@ -221,11 +226,9 @@ class ModelEndpoint(pulumi.ComponentResource):
     def _analysis(self, kind: str) -> k8s.apiextensions.CustomResource:
         """`alarms` runs for as long as the canary does; `traffic` decides whether its first step is evidence."""
         dimensions = {**self._dimensions(), contract.DIMENSION_VERSION: "{{args.version}}"}
-        definitions, canary = self._definitions(), self._args.get("canary", {})
+        definitions, canary, interval = self._definitions(), self._args.get("canary", {}), self._look_seconds()
         if kind == "alarms":
-            metrics = [
-                alarms.analysis_metric(alarm, dimensions, interval_seconds=_ANALYSIS_SECONDS) for alarm in definitions
-            ]
+            metrics = [alarms.analysis_metric(alarm, dimensions, interval_seconds=interval) for alarm in definitions]
         else:
             metrics = [
                 alarms.traffic_metric(
@@ -233,7 +236,7 @@ class ModelEndpoint(pulumi.ComponentResource):
                     dimensions,
                     requests=canary.get("minimum_requests", 100),
                     deadline_seconds=canary.get("step_seconds", 300),
-                    interval_seconds=_ANALYSIS_SECONDS,
+                    interval_seconds=interval,
                 )
             ]
         return k8s.apiextensions.CustomResource(
@@ -310,12 +313,11 @@ class ModelEndpoint(pulumi.ComponentResource):
         evidence: k8s.apiextensions.CustomResource,
     ) -> k8s.apiextensions.CustomResource:
         canary = self._args.get("canary", {})
-        version = [{"name": "version", "value": contract.short_digest(release["digest"])}]
         first, *rest = canary.get("steps", [5, 25, 50])
         step_seconds = canary.get("step_seconds", 300)
         steps: list[Manifest] = [
             {"setWeight": first},
-            {"analysis": {"templates": [{"templateName": _name_of(evidence)}], "args": version}},
+            {"analysis": _judged_by(evidence, release)},
         ]
         for weight in rest:
             steps += [{"pause": {"duration": f"{step_seconds}s"}}, {"setWeight": weight}]
@@ -324,7 +326,9 @@ class ModelEndpoint(pulumi.ComponentResource):
             self._name,
             api_version="argoproj.io/v1alpha1",
             kind="Rollout",
-            metadata=self._metadata(annotations=_release_annotations(release)),
+            # Argo's controller writes the whole object back as it defaults it, and so counts as an owner of fields that
+            # are ours: the next release would end in a conflict over its own pods.
+            metadata=self._metadata(annotations={**_release_annotations(release), "pulumi.com/patchForce": "true"}),
             spec={
                 "replicas": self._args.get("minimum_replicas", 2),
                 "revisionHistoryLimit": 3,
@@ -339,7 +343,7 @@ class ModelEndpoint(pulumi.ComponentResource):
                         "trafficRouting": {
                             "alb": {"ingress": self.ingress.metadata.name, "servicePort": _SERVICE_PORT}
                         },
-                        "analysis": {"templates": [{"templateName": _name_of(judged_by)}], "args": version},
+                        "analysis": _judged_by(judged_by, release),
                         "steps": steps,
                         "maxSurge": "100%",
                         "maxUnavailable": 0,
@@ -415,6 +419,7 @@ class ModelEndpoint(pulumi.ComponentResource):
             contract.ENV_VERSION: "" if version is None else str(version),
             contract.ENV_ENVIRONMENT: args["environment"],
             contract.ENV_PORT: str(_PORT),
+            contract.ENV_METRICS_SECONDS: str(self._look_seconds()),
             contract.ENV_PREDICTION_LOG: pulumi.Output.concat("s3://", bucket, "/", _log_prefix(self._name)),
             contract.ENV_PREDICTION_LOG_SAMPLE: str(args.get("log_sample_ratio", 1.0)),
             contract.ENV_LATENCY_OBJECTIVE_MS: str(args.get("latency_objective_ms", 100)),
@@ -426,7 +431,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return k8s.core.v1.Secret(
             f"{self._name}-tokens",
             metadata=self._metadata(),
-            string_data={"tokens": pulumi.Output.secret(self._args["tokens"])},
+            string_data={"tokens": pulumi.Output.secret(self._args["tokens"] or "")},
             opts=pulumi.ResourceOptions(parent=self),
         )
 
@@ -506,6 +511,16 @@ def _release_annotations(release: ReleaseArgs) -> dict[str, str]:
     return {
         contract.ANNOTATION_DIGEST: release["digest"],
         **({contract.ANNOTATION_VERSION: str(version)} if version is not None else {}),
+    }
+
+
+def _judged_by(template: k8s.apiextensions.CustomResource, release: ReleaseArgs) -> Manifest:
+    """An analysis of what this release does."""
+    return {
+        "templates": [{"templateName": _name_of(template)}],
+        "args": [{"name": "version", "value": contract.short_digest(release["digest"])}],
+        # What Argo's controller adds when it writes a Rollout back: said here too, nothing differs from the program.
+        "analysisRunMetadata": {},
     }
 
 

@@ -141,7 +141,7 @@ def test_no_step_waits_for_ever():
     steps = declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["steps"]
     assert all(step["pause"]["duration"] for step in steps if "pause" in step)
     (traffic,) = declared.all(ANALYSIS)["flight-delay-traffic"]["spec"]["metrics"]
-    assert (traffic["count"], traffic["failureLimit"], traffic["consecutiveSuccessLimit"]) == (30, 29, 1)
+    assert (traffic["count"], traffic["failureLimit"], traffic["consecutiveSuccessLimit"]) == (31, 30, 1)
 
 
 def test_a_version_that_never_becomes_ready_is_given_up():

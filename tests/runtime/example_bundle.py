@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from modelworks.runtime.manifest import Feature, Manifest, Onnx, OnnxInput, Parity, Skops, encode
@@ -125,3 +126,19 @@ def pack(archive: Path, files: dict[str, bytes]) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
+
+
+def repack(example: Example, graph: bytes, artifact: Onnx) -> Example:
+    """The same bundle with another graph: what a bad release is made of."""
+    manifest = msgspec.structs.replace(example.manifest, onnx=artifact)
+    pack(
+        example.archive,
+        {
+            "src/card.md": b"# A card\n",
+            "src/model.onnx": graph,
+            "src/modelworks.json": encode(manifest),
+            "bento.yaml": b"service: standard\n",
+        },
+    )
+    digest = "sha256:" + hashlib.sha256(example.archive.read_bytes()).hexdigest()
+    return replace(example, digest=digest, manifest=manifest)
