@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from modelworks import contract
@@ -149,12 +150,12 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
             state="turned back",
             reason=reason,
             measured=measured,
-            fix=f"Release another version, or insist: `modelworks rollout retry {model}`.",
+            fix=f"Release another version, or insist: `modelworks rollout retry {model} --env ENV`.",
         )
     if status.get("phase") == "Degraded":
         reason, measured = _why(seen)
         return replace(
-            stands, state="degraded", reason=reason, measured=measured, fix=f"See `modelworks logs {model}`."
+            stands, state="degraded", reason=reason, measured=measured, fix=f"See `modelworks logs {model} --env ENV`."
         )
     stable = status.get("stableRS")
     if stable and stable == status.get("currentPodHash") and status.get("phase") == "Healthy":
@@ -370,13 +371,38 @@ def _why(seen: Seen) -> tuple[str, tuple[Measured, ...]]:
         ]
         measured = _failures(failed[0]) if failed else ()
         return _plain(message), measured
-    if "timed out" in message or "ProgressDeadlineExceeded" in message or "TimedOut" in message:
+    if "timed out" in message or _never_ready(seen):
         deadline = rollout["spec"].get("progressDeadlineSeconds", 600)
         trouble = _pod_trouble(_current_pods(seen)) or _last_warning(seen)
         return f"not ready within {deadline} s" + (f": {trouble}" if trouble else ""), ()
     if status.get("abort") and ": " not in message.removeprefix("RolloutAborted: "):
         return "aborted by hand", ()
     return message or "no reason is given", ()
+
+
+def _never_ready(seen: Seen) -> bool:
+    """Whether an aborted rollout ran into its deadline before any pod was ready.
+
+    Argo says so for a moment, then overwrites its message by that of any abort. What stays is that no step was judged,
+    although the deadline went by.
+    """
+    rollout = seen.rollout or {}
+    status = rollout.get("status") or {}
+    mine = [run for run in seen.runs if (run["metadata"].get("labels") or {}).get(HASH) == status.get("currentPodHash")]
+    begun = max(
+        [
+            str(item.get("lastTransitionTime", ""))
+            for item in status.get("conditions") or []
+            if item["type"] == "Completed"
+        ]
+        + [_made(run) for run in mine if _is_background(run)],
+        default="",
+    )
+    judged = [run for run in mine if not _is_background(run) and _made(run) >= begun]
+    if judged or not begun or not status.get("abortedAt"):
+        return False
+    taken = datetime.fromisoformat(status["abortedAt"]) - datetime.fromisoformat(begun)
+    return taken.total_seconds() >= rollout["spec"].get("progressDeadlineSeconds", 600) - 2
 
 
 def _plain(message: str) -> str:
@@ -478,7 +504,8 @@ def _last_warning(seen: Seen) -> str:
     about = [item for item in seen.events if part in f"{(item.get('involvedObject') or {}).get('name', '')}-"]
     if not about:
         return ""
-    last = max(about, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
+    # A probe that fails is what every start looks like; anything else says more.
+    last = max(about, key=lambda item: (item.get("reason") != "Unhealthy", str(item.get("lastTimestamp") or "")))
     return f"pod {last['involvedObject']['name']}: {last.get('reason')}: {last.get('message')}"
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from modelworks import contract, rollout
-from modelworks.cli.release import _table
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -402,7 +402,9 @@ def _show(target: Target, told: list[Told]) -> None:
         stands = item.stands
         colour = _COLOURS.get(stands.state, "yellow")
         out.print(f"[bold]{stands.model}[/]  [{colour}]{stands.state}[/]  {item.url}", soft_wrap=True)
-        table = _table("", "")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in _lines(target, item):
             table.add_row(f"  {name}", escape(value))
         out.print(table)
@@ -479,7 +481,7 @@ def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], Non
             raise ModelworksError(
                 f"{model} {name} was turned back by {target.environment} before: {why}",
                 fix=f"Release another version (`modelworks rollback {model} --env {target.environment}`), "
-                "or insist: `modelworks up ... --insist`.",
+                f"or insist: `modelworks up {target.environment} --insist`.",
             )
         if why:
             say(f"{model} {name} was turned back before ({why}), and is rolled out because you insist")
