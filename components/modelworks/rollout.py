@@ -402,7 +402,7 @@ def _never_ready(seen: Seen) -> bool:
     if judged or not begun or not status.get("abortedAt"):
         return False
     taken = datetime.fromisoformat(status["abortedAt"]) - datetime.fromisoformat(begun)
-    return taken.total_seconds() >= rollout["spec"].get("progressDeadlineSeconds", 600) - 2
+    return taken.total_seconds() >= float(rollout["spec"].get("progressDeadlineSeconds", 600)) - 2
 
 
 def _plain(message: str) -> str:
