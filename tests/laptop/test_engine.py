@@ -134,6 +134,15 @@ def test_a_preview_without_changes_says_so():
     assert "No changes; 3 unchanged." in Preview.read("dev", '{"steps": [], "changeSummary": {"same": 3}}').markdown()
 
 
+def test_a_preview_that_failed_is_not_taken_for_one_without_changes():
+    with pytest.raises(ValueError):
+        Preview.read("dev", "error: no stack named 'dev' found")
+    told = Preview("dev", (), 0, ("the program raised an error",)).markdown(failed=True)
+    assert "**The preview failed." in told
+    assert "the program raised an error" in told
+    assert "No changes" not in told
+
+
 def test_a_program_that_ignores_ctrl_c_is_gone_all_the_same(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.5)
     # It starts a child in a process group of its own, as the engine does with its plugins.

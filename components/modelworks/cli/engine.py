@@ -52,8 +52,9 @@ def _up(
 ) -> None:
     """Bring ENV to what the program declares, by the real Pulumi engine.
 
-        modelworks up local --yes
+    For example:
 
+        modelworks up local --yes
         modelworks up dev --target 'urn:pulumi:dev::…'
 
     An environment that the laptop holds goes there, and is compared with what really stands there first; any other goes
@@ -86,12 +87,15 @@ def _preview(
 ) -> None:
     """Show what `up` would do to ENV, and change nothing.
 
+    For example:
+
         modelworks preview prod --format markdown > preview.md
 
     The markdown is a table of what is created, changed, replaced and deleted, property by property. Replacements and
     deletions of what holds data are in bold, secrets are masked. Options that this command does not know are Pulumi's.
     """
     engine = _engine(environment)
+    engine.have_stack(_say)
     options = [*engine.policy(), *context.args]
     form = Format.json if as_json else form
     if form is Format.text:
@@ -104,14 +108,20 @@ def _preview(
     try:
         preview = Preview.read(environment, text)
     except ValueError:
-        _failed(engine, "preview", code or 1)
-    print(json.dumps(preview.facts(), indent=2, ensure_ascii=False) if form is Format.json else preview.markdown())
+        code = code or 1
+        preview = Preview(environment, (), 0, (f"the engine ended with {code} before it could tell anything",))
+    if form is Format.json:
+        print(json.dumps({**preview.facts(), "failed": bool(code)}, indent=2, ensure_ascii=False))
+    else:
+        print(preview.markdown(failed=bool(code)))
     if code:
         _failed(engine, "preview", code)
 
 
 def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = False) -> None:
     """Delete everything that ENV declares.
+
+    For example:
 
         modelworks destroy local --yes
 

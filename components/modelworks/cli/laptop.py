@@ -36,12 +36,14 @@ def register(app: typer.Typer) -> None:
 @laptop.command("up", epilog=_EXIT_CODES)
 def _up(
     environments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ENV]...", help="Environments to have. Default: local.")
+        list[str] | None, typer.Argument(metavar="ENV...", help="Environments to have. Default: local.")
     ] = None,
     aws_only: Annotated[bool, typer.Option("--aws-only", help="Leave Kubernetes and the gateway out.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Bring the laptop cloud up. Run again, it starts what is not running and adds what is not there.
+
+    For example:
 
         modelworks laptop up
         modelworks laptop up dev staging      # two environments side by side
@@ -62,7 +64,11 @@ def _down(
 ) -> None:
     """Stop everything and wipe it: an environment comes from code, so nothing here is precious.
 
-    modelworks laptop down
+    For example:
+
+        modelworks laptop down
+
+    Only what belongs to this laptop cloud is ended: another checkout's goes on.
     """
     from modelworks.laptop import core  # noqa: PLC0415
 
@@ -73,8 +79,12 @@ def _down(
 def _status(as_json: _Json = False) -> None:
     """Show what runs, where it answers, and what it does not do as a cloud would.
 
-    modelworks laptop status
-    modelworks laptop status --json | jq .endpoints
+    For example:
+
+        modelworks laptop status
+        modelworks laptop status --json | jq .endpoints
+
+    What is recorded but not emulated, and what is not enforced, is listed too: do not rely on it here.
     """
     from modelworks.laptop.condition import condition  # noqa: PLC0415
 
@@ -95,7 +105,11 @@ def _logs(
 ) -> None:
     """Print the end of a process's log.
 
-    modelworks laptop logs apiserver -f
+    For example:
+
+        modelworks laptop logs apiserver -f
+
+    What an endpoint's pods write is elsewhere: `modelworks logs`.
     """
     from modelworks.laptop import core  # noqa: PLC0415
 
@@ -105,13 +119,17 @@ def _logs(
 
 @laptop.command("toolchain", epilog=_EXIT_CODES)
 def _toolchain(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[TOOL]...", help="Tools. Default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="TOOL...", help="Tools. Default: all.")] = None,
     build: Annotated[bool, typer.Option("--build", help="Have what is missing.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Show the programs the laptop cloud is made of, and where each comes from.
 
-    modelworks laptop toolchain --build
+    For example:
+
+        modelworks laptop toolchain --build
+
+    Each comes from PATH if its version fits, else it is built once and kept in a cache that checkouts share.
     """
     from modelworks.laptop import toolchain  # noqa: PLC0415
 
@@ -131,8 +149,12 @@ def _env(
 ) -> None:
     """Print what makes a shell mean ENV: plain pulumi, kubectl, aws and boto3 then go to the laptop.
 
-    eval "$(modelworks env local)"
-    eval "$(modelworks env local --unset)"
+    For example:
+
+        eval "$(modelworks env local)"
+        eval "$(modelworks env local --unset)"
+
+    It holds for this shell alone. The AWS keys in it open the account on the laptop and nothing else.
     """
     from modelworks.laptop.environments import environment_variables  # noqa: PLC0415
 

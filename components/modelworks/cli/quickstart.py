@@ -36,6 +36,8 @@ def _run(
 ) -> None:
     """From nothing to an answered prediction: laptop cloud, environment, training, gates, release, serving.
 
+    For example:
+
         modelworks quickstart
 
     Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line.

@@ -45,6 +45,8 @@ def _check(
 ) -> None:
     """Check stack config files without an engine or a cloud; what is wrong is named with its path.
 
+    For example:
+
         modelworks check stacks/Pulumi.prod.yaml
 
     Exit code 0: all are right; 1: one is not.

@@ -91,8 +91,12 @@ class Preview:
 
     @classmethod
     def read(cls, environment: str, text: str) -> Preview:
-        """From the output of `pulumi preview --json`."""
-        found = json.loads(text[text.find("{") :] or "{}") if "{" in text else {}
+        """From the output of `pulumi preview --json`.
+
+        Raises:
+            ValueError: It is not JSON: the engine did not come as far as a preview.
+        """
+        found = json.loads(text[max(text.find("{"), 0) :])
         by_urn: dict[str, dict[str, Any]] = {}
         for step in found.get("steps") or []:
             if (action := _ACTIONS.get(step["op"])) is not None:
@@ -126,11 +130,18 @@ class Preview:
             "problems": list(self.problems),
         }
 
-    def markdown(self) -> str:
-        """A table for a pull request: replacements and deletions first, those of stateful resources in bold."""
+    def markdown(self, *, failed: bool = False) -> str:
+        """A table for a pull request: replacements and deletions first, those of stateful resources in bold.
+
+        Args:
+            failed: The engine did not come to its end, so that nobody may take what is there for all there is.
+        """
         lines = [f"### Preview of `{self.environment}`", ""]
+        if failed:
+            lines += ["> :x: **The preview failed. What is below is not all of it, and nothing to approve.**", ""]
         told = ", ".join(f"{count} {_DONE[action]}" for action, count in self.counts().items())
-        lines += [f"{told or 'No changes'}; {self.unchanged} unchanged.", ""]
+        if told or not failed:
+            lines += [f"{told or 'No changes'}; {self.unchanged} unchanged.", ""]
         if danger := [change for change in self.changes if change.dangerous]:
             names = ", ".join(f"`{change.name}`" for change in danger)
             lines += [f"> :warning: **Data may be lost: {names}.** Read these rows before you approve.", ""]

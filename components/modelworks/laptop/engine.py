@@ -181,12 +181,14 @@ class Engine:
         Raises:
             ModelworksError: Another update is running; the message says whose.
         """
-        if self.on_laptop:
-            self._have_stack(say)
+        self.have_stack(say)
         self.unlock(say)
         self.settle(say)
 
-    def _have_stack(self, say: Callable[[str], None]) -> None:
+    def have_stack(self, say: Callable[[str], None]) -> None:
+        """On the laptop, have the stack and its config file, so that a preview and an update have something to be of."""
+        if not self.on_laptop:
+            return
         file = self.stack_file
         template = file.with_name(f"{self.environment}.template.yaml")
         if not file.exists() and template.exists():
