@@ -25,6 +25,12 @@ from modelworks._kubernetes import (
 _PORT = contract.DEFAULT_PORT
 _SERVICE_PORT = 80
 _COMPONENT = "endpoint"
+_DRAIN_SECONDS = 15
+"""How long a pod serves on after it was told to end. Ending is a race: a load balancer learns of it at the same moment, and
+one of AWS goes on sending new requests for some seconds until the target is deregistered everywhere. The laptop's gateway
+needs less than one; this is a margin for the slower, and costs nothing but memory."""
+_END_SECONDS = 50
+"""A pod is killed after this: the drain, what requests in flight may still take (20 s), the last metrics (12 s)."""
 _LOOK_SECONDS = 10
 """Time between two publications of metrics by a pod, and between two measurements of a canary: at most this."""
 
@@ -393,7 +399,7 @@ class ModelEndpoint(pulumi.ComponentResource):
                 "serviceAccountName": self.identity.account.metadata.name,
                 "automountServiceAccountToken": False,
                 "securityContext": RESTRICTED_POD,
-                "terminationGracePeriodSeconds": 45,
+                "terminationGracePeriodSeconds": _END_SECONDS,
                 "topologySpreadConstraints": [
                     {
                         "maxSkew": 1,
@@ -420,6 +426,7 @@ class ModelEndpoint(pulumi.ComponentResource):
             contract.ENV_ENVIRONMENT: args["environment"],
             contract.ENV_PORT: str(_PORT),
             contract.ENV_METRICS_SECONDS: str(self._look_seconds()),
+            contract.ENV_DRAIN_SECONDS: str(_DRAIN_SECONDS),
             contract.ENV_PREDICTION_LOG: pulumi.Output.concat("s3://", bucket, "/", _log_prefix(self._name)),
             contract.ENV_PREDICTION_LOG_SAMPLE: str(args.get("log_sample_ratio", 1.0)),
             contract.ENV_LATENCY_OBJECTIVE_MS: str(args.get("latency_objective_ms", 100)),

@@ -52,6 +52,12 @@ def test_a_pod_serves_the_released_digest():
     assert found[contract.ENV_VERSION] == "12"
 
 
+def test_a_pod_that_ends_serves_on_and_is_not_killed_before_it_is_done():
+    declared = endpoint()
+    drain = int(variables(declared)[contract.ENV_DRAIN_SECONDS])
+    assert 10 <= drain <= pod(declared)["terminationGracePeriodSeconds"] - 20 - 12
+
+
 def test_a_new_release_changes_the_pods_and_nothing_else_of_the_address():
     first, second = endpoint(), endpoint(release={"digest": "sha256:" + "cd" * 32, "version": 13})
     changed = {key for key in first.resources if first.resources[key] != second.resources[key]}
@@ -134,6 +140,13 @@ def test_traffic_moves_in_steps_and_the_first_must_bring_evidence():
         {"duration": "60s"},
     ]
     assert canary["trafficRouting"] == {"alb": {"ingress": "flight-delay", "servicePort": 80}}
+
+
+def test_pods_publish_and_analyses_look_twice_a_datapoint():
+    declared = endpoint(limits={"period_seconds": 10})
+    intervals = {metric["interval"] for each in declared.all(ANALYSIS).values() for metric in each["spec"]["metrics"]}
+    assert intervals == {"5s"}
+    assert variables(declared)[contract.ENV_METRICS_SECONDS] == "5"
 
 
 def test_no_step_waits_for_ever():

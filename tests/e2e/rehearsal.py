@@ -87,9 +87,9 @@ SETTINGS: dict[str, Any] = {
     "limits": {"period_seconds": 10},
     "canary": {
         "steps": [20, 50],
-        "step_seconds": 20,
-        "bake_seconds": 20,
-        "ready_deadline_seconds": 20,
+        "step_seconds": 15,
+        "bake_seconds": 10,
+        "ready_deadline_seconds": 15,
         "minimum_requests": 50,
     },
 }
@@ -206,6 +206,7 @@ class Rehearsal:
         self.serving = ""
         """What answers call the release that is good."""
         self._version = 0
+        self._lines: dict[str, dict[str, Any]] = {}
         (folder / "Pulumi.yaml").write_text("name: rehearsal\nruntime: python\n")
         (folder / "__main__.py").write_text(PROGRAM)
         self._want(None)
@@ -222,9 +223,16 @@ class Rehearsal:
         key = contract.bundle_key(MODEL, example.digest)
         self.aws("s3").put_object(Bucket="store", Key=key, Body=data or example.archive.read_bytes())
         self._version += 1
-        self._want({"digest": example.digest, "version": self._version})
+        name = contract.short_digest(example.digest)
+        self._lines[name] = {"digest": example.digest, "version": self._version}
+        self._want(self._lines[name])
         self._up()
-        return contract.short_digest(example.digest)
+        return name
+
+    def back(self) -> None:
+        """The release line as it was for what serves, and `pulumi up`."""
+        self._want(self._lines[self.serving])
+        self._up()
 
     def unchanged(self) -> str:
         """A preview that must find nothing to do."""
@@ -329,6 +337,16 @@ class Rehearsal:
             for result in run.get("status", {}).get("metricResults", [])
             if result["phase"] not in {"Successful", "Running"}
         ]
+
+    def why(self) -> str:
+        """What containers of the endpoint said when they ended."""
+        states = [
+            status.get(which, {}).get("terminated", {})
+            for pod in self.pods()
+            for status in pod["status"].get("containerStatuses", [])
+            for which in ("state", "lastState")
+        ]
+        return " ".join(state.get("message", "") for state in states)
 
     def pods(self) -> list[dict[str, Any]]:
         """The endpoint's pods."""

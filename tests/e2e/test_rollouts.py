@@ -6,7 +6,9 @@ The tests share one endpoint and run in their order: each begins with what the o
 from __future__ import annotations
 
 import shutil
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def failing(bundles):
+    return rehearsal.failing(bundles)
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +64,108 @@ def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
     assert load.of(endpoint.serving) > load.of(version) / 10
     assert load.lasts[version] > load.lasts[endpoint.serving]
     endpoint.serving = version
+
+
+def test_a_release_that_fails_on_one_request_in_twenty_goes_back(endpoint, failing):
+    with Load(endpoint.gateway, rate=200) as load:
+        version = endpoint.release(failing)
+        until(endpoint.turned_back, 120, endpoint.rollout)
+        until_only(endpoint, load)
+    found = endpoint.failures()
+    assert any(failure.startswith("errors: Failed") for failure in found), found
+    # Whoever was not sent to the canary got a prediction, and nobody got anything but one or the canary's own error.
+    assert {status for status, _ in load.answers} == {200, 500}
+    assert all("the model failed to predict this request" in fault for fault in load.faults)
+    asked = load.of(version) + load.failed
+    assert load.failed < asked / 10
+    assert asked < load.count / 3
+
+
+def test_what_was_turned_back_stays_so_until_the_line_changes(endpoint):
+    endpoint.unchanged()
+    assert endpoint.turned_back()
+    before = {pod["metadata"]["name"] for pod in endpoint.pods()}
+    endpoint.back()
+    # No steps lead back to what is stable already, and none of its pods is started again.
+    until(lambda: endpoint.status and not endpoint.turned_back() and endpoint.weight() == 0, 60, endpoint.rollout)
+    assert {pod["metadata"]["name"] for pod in endpoint.pods()} <= before
+
+
+def test_a_release_that_is_much_slower_goes_back(endpoint, bundles):
+    with Load(endpoint.gateway, rate=30) as load:
+        version = endpoint.release(rehearsal.slow(bundles))
+        until(endpoint.turned_back, 120, endpoint.rollout)
+        until_only(endpoint, load)
+    found = endpoint.failures()
+    # Too slow shows as missed objectives or, where requests queue up, as requests turned away.
+    assert any(failure.startswith(("slow: Failed", "rejected: Failed")) for failure in found), found
+    assert {status for status, _ in load.answers} <= {200, 429}
+    assert statistics.median(load.milliseconds[version]) > 5 * statistics.median(load.milliseconds[endpoint.serving])
+
+
+@pytest.mark.parametrize("fault", ["crashes", "is not what was released"])
+def test_a_release_that_never_becomes_ready_gets_no_request_and_is_given_up(endpoint, bundles, fault):
+    example = rehearsal.crashing(bundles) if fault == "crashes" else rehearsal.build(bundles, trees=12)
+    tampered = None if fault == "crashes" else example.archive.read_bytes() + b"\0"
+    with Load(endpoint.gateway, rate=100) as load:
+        version = endpoint.release(example, tampered)
+        until(endpoint.turned_back, 120, endpoint.rollout)
+    assert (load.failed, load.of(version)) == (0, 0), load.faults
+    assert endpoint.failures() == []
+    # Argo says that it gave up; why, the pods say.
+    assert "RolloutAborted" in endpoint.status["message"]
+    expected = "cannot be loaded by ONNX Runtime" if fault == "crashes" else "digest"
+    assert expected in endpoint.why()
+
+
+def test_a_release_that_nobody_asks_goes_back(endpoint, bundles):
+    endpoint.release(rehearsal.build(bundles, trees=13))
+    until(endpoint.turned_back, 120, endpoint.rollout)
+    found = endpoint.failures()
+    assert any(failure.startswith("traffic: Failed") for failure in found), found
+
+
+def test_parts_of_the_cloud_are_killed_and_a_good_release_takes_over(endpoint, bundles):
+    with Load(endpoint.gateway, rate=200) as load:
+        version = endpoint.release(rehearsal.build(bundles, trees=14))
+        endpoint.kill("agent")
+        until(lambda: endpoint.weight() == 20, 120, endpoint.rollout)
+        endpoint.kill("rollouts-local")
+        until(lambda: endpoint.phase() == "Paused", 120, endpoint.rollout)
+        endpoint.kill("apiserver")
+        until(lambda: endpoint.weight() == 50, 120, endpoint.rollout)
+        endpoint.kill("gateway")
+        until(endpoint.healthy, 180, endpoint.rollout)
+        assert load.failed == 0, load.faults
+        # The one part that requests pass through: what is on its way is lost with it, and nothing after that.
+        endpoint.kill("caddy")
+        until(lambda: load.faults)
+        settled = until(lambda: load.of(version)) + 1000
+        until(lambda: load.of(version) > settled)
+        lost = load.failed
+        until(lambda: load.of(version) > settled + 500)
+        assert load.failed == lost
+    assert {status for status, _ in load.answers} <= {200, 0, 502, 503}
+    endpoint.serving = version
+
+
+def test_the_controller_and_the_api_server_are_killed_and_a_bad_release_goes_back(endpoint, failing):
+    with Load(endpoint.gateway, rate=200) as load:
+        endpoint.release(failing)
+        until(lambda: endpoint.weight() == 20, 120, endpoint.rollout)
+        endpoint.kill("rollouts-local")
+        endpoint.kill("apiserver")
+        until(endpoint.turned_back, 120, endpoint.rollout)
+        until_only(endpoint, load)
+    assert {status for status, _ in load.answers} == {200, 500}
+
+
+def until_only(endpoint, load):
+    """Until the good version answers, and nothing else does."""
+
+    def alone():
+        before, failed, good = load.count, load.failed, load.of(endpoint.serving)
+        time.sleep(1)
+        return load.failed == failed and load.count - before == load.of(endpoint.serving) - good > 0
+
+    until(alone, 60, lambda: load.answers)
