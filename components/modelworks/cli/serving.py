@@ -419,7 +419,7 @@ def _lines(target: Target, told: Told) -> Iterator[tuple[str, str]]:
         yield "serves", "nothing"
     if stands.progress:
         yield "progress", stands.progress
-    if stands.reason:
+    if stands.reason and not stands.measured:
         yield "because", stands.reason
     for measured in stands.measured:
         yield "measured", f"{measured}  at {measured.at}"
@@ -465,11 +465,13 @@ def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], Non
         releases = read_releases(target.stack_file)
         if not releases or not target.outputs.get("endpoints"):
             return lambda: None
+    except ModelworksError:
+        return lambda: None  # never up, or no file that we can read: the program says so itself, where it matters
+    try:
         cluster = _cluster(target)
         seen = {model: cluster.seen(model) for model in releases}
     except ModelworksError as error:
-        if "is not up" not in error.message:
-            say(f"whether a release was turned back before is not known: {error.message}")
+        say(f"whether a release was turned back before is not known: {error.message}")
         return lambda: None
     for model, release in releases.items():
         here = seen[model]

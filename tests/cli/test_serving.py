@@ -1,0 +1,403 @@
+"""`status`, `rollout`, `predict`, `logs` and what `up` refuses: against an API server and an endpoint of the tests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import pytest
+import typer
+from moto import mock_aws
+from typer.testing import CliRunner
+
+from cli.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
+from modelworks import alarms, contract, rollout
+from modelworks.cli import serving
+from modelworks.cli.cluster import Cluster
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.registry import Version
+
+STACK = f"""config:
+  aws:allowedAccountIds: ["000000000000"]
+  modelworks:settings:
+    owner: you
+    cost_centre: laptop
+    registry: {{}}
+    endpoints:
+      delays: {{allow_anonymous: true}}
+  modelworks:secrets:
+    registry_password: {{secure: "v1:a:b"}}
+  modelworks:releases:
+    delays: {{digest: "{NEW}", version: 2}}
+"""
+
+
+@dataclass
+class Api:
+    """What the API server holds, and what it was asked to change."""
+
+    rollout: dict[str, Any] | None
+    runs: list[Any] = field(default_factory=list)
+    pods: list[Any] = field(default_factory=list)
+    patched: list[tuple[str, Any]] = field(default_factory=list)
+    log: str = "hello\nworld\n"
+
+    def answer(self, path: str, query: dict[str, list[str]]) -> Any:
+        kind = path.rstrip("/").rpartition("/")[2]
+        if kind == "version":
+            return {"major": "1", "minor": "35", "gitVersion": "v1.35.0"}
+        if kind == "log":
+            return "\n".join(self.log.splitlines()[-int(query["tailLines"][0]) :])
+        items = {
+            "rollouts": [self.rollout] if self.rollout else [],
+            "replicasets": list(SETS),
+            "analysisruns": self.runs,
+            "pods": self.pods,
+            "events": [],
+        }
+        return {"items": items[kind]} if kind in items else {}
+
+
+@dataclass
+class Registry:
+    """A registry that keeps aliases, or is down."""
+
+    version: Version
+    down: bool = False
+    pointed: list[tuple[str, int | None]] = field(default_factory=list)
+
+    def versions(self, model: str) -> list[Version]:
+        if self.down:
+            raise ModelworksError("listing m: the registry of local says: connection refused")
+        return [self.version]
+
+    def point(self, alias: str, version: Version | None, *, model: str) -> None:
+        self.pointed.append((alias, version.version if version else None))
+
+
+@dataclass
+class Place:
+    """An environment: its stack file, its outputs, its cluster, its registry."""
+
+    api: Api
+    cluster: Cluster
+    stack_file: Path
+    registry: Registry
+    url: str
+    environment: str = "local"
+    engine: Any = field(default_factory=lambda: SimpleNamespace(on_laptop=False))
+    session: Any = field(default_factory=lambda: boto3.Session(region_name="eu-central-1"))
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        return {"endpoints": {"delays": self.url}, "namespace": "n"}
+
+    @property
+    def models(self) -> dict[str, str]:
+        return self.outputs["endpoints"]
+
+    def address(self, url: str) -> str:
+        return url
+
+    def output(self, name: str) -> Any:
+        return self.outputs[name]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """An API server and an endpoint in one."""
+
+    api: Api
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        if parts.path == "/openapi.json":
+            content = {"application/json": {"example": {"rows": [{"a": 1}]}}}
+            self._send({"paths": {"/v1/predict": {"post": {"requestBody": {"content": content}}}}})
+        else:
+            self._send(self.api.answer(parts.path, parse_qs(parts.query)))
+
+    def do_PATCH(self) -> None:
+        self.api.patched.append((self.path.rpartition("/rollouts/")[2], self._body()))
+        self._send({})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self.headers.get("Authorization") != "Bearer open":
+            self._send({"title": "Unauthorized", "detail": "no bearer token"}, 401)
+        elif body.get("rows") != [{"a": 1}]:
+            self._send({"field": "rows[0].a", "detail": "missing"}, 422)
+        else:
+            self._send({"predictions": [{"label": "late", "score": 0.73}], "model": "m", "version": "aaaaaaaaaaaa"})
+
+    def _body(self) -> Any:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _send(self, answer: Any, status: int = 200) -> None:
+        content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def served(**status: Any) -> dict[str, Any]:
+    made = a_rollout(**status)
+    made["metadata"] |= {"uid": "u", "creationTimestamp": "2026-11-01T10:00:00Z"}
+    return made
+
+
+def owned(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "metadata": {**item["metadata"], "ownerReferences": [{"uid": "u"}]}}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An environment where version 2 serves."""
+    api = Api(served(phase="Healthy", stableRS=CANARY, canary=weights(0)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": url}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+            }
+        )
+    )
+    (tmp_path / "Pulumi.local.yaml").write_text(STACK)
+    registry = Registry(Version("delays", 2, {"bundle": NEW}, ("challenger",)))
+    found = Place(api, Cluster(str(kubeconfig), None, "n"), tmp_path / "Pulumi.local.yaml", registry, url)
+    monkeypatch.setattr(serving, "_target", lambda environment: found)
+    monkeypatch.setattr(serving, "_cluster", lambda target: found.cluster)
+    with mock_aws():
+        yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def command():
+    """The command line, as a user types it."""
+    app = typer.Typer()
+    serving.register(app)
+
+    def invoke(*arguments: str) -> Any:
+        return CliRunner().invoke(app, list(arguments))
+
+    return invoke
+
+
+# -- status ----------------------------------------------------------------------------------------------------------
+def test_status_of_what_serves_ends_with_zero_and_makes_it_the_champion(place, command):
+    done = command("status", "local", "--json")
+    told = json.loads(done.stdout)["endpoints"][0]
+    assert (done.exit_code, told["state"], told["shares"][0]["percent"]) == (0, "serves", 100)
+    assert (told["champion_moved"], place.registry.pointed) == (True, [("champion", 2), ("challenger", None)])
+
+
+def test_a_champion_is_not_pointed_at_again(place, command):
+    place.registry.version = Version("delays", 2, {"bundle": NEW}, ("champion",))
+    assert command("status").exit_code == 0
+    assert place.registry.pointed == []
+
+
+def test_a_registry_that_is_down_is_told_and_fails_nothing(place, command):
+    place.registry.down = True
+    done = command("status")
+    assert (done.exit_code, "connection refused" in done.stdout) == (0, True)
+
+
+def test_an_override_is_shown(place, command):
+    facts = {"bundle": NEW, "override": {"reason": "the demo", "by": "ada"}}
+    place.registry.version = Version("delays", 2, facts, ("champion",))
+    assert "the demo, by ada" in command("status").stdout
+
+
+def test_status_of_a_release_turned_back_ends_with_one_and_moves_no_alias(place, command):
+    place.api.rollout = served(phase="Degraded", abort=True, message=ABORTED, canary=weights(0))
+    place.api.runs = [owned(FAILED)]
+    done = command("status", "--json")
+    told = json.loads(done.stdout)["endpoints"][0]
+    assert (done.exit_code, told["state"], place.registry.pointed) == (1, "turned back", [])
+    assert (told["measured"][0]["metric"], told["measured"][0]["values"]) == ("errors", [0.08, 0.031, 0.0])
+    assert "errors: measured 0.08, 0.031, 0" in command("status").stdout.replace("\n            ", " ")
+
+
+def test_status_of_a_rollout_under_way_ends_with_two(place, command):
+    place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
+    assert command("status").exit_code == 2
+
+
+def test_waiting_ends_at_its_deadline_with_two(place, command):
+    place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
+    assert command("status", "--wait", "--timeout", "0.1").exit_code == 2
+
+
+def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
+    monkeypatch.setattr(serving, "_POLL_SECONDS", 0.05)
+    place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
+    ended = served(phase="Healthy", stableRS=CANARY, canary=weights(0))
+    timer = threading.Timer(0.5, lambda: setattr(place.api, "rollout", ended))
+    timer.start()
+    done = command("rollout", "watch", "delays", "--timeout", "60")
+    timer.join()
+    assert (done.exit_code, "80 % version 1" in done.stderr, "serves" in done.stdout) == (0, True, True)
+
+
+def test_the_alarms_of_the_endpoint_are_shown_with_their_states(place, command):
+    dimensions = {contract.DIMENSION_ENVIRONMENT: "local", contract.DIMENSION_MODEL: "delays"}
+    errors = alarms.endpoint_alarms()[0]
+    cloudwatch = place.session.client("cloudwatch")
+    for name, model in (("mine", "delays"), ("other", "rides")):
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace=contract.METRIC_NAMESPACE,
+            MetricName=errors.metric,
+            Dimensions=[{"Name": key, "Value": value} for key, value in {**dimensions, "model": model}.items()],
+            Statistic="Average",
+            Period=60,
+            EvaluationPeriods=3,
+            Threshold=errors.threshold,
+            ComparisonOperator=errors.comparison,
+        )
+    cloudwatch.set_alarm_state(AlarmName="mine", StateValue="ALARM", StateReason="2 datapoints")
+    told = json.loads(command("status", "--json").stdout)["endpoints"][0]["alarms"]
+    assert [(alarm["name"], alarm["state"]) for alarm in told] == [("mine", "ALARM")]
+    assert datetime.fromisoformat(told[0]["since"]).astimezone(UTC)
+
+
+# -- rollout ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "status", "patched"),
+    [
+        (["abort"], {}, [("m/status", {"status": {"abort": True}})]),
+        (["retry"], {"abort": True}, [("m/status", {"status": {"abort": False}})]),
+        (["promote"], {"pauseConditions": [{}]}, [("m/status", {"status": {"pauseConditions": None}})]),
+        (["promote", "--full"], {}, [("m/status", {"status": {"promoteFull": True}})]),
+        (["promote", "--full"], {"stableRS": CANARY}, []),
+    ],
+)
+def test_a_rollout_is_taken_in_hand_as_argo_does(place, command, words, status, patched):
+    place.api.rollout = served(**status)
+    assert command("rollout", words[0], "delays", *words[1:]).exit_code == 0
+    assert place.api.patched == patched
+
+
+@pytest.mark.parametrize(("word", "status"), [("abort", {"stableRS": CANARY}), ("retry", {})])
+def test_what_makes_no_sense_is_refused(place, command, word, status):
+    place.api.rollout = served(**status)
+    refused = command("rollout", word, "delays").exception
+    assert isinstance(refused, ModelworksError)
+    assert (refused.fix != "", place.api.patched) == (True, [])
+
+
+def test_a_model_without_a_rollout_is_named(place, command):
+    place.api.rollout = None
+    assert "no rollout of delays" in str(command("rollout", "promote", "delays").exception)
+
+
+# -- predict and logs ------------------------------------------------------------------------------------------------
+def test_predict_sends_the_models_own_example_with_a_token_from_a_file(place, command, tmp_path):
+    (tmp_path / "token").write_text("open\n")
+    done = command("predict", "delays", "--example", "--token-file", str(tmp_path / "token"))
+    assert (done.exit_code, "label late" in done.stdout, "0.73" in done.stdout) == (0, True, True)
+
+
+def test_predict_takes_rows_from_a_file(place, command, tmp_path):
+    (tmp_path / "token").write_text("open")
+    (tmp_path / "rows.json").write_text('{"rows": [{"a": 1}]}')
+    token, data = f"--token-file={tmp_path / 'token'}", f"--data=@{tmp_path / 'rows.json'}"
+    assert json.loads(command("predict", "delays", token, data, "--json").stdout)["version"] == "aaaaaaaaaaaa"
+
+
+@pytest.mark.parametrize(
+    ("token", "data", "told"),
+    [
+        ("open", '{"rows": [{"b": 1}]}', "delays answers 422: rows[0].a: missing"),
+        ("closed", '{"rows": [{"a": 1}]}', "delays answers 401: no bearer token"),
+        ("open", "{", "--data is not JSON"),
+        ("open", "@/nowhere", "cannot read /nowhere"),
+    ],
+)
+def test_what_an_endpoint_refuses_is_told_with_a_fix(place, command, tmp_path, token, data, told):
+    (tmp_path / "token").write_text(token)
+    assert told in str(command("predict", "delays", "--token-file", str(tmp_path / "token"), "--data", data).exception)
+
+
+def test_logs_name_the_release_and_the_pod_of_each_line(place, command):
+    notes = {contract.ANNOTATION_DIGEST: NEW}
+    place.api.pods = [{"metadata": {"name": "m-66-x7", "annotations": notes}}]
+    done = command("logs", "delays", "--lines", "1")
+    assert done.stdout == "aaaaaaaaaaaa x7 | world\n"
+
+
+def test_logs_of_a_model_without_pods_are_an_error(place, command):
+    assert "delays has no pods in local" in str(command("logs", "delays").exception)
+
+
+# -- up --------------------------------------------------------------------------------------------------------------
+def test_up_refuses_what_was_turned_back_and_says_how_to_insist(place):
+    place.api.rollout = served(of=OLD, phase="Healthy", currentPodHash=STABLE)
+    place.api.runs = [owned(FAILED)]
+    with pytest.raises(ModelworksError, match="turned back by local before: errors: measured") as refused:
+        serving.refuse_turned_back(place, insist=False, say=print)
+    assert "--insist" in refused.value.fix
+
+
+def test_insisting_tries_an_aborted_release_again_after_the_update(place):
+    place.api.rollout = served(abort=True, message=ABORTED)
+    place.api.runs = [owned(FAILED)]
+    said: list[str] = []
+    try_again = serving.refuse_turned_back(place, insist=True, say=said.append)
+    before = list(place.api.patched)
+    try_again()
+    assert (before, place.api.patched) == ([], [("m/status", {"status": {"abort": False}})])
+    assert "because you insist" in said[0]
+
+
+def test_up_notes_an_aborted_release_before_another_takes_its_place(place):
+    place.api.rollout = served(of=OLD, abort=True, message=ABORTED)
+    serving.refuse_turned_back(place, insist=False, say=print)()
+    note = {"metadata": {"annotations": {rollout.ANNOTATION_TURNED_BACK: "0" * 12}}}
+    assert place.api.patched == [("m", note)]
+
+
+def test_up_goes_on_where_the_cluster_cannot_be_asked(place, monkeypatch):
+    def down(target: Any) -> Cluster:
+        raise ModelworksError("the cluster of this environment cannot be reached: refused")
+
+    monkeypatch.setattr(serving, "_cluster", down)
+    said: list[str] = []
+    serving.refuse_turned_back(place, insist=False, say=said.append)()
+    assert "cannot be reached" in said[0]
+
+
+def test_up_is_not_kept_from_a_good_release(place):
+    place.api.runs = [owned(run("Successful", []))]
+    serving.refuse_turned_back(place, insist=False, say=print)()
+    assert place.api.patched == []
+
+
+def test_up_of_a_program_that_is_not_of_ours_is_not_asked_about(place):
+    place.stack_file.unlink()
+    said: list[str] = []
+    serving.refuse_turned_back(place, insist=False, say=said.append)()
+    assert said == []
