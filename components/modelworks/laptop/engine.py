@@ -186,7 +186,7 @@ class Engine:
         self.settle(say)
 
     def have_stack(self, say: Callable[[str], None]) -> None:
-        """On the laptop, have the stack and its config file, so that a preview and an update have something to be of."""
+        """On the laptop, have the stack and its config file, so that there is something to preview and to update."""
         if not self.on_laptop:
             return
         file = self.stack_file
