@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ORDER = ("dev", "staging", "prod")
 """A version comes up through these, one after the other. `local` is where things are tried, never promoted from."""
 
+_OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
+"""Facts that a promoted version does not take along."""
+
 Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
 Env = Annotated[str, typer.Option("--env", help="The environment.")]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
@@ -162,11 +165,15 @@ def promote(
     gates = _hold(version, to, override)
     with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as scratch:
         bundle, signature = here.registry.fetch(model, line.digest, Path(scratch))
-        facts = {**version.facts, "promoted_from": source, "promoted_by": getpass.getuser(), **gates}
-        facts.pop("mlflow_run", None)
-        copied = there.registry.register(facts, bundle, signature)
+        decided = {"promoted_from": source, "promoted_by": getpass.getuser(), **gates}
+        facts = {name: value for name, value in version.facts.items() if name not in _OF_ONE_ENVIRONMENT}
+        copied = there.registry.register({**facts, **decided}, bundle, signature)
+        # A version that was there already learns who decided what this time.
+        missing = {name: value for name, value in decided.items() if copied.facts.get(name) != value}
+        copied = there.registry.note(copied, **missing)
         there.registry.fetch(model, line.digest, Path(scratch) / "copied")
     changed = released(there, copied)
+    here.registry.note(version, released=_with_release(version, to))
     _say_release(there, copied, changed)
     if pr and changed:
         _branch(there, copied)
@@ -212,7 +219,12 @@ def registered(target: Target, model: str, override: str = "", progress: Any = N
         )
     report.require()
     if known:
-        return known[0]
+        # Also puts back what the store lost.
+        version = registry.register(known[0].facts, built.path, built.signature)
+        if report.override:
+            judged = lineage_of(run, built, report)
+            version = registry.note(version, gates=judged["gates"], override=judged["override"])
+        return version
     mlflow_run = track(run, registry.uri, built)
     return registry.register(lineage_of(run, built, report, mlflow_run=mlflow_run), built.path, built.signature)
 
@@ -223,20 +235,27 @@ def released(target: Target, version: Version) -> bool:
     Returns:
         Whether the line changed.
     """
-    from modelworks.lifecycle.registry import CHALLENGER  # noqa: PLC0415
+    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
     from modelworks.lifecycle.release import set_release  # noqa: PLC0415
 
     changed = set_release(target.stack_file, version.model, Release(digest=version.digest, version=version.version))
-    if changed:
-        by = {
-            "by": getpass.getuser(),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": target.environment,
-        }
-        target.registry.note(version, released=[*version.facts.get("released", []), by])
-    if not {CHALLENGER, "champion"} & set(version.aliases):
+    told = version.facts.get("released", [])
+    # A try that broke after the line was written left nothing in the lineage: it is made up for here.
+    if changed or not any(each["environment"] == target.environment for each in told):
+        target.registry.note(version, released=_with_release(version, target.environment))
+    if CHAMPION in version.aliases:
+        # Back to what has the traffic: nothing is under way any more.
+        others = target.registry.versions(version.model) if changed else []
+        if any(CHALLENGER in each.aliases for each in others):
+            target.registry.point(CHALLENGER, None, model=version.model)
+    elif CHALLENGER not in version.aliases:
         target.registry.point(CHALLENGER, version, model=version.model)
     return changed
+
+
+def _with_release(version: Version, environment: str) -> list[dict[str, str]]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return [*version.facts.get("released", []), {"by": getpass.getuser(), "at": now, "environment": environment}]
 
 
 def _champion(target: Target, model: str, digest: str, folder: Path) -> Path | None:

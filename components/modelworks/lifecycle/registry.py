@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -64,13 +64,19 @@ class Registry:
     bucket: str
     session: Any
 
-    @cached_property
+    @property
     def _mlflow(self) -> Any:
+        # MLflow reads these at every request, and one process may speak to two registries.
+        os.environ["MLFLOW_TRACKING_USERNAME"] = contract.REGISTRY_USER
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = self.password
+        return self._client
+
+    @cached_property
+    def _client(self) -> Any:
         # A server that is down must be an error within seconds, not after MLflow's seven retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        os.environ["MLFLOW_TRACKING_USERNAME"] = contract.REGISTRY_USER
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = self.password
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow.tracking import MlflowClient  # noqa: PLC0415 - two seconds to import
 
         return MlflowClient(self.uri, self.uri)
@@ -101,21 +107,22 @@ class Registry:
 
     # -- Versions ----------------------------------------------------------------------------------------------------
     def versions(self, model: str) -> list[Version]:
-        """Every complete version of a model, newest first."""
+        """Every complete version of a model, newest first; of two that name the same bundle, the older one."""
         found = self._ask(f"listing {model}", lambda: self._mlflow.search_model_versions(f"name = '{model}'"))
         aliases: dict[str, list[str]] = {}
         if found:
             registered = self._ask(f"listing {model}", lambda: self._mlflow.get_registered_model(model))
             for alias, number in registered.aliases.items():
                 aliases.setdefault(str(number), []).append(alias)
-        return sorted(
-            (
-                Version(model, int(item.version), _facts(item.tags), tuple(sorted(aliases.get(str(item.version), []))))
-                for item in found
-                if item.tags.get(_COMPLETE) == "true"
-            ),
-            key=lambda version: -version.version,
-        )
+        complete = [
+            Version(model, int(item.version), _facts(item.tags), tuple(sorted(aliases.get(str(item.version), []))))
+            for item in found
+            if item.tags.get(_COMPLETE) == "true"
+        ]
+        first: dict[str, Version] = {}
+        for version in sorted(complete, key=lambda each: each.version):
+            first.setdefault(version.digest, version)
+        return sorted(first.values(), key=lambda each: -each.version)
 
     def models(self) -> list[str]:
         """Names of the models that are registered."""
@@ -168,38 +175,35 @@ class Registry:
             self._s3.put_object(Bucket=self.bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256")
 
     def _name(self, facts: dict[str, Any]) -> Version:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
         model, digest = facts["model"], facts["bundle"]
-        client = self._mlflow
         stamped = {**facts, "registered_at": datetime.now(UTC).isoformat(timespec="seconds")}
         tags = {f"{_TAG}{name}": json.dumps(value, sort_keys=True) for name, value in stamped.items()}
 
         def make() -> Any:
-            if not any(item.name == model for item in client.search_registered_models(f"name = '{model}'")):
-                client.create_registered_model(model)
-            left = [
-                item
-                for item in client.search_model_versions(f"name = '{model}'")
-                if item.tags.get(f"{_TAG}bundle") == json.dumps(digest) and item.tags.get(_COMPLETE) != "true"
-            ]
-            source = f"s3://{self.bucket}/{contract.bundle_key(model, digest)}"
-            # What a broken try left under the same digest is taken up, so that numbers are not wasted on it.
-            made = (
-                left[0]
-                if left
-                else client.create_model_version(
-                    model, source, run_id=facts.get("mlflow_run") or None, tags={f"{_TAG}bundle": json.dumps(digest)}
-                )
+            try:
+                self._mlflow.create_registered_model(model)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            # The server keeps a version and its tags in one transaction, so that no half of one can be seen.
+            return self._mlflow.create_model_version(
+                model,
+                f"s3://{self.bucket}/{contract.bundle_key(model, digest)}",
+                run_id=facts.get("mlflow_run") or None,
+                tags={**tags, _COMPLETE: "true"},
+                await_creation_for=0,
             )
-            for name, value in tags.items():
-                client.set_model_version_tag(model, made.version, name, value)
-            client.set_model_version_tag(model, made.version, _COMPLETE, "true")
-            return made
 
         made = self._ask(f"registering {model} {contract.short_digest(digest)}", make)
-        return Version(model, int(made.version), stamped)
+        # Of two who registered it at once, the first names it.
+        return next(
+            (each for each in self.versions(model) if each.digest == digest), Version(model, int(made.version), stamped)
+        )
 
-    def note(self, version: Version, **facts: Any) -> None:
-        """Add facts to a version's lineage: who released it, where and when."""
+    def note(self, version: Version, **facts: Any) -> Version:
+        """Add facts to a version's lineage: who released it, where and when. Returns it with them."""
         for name, value in facts.items():
             self._ask(
                 f"noting {name} of {version.model} {version.version}",
@@ -207,6 +211,7 @@ class Registry:
                     version.model, str(version.version), f"{_TAG}{name}", json.dumps(value, sort_keys=True)
                 ),
             )
+        return replace(version, facts={**version.facts, **facts})
 
     def point(self, alias: str, version: Version | None, *, model: str) -> None:
         """Let an alias mean a version, or nothing."""

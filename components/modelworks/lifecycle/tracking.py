@@ -6,6 +6,9 @@ What the run is made of was decided before; nothing here changes it. Told twice,
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
@@ -29,6 +32,7 @@ def track(run: TrainedModel, uri: str, bundle: Bundle | None = None) -> str:
     # A server that is down must be an error within seconds, not after MLflow's seven retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - two seconds to import
     from mlflow.tracking import MlflowClient  # noqa: PLC0415
 
@@ -46,37 +50,42 @@ def _tell(client: Any, run: TrainedModel, bundle: Bundle | None) -> str:
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.model)
     found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.run}'", max_results=1)
     if found:
-        run_id = str(found[0].info.run_id)
+        run_id, known = str(found[0].info.run_id), found[0].data.tags
     else:
-        run_id = str(client.create_run(experiment_id, tags={RUN_TAG: run.run}, run_name=run.run).info.run_id)
+        run_id, known = str(client.create_run(experiment_id, tags={RUN_TAG: run.run}, run_name=run.run).info.run_id), {}
+    from mlflow.entities import RunTag  # noqa: PLC0415 - two seconds to import
+
+    tags = [RunTag(name, value) for name, value in _tags(run, bundle).items() if known.get(name) != value]
     if not (found and found[0].info.status == "FINISHED"):
-        _tell_facts(client, run_id, run)
+        _tell_facts(client, run_id, run, tags)
         client.set_terminated(run_id)
-    for name, value in _tags(run, bundle).items():
-        client.set_tag(run_id, name, value)
+    elif tags:
+        client.log_batch(run_id, tags=tags)
     return run_id
 
 
-def _tell_facts(client: Any, run_id: str, run: TrainedModel) -> None:
-    told = read_json(run.folder / "metrics.json")
-    for name, value in {**run.inputs["parameters"], "seed": run.inputs["seed"]}.items():
-        client.log_param(run_id, name, value)
-    for part in ("train", "validation", "holdout"):
-        for name, value in told[part].items():
-            if value is not None:
-                client.log_metric(run_id, f"{part}.{name}", value)
-    from mlflow.entities import Metric  # noqa: PLC0415 - two seconds to import
+def _tell_facts(client: Any, run_id: str, run: TrainedModel, tags: list[Any]) -> None:
+    """Tell everything in few requests: a server with authentication takes a fifth of a second for each."""
+    from mlflow.entities import Metric, Param  # noqa: PLC0415 - two seconds to import
 
+    told = read_json(run.folder / "metrics.json")
+    parameters = {**run.inputs["parameters"], "seed": run.inputs["seed"]}
     # Steps stand for time, so that a run told twice draws the same curve.
     points = [
-        Metric(name, value, 0, step) for name, curve in told["curves"].items() for step, value in enumerate(curve)
-    ]
+        Metric(f"{part}.{name}", value, 0, 0)
+        for part in ("train", "validation", "holdout")
+        for name, value in told[part].items()
+        if value is not None
+    ] + [Metric(name, value, 0, step) for name, curve in told["curves"].items() for step, value in enumerate(curve)]
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()], tags=tags)
     for start in range(0, len(points), 1000):
         client.log_batch(run_id, metrics=points[start : start + 1000])
-    for name in ("checks.html", "checks.json", "metrics.json", "slices.json"):
-        client.log_artifact(run_id, str(run.folder / name))
-    if (run.folder / "plots").is_dir():
-        client.log_artifacts(run_id, str(run.folder / "plots"), "plots")
+    with tempfile.TemporaryDirectory(prefix="modelworks-track-") as scratch:
+        for name in ("checks.html", "checks.json", "metrics.json", "slices.json"):
+            shutil.copyfile(run.folder / name, Path(scratch) / name)
+        if (run.folder / "plots").is_dir():
+            shutil.copytree(run.folder / "plots", Path(scratch) / "plots")
+        client.log_artifacts(run_id, scratch)
 
 
 def _tags(run: TrainedModel, bundle: Bundle | None) -> dict[str, str]:
