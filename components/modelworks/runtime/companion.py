@@ -30,6 +30,8 @@ from modelworks.runtime.manifest import Manifest
 
 _KEPT_PUBLICATIONS = 360
 """Publications that wait for CloudWatch while it is away; then the oldest go. An hour at ten seconds each."""
+_OFTEN_SECONDS = 10.0
+"""Who publishes more often than this wants datapoints shorter than a minute."""
 _LAST_SECONDS = 10.0
 """How long the last words may take when the server has ended."""
 
@@ -153,6 +155,7 @@ class Companion:
                 contract.DIMENSION_MODEL: self._config.model,
             },
             version=self._config.release,
+            high_resolution=self._config.metrics_seconds < _OFTEN_SECONDS,
         )
         self._published = row
         if data:

@@ -159,8 +159,13 @@ def cloudwatch(
     at: datetime,
     dimensions: dict[str, str],
     version: str,
+    high_resolution: bool = False,
 ) -> list[dict[str, Any]]:
-    """What happened between two rows, as `MetricData`: every series with and without the `version` dimension."""
+    """What happened between two rows, as `MetricData`: every series with and without the `version` dimension.
+
+    CloudWatch answers for datapoints shorter than a minute only where they were sent with a high resolution.
+    """
+    resolution = {"StorageResolution": 1} if high_resolution else {}
     change = [max(0.0, now - then) for then, now in zip(before, after, strict=True)]
     series: list[tuple[str, str, dict[float, float]]] = []
     requests = change[REQUESTS]
@@ -192,6 +197,7 @@ def cloudwatch(
                     "Values": [value for value, _ in part],
                     "Counts": [count for _, count in part],
                     "Unit": unit,
+                    **resolution,
                 }
                 for dims in (plain, versioned)
             ]
