@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,10 @@ def declare(
 ) -> Declared:
     """Evaluate `program` to its end, so that whatever it raises is raised here, and return what it declared."""
     declared = mocks or Declared()
+    try:
+        asyncio.get_event_loop_policy().get_event_loop()
+    except RuntimeError:  # asyncio's runners take the thread's loop away when they are done, and Pulumi wants one
+        asyncio.set_event_loop(asyncio.new_event_loop())
     # Transformations live on the root resource, which `set_mocks` keeps: one test's tags would be the next one's.
     pulumi.runtime.settings.ROOT.set(None)
     pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False)
