@@ -71,13 +71,14 @@ class Registry:
     """A registry that keeps aliases, or is down."""
 
     version: Version
+    others: list[Version] = field(default_factory=list)
     down: bool = False
     pointed: list[tuple[str, int | None]] = field(default_factory=list)
 
     def versions(self, model: str) -> list[Version]:
         if self.down:
             raise ModelworksError("listing m: the registry of local says: connection refused")
-        return [self.version]
+        return [self.version, *self.others]
 
     def point(self, alias: str, version: Version | None, *, model: str) -> None:
         self.pointed.append((alias, version.version if version else None))
@@ -217,6 +218,13 @@ def test_a_champion_is_not_pointed_at_again(place, command):
     place.registry.version = Version("delays", 2, {"bundle": NEW}, ("champion",))
     assert command("status").exit_code == 0
     assert place.registry.pointed == []
+
+
+def test_a_challenger_that_was_rolled_back_from_challenges_nothing(place, command):
+    place.registry.version = Version("delays", 2, {"bundle": NEW}, ("champion",))
+    place.registry.others = [Version("delays", 3, {"bundle": OLD}, ("challenger",))]
+    assert command("status").exit_code == 0
+    assert place.registry.pointed == [("challenger", None)]
 
 
 def test_a_registry_that_is_down_is_told_and_fails_nothing(place, command):

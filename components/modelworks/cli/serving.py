@@ -39,7 +39,10 @@ Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL"
 Env = Annotated[str, typer.Option("--env", help="The environment.")]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=0, help="Seconds to wait at most. Default: what the rollout's steps need.")
+    float,
+    typer.Option(
+        "--timeout", min=0, show_default=False, help="Seconds to wait at most. Default: what the rollout's steps need."
+    ),
 ]
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -353,7 +356,8 @@ def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     if stands.state == "serves" and CHAMPION not in aliases:
         registry.point(CHAMPION, version, model=stands.model)
         aliases, moved = tuple(sorted({*aliases, CHAMPION})), True
-    if stands.state == "serves" and CHALLENGER in aliases:
+    # Also where another version has it: one that was turned back, and rolled back from, challenges nothing any more.
+    if stands.state == "serves" and any(CHALLENGER in item.aliases for item in versions):
         registry.point(CHALLENGER, None, model=stands.model)
         aliases = tuple(item for item in aliases if item != CHALLENGER)
     return {"override": version.facts.get("override"), "aliases": aliases, "champion_moved": moved}
