@@ -289,13 +289,24 @@ def _share(seen: Seen, pod_hash: str, percent: int, *, arrived: bool) -> Share:
     judged = [
         run for run in seen.runs if (run["metadata"].get("labels") or {}).get(HASH) == pod_hash and _is_background(run)
     ]
-    times = [_ended(run) if arrived else _made(run) for run in judged]
+    if arrived and any(_ended(run) for run in judged):
+        return Share(digest, version, percent, max(map(_ended, judged)))
+    if arrived and (done := _condition(seen, "Completed")).get("status") == "True":
+        # Its analysis is being ended only now.
+        return Share(digest, version, percent, str(done.get("lastTransitionTime", "")))
     made = [
         str(item["metadata"].get("creationTimestamp", ""))
         for item in seen.replica_sets
         if (item["metadata"].get("labels") or {}).get(HASH) == pod_hash
     ]
-    return Share(digest, version, percent, max(times or made, default=""))
+    begun = [] if arrived else [_made(run) for run in judged]
+    return Share(digest, version, percent, max(begun or made, default=""))
+
+
+def _condition(seen: Seen, kind: str) -> Mapping[str, Any]:
+    """One condition of the Rollout; empty if it has none of that kind."""
+    conditions = ((seen.rollout or {}).get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if item["type"] == kind), {})
 
 
 def _releases(seen: Seen) -> dict[str, tuple[str, str]]:

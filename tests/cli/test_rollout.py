@@ -98,6 +98,18 @@ def test_a_release_that_took_all_traffic_serves_since_its_rollout_ended():
     assert stands(seen).shares[0].name == "version 2 (aaaaaaaaaaaa)"
 
 
+def test_a_release_whose_analysis_is_only_being_ended_serves_since_its_rollout_completed():
+    completed = [{"type": "Completed", "status": "True", "lastTransitionTime": LAST}]
+    made = a_rollout(phase="Healthy", stableRS=CANARY, conditions=completed)
+    assert stands(Seen(made, SETS, [run("Running", [], ended="")])).shares[0].since == LAST
+
+
+def test_a_canary_has_its_share_since_its_rollout_began():
+    tried_before = run("Successful", [], made=FIRST, ended="2026-11-01T11:00:00Z")
+    seen = Seen(a_rollout(canary=weights(20)), SETS, [tried_before, run("Running", [], made=LAST, ended="")])
+    assert [share.since for share in stands(seen).shares] == [FIRST, LAST]
+
+
 def test_a_canary_is_under_way_with_its_share_and_its_step():
     seen = Seen(a_rollout(phase="Progressing", canary=weights(20), currentStepIndex=2), SETS, (), [pod(ready=True)])
     assert stands(seen).state == "under way"
