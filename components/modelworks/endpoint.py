@@ -175,7 +175,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         self.url = pulumi.Output.from_input("")
         if release := args.get("release"):
             self.alarms = self._alarms()
-            self.stable, self.canary = self._service("stable"), self._service("canary")
+            self.ping, self.pong = self._service("ping"), self._service("pong")
             self.ingress = self._ingress()
             self.rollout = self._rollout(release, self._analysis("alarms"), self._analysis("traffic"))
             self._autoscaler()
@@ -297,7 +297,7 @@ class ModelEndpoint(pulumi.ComponentResource):
                                         "pathType": "Prefix",
                                         "backend": {
                                             "service": {
-                                                "name": self.stable.metadata.name,
+                                                "name": self.ping.metadata.name,
                                                 "port": {"name": "use-annotation"},
                                             }
                                         },
@@ -344,10 +344,18 @@ class ModelEndpoint(pulumi.ComponentResource):
                 "template": self._pod(release),
                 "strategy": {
                     "canary": {
-                        "stableService": self.stable.metadata.name,
-                        "canaryService": self.canary.metadata.name,
+                        # The two take turns at being stable: no Service changes its pods while it has traffic. A load
+                        # balancer that had to exchange the targets behind the stable one would lose requests.
+                        "pingPong": {
+                            "pingService": self.ping.metadata.name,
+                            "pongService": self.pong.metadata.name,
+                        },
                         "trafficRouting": {
-                            "alb": {"ingress": self.ingress.metadata.name, "servicePort": _SERVICE_PORT}
+                            "alb": {
+                                "ingress": self.ingress.metadata.name,
+                                "rootService": self.ping.metadata.name,
+                                "servicePort": _SERVICE_PORT,
+                            }
                         },
                         "analysis": _judged_by(judged_by, release),
                         "steps": steps,

@@ -139,7 +139,20 @@ def test_traffic_moves_in_steps_and_the_first_must_bring_evidence():
         50,
         {"duration": "60s"},
     ]
-    assert canary["trafficRouting"] == {"alb": {"ingress": "flight-delay", "servicePort": 80}}
+
+
+def test_no_service_changes_its_pods_while_it_has_traffic():
+    declared = endpoint()
+    canary = declared.one(ROLLOUT)["spec"]["strategy"]["canary"]
+    assert canary["pingPong"] == {"pingService": "flight-delay-ping", "pongService": "flight-delay-pong"}
+    assert canary["trafficRouting"]["alb"] == {
+        "ingress": "flight-delay",
+        "rootService": "flight-delay-ping",
+        "servicePort": 80,
+    }
+    (rule,) = declared.one(INGRESS)["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "flight-delay-ping", "port": {"name": "use-annotation"}}
 
 
 def test_pods_publish_and_analyses_look_twice_a_datapoint():

@@ -114,7 +114,7 @@ def test_a_release_that_never_becomes_ready_gets_no_request_and_is_given_up(endp
     assert endpoint.failures() == []
     # Argo says that it gave up; why, the pods say.
     assert "RolloutAborted" in endpoint.status["message"]
-    expected = "cannot be loaded by ONNX Runtime" if fault == "crashes" else "digest"
+    expected = "cannot be loaded by ONNX Runtime" if fault == "crashes" else "is not the one"
     assert expected in endpoint.why()
 
 
