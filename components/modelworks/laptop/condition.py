@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 NOT_ENFORCED = (
     "the user that a container runs as: every process is yours",
-    "a read-only root file system",
-    "separate reads: an environment's Kubernetes user may read other namespaces of this laptop",
+    "capabilities, seccomp, and a read-only root file system: what is written there ends with the container",
+    "limits of cpu and sizes of volumes: those of memory hold where the kernel lets the node make control groups",
+    "separate reads: an environment's Kubernetes user may read, and not change, what others have on this laptop",
     "network policies: every process reaches every port of this machine",
     "metrics for autoscaling: an autoscaler keeps the replicas it is told at first",
 )

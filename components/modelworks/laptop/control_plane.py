@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import pki, rollouts
+from modelworks.laptop import ownership, pki, rollouts
 from modelworks.laptop.place import write_whole
 from modelworks.laptop.supervision import Program
 
@@ -185,6 +185,7 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
         "--anonymous-auth=false",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction,PodSecurity",
+        *ownership.FLAGS,
         f"--service-account-issuer={ISSUER}",
         f"--service-account-key-file={kept('service-accounts.pub')}",
         f"--service-account-signing-key-file={kept('service-accounts.key')}",
@@ -295,6 +296,8 @@ def set_up_cluster(api: httpx.Client) -> None:
     for kind, name, body in _cluster_objects():
         group = "networking.k8s.io/v1" if kind == "ingressclasses" else "rbac.authorization.k8s.io/v1"
         apply(api, f"/apis/{group}/{kind}/{name}", body)
+    for path, body in ownership.objects():
+        apply(api, path, body)
     if not _served(api, "argoproj.io/v1alpha1", 5):
         for name, text in rollouts.custom_resources():
             apply(api, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", text)

@@ -1,0 +1,123 @@
+"""Which environment owns what in the cluster: namespaces, and kinds of its own, belong to the one that made them.
+
+RBAC cannot say "the namespaces that this user made". The API server's own admission policies can: one marks what an
+environment makes outside of any namespace, the other refuses an environment's changes to what does not carry its mark.
+Reads stay as RBAC grants them: admission is not asked about reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LABEL = "modelworks.dev/environment"
+"""On namespaces and other cluster-wide objects: the environment that made them."""
+
+USERS = ("modelworks:environment:", "modelworks:rollouts:")
+"""Users that end with the name of their environment."""
+
+FLAGS = (
+    # Beta in Kubernetes 1.35, and therefore off unless asked for.
+    "--feature-gates=MutatingAdmissionPolicy=true",
+    "--runtime-config="
+    + ",".join(
+        f"admissionregistration.k8s.io/v1beta1/mutatingadmission{kind}=true" for kind in ("policies", "policybindings")
+    ),
+)
+"""What the API server needs for it."""
+
+_OF_ENVIRONMENT = " || ".join(f"request.userInfo.username.startsWith('{user}')" for user in USERS)
+_ENVIRONMENT = "request.userInfo.username.substring(request.userInfo.username.lastIndexOf(':') + 1)"
+_ONLY_THEIRS = [{"name": "of-an-environment", "expression": _OF_ENVIRONMENT}]
+
+
+def _mark(of: str) -> str:
+    return f"{of}.metadata.?labels['{LABEL}'].orValue('')"
+
+
+def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path of each policy and binding, and what to apply there."""
+    everything = {"apiGroups": ["*"], "apiVersions": ["*"]}
+    yield from _policy(
+        "Mutating",
+        "v1beta1",
+        {
+            "matchConstraints": {
+                "resourceRules": [
+                    {**everything, "operations": ["CREATE", "UPDATE"], "resources": ["*"], "scope": "Cluster"}
+                ]
+            },
+            # An update that leaves the label out keeps it; one that changes it is refused below.
+            "matchConditions": [*_ONLY_THEIRS, {"name": "unmarked", "expression": f"{_mark('object')} == ''"}],
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "Never",
+            "mutations": [
+                {
+                    "patchType": "ApplyConfiguration",
+                    "applyConfiguration": {
+                        "expression": f"Object{{metadata: Object.metadata{{labels: {{'{LABEL}': {_ENVIRONMENT}}}}}}}"
+                    },
+                }
+            ],
+        },
+        {},
+    )
+    yield from _policy(
+        "Validating",
+        "v1",
+        {
+            "matchConstraints": {
+                "resourceRules": [{**everything, "operations": ["*"], "resources": ["*/*"], "scope": "*"}]
+            },
+            "matchConditions": [
+                *_ONLY_THEIRS,
+                # Questions about one's own rights are objects to create, and change nothing.
+                {"name": "changes", "expression": "request.resource.group != 'authorization.k8s.io'"},
+            ],
+            "failurePolicy": "Fail",
+            "variables": [
+                {"name": "environment", "expression": _ENVIRONMENT},
+                {
+                    "name": "wide",
+                    "expression": "request.resource.resource == 'namespaces' || !has(request.namespace)"
+                    " || request.namespace == ''",
+                },
+                {
+                    "name": "owner",
+                    "expression": f"variables.wide ? (oldObject != null ? {_mark('oldObject')} : {_mark('object')})"
+                    f" : {_mark('namespaceObject')}",
+                },
+            ],
+            "validations": [
+                {
+                    "expression": "variables.owner == variables.environment",
+                    "messageExpression": "(variables.wide ? request.resource.resource + ' ' + request.name"
+                    " : 'namespace ' + request.namespace) + (variables.owner == ''"
+                    " ? ' belongs to the laptop cloud itself' : ' belongs to the environment ' + variables.owner)"
+                    " + ', and not to ' + variables.environment + ': declare a namespace of its own'",
+                    "reason": "Forbidden",
+                },
+                {
+                    "expression": f"!variables.wide || object == null || {_mark('object')} == variables.environment",
+                    "message": f"the label {LABEL} says whose this is, and stays",
+                    "reason": "Forbidden",
+                },
+            ],
+        },
+        {"validationActions": ["Deny"]},
+    )
+
+
+def _policy(
+    kind: str, version: str, spec: dict[str, Any], binding: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    group = f"admissionregistration.k8s.io/{version}"
+    name = f"modelworks-environments-{kind.lower()}"
+    bound = {"policyName": name, **binding}
+    for suffix, plural, body in (("Policy", "policies", spec), ("PolicyBinding", "policybindings", bound)):
+        yield (
+            f"/apis/{group}/{kind.lower()}admission{plural}/{name}",
+            {"apiVersion": group, "kind": f"{kind}Admission{suffix}", "metadata": {"name": name}, "spec": body},
+        )

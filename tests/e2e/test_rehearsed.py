@@ -1,0 +1,297 @@
+"""Rehearsed: clients that never stop, while pods are replaced, taken away and killed, and while the cloud's parts are.
+
+What may fail is what the gateway says of retries: a request is not lost to pods that are asked to end, be it a POST; one
+that is on its way to a process when that is killed is tried again if it is a GET. Rollouts with analysis are rehearsed in
+`test_rollouts.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Self
+
+import httpx
+import psutil
+import pytest
+
+from modelworks.laptop import control_plane, supervision
+from modelworks.laptop.place import Place, read_facts
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(sys.argv[2])))
+        self.end_headers()
+        self.wfile.write(sys.argv[2].encode())
+    do_POST = do_GET
+    def log_message(self, *_): pass
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+Server((sys.argv[1], 8000), Handler).serve_forever()
+"""
+
+
+class Load:
+    """Four clients that ask over kept connections, and count what they get."""
+
+    def __init__(self, place: Place, host: str, method: str) -> None:
+        self.url = f"http://127.0.0.1:{read_facts(place.root / 'laptop.json')['ports']['gateway']}/"
+        self.host, self.method = host, method
+        self.answers: Counter[str] = Counter()
+        self.last_failure = 0.0
+        self._stop = threading.Event()
+        self._clients = [threading.Thread(target=self._ask) for _ in range(4)]
+
+    def __enter__(self) -> Self:
+        for client in self._clients:
+            client.start()
+        until(lambda: self.count > 100)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for client in self._clients:
+            client.join()
+
+    def _ask(self) -> None:
+        with httpx.Client(trust_env=False, timeout=10, headers={"Host": self.host}) as client:
+            while not self._stop.wait(0.01):
+                try:
+                    answer = client.request(self.method, self.url)
+                    found = answer.text if answer.status_code == 200 else f"! {answer.status_code} {answer.text}"
+                except httpx.TransportError as error:
+                    found = f"! {error!r}"
+                self.answers[found] += 1
+                if found.startswith("!"):
+                    self.last_failure = time.monotonic()
+
+    @property
+    def count(self) -> int:
+        return self.answers.total()
+
+    @property
+    def failed(self) -> dict[str, int]:
+        return {found: times for found, times in self.answers.items() if found.startswith("!")}
+
+    def goes_on(self, requests: int = 300) -> None:
+        """Wait until that many more were asked."""
+        before = self.count
+        until(lambda: self.count > before + requests)
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def api(laptop):
+    with control_plane.client(laptop, read_facts(laptop.root / "laptop.json")["ports"]) as client:
+        yield client
+
+
+class Served:
+    """A Deployment behind an Ingress."""
+
+    def __init__(self, api: httpx.Client) -> None:
+        self.api = api
+        self.namespace = f"rehearsed-{uuid.uuid4().hex[:8]}"
+        self.host = f"{self.namespace}.localhost"
+        self.deployment = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/web"
+
+    def declare(self, version: str = "first", replicas: int = 3) -> None:
+        container = {
+            "name": "web",
+            "image": "none",
+            "command": ["python", "-c", SERVER, "$(POD_IP)", version],
+            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+            "readinessProbe": {"httpGet": {"path": "/", "port": 8000}, "periodSeconds": 1},
+            "lifecycle": {"preStop": {"sleep": {"seconds": 2}}},
+        }
+        labels = {"app": "web"}
+        self._apply(
+            "apps/v1",
+            "Deployment",
+            "deployments",
+            {
+                "replicas": replicas,
+                "selector": {"matchLabels": labels},
+                "strategy": {"rollingUpdate": {"maxUnavailable": 0}},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {"containers": [container], "terminationGracePeriodSeconds": 5},
+                },
+            },
+        )
+
+    def expose(self) -> None:
+        self._apply(
+            "v1", "Service", "services", {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8000}]}
+        )
+        backend = {"service": {"name": "web", "port": {"number": 80}}}
+        path = {"path": "/", "pathType": "Prefix", "backend": backend}
+        rule = {"host": self.host, "http": {"paths": [path]}}
+        self._apply("networking.k8s.io/v1", "Ingress", "ingresses", {"rules": [rule]})
+
+    def _apply(self, version: str, kind: str, plural: str, spec: dict) -> None:
+        root = "/api" if version == "v1" else "/apis"
+        body = {"apiVersion": version, "kind": kind, "metadata": {"name": "web"}, "spec": spec}
+        control_plane.apply(self.api, f"{root}/{version}/namespaces/{self.namespace}/{plural}/web", body)
+
+    def pods(self) -> list[dict]:
+        return self.api.get(f"/api/v1/namespaces/{self.namespace}/pods").json()["items"]
+
+    def settled(self, replicas: int) -> bool:
+        found = self.api.get(self.deployment).json()
+        status = found["status"]
+        return (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == replicas
+            and len(self.pods()) == replicas
+        )
+
+    def process(self) -> psutil.Process:
+        """That of one of its pods."""
+        address = self.pods()[0]["status"]["podIP"]
+        return next(
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if {"-c", address} <= set(process.info["cmdline"] or []) and "modelworks" not in process.info["cmdline"][0]
+        )
+
+
+@pytest.fixture(scope="module")
+def served(api):
+    one = Served(api)
+    api.post("/api/v1/namespaces", json={"metadata": {"name": one.namespace}}).raise_for_status()
+    one.declare()
+    one.expose()
+    until(lambda: one.settled(3))
+    yield one
+    api.delete(f"/api/v1/namespaces/{one.namespace}")
+
+
+def test_a_rolling_update_loses_no_request(laptop, served):
+    with Load(laptop, served.host, "POST") as load:
+        served.declare("second")
+        until(lambda: served.settled(3))
+        load.goes_on()
+    assert load.failed == {}
+    assert load.answers["first"]
+    assert load.answers["second"]
+
+
+def test_scaling_down_to_one_loses_no_request(laptop, served):
+    served.declare("second", replicas=3)
+    until(lambda: served.settled(3))
+    with Load(laptop, served.host, "POST") as load:
+        served.declare("second", replicas=1)
+        until(lambda: served.settled(1))
+        load.goes_on()
+    served.declare("second", replicas=3)
+    until(lambda: served.settled(3))
+    assert load.failed == {}
+
+
+def test_a_killed_pod_process_loses_no_get_and_comes_back(laptop, served):
+    with Load(laptop, served.host, "GET") as load:
+        os.kill(served.process().pid, signal.SIGKILL)
+        until(lambda: any(pod["status"]["containerStatuses"][0]["restartCount"] for pod in served.pods()))
+        until(lambda: served.settled(3))
+        load.goes_on()
+    assert load.failed == {}
+
+
+@pytest.mark.parametrize("part", ["agent", "apiserver", "gateway", "etcd"])
+def test_a_killed_part_that_no_request_passes_through_loses_none(laptop, served, part):
+    with Load(laptop, served.host, "POST") as load:
+        pid = kill(laptop, part)
+        until(lambda: running(laptop).get(part) not in {None, pid})
+        load.goes_on()
+    assert load.failed == {}
+
+
+def test_a_killed_caddy_answers_again_within_seconds(laptop, served):
+    with Load(laptop, served.host, "GET") as load:
+        began = time.monotonic()
+        kill(laptop, "caddy")
+        until(lambda: load.failed)
+        load.goes_on(500)
+        until(lambda: time.monotonic() - load.last_failure > 2)
+    assert load.last_failure - began < 30  # about one second; the bound is for busy machines
+    assert sum(load.failed.values()) < load.count
+
+
+def running(place: Place) -> dict[str, int]:
+    return {info["name"]: info["pid"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+
+
+def kill(place: Place, part: str) -> int:
+    pid = running(place)[part]
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def test_environments_do_not_change_each_others_things(laptop, api, tmp_path):
+    """Two users as environments have them; what one makes, the other may not touch."""
+    users = {}
+    ports = read_facts(laptop.root / "laptop.json")["ports"]
+    for name in ("ours", "theirs"):
+        control_plane.set_up_environment(api, name)
+        path = tmp_path / f"{name}.kubeconfig"
+        control_plane.identity(laptop, ports, path, f"modelworks:environment:{name}", ("modelworks:environments",))
+        users[name] = Kubectl(laptop, path)
+    ours, theirs = users["ours"], users["theirs"]
+    namespace = f"ours-{uuid.uuid4().hex[:8]}"
+    assert ours("create", "namespace", namespace) == ""
+    try:
+        assert ours("create", "configmap", "a", "-n", namespace) == ""
+        assert ours("label", "namespace", namespace, "team=a") == ""
+        refusal = "belongs to the environment ours, and not to theirs"
+        assert refusal in theirs("create", "configmap", "b", "-n", namespace)
+        assert refusal in theirs("delete", "configmap", "a", "-n", namespace)
+        assert refusal in theirs("label", "namespace", namespace, "team=b", "--overwrite")
+        assert refusal in theirs("delete", "namespace", namespace)
+        mark = "modelworks.dev/environment"
+        assert "stays" in ours("label", "namespace", namespace, f"{mark}=theirs", "--overwrite")
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {"team": "c"}}}
+        assert ours("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(body)) == ""
+        assert api.get(f"/api/v1/namespaces/{namespace}").json()["metadata"]["labels"][mark] == "ours"
+    finally:
+        assert ours("delete", "namespace", namespace) == ""
+    own = "belongs to the laptop cloud itself"
+    assert own in ours("create", "configmap", "a", "-n", "default")
+    assert own in ours("create", "configmap", "a", "-n", "kube-system")
+    assert own in ours("delete", "customresourcedefinition", "rollouts.argoproj.io")
+
+
+class Kubectl:
+    """As one user; gives what it complains of."""
+
+    def __init__(self, place: Place, kubeconfig: object) -> None:
+        self.program = read_facts(place.root / "laptop.json")["tools"]["kubectl"]
+        self.kubeconfig = str(kubeconfig)
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        done = subprocess.run(
+            [self.program, "--kubeconfig", self.kubeconfig, *arguments],
+            input=stdin, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == (not done.stderr), done.stderr
+        return done.stderr
