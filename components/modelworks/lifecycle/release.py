@@ -29,7 +29,7 @@ def read_releases(path: Path) -> dict[str, Release]:
     return load(path).releases
 
 
-def set_release(path: Path, model: str, release: Release | None) -> bool:
+def set_release(path: Path, model: str, release: Release) -> bool:
     """Make `release` what `model` serves in a stack, keeping comments, order and every other line.
 
     Two who edit the same file at once come one after the other; the result is checked before it replaces the file.
@@ -37,7 +37,7 @@ def set_release(path: Path, model: str, release: Release | None) -> bool:
     Args:
         path: The stack's config file.
         model: The model's name.
-        release: What serves; None takes the line away.
+        release: What serves.
 
     Returns:
         Whether the file changed.
@@ -52,14 +52,9 @@ def set_release(path: Path, model: str, release: Release | None) -> bool:
         if not isinstance(config, dict):
             raise ModelworksError(f"{path} has no mapping `config`", fix="It must be a stack's config file.")
         releases = config.setdefault(RELEASES_KEY, CommentedMap())
-        if release is None:
-            if model not in releases:
-                return False
-            del releases[model]
-        else:
-            if releases.get(model) == release.model_dump(exclude_none=True):
-                return False
-            releases[model] = _line(release)
+        if releases.get(model) == release.model_dump(exclude_none=True):
+            return False
+        releases[model] = _line(release)
         buffer = io.StringIO()
         _yaml().dump(document, buffer)
         _replace(path, buffer.getvalue())

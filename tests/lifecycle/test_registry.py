@@ -1,0 +1,151 @@
+"""A registry names whole versions only: registered twice is once, and what fails leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from modelworks import contract
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.files import digest_of
+from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry
+
+MODEL = "churn"
+BUNDLE = b"the bytes of a bundle"
+DIGEST = digest_of(BUNDLE)
+
+
+@pytest.fixture
+def session(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        session = boto3.Session(region_name="eu-central-1")
+        session.client("s3").create_bucket(
+            Bucket="bundles", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+        yield session
+
+
+@pytest.fixture
+def registry(session, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Registry("dev", f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", "bundles", session)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    path = tmp_path / "churn.bento"
+    path.write_bytes(BUNDLE)
+    return path
+
+
+@pytest.fixture
+def signature(tmp_path):
+    path = tmp_path / "churn.bento.sig"
+    path.write_bytes(b"signed")
+    return path
+
+
+def facts(**more):
+    return {"model": MODEL, "bundle": DIGEST, "data": "sha256:d", "gates": [], "commit": "c0ffee", **more}
+
+
+def test_a_version_carries_its_lineage_and_its_bundle_comes_back(registry, bundle, signature, tmp_path):
+    made = registry.register(facts(), bundle, signature)
+    found = registry.find(MODEL)
+    assert (made.version, found.version, found.digest) == (1, 1, DIGEST)
+    assert {**facts(), "registered_at": found.facts["registered_at"]} == found.facts
+    fetched, signed = registry.fetch(MODEL, DIGEST, tmp_path / "into")
+    assert fetched.read_bytes() == BUNDLE
+    assert signed.read_bytes() == b"signed"
+
+
+def test_registered_twice_is_registered_once(registry, bundle, signature):
+    assert registry.register(facts(), bundle, signature) == registry.register(facts(), bundle, signature)
+    assert [each.version for each in registry.versions(MODEL)] == [1]
+
+
+def test_of_two_who_registered_at_once_the_first_names_the_bundle(registry, bundle, signature):
+    registry.register(facts(), bundle, signature)
+    second = registry._name(facts())  # the other one saw no version yet when it looked
+    assert second.version == 1
+    assert [each.version for each in registry.versions(MODEL)] == [1]
+
+
+def test_a_version_that_is_not_complete_is_no_version(registry, bundle, signature):
+    registry.register(facts(), bundle, signature)
+    registry._mlflow.create_model_version(MODEL, "s3://bundles/other", tags={"modelworks.bundle": json.dumps("x")})
+    assert [each.version for each in registry.versions(MODEL)] == [1]
+
+
+def test_a_try_that_broke_after_the_bundle_was_kept_is_taken_up(registry, bundle, signature, monkeypatch):
+    def down(*_, **__):
+        raise OSError("connection refused")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(registry._client, "create_model_version", down)
+        with pytest.raises(ModelworksError, match=r"registering churn .* connection refused"):
+            registry.register(facts(), bundle, signature)
+    assert registry.versions(MODEL) == []
+    assert registry.register(facts(), bundle, signature).version == 1
+
+
+def test_without_its_store_nothing_is_registered(registry, bundle, signature):
+    lost = replace(registry, bucket="not-there")
+    with pytest.raises(ModelworksError, match="bundle store s3://not-there of dev"):
+        lost.register(facts(), bundle, signature)
+    assert registry.versions(MODEL) == []
+
+
+def test_without_its_server_the_error_names_where_it_should_answer(registry, session, bundle, signature, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    down = Registry("dev", "http://127.0.0.1:9", "a-password", "bundles", session)
+    with pytest.raises(ModelworksError, match=r"the registry of dev at http://127\.0\.0\.1:9 says"):
+        down.register(facts(), bundle, signature)
+
+
+def test_a_bundle_that_was_changed_on_the_way_is_not_kept(registry, bundle, signature):
+    bundle.write_bytes(b"something else")
+    with pytest.raises(ModelworksError, match="was changed"):
+        registry.register(facts(), bundle, signature)
+    assert not registry.has_bundle(MODEL, DIGEST)
+
+
+def test_a_bundle_that_was_tampered_with_in_the_store_is_not_handed_out(registry, bundle, signature, tmp_path):
+    registry.register(facts(), bundle, signature)
+    registry._s3.put_object(Bucket="bundles", Key=contract.bundle_key(MODEL, DIGEST), Body=b"a pickle")
+    with pytest.raises(ModelworksError, match="tampered"):
+        registry.fetch(MODEL, DIGEST, tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_what_the_store_lost_is_put_back_by_registering_again(registry, bundle, signature):
+    registry.register(facts(), bundle, signature)
+    registry._s3.delete_object(Bucket="bundles", Key=contract.bundle_key(MODEL, DIGEST))
+    assert not registry.has_bundle(MODEL, DIGEST)
+    assert registry.register(facts(), bundle, signature).version == 1
+    assert registry.has_bundle(MODEL, DIGEST)
+
+
+def test_a_version_is_found_by_number_alias_digest_and_its_start(registry, bundle, signature):
+    version = registry.register(facts(), bundle, signature)
+    registry.point(CHALLENGER, version, model=MODEL)
+    assert {registry.find(MODEL, which).version for which in ("", "1", CHALLENGER, DIGEST, DIGEST[7:15])} == {1}
+    with pytest.raises(ModelworksError, match="dev has no version champion of churn; it has 1"):
+        registry.find(MODEL, CHAMPION)
+
+
+def test_an_alias_is_cleared_and_a_note_is_kept(registry, bundle, signature):
+    version = registry.register(facts(), bundle, signature)
+    registry.point(CHAMPION, version, model=MODEL)
+    noted = registry.note(version, released=[{"environment": "dev"}])
+    assert noted.facts["released"] == registry.find(MODEL).facts["released"] == [{"environment": "dev"}]
+    assert registry.find(MODEL).aliases == (CHAMPION,)
+    registry.point(CHAMPION, None, model=MODEL)
+    assert registry.find(MODEL).aliases == ()
