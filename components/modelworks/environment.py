@@ -8,7 +8,6 @@ import pulumi_aws as aws
 import pulumi_kubernetes as k8s
 
 from modelworks._access import policy_document
-from modelworks._kubernetes import restricted_namespace
 
 _ARGO_ROLLOUTS_CHART = "2.40.5"
 """Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
@@ -78,6 +77,9 @@ class Environment(pulumi.ComponentResource):
             self._budget(name, budget)
         self.namespace = pulumi.Output.from_input("")
         if namespace := args.get("namespace"):
+            # pulumi_kubernetes' core types take as long to import as Pulumi and AWS together.
+            from modelworks._kubernetes import restricted_namespace  # noqa: PLC0415
+
             self.namespace = restricted_namespace(name, parent=self, namespace=namespace).metadata.name
         if args.get("install_argo_rollouts"):
             self._argo_rollouts(name)

@@ -58,3 +58,10 @@ def main() -> None:
         if error.fix:
             err.print(f"[bold]fix:[/] {escape(error.fix)}", soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "modelworks").startswith("modelworks"):
+            raise
+        err.print(f"[bold red]error:[/] this command needs the Python package {error.name}", soft_wrap=True)
+        what = "`models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
+        err.print(f"[bold]fix:[/] Install modelworks with the extra {what}.", soft_wrap=True)
+        sys.exit(1)

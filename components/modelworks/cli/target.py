@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.laptop.engine import Engine
 from modelworks.laptop.place import Place, read_facts
-from modelworks.lifecycle.registry import Registry
+
+if TYPE_CHECKING:
+    from modelworks.lifecycle.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Target:
     @cached_property
     def registry(self) -> Registry:
         """The environment's registry."""
+        from modelworks.lifecycle.registry import Registry  # noqa: PLC0415 - `up` goes without the extra `models`
+
         url, bucket = self.address(self.output("registry_url")), self.output("bundle_bucket")
         return Registry(self.environment, url, self.secret("registry_password"), bucket, self.session)
 
