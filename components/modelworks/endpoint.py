@@ -26,9 +26,9 @@ _PORT = contract.DEFAULT_PORT
 _SERVICE_PORT = 80
 _COMPONENT = "endpoint"
 _DRAIN_SECONDS = 15
-"""How long a pod serves on after it was told to end. Ending is a race: a load balancer learns of it at the same moment, and
-one of AWS goes on sending new requests for some seconds until the target is deregistered everywhere. The laptop's gateway
-needs less than one; this is a margin for the slower, and costs nothing but memory."""
+"""How long a pod serves on after it was told to end. Ending is a race: a load balancer learns of it at the same moment,
+and one of AWS goes on sending new requests for some seconds, until the target is deregistered everywhere. The laptop's
+gateway needs less than one; this is a margin for the slower, and costs nothing but memory."""
 _END_SECONDS = 50
 """A pod is killed after this: the drain, what requests in flight may still take (20 s), the last metrics (12 s)."""
 _LOOK_SECONDS = 10
