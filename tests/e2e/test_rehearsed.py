@@ -1,7 +1,7 @@
-"""Rehearsed: clients that never stop, while pods are replaced, taken away and killed, and while the cloud's parts are.
+"""Rehearsed: clients that never stop, while pods are replaced, taken away and killed, and parts of the cloud too.
 
-What may fail is what the gateway says of retries: a request is not lost to pods that are asked to end, be it a POST; one
-that is on its way to a process when that is killed is tried again if it is a GET. Rollouts with analysis are rehearsed in
+What may fail is what the gateway says of retries: a request is not lost to pods that are asked to end, be it a POST;
+one on its way to a process that is killed is tried again if it is a GET. Rollouts with analysis are rehearsed in
 `test_rollouts.py`.
 """
 
@@ -279,6 +279,34 @@ def test_environments_do_not_change_each_others_things(laptop, api, tmp_path):
     assert own in ours("create", "configmap", "a", "-n", "default")
     assert own in ours("create", "configmap", "a", "-n", "kube-system")
     assert own in ours("delete", "customresourcedefinition", "rollouts.argoproj.io")
+
+
+def test_an_environment_may_use_the_kinds_that_it_defines(laptop):
+    ours = Kubectl(laptop, laptop.environment("local") / "kubeconfig")
+    group, namespace = f"g{uuid.uuid4().hex[:8]}.example.com", f"kinds-{uuid.uuid4().hex[:8]}"
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": {"type": "object"}},
+    }
+    spec = {
+        "group": group,
+        "scope": "Namespaced",
+        "names": {"plural": "things", "singular": "thing", "kind": "Thing"},
+        "versions": [version],
+    }
+    kind = {"metadata": {"name": f"things.{group}"}, "spec": spec}
+    kind |= {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+    thing = {"apiVersion": f"{group}/v1", "kind": "Thing", "metadata": {"name": "one"}}
+    try:
+        assert ours("apply", "-f", "-", stdin=json.dumps(kind)) == ""
+        assert ours("create", "namespace", namespace) == ""
+        until(lambda: ours("apply", "-n", namespace, "-f", "-", stdin=json.dumps(thing)) == "", 30)
+        assert ours("delete", "-n", namespace, f"things.{group}", "one") == ""
+    finally:
+        ours("delete", "customresourcedefinition", f"things.{group}", "--wait=false")
+        ours("delete", "namespace", namespace, "--wait=false")
 
 
 class Kubectl:

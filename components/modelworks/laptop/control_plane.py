@@ -438,6 +438,11 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
     )
 
 
+def environment_role(name: str, rules: list[dict[str, Any]], user: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A cluster role of that name, and its binding to a user."""
+    return _object("rbac.authorization.k8s.io/v1", "ClusterRole", name, rules=rules), _binding(name, name, user)
+
+
 def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str, list[str]]:
     return {"apiGroups": groups, "resources": resources, "verbs": verbs}
 

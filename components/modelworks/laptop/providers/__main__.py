@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
+from modelworks.laptop import kinds
 from modelworks.laptop.place import Place, read_facts
 from modelworks.laptop.providers.plugin import Plugin
 
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelworksError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    place = Place(chosen.place.resolve())
+    threading.Thread(target=kinds.follow, args=(place, chosen.environment, stop), name="kinds", daemon=True).start()
     stop.wait()
     for stopped in [server.stop(_GRACE) for server in servers]:
         stopped.wait()
