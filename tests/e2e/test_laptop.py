@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from modelworks.laptop import control_plane, core, environments, supervision
+from modelworks.laptop.agent import memory
 from modelworks.laptop.condition import condition
 from modelworks.laptop.place import read_facts
 
@@ -161,6 +162,38 @@ def test_what_is_in_the_cluster_survives_down_with_keep(empty_place):
     core.up(empty_place)
     with _api(empty_place) as api:
         assert api.get(path).status_code == 200
+
+
+def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_place):
+    core.up(empty_place)
+    container = {
+        "name": "c",
+        "image": "none",
+        "command": ["sh", "-c", "python -m http.server 8000 --bind $(POD_IP) & exec sleep 88123"],
+        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
+        "resources": {"limits": {"memory": "128Mi"}},
+        "volumeMounts": [{"name": "scratch", "mountPath": "/modelworks-e2e-down"}],
+    }
+    spec = {"containers": [container], "volumes": [{"name": "scratch", "emptyDir": {}}]}
+    pod = "/api/v1/namespaces/default/pods/left"
+    with _api(empty_place) as api:
+        _until(lambda: api.get("/api/v1/namespaces/default/serviceaccounts/default").status_code == 200)
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "left"}, "spec": spec}
+        control_plane.apply(api, pod, body)
+        _until(lambda: api.get(pod).json().get("status", {}).get("containerStatuses", [{}])[0].get("ready"))
+    facts = read_facts(empty_place.root / "laptop.json")
+    ports, network = {*facts["ports"].values()}, facts["pod_network"].removesuffix("0.0/16")
+    core.down(empty_place)
+    assert not supervision.leftovers(empty_place)
+    assert not [each for each in psutil.process_iter(["cmdline"]) if "88123" in (each.info["cmdline"] or [])]
+    mine = os.fsencode(empty_place.root)
+    assert mine not in Path("/proc/self/mountinfo").read_bytes()
+    listening = [c.laddr for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert not [address for address in listening if address.port in ports or address.ip.startswith(network)]
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{memory._name(empty_place.root)}"))
+    assert not empty_place.root.exists()
+    assert not supervision.socket_path(empty_place).exists()
 
 
 def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
