@@ -273,3 +273,58 @@ def test_up_converges_after_a_fault_on_any_call(small_cloud, first, second, faul
 )
 def test_up_converges_after_a_fault_on_any_call_for_long(small_cloud, first, second, fault, operation):
     converges(small_cloud, first, second, fault, operation)
+
+
+# -- disks and folders ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk to fill")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _marked(home: Path) -> list[int]:
+    mark = f"MODELWORKS_LAPTOP={home}\0".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("free", [0, 4096, 32768])
+def test_a_full_disk_is_one_clear_sentence_and_leaves_no_process(small_disk: Path, tmp_path: Path, free: int):
+    make_project(tmp_path / "project", PROGRAM)
+    (small_disk / "filler").write_bytes(b"\0" * (2 * 2**20 - free))
+    home = small_disk / "home"
+    command = str(Path(sys.executable).with_name("modelworks"))
+    variables = {**os.environ, "MODELWORKS_HOME": str(home)}
+    said = finished(started([command, "laptop", "up", "--aws-only"], tmp_path / "project", variables), (1,))
+    assert "No space left on device" in said or "is full" in said
+    assert "fix:" in said
+    assert "Traceback" not in said
+    assert _marked(home) == []
+
+
+def test_a_folder_that_is_a_file_is_one_clear_sentence(tmp_path: Path):
+    make_project(tmp_path / "project", PROGRAM)
+    (tmp_path / "taken").write_text("not a folder")
+    command = str(Path(sys.executable).with_name("modelworks"))
+    variables = {**os.environ, "MODELWORKS_HOME": str(tmp_path / "taken" / "home")}
+    said = finished(started([command, "laptop", "up", "--aws-only"], tmp_path / "project", variables), (1,))
+    assert f"cannot make the folder {tmp_path / 'taken'}" in said
+    assert "Traceback" not in said
