@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelworks.laptop import toolchain
+from modelworks.laptop import environments, toolchain
 
 pytestmark = pytest.mark.e2e
 
@@ -28,7 +28,7 @@ class Cluster:
     def __call__(self, *arguments, stdin=None, check=True):
         config = f"--kubeconfig={self.place.cluster / 'admin.kubeconfig'}"
         done = subprocess.run(
-            [self.kubectl, config, f"--namespace={self.namespace}", *arguments],
+            [self.kubectl, config, f"--namespace={self.namespace}", *arguments],  # the last of two namespaces holds
             input=stdin, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stderr
@@ -194,3 +194,29 @@ def test_a_killed_agent_is_restarted_adopts_what_runs_and_misses_no_exit(cluster
     after = cluster.container("steady")
     assert (after["restartCount"], after["state"]) == (0, before["state"])
     cluster("delete", "pod", "steady", "--timeout=60s")
+
+
+def test_a_pod_that_outlives_its_deadline_fails_with_the_reason(cluster):
+    cluster.pod("late", ["sleep", "1000"], pod={"activeDeadlineSeconds": 2, "restartPolicy": "Never"})
+    cluster.wait(lambda: cluster.get("pod", "late")["status"].get("reason") == "DeadlineExceeded", "deadline")
+    assert cluster.get("pod", "late")["status"]["phase"] == "Failed"
+    assert cluster.ended("late")
+
+
+def test_pods_of_an_environments_namespace_find_its_aws_account_and_others_do_not(cluster):
+    script = "echo ${AWS_ENDPOINT_URL:-none} $AWS_REGION"
+    facts = environments.facts(cluster.place, "local")
+    namespace = f"--namespace={facts['namespace']}"
+    container = {"name": "c", "image": "none", "command": ["sh", "-c", script]}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks"}}
+    body["spec"] = {"containers": [container], "restartPolicy": "Never", "automountServiceAccountToken": False}
+    made = cluster("create", "namespace", facts["namespace"], check=False)
+    cluster.wait(lambda: cluster("get", "serviceaccount", "default", namespace, check=False), "service account")
+    cluster("apply", namespace, "-f", "-", stdin=json.dumps(body))
+    cluster.pod("asks", ["sh", "-c", script], pod={"restartPolicy": "Never"})
+    cluster("wait", namespace, "--for=jsonpath={.status.phase}=Succeeded", "pod/asks", "--timeout=60s")
+    cluster.ended("asks")
+    assert cluster("logs", namespace, "asks") == f"http://127.0.0.1:{facts['aws_port']} {facts['region']}\n"
+    assert cluster("logs", "asks").split() == ["none"]
+    # Made by the administrator, it would be in the way of programs that declare it.
+    cluster("delete", *(("namespace", facts["namespace"]) if made else ("pod", "asks", namespace)))
