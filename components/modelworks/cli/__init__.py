@@ -42,7 +42,7 @@ def _root(
 
 def main() -> None:
     """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
-    from modelworks.cli import engine, laptop, lifecycle, quickstart, release, serving, settings  # noqa: PLC0415
+    from modelworks.cli import engine, laptop, lifecycle, quickstart, release, serving, settings, verify  # noqa: PLC0415
 
     quickstart.register(app)
     laptop.register(app)
@@ -51,6 +51,7 @@ def main() -> None:
     lifecycle.register(app)
     release.register(app)
     serving.register(app)
+    verify.register(app)
     try:
         app()
     except ModelworksError as error:

@@ -1,0 +1,389 @@
+"""`modelworks verify` and `compare`: whether an environment is what its code says, and how two of them differ."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from modelworks import contract
+from modelworks.cli.release import _table, _with_release
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from modelworks.cli.target import Target
+    from modelworks.rollout import Object
+    from modelworks.settings import Release
+
+_VERIFY_CODES = """
+Exit codes: 0 everything is as the code says, or was mended; 1 something is not, or could not be asked.
+"""
+_COMPARE_CODES = """
+Exit codes: 0 every difference is declared; 1 there are undeclared ones, or an environment could not be asked.
+"""
+_COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "mended": "cyan"}
+
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says of one thing."""
+
+    check: str
+    subject: str
+    verdict: str
+    """`ok`, `wrong`, `unknown` (it could not be asked) or `mended`."""
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that two environments do not have in common."""
+
+    declared: bool
+    """Whether their stack files say so."""
+    path: str
+    here: Any
+    there: Any
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("verify", epilog=_VERIFY_CODES)(verify)
+    app.command("compare", epilog=_COMPARE_CODES)(compare)
+
+
+def verify(
+    environment: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    *,
+    mend: Annotated[bool, typer.Option("--mend", help="Put right what a broken step left in the registry.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove that ENV is what the code says: releases, aliases, packages, tools, cloud and pods.
+
+    Changes nothing without --mend, and then only the registry; the rest is for `modelworks up`.
+
+    Example: `modelworks verify staging`.
+    """
+    target = _target(environment)
+    found: list[Finding] = []
+    for name, check in _CHECKS.items():
+        if err.is_terminal:
+            err.print(f"  {name} …", style="dim", end="\r")
+        try:
+            found += check(target, mend)
+        except ModelworksError as error:
+            found.append(Finding(name, environment, "unknown", error.message, error.fix or ""))
+    if as_json:
+        print(json.dumps({"environment": environment, "findings": [asdict(each) for each in found]}, indent=2))
+    else:
+        _show(found)
+    if any(each.verdict in {"wrong", "unknown"} for each in found):
+        raise typer.Exit(1)
+
+
+def compare(
+    here: Annotated[str, typer.Argument(metavar="ENV_A", help="One environment.")],
+    there: Annotated[str, typer.Argument(metavar="ENV_B", help="The other.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """List how two environments differ: as their stack files declare, or in any other way.
+
+    Undeclared is a resource that one has and the other has not, though neither file says so, or another commit of the
+    program.
+
+    Example: `modelworks compare staging prod`.
+    """
+    one, other = _target(here), _target(there)
+    found = [*declared(_config(one), _config(other)), *undeclared(_deployed(one), _deployed(other))]
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        table = _table("", "what", here, there)
+        for each in found:
+            kind = "declared" if each.declared else "[red]undeclared[/]"
+            table.add_row(kind, escape(each.path), escape(_shown(each.here)), escape(_shown(each.there)))
+        out.print(table if found else f"{here} and {there} do not differ")
+    if any(not each.declared for each in found):
+        raise typer.Exit(1)
+
+
+# -- Checks ----------------------------------------------------------------------------------------------------------
+def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
+    """Each release against the registry and the bytes in the store."""
+    for model, release in _releases(target).items():
+        short = contract.short_digest(release.digest)
+        known = [each for each in target.registry.versions(model) if each.digest == release.digest]
+        if not known:
+            yield Finding(
+                "release", model, "wrong", f"{short} is released, but no version of the registry is that bundle",
+                f"Register it again, or roll back: `modelworks rollback {model} --env {target.environment}`.",
+            )  # fmt: skip
+        elif release.version not in {None, known[0].version}:
+            yield Finding(
+                "release", model, "wrong", f"the line says version {release.version}, the registry {known[0].version}",
+                f"Correct the label in {target.stack_file.name}.",
+            )  # fmt: skip
+        elif not any(each["environment"] == target.environment for each in known[0].facts.get("released", [])):
+            if mend:
+                target.registry.note(known[0], released=_with_release(known[0], target.environment))
+            yield Finding(
+                "release", model, "mended" if mend else "wrong", f"the lineage of {short} did not know its release",
+                "" if mend else "Run this with --mend.",
+            )  # fmt: skip
+        else:
+            yield Finding("release", model, "ok", f"version {known[0].version} ({short}) is registered")
+        yield _check_bundle(target, model, release)
+
+
+def _check_bundle(target: Target, model: str, release: Release) -> Finding:
+    with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
+        try:
+            _, signature = target.registry.fetch(model, release.digest, Path(scratch))
+        except ModelworksError as error:
+            return Finding("bundle", model, "wrong", error.message, error.fix or "")
+    signed = "signed" if signature else "without a signature"
+    return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
+
+
+def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
+    """`champion` is what has the traffic, `challenger` what is on its way there."""
+    from modelworks import rollout  # noqa: PLC0415
+    from modelworks.cli.cluster import Cluster  # noqa: PLC0415
+    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
+
+    cluster = Cluster.of(target)
+    for model, release in _releases(target).items():
+        versions = target.registry.versions(model)
+        state = rollout.status_of(model, release.digest, str(release.version or ""), cluster.seen(model))
+        wanted: dict[str, str | None] = {}
+        if state.state == "serves":
+            wanted = {CHAMPION: release.digest, CHALLENGER: None}
+        elif not any(CHAMPION in each.aliases and each.digest == release.digest for each in versions):
+            wanted = {CHALLENGER: release.digest}
+        for alias, digest in wanted.items():
+            has = next((each for each in versions if alias in each.aliases), None)
+            if (has.digest if has else None) == digest:
+                yield Finding("alias", f"{model}@{alias}", "ok", _version_of(has))
+                continue
+            should = next((each for each in versions if each.digest == digest), None)
+            if digest and should is None:
+                continue  # the release itself is wrong, and was told
+            if mend:
+                target.registry.point(alias, should, model=model)
+            yield Finding(
+                "alias", f"{model}@{alias}", "mended" if mend else "wrong",
+                f"it was {_version_of(has)}, and should be {_version_of(should)}",
+                "" if mend else "Run this with --mend.",
+            )  # fmt: skip
+
+
+def _check_packages(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
+    """What is installed here against the lock: a program deploys with it, and a model is trained with it."""
+    from modelworks.lifecycle.lock import find_lock  # noqa: PLC0415
+
+    lock = find_lock(target.engine.project)
+    installed = {
+        each.metadata["Name"].replace("_", "-").replace(".", "-").lower(): each.version
+        for each in importlib.metadata.distributions()
+    }
+    both = sorted(installed.keys() & lock.packages.keys())
+    wrong = [
+        f"{name} {installed[name]} (locked: {lock.packages[name]['version']})"
+        for name in both
+        if "version" in lock.packages[name] and installed[name] != lock.packages[name]["version"]
+    ]
+    if wrong:
+        yield Finding("packages", lock.file.name, "wrong", ", ".join(wrong), "Run `uv sync` with your extras.")
+    else:
+        yield Finding("packages", lock.file.name, "ok", f"{len(both)} installed packages are the locked ones")
+
+
+def _check_tools(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
+    """The engine, and on the laptop every program of its cloud, against their pins."""
+    from modelworks.laptop import toolchain  # noqa: PLC0415
+
+    for state in toolchain.states():
+        if target.engine.on_laptop or state.name == "pulumi":
+            verdict = "ok" if state.state == "ready" else "wrong"
+            fix = "" if verdict == "ok" else "Run `modelworks laptop toolchain --build`."
+            yield Finding("tools", state.name, verdict, f"{state.version}, {state.source or state.state}", fix)
+
+
+def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
+    """Program, state and what really stands there: a refreshed preview that must find nothing to do."""
+    from modelworks.laptop.changes import Preview  # noqa: PLC0415
+
+    engine = target.engine
+    engine.check()
+    code, text = engine.capture("preview", ["--json", "--refresh"])
+    try:
+        preview = Preview.read(target.environment, text)
+    except ValueError as error:
+        raise ModelworksError(f"the preview failed with {code}", fix=f"Its log: {engine.log('preview')}") from error
+    if code:
+        problem = preview.problems[0] if preview.problems else f"exit code {code}"
+        raise ModelworksError(f"the preview failed: {problem}", fix=f"Its log: {engine.log('preview')}")
+    for change in preview.changes:
+        paths = ", ".join(each.path for each in change.differences[:5])
+        yield Finding(
+            "cloud", f"{change.type} {change.name}", "wrong",
+            f"`up` would {change.action} it" + (f": {paths}" if paths else ""),
+            f"Run `modelworks up {target.environment}`, if that is meant.",
+        )  # fmt: skip
+    if not preview.changes:
+        yield Finding("cloud", target.environment, "ok", f"{preview.unchanged} resources are as they are declared")
+
+
+def _check_pods(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
+    """The digest that each pod carries against the release line."""
+    from modelworks.cli.cluster import Cluster  # noqa: PLC0415
+
+    cluster = Cluster.of(target)
+    for model, release in _releases(target).items():
+        pods = [pod for pod in cluster.seen(model).pods if not pod["metadata"].get("deletionTimestamp")]
+        yield from pods_against(model, release.digest, pods, target.environment)
+
+
+def pods_against(model: str, digest: str, pods: list[Object], environment: str) -> Iterator[Finding]:
+    """What pods run, held against the release."""
+    others = [
+        pod for pod in pods if (pod["metadata"].get("annotations") or {}).get(contract.ANNOTATION_DIGEST) != digest
+    ]
+    for pod in others:
+        runs = (pod["metadata"].get("annotations") or {}).get(contract.ANNOTATION_DIGEST, "nothing that is ours")
+        yield Finding(
+            "pods", pod["metadata"]["name"], "wrong", f"runs {runs[:19]}, released is {digest[:19]}",
+            f"`modelworks status {environment} --wait` tells whether a rollout is under way.",
+        )  # fmt: skip
+    if not pods:
+        yield Finding("pods", model, "wrong", "no pod runs it", f"Run `modelworks up {environment}`.")
+    elif not others:
+        yield Finding("pods", model, "ok", f"{len(pods)} run the release {contract.short_digest(digest)}")
+
+
+_CHECKS: Mapping[str, Callable[[Any, bool], Iterator[Finding]]] = {
+    "releases": _check_releases,
+    "aliases": _check_aliases,
+    "packages": _check_packages,
+    "tools": _check_tools,
+    "cloud": _check_cloud,
+    "pods": _check_pods,
+}
+
+
+# -- Comparing -------------------------------------------------------------------------------------------------------
+def declared(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Difference]:
+    """How two stack files differ, path by path; secrets only by their names."""
+    one, other = dict(_leaves("", here)), dict(_leaves("", there))
+    return [
+        Difference(declared=True, path=path, here=one.get(path), there=other.get(path))
+        for path in sorted(one.keys() | other.keys())
+        if one.get(path) != other.get(path)
+    ]
+
+
+def undeclared(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Difference]:
+    """How what two stacks deployed differs beyond their files: the program's commit, and resources of one alone."""
+    found = []
+    if not _same_program(here["commit"], there["commit"]):
+        found.append(Difference(declared=False, path="commit", here=here["commit"], there=there["commit"]))
+    # What follows from a declared endpoint or setting is declared with it.
+    named = here["declares"] ^ there["declares"]
+    for resource in sorted(here["resources"] ^ there["resources"]):
+        name = resource.rpartition(" ")[2]
+        if any(name == each or name.startswith(f"{each}-") for each in named):
+            continue
+        has = resource in here["resources"]
+        found.append(Difference(declared=False, path=resource, here=has, there=not has))
+    return found
+
+
+def _same_program(here: str, there: str) -> bool:
+    """Whether two commits differ in nothing but stack files: a release is a commit too, and a declared difference."""
+    one, other = here.removesuffix("-dirty"), there.removesuffix("-dirty")
+    if one == other:
+        return True
+    command = ["git", "diff", "--quiet", one, other, "--", ":/", ":(exclude,top,glob)**/Pulumi.*.yaml"]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def _deployed(target: Target) -> dict[str, Any]:
+    """What a stack's state holds, the environment's own name taken out of it."""
+    exported = json.loads(target.engine.ask("stack", "export", "--stack", target.environment))
+    resources, own = set(), target.environment
+    for each in exported["deployment"].get("resources") or []:
+        _, _, kind, name = each["urn"].split("::", 3)
+        if not kind.startswith("pulumi:"):
+            name = "ENV" + name.removeprefix(own) if name == own or name.startswith(f"{own}-") else name
+            resources.add(f"{kind.rpartition('$')[2]} {name}")
+    config = _config(target)
+    emails = (config.get("modelworks:settings", {}).get("alerts") or {}).get("emails") or []
+    # An endpoint is there when it is both declared and released; a subscription is called after its address.
+    settings = config.get("modelworks:settings", {})
+    declares = {*(settings.get("endpoints") or {}).keys() & (config.get("modelworks:releases") or {}).keys()}
+    declares |= {f"ENV-alerts-{email}" for email in emails} | {
+        name for name in ("registry", "training") if settings.get(name) is not None
+    }
+    declares |= {"ENV-budget"} if settings.get("budget") else set()
+    return {"commit": target.outputs.get("commit", ""), "resources": resources, "declares": declares}
+
+
+def _config(target: Target) -> dict[str, Any]:
+    from ruamel.yaml import YAML  # noqa: PLC0415
+
+    document = YAML(typ="safe").load(target.stack_file.read_text(encoding="utf-8")) or {}
+    return dict(document.get("config") or {})
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and set(value) == {"secure"}:
+        yield path, "(a secret)"
+    elif isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
+    else:
+        yield path, value
+
+
+# -- Telling ---------------------------------------------------------------------------------------------------------
+def _show(found: list[Finding]) -> None:
+    table = _table("", "check", "what", "")
+    for each in found:
+        message = escape(each.message) + (f"\n[dim]{escape(each.fix)}[/]" if each.fix else "")
+        table.add_row(f"[{_COLOURS[each.verdict]}]{each.verdict}[/]", each.check, escape(each.subject), message)
+    out.print(table)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _version_of(version: Any) -> str:
+    return f"version {version.version} ({contract.short_digest(version.digest)})" if version else "nothing"
+
+
+def _releases(target: Target) -> dict[str, Release]:
+    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+
+    return read_releases(target.stack_file)
+
+
+def _target(environment: str) -> Target:
+    from modelworks.cli.target import Target  # noqa: PLC0415
+
+    return Target.of(environment)
