@@ -173,7 +173,8 @@ def promote(
         copied = there.registry.note(copied, **missing)
         there.registry.fetch(model, line.digest, Path(scratch) / "copied")
     changed = released(there, copied)
-    here.registry.note(version, released=_with_release(version, to))
+    if changed or not _was_released(version, to):
+        here.registry.note(version, released=_with_release(version, to))
     _say_release(there, copied, changed)
     if pr and changed:
         _branch(there, copied)
@@ -239,9 +240,8 @@ def released(target: Target, version: Version) -> bool:
     from modelworks.lifecycle.release import set_release  # noqa: PLC0415
 
     changed = set_release(target.stack_file, version.model, Release(digest=version.digest, version=version.version))
-    told = version.facts.get("released", [])
     # A try that broke after the line was written left nothing in the lineage: it is made up for here.
-    if changed or not any(each["environment"] == target.environment for each in told):
+    if changed or not _was_released(version, target.environment):
         target.registry.note(version, released=_with_release(version, target.environment))
     if CHAMPION in version.aliases:
         # Back to what has the traffic: nothing is under way any more.
@@ -251,6 +251,10 @@ def released(target: Target, version: Version) -> bool:
     elif CHALLENGER not in version.aliases:
         target.registry.point(CHALLENGER, version, model=version.model)
     return changed
+
+
+def _was_released(version: Version, environment: str) -> bool:
+    return any(each["environment"] == environment for each in version.facts.get("released", []))
 
 
 def _with_release(version: Version, environment: str) -> list[dict[str, str]]:
@@ -339,16 +343,19 @@ def _branch(target: Target, version: Version) -> None:
                 f"`{' '.join(command[:2])}` failed: {done.stderr.strip()}",
                 fix=f"{file.name} is changed; commit it yourself.",
             )
-    out.print(f"committed on {branch}; next: [bold]git push --set-upstream origin {branch}[/] and open the request")
+    out.print(
+        f"committed on {branch}; next: [bold]git push --set-upstream origin {branch}[/] and open the request",
+        soft_wrap=True,
+    )
 
 
 def _say_release(target: Target, version: Version, changed: bool) -> None:
     env = target.environment
     what = f"{version.model} {version.version} ({contract.short_digest(version.digest)})"
     if changed:
-        out.print(f"{target.stack_file.name} releases {what}; next: [bold]modelworks up {env}[/]")
+        out.print(f"{target.stack_file.name} releases {what}; next: [bold]modelworks up {env}[/]", soft_wrap=True)
     else:
-        out.print(f"{target.stack_file.name} releases {what} already: nothing to change")
+        out.print(f"{target.stack_file.name} releases {what} already: nothing to change", soft_wrap=True)
 
 
 def _verdict(facts: dict[str, Any]) -> str:

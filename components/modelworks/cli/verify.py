@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.release import _table, _with_release
+from modelworks.cli.release import _table, _was_released, _with_release
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
                 "release", model, "wrong", f"the line says version {release.version}, the registry {known[0].version}",
                 f"Correct the label in {target.stack_file.name}.",
             )  # fmt: skip
-        elif not any(each["environment"] == target.environment for each in known[0].facts.get("released", [])):
+        elif not _was_released(known[0], target.environment):
             if mend:
                 target.registry.note(known[0], released=_with_release(known[0], target.environment))
             yield Finding(
@@ -267,7 +267,7 @@ def pods_against(model: str, digest: str, pods: list[Object], environment: str) 
     for pod in others:
         runs = (pod["metadata"].get("annotations") or {}).get(contract.ANNOTATION_DIGEST, "nothing that is ours")
         yield Finding(
-            "pods", pod["metadata"]["name"], "wrong", f"runs {runs[:19]}, released is {digest[:19]}",
+            "pods", pod["metadata"]["name"], "wrong", f"runs {runs}, released is {digest}",
             f"`modelworks status {environment} --wait` tells whether a rollout is under way.",
         )  # fmt: skip
     if not pods:
@@ -356,7 +356,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _leaves(f"{path}.{key}" if path else str(key), inner)
-    else:
+    elif path:
         yield path, value
 
 

@@ -1,0 +1,193 @@
+"""A model's way through two environments that a laptop rehearses side by side: see docs/guides/releases.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from modelworks.laptop import core
+from modelworks.laptop.place import Place
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+MODEL = "plane-seats"
+STACK = """\
+# Rehearsed on a laptop.
+config:
+  aws:region: eu-central-1
+  aws:allowedAccountIds: ["{account}"]  # and no other
+  modelworks:settings:
+    owner: tests
+    cost_centre: "1"
+    registry: {{}}
+    training: {{}}
+    endpoints:
+      plane-seats:
+        allow_anonymous: true
+        minimum_replicas: 1
+        maximum_replicas: 2
+        limits:
+          period_seconds: 10
+        canary:
+          steps: [50]
+          step_seconds: 10
+          bake_seconds: 10
+          ready_deadline_seconds: 60
+          minimum_requests: 5
+"""
+
+
+class Rehearsal:
+    """A checkout of a user's project, and a laptop cloud that rehearses `dev` and `staging`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project, self.place = folder / "project", Place(folder / "home")
+        ignore = shutil.ignore_patterns("__pycache__")
+        for name in ("policy", "models"):
+            shutil.copytree(ROOT / name, self.project / name, ignore=ignore)
+        (self.project / "stacks").mkdir()
+        for name in ("stacks/__main__.py", "Pulumi.yaml", "uv.lock", "pyproject.toml"):
+            shutil.copyfile(ROOT / name, self.project / name)
+        (self.project / ".gitignore").write_text("__pycache__/\n")
+        for environment, account in (("dev", "111111111111"), ("staging", "222222222222")):
+            self.stack(environment).write_text(STACK.format(account=account))
+        self.git("init", "--quiet")
+        self.commit()
+
+    def stack(self, environment: str) -> Path:
+        return self.project / "stacks" / f"Pulumi.{environment}.yaml"
+
+    def git(self, *arguments: str) -> str:
+        who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+        return self._run(["git", *who, *arguments])
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "as it is")
+
+    def modelworks(self, *arguments: str, fails: bool = False) -> str:
+        return self._run([str(BIN / "modelworks"), *arguments], fails=fails)
+
+    def declare(self, environment: str) -> None:
+        """Make the stack with its secret, and bring it up."""
+        script = f"""
+            set -e
+            eval "$(modelworks env {environment})"
+            pulumi stack init {environment} --no-select
+            printf a-password-of-{environment} | pulumi config set --secret --stack {environment} \
+                --path modelworks:secrets.registry_password
+        """
+        self._run(["bash", "-c", script])
+        self.modelworks("up", environment, "--yes")
+
+    def answers(self, environment: str) -> str:
+        """The bundle that answers there, once the first pod does."""
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                said = json.loads(self.modelworks("predict", MODEL, "--env", environment, "--json"))
+                return str(said["version"])
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def versions(self, environment: str) -> list[dict]:
+        return json.loads(self.modelworks("models", "--env", environment, "--json"))
+
+    def _run(self, argv: list[str], *, fails: bool = False) -> str:
+        variables = {**os.environ, "MODELWORKS_HOME": str(self.place.root), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            argv, cwd=self.project, env=variables, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert (done.returncode != 0) == fails, f"{argv}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done.stdout + (done.stderr if fails else "")
+
+
+@pytest.fixture(scope="module")
+def rehearsal():
+    folder = Path(tempfile.mkdtemp(prefix="modelworks-lifecycle-"))
+    rehearsal = Rehearsal(folder)
+    try:
+        rehearsal.modelworks("laptop", "up", "dev", "staging")
+        for environment in ("dev", "staging"):
+            rehearsal.declare(environment)
+        rehearsal.commit()
+        yield rehearsal
+    finally:
+        core.down(rehearsal.place)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def first(rehearsal):
+    """The bundle that dev serves and staging got by promotion."""
+    rehearsal.modelworks("train", MODEL)
+    digest = json.loads(rehearsal.modelworks("bundle", MODEL, "--json"))["digest"]
+    rehearsal.modelworks("register", MODEL, "--env", "dev")
+    rehearsal.modelworks("release", MODEL, "--env", "dev")
+    rehearsal.modelworks("up", "dev", "--yes")
+    assert rehearsal.answers("dev") == digest.removeprefix("sha256:")[:12]
+    return digest
+
+
+def test_staging_is_promoted_to_and_never_released_to(rehearsal, first):
+    said = rehearsal.modelworks("release", MODEL, "--env", "staging", fails=True)
+    assert "modelworks promote plane-seats --from dev --to staging" in said
+    assert rehearsal.versions("staging") == []
+
+
+def test_promotion_copies_bundle_and_lineage_and_changes_one_line(rehearsal, first):
+    rehearsal.commit()
+    rehearsal.modelworks("promote", MODEL, "--from", "dev", "--to", "staging")
+    assert rehearsal.git("diff", "--numstat").split() == ["2", "0", "stacks/Pulumi.staging.yaml"]
+    assert "# and no other" in rehearsal.stack("staging").read_text()
+    (version,) = rehearsal.versions("staging")
+    assert (version["bundle"], version["promoted_from"]) == (first, "dev")
+    rehearsal.modelworks("up", "staging", "--yes")
+    assert rehearsal.answers("staging") == first.removeprefix("sha256:")[:12]
+
+
+def test_what_was_promoted_twice_is_promoted_once(rehearsal, first):
+    before = rehearsal.stack("staging").read_text()
+    assert "nothing to change" in rehearsal.modelworks("promote", MODEL, "--from", "dev", "--to", "staging")
+    assert rehearsal.stack("staging").read_text() == before
+    assert len(rehearsal.versions("staging")) == 1
+
+
+def test_rollback_is_the_line_before(rehearsal, first):
+    rehearsal.commit()
+    spec = rehearsal.project / "models" / "plane_seats" / "model.py"
+    text = spec.read_text()
+    assert "seed=7" in text
+    spec.write_text(text.replace("seed=7", "seed=8"))
+    rehearsal.commit()
+    rehearsal.modelworks("train", MODEL)
+    rehearsal.modelworks("bundle", MODEL)
+    rehearsal.modelworks("register", MODEL, "--env", "dev")
+    rehearsal.modelworks("release", MODEL, "--env", "dev")
+    assert first not in rehearsal.stack("dev").read_text()
+    rehearsal.modelworks("up", "dev", "--yes")
+    rehearsal.modelworks("rollback", MODEL, "--env", "dev")
+    assert first in rehearsal.stack("dev").read_text()
+
+
+def test_target_serves_and_explains_itself_when_its_source_is_gone(rehearsal, first):
+    rehearsal.modelworks("destroy", "dev", "--yes")
+    assert rehearsal.answers("staging") == first.removeprefix("sha256:")[:12]
+    (told,) = json.loads(rehearsal.modelworks("lineage", MODEL, "--env", "staging", "--json"))
+    assert told["bundle"] == first
+    assert told["promoted_from"] == "dev"
+    assert {each["environment"] for each in told["released"]} == {"dev", "staging"}
+    assert told["commit"]
+    assert told["data"].startswith("sha256:")
