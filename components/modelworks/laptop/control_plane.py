@@ -309,6 +309,19 @@ def set_up_cluster(api: httpx.Client) -> None:
             time.sleep(0.05)
 
 
+def wait_for_ownership(api: httpx.Client) -> None:
+    """Wait until environments are kept apart: a namespace that is made before that would be nobody's.
+
+    Raises:
+        ModelworksError: They are not in time.
+    """
+    deadline = time.monotonic() + 30
+    while not ownership.in_force(api):
+        if time.monotonic() > deadline:
+            raise ModelworksError("the API server does not keep environments apart: its admission policies do not act")
+        time.sleep(0.05)
+
+
 def _served(api: httpx.Client, group: str, kinds: int) -> bool:
     answer = api.get(f"/apis/{group}")
     return answer.status_code == 200 and sum("/" not in found["name"] for found in answer.json()["resources"]) >= kinds

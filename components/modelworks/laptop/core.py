@@ -131,6 +131,8 @@ def _kubernetes_up(
             control_plane.set_up_environment(api, name)
     supervision.apply(place, [part.program for part in (*first, *followers)])
     _wait(place, followers, was, report)
+    with control_plane.client(place, facts["ports"]) as api:
+        control_plane.wait_for_ownership(api)
     return [*first, *followers]
 
 

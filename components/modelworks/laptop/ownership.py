@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import httpx
+
 LABEL = "modelworks.dev/environment"
 """On namespaces and other cluster-wide objects: the environment that made them."""
 
@@ -108,6 +110,17 @@ def objects() -> Iterator[tuple[str, dict[str, Any]]]:
         },
         {"validationActions": ["Deny"]},
     )
+
+
+def in_force(api: httpx.Client) -> bool:
+    """Whether the API server goes by it already: it takes up policies once a second. Tried, and nothing changed."""
+    probe = {"metadata": {"name": "modelworks-probe"}}
+    headers = {"Impersonate-User": f"{USERS[0]}probe", "Impersonate-Group": "system:masters"}
+    dry = {"dryRun": "All"}
+    # A master's rights, so that it is the policies that answer and not RBAC.
+    made = api.post("/api/v1/namespaces", json=probe, params=dry, headers=headers)
+    refused = api.post("/api/v1/namespaces/default/configmaps", json=probe, params=dry, headers=headers)
+    return made.is_success and LABEL in made.json()["metadata"].get("labels", {}) and refused.status_code == 403
 
 
 def _policy(
