@@ -124,6 +124,15 @@ class Host(LanguageServer):
             ]
         )
 
+    def GenerateProgram(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        # Asked by `pulumi import` once all is imported; without this, "Method not implemented!" hides that it is.
+        context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "the resources are imported, and code for them was not written: only Pulumi's official Python host can. "
+            "Declare them yourself (`pulumi stack export` has their inputs; `pulumi preview` must show no change), "
+            "and import with --generate-code=false from now on.",
+        )
+
     def Run(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         # The program gets the main thread, as it would have it in a process of its own (signals, asyncio).
         answer: Future[Any] = Future()
