@@ -1,0 +1,72 @@
+"""What `release` and `promote` refuse, and that refusing touches nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelworks.cli import release
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.registry import Version
+
+
+def version(*verdicts, **facts):
+    gates = [{"subject": f"gate {at}", "verdict": each, "number": 1, "limit": 2} for at, each in enumerate(verdicts)]
+    return Version("churn", 3, {"bundle": f"sha256:{'a' * 64}", "gates": gates, "dirty": False, **facts})
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """Whoever reaches for an environment has gone too far."""
+
+    def reach(environment):
+        raise AssertionError(f"{environment} was touched")
+
+    monkeypatch.setattr(release, "_target", reach)
+
+
+@pytest.mark.parametrize(("env", "before"), [("staging", "dev"), ("prod", "staging")])
+def test_what_is_promoted_to_is_not_released_to(nobody, env, before):
+    with pytest.raises(ModelworksError, match=f"{env} is not released to directly") as refused:
+        release.release("churn", env=env)
+    assert f"modelworks promote churn --from {before} --to {env}" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("source", "to"),
+    [("dev", "prod"), ("staging", "dev"), ("dev", "dev"), ("local", "dev"), ("local", "prod"), ("dev", "elsewhere")],
+)
+def test_no_environment_is_skipped_and_none_is_promoted_to_backwards(nobody, source, to):
+    with pytest.raises(ModelworksError, match=f"not promoted from {source} to {to}"):
+        release.promote("churn", source=source, to=to)
+
+
+@pytest.mark.parametrize(
+    ("env", "verdict"), [("dev", "fail"), ("staging", "fail"), ("staging", "inconclusive"), ("prod", "inconclusive")]
+)
+def test_a_gate_that_does_not_hold_for_the_target_is_refused_with_number_and_limit(env, verdict):
+    with pytest.raises(ModelworksError, match=rf"{verdict}: gate 1 \(1, limit 2\)"):
+        release._hold(version("pass", verdict), env, "")
+
+
+@pytest.mark.parametrize(
+    ("env", "verdict"), [("local", "fail"), ("local", "inconclusive"), ("dev", "inconclusive"), ("prod", "pass")]
+)
+def test_what_the_target_only_warns_of_goes_on(env, verdict):
+    assert release._hold(version("pass", verdict), env, "") == {}
+
+
+def test_a_dirty_tree_goes_to_local_only():
+    assert release._hold(version(dirty=True), "local", "") == {}
+    with pytest.raises(ModelworksError, match="differs from its commit"):
+        release._hold(version(dirty=True), "dev", "")
+
+
+def test_an_override_needs_its_reason_and_is_recorded_with_what_it_overrides():
+    decided = release._hold(version("fail"), "prod", "the only one that stops the leak")["override"]
+    assert decided["reason"] == "the only one that stops the leak"
+    assert decided["gates"] == ["fail: gate 0 (1, limit 2)"]
+    assert decided["by"]
+
+
+def test_an_override_of_nothing_is_none():
+    assert release._hold(version("pass"), "prod", "just in case") == {}
