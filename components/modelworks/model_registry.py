@@ -26,6 +26,7 @@ from modelworks._storage import secure_bucket
 _PORT = 5000
 _COMPONENT = "registry"
 _DATA = "/data"
+_SCRATCH = "/scratch"
 
 
 class ModelRegistryArgs(TypedDict):
@@ -190,7 +191,9 @@ class ModelRegistry(pulumi.ComponentResource):
                         "MLFLOW_AUTH_CONFIG_PATH": "/etc/modelworks/registry/auth.ini",
                         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                         "MLFLOW_DISABLE_TELEMETRY": "true",
-                        "HOME": "/tmp",  # noqa: S108  (the pod's own emptyDir: the root cannot be written)
+                        # The root cannot be written; and /tmp may be where a laptop's checkout lies, not to be hidden.
+                        "HOME": _SCRATCH,
+                        "TMPDIR": _SCRATCH,
                     }
                 ),
                 _from_secret("MLFLOW_BACKEND_STORE_URI", secret, "database"),
@@ -207,7 +210,7 @@ class ModelRegistry(pulumi.ComponentResource):
             "securityContext": RESTRICTED_CONTAINER,
             "volumeMounts": [
                 {"name": "data", "mountPath": _DATA},
-                {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
+                {"name": "scratch", "mountPath": _SCRATCH},
                 {"name": "config", "mountPath": "/etc/modelworks/registry", "readOnly": True},
             ],
         }

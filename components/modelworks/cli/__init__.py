@@ -52,13 +52,20 @@ def main() -> None:
     release.register(app)
     serving.register(app)
     verify.register(app)
+    from modelworks.laptop.process import Interrupted  # noqa: PLC0415
+
     try:
         app()
+    except Interrupted:
+        err.print("[bold]interrupted:[/] nothing of it is left running; run the command again to go on")
+        sys.exit(130)
     except ModelworksError as error:
         err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
         if error.fix:
             err.print(f"[bold]fix:[/] {escape(error.fix)}", soft_wrap=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "modelworks").startswith("modelworks"):
             raise
