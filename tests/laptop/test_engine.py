@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from modelworks.laptop import pending, process
+from modelworks.laptop import engine, pending, process
 from modelworks.laptop.changes import Preview
 from modelworks.laptop.engine import Lock
 
@@ -172,3 +172,17 @@ def test_output_is_shown_and_kept_for_the_user_alone(tmp_path: Path, capfdbinary
     assert capfdbinary.readouterr().out == b"out\nerr\n"
     assert (tmp_path / "log").read_text() == "out\nerr\n"
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_went_with_a_wiped_laptop_is_taken_out_of_the_stack_file_and_settings_stay(tmp_path):
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text(
+        "# mine\nconfig:\n  aws:region: eu-central-1\n  modelworks:settings:\n    owner: me  # kept\n"
+        "  modelworks:releases:\n    m1: {digest: x}\n"
+        "  modelworks:secrets:\n    registry_password:\n      secure: v1:a\n"
+        "encryptionsalt: v1:b\n"
+    )
+    engine._forget_wiped(file, lambda _: None)
+    assert file.read_text() == (
+        "# mine\nconfig:\n  aws:region: eu-central-1\n  modelworks:settings:\n    owner: me  # kept\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -198,11 +199,19 @@ class Engine:
         if any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks):
             self._have_secrets(file, template)
             return
+        if file.exists() and not self._in_git(file):
+            _forget_wiped(file, say)
         kept = file.read_text(encoding="utf-8") if file.exists() else ""
         self.ask("stack", "init", self.environment, "--no-select")
         if "secretsprovider:" in kept:
             write_whole(file, kept, mode=0o644)  # it is the real environment's; `stack init` drops that line
         self._have_secrets(file, template)
+
+    def _in_git(self, file: Path) -> bool:
+        argv = ["git", "ls-files", "--error-unmatch", str(file)]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            return subprocess.run(argv, cwd=self.project, capture_output=True, timeout=30, check=False).returncode == 0
+        return False
 
     def _have_secrets(self, file: Path, template: Path) -> None:
         """Make up the registry's password for a stack made from a template: nobody else could know it."""
@@ -291,6 +300,36 @@ class Engine:
         accounts = config.get("aws:allowedAccountIds", {}).get("objectValue") or ["000000000000"]
         region = config.get("aws:region", {}).get("value") or self.variables.get("AWS_REGION", "us-east-1")
         return pending.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
+
+
+def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
+    """Take out of a stack's config what went with the laptop it was of: its secrets' key, its secrets, its releases.
+
+    The settings stay. `stack init` would refuse the old key, and a released bundle is no longer in any store.
+    """
+    from ruamel.yaml import YAML  # noqa: PLC0415 (only after a laptop was wiped)
+
+    yaml_file = YAML()
+    yaml_file.preserve_quotes, yaml_file.width = True, 10_000
+    document = yaml_file.load(file.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or "encryptionsalt" not in document:
+        return
+    del document["encryptionsalt"]
+    config = document.get("config") or {}
+    gone = [key for key, value in config.items() if key == "modelworks:releases" or _sealed(value)]
+    for key in gone:
+        del config[key]
+    buffer = io.StringIO()
+    yaml_file.dump(document, buffer)
+    write_whole(file, buffer.getvalue(), mode=0o644)
+    what = f" ({', '.join(gone)})" if gone else ""
+    say(f"{file.name} is of a laptop that was wiped: its secrets and releases are taken out{what}")
+
+
+def _sealed(value: object) -> bool:
+    if isinstance(value, dict):
+        return "secure" in value or any(_sealed(item) for item in value.values())
+    return isinstance(value, list) and any(_sealed(item) for item in value)
 
 
 def _short(urn: str) -> str:
