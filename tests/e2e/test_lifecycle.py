@@ -11,9 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import boto3
 import pytest
 
-from modelworks.laptop import core
+from modelworks.laptop import core, environments
 from modelworks.laptop.place import Place
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -102,6 +103,18 @@ class Rehearsal:
                     raise
                 time.sleep(0.5)
 
+    def empty_buckets(self, environment: str) -> None:
+        variables = environments.environment_variables(self.place, environment)
+        s3 = boto3.resource(
+            "s3",
+            endpoint_url=variables["AWS_ENDPOINT_URL"],
+            region_name=variables["AWS_REGION"],
+            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        )
+        for bucket in s3.buckets.all():
+            bucket.object_versions.delete()
+
     def versions(self, environment: str) -> list[dict]:
         return json.loads(self.modelworks("models", "--env", environment, "--json"))
 
@@ -165,6 +178,18 @@ def test_what_was_promoted_twice_is_promoted_once(rehearsal, first):
     assert len(rehearsal.versions("staging")) == 1
 
 
+def test_verify_finds_the_target_to_be_what_the_code_says(rehearsal, first):
+    rehearsal.modelworks("status", "staging", "--wait")
+    found = json.loads(rehearsal.modelworks("verify", "staging", "--json"))["findings"]
+    assert {each["check"] for each in found} == {"release", "bundle", "alias", "packages", "tools", "cloud", "pods"}
+    assert {each["verdict"] for each in found} == {"ok"}
+
+
+def test_environments_of_one_program_differ_as_declared_only(rehearsal, first):
+    found = json.loads(rehearsal.modelworks("compare", "dev", "staging", "--json"))
+    assert [each["path"] for each in found] == ["aws:allowedAccountIds"]
+
+
 def test_rollback_is_the_line_before(rehearsal, first):
     rehearsal.commit()
     spec = rehearsal.project / "models" / "plane_seats" / "model.py"
@@ -183,6 +208,9 @@ def test_rollback_is_the_line_before(rehearsal, first):
 
 
 def test_target_serves_and_explains_itself_when_its_source_is_gone(rehearsal, first):
+    # Buckets that hold something are not destroyed: whoever wipes an environment says so by emptying them.
+    assert "BucketNotEmpty" in rehearsal.modelworks("destroy", "dev", "--yes", fails=True)
+    rehearsal.empty_buckets("dev")
     rehearsal.modelworks("destroy", "dev", "--yes")
     assert rehearsal.answers("staging") == first.removeprefix("sha256:")[:12]
     (told,) = json.loads(rehearsal.modelworks("lineage", MODEL, "--env", "staging", "--json"))
