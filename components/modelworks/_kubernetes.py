@@ -54,6 +54,16 @@ def environment_variables(values: Mapping[str, pulumi.Input[str]]) -> list[dict[
     ]
 
 
+def cores(millicores: int) -> str:
+    """A quantity of CPU as Kubernetes itself writes it: controllers write objects back so, and nothing may differ."""
+    return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
+
+
+def mebibytes(mib: int) -> str:
+    """A quantity of memory as Kubernetes itself writes it."""
+    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
+
+
 def http_probe(path: str, *, port: str = "http", period_seconds: int, failures: int) -> dict[str, Any]:
     """A probe that asks for a path."""
     return {

@@ -13,9 +13,11 @@ from modelworks._kubernetes import (
     RESTRICTED_POD,
     Manifest,
     PodIdentity,
+    cores,
     environment_variables,
     http_probe,
     labels,
+    mebibytes,
     one_port_in,
     pod_identity,
     selector,
@@ -382,7 +384,7 @@ class ModelEndpoint(pulumi.ComponentResource):
             variables[contract.ENV_TRUSTED_KEYS] = "/etc/modelworks/keys"
             volumes.append({"name": "keys", "configMap": {"name": self._trusted_keys(keys).metadata.name}})
             mounts.append({"name": "keys", "mountPath": "/etc/modelworks/keys", "readOnly": True})
-        cpu, memory = self._args.get("cpu_millicores", 500), f"{self._args.get('memory_mib', 512)}Mi"
+        cpu, memory = self._args.get("cpu_millicores", 500), mebibytes(self._args.get("memory_mib", 512))
         container = {
             "name": "serve",
             "image": self._args["image"],
@@ -393,8 +395,8 @@ class ModelEndpoint(pulumi.ComponentResource):
             "readinessProbe": http_probe("/readyz", period_seconds=2, failures=2),
             "livenessProbe": http_probe("/livez", period_seconds=10, failures=3),
             "resources": {
-                "requests": {"cpu": f"{cpu}m", "memory": memory},
-                "limits": {"cpu": f"{2 * cpu}m", "memory": memory},
+                "requests": {"cpu": cores(cpu), "memory": memory},
+                "limits": {"cpu": cores(2 * cpu), "memory": memory},
             },
             # Why a bundle was refused is in the last line that it logged: it becomes part of the pod's status.
             "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -203,3 +203,11 @@ def test_every_object_lives_in_the_given_namespace():
 def test_bad_input_is_refused(args, message):
     with pytest.raises(ValueError, match=message):
         endpoint(**args)
+
+
+def test_quantities_are_written_as_kubernetes_writes_them_back():
+    (container,) = pod(endpoint(cpu_millicores=500, memory_mib=2048))["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "500m", "memory": "2Gi"},
+        "limits": {"cpu": "1", "memory": "2Gi"},
+    }
