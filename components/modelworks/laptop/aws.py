@@ -68,7 +68,7 @@ def serve(place: Place, environment: str) -> None:
 
 
 def _store_bucket_policies() -> None:
-    """Keep bucket policies without judging by them: moto reads no conditions, and would deny all where TLS is asked for."""
+    """Keep bucket policies without judging by them: moto reads no conditions, so "deny what is not TLS" denies all."""
     from moto.iam.access_control import PermissionResult  # noqa: PLC0415 - only where moto runs
     from moto.s3.models import FakeBucket  # noqa: PLC0415 - only where moto runs
 
