@@ -560,8 +560,3 @@ def _check(args: ModelEndpointArgs) -> None:
     steps = args.get("canary", {}).get("steps", [5, 25, 50])
     if not steps or steps != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] < 100:
         raise ValueError(f"canary.steps must grow and lie between 1 and 99 per cent, got {steps}")
-
-
-def _cores(millicores: int) -> str:
-    """A quantity as Kubernetes writes it: the rollouts controller rewrites `1000m`, and that would look like drift."""
-    return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
