@@ -21,6 +21,7 @@ import yaml
 from modelworks.errors import ModelworksError
 from modelworks.laptop import pending, process, toolchain
 from modelworks.laptop.place import Place, project_root, write_whole
+from modelworks.laptop.search import search_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -277,7 +278,8 @@ class Engine:
             raise
         if not pending.operations(exported):
             return
-        resolution = pending.resolve(exported, self._where())
+        where = self._where()
+        resolution = pending.resolve(exported, where, search_of(self.variables, where.region))
         count = len(pending.operations(exported))
         say(f"a killed update left {count} operation{'s' if count > 1 else ''} half done; asking what became of each")
         self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))

@@ -13,6 +13,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
+from modelworks.laptop.search import Search
+
 _NAMED: Final[dict[str, str]] = {
     # type: its import id, from its inputs and from {account}, {region}, {partition} (import section of each type's docs)
     "aws:budgets/budget:Budget": "{account}:{name}",
@@ -82,8 +84,14 @@ def operations(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     return list((deployment.get("deployment") or {}).get("pending_operations") or [])
 
 
-def resolve(exported: dict[str, Any], where: Where) -> Resolution:
-    """Turn pending operations into resources that a refresh can decide about. Changes nothing it is given."""
+def resolve(exported: dict[str, Any], where: Where, search: Search = lambda *_: None) -> Resolution:
+    """Turn pending operations into resources that a refresh can decide about. Changes nothing it is given.
+
+    Args:
+        exported: The stack, as `pulumi stack export` writes it.
+        where: What an id needs beside a name.
+        search: Looks for a resource whose inputs do not tell its id.
+    """
     exported = copy.deepcopy(exported)
     deployment = exported["deployment"]
     resources = deployment.setdefault("resources", [])
@@ -95,7 +103,7 @@ def resolve(exported: dict[str, Any], where: Where) -> Resolution:
         if operation["type"] != "creating":
             asked[urn] = resource.get("id", "")  # it is in the state already; a refresh tells how far it came
             continue
-        identity = physical_id(resource, where)
+        identity = physical_id(resource, where) or search(resource, {item.get("id", "") for item in resources})
         if identity is None:
             forgotten.append(urn)
             continue

@@ -1,0 +1,81 @@
+"""Resources that a killed engine may have made and whose names do not tell their ids are looked for by what they are.
+
+AWS gives a KMS key and a subscription an id of its own choice. A key is recognised by its description and all of its
+tags, a subscription by topic, protocol and endpoint; what the state knows already is never meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+Search = Callable[[dict[str, Any], Collection[str]], "str | None"]
+"""Given a pending resource and the ids that the state knows, the id it has, or None."""
+
+
+def search_of(variables: Mapping[str, str], region: str) -> Search:
+    """A search in the account that an engine with these variables changes.
+
+    Without boto3 (the `laptop` extra), or where AWS does not answer, nothing is found.
+    """
+
+    def search(resource: dict[str, Any], known: Collection[str]) -> str | None:
+        finder = _FINDERS.get(resource["type"])
+        if finder is None:
+            return None
+        try:
+            import boto3  # noqa: PLC0415 (an extra, and slow)
+            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        except ImportError:
+            return None
+        session = boto3.Session(
+            aws_access_key_id=variables.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=variables.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=variables.get("AWS_SESSION_TOKEN"),
+            profile_name=variables.get("AWS_PROFILE"),
+            region_name=region,
+        )
+        try:
+            return finder(
+                lambda service: session.client(service, endpoint_url=variables.get("AWS_ENDPOINT_URL")),
+                resource.get("inputs") or {},
+                known,
+            )
+        except (BotoCoreError, ClientError):
+            return None  # the caller says that it could not be looked up
+
+    return search
+
+
+def _key(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str | None:
+    kms = client("kms")
+    wanted = {"Description": inputs.get("description", ""), "KeyState": "Enabled"}
+    tags = inputs.get("tagsAll") or inputs.get("tags") or {}
+    for page in kms.get_paginator("list_keys").paginate():
+        for item in page["Keys"]:
+            if item["KeyId"] in known:
+                continue
+            found = kms.describe_key(KeyId=item["KeyId"])["KeyMetadata"]
+            if {name: found.get(name) for name in wanted} != wanted or found.get("KeyManager") == "AWS":
+                continue
+            theirs = {tag["TagKey"]: tag["TagValue"] for tag in kms.list_resource_tags(KeyId=item["KeyId"])["Tags"]}
+            # Tags are set with the key, in one call: a key that lacks one is somebody else's.
+            if tags and theirs == tags:
+                return str(item["KeyId"])
+    return None
+
+
+def _subscription(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str | None:
+    for page in client("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=inputs.get("topic", "")):
+        for item in page["Subscriptions"]:
+            same = item["Protocol"] == inputs.get("protocol") and item["Endpoint"] == inputs.get("endpoint")
+            # Until its address confirms, a subscription has no ARN to be known by; asking again changes nothing then.
+            if same and item["SubscriptionArn"].startswith("arn:") and item["SubscriptionArn"] not in known:
+                return str(item["SubscriptionArn"])
+    return None
+
+
+_FINDERS = {
+    "aws:kms/key:Key": _key,
+    "aws:sns/topicSubscription:TopicSubscription": _subscription,
+}

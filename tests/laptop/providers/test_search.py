@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from modelworks.laptop import pending
+from modelworks.laptop.search import search_of
+
+KEY = "aws:kms/key:Key"
+TAGS = {"environment": "local", "owner": "me"}
+WHERE = pending.Where("123456789012", "eu-central-1")
+
+
+@pytest.fixture
+def search(moto):
+    variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": moto}
+    return search_of(variables, "eu-central-1")
+
+
+def made(aws, description: str = "Encrypts", tags: dict[str, str] = TAGS) -> str:
+    listed = [{"TagKey": key, "TagValue": value} for key, value in tags.items()]
+    return aws("kms").create_key(Description=description, Tags=listed)["KeyMetadata"]["KeyId"]
+
+
+def key(description: str = "Encrypts") -> dict:
+    return {"type": KEY, "urn": "urn:key", "inputs": {"description": description, "tagsAll": TAGS, "tags": TAGS}}
+
+
+def test_a_key_is_found_by_its_description_and_all_of_its_tags(aws, search):
+    made(aws, tags={"environment": "prod"})
+    made(aws, description="Other")
+    wanted = made(aws)
+    assert search(key(), []) == wanted
+
+
+def test_a_key_that_the_state_knows_is_not_meant(aws, search):
+    assert search(key(), [made(aws)]) is None
+
+
+def test_a_key_that_was_not_made_is_not_found(aws, search):
+    made(aws, description="Other")
+    assert search(key(), []) is None
+
+
+def test_a_key_that_is_on_its_way_out_is_not_meant(aws, search):
+    aws("kms").schedule_key_deletion(KeyId=made(aws), PendingWindowInDays=7)
+    assert search(key(), []) is None
+
+
+def test_a_subscription_is_found_by_topic_protocol_and_endpoint(aws, search):
+    topic = aws("sns").create_topic(Name="t")["TopicArn"]
+    subscription = aws("sns").subscribe(
+        TopicArn=topic, Protocol="email", Endpoint="a@example.com", ReturnSubscriptionArn=True
+    )
+    resource = {
+        "type": "aws:sns/topicSubscription:TopicSubscription",
+        "inputs": {"topic": topic, "protocol": "email", "endpoint": "a@example.com"},
+    }
+    assert search(resource, []) == subscription["SubscriptionArn"]
+    assert search({**resource, "inputs": {**resource["inputs"], "endpoint": "b@example.com"}}, []) is None
+
+
+def test_aws_that_does_not_answer_finds_nothing():
+    nowhere = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    assert search_of(nowhere, "eu-central-1")(key(), []) is None
+
+
+def test_a_killed_engines_key_is_taken_over_and_not_made_twice(aws, search):
+    wanted = made(aws)
+    exported = {"deployment": {"resources": [], "pending_operations": [{"type": "creating", "resource": key()}]}}
+    resolution = pending.resolve(exported, WHERE, search)
+    assert (resolution.asked, resolution.forgotten) == ({"urn:key": wanted}, ())
