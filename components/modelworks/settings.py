@@ -215,7 +215,7 @@ class Settings(_Strict):
     registry: Registry | None = None
     """The model registry; `{}` for its defaults. It needs the secret `registry_password`. Default: none."""
     training: Training | None = None
-    """Where `modelworks train --env` runs. Default: nowhere. It needs the registry."""
+    """A namespace for training runs; `{}` for its defaults. It needs the registry. Default: none."""
     trusted_keys: dict[str, PublicKey] = {}
     """Public keys in PEM, by file name. When there are any, pods refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}

@@ -51,7 +51,7 @@ class TrainingComputeArgs(TypedDict):
 
 
 class TrainingCompute(pulumi.ComponentResource):
-    """A namespace in which `modelworks train --env` runs its Jobs, with a quota and a least-privilege role.
+    """A namespace for training runs, with a quota and a least-privilege role.
 
     Raises:
         ValueError: A number of the quota is below 1.
