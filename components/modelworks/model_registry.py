@@ -68,7 +68,7 @@ class ModelRegistry(pulumi.ComponentResource):
     """A store of bundles and an MLflow server with authentication on, whose artifacts are encrypted and versioned.
 
     Raises:
-        ValueError: `volume_gib` or `superseded_days` is below 1.
+        ValueError: `volume_gib` or `superseded_days` is below 1, or the password is short or has several lines.
     """
 
     bundle_bucket: pulumi.Output[str]
@@ -83,6 +83,8 @@ class ModelRegistry(pulumi.ComponentResource):
     def __init__(self, name: str, args: ModelRegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         if args.get("volume_gib", 5) < 1:
             raise ValueError(f"volume_gib must be at least 1, got {args.get('volume_gib')}")
+        if isinstance(password := args["admin_password"], str):
+            _check_password(password)  # one that is known now is refused now
         super().__init__("modelworks:index:ModelRegistry", name, {}, opts)
         self._name, self._args = name, args
         days = args.get("superseded_days", 90)
@@ -284,11 +286,15 @@ class ModelRegistry(pulumi.ComponentResource):
         return {"namespace": self._args["namespace"], "labels": labels(self._name, _COMPONENT), **more}
 
 
-def _auth_config(password: str, database: str) -> str:
+def _check_password(password: str) -> None:
     if len(password) < 12:
         raise ValueError(f"admin_password must have at least 12 characters, got {len(password)}")
     if "\n" in password:
         raise ValueError("admin_password must be one line")
+
+
+def _auth_config(password: str, database: str) -> str:
+    _check_password(password)
     # In an INI file a % starts an interpolation.
     quoted = [text.replace("%", "%%") for text in (database, password)]
     return "\n".join(

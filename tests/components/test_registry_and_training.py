@@ -69,7 +69,7 @@ def test_a_percent_sign_in_the_password_survives_the_ini_file():
 
 
 def test_a_short_password_is_refused():
-    with pytest.raises(Exception, match="admin_password must have at least 12 characters, got 5"):
+    with pytest.raises(ValueError, match="admin_password must have at least 12 characters, got 5"):
         registry(admin_password="short")
 
 
