@@ -898,9 +898,11 @@ def test_what_the_laptop_cannot_do_it_says(program, code, message):
 
 def test_two_providers_of_one_program_do_not_mix(program, kubectl):
     one, two = (f"team-{os.urandom(3).hex()}" for _ in range(2))
+    # An environment's user may write where its own program made the namespace, and nowhere else.
     program.up(f"""
+        maker = pulumi.ResourceOptions(provider=k8s.Provider("maker"))
         for name in ("{one}", "{two}"):
-            namespace = k8s.core.v1.Namespace(name, metadata={{"name": name}})
+            namespace = k8s.core.v1.Namespace(name, metadata={{"name": name}}, opts=maker)
             provider = k8s.Provider(name, namespace=namespace.metadata.name)
             settings = k8s.core.v1.ConfigMap(f"in-{{name}}", opts=pulumi.ResourceOptions(provider=provider))
             pulumi.export(name, settings.metadata.namespace)
