@@ -1,5 +1,7 @@
 """Private: manifests as they are written by hand, for what the components declare on Kubernetes."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache

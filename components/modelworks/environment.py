@@ -120,8 +120,8 @@ class Environment(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self.alerts),
             )
 
-    def _budget(self, name: str, budget: BudgetArgs) -> aws.budgets.Budget:
-        def alert(kind: str, percent: float) -> aws.budgets.BudgetNotificationArgs:
+    def _budget(self, name: str, budget: BudgetArgs) -> "aws.budgets.Budget":
+        def alert(kind: str, percent: float) -> "aws.budgets.BudgetNotificationArgs":
             return aws.budgets.BudgetNotificationArgs(
                 comparison_operator="GREATER_THAN",
                 notification_type=kind,
