@@ -118,9 +118,12 @@ def _plugin_version() -> str:
 
 
 def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: str) -> KubernetesObject:
-    """A namespace that admits nothing but what keeps the `restricted` Pod Security standard."""
+    """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
+
+    What a pod is to reach, or be reached by, a network policy of its own allows.
+    """
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-    return KubernetesObject(
+    home = KubernetesObject(
         name,
         {
             "apiVersion": "v1",
@@ -129,6 +132,17 @@ def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: str) 
         },
         opts=pulumi.ResourceOptions(parent=parent),
     )
+    KubernetesObject(
+        f"{name}-default-deny",
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"namespace": home.name, "labels": labels(name, "namespace")},
+            "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+        },
+        opts=pulumi.ResourceOptions(parent=home),
+    )
+    return home
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class EnvironmentArgs(TypedDict):
     """Monthly limit on the account's cost. Default: none."""
 
     namespace: NotRequired[str | None]
-    """Kubernetes namespace made for the environment's pods; it admits restricted ones only. Default: none."""
+    """Kubernetes namespace made for the environment's pods: it admits restricted ones only, and closes their network to
+    all that no policy of theirs allows. Default: none."""
 
     install_argo_rollouts: NotRequired[bool]
     """Install Argo Rollouts, which endpoints need, with its Helm chart. Default false: the cluster has it."""
