@@ -1,14 +1,16 @@
-"""A cloud of one folder and the Pulumi provider for it: `python tiny.py FOLDER` prints its port and serves on.
+"""A cloud of one folder and the Pulumi provider for it: `python tiny.py FOLDER [PORT]` prints its port and serves on.
 
 It has one type, `tiny:index:Thing`, with inputs `name` (physical, auto-named; another replaces), `value` and `secret`.
 A thing is a file `<name>.json`. Faults are files too, so that a test can place them between two operations:
-`slow` (seconds each create takes, after the thing was made) and `fail` (how many calls succeed before one fails).
+`slow` (seconds each create takes, after the thing was made), `fail` (how many calls succeed before one fails) and `die`
+(how many succeed before the provider's process ends).
 """
 # ruff: noqa: N802 (the methods of the plugin protocol are named by it)
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -79,6 +81,7 @@ class Tiny(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.CreateResponse(id=inputs["name"], properties=wire(inputs))
 
     def Read(self, request, context):
+        self.fault(context)
         file = self.file(request.id)
         if not file.exists():
             return provider_pb2.ReadResponse()
@@ -106,13 +109,17 @@ class Tiny(provider_pb2_grpc.ResourceProviderServicer):
         return self.folder / f"{name}.json"
 
     def fault(self, context) -> None:
-        fault = self.folder / "fail"
-        if fault.exists():
-            left = int(fault.read_text())
-            if left == 0:
-                fault.unlink()
-                context.abort(grpc.StatusCode.UNKNOWN, "the cloud had a hiccup")
-            fault.write_text(str(left - 1))
+        for kind in ("fail", "die"):
+            fault = self.folder / kind
+            if not fault.exists():
+                continue
+            if left := int(fault.read_text()):
+                fault.write_text(str(left - 1))
+                continue
+            fault.unlink()
+            if kind == "die":
+                os._exit(137)
+            context.abort(grpc.StatusCode.UNKNOWN, "the cloud had a hiccup")
 
 
 def plain(struct: struct_pb2.Struct) -> dict:
@@ -140,7 +147,7 @@ def things(folder: Path) -> dict[str, dict]:
 def main() -> None:
     server = grpc.server(ThreadPoolExecutor(max_workers=16))
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(Tiny(Path(sys.argv[1])), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{sys.argv[2] if len(sys.argv) > 2 else 0}")
     server.start()
     print(port, flush=True)
     server.wait_for_termination()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from modelworks.laptop import environments, toolchain
+from modelworks.laptop import environments, supervision, toolchain
 from modelworks.laptop.place import Place
 
 pytestmark = pytest.mark.e2e
@@ -31,6 +32,16 @@ import pulumi_aws as aws
 
 for number in range({BUCKETS}):
     aws.s3.Bucket(f"store-{{number}}")
+"""
+
+
+KEPT = """
+import pulumi
+import pulumi_aws as aws
+
+key = aws.kms.Key("key", description="Encrypts", tags={"owner": "tests"})
+secret = aws.secretsmanager.Secret("secret", kms_key_id=key.arn, recovery_window_in_days=0)
+aws.secretsmanager.SecretVersion("value", secret_id=secret.id, secret_string=pulumi.Output.secret("hunter2"))
 """
 
 
@@ -51,21 +62,34 @@ class OnLaptop:
         command = str(Path(sys.executable).with_name("modelworks"))
         return started([command, *arguments], self.folder, self.variables)
 
-    def buckets(self) -> set[str]:
+    def aws(self, service: str):
         variables = environments.environment_variables(self.place, "local")
-        s3 = boto3.client(
-            "s3",
+        return boto3.client(
+            service,
             endpoint_url=variables["AWS_ENDPOINT_URL"],
             region_name=variables["AWS_REGION"],
             aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
         )
-        return {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
 
-    def recorded(self) -> set[str]:
+    def buckets(self) -> set[str]:
+        return {bucket["Name"] for bucket in self.aws("s3").list_buckets()["Buckets"]}
+
+    def keys(self) -> set[str]:
+        kms = self.aws("kms")
+        described = [kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"] for key in kms.list_keys()["Keys"]]
+        return {key["KeyId"] for key in described if key["Enabled"] and key["KeyManager"] == "CUSTOMER"}
+
+    def kept(self) -> set[str]:
+        """Ids of keys that are not on their way out, of secrets, and of their versions."""
+        secrets = self.aws("secretsmanager").list_secrets()["SecretList"]
+        versions = {f"{each['ARN']}|{one}" for each in secrets for one in each.get("SecretVersionsToStages") or ()}
+        return self.keys() | {each["ARN"] for each in secrets} | versions
+
+    def recorded(self, *types: str) -> set[str]:
         state = json.loads(self.pulumi("stack", "export", "-s", "local"))["deployment"]
         assert not state.get("pending_operations")
-        return {resource["id"] for resource in state["resources"] if resource["type"] == "aws:s3/bucket:Bucket"}
+        return {each["id"] for each in state["resources"] if each["type"] in (types or ("aws:s3/bucket:Bucket",))}
 
     def engine(self) -> int:
         locks = self.place.environment("local").glob("backend/.pulumi/locks/*/faults/local/*.json")
@@ -114,6 +138,64 @@ def on_laptop(tmp_path: Path, aws_laptop: Place):
     yield made
     made.modelworks("destroy", "local", "--yes", "--skip-preview", fine=(0, 1, 6))
     made.pulumi("stack", "rm", "local", "--yes", "--force", fine=(0, 6))
+
+
+@contextmanager
+def spoiled(place: Place, fault: str):
+    """The AWS provider of `local`, in a process of its own that suffers a fault; the supervised one comes after it."""
+    port = environments.facts(place, "local")["providers"]["aws"]
+    supervision._rpc(place, "stopProcess", "providers-local")
+    argv = [sys.executable, "-m", "modelworks.laptop.providers", "--place", str(place.root), "--environment", "local"]
+    process = subprocess.Popen(argv, env={**os.environ, "MODELWORKS_PROVIDER_FAULT": fault})
+    try:
+        wait_for(lambda: _answers(port))
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        supervision.restart(place, "providers-local")
+        wait_for(lambda: _answers(port))
+
+
+@pytest.mark.parametrize(("call", "made"), [("CreateKey", 1), ("CreateSecret", 2), ("PutSecretValue", 3)])
+def test_what_has_an_id_of_awss_own_choice_is_taken_over_from_a_killed_engine(
+    on_laptop: OnLaptop, call: str, made: int
+):
+    (on_laptop.folder / "stacks" / "__main__.py").write_text(KEPT)
+    before = on_laptop.kept()
+    with spoiled(on_laptop.place, f"hang:{call}"):
+        process = on_laptop.start("up", "local", "--yes", "--skip-preview")
+        wait_for(lambda: len(on_laptop.kept() - before) == made)
+        os.kill(on_laptop.engine(), signal.SIGKILL)
+        process.communicate(timeout=60)
+
+    said = on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+
+    assert said.count("is there and is taken over") == 1
+    stands = on_laptop.kept() - before
+    assert len(stands) == 3
+    assert stands == on_laptop.recorded(
+        "aws:kms/key:Key", "aws:secretsmanager/secret:Secret", "aws:secretsmanager/secretVersion:SecretVersion"
+    )
+    on_laptop.pulumi("preview", "-s", "local", "--expect-no-changes")
+
+
+@pytest.mark.parametrize(("first", "fault"), [("", "die:CreateBucket"), (PROGRAM, "die:PutBucketTagging")])
+def test_up_converges_after_a_provider_that_died(on_laptop: OnLaptop, first: str, fault: str):
+    before = on_laptop.buckets()
+    main = on_laptop.folder / "stacks" / "__main__.py"
+    main.write_text(first)
+    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+    main.write_text(PROGRAM.replace('}")', '}", tags={"owner": "tests"})'))
+    with spoiled(on_laptop.place, fault):
+        # One at a time: what was made and not yet answered when the provider dies, no engine ever hears of.
+        on_laptop.modelworks("up", "local", "--yes", "--skip-preview", "--parallel", "1", fine=(1, 4, 255))
+
+    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+
+    assert len(on_laptop.buckets() - before) == BUCKETS
+    assert on_laptop.buckets() - before == on_laptop.recorded()
+    on_laptop.pulumi("preview", "-s", "local", "--expect-no-changes")
 
 
 @pytest.mark.parametrize("made", [1, 5, 11])
@@ -208,46 +290,69 @@ def small_cloud(tmp_path_factory: pytest.TempPathFactory):
     for name in ("cloud", "backend"):
         (root / name).mkdir()
     pulumi = toolchain.ensure(["pulumi"])["pulumi"]
-    command = [sys.executable, tiny.__file__, str(root / "cloud")]
-    provider = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    provider = Provider(root / "cloud")
     try:
-        assert provider.stdout is not None
         variables = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "MODELWORKS_"))},
             "PATH": os.pathsep.join([str(pulumi.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PULUMI_BACKEND_URL": f"file://{root / 'backend'}",
             "PULUMI_CONFIG_PASSPHRASE": "a passphrase",
             "PULUMI_HOME": str(root / "home"),
-            "PULUMI_DEBUG_PROVIDERS": f"tiny:{provider.stdout.readline().strip()}",
+            "PULUMI_DEBUG_PROVIDERS": f"tiny:{provider.port}",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
         }
         finished(started(["pulumi", "stack", "init", "dev"], root / "project", variables), (0,))
-        yield root, variables
+        yield SmallCloud(root / "project", variables, provider)
     finally:
-        provider.kill()
-        provider.wait()
+        provider.process.kill()
+        provider.process.wait()
 
 
-def converges(small_cloud, first: dict, second: dict, fault: int, operation: str) -> None:
-    root, variables = small_cloud
-    project, cloud = root / "project", root / "cloud"
+class Provider:
+    """The provider of a cloud of one folder, which may die and then comes back on its port."""
 
-    def pulumi(*arguments: str, fine: tuple[int, ...] = (0,)) -> str:
-        return finished(started(["pulumi", *arguments], project, variables), fine)
+    def __init__(self, cloud: Path) -> None:
+        self.cloud, self.port = cloud, "0"
+        self.start()
 
-    def want(things: dict) -> None:
-        (project / "stacks" / "things.json").write_text(json.dumps(things))
+    def start(self) -> None:
+        command = [sys.executable, tiny.__file__, str(self.cloud), self.port]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.port = self.process.stdout.readline().strip()
 
-    want(first)
-    pulumi("up", "--yes", "--skip-preview", "-s", "dev")
-    want(second)
-    (cloud / "fail").write_text(str(fault))
-    pulumi(operation, "--yes", "--skip-preview", "-s", "dev", fine=(0, 1, 4, 255))
-    (cloud / "fail").unlink(missing_ok=True)
-    pulumi("up", "--yes", "--skip-preview", "-s", "dev")
+    def come_back(self) -> None:
+        if self.process.poll() is not None:
+            self.start()
 
-    state = json.loads(pulumi("stack", "export", "-s", "dev"))["deployment"]
+
+@dataclass(frozen=True)
+class SmallCloud:
+    project: Path
+    variables: dict[str, str]
+    provider: Provider
+
+    def pulumi(self, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+        return finished(started(["pulumi", *arguments], self.project, self.variables), fine)
+
+    def want(self, things: dict) -> None:
+        (self.project / "stacks" / "things.json").write_text(json.dumps(things))
+
+
+def converges(small: SmallCloud, first: dict, second: dict, fault: tuple[str, int], operation: str) -> None:
+    cloud, (kind, number) = small.provider.cloud, fault
+    small.want(first)
+    small.pulumi("up", "--yes", "--skip-preview", "-s", "dev")
+    small.want(second)
+    (cloud / kind).write_text(str(number))
+    # One at a time: what another call made when a provider dies, and could not tell any more, no engine ever hears of.
+    small.pulumi(operation, "--yes", "--skip-preview", "--parallel", "1", "-s", "dev", fine=(0, 1, 4, 255))
+    (cloud / kind).unlink(missing_ok=True)
+    small.provider.come_back()
+    small.pulumi("up", "--yes", "--skip-preview", "-s", "dev")
+
+    state = json.loads(small.pulumi("stack", "export", "-s", "dev"))["deployment"]
     ids = sorted(resource["id"] for resource in state["resources"] if resource["type"] == "tiny:index:Thing")
     assert ids == sorted(tiny.things(cloud))
     assert len(ids) == len(second)
@@ -255,7 +360,10 @@ def converges(small_cloud, first: dict, second: dict, fault: int, operation: str
 
 
 faults = given(
-    first=programs, second=programs, fault=st.integers(0, 4), operation=st.sampled_from(["up", "destroy", "refresh"])
+    first=programs,
+    second=programs,
+    fault=st.tuples(st.sampled_from(["fail", "die"]), st.integers(0, 4)),
+    operation=st.sampled_from(["up", "destroy", "refresh"]),
 )
 slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 

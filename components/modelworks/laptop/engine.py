@@ -291,6 +291,8 @@ class Engine:
             for urn, identity in resolution.asked.items():
                 what = "is there and is taken over" if urn in there else "was not made, and is forgotten"
                 say(f"  {_short(urn)} ({identity or 'no id'}) {what}")
+        for urn in resolution.absent:
+            say(f"  {_short(urn)} was not made, and is forgotten")
         for urn in resolution.forgotten:
             say(
                 f"  {_short(urn)}: its inputs do not tell its id, so it is forgotten; if it was made, "

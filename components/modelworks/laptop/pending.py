@@ -22,14 +22,16 @@ _NAMED: Final[dict[str, str]] = {
     "aws:cloudwatch/logGroup:LogGroup": "{name}",
     "aws:cloudwatch/metricAlarm:MetricAlarm": "{name}",
     "aws:dynamodb/table:Table": "{name}",
+    "aws:ecr/repository:Repository": "{name}",
     "aws:iam/openIdConnectProvider:OpenIdConnectProvider": "arn:{partition}:iam::{account}:oidc-provider/{url}",
-    "aws:iam/policy:Policy": "arn:{partition}:iam::{account}:policy/{name}",
+    "aws:iam/policy:Policy": "arn:{partition}:iam::{account}:policy{path}{name}",
     "aws:iam/role:Role": "{name}",
     "aws:iam/rolePolicy:RolePolicy": "{role}:{name}",
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": "{role}/{policyArn}",
     "aws:kms/alias:Alias": "{name}",
     "aws:s3/bucket:Bucket": "{bucket}",
     "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration": "{bucket}",
+    "aws:s3/bucketObject:BucketObject": "{bucket}/{key}",
     "aws:s3/bucketObjectv2:BucketObjectv2": "{bucket}/{key}",
     "aws:s3/bucketOwnershipControls:BucketOwnershipControls": "{bucket}",
     "aws:s3/bucketPolicy:BucketPolicy": "{bucket}",
@@ -40,6 +42,7 @@ _NAMED: Final[dict[str, str]] = {
     "aws:sns/topic:Topic": "arn:{partition}:sns:{region}:{account}:{name}",
     "aws:sns/topicPolicy:TopicPolicy": "{arn}",
     "aws:sqs/queue:Queue": "{queues}/{account}/{name}",
+    "aws:sqs/queuePolicy:QueuePolicy": "{queueUrl}",
     "aws:ssm/parameter:Parameter": "{name}",
 }
 
@@ -75,6 +78,9 @@ class Resolution:
     asked: dict[str, str]
     """URNs that a refresh must look at, with the id each is looked for under."""
 
+    absent: tuple[str, ...]
+    """URNs of pending creates that were looked for and were not made."""
+
     forgotten: tuple[str, ...]
     """URNs of pending creates whose id nothing tells: whether they were made must be looked up by hand."""
 
@@ -90,22 +96,25 @@ def resolve(exported: dict[str, Any], where: Where, search: Search = lambda *_: 
     Args:
         exported: The stack, as `pulumi stack export` writes it.
         where: What an id needs beside a name.
-        search: Looks for a resource whose inputs do not tell its id.
+        search: Looks for a resource whose name does not tell its id.
     """
     exported = copy.deepcopy(exported)
     deployment = exported["deployment"]
     resources = deployment.setdefault("resources", [])
     asked: dict[str, str] = {}
-    forgotten = []
+    absent: list[str] = []
+    forgotten: list[str] = []
     for operation in operations(exported):
         resource = operation["resource"]
         urn = resource["urn"]
         if operation["type"] != "creating":
             asked[urn] = resource.get("id", "")  # it is in the state already; a refresh tells how far it came
             continue
-        identity = physical_id(resource, where) or search(resource, {item.get("id", "") for item in resources})
+        identity = search(resource, {item.get("id", "") for item in resources})
         if identity is None:
-            forgotten.append(urn)
+            identity = physical_id(resource, where)
+        if not identity:
+            (forgotten if identity is None else absent).append(urn)
             continue
         for old in resources:
             if old["urn"] == urn:
@@ -113,7 +122,7 @@ def resolve(exported: dict[str, Any], where: Where, search: Search = lambda *_: 
         resources.append({**resource, "id": identity, "outputs": {}})
         asked[urn] = identity
     deployment["pending_operations"] = []
-    return Resolution(exported, asked, tuple(forgotten))
+    return Resolution(exported, asked, tuple(absent), tuple(forgotten))
 
 
 def physical_id(resource: dict[str, Any], where: Where) -> str | None:
@@ -127,7 +136,7 @@ def physical_id(resource: dict[str, Any], where: Where) -> str | None:
     template = _NAMED.get(kind, "" if kind.startswith("aws:") else "{name}")
     if kind == "aws:iam/openIdConnectProvider:OpenIdConnectProvider":
         inputs = {**inputs, "url": str(inputs.get("url", "")).removeprefix("https://")}
-    known = {**{key: value for key, value in inputs.items() if isinstance(value, str)}, **where.facts()}
+    known = {"path": "/", **{key: value for key, value in inputs.items() if isinstance(value, str)}, **where.facts()}
     try:
         return template.format_map(known) or None
     except KeyError:

@@ -1,7 +1,8 @@
 """Resources that a killed engine may have made and whose names do not tell their ids are looked for by what they are.
 
-AWS gives a KMS key and a subscription an id of its own choice. A key is recognised by its description and all of its
-tags, a subscription by topic, protocol and endpoint; what the state knows already is never meant.
+AWS gives a KMS key, a subscription, a secret and each of its versions an id of its own choice. A key is recognised by
+its description and all of its tags, a subscription by topic, protocol and endpoint, a secret by its name, a version by
+the stages that it holds; what the state knows already is never meant.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 Search = Callable[[dict[str, Any], Collection[str]], "str | None"]
-"""Given a pending resource and the ids that the state knows, the id it has, or None."""
+"""Given a pending resource and the ids that the state knows: its id, empty if it is not there, None if nobody knows."""
 
 
 def search_of(variables: Mapping[str, str], region: str) -> Search:
     """A search in the account that an engine with these variables changes.
 
-    Without boto3 (the `laptop` extra), or where AWS does not answer, nothing is found.
+    Without boto3 (the `laptop` extra), or where AWS does not answer, nobody knows.
     """
 
     def search(resource: dict[str, Any], known: Collection[str]) -> str | None:
@@ -51,6 +52,8 @@ def _key(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection
     kms = client("kms")
     wanted = {"Description": inputs.get("description", ""), "KeyState": "Enabled"}
     tags = inputs.get("tagsAll") or inputs.get("tags") or {}
+    if not tags:
+        return None
     for page in kms.get_paginator("list_keys").paginate():
         for item in page["Keys"]:
             if item["KeyId"] in known:
@@ -60,22 +63,43 @@ def _key(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection
                 continue
             theirs = {tag["TagKey"]: tag["TagValue"] for tag in kms.list_resource_tags(KeyId=item["KeyId"])["Tags"]}
             # Tags are set with the key, in one call: a key that lacks one is somebody else's.
-            if tags and theirs == tags:
+            if theirs == tags:
                 return str(item["KeyId"])
-    return None
+    return ""
 
 
-def _subscription(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str | None:
+def _subscription(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str:
     for page in client("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=inputs.get("topic", "")):
         for item in page["Subscriptions"]:
             same = item["Protocol"] == inputs.get("protocol") and item["Endpoint"] == inputs.get("endpoint")
             # Until its address confirms, a subscription has no ARN to be known by; asking again changes nothing then.
             if same and item["SubscriptionArn"].startswith("arn:") and item["SubscriptionArn"] not in known:
                 return str(item["SubscriptionArn"])
-    return None
+    return ""
 
 
-_FINDERS = {
+def _secret(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str:  # noqa: ARG001
+    manager = client("secretsmanager")
+    try:
+        return str(manager.describe_secret(SecretId=inputs["name"])["ARN"])
+    except manager.exceptions.ResourceNotFoundException:
+        return ""
+
+
+def _version(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str:
+    secret, wanted = inputs["secretId"], set(inputs.get("versionStages") or ["AWSCURRENT"])
+    versions = client("secretsmanager").describe_secret(SecretId=secret).get("VersionIdsToStages") or {}
+    # The value is not compared, for only the engine knows it. If it is somebody else's, the next update replaces it,
+    # which is what making another version would have done.
+    for version, stages in versions.items():
+        if wanted <= set(stages) and f"{secret}|{version}" not in known:
+            return f"{secret}|{version}"
+    return ""
+
+
+_FINDERS: dict[str, Callable[[Callable[[str], Any], dict[str, Any], Collection[str]], str | None]] = {
     "aws:kms/key:Key": _key,
+    "aws:secretsmanager/secret:Secret": _secret,
+    "aws:secretsmanager/secretVersion:SecretVersion": _version,
     "aws:sns/topicSubscription:TopicSubscription": _subscription,
 }

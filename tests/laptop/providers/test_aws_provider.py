@@ -184,7 +184,7 @@ def test_functions_answer(engine):
 
 
 def test_a_fault_after_creation_leaves_the_resource_in_the_state_and_the_next_update_finishes_it(moto, aws):
-    endpoint = Endpoint(moto, Fault("fail", 2))
+    endpoint = Endpoint(moto, Fault("fail", "2"))
     server, port = Plugin("aws", "7", lambda _: AwsProvider(account(endpoint, {}, REGION))).serve()
     engine = Engine(port, {})
     inputs = engine.check(BUCKET, {"bucket": "half", "tags": {"a": "1"}})[0]

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from laptop.providers.conftest import ACCOUNT, REGION
+from modelworks.laptop import pending
 from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.values import Secret, revealed
+from modelworks.laptop.search import search_of
 
 TRUST = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"},
          "Action": "sts:AssumeRole"}]}  # fmt: skip
@@ -200,6 +202,14 @@ def made(engine, type_, inputs):
     return checked, id_, state
 
 
+def filled(inputs, ids):
+    """`inputs` with the ids of what is there before."""
+    return {
+        key: value.format(**ids) if isinstance(value, str) and value[:1] == "{" and value[1:-1] in ids else value
+        for key, value in inputs.items()
+    }
+
+
 def changed(engine, type_, id_, old, state, inputs):
     """Check and diff, as every preview does: new inputs, and the properties that differ."""
     checked, failures = engine.check(type_, inputs, revealed(old))
@@ -211,14 +221,7 @@ def changed(engine, type_, id_, old, state, inputs):
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.type.rpartition(":")[2])
 def test_life_of(life, engine, aws):
     ids = {name: made(engine, type_, inputs)[1] for name, type_, inputs in life.given}
-
-    def filled(inputs):
-        return {
-            key: value.format(**ids) if isinstance(value, str) and value[:1] == "{" and value[1:-1] in ids else value
-            for key, value in inputs.items()
-        }
-
-    kind, wanted = life.type, filled(life.inputs)
+    kind, wanted = life.type, filled(life.inputs, ids)
     preview_id, preview = engine.create(kind, engine.check(kind, wanted)[0], preview=True)
     assert (preview_id, preview.keys() >= wanted.keys()) == ("", True)
 
@@ -228,7 +231,7 @@ def test_life_of(life, engine, aws):
     assert engine.read(kind, id_, inputs, state) == (id_, inputs, state), "a refresh finds what was made"
 
     if life.update:
-        wanted |= filled(life.update)
+        wanted |= filled(life.update, ids)
         new, differs, replaces = changed(engine, kind, id_, inputs, state, wanted)
         assert differs >= {key for key in life.update if life.update[key] not in ([], False)}
         assert not replaces
@@ -236,7 +239,7 @@ def test_life_of(life, engine, aws):
         assert changed(engine, kind, id_, inputs, state, wanted)[1] == set()
         assert engine.read(kind, id_, inputs, state) == (id_, inputs, state), "a refresh finds what was updated"
 
-    assert changed(engine, kind, id_, inputs, state, wanted | filled(life.replace))[2] == set(life.replace)
+    assert changed(engine, kind, id_, inputs, state, wanted | filled(life.replace, ids))[2] == set(life.replace)
 
     imported_id, imported, imported_state = engine.read(kind, id_)
     assert imported_id == id_
@@ -255,6 +258,16 @@ def test_life_of(life, engine, aws):
     if life.type not in NEVER_GONE:
         assert engine.read(kind, id_, inputs, state)[0] == "", "a refresh finds that it is gone"
     engine.delete(kind, id_, inputs, state)  # what is gone already is deleted
+
+
+@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.type.rpartition(":")[2])
+def test_what_a_killed_engine_made_is_found_under_its_id(life, engine, aws, moto):
+    ids = {name: made(engine, type_, inputs)[1] for name, type_, inputs in life.given}
+    inputs, id_, _ = made(engine, life.type, filled(life.inputs, ids))
+    operation = {"type": "creating", "resource": {"urn": "urn", "type": life.type, "inputs": revealed(inputs)}}
+    exported = {"deployment": {"resources": [], "pending_operations": [operation]}}
+    search = search_of({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": moto}, REGION)
+    assert pending.resolve(exported, pending.Where(ACCOUNT, REGION, moto), search).asked == {"urn": id_}
 
 
 NEVER_GONE = {

@@ -33,17 +33,22 @@ def test_a_key_is_found_by_its_description_and_all_of_its_tags(aws, search):
 
 
 def test_a_key_that_the_state_knows_is_not_meant(aws, search):
-    assert search(key(), [made(aws)]) is None
+    assert search(key(), [made(aws)]) == ""
 
 
 def test_a_key_that_was_not_made_is_not_found(aws, search):
     made(aws, description="Other")
-    assert search(key(), []) is None
+    assert search(key(), []) == ""
+
+
+def test_a_key_without_tags_is_not_guessed(aws, search):
+    made(aws, tags={})
+    assert search({**key(), "inputs": {"description": "Encrypts"}}, []) is None
 
 
 def test_a_key_that_is_on_its_way_out_is_not_meant(aws, search):
     aws("kms").schedule_key_deletion(KeyId=made(aws), PendingWindowInDays=7)
-    assert search(key(), []) is None
+    assert search(key(), []) == ""
 
 
 def test_a_subscription_is_found_by_topic_protocol_and_endpoint(aws, search):
@@ -56,7 +61,40 @@ def test_a_subscription_is_found_by_topic_protocol_and_endpoint(aws, search):
         "inputs": {"topic": topic, "protocol": "email", "endpoint": "a@example.com"},
     }
     assert search(resource, []) == subscription["SubscriptionArn"]
-    assert search({**resource, "inputs": {**resource["inputs"], "endpoint": "b@example.com"}}, []) is None
+    assert search({**resource, "inputs": {**resource["inputs"], "endpoint": "b@example.com"}}, []) == ""
+
+
+def version(secret: str, **inputs) -> dict:
+    return {"type": "aws:secretsmanager/secretVersion:SecretVersion", "inputs": {"secretId": secret, **inputs}}
+
+
+def test_a_secrets_version_is_found_by_the_stages_it_holds(aws, search):
+    secret = aws("secretsmanager").create_secret(Name="s")["ARN"]
+    assert search(version(secret), []) == ""
+    first = f"{secret}|" + aws("secretsmanager").put_secret_value(SecretId=secret, SecretString="1")["VersionId"]
+    assert search(version(secret), []) == first
+    assert search(version(secret, versionStages=["other"]), []) == ""
+    second = f"{secret}|" + aws("secretsmanager").put_secret_value(SecretId=secret, SecretString="2")["VersionId"]
+    assert search(version(secret), [first]) == second
+
+
+def test_a_secrets_version_that_the_state_knows_is_not_meant(aws, search):
+    secret = aws("secretsmanager").create_secret(Name="s", SecretString="1")
+    assert search(version(secret["ARN"]), [f"{secret['ARN']}|{secret['VersionId']}"]) == ""
+
+
+def test_a_secret_that_was_not_made_is_not_found(aws, search):
+    aws("secretsmanager").create_secret(Name="another")
+    assert search({"type": "aws:secretsmanager/secret:Secret", "inputs": {"name": "s"}}, []) == ""
+
+
+def test_what_was_looked_for_and_is_not_there_is_told_from_what_nobody_knows(search):
+    nowhere = version("nowhere", urn="v")
+    operations = [{"type": "creating", "resource": {**each, "urn": name}} for name, each in
+                  (("absent", key()), ("unknown", nowhere))]  # fmt: skip
+    exported = {"deployment": {"resources": [], "pending_operations": operations}}
+    resolution = pending.resolve(exported, WHERE, search)
+    assert (resolution.absent, resolution.forgotten) == (("absent",), ("unknown",))
 
 
 def test_aws_that_does_not_answer_finds_nothing():

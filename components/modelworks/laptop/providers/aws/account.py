@@ -63,37 +63,47 @@ class Endpoint:
 
 @dataclass
 class Fault:
-    """Makes the Nth call to the emulator go wrong, for tests of what a failure leaves behind.
+    """Makes one call to the emulator go wrong, for tests of what a failure leaves behind.
 
-    `kind` is `fail` (the call is refused), `die` (the process is killed before it) or `die-after` (killed after it was
-    answered: AWS has done what the engine never hears of). From the environment: `MODELWORKS_PROVIDER_FAULT=die:3`.
+    `kind` is `fail` (the call is refused), `die` (the process is killed before it), `die-after` (killed after it was
+    answered: AWS has done what the engine never hears of) or `hang` (answered, and nobody hears more). `call` is which:
+    a number, or the name of an operation, whose first call it is. From the environment:
+    `MODELWORKS_PROVIDER_FAULT=die:3`, or `hang:CreateKey`.
     """
 
     kind: str
-    number: int
+    call: str
     seen: int = 0
+    done: bool = False
 
     @classmethod
     def from_environment(cls) -> Fault | None:
         """What `MODELWORKS_PROVIDER_FAULT` asks for."""
-        kind, _, number = os.environ.get("MODELWORKS_PROVIDER_FAULT", "").partition(":")
-        return cls(kind, int(number)) if kind else None
+        kind, _, call = os.environ.get("MODELWORKS_PROVIDER_FAULT", "").partition(":")
+        return cls(kind, call) if kind else None
 
     def watch(self, client: Any) -> None:
         """Count and spoil the calls of `client`."""
         client.meta.events.register("before-call", self._before)
         client.meta.events.register("after-call", self._after)
 
-    def _before(self, model: Any, **_: Any) -> None:
+    def _before(self, model: Any, context: dict[str, Any], **_: Any) -> None:
         self.seen += 1
-        if self.seen == self.number and self.kind == "fail":
-            raise ProviderError(f"injected fault: call {self.number}, {model.name}, was refused")
-        if self.seen == self.number and self.kind == "die":
+        if self.done or self.call not in (str(self.seen), model.name):
+            return
+        self.done = context["spoiled"] = True
+        if self.kind == "fail":
+            raise ProviderError(f"injected fault: call {self.seen}, {model.name}, was refused")
+        if self.kind == "die":
             os._exit(137)
 
-    def _after(self, **_: Any) -> None:
-        if self.seen == self.number and self.kind == "die-after":
+    def _after(self, context: dict[str, Any], **_: Any) -> None:
+        if "spoiled" not in context:
+            return
+        if self.kind == "die-after":
             os._exit(137)
+        if self.kind == "hang":
+            threading.Event().wait()
 
 
 @dataclass(frozen=True)
