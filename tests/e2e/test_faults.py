@@ -214,21 +214,31 @@ def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop
     on_laptop.pulumi("preview", "-s", "local", "--expect-no-changes")
 
 
-def test_an_aws_that_died_is_noticed_and_restored_by_the_next_up(on_laptop: OnLaptop):
+def kill_aws(place: Place) -> None:
+    pid = next(info["pid"] for info in supervision.processes(place) if info["name"] == "aws-local")
+    os.kill(pid, signal.SIGKILL)
+    port = environments.facts(place, "local")["aws_port"]
+    wait_for(lambda: not psutil.pid_exists(pid) and _answers(port))
+
+
+def test_an_aws_that_died_comes_back_with_what_it_held(on_laptop: OnLaptop):
+    (on_laptop.folder / "stacks" / "__main__.py").write_text(PROGRAM + KEPT)
     on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
-    port = environments.facts(on_laptop.place, "local")["aws_port"]
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("MODELWORKS_LAPTOP") == str(on_laptop.place.root)
-            if ours and any(
-                connection.laddr.port == port
-                for connection in process.net_connections("tcp")
-                if connection.status == psutil.CONN_LISTEN
-            ):
-                process.kill()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    wait_for(lambda: _answers(port))
+    bucket = min(on_laptop.recorded())
+    on_laptop.aws("s3").put_object(Bucket=bucket, Key="data", Body=b"precious")
+
+    kill_aws(on_laptop.place)
+
+    assert on_laptop.aws("s3").get_object(Bucket=bucket, Key="data")["Body"].read() == b"precious"
+    on_laptop.pulumi("preview", "-s", "local", "--refresh", "--expect-no-changes")
+    assert "aws-local was started again. AWS of local holds what it held" in on_laptop.modelworks("laptop", "status")
+
+
+def test_an_aws_that_lost_everything_is_noticed_and_restored_by_the_next_up(on_laptop: OnLaptop):
+    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+    (on_laptop.place.environment("local") / "aws-journal.jsonl").unlink()
+    kill_aws(on_laptop.place)
+    assert on_laptop.buckets() == set()
 
     on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
 

@@ -1,4 +1,4 @@
-"""The AWS account of one environment: a moto server.
+"""The AWS account of one environment: a moto server that remembers, by its journal, what it was asked before it died.
 
 python -m modelworks.laptop.aws --place ROOT --environment ENV
 """
@@ -6,20 +6,14 @@ python -m modelworks.laptop.aws --place ROOT --environment ENV
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop.place import Place, read_facts, write_whole
 from modelworks.laptop.supervision import Program
-
-EMPTY = (
-    "AWS accounts of the laptop are kept in memory and start empty: `modelworks up ENV` restores what is declared, "
-    "running the pipelines again the data"
-)
-"""What is told when an account has lost what it held. moto's recorder is no way back:
-identifiers depend on the order in which concurrent requests were served, and keys that encrypt are random."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +32,24 @@ def program(place: Place, environment: str, facts: Mapping[str, Any]) -> Program
         environment,
     ]
     return Program(f"aws-{environment}", argv, {"MOTO_ACCOUNT_ID": str(facts["account"])}, stop_seconds=2)
+
+
+def memory(place: Place, environment: str) -> str:
+    """What an account holds of what its last process held, in a sentence; empty for one that had nothing to hold."""
+    facts = read_facts(_memory(place, environment))
+    restore = f"`modelworks up {environment}` restores what is declared, running the pipelines again the data"
+    if why := facts.get("empty"):
+        return f"AWS of {environment} is empty, for {why}: {restore}"
+    if not facts.get("requests"):
+        return ""
+    again = f"{facts['requests']} requests were asked again in {facts['seconds']} s"
+    if refused := facts["refused"]:
+        return f"AWS of {environment} holds most of what it held: {again}, and {refused} refused; {restore}"
+    return f"AWS of {environment} holds what it held: {again}"
+
+
+def _memory(place: Place, environment: str) -> Path:
+    return place.environment(environment) / "aws-memory.json"
 
 
 def serve(place: Place, environment: str) -> None:
@@ -60,10 +72,21 @@ def serve(place: Place, environment: str) -> None:
     from werkzeug.serving import make_server  # noqa: PLC0415
 
     from modelworks.laptop import alarms  # noqa: PLC0415 - works on the data of the moto above
+    from modelworks.laptop.journal import Journal  # noqa: PLC0415
 
-    alarms.start()
     _store_bucket_policies()
-    application = DomainDispatcherApplication(create_backend_app)
+    lost = place.environment(environment) / "aws-lost"
+    application = Journal(
+        DomainDispatcherApplication(create_backend_app),
+        place.environment(environment) / "aws-journal.jsonl",
+        lambda why: write_whole(lost, why),
+    )
+    replayed = application.replay()
+    empty = lost.read_text("utf-8") if lost.exists() and not replayed.requests else None
+    facts = {"requests": replayed.requests, "refused": replayed.refused, "seconds": round(replayed.seconds, 1)}
+    write_whole(_memory(place, environment), json.dumps({**facts, "empty": empty}) + "\n")
+    lost.unlink(missing_ok=True)
+    alarms.start()
     make_server("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler).serve_forever()
 
 

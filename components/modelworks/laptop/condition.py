@@ -50,13 +50,13 @@ def condition(place: Place) -> dict[str, Any]:
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},
         "not_enforced": list(NOT_ENFORCED) if facts.get("kubernetes") else [],
         "recorded_not_emulated": dict(RECORDED_NOT_EMULATED),
-        "notes": _notes(processes),
+        "notes": _notes(place, processes),
     }
 
 
-def _notes(processes: list[dict[str, Any]]) -> list[str]:
+def _notes(place: Place, processes: list[dict[str, Any]]) -> list[str]:
     ended = [found["name"] for found in processes if found["name"].startswith("aws-") and found["restarts"]]
-    return [f"{', '.join(ended)} was started again. {aws.EMPTY}"] if ended else []
+    return [f"{name} was started again. {aws.memory(place, name.removeprefix('aws-'))}".strip() for name in ended]
 
 
 def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:

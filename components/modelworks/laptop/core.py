@@ -93,8 +93,6 @@ def up(
         amazon = _amazon(place)
         if not supervision.running(place):
             _ports_free(place, facts)
-            if not fresh and place.environments():
-                report(aws.EMPTY)
             # It needs no tools, and so it is there while they are still being built.
             supervision.apply(place, [part.program for part in amazon])
         facts["tools"] = _tools(kubernetes=facts["kubernetes"], building=building, report=report)
@@ -105,6 +103,9 @@ def up(
             supervision.apply(place, [part.program for part in parts])
             _wait(place, parts, was, report)
         _write(place, facts)
+        for name in place.environments():
+            if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
+                report(memory)
         names = ", ".join(place.environments())
         if {part.program.name for part in parts} <= was:
             report(f"the laptop cloud is up already: {names}")

@@ -1,0 +1,209 @@
+"""An AWS account of the laptop that is killed, and what its next process holds of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+
+from modelworks.laptop import aws, environments
+from modelworks.laptop.journal import Journal
+from modelworks.laptop.place import Place
+
+LONG = b"a line of a file\n" * 20_000
+
+
+class Account:
+    """The account of `local` in a process of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.port = place, environments.create(place, "local")["aws_port"]
+        services = ("cloudwatch", "dynamodb", "iam", "kms", "s3", "secretsmanager", "sns")
+        self.clients = {service: self._client(service) for service in services}
+        self.start()
+
+    def start(self) -> None:
+        arguments = ["--place", str(self.place.root), "--environment", "local"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "modelworks.laptop.aws", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/moto-api/data.json", timeout=5).close()
+                return
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def client(self, service: str):
+        return self.clients[service]
+
+    def _client(self, service: str):
+        return boto3.client(
+            service,
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            region_name="eu-central-1",
+            aws_access_key_id="a",
+            aws_secret_access_key="b",
+        )
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory):
+    account = Account(Place(tmp_path_factory.mktemp("account") / "place"))
+    yield account
+    account.kill()
+
+
+def make(account: Account, number: int) -> None:
+    s3, kms, sns = (account.client(service) for service in ("s3", "kms", "sns"))
+    bucket = f"bucket-{number}"
+    kms.create_key(Description=f"key {number}")
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_object(Bucket=bucket, Key="a/b c+ü", Body=LONG)
+    s3.put_object(Bucket=bucket, Key="a/b c+ü", Body=f"second {number}".encode(), Metadata={"of_it": "x"})
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="large")["UploadId"]
+    part = s3.upload_part(Bucket=bucket, Key="large", UploadId=upload, PartNumber=1, Body=LONG)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    s3.complete_multipart_upload(Bucket=bucket, Key="large", UploadId=upload, MultipartUpload=parts)
+    account.client("iam").create_role(RoleName=f"role-{number}", AssumeRolePolicyDocument="{}")
+    account.client("secretsmanager").create_secret(Name=f"secret-{number}", SecretString=f"hunter{number}")
+    topic = sns.create_topic(Name=f"topic-{number}")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="email", Endpoint=f"{number}@example.com", ReturnSubscriptionArn=True)
+    table = account.client("dynamodb")
+    table.create_table(
+        TableName=f"table-{number}", BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+    )  # fmt: skip
+    table.put_item(TableName=f"table-{number}", Item={"id": {"S": "x"}, "value": {"B": b"\0\xff"}})
+    account.client("cloudwatch").put_metric_data(Namespace="n", MetricData=[{"MetricName": "m", "Value": 1}])
+
+
+def holds(account: Account) -> dict:
+    """All that a user could look at, dates apart."""
+    s3, kms, manager = (account.client(service) for service in ("s3", "kms", "secretsmanager"))
+    buckets = sorted(bucket["Name"] for bucket in s3.list_buckets()["Buckets"])
+    versions = {name: s3.list_object_versions(Bucket=name).get("Versions", []) for name in buckets}
+    tables = sorted(account.client("dynamodb").list_tables()["TableNames"])
+    keys = [kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"] for key in kms.list_keys()["Keys"]]
+    return {
+        "objects": {name: sorted((each["Key"], each["VersionId"], each["ETag"]) for each in listed)
+                    for name, listed in versions.items()},
+        "bytes": {name: s3.get_object(Bucket=name, Key="a/b c+ü")["Body"].read() for name in buckets},
+        "large": {name: s3.get_object(Bucket=name, Key="large")["Body"].read() == LONG for name in buckets},
+        "metadata": {name: s3.head_object(Bucket=name, Key="a/b c+ü")["Metadata"] for name in buckets},
+        "keys": sorted((key["KeyId"], key["Description"]) for key in keys),
+        "roles": sorted((role["RoleName"], role["RoleId"]) for role in account.client("iam").list_roles()["Roles"]),
+        "secrets": sorted((each["ARN"], manager.get_secret_value(SecretId=each["ARN"])["SecretString"])
+                          for each in manager.list_secrets()["SecretList"]),
+        "subscriptions": sorted(each["SubscriptionArn"] for each in
+                                account.client("sns").list_subscriptions()["Subscriptions"]),
+        "items": [account.client("dynamodb").scan(TableName=name)["Items"] for name in tables],
+    }  # fmt: skip
+
+
+def test_an_account_that_was_killed_comes_back_with_ids_data_and_keys(account: Account):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: make(account, number), range(5)))
+    before = holds(account)
+    key = before["keys"][0][0]
+    sealed = account.client("kms").encrypt(KeyId=key, Plaintext=b"a secret")["CiphertextBlob"]
+
+    account.kill()
+    account.start()
+
+    assert holds(account) == before
+    assert len(before["objects"]) == len(before["keys"]) == len(before["secrets"]) == 5
+    assert account.client("kms").decrypt(CiphertextBlob=sealed)["Plaintext"] == b"a secret"
+    assert account.client("cloudwatch").list_metrics(Namespace="n")["Metrics"] == []
+    assert re.fullmatch(
+        r"AWS of local holds what it held: 70 requests were asked again in [\d.]+ s",
+        aws.memory(account.place, "local"),
+    )
+
+
+def test_what_was_deleted_stays_deleted_and_what_followed_is_kept(account: Account):
+    account.client("s3").create_bucket(Bucket="later", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    account.client("s3").delete_bucket(Bucket="later")
+    later = account.client("secretsmanager").create_secret(Name="later", SecretString="1")["ARN"]
+    account.kill()
+    with (account.place.environment("local") / "aws-journal.jsonl").open("ab") as file:
+        file.write(b'{"seed": "killed while it wrote th')
+    account.start()
+    assert "later" not in [bucket["Name"] for bucket in account.client("s3").list_buckets()["Buckets"]]
+    account.client("secretsmanager").put_secret_value(SecretId=later, SecretString="2")
+    account.kill()
+    account.start()
+    assert account.client("secretsmanager").get_secret_value(SecretId=later)["SecretString"] == "2"
+
+
+def test_what_an_account_keeps_is_for_its_owner_alone(account: Account):
+    folder = account.place.environment("local")
+    bodies = re.findall(r'"body": "(\S*)"', (folder / "aws-journal.jsonl").read_text())
+    assert any(b"hunter1" in base64.b64decode(body) for body in bodies)
+    assert [path.name for path in folder.rglob("*") if path.stat().st_mode & 0o077] == []
+
+
+def test_an_account_that_could_not_be_kept_says_what_restores_it(account: Account):
+    account.kill()
+    folder = account.place.environment("local")
+    (folder / "aws-journal.jsonl").unlink()
+    (folder / "aws-lost").write_text("it was asked too much")
+    account.start()
+    said = "AWS of local is empty, for it was asked too much: `modelworks up local` restores what is declared"
+    assert aws.memory(account.place, "local").startswith(said)
+    account.kill()
+    account.start()
+    assert aws.memory(account.place, "local") == ""
+
+
+def ask(journal: Journal, body: bytes) -> None:
+    environ = {"REQUEST_METHOD": "PUT", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    list(journal(environ, lambda *_: None))
+
+
+def answered(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+
+
+@pytest.mark.parametrize(
+    ("bound", "why"),
+    [({"largest": 2**20}, "it was asked more than 1 MiB"), ({"most": 1}, "it was asked more than 1 times")],
+)
+def test_an_account_that_was_asked_too_much_is_kept_no_further_and_says_so(tmp_path, bound, why):
+    lost: list[str] = []
+    journal = Journal(answered, tmp_path / "journal", lost.append, **bound)
+    ask(journal, b"x" * 1000)
+    assert (tmp_path / "journal").exists()
+    ask(journal, LONG * 4)
+    ask(journal, b"x")
+    assert not (tmp_path / "journal").exists()
+    assert lost == [why]
+
+
+def test_a_full_disk_costs_the_memory_and_not_the_request(tmp_path):
+    lost: list[str] = []
+    journal = Journal(answered, tmp_path / "journal", lost.append)
+    journal._file = open("/dev/full", "ab")  # noqa: PTH123, SIM115 - the journal closes it
+    ask(journal, b"x")
+    assert not (tmp_path / "journal").exists()
+    assert lost == ["its journal cannot be written: No space left on device"]
