@@ -328,9 +328,13 @@ def _served(api: httpx.Client, group: str, kinds: int) -> bool:
 
 
 def set_up_environment(api: httpx.Client, environment: str) -> None:
-    """What an environment's user and its rollouts controller may do. Its namespaces are declared by its program."""
+    """What an environment's user and its rollouts controller may do outside of namespaces.
+
+    Its namespaces are declared by its program; what it may do in them is granted as they come (see `rights`). The
+    controller's rights reach further than it looks: it is started for one namespace, which need not be there yet.
+    """
     for role, user in (
-        ("environment", f"modelworks:environment:{environment}"),
+        ("environment", environment_user(environment)),
         ("rollouts", rollouts_user(environment)),
     ):
         name = f"modelworks:{role}:{environment}"
@@ -339,6 +343,16 @@ def set_up_environment(api: httpx.Client, environment: str) -> None:
             f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
             _binding(name, f"modelworks:{role}", user),
         )
+
+
+def binding_in_namespace(environment: str) -> dict[str, Any]:
+    """What lets an environment's user work in a namespace, to be applied in each that it made."""
+    return _binding("modelworks:environment", "modelworks:namespace", environment_user(environment), "RoleBinding")
+
+
+def environment_user(environment: str) -> str:
+    """The user that an environment's programs and kubectl are."""
+    return f"modelworks:environment:{environment}"
 
 
 def rollouts_user(environment: str) -> str:
@@ -385,14 +399,18 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
             _rule(["networking.k8s.io"], ["ingresses"], [*_READ, "create", "update", "patch"]),
             _rule(["batch"], ["jobs"], [*_READ, "create", "update", "patch", "delete"]),
         ],
-        # What a team's deployer has on its own cluster, kinds of its own included. Nodes and cluster roles are not its.
+        # Outside of namespaces. Reads are shared here, and changes kept apart by `ownership`: RBAC grants the list of
+        # namespaces whole or not at all.
         "modelworks:environment": [
             _rule([""], ["namespaces"], _CHANGE),
-            _rule([""], ["nodes", "persistentvolumes"], _READ),
+            _rule([""], ["nodes"], _READ),
             _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], _CHANGE),
             _rule(["storage.k8s.io"], ["storageclasses"], _READ),
             _rule(["networking.k8s.io"], ["ingressclasses"], _READ),
             _rule(["scheduling.k8s.io"], ["priorityclasses"], _READ),
+        ],
+        # In each namespace that the environment made: what a team's deployer has in its own.
+        "modelworks:namespace": [
             _rule(
                 [
                     "apps",
@@ -464,11 +482,11 @@ def _object(version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **fields}
 
 
-def _binding(name: str, role: str, user: str) -> dict[str, Any]:
+def _binding(name: str, role: str, user: str, kind: str = "ClusterRoleBinding") -> dict[str, Any]:
     group = "rbac.authorization.k8s.io"
     return _object(
         f"{group}/v1",
-        "ClusterRoleBinding",
+        kind,
         name,
         roleRef={"apiGroup": group, "kind": "ClusterRole", "name": role},
         subjects=[{"apiGroup": group, "kind": "User", "name": user}],

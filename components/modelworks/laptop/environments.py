@@ -146,7 +146,7 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
 def identities(place: Place, environment: str, ports: dict[str, int]) -> None:
     """Write the kubeconfigs of an environment's user and of its rollouts controller."""
     namespace = facts(place, environment)["namespace"]
-    user = f"modelworks:environment:{environment}"
+    user = control_plane.environment_user(environment)
     path = place.environment(environment) / "kubeconfig"
     control_plane.identity(place, ports, path, user, ("modelworks:environments",), namespace=namespace)
     control_plane.identity(

@@ -2,7 +2,7 @@
 
 RBAC cannot say "the namespaces that this user made". The API server's own admission policies can: one marks what an
 environment makes outside of any namespace, the other refuses an environment's changes to what does not carry its mark.
-Reads stay as RBAC grants them: admission is not asked about reads.
+Admission is not asked about reads; those follow the mark by RBAC (see `rights`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import kinds
+from modelworks.laptop import rights
 from modelworks.laptop.place import Place, read_facts
 from modelworks.laptop.providers.plugin import Plugin
 
@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelworksError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    place = Place(chosen.place.resolve())
-    threading.Thread(target=kinds.follow, args=(place, chosen.environment, stop), name="kinds", daemon=True).start()
+    rights.follow(Place(chosen.place.resolve()), chosen.environment, stop)
     stop.wait()
     for stopped in [server.stop(_GRACE) for server in servers]:
         stopped.wait()

@@ -10,6 +10,7 @@ import base64
 import functools
 import json
 import os
+import re
 import socket
 import ssl
 import tempfile
@@ -30,6 +31,7 @@ from modelworks.laptop.providers.plugin import ProviderError
 
 _DISCOVERY_SECONDS = 60  # after which the kinds of a version are asked for again
 _WATCH_SECONDS = 300  # the API server ends a watch by then, and the watcher asks anew
+_NAMESPACE_OF = re.compile(r"/apis?/.*?/namespaces/([^/]+)/")
 
 
 class Refused(ProviderError):  # noqa: N818  it reads as what it is, where it is raised
@@ -328,7 +330,24 @@ class Cluster:
             answer = {"message": response.text[:500]}
         if response.is_success:
             return answer if isinstance(answer, dict) else {}
+        if response.status_code == 403 and (missing := self._missing_namespace(path)):
+            raise Refused(404, {"message": missing, "reason": "NotFound"}, doing=doing)
         raise Refused(response.status_code, answer if isinstance(answer, dict) else {}, doing=doing)
+
+    def _missing_namespace(self, path: str) -> str:
+        """What is wrong with the namespace of `path`, if that is why it is forbidden: rights in it end with it."""
+        match = _NAMESPACE_OF.match(path)
+        if match is None:
+            return ""
+        try:
+            response = self._http.get(f"/api/v1/namespaces/{match[1]}")
+        except httpx.HTTPError as error:
+            raise Unreachable(self.access.server, str(error) or type(error).__name__) from error
+        if response.status_code == 404:
+            return f'namespaces "{match[1]}" not found'
+        if response.is_success and response.json()["metadata"].get("deletionTimestamp"):
+            return f'namespace "{match[1]}" is being deleted, and all that is in it'
+        return ""
 
     def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, or `None` where there is none."""
@@ -362,7 +381,9 @@ class Cluster:
                     yield "ADDED", {"apiVersion": kind.api_version, "kind": kind.name, **item}
                 version = listed["metadata"]["resourceVersion"]
                 yield from self._stream(self.url(kind, namespace), stop, version, selectors)
-            except (Unreachable, Refused, httpx.HTTPError, OSError, ValueError):
+            except (Unreachable, Refused, httpx.HTTPError, OSError, ValueError) as error:
+                if isinstance(error, Refused) and error.status == 404:
+                    yield "GONE", {}
                 stop.wait(0.5)
 
     def _stream(

@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
+from modelworks.laptop.ownership import LABEL
 from modelworks.laptop.providers.kubernetes import manifests, waiting
 from modelworks.laptop.providers.kubernetes.client import Refused, UnknownKind, Unreachable, connect
 from modelworks.laptop.providers.kubernetes.documents import decode_yaml
@@ -44,6 +45,8 @@ from modelworks.laptop.providers.values import UNKNOWN, Path, has_unknowns
 
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _CREATE_SECONDS = 15.0  # how long a missing namespace or kind may still come, as from a manifest applied beside
+_ASK_SECONDS = 0.02  # rights in a new namespace take two or three of these
+_NAMESPACE: Final = Kind("", "v1", "Namespace")
 
 
 class KubernetesProvider(Provider):
@@ -167,6 +170,8 @@ class KubernetesProvider(Provider):
         if not kind.patch and not self._settings.upsert_existing_objects:
             self._refuse_existing(call, kind, wanted)
         live = self._made(call, kind, wanted, manager)
+        if kind == _NAMESPACE and at(live, "metadata", "labels", LABEL):
+            self._until_usable(call, name_of(live))
         return self._awaited(call, kind, live, inputs, str(inputs.get("apiVersion", kind.api_version)), manager)
 
     def _refuse_existing(self, call: Call, kind: Kind, wanted: Manifest) -> None:
@@ -194,6 +199,25 @@ class KubernetesProvider(Provider):
                     raise
                 call.say(f"trying again: {error.message}", passing=True)
                 pause = min(pause * 2, 4)
+
+    def _until_usable(self, call: Call, namespace: str) -> None:
+        """Wait for the rights in a namespace that was just made: an environment is granted them a moment later."""
+        question = {"spec": {"resourceAttributes": {"namespace": namespace, "verb": "patch", "resource": "configmaps"}}}
+        deadline = time.monotonic() + _CREATE_SECONDS
+        while not call.cancelled.wait(_ASK_SECONDS):
+            answer = self._cluster.request(
+                "POST",
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                doing=f"asking for the rights in namespace {namespace}",
+                body=question,
+            )
+            if at(answer, "status", "allowed"):
+                return
+            if time.monotonic() > deadline:
+                call.say(
+                    f"there are no rights in namespace {namespace} after {_CREATE_SECONDS:g} s", severity="warning"
+                )
+                return
 
     def _rehearsed_creation(self, call: Call, kind: Kind, inputs: Manifest, wanted: Manifest, manager: str) -> Manifest:
         # A replacement is previewed while the old object still has the name: an apply would merge with it.

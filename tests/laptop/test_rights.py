@@ -1,8 +1,8 @@
-"""The rights that go with kinds that an environment defines."""
+"""The rights that go with the namespaces and kinds that an environment makes."""
 
 from __future__ import annotations
 
-from modelworks.laptop.kinds import rules
+from modelworks.laptop.rights import rules, standing
 
 
 def _definition(plural, group):
@@ -21,3 +21,8 @@ def test_a_kind_in_a_group_of_kubernetes_gives_no_right():
 
 def test_a_group_that_only_ends_alike_is_not_kubernetes_own():
     assert rules([_definition("things", "notk8s.io")])[0]["apiGroups"] == ["notk8s.io"]
+
+
+def test_a_namespace_that_is_going_gets_no_rights():
+    going = {"metadata": {"name": "old", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert standing([{"metadata": {"name": "new"}}, going]) == ["new"]
