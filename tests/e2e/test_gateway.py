@@ -91,11 +91,11 @@ class Running:
     """Caddy, running in a place of its own."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.port = place, free_port()
+        self.place, self.port, self.tls_port = place, free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = caddy.caddy_argv(self.place, self.port, toolchain.ensure(["caddy"])["caddy"])
+        argv = caddy.caddy_argv(self.place, self.port, self.tls_port, toolchain.ensure(["caddy"])["caddy"])
         self.place.folder(caddy.admin_socket(self.place).parent)
         with (self.place.root / "caddy.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -108,8 +108,10 @@ class Running:
             time.sleep(0.02)
         raise AssertionError((self.place.root / "caddy.log").read_text())
 
-    async def routes(self, *routes: dict[str, object], host: str = "model.localhost") -> None:
-        table = json.dumps({"hosts": {host: list(routes)}})
+    async def routes(
+        self, *routes: dict[str, object], host: str = "model.localhost", tls: tuple[str, ...] = ()
+    ) -> None:
+        table = json.dumps({"hosts": {host: list(routes)}, "tls": tls})
         write_whole(caddy.table_path(self.place), table)
         await caddy.put_table(caddy.admin_socket(self.place), table)
 
@@ -275,6 +277,33 @@ async def test_http2_without_tls_reaches_the_gateway(running, pods):
     )
     assert await answer.stdout.read() == b"a 2"
     await answer.wait()
+
+
+async def curl(running: Running, host: str, *more: str) -> tuple[int, str]:
+    """Ask over TLS, trusting nothing but the laptop's authority: exit code, and body with the protocol's version."""
+    place = f"{host}:{running.tls_port}"
+    done = await asyncio.create_subprocess_exec(
+        *("curl", "-s", "--noproxy", "*", "--cacert", str(caddy.authority_path(running.place))),
+        *("--resolve", f"{place}:127.0.0.1", "-w", " %{http_version}", *more, f"https://{place}/"),
+        stdout=subprocess.PIPE,
+    )
+    shown, _ = await done.communicate()
+    return done.returncode, shown.decode()
+
+
+async def test_tls_is_spoken_in_both_versions_of_http_with_a_certificate_of_the_laptops_authority(running, pods):
+    await running.routes(forward((1, [await pods("a")])), tls=("model.localhost",))
+    assert await curl(running, "model.localhost") == (0, "a 2")
+    assert await curl(running, "model.localhost", "--http1.1") == (0, "a 1.1")
+    async with running.client() as client:
+        assert (await client.get("/")).text == "a"  # the plain port stays
+
+
+async def test_no_host_gets_a_certificate_that_does_not_ask_for_one(running, pods):
+    await running.routes(forward((1, [await pods("a")])), host="plain.localhost", tls=("*.apart.localhost",))
+    handshake_failed = 35
+    assert (await curl(running, "plain.localhost"))[0] == handshake_failed
+    assert await curl(running, "one.apart.localhost", "-o", "/dev/null") == (0, " 2")
 
 
 async def test_h2c_is_spoken_to_pods_that_ask_for_it(running):

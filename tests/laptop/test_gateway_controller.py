@@ -105,7 +105,7 @@ async def work(api, told, tmp_path):
 
         def begin() -> Place:
             place = Place(tmp_path)
-            tasks.append(asyncio.create_task(Gateway(place, Followed(client), 8080).run()))
+            tasks.append(asyncio.create_task(Gateway(place, Followed(client), 8080, 8443).run()))
             return place
 
         yield begin

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from modelworks.laptop.gateway.table import pod_facts, render
 
 DEFAULTS = {"timeout_ms": 60_000, "max_body_bytes": 104_857_600}
@@ -236,7 +238,7 @@ def test_an_ingress_of_another_class_is_left_alone():
     others = ingress(path(), ingressClassName="nginx")
     legacy = ingress(path(), annotations={"kubernetes.io/ingress.class": "nginx"})
     ours = ingress(path(), ingressClassName="alb")
-    assert render([others, legacy], [service()], []).table == {"hosts": {}}
+    assert render([others, legacy], [service()], []).table["hosts"] == {}
     assert list(render([ours], [service()], []).table["hosts"]) == ["model.localhost"]
 
 
@@ -293,3 +295,38 @@ def test_a_pods_facts_are_all_that_its_routes_depend_on():
     noisy["status"]["conditions"][0]["lastProbeTime"] = "now"
     assert pod_facts(noisy) == pod_facts(pod("a", "127.77.0.1", resourceVersion="2"))
     assert render([ingress(path())], [service()], [pod_facts(noisy)]) == render([ingress(path())], [service()], [noisy])
+
+
+ALB = "alb.ingress.kubernetes.io"
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        {"tls": [{"hosts": ["model.example.com"]}]},
+        {"tls": [{"secretName": "mine"}]},
+        {"annotations": {f"{ALB}/listen-ports": '[{"HTTP":80}, {"HTTPS":443}]'}},
+        {"annotations": {f"{ALB}/certificate-arn": "arn:aws:acm:eu-central-1:111122223333:certificate/a"}},
+    ],
+)
+def test_a_host_that_asks_for_tls_gets_it_under_each_of_its_names(asking):
+    rendered = render([ingress(path(), host="model.example.com", **asking)], [service()], [])
+    assert rendered.table["tls"] == ["model.example.com", "model.example.com.localhost"]
+    assert rendered.notices == ()
+
+
+@pytest.mark.parametrize(
+    "asking", [{}, {"tls": [{"hosts": ["other"]}]}, {"annotations": {f"{ALB}/listen-ports": "[]"}}]
+)
+def test_a_host_that_does_not_ask_for_tls_gets_none(asking):
+    assert render([ingress(path(), **asking)], [service()], []).table["tls"] == []
+
+
+def test_a_rule_for_every_host_gets_tls_under_its_own_name_alone():
+    rendered = render([ingress(path(), host=None, tls=[{}])], [service()], [])
+    assert rendered.table["tls"] == ["model.local.localhost"]
+
+
+def test_listen_ports_that_cannot_be_read_are_told():
+    rendered = render([ingress(path(), annotations={f"{ALB}/listen-ports": "HTTPS"})], [service()], [])
+    assert "listen-ports cannot be read" in rendered.notices[0].message

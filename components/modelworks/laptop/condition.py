@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from modelworks.laptop import aws, environments, supervision, toolchain
+from modelworks.laptop.gateway import caddy
 from modelworks.laptop.place import read_facts
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 
@@ -19,7 +20,7 @@ NOT_ENFORCED = (
     "the user that a container runs as: every process is yours",
     "capabilities, seccomp, and a read-only root file system: what is written there ends with the container",
     "limits of cpu and sizes of volumes: those of memory hold where the kernel lets the node make control groups",
-    "separate reads: an environment's Kubernetes user may read, and not change, what others have on this laptop",
+    "a list of namespaces and kinds for each environment: their names and labels are shown to all on this laptop",
     "network policies: every process reaches every port of this machine",
     "metrics for autoscaling: an autoscaler keeps the replicas it is told at first",
 )
@@ -44,7 +45,9 @@ def condition(place: Place) -> dict[str, Any]:
         "endpoints": {
             **({"kubernetes": f"https://127.0.0.1:{ports['apiserver']}"} if "apiserver" in ports else {}),
             **({"gateway": f"http://127.0.0.1:{ports['gateway']}"} if "gateway" in ports else {}),
+            **({"gateway_tls": f"https://127.0.0.1:{ports['gateway-tls']}"} if "gateway-tls" in ports else {}),
         },
+        "gateway_authority": str(caddy.authority_path(place)) if "gateway-tls" in ports else None,
         "pod_network": facts.get("pod_network"),
         "environments": [_environment(place, name) for name in place.environments()],
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},

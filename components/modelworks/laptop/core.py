@@ -31,6 +31,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, rollouts, supervision, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent.memory import Memory
+from modelworks.laptop.gateway import caddy
 from modelworks.laptop.place import Place, read_facts, write_whole
 from modelworks.laptop.supervision import Program
 
@@ -45,8 +46,6 @@ READY_SECONDS = 90
 
 PATIENCE = 5
 """How often a part may end before it is ready. Some do once or twice until the API server serves them."""
-
-GATEWAY_PORTS = ("gateway",)
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     before = json.dumps(facts)
     facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
     ports = facts.setdefault("ports", {})
-    needed = [*control_plane.PORTS, *GATEWAY_PORTS] if facts["kubernetes"] else []
+    needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
     missing = [name for name in needed if name not in ports]
     ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
     facts.setdefault("pod_network", _pod_network())
@@ -329,11 +328,9 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
         # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
         parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
     if _has("gateway"):
-        from modelworks.laptop.gateway import caddy  # noqa: PLC0415 - it starts more than `status` needs
-
         argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
-        port = facts["ports"]["gateway"]
-        parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, [port])))
+        ports = [facts["ports"][name] for name in caddy.PORTS]
+        parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, ports)))
         parts.append(_Part(Program("gateway", argv), caddy.table_path(place).exists))
     return parts
 
@@ -353,8 +350,7 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> 
             name = part.program.name
             state = infos.get(name, {}).get("statename", "UNKNOWN")
             pids[name] |= {infos[name]["pid"]} - {0} if name in infos else set()
-            # RUNNING is what `status` calls up: a process that answers and ends within its first second is not.
-            if state == "RUNNING" and part.ready():
+            if state in {"RUNNING", "STARTING"} and part.ready():
                 waiting.remove(part)
                 if name not in was:
                     report(f"{name} is ready ({time.monotonic() - began:.1f} s)")

@@ -17,31 +17,44 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import supervision
 from modelworks.laptop.place import Place, write_whole
 
+AUTHORITY = "laptop"
+"""Caddy's name for the authority that signs its certificates."""
+
 TRY_SECONDS = 1
 """How long a request waits for a pod that can be reached, while none has been sent anything."""
 
 
+PORTS = ("gateway", "gateway-tls")
+"""The ports that users reach: plain, and TLS. As they are named in `laptop.json`."""
+
+
 def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervision.Program:
     """The process to supervise; writes the configuration it starts with."""
+    port, tls_port = (int(facts["ports"][name]) for name in PORTS)
     return supervision.Program(
         "caddy",
-        caddy_argv(place, int(facts["ports"]["gateway"]), tools["caddy"]),
+        caddy_argv(place, port, tls_port, tools["caddy"]),
         # One place for everything it keeps, and a heap that suits a laptop.
         {"XDG_DATA_HOME": str(place.gateway), "XDG_CONFIG_HOME": str(place.gateway), "GOGC": "50"},
         stop_seconds=12,
     )
 
 
-def caddy_argv(place: Place, port: int, executable: Path) -> list[str | Path]:
+def caddy_argv(place: Place, port: int, tls_port: int, executable: Path) -> list[str | Path]:
     """The command line of Caddy; writes the configuration it names."""
     path = config_path(place)
-    write_whole(path, json.dumps(config(place, port), indent=2) + "\n")
+    write_whole(path, json.dumps(config(place, port, tls_port), indent=2) + "\n")
     return [executable, "run", "--config", path]
 
 
 def config_path(place: Place) -> Path:
     """Caddy's configuration."""
     return place.gateway / "caddy.json"
+
+
+def authority_path(place: Place) -> Path:
+    """The certificate to trust: Caddy makes it, with its key, when it first starts here."""
+    return place.gateway / "caddy" / "pki" / "authorities" / AUTHORITY / "root.crt"
 
 
 def table_path(place: Place) -> Path:
@@ -54,8 +67,11 @@ def admin_socket(place: Place) -> Path:
     return supervision.socket_path(place).with_name("caddy.sock")
 
 
-def config(place: Place, port: int) -> dict[str, Any]:
+def config(place: Place, port: int, tls_port: int) -> dict[str, Any]:
     """Caddy's configuration."""
+    # Trusted by whoever is told to, never by the whole machine.
+    authority = {"name": "modelworks laptop", "install_trust": False}
+    issued = {"on_demand": True, "issuers": [{"module": "internal", "ca": AUTHORITY}]}
     return {
         "admin": {"listen": f"unix/{admin_socket(place)}|0600", "config": {"persist": False}},
         "logging": {"logs": {"default": {"level": "WARN", "encoder": {"format": "json"}}}},
@@ -65,22 +81,29 @@ def config(place: Place, port: int) -> dict[str, Any]:
                 # When Caddy ends: how long requests in flight may take.
                 "grace_period": "10s",
                 "servers": {
-                    "gateway": {
-                        "listen": [f"127.0.0.1:{port}"],
-                        "protocols": ["h1", "h2c"],
-                        "automatic_https": {"disable": True},
-                        "read_header_timeout": "10s",
-                        "idle_timeout": "120s",
-                        "max_header_bytes": 65536,
-                        "routes": [
-                            {"handle": [{"handler": "gateway", "file": str(table_path(place))}]},
-                            {"match": [{"vars": {"gateway.protocol": ["h2c"]}}], "handle": [_proxy(["h2c", "2"])]},
-                            {"match": [{"vars": {"gateway.protocol": [""]}}], "handle": [_proxy(["1.1"])]},
-                        ],
-                    }
+                    "gateway": {**_server(place, port), "protocols": ["h1", "h2c"]},
+                    "tls": {**_server(place, tls_port), "protocols": ["h1", "h2"], "tls_connection_policies": [{}]},
                 },
-            }
+            },
+            # Certificates are made at the first handshake for a host, of those that the table allows.
+            "tls": {"automation": {"on_demand": {"permission": {"module": "gateway"}}, "policies": [issued]}},
+            "pki": {"certificate_authorities": {AUTHORITY: authority}},
         },
+    }
+
+
+def _server(place: Place, port: int) -> dict[str, Any]:
+    return {
+        "listen": [f"127.0.0.1:{port}"],
+        "automatic_https": {"disable": True},
+        "read_header_timeout": "10s",
+        "idle_timeout": "120s",
+        "max_header_bytes": 65536,
+        "routes": [
+            {"handle": [{"handler": "gateway", "file": str(table_path(place))}]},
+            {"match": [{"vars": {"gateway.protocol": ["h2c"]}}], "handle": [_proxy(["h2c", "2"])]},
+            {"match": [{"vars": {"gateway.protocol": [""]}}], "handle": [_proxy(["1.1"])]},
+        ],
     }
 
 

@@ -59,12 +59,13 @@ class Gateway:
         place: The laptop cloud it belongs to.
         cluster: The API server, as the gateway's own identity.
         port: Where Caddy listens for users.
+        tls_port: Where it does so over TLS.
     """
 
-    def __init__(self, place: Place, cluster: Followed, port: int) -> None:
+    def __init__(self, place: Place, cluster: Followed, port: int, tls_port: int) -> None:
         self._place = place
         self._cluster = cluster
-        self._port = port
+        self._port, self._tls_port = port, tls_port
         self._seen: dict[str, dict[Key, Object]] = {path: {} for path in (_INGRESSES, _SERVICES, _PODS)}
         self._changed = asyncio.Event()
         self._synced: set[str] = set()
@@ -145,7 +146,8 @@ class Gateway:
         for kind, path in (("Ingress", _INGRESSES), ("Service", _SERVICES)):
             for (namespace, name), thing in list(self._seen[path].items()):
                 address = rendered.addresses.get((kind, namespace, name))
-                wanted = _status(address, self._port) if address else []
+                secured = [self._tls_port] if address in rendered.table["tls"] else []
+                wanted = _status(address, self._port, *secured) if address else []
                 if (thing.get("status") or []) == wanted or (kind == "Service" and not address):
                     continue
                 base, _, plural = path.rpartition("/")
@@ -196,8 +198,8 @@ def _metadata(thing: Object, *more: str) -> Object:
     return {key: metadata[key] for key in ("name", "namespace", "uid", "creationTimestamp", *more) if key in metadata}
 
 
-def _status(address: str, port: int) -> list[Object]:
-    return [{"hostname": address, "ports": [{"port": port, "protocol": "TCP"}]}]
+def _status(address: str, *ports: int) -> list[Object]:
+    return [{"hostname": address, "ports": [{"port": port, "protocol": "TCP"} for port in ports]}]
 
 
 def _event(notice: Notice) -> Object:
@@ -233,13 +235,13 @@ async def run(place: Place) -> None:
     """
     facts = read_facts(place.root / "laptop.json")
     try:
-        port = int(facts["ports"]["gateway"])
+        port, tls_port = (int(facts["ports"][name]) for name in caddy.PORTS)
     except KeyError as error:
         raise ModelworksError(
             f"{place.root / 'laptop.json'} names no gateway port", fix="Run `modelworks laptop up`."
         ) from error
     cluster = Followed.from_kubeconfig(place.cluster / "gateway.kubeconfig")
     try:
-        await Gateway(place, cluster, port).run()
+        await Gateway(place, cluster, port, tls_port).run()
     finally:
         await cluster.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,7 @@ class Rendered:
     """What the cluster's objects come to."""
 
     table: dict[str, Any]
-    """Routes by host, in the form that Caddy's gateway module takes."""
+    """Routes by host, and the hosts that are answered over TLS too, in the form that Caddy's gateway module takes."""
     notices: tuple[Notice, ...]
     """Refused hosts, unreadable annotations, Services that are not there."""
     addresses: dict[tuple[str, str, str], str]
@@ -69,6 +69,7 @@ def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterab
     addresses: dict[tuple[str, str, str], str] = {}
     owners: dict[str, str] = {}
     found: dict[str, list[_Ranked]] = {}
+    secured: set[str] = set()
 
     def claim(host: str, owner: Object, rules: list[_Ranked], kind: str) -> bool:
         namespace = owner["metadata"]["namespace"]
@@ -85,10 +86,15 @@ def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterab
     for ingress in sorted((i for i in ingresses if _served(i)), key=_age):
         name, namespace = ingress["metadata"]["name"], ingress["metadata"]["namespace"]
         said: list[str] = []
+        over_tls = _over_tls(ingress, said)
         for host, rules in _rules(ingress, world, said).items():
             for alias in _aliases(host, name, namespace):
-                if claim(alias, ingress, rules, "Ingress") and alias.endswith(f".{LOCAL}"):
+                if not claim(alias, ingress, rules, "Ingress"):
+                    continue
+                if alias.endswith(f".{LOCAL}"):
                     addresses.setdefault(("Ingress", namespace, name), alias)
+                if over_tls(host) and alias != "*":
+                    secured.add(alias)
         notices += [_notice("Ingress", ingress, "Unusable", message) for message in dict.fromkeys(said)]
     for service in sorted((s for s in services_of(world) if s["spec"].get("type") == "LoadBalancer"), key=_age):
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
@@ -101,7 +107,7 @@ def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterab
             addresses["Service", namespace, name] = host
 
     hosts = {host: [route for _, route in sorted(found[host], key=lambda ranked: ranked[0])] for host in sorted(found)}
-    return Rendered({"hosts": hosts}, tuple(notices), addresses)
+    return Rendered({"hosts": hosts, "tls": sorted(secured)}, tuple(notices), addresses)
 
 
 def pod_facts(pod: Object) -> dict[str, Any]:
@@ -220,6 +226,22 @@ def _rules(ingress: Object, world: _World, said: list[str]) -> dict[str, list[_R
         for host in ranked or {"*": []}:
             ranked.setdefault(host, []).append(((3, 0), {"prefix": "/", **limits, **answer}))
     return ranked
+
+
+def _over_tls(ingress: Object, said: list[str]) -> Callable[[str], bool]:
+    """Whether a host of this Ingress asks for TLS: as one of `spec.tls`, or by the load balancer's annotations."""
+    annotations = _annotations(ingress)
+    try:
+        ports = json.loads(annotations.get(f"{ALB}/listen-ports", "[]"))
+        listens = any("HTTPS" in port for port in ports)
+    except (ValueError, TypeError) as error:
+        said.append(f"the annotation {ALB}/listen-ports cannot be read: {error}")
+        listens = False
+    if listens or annotations.get(f"{ALB}/certificate-arn"):
+        return lambda _: True
+    asked = [entry.get("hosts") or [] for entry in ingress["spec"].get("tls") or []]
+    named = {_host(host) for hosts in asked for host in hosts}
+    return lambda host: host in named or [] in asked  # an entry without hosts is for all
 
 
 def _host(host: str | None) -> str:

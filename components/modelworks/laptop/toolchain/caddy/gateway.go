@@ -9,6 +9,7 @@ package main
 //	PUT /gateway/table              admin API: replaces the table
 //	http.handlers.gateway           finds the route, holds its limits, answers errors as JSON
 //	http.reverse_proxy.upstreams.gateway   picks the pod, anew at each retry
+//	tls.permission.gateway          says which hosts get a certificate
 
 import (
 	"bytes"
@@ -31,6 +32,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
 const (
@@ -52,6 +54,7 @@ func init() {
 	caddy.RegisterModule(admin{})
 	caddy.RegisterModule(new(handler))
 	caddy.RegisterModule(source{})
+	caddy.RegisterModule(permission{})
 }
 
 // -- The table ----------------------------------------------------------------------------------------------------
@@ -60,6 +63,7 @@ func init() {
 // below x.
 type table struct {
 	Hosts map[string][]*route `json:"hosts"`
+	TLS   []string            `json:"tls"` // hosts that are answered over TLS too
 }
 
 type route struct {
@@ -147,8 +151,7 @@ func (t *table) match(host, path string) *route {
 		host = name
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	_, parent, _ := strings.Cut(host, ".")
-	for _, key := range []string{host, "*." + parent, "*"} {
+	for _, key := range []string{host, wildcard(host), "*"} {
 		routes, known := t.Hosts[key]
 		for _, r := range routes {
 			if r.covers(path) {
@@ -160,6 +163,12 @@ func (t *table) match(host, path string) *route {
 		}
 	}
 	return nil
+}
+
+// wildcard is what stands for a host and its siblings.
+func wildcard(host string) string {
+	_, parent, _ := strings.Cut(host, ".")
+	return "*." + parent
 }
 
 func (r *route) covers(path string) bool {
@@ -422,7 +431,25 @@ func (source) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
 	return []*reverseproxy.Upstream{{Dial: pod}}, nil
 }
 
+// -- Certificates -------------------------------------------------------------------------------------------------
+
+type permission struct{}
+
+func (permission) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "tls.permission.gateway", New: func() caddy.Module { return new(permission) }}
+}
+
+// CertificateAllowed is asked at a handshake, for a host that has no certificate yet.
+func (permission) CertificateAllowed(_ context.Context, host string) error {
+	hosts := current.Load().TLS
+	if slices.Contains(hosts, host) || slices.Contains(hosts, wildcard(host)) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: no Ingress asks for TLS for it", host, caddytls.ErrPermissionDenied)
+}
+
 var (
+	_ caddytls.OnDemandPermission = permission{}
 	_ caddyhttp.MiddlewareHandler = (*handler)(nil)
 	_ caddy.Provisioner           = (*handler)(nil)
 	_ caddy.AdminRouter           = admin{}
