@@ -1,7 +1,5 @@
 """Private: a bucket as every bucket of ours is."""
 
-from __future__ import annotations
-
 import pulumi
 import pulumi_aws as aws
 

@@ -4,13 +4,13 @@ import hashlib
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
+import pulumi_kubernetes as k8s
 
 from modelworks import contract
 from modelworks._access import bucket_arn, policy_document, statement
 from modelworks._kubernetes import (
     RESTRICTED_CONTAINER,
     RESTRICTED_POD,
-    KubernetesObject,
     Manifest,
     PodIdentity,
     environment_variables,
@@ -19,6 +19,7 @@ from modelworks._kubernetes import (
     one_port_in,
     pod_identity,
     selector,
+    typed,
 )
 from modelworks._storage import secure_bucket
 
@@ -123,64 +124,56 @@ class ModelRegistry(pulumi.ComponentResource):
             description="Keeps what experiments leave behind",
         )
 
-    def _secret(self) -> KubernetesObject:
+    def _secret(self) -> k8s.core.v1.Secret:
         """The server's own configuration: who may enter, and where it keeps its records."""
         password, postgres = self._args["admin_password"], self._args.get("postgres_uri")
         database = pulumi.Output.secret(postgres or f"sqlite:///{_DATA}/mlflow.db")
         users = pulumi.Output.secret(postgres or f"sqlite:///{_DATA}/users.db")
         config = pulumi.Output.all(pulumi.Output.secret(password), users).apply(lambda v: _auth_config(*v))
-        return KubernetesObject(
+        return k8s.core.v1.Secret(
             f"{self._name}-server",
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": self._metadata(),
-                "stringData": {
-                    "auth.ini": config,
-                    "database": database,
-                    # Signs the sessions of the page; anything that is secret and stays the same will do.
-                    "session-key": pulumi.Output.secret(password).apply(_session_key),
-                },
+            metadata=self._metadata(),
+            string_data={
+                "auth.ini": config,
+                "database": database,
+                # Signs the sessions of the page; anything that is secret and stays the same will do.
+                "session-key": pulumi.Output.secret(password).apply(_session_key),
             },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _volume(self) -> KubernetesObject:
-        return KubernetesObject(
+    def _volume(self) -> k8s.core.v1.PersistentVolumeClaim:
+        return k8s.core.v1.PersistentVolumeClaim(
             f"{self._name}-server",
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
-                "spec": {
+            metadata=self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
+            spec=typed(
+                {
                     "accessModes": ["ReadWriteOnce"],
                     "resources": {"requests": {"storage": f"{self._args.get('volume_gib', 5)}Gi"}},
-                },
-            },
+                }
+            ),
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _server(self) -> KubernetesObject:
-        return KubernetesObject(
+    def _server(self) -> k8s.apps.v1.Deployment:
+        return k8s.apps.v1.Deployment(
             f"{self._name}-server",
-            {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "metadata": self._metadata(),
-                "spec": {
+            metadata=self._metadata(),
+            spec=typed(
+                {
                     "replicas": 1,
                     # Two servers on one SQLite file would corrupt it.
                     "strategy": {"type": "Recreate"},
                     "selector": {"matchLabels": selector(self._name, _COMPONENT)},
                     "template": self._pod(),
-                },
-            },
+                }
+            ),
             opts=pulumi.ResourceOptions(parent=self),
         )
 
     def _pod(self) -> Manifest:
-        claim = {"persistentVolumeClaim": {"claimName": self.volume.name}} if self.volume else {"emptyDir": {}}
-        secret = self.secret.name
+        claim = {"persistentVolumeClaim": {"claimName": self.volume.metadata.name}} if self.volume else {"emptyDir": {}}
+        secret = self.secret.metadata.name
         container = {
             "name": "mlflow",
             "image": self._args["image"],
@@ -226,7 +219,7 @@ class ModelRegistry(pulumi.ComponentResource):
         return {
             "metadata": {"labels": labels(self._name, _COMPONENT)},
             "spec": {
-                "serviceAccountName": self.identity.account.name,
+                "serviceAccountName": self.identity.account.metadata.name,
                 "automountServiceAccountToken": False,
                 "securityContext": RESTRICTED_POD,
                 "containers": [container],
@@ -241,37 +234,33 @@ class ModelRegistry(pulumi.ComponentResource):
             },
         }
 
-    def _service(self) -> KubernetesObject:
-        return KubernetesObject(
+    def _service(self) -> k8s.core.v1.Service:
+        return k8s.core.v1.Service(
             f"{self._name}-server",
-            {
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
-                "spec": {
+            metadata=self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
+            spec=typed(
+                {
                     "selector": selector(self._name, _COMPONENT),
                     "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
-                },
-            },
+                }
+            ),
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _ingress(self) -> KubernetesObject:
-        backend = {"service": {"name": self.service.name, "port": {"name": "http"}}}
-        return KubernetesObject(
+    def _ingress(self) -> k8s.networking.v1.Ingress:
+        backend = {"service": {"name": self.service.metadata.name, "port": {"name": "http"}}}
+        return k8s.networking.v1.Ingress(
             f"{self._name}-server",
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "Ingress",
-                "metadata": self._metadata(
-                    annotations={
-                        "alb.ingress.kubernetes.io/target-type": "ip",
-                        "alb.ingress.kubernetes.io/scheme": "internal",
-                        "alb.ingress.kubernetes.io/healthcheck-path": "/health",
-                        "pulumi.com/skipAwait": "true",
-                    }
-                ),
-                "spec": {
+            metadata=self._metadata(
+                annotations={
+                    "alb.ingress.kubernetes.io/target-type": "ip",
+                    "alb.ingress.kubernetes.io/scheme": "internal",
+                    "alb.ingress.kubernetes.io/healthcheck-path": "/health",
+                    "pulumi.com/skipAwait": "true",
+                }
+            ),
+            spec=typed(
+                {
                     "ingressClassName": "alb",
                     "rules": [
                         {
@@ -279,21 +268,17 @@ class ModelRegistry(pulumi.ComponentResource):
                             "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
                         }
                     ],
-                },
-            },
+                }
+            ),
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _network_policy(self) -> KubernetesObject:
+    def _network_policy(self) -> k8s.networking.v1.NetworkPolicy:
         pods: dict[str, Any] = {"podSelector": {"matchLabels": selector(self._name, _COMPONENT)}}
-        return KubernetesObject(
+        return k8s.networking.v1.NetworkPolicy(
             f"{self._name}-server",
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": self._metadata(),
-                "spec": {**pods, **one_port_in("http", out=(443, 5432) if self._args.get("postgres_uri") else (443,))},
-            },
+            metadata=self._metadata(),
+            spec=typed({**pods, **one_port_in("http", out=(443, 5432) if self._args.get("postgres_uri") else (443,))}),
             opts=pulumi.ResourceOptions(parent=self),
         )
 

@@ -20,9 +20,8 @@ from typer.testing import CliRunner
 
 from cli.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
 from modelworks import alarms, contract, rollout
-from modelworks.cli import predict, rollouts, status
+from modelworks.cli import serving
 from modelworks.cli.cluster import Cluster
-from modelworks.cli.target import Target
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
 
@@ -187,8 +186,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "Pulumi.local.yaml").write_text(STACK)
     registry = Registry(Version("delays", 2, {"bundle": NEW}, ("challenger",)))
     found = Place(api, Cluster(str(kubeconfig), None, "n"), tmp_path / "Pulumi.local.yaml", registry, url)
-    monkeypatch.setattr(Target, "of", lambda environment: found)
-    monkeypatch.setattr(Cluster, "of", lambda target: found.cluster)
+    monkeypatch.setattr(serving, "_target", lambda environment: found)
+    monkeypatch.setattr(serving, "_cluster", lambda target: found.cluster)
     with mock_aws():
         yield found
     server.shutdown()
@@ -199,9 +198,7 @@ def place(tmp_path, monkeypatch):
 def command():
     """The command line, as a user types it."""
     app = typer.Typer()
-    status.register(app)
-    rollouts.register(app)
-    predict.register(app)
+    serving.register(app)
 
     def invoke(*arguments: str) -> Any:
         return CliRunner().invoke(app, list(arguments))
@@ -263,7 +260,7 @@ def test_waiting_ends_at_its_deadline_with_two(place, command):
 
 
 def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
-    monkeypatch.setattr(status, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "_POLL_SECONDS", 0.05)
     place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
     ended = served(phase="Healthy", stableRS=CANARY, canary=weights(0))
     timer = threading.Timer(0.5, lambda: setattr(place.api, "rollout", ended))
@@ -369,7 +366,7 @@ def test_up_refuses_what_was_turned_back_and_says_how_to_insist(place):
     place.api.rollout = served(of=OLD, phase="Healthy", currentPodHash=STABLE)
     place.api.runs = [owned(FAILED)]
     with pytest.raises(ModelworksError, match="turned back by local before: errors: measured") as refused:
-        rollouts.refuse_turned_back(place, insist=False, say=print)
+        serving.refuse_turned_back(place, insist=False, say=print)
     assert "--insist" in refused.value.fix
 
 
@@ -377,7 +374,7 @@ def test_insisting_tries_an_aborted_release_again_after_the_update(place):
     place.api.rollout = served(abort=True, message=ABORTED)
     place.api.runs = [owned(FAILED)]
     said: list[str] = []
-    try_again = rollouts.refuse_turned_back(place, insist=True, say=said.append)
+    try_again = serving.refuse_turned_back(place, insist=True, say=said.append)
     before = list(place.api.patched)
     try_again()
     assert (before, place.api.patched) == ([], [("m/status", {"status": {"abort": False}})])
@@ -386,7 +383,7 @@ def test_insisting_tries_an_aborted_release_again_after_the_update(place):
 
 def test_up_notes_an_aborted_release_before_another_takes_its_place(place):
     place.api.rollout = served(of=OLD, abort=True, message=ABORTED)
-    rollouts.refuse_turned_back(place, insist=False, say=print)()
+    serving.refuse_turned_back(place, insist=False, say=print)()
     note = {"metadata": {"annotations": {rollout.ANNOTATION_TURNED_BACK: "0" * 12}}}
     assert place.api.patched == [("m", note)]
 
@@ -395,20 +392,20 @@ def test_up_goes_on_where_the_cluster_cannot_be_asked(place, monkeypatch):
     def down(target: Any) -> Cluster:
         raise ModelworksError("the cluster of this environment cannot be reached: refused")
 
-    monkeypatch.setattr(Cluster, "of", down)
+    monkeypatch.setattr(serving, "_cluster", down)
     said: list[str] = []
-    rollouts.refuse_turned_back(place, insist=False, say=said.append)()
+    serving.refuse_turned_back(place, insist=False, say=said.append)()
     assert "cannot be reached" in said[0]
 
 
 def test_up_is_not_kept_from_a_good_release(place):
     place.api.runs = [owned(run("Successful", []))]
-    rollouts.refuse_turned_back(place, insist=False, say=print)()
+    serving.refuse_turned_back(place, insist=False, say=print)()
     assert place.api.patched == []
 
 
 def test_up_of_a_program_that_is_not_of_ours_is_not_asked_about(place):
     place.stack_file.unlink()
     said: list[str] = []
-    rollouts.refuse_turned_back(place, insist=False, say=said.append)()
+    serving.refuse_turned_back(place, insist=False, say=said.append)()
     assert said == []

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -105,6 +106,36 @@ def test_a_deployment_becomes_ready_and_answers_at_its_pods_address(cluster):
     cluster("rollout", "status", "deployment/web", "--timeout=60s")
     pods = json.loads(cluster("get", "pods", "-l", "app=web", "-o", "json"))["items"]
     assert len({pod["status"]["podIP"] for pod in pods}) == 2
+
+
+def test_logs_are_told_with_their_times_and_from_a_time_on(cluster):
+    cluster.pod("timed", ["sh", "-c", "echo before; sleep 4; echo after; sleep 60"])
+    cluster.ready("timed")
+    cluster.wait(lambda: "after" in cluster("logs", "timed"), "it says both")
+    before, after = cluster("logs", "timed", "--timestamps").splitlines()
+    assert (before.split()[1], after.split()[1]) == ("before", "after")
+    moments = [datetime.fromisoformat(line.split()[0]) for line in (before, after)]
+    assert 3 < (moments[1] - moments[0]).total_seconds() < 60
+    between = moments[0] + timedelta(seconds=2)
+    assert cluster("logs", "timed", f"--since-time={between.isoformat()}") == "after\n"
+    assert cluster("logs", "timed", "--since=1h") == "before\nafter\n"
+
+
+def test_a_volume_in_memory_is_shared_by_a_pods_containers_and_gone_with_it(cluster):
+    mounts = [{"name": "memory", "mountPath": "/modelworks-memory"}]
+    first = {"name": "first", "image": "none", "command": ["touch", "/modelworks-memory/left"], "volumeMounts": mounts}
+    volumes = [{"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}]
+    look = "stat -f -c %T /modelworks-memory; ls /modelworks-memory"
+    pod = {"volumes": volumes, "initContainers": [first], "restartPolicy": "Never"}
+    cluster.pod("memory", ["sh", "-c", look], pod=pod, volumeMounts=mounts)
+    cluster.ended("memory")
+    kind, left = cluster("logs", "memory").split()
+    assert left == "left"
+    assert (kind == "tmpfs") != ("NotInMemory" in cluster.reasons("memory"))
+    folder = cluster.place.node / "pods" / cluster.get("pod", "memory")["metadata"]["uid"]
+    cluster("delete", "pod", "memory")
+    cluster.wait(lambda: not folder.exists(), "its folder is gone")
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_volumes_appear_at_their_paths_and_nowhere_else(cluster):

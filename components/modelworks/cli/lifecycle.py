@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from modelworks.cli.terminal import Json, Override, err, out, table
 from modelworks.errors import ModelworksError
 from modelworks.laptop.place import Place
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.training import Home
 
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 COLOURS = {"error": "red", "fail": "red", "warning": "yellow", "inconclusive": "yellow", "note": "dim", "pass": "green"}
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -95,11 +99,11 @@ def train(
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
         print(json.dumps({**facts, "metrics": run.metrics, "origin": run.origin, "mlflow_run": tracked}, indent=2))
         return
-    rows = table("metric on the hold-out", "value")
+    table = _table("metric on the hold-out", "value")
     for name, value in sorted(run.metrics.items()):
         shown = "-" if value is None else f"{value:.4f}"
-        rows.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
-    out.print(rows)
+        table.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
+    out.print(table)
     if run.origin["dirty"]:
         err.print("[yellow]dirty:[/] the tree differs from its commit; this run can be released to local only")
     out.print(f"run {run.run} of {run.model}: {run.folder}", soft_wrap=True)
@@ -124,13 +128,13 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    rows = table("", "")
-    rows.add_row("digest", built.digest)
-    rows.add_row("file", str(built.path))
-    rows.add_row("size", f"{built.size / 1e6:.2f} MB")
+    table = _table("", "")
+    table.add_row("digest", built.digest)
+    table.add_row("file", str(built.path))
+    table.add_row("size", f"{built.size / 1e6:.2f} MB")
     why = "" if built.parity.get("onnx") else f" ({built.parity.get('reason')})"
-    rows.add_row("answers with", built.served + why)
-    out.print(rows)
+    table.add_row("answers with", built.served + why)
+    out.print(table)
 
 
 def gates(
@@ -138,7 +142,9 @@ def gates(
     *,
     env: Annotated[str, typer.Option("--env", help="Environment it is meant for: its policy decides.")] = "local",
     champion: Annotated[Path | None, typer.Option(help="Bundle that serves there now, to be compared with.")] = None,
-    override: Override = "",
+    override: Annotated[
+        str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Judge the bundled model: metrics, baseline, champion, slices, fairness, latency, size, behaviour.
@@ -198,28 +204,35 @@ def _progress() -> Callable[[str, str, float], None]:
 
 
 def _print_checks(report: CheckReport) -> None:
-    rows = table("", "check", "column", "what", "rows")
+    table = _table("", "check", "column", "what", "rows")
     for each in report.findings:
         colour = COLOURS[each.severity]
         what = "\n".join([each.message, *(f"[dim]{example}[/]" for example in each.examples)])
-        rows.add_row(
+        table.add_row(
             f"[{colour}]{each.severity}[/]", each.check, each.subject, what, f"{each.count:,}" if each.count else ""
         )
-    out.print(rows)
+    out.print(table)
     state = "[green]passed[/]" if report.passed else "[red]stopped[/]"
     out.print(f"{state}: {report.rows:,} rows, {report.data}", soft_wrap=True)
 
 
 def _print_gates(report: GateReport) -> None:
-    rows = table("", "what", "number", "95 % interval", "rule")
+    table = _table("", "what", "number", "95 % interval", "rule")
     for each in report.results:
         number = "" if each.number is None else f"{each.number:.4g}"
         ends = each.interval and [("-" if end is None else f"{end:.4g}") for end in each.interval]
         action = f" [bold]{each.action}[/]" if each.action else ""
         verdict = f"[{COLOURS[each.verdict]}]{each.verdict}[/]{action}"
-        rows.add_row(verdict, each.subject, number, f"{ends[0]} - {ends[1]}" if ends else "", each.message)
-    out.print(rows)
+        table.add_row(verdict, each.subject, number, f"{ends[0]} - {ends[1]}" if ends else "", each.message)
+    out.print(table)
     if report.override:
         out.print(f"[yellow]overridden[/] by {report.override.by}: {report.override.reason}")
     state = "[green]allowed[/]" if report.allowed else "[red]refused[/]"
     out.print(f"{state} for {report.target}: {report.digest}", soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
+from datetime import UTC, datetime
 
 import psutil
 import pytest
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.agent import logs, probes, server
+from modelworks.laptop.agent import logs, probes
 from modelworks.laptop.agent.node import Addresses
 from modelworks.laptop.agent.probes import Tally
 from modelworks.laptop.agent.sandbox import NONE, Process, Sandbox, detect
+from modelworks.laptop.agent.server import Wanted
 
 
 def answers(probe, *goods):
@@ -71,12 +74,63 @@ async def test_a_grpc_probe_says_that_it_is_not_supported():
     assert "gRPC probes are not supported" in (await probes.ask({"grpc": {"port": 1}}, {}, "127.0.0.1", no_exec))[1]
 
 
+async def told(path, **query):
+    return b"".join([part async for part in Wanted.of(query).lines(path, lambda: False)])
+
+
 async def test_the_tail_of_a_log(tmp_path):
     path = tmp_path / "0.log"
     path.write_text("".join(f"{n}\n" for n in range(100_000)))
-    assert b"".join([part async for part in server.read(path, 2)]) == b"99998\n99999\n"
-    assert b"".join([part async for part in server.read(path, 0)]) == b""
-    assert len(b"".join([part async for part in server.read(path, None)])) == path.stat().st_size
+    assert await told(path, tailLines="2") == b"99998\n99999\n"
+    assert await told(path, tailLines="0") == b""
+    assert len(await told(path)) == path.stat().st_size
+
+
+@pytest.fixture
+def noted(tmp_path):
+    """A log of three lines, the first two of which were written by the times 100 and 200."""
+    path = tmp_path / "0.log"
+    path.write_bytes(b"one\ntwo\nthree\n")
+    path.with_name("0.log.times").write_text("4 100.000\n8 200.000\n")
+    return path
+
+
+@pytest.mark.parametrize(("moment", "lines"), [(50, b"one\ntwo\nthree\n"), (101, b"two\nthree\n"), (201, b"three\n")])
+async def test_only_what_was_written_since_is_told(noted, moment, lines):
+    since = datetime.fromtimestamp(moment, UTC).isoformat()
+    assert await told(noted, sinceTime=since) == lines
+
+
+async def test_a_line_that_was_begun_before_is_not_told(tmp_path):
+    path = tmp_path / "0.log"
+    path.write_bytes(b"one\ntwo\n")
+    path.with_name("0.log.times").write_text("2 100.000\n8 200.000\n")
+    assert await told(path, sinceTime="1970-01-01T00:02:30Z") == b"two\n"
+
+
+async def test_tail_and_since_both_hold(noted):
+    assert await told(noted, sinceTime="1970-01-01T00:01:41Z", tailLines="1") == b"three\n"
+    assert await told(noted, sinceTime="1970-01-01T00:03:21Z", tailLines="3") == b"three\n"
+    assert await told(noted, sinceSeconds="10") == b"three\n"  # not noted yet, so just written
+
+
+async def test_each_line_is_told_with_its_time(noted):
+    first, second, third = (await told(noted, timestamps="true")).splitlines()
+    assert first == b"1970-01-01T00:01:40.000Z one"
+    assert second == b"1970-01-01T00:03:20.000Z two"
+    stamp, line = third.split(b" ")
+    assert abs(datetime.fromisoformat(stamp.decode()).timestamp() - time.time()) < 60
+    assert line == b"three"
+
+
+def test_how_far_a_log_has_come_is_noted_and_follows_its_rotation(tmp_path):
+    path = tmp_path / "0.log"
+    path.write_bytes(b"a" * (3 * 2**20))
+    length = logs.note_time(path, 0)
+    path.write_bytes(b"a" * (3 * 2**20) + b"b" * 10)
+    assert logs.note_time(path, length) == length + 10
+    logs.rotate(path)
+    assert logs.Times.of(path).since(time.time() + 60) == path.stat().st_size
 
 
 def test_rotation_loses_nothing_while_the_log_is_appended(tmp_path):

@@ -1,4 +1,8 @@
-"""Logs of containers: one file a run, rotated by cutting its head off while it is written."""
+"""Logs of containers: one file a run, rotated by cutting its head off while it is written.
+
+A process writes its log itself, so that it needs no agent to go on, and writes no times. The agent notes beside it
+how far it had come when, to half a second: that is where `kubectl logs --timestamps` and `--since` know it from.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,12 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from modelworks.laptop.place import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +25,71 @@ LIMIT = 10 * 2**20
 CHECK_SECONDS = 30.0
 KEPT = 50
 """How many pods' logs are kept, those of pods that are gone included."""
+NOTE_SECONDS = 0.5
+"""Between looks at how far logs have come."""
 _BLOCK = 2**20
 """Heads are cut in whole multiples of this: file systems cut whole blocks only, and none has larger ones."""
+
+
+class Times:
+    """When what is in a log was written.
+
+    Args:
+        marks: Length of the log and Unix time, oldest first: up to there it was written by then.
+    """
+
+    def __init__(self, marks: Sequence[tuple[int, float]]) -> None:
+        self._lengths = [length for length, _ in marks]
+        self._moments = [moment for _, moment in marks]
+
+    @classmethod
+    def of(cls, path: Path) -> Times:
+        """Those that were noted of a log."""
+        try:
+            lines = _times_path(path).read_text("ascii").splitlines()
+        except FileNotFoundError:
+            lines = []
+        return cls([(int(length), float(moment)) for length, moment in (line.split() for line in lines)])
+
+    def at(self, offset: int) -> float | None:
+        """When the byte at `offset` was written (Unix seconds); None if it was after the last note."""
+        index = bisect_right(self._lengths, offset)
+        return self._moments[index] if index < len(self._moments) else None
+
+    def since(self, moment: float) -> int:
+        """How much had been written before `moment`."""
+        index = bisect_left(self._moments, moment)
+        return self._lengths[index - 1] if index else 0
+
+    def cut(self, path: Path, length: int) -> None:
+        """Note of the log at `path` that its first `length` bytes are gone."""
+        marks = [(at - length, moment) for at, moment in zip(self._lengths, self._moments, strict=True) if at > length]
+        write_whole(_times_path(path), "".join(f"{at} {moment:.3f}\n" for at, moment in marks))
+
+
+async def note_times_for_ever(written: Callable[[], Iterable[Path]]) -> None:
+    """Note again and again how far the logs have come that `written` names."""
+    lengths: dict[Path, int] = {}
+    while True:
+        paths = list(written())
+        lengths = {path: note_time(path, lengths.get(path, 0)) for path in paths}
+        await asyncio.sleep(NOTE_SECONDS)
+
+
+def note_time(path: Path, before: int) -> int:
+    """Note of a log that was `before` bytes long what has come since; returns its length now."""
+    try:
+        length = path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if length > before:
+        with _times_path(path).open("a", encoding="ascii") as file:
+            file.write(f"{length} {time.time():.3f}\n")
+    return length
+
+
+def _times_path(path: Path) -> Path:
+    return path.with_name(path.name + ".times")
 
 
 async def rotate_for_ever(folder: Path, alive: Callable[[], set[str]]) -> None:
@@ -55,7 +126,9 @@ def rotate(path: Path) -> None:
             left -= len(chunk)
         if not _cut(path, length):
             shutil.copyfileobj(source, target)
+            length = source.tell()
             os.truncate(path, 0)
+    Times.of(path).cut(path, length)
     partial.replace(older)
 
 

@@ -25,10 +25,12 @@ from modelworks.laptop.agent import logs, server, storage
 from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.memory import Memory
-from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, REFRESH_SECONDS, Pod
+from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, Pod
+from modelworks.laptop.agent.records import Records
 from modelworks.laptop.agent.report import timestamp
 from modelworks.laptop.agent.sandbox import Process, Sandbox
 from modelworks.laptop.agent.state import Backoff
+from modelworks.laptop.agent.supplies import REFRESH_SECONDS
 from modelworks.laptop.place import Place
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class Node:
             self._watch_services(),
             self._watch_pods(),
             logs.rotate_for_ever(self.logs, self._log_folders),
+            logs.note_times_for_ever(self._written),
             server.serve(self, self.place.cluster / "pki"),
             storage.provide(self.cluster, self.place.node / "claims", NAME),
         ]
@@ -167,6 +170,15 @@ class Node:
 
     def _log_folders(self) -> set[str]:
         return {self.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}
+
+    def _written(self) -> list[Path]:
+        """The logs that may have grown a moment ago: those of the newest runs."""
+        return [
+            self.log_file(pod.pod, name, one.run.number)
+            for pod in self.known.values()
+            for name, one in pod.view.containers.items()
+            if one.run is not None
+        ]
 
     def log_file(self, pod: Object, container: str, number: int) -> Path:
         """Where one run of a container writes to."""
@@ -231,7 +243,7 @@ class Node:
             for process in alive:
                 process.kill()
                 process.kill_shim()
-            shutil.rmtree(folder, ignore_errors=True)
+            Records(folder).clear()
 
     async def _watch_services(self) -> None:
         async for kind, service in self.cluster.watch("/api/v1/services"):

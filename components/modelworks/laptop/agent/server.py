@@ -6,10 +6,15 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from modelworks.laptop.agent.logs import Times
 
 if TYPE_CHECKING:
     from modelworks.laptop.agent.node import Node
@@ -68,7 +73,8 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
         text = f'{which} "{container}" in pod "{name}" has not started'
         return await _say(writer, "400 Bad Request", text)
     path = node.log_file(pod.pod, container, run.number)
-    follow = query.get("follow") == "true"
+    wanted = Wanted.of(query)
+    left = wanted.limit
 
     def alive() -> bool:
         now = pod.view.of(container).run
@@ -77,39 +83,96 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
     writer.write(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     )
-    left = int(query["limitBytes"]) if "limitBytes" in query else None
-    async for chunk in read(path, tail=int(query["tailLines"]) if "tailLines" in query else None):
+    async for chunk in wanted.lines(path, alive):
         part = chunk if left is None else chunk[:left]
         await _send(writer, part)
         left = None if left is None else left - len(part)
-    position = path.stat().st_size if path.exists() else 0
-    while follow and (left is None or left > 0):
-        lives = alive()
-        size = path.stat().st_size
-        if size < position:  # rotated: what came after the cut is told from its beginning
-            position = max(0, size - _CHUNK)
-        with path.open("rb") as file:
-            file.seek(position)
-            while chunk := file.read(_CHUNK):
-                position += len(chunk)
-                await _send(writer, chunk)
-        if not lives:
+        if left == 0:
             break
-        await asyncio.sleep(_FOLLOW_SECONDS)
     writer.write(b"0\r\n\r\n")
     await writer.drain()
     return None
 
 
-async def read(path: Path, tail: int | None) -> AsyncIterator[bytes]:
-    """A log, or its last `tail` lines, in pieces."""
-    if not path.exists():  # noqa: ASYNC240 - a local file, read in pieces
-        return
-    with path.open("rb") as file:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a log, as `kubectl logs` names it."""
+
+    tail: int | None = None
+    since: float | None = None
+    """Unix time; lines that were written before it are left out."""
+    timestamps: bool = False
+    follow: bool = False
+    limit: int | None = None
+    """Bytes in all."""
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Wanted:
+        """As the API server asks a kubelet.
+
+        Raises:
+            ValueError: A number or a time is none.
+        """
+        since = None
+        if "sinceSeconds" in query:
+            since = time.time() - float(query["sinceSeconds"])
+        elif "sinceTime" in query:
+            since = datetime.fromisoformat(query["sinceTime"]).timestamp()
+        return cls(
+            tail=int(query["tailLines"]) if "tailLines" in query else None,
+            since=since,
+            timestamps=query.get("timestamps") == "true",
+            follow=query.get("follow") == "true",
+            limit=int(query["limitBytes"]) if "limitBytes" in query else None,
+        )
+
+    async def lines(self, path: Path, alive: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The log in pieces; with `follow`, and what is written as long as `alive` says so."""
+        if not path.exists():  # noqa: ASYNC240 - a local file, read in pieces
+            return
+        times = Times.of(path)
+        begins = True
+        with path.open("rb") as file:
+            position = self._start(file, times)
+        while True:
+            lives = self.follow and alive()
+            size = path.stat().st_size  # noqa: ASYNC240 - likewise
+            if size < position:  # rotated: what came after the cut is told from its beginning
+                position, times = max(0, size - _CHUNK), Times.of(path)
+            with path.open("rb") as file:
+                file.seek(position)
+                while chunk := file.read(min(_CHUNK, size - position)):
+                    yield self._stamped(chunk, position, times, begins=begins) if self.timestamps else chunk
+                    position += len(chunk)
+                    begins = chunk.endswith(b"\n")
+            if not lives:
+                return
+            await asyncio.sleep(_FOLLOW_SECONDS)
+
+    def _start(self, file: BinaryIO, times: Times) -> int:
         end = file.seek(0, os.SEEK_END)
-        file.seek(0 if tail is None else _start_of_tail(file.fileno(), end, tail))
-        while (left := end - file.tell()) > 0 and (chunk := file.read(min(_CHUNK, left))):
-            yield chunk
+        start = 0 if self.tail is None else _start_of_tail(file.fileno(), end, self.tail)
+        if self.since is not None and (told := times.since(self.since)) > start:
+            # A line that was begun before is not told.
+            file.seek(told - 1)
+            file.readline()
+            start = file.tell()
+        return start
+
+    def _stamped(self, chunk: bytes, position: int, times: Times, *, begins: bool) -> bytes:
+        """The same with its time before each line; `begins` says whether `chunk` begins one."""
+        stamped = bytearray()
+        for line in chunk.splitlines(keepends=True):
+            if begins:
+                stamped += f"{_rfc3339(times.at(position) or time.time())} ".encode()
+            stamped += line
+            position += len(line)
+            begins = line.endswith(b"\n")
+        return bytes(stamped)
+
+
+def _rfc3339(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _start_of_tail(descriptor: int, end: int, lines: int) -> int:

@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.laptop.agent.environ import Surroundings, UnresolvedError, expand, field_value, resource_value
+from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.sandbox import Mount
 from modelworks.laptop.agent.state import Spec, inits, mains
 
@@ -185,13 +187,17 @@ def _read(shown: Path) -> Files:
     }
 
 
-def prepare(pod: Spec, folder: Path, sources: Sources) -> None:
+def prepare(pod: Spec, folder: Path, sources: Sources) -> list[str]:
     """Make or refresh all volumes of a pod in `folder`, one folder a volume.
+
+    Returns:
+        What could not be had as asked for: volumes in memory that this kernel lets the agent only keep on disk.
 
     Raises:
         UnresolvedError: Something a volume shows is not there and not optional.
         OSError: The disk is full or the folder cannot be written.
     """
+    said = []
     for volume in pod["spec"].get("volumes") or []:
         path = folder / volume["name"]
         if any(kind in volume for kind in _RENDERED):
@@ -199,6 +205,26 @@ def prepare(pod: Spec, folder: Path, sources: Sources) -> None:
         elif "emptyDir" in volume and not path.is_dir():
             path.mkdir(parents=True)
             path.chmod(0o777)
+            wanted = volume["emptyDir"] or {}
+            if wanted.get("medium") == "Memory" and (why := _mount_memory(path, wanted.get("sizeLimit"))):
+                said.append(f'volume "{volume["name"]}" is kept on disk, not in memory: {why}')
+    return said
+
+
+def _mount_memory(path: Path, limit: str | None) -> str:
+    """Have what is written below `path` kept in memory, no more than `limit`; returns why that cannot be."""
+    # Outside of the containers' namespaces, for all of the pod's containers share it.
+    options = "mode=0777" + (f",size={int(parse(limit))}" if limit else "")
+    argv = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    return done.stderr.strip() if done.returncode else ""
+
+
+def unmount(folder: Path) -> None:
+    """Give up the volumes in `folder` that are kept in memory."""
+    for path in folder.glob("*"):
+        if path.is_mount():
+            subprocess.run(["umount", "-l", str(path)], capture_output=True, timeout=20, check=False)
 
 
 def mounts(
