@@ -1,5 +1,7 @@
 """Private: roles that may do what they are for, and nothing else."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

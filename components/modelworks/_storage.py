@@ -1,5 +1,7 @@
 """Private: a bucket as every bucket of ours is."""
 
+from __future__ import annotations
+
 import pulumi
 import pulumi_aws as aws
 

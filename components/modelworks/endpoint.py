@@ -4,13 +4,13 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
-import pulumi_kubernetes as k8s
 
 from modelworks import alarms, contract
 from modelworks._access import bucket_arn, policy_document, statement
 from modelworks._kubernetes import (
     RESTRICTED_CONTAINER,
     RESTRICTED_POD,
+    KubernetesObject,
     Manifest,
     PodIdentity,
     cores,
@@ -21,7 +21,6 @@ from modelworks._kubernetes import (
     one_port_in,
     pod_identity,
     selector,
-    typed,
 )
 
 _PORT = contract.DEFAULT_PORT
@@ -231,7 +230,7 @@ class ModelEndpoint(pulumi.ComponentResource):
             for alarm in self._definitions()
         ]
 
-    def _analysis(self, kind: str) -> k8s.apiextensions.CustomResource:
+    def _analysis(self, kind: str) -> KubernetesObject:
         """`alarms` runs for as long as the canary does; `traffic` decides whether its first step is evidence."""
         dimensions = {**self._dimensions(), contract.DIMENSION_VERSION: "{{args.version}}"}
         definitions, canary, interval = self._definitions(), self._args.get("canary", {}), self._look_seconds()
@@ -247,32 +246,36 @@ class ModelEndpoint(pulumi.ComponentResource):
                     interval_seconds=interval,
                 )
             ]
-        return k8s.apiextensions.CustomResource(
+        return KubernetesObject(
             f"{self._name}-{kind}",
-            api_version="argoproj.io/v1alpha1",
-            kind="AnalysisTemplate",
-            metadata=self._metadata(),
-            spec={"args": [{"name": "version"}], "metrics": metrics},
+            {
+                "apiVersion": "argoproj.io/v1alpha1",
+                "kind": "AnalysisTemplate",
+                "metadata": self._metadata(),
+                "spec": {"args": [{"name": "version"}], "metrics": metrics},
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
     # -- Address -----------------------------------------------------------------------------------------------------
-    def _service(self, kind: str) -> k8s.core.v1.Service:
-        return k8s.core.v1.Service(
+    def _service(self, kind: str) -> KubernetesObject:
+        return KubernetesObject(
             f"{self._name}-{kind}",
             # Its pods come with the Rollout, which needs it first: waiting for them here would never end.
-            metadata=self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
-            spec=typed(
-                {
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
+                "spec": {
                     "selector": selector(self._name, _COMPONENT),
                     "ports": [{"name": "http", "port": _SERVICE_PORT, "targetPort": "http", "protocol": "TCP"}],
-                }
-            ),
+                },
+            },
             # Argo adds the hash of the pods it means; taking it away would mix stable and canary.
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["spec.selector"]),
         )
 
-    def _ingress(self) -> k8s.networking.v1.Ingress:
+    def _ingress(self) -> KubernetesObject:
         certificate = self._args.get("certificate_arn")
         annotations = {
             "alb.ingress.kubernetes.io/target-type": "ip",
@@ -282,12 +285,14 @@ class ModelEndpoint(pulumi.ComponentResource):
         }
         if certificate:
             annotations["alb.ingress.kubernetes.io/certificate-arn"] = certificate
-        return k8s.networking.v1.Ingress(
+        return KubernetesObject(
             self._name,
             # Argo writes the weights into an annotation of ours, which a server-side apply leaves alone.
-            metadata=self._metadata(annotations={**annotations, "pulumi.com/skipAwait": "true"}),
-            spec=typed(
-                {
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "Ingress",
+                "metadata": self._metadata(annotations={**annotations, "pulumi.com/skipAwait": "true"}),
+                "spec": {
                     "ingressClassName": "alb",
                     "rules": [
                         {
@@ -299,7 +304,7 @@ class ModelEndpoint(pulumi.ComponentResource):
                                         "pathType": "Prefix",
                                         "backend": {
                                             "service": {
-                                                "name": self.ping.metadata.name,
+                                                "name": self.ping.name,
                                                 "port": {"name": "use-annotation"},
                                             }
                                         },
@@ -308,8 +313,8 @@ class ModelEndpoint(pulumi.ComponentResource):
                             },
                         }
                     ],
-                }
-            ),
+                },
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
@@ -317,9 +322,9 @@ class ModelEndpoint(pulumi.ComponentResource):
     def _rollout(
         self,
         release: ReleaseArgs,
-        judged_by: k8s.apiextensions.CustomResource,
-        evidence: k8s.apiextensions.CustomResource,
-    ) -> k8s.apiextensions.CustomResource:
+        judged_by: KubernetesObject,
+        evidence: KubernetesObject,
+    ) -> KubernetesObject:
         canary = self._args.get("canary", {})
         first, *rest = canary.get("steps", [5, 25, 50])
         step_seconds = canary.get("step_seconds", 300)
@@ -330,42 +335,46 @@ class ModelEndpoint(pulumi.ComponentResource):
         for weight in rest:
             steps += [{"pause": {"duration": f"{step_seconds}s"}}, {"setWeight": weight}]
         steps.append({"pause": {"duration": f"{step_seconds}s"}})
-        return k8s.apiextensions.CustomResource(
+        return KubernetesObject(
             self._name,
-            api_version="argoproj.io/v1alpha1",
-            kind="Rollout",
-            # Argo's controller writes the whole object back as it defaults it, and so counts as an owner of fields that
-            # are ours: the next release would end in a conflict over its own pods.
-            metadata=self._metadata(annotations={**_release_annotations(release), "pulumi.com/patchForce": "true"}),
-            spec={
-                "replicas": self._args.get("minimum_replicas", 2),
-                "revisionHistoryLimit": 3,
-                "progressDeadlineSeconds": canary.get("ready_deadline_seconds", 600),
-                "progressDeadlineAbort": True,
-                "selector": {"matchLabels": selector(self._name, _COMPONENT)},
-                "template": self._pod(release),
-                "strategy": {
-                    "canary": {
-                        # The two take turns at being stable: no Service changes its pods while it has traffic. A load
-                        # balancer that had to exchange the targets behind the stable one would lose requests.
-                        "pingPong": {
-                            "pingService": self.ping.metadata.name,
-                            "pongService": self.pong.metadata.name,
-                        },
-                        "trafficRouting": {
-                            "alb": {
-                                "ingress": self.ingress.metadata.name,
-                                "rootService": self.ping.metadata.name,
-                                "servicePort": _SERVICE_PORT,
-                            }
-                        },
-                        "analysis": _judged_by(judged_by, release),
-                        "steps": steps,
-                        "maxSurge": "100%",
-                        "maxUnavailable": 0,
-                        "scaleDownDelaySeconds": canary.get("bake_seconds", 600),
-                        "abortScaleDownDelaySeconds": 30,
-                    }
+            {
+                "apiVersion": "argoproj.io/v1alpha1",
+                "kind": "Rollout",
+                # Argo's controller writes the whole object back as it defaults it, and so counts as an owner of
+                # fields that are ours: the next release would end in a conflict over its own pods.
+                "metadata": self._metadata(
+                    annotations={**_release_annotations(release), "pulumi.com/patchForce": "true"}
+                ),
+                "spec": {
+                    "replicas": self._args.get("minimum_replicas", 2),
+                    "revisionHistoryLimit": 3,
+                    "progressDeadlineSeconds": canary.get("ready_deadline_seconds", 600),
+                    "progressDeadlineAbort": True,
+                    "selector": {"matchLabels": selector(self._name, _COMPONENT)},
+                    "template": self._pod(release),
+                    "strategy": {
+                        "canary": {
+                            # The two take turns at being stable: no Service changes its pods while it has traffic. A
+                            # load balancer that had to exchange the targets behind the stable one would lose requests.
+                            "pingPong": {
+                                "pingService": self.ping.name,
+                                "pongService": self.pong.name,
+                            },
+                            "trafficRouting": {
+                                "alb": {
+                                    "ingress": self.ingress.name,
+                                    "rootService": self.ping.name,
+                                    "servicePort": _SERVICE_PORT,
+                                }
+                            },
+                            "analysis": _judged_by(judged_by, release),
+                            "steps": steps,
+                            "maxSurge": "100%",
+                            "maxUnavailable": 0,
+                            "scaleDownDelaySeconds": canary.get("bake_seconds", 600),
+                            "abortScaleDownDelaySeconds": 30,
+                        }
+                    },
                 },
             },
             # The autoscaler decides how many from then on.
@@ -378,11 +387,11 @@ class ModelEndpoint(pulumi.ComponentResource):
         variables = self._variables(release)
         if not self._args.get("allow_anonymous"):
             variables[contract.ENV_TOKEN_FILE] = "/var/run/modelworks/tokens/tokens"
-            volumes.append({"name": "tokens", "secret": {"secretName": self._token_secret().metadata.name}})
+            volumes.append({"name": "tokens", "secret": {"secretName": self._token_secret().name}})
             mounts.append({"name": "tokens", "mountPath": "/var/run/modelworks/tokens", "readOnly": True})
         if keys := self._args.get("trusted_keys"):
             variables[contract.ENV_TRUSTED_KEYS] = "/etc/modelworks/keys"
-            volumes.append({"name": "keys", "configMap": {"name": self._trusted_keys(keys).metadata.name}})
+            volumes.append({"name": "keys", "configMap": {"name": self._trusted_keys(keys).name}})
             mounts.append({"name": "keys", "mountPath": "/etc/modelworks/keys", "readOnly": True})
         cpu, memory = self._args.get("cpu_millicores", 500), mebibytes(self._args.get("memory_mib", 512))
         container = {
@@ -406,7 +415,7 @@ class ModelEndpoint(pulumi.ComponentResource):
         return {
             "metadata": {"labels": labels(self._name, _COMPONENT), "annotations": _release_annotations(release)},
             "spec": {
-                "serviceAccountName": self.identity.account.metadata.name,
+                "serviceAccountName": self.identity.account.name,
                 "automountServiceAccountToken": False,
                 "securityContext": RESTRICTED_POD,
                 "terminationGracePeriodSeconds": _END_SECONDS,
@@ -444,33 +453,43 @@ class ModelEndpoint(pulumi.ComponentResource):
             **({contract.ENV_ALLOW_ANONYMOUS: "true"} if args.get("allow_anonymous") else {}),
         }
 
-    def _token_secret(self) -> k8s.core.v1.Secret:
-        return k8s.core.v1.Secret(
+    def _token_secret(self) -> KubernetesObject:
+        return KubernetesObject(
             f"{self._name}-tokens",
-            metadata=self._metadata(),
-            string_data={"tokens": pulumi.Output.secret(self._args["tokens"] or "")},
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": self._metadata(),
+                "stringData": {"tokens": pulumi.Output.secret(self._args["tokens"] or "")},
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _trusted_keys(self, keys: dict[str, str]) -> k8s.core.v1.ConfigMap:
-        return k8s.core.v1.ConfigMap(
+    def _trusted_keys(self, keys: dict[str, str]) -> KubernetesObject:
+        return KubernetesObject(
             f"{self._name}-trusted-keys",
-            metadata=self._metadata(),
-            data=keys,
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": self._metadata(),
+                "data": keys,
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
     # -- Around the pods ---------------------------------------------------------------------------------------------
-    def _autoscaler(self) -> k8s.autoscaling.v2.HorizontalPodAutoscaler:
-        return k8s.autoscaling.v2.HorizontalPodAutoscaler(
+    def _autoscaler(self) -> KubernetesObject:
+        return KubernetesObject(
             self._name,
-            metadata=self._metadata(),
-            spec=typed(
-                {
+            {
+                "apiVersion": "autoscaling/v2",
+                "kind": "HorizontalPodAutoscaler",
+                "metadata": self._metadata(),
+                "spec": {
                     "scaleTargetRef": {
                         "apiVersion": "argoproj.io/v1alpha1",
                         "kind": "Rollout",
-                        "name": _name_of(self.rollout),
+                        "name": self.rollout.name,
                     },
                     "minReplicas": self._args.get("minimum_replicas", 2),
                     "maxReplicas": self._args.get("maximum_replicas", 6),
@@ -480,25 +499,33 @@ class ModelEndpoint(pulumi.ComponentResource):
                             "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
                         }
                     ],
-                }
-            ),
+                },
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _disruption_budget(self) -> k8s.policy.v1.PodDisruptionBudget:
-        return k8s.policy.v1.PodDisruptionBudget(
+    def _disruption_budget(self) -> KubernetesObject:
+        return KubernetesObject(
             self._name,
-            metadata=self._metadata(),
-            spec=typed({"maxUnavailable": 1, "selector": {"matchLabels": selector(self._name, _COMPONENT)}}),
+            {
+                "apiVersion": "policy/v1",
+                "kind": "PodDisruptionBudget",
+                "metadata": self._metadata(),
+                "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(self._name, _COMPONENT)}},
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _network_policy(self) -> k8s.networking.v1.NetworkPolicy:
+    def _network_policy(self) -> KubernetesObject:
         pods = {"podSelector": {"matchLabels": selector(self._name, _COMPONENT)}}
-        return k8s.networking.v1.NetworkPolicy(
+        return KubernetesObject(
             self._name,
-            metadata=self._metadata(),
-            spec=typed({**pods, **one_port_in("http")}),
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": self._metadata(),
+                "spec": {**pods, **one_port_in("http")},
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
@@ -531,19 +558,14 @@ def _release_annotations(release: ReleaseArgs) -> dict[str, str]:
     }
 
 
-def _judged_by(template: k8s.apiextensions.CustomResource, release: ReleaseArgs) -> Manifest:
+def _judged_by(template: KubernetesObject, release: ReleaseArgs) -> Manifest:
     """An analysis of what this release does."""
     return {
-        "templates": [{"templateName": _name_of(template)}],
+        "templates": [{"templateName": template.name}],
         "args": [{"name": "version", "value": contract.short_digest(release["digest"])}],
         # What Argo's controller adds when it writes a Rollout back: said here too, nothing differs from the program.
         "analysisRunMetadata": {},
     }
-
-
-def _name_of(resource: k8s.apiextensions.CustomResource) -> pulumi.Output[str]:
-    metadata: pulumi.Output[dict[str, str]] = pulumi.get(resource, "metadata")
-    return metadata["name"]
 
 
 def _check(args: ModelEndpointArgs) -> None:

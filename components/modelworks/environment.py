@@ -5,9 +5,9 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
-import pulumi_kubernetes as k8s
 
 from modelworks._access import policy_document
+from modelworks._kubernetes import restricted_namespace
 
 _ARGO_ROLLOUTS_CHART = "2.40.5"
 """Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
@@ -39,7 +39,8 @@ class EnvironmentArgs(TypedDict):
     """Monthly limit on the account's cost. Default: none."""
 
     namespace: NotRequired[str | None]
-    """Kubernetes namespace made for the environment's pods; it admits restricted ones only. Default: none."""
+    """Kubernetes namespace made for the environment's pods: it admits restricted ones only, and closes their network to
+    all that no policy of theirs allows. Default: none."""
 
     install_argo_rollouts: NotRequired[bool]
     """Install Argo Rollouts, which endpoints need, with its Helm chart. Default false: the cluster has it."""
@@ -77,10 +78,7 @@ class Environment(pulumi.ComponentResource):
             self._budget(name, budget)
         self.namespace = pulumi.Output.from_input("")
         if namespace := args.get("namespace"):
-            # pulumi_kubernetes' core types take as long to import as Pulumi and AWS together.
-            from modelworks._kubernetes import restricted_namespace  # noqa: PLC0415
-
-            self.namespace = restricted_namespace(name, parent=self, namespace=namespace).metadata.name
+            self.namespace = restricted_namespace(name, parent=self, namespace=namespace).name
         if args.get("install_argo_rollouts"):
             self._argo_rollouts(name)
         self.key_arn = self.key.arn
@@ -123,8 +121,8 @@ class Environment(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self.alerts),
             )
 
-    def _budget(self, name: str, budget: BudgetArgs) -> aws.budgets.Budget:
-        def alert(kind: str, percent: float) -> aws.budgets.BudgetNotificationArgs:
+    def _budget(self, name: str, budget: BudgetArgs) -> "aws.budgets.Budget":
+        def alert(kind: str, percent: float) -> "aws.budgets.BudgetNotificationArgs":
             return aws.budgets.BudgetNotificationArgs(
                 comparison_operator="GREATER_THAN",
                 notification_type=kind,
@@ -147,8 +145,10 @@ class Environment(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _argo_rollouts(self, name: str) -> k8s.helm.v3.Release:
-        return k8s.helm.v3.Release(
+    def _argo_rollouts(self, name: str) -> pulumi.Resource:
+        from pulumi_kubernetes.helm.v3 import Release  # noqa: PLC0415 - its package takes long to import, and few ask for it
+
+        return Release(
             f"{name}-argo-rollouts",
             chart="argo-rollouts",
             version=_ARGO_ROLLOUTS_CHART,

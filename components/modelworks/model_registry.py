@@ -4,13 +4,13 @@ import hashlib
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
-import pulumi_kubernetes as k8s
 
 from modelworks import contract
 from modelworks._access import bucket_arn, policy_document, statement
 from modelworks._kubernetes import (
     RESTRICTED_CONTAINER,
     RESTRICTED_POD,
+    KubernetesObject,
     Manifest,
     PodIdentity,
     environment_variables,
@@ -19,7 +19,6 @@ from modelworks._kubernetes import (
     one_port_in,
     pod_identity,
     selector,
-    typed,
 )
 from modelworks._storage import secure_bucket
 
@@ -124,56 +123,64 @@ class ModelRegistry(pulumi.ComponentResource):
             description="Keeps what experiments leave behind",
         )
 
-    def _secret(self) -> k8s.core.v1.Secret:
+    def _secret(self) -> KubernetesObject:
         """The server's own configuration: who may enter, and where it keeps its records."""
         password, postgres = self._args["admin_password"], self._args.get("postgres_uri")
         database = pulumi.Output.secret(postgres or f"sqlite:///{_DATA}/mlflow.db")
         users = pulumi.Output.secret(postgres or f"sqlite:///{_DATA}/users.db")
         config = pulumi.Output.all(pulumi.Output.secret(password), users).apply(lambda v: _auth_config(*v))
-        return k8s.core.v1.Secret(
+        return KubernetesObject(
             f"{self._name}-server",
-            metadata=self._metadata(),
-            string_data={
-                "auth.ini": config,
-                "database": database,
-                # Signs the sessions of the page; anything that is secret and stays the same will do.
-                "session-key": pulumi.Output.secret(password).apply(_session_key),
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": self._metadata(),
+                "stringData": {
+                    "auth.ini": config,
+                    "database": database,
+                    # Signs the sessions of the page; anything that is secret and stays the same will do.
+                    "session-key": pulumi.Output.secret(password).apply(_session_key),
+                },
             },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _volume(self) -> k8s.core.v1.PersistentVolumeClaim:
-        return k8s.core.v1.PersistentVolumeClaim(
+    def _volume(self) -> KubernetesObject:
+        return KubernetesObject(
             f"{self._name}-server",
-            metadata=self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
-            spec=typed(
-                {
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
+                "spec": {
                     "accessModes": ["ReadWriteOnce"],
                     "resources": {"requests": {"storage": f"{self._args.get('volume_gib', 5)}Gi"}},
-                }
-            ),
+                },
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _server(self) -> k8s.apps.v1.Deployment:
-        return k8s.apps.v1.Deployment(
+    def _server(self) -> KubernetesObject:
+        return KubernetesObject(
             f"{self._name}-server",
-            metadata=self._metadata(),
-            spec=typed(
-                {
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": self._metadata(),
+                "spec": {
                     "replicas": 1,
                     # Two servers on one SQLite file would corrupt it.
                     "strategy": {"type": "Recreate"},
                     "selector": {"matchLabels": selector(self._name, _COMPONENT)},
                     "template": self._pod(),
-                }
-            ),
+                },
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
     def _pod(self) -> Manifest:
-        claim = {"persistentVolumeClaim": {"claimName": self.volume.metadata.name}} if self.volume else {"emptyDir": {}}
-        secret = self.secret.metadata.name
+        claim = {"persistentVolumeClaim": {"claimName": self.volume.name}} if self.volume else {"emptyDir": {}}
+        secret = self.secret.name
         container = {
             "name": "mlflow",
             "image": self._args["image"],
@@ -219,7 +226,7 @@ class ModelRegistry(pulumi.ComponentResource):
         return {
             "metadata": {"labels": labels(self._name, _COMPONENT)},
             "spec": {
-                "serviceAccountName": self.identity.account.metadata.name,
+                "serviceAccountName": self.identity.account.name,
                 "automountServiceAccountToken": False,
                 "securityContext": RESTRICTED_POD,
                 "containers": [container],
@@ -234,33 +241,37 @@ class ModelRegistry(pulumi.ComponentResource):
             },
         }
 
-    def _service(self) -> k8s.core.v1.Service:
-        return k8s.core.v1.Service(
+    def _service(self) -> KubernetesObject:
+        return KubernetesObject(
             f"{self._name}-server",
-            metadata=self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
-            spec=typed(
-                {
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": self._metadata(annotations={"pulumi.com/skipAwait": "true"}),
+                "spec": {
                     "selector": selector(self._name, _COMPONENT),
                     "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
-                }
-            ),
+                },
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _ingress(self) -> k8s.networking.v1.Ingress:
-        backend = {"service": {"name": self.service.metadata.name, "port": {"name": "http"}}}
-        return k8s.networking.v1.Ingress(
+    def _ingress(self) -> KubernetesObject:
+        backend = {"service": {"name": self.service.name, "port": {"name": "http"}}}
+        return KubernetesObject(
             f"{self._name}-server",
-            metadata=self._metadata(
-                annotations={
-                    "alb.ingress.kubernetes.io/target-type": "ip",
-                    "alb.ingress.kubernetes.io/scheme": "internal",
-                    "alb.ingress.kubernetes.io/healthcheck-path": "/health",
-                    "pulumi.com/skipAwait": "true",
-                }
-            ),
-            spec=typed(
-                {
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "Ingress",
+                "metadata": self._metadata(
+                    annotations={
+                        "alb.ingress.kubernetes.io/target-type": "ip",
+                        "alb.ingress.kubernetes.io/scheme": "internal",
+                        "alb.ingress.kubernetes.io/healthcheck-path": "/health",
+                        "pulumi.com/skipAwait": "true",
+                    }
+                ),
+                "spec": {
                     "ingressClassName": "alb",
                     "rules": [
                         {
@@ -268,17 +279,21 @@ class ModelRegistry(pulumi.ComponentResource):
                             "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
                         }
                     ],
-                }
-            ),
+                },
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _network_policy(self) -> k8s.networking.v1.NetworkPolicy:
+    def _network_policy(self) -> KubernetesObject:
         pods: dict[str, Any] = {"podSelector": {"matchLabels": selector(self._name, _COMPONENT)}}
-        return k8s.networking.v1.NetworkPolicy(
+        return KubernetesObject(
             f"{self._name}-server",
-            metadata=self._metadata(),
-            spec=typed({**pods, **one_port_in("http", out=(443, 5432) if self._args.get("postgres_uri") else (443,))}),
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": self._metadata(),
+                "spec": {**pods, **one_port_in("http", out=(443, 5432) if self._args.get("postgres_uri") else (443,))},
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 

@@ -7,25 +7,29 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_aws as aws
 from pulumi.runtime.config import CONFIG, is_config_secret
 
 from modelworks.errors import ModelworksError
-from modelworks.settings import StackConfig, parse
+
+if TYPE_CHECKING:
+    from modelworks.settings import StackConfig
 
 _EMULATOR_USER = ":user/moto"
 """How the ARN of the caller ends when the AWS that answers is the emulator."""
 
 
-def stack_config() -> StackConfig:
+def stack_config() -> "StackConfig":
     """The checked settings of the current stack.
 
     Raises:
         ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
     """
+    from modelworks.settings import parse  # noqa: PLC0415 - Pydantic is for programs that have settings of ours
+
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]
     return parse(config, source=f"stacks/Pulumi.{pulumi.get_stack()}.yaml", secret_keys=secret_keys)

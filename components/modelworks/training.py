@@ -4,11 +4,10 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
-import pulumi_kubernetes as k8s
 
 from modelworks import contract
 from modelworks._access import bucket_arn, policy_document, statement
-from modelworks._kubernetes import PodIdentity, labels, pod_identity, restricted_namespace, typed
+from modelworks._kubernetes import KubernetesObject, PodIdentity, labels, pod_identity, restricted_namespace
 
 _COMPONENT = "training"
 
@@ -76,13 +75,20 @@ class TrainingCompute(pulumi.ComponentResource):
         self.identity = self._identity()
         self._network_policy()
         self._alarm()
-        self.namespace = self.home.metadata.name
-        self.service_account = self.identity.account.metadata.name
+        self.namespace = self.home.name
+        self.service_account = self.identity.account.name
         self.register_outputs({"namespace": self.namespace, "service_account": self.service_account})
 
     def _quota(self, hard: dict[str, str]) -> None:
-        k8s.core.v1.ResourceQuota(
-            self._name, metadata=self._metadata(), spec=typed({"hard": hard}), opts=pulumi.ResourceOptions(parent=self)
+        KubernetesObject(
+            self._name,
+            {
+                "apiVersion": "v1",
+                "kind": "ResourceQuota",
+                "metadata": self._metadata(),
+                "spec": {"hard": hard},
+            },
+            opts=pulumi.ResourceOptions(parent=self),
         )
 
     def _identity(self) -> PodIdentity:
@@ -103,10 +109,14 @@ class TrainingCompute(pulumi.ComponentResource):
     def _network_policy(self) -> None:
         """Nothing comes in; out go name look-ups, TLS and the registry's port."""
         ports = [{"port": 53, "protocol": "UDP"}, *({"port": port, "protocol": "TCP"} for port in (53, 80, 443))]
-        k8s.networking.v1.NetworkPolicy(
+        KubernetesObject(
             self._name,
-            metadata=self._metadata(),
-            spec=typed({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [{"ports": ports}]}),
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": self._metadata(),
+                "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [{"ports": ports}]},
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
 
@@ -130,7 +140,7 @@ class TrainingCompute(pulumi.ComponentResource):
         )
 
     def _metadata(self) -> Any:
-        return {"namespace": self.home.metadata.name, "labels": labels(self._name, _COMPONENT)}
+        return {"namespace": self.home.name, "labels": labels(self._name, _COMPONENT)}
 
 
 def _permissions(bundles: str, artifacts: str, key: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def nobody(monkeypatch):
     def reach(environment):
         raise AssertionError(f"{environment} was touched")
 
-    monkeypatch.setattr(release, "_target", reach)
+    monkeypatch.setattr(release.Target, "of", reach)
 
 
 @pytest.mark.parametrize(("env", "before"), [("staging", "dev"), ("prod", "staging")])

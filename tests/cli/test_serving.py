@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from cli.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
 from modelworks import alarms, contract, rollout
-from modelworks.cli import serving
+from modelworks.cli import predict, rollouts, status
 from modelworks.cli.cluster import Cluster
+from modelworks.cli.target import Target
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
 
@@ -186,8 +187,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "Pulumi.local.yaml").write_text(STACK)
     registry = Registry(Version("delays", 2, {"bundle": NEW}, ("challenger",)))
     found = Place(api, Cluster(str(kubeconfig), None, "n"), tmp_path / "Pulumi.local.yaml", registry, url)
-    monkeypatch.setattr(serving, "_target", lambda environment: found)
-    monkeypatch.setattr(serving, "_cluster", lambda target: found.cluster)
+    monkeypatch.setattr(Target, "of", lambda environment: found)
+    monkeypatch.setattr(Cluster, "of", lambda target: found.cluster)
     with mock_aws():
         yield found
     server.shutdown()
@@ -198,7 +199,9 @@ def place(tmp_path, monkeypatch):
 def command():
     """The command line, as a user types it."""
     app = typer.Typer()
-    serving.register(app)
+    status.register(app)
+    rollouts.register(app)
+    predict.register(app)
 
     def invoke(*arguments: str) -> Any:
         return CliRunner().invoke(app, list(arguments))
@@ -260,7 +263,7 @@ def test_waiting_ends_at_its_deadline_with_two(place, command):
 
 
 def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
-    monkeypatch.setattr(serving, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(status, "_POLL_SECONDS", 0.05)
     place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
     ended = served(phase="Healthy", stableRS=CANARY, canary=weights(0))
     timer = threading.Timer(0.5, lambda: setattr(place.api, "rollout", ended))
@@ -366,7 +369,7 @@ def test_up_refuses_what_was_turned_back_and_says_how_to_insist(place):
     place.api.rollout = served(of=OLD, phase="Healthy", currentPodHash=STABLE)
     place.api.runs = [owned(FAILED)]
     with pytest.raises(ModelworksError, match="turned back by local before: errors: measured") as refused:
-        serving.refuse_turned_back(place, insist=False, say=print)
+        rollouts.refuse_turned_back(place, insist=False, say=print)
     assert "--insist" in refused.value.fix
 
 
@@ -374,7 +377,7 @@ def test_insisting_tries_an_aborted_release_again_after_the_update(place):
     place.api.rollout = served(abort=True, message=ABORTED)
     place.api.runs = [owned(FAILED)]
     said: list[str] = []
-    try_again = serving.refuse_turned_back(place, insist=True, say=said.append)
+    try_again = rollouts.refuse_turned_back(place, insist=True, say=said.append)
     before = list(place.api.patched)
     try_again()
     assert (before, place.api.patched) == ([], [("m/status", {"status": {"abort": False}})])
@@ -383,7 +386,7 @@ def test_insisting_tries_an_aborted_release_again_after_the_update(place):
 
 def test_up_notes_an_aborted_release_before_another_takes_its_place(place):
     place.api.rollout = served(of=OLD, abort=True, message=ABORTED)
-    serving.refuse_turned_back(place, insist=False, say=print)()
+    rollouts.refuse_turned_back(place, insist=False, say=print)()
     note = {"metadata": {"annotations": {rollout.ANNOTATION_TURNED_BACK: "0" * 12}}}
     assert place.api.patched == [("m", note)]
 
@@ -392,20 +395,20 @@ def test_up_goes_on_where_the_cluster_cannot_be_asked(place, monkeypatch):
     def down(target: Any) -> Cluster:
         raise ModelworksError("the cluster of this environment cannot be reached: refused")
 
-    monkeypatch.setattr(serving, "_cluster", down)
+    monkeypatch.setattr(Cluster, "of", down)
     said: list[str] = []
-    serving.refuse_turned_back(place, insist=False, say=said.append)()
+    rollouts.refuse_turned_back(place, insist=False, say=said.append)()
     assert "cannot be reached" in said[0]
 
 
 def test_up_is_not_kept_from_a_good_release(place):
     place.api.runs = [owned(run("Successful", []))]
-    serving.refuse_turned_back(place, insist=False, say=print)()
+    rollouts.refuse_turned_back(place, insist=False, say=print)()
     assert place.api.patched == []
 
 
 def test_up_of_a_program_that_is_not_of_ours_is_not_asked_about(place):
     place.stack_file.unlink()
     said: list[str] = []
-    serving.refuse_turned_back(place, insist=False, say=said.append)()
+    rollouts.refuse_turned_back(place, insist=False, say=said.append)()
     assert said == []

@@ -68,6 +68,15 @@ def test_budget_alerts_on_what_was_spent_and_on_the_forecast():
     }
 
 
+def test_the_namespace_admits_restricted_pods_and_denies_what_no_policy_allows():
+    declared = environment(namespace="modelworks-dev")
+    labels = declared.one("kubernetes:core/v1:Namespace")["metadata"]["labels"]
+    policy = declared.one("kubernetes:networking.k8s.io/v1:NetworkPolicy")
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert policy["metadata"]["namespace"] == "modelworks-dev"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -228,8 +228,7 @@ def test_two_ups_at_once_make_one_cloud(empty_place):
     commands = [_command(empty_place, "up", "--aws-only"), _command(empty_place, "up", "dev", "--aws-only")]
     assert [command.wait(120) for command in commands] == [0, 0]
     assert empty_place.environments() == ["dev", "local"]
-    # A supervisor calls a process running when it has stayed for a second, which may be after it answers.
-    _until(lambda: {"aws-dev", "aws-local"} <= set(_pids(empty_place)))
+    assert {"aws-dev", "aws-local"} <= set(_pids(empty_place))
 
 
 def test_each_environment_is_an_aws_account_of_its_own(empty_place):

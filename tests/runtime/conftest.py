@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime import example_bundle
+from runtime import custom_bundle, example_bundle
 from runtime.running import Server, free_port, settings
 
 
@@ -19,6 +19,11 @@ def example(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scikit_example(tmp_path_factory):
     return example_bundle.build(tmp_path_factory.mktemp("bundle"), onnx=False)
+
+
+@pytest.fixture(scope="session")
+def custom_example(example, tmp_path_factory):
+    return custom_bundle.build(tmp_path_factory.mktemp("bundle") / "custom", example.manifest)
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_serving_imports_neither_pulumi_nor_boto3_nor_pyarrow():
     import subprocess
     import sys
 
-    modules = "app bundle config http logs metrics predictor prediction_log schema serve tracing"
+    modules = "app bundle config custom http logs metrics predictor prediction_log schema serve service tracing"
     script = (
         f"import sys; [__import__('modelworks.runtime.' + m) for m in {modules.split()!r}]; "
         "print([m for m in ('pulumi', 'boto3', 'botocore', 'pyarrow', 'sklearn', 'bentoml') if m in sys.modules])"

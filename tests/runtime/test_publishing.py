@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from modelworks import contract
+from runtime import custom_bundle
 from runtime.example_bundle import rows
 from runtime.running import free_port, wait_for
 
@@ -84,6 +85,22 @@ def test_predictions_are_kept_by_day_without_private_features(serve, example, pu
     assert {row["label"] for row in found} == {each["label"] for each in answers}
     assert found[0]["version"] == contract.short_digest(example.digest)
     assert "feature_x0" in found[0]
+    assert "feature_x2" not in found[0]
+
+
+def test_a_service_of_its_own_is_counted_and_logged_as_any(serve, custom_example, published, aws):
+    aws.upload_file(str(custom_example.archive), "store", "bundles/delays/x.bento")
+    server = serve(custom_example, **published).ready()
+    for behaviour in (0, 0, custom_bundle.RAISES, custom_bundle.REFUSES):
+        server.ask("POST", "/v1/predict", custom_bundle.row(behaviour, x3=1.5))
+    server.ask("POST", "/v1/explain", {"row": {}})
+    found = wait_for(lambda: (kept := logged(aws)) and len(kept) == 2 and kept)
+    assert server.stop() == 0
+    version = {"environment": "test", "model": "delays", "version": contract.short_digest(custom_example.digest)}
+    assert statistic("error", "SampleCount", **version) == 5
+    assert statistic("error", "Average", **version) == pytest.approx(1 / 5)
+    assert statistic("prediction", "SampleCount", **version) == 2
+    assert {(row["label"], row["score"], row["feature_x3"]) for row in found} == {("late", 0.75, 1.5)}
     assert "feature_x2" not in found[0]
 
 

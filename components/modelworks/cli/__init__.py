@@ -10,10 +10,10 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import modelworks
+from modelworks.cli.terminal import err
 from modelworks.errors import ModelworksError
 
 app = typer.Typer(
@@ -24,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True, highlight=False)
 
 
 def _version(wanted: bool) -> None:
@@ -42,7 +41,18 @@ def _root(
 
 def main() -> None:
     """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
-    from modelworks.cli import engine, laptop, lifecycle, quickstart, release, serving, settings, verify  # noqa: PLC0415
+    from modelworks.cli import (  # noqa: PLC0415
+        engine,
+        laptop,
+        lifecycle,
+        predict,
+        quickstart,
+        release,
+        rollouts,
+        settings,
+        status,
+        verify,
+    )
 
     quickstart.register(app)
     laptop.register(app)
@@ -50,7 +60,9 @@ def main() -> None:
     settings.register(app)
     lifecycle.register(app)
     release.register(app)
-    serving.register(app)
+    status.register(app)
+    rollouts.register(app)
+    predict.register(app)
     verify.register(app)
     from modelworks.laptop.process import Interrupted  # noqa: PLC0415
 

@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
+from modelworks.cli.terminal import err
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 _Environment = Annotated[str, typer.Argument(metavar="ENV", help="The environment, which is a stack of the project.")]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
-
-err = Console(stderr=True, highlight=False)
 
 
 class Format(StrEnum):
@@ -64,7 +62,7 @@ def _up(
     nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment turned
     back before is refused, unless you insist. Plain `pulumi up` does none of this.
     """
-    from modelworks.cli.serving import refuse_turned_back  # noqa: PLC0415
+    from modelworks.cli.rollouts import refuse_turned_back  # noqa: PLC0415
     from modelworks.cli.target import Target  # noqa: PLC0415
 
     engine = _engine(environment)

@@ -11,14 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from modelworks.cli.terminal import Json, err
+
 if TYPE_CHECKING:
     from modelworks.laptop.place import Place
 
 _EXIT_CODES = "Exit codes: 0 done or up; 1 refused, failed or not up; 130 interrupted."
-
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-err = Console(stderr=True, highlight=False)
 
 laptop = typer.Typer(
     help="The laptop cloud: AWS, Kubernetes and a gateway on this machine.",
@@ -39,7 +37,7 @@ def _up(
         list[str] | None, typer.Argument(metavar="ENV...", help="Environments to have. Default: local.")
     ] = None,
     aws_only: Annotated[bool, typer.Option("--aws-only", help="Leave Kubernetes and the gateway out.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Bring the laptop cloud up. Run again, it starts what is not running and adds what is not there.
 
@@ -76,7 +74,7 @@ def _down(
 
 
 @laptop.command("status", epilog=_EXIT_CODES)
-def _status(as_json: _Json = False) -> None:
+def _status(as_json: Json = False) -> None:
     """Show what runs, where it answers, and what it does not do as a cloud would.
 
     For example:
@@ -121,7 +119,7 @@ def _logs(
 def _toolchain(
     names: Annotated[list[str] | None, typer.Argument(metavar="TOOL...", help="Tools. Default: all.")] = None,
     build: Annotated[bool, typer.Option("--build", help="Have what is missing.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show the programs the laptop cloud is made of, and where each comes from.
 
@@ -145,7 +143,7 @@ def _toolchain(
 def _env(
     environment: Annotated[str, typer.Argument(metavar="ENV", help="An environment of the laptop cloud.")],
     unset: Annotated[bool, typer.Option("--unset", help="Print the lines that take it back.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Print what makes a shell mean ENV: plain pulumi, kubectl, aws and boto3 then go to the laptop.
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from modelworks.cli.terminal import Json, Override, err, out, table
 from modelworks.errors import ModelworksError
 from modelworks.laptop.place import Place
 
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.training import Home
 
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
-Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 COLOURS = {"error": "red", "fail": "red", "warning": "yellow", "inconclusive": "yellow", "note": "dim", "pass": "green"}
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -99,11 +95,11 @@ def train(
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
         print(json.dumps({**facts, "metrics": run.metrics, "origin": run.origin, "mlflow_run": tracked}, indent=2))
         return
-    table = _table("metric on the hold-out", "value")
+    rows = table("metric on the hold-out", "value")
     for name, value in sorted(run.metrics.items()):
         shown = "-" if value is None else f"{value:.4f}"
-        table.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
-    out.print(table)
+        rows.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
+    out.print(rows)
     if run.origin["dirty"]:
         err.print("[yellow]dirty:[/] the tree differs from its commit; this run can be released to local only")
     out.print(f"run {run.run} of {run.model}: {run.folder}", soft_wrap=True)
@@ -128,13 +124,13 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    table = _table("", "")
-    table.add_row("digest", built.digest)
-    table.add_row("file", str(built.path))
-    table.add_row("size", f"{built.size / 1e6:.2f} MB")
+    rows = table("", "")
+    rows.add_row("digest", built.digest)
+    rows.add_row("file", str(built.path))
+    rows.add_row("size", f"{built.size / 1e6:.2f} MB")
     why = "" if built.parity.get("onnx") else f" ({built.parity.get('reason')})"
-    table.add_row("answers with", built.served + why)
-    out.print(table)
+    rows.add_row("answers with", built.served + why)
+    out.print(rows)
 
 
 def gates(
@@ -142,9 +138,7 @@ def gates(
     *,
     env: Annotated[str, typer.Option("--env", help="Environment it is meant for: its policy decides.")] = "local",
     champion: Annotated[Path | None, typer.Option(help="Bundle that serves there now, to be compared with.")] = None,
-    override: Annotated[
-        str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
-    ] = "",
+    override: Override = "",
     as_json: Json = False,
 ) -> None:
     """Judge the bundled model: metrics, baseline, champion, slices, fairness, latency, size, behaviour.
@@ -204,35 +198,28 @@ def _progress() -> Callable[[str, str, float], None]:
 
 
 def _print_checks(report: CheckReport) -> None:
-    table = _table("", "check", "column", "what", "rows")
+    rows = table("", "check", "column", "what", "rows")
     for each in report.findings:
         colour = COLOURS[each.severity]
         what = "\n".join([each.message, *(f"[dim]{example}[/]" for example in each.examples)])
-        table.add_row(
+        rows.add_row(
             f"[{colour}]{each.severity}[/]", each.check, each.subject, what, f"{each.count:,}" if each.count else ""
         )
-    out.print(table)
+    out.print(rows)
     state = "[green]passed[/]" if report.passed else "[red]stopped[/]"
     out.print(f"{state}: {report.rows:,} rows, {report.data}", soft_wrap=True)
 
 
 def _print_gates(report: GateReport) -> None:
-    table = _table("", "what", "number", "95 % interval", "rule")
+    rows = table("", "what", "number", "95 % interval", "rule")
     for each in report.results:
         number = "" if each.number is None else f"{each.number:.4g}"
         ends = each.interval and [("-" if end is None else f"{end:.4g}") for end in each.interval]
         action = f" [bold]{each.action}[/]" if each.action else ""
         verdict = f"[{COLOURS[each.verdict]}]{each.verdict}[/]{action}"
-        table.add_row(verdict, each.subject, number, f"{ends[0]} - {ends[1]}" if ends else "", each.message)
-    out.print(table)
+        rows.add_row(verdict, each.subject, number, f"{ends[0]} - {ends[1]}" if ends else "", each.message)
+    out.print(rows)
     if report.override:
         out.print(f"[yellow]overridden[/] by {report.override.by}: {report.override.reason}")
     state = "[green]allowed[/]" if report.allowed else "[red]refused[/]"
     out.print(f"{state} for {report.target}: {report.digest}", soft_wrap=True)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

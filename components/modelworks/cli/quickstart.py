@@ -42,7 +42,7 @@ def _run(
 
     Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line.
     """
-    from modelworks.cli.serving import status  # noqa: PLC0415
+    from modelworks.cli.status import status  # noqa: PLC0415
 
     began = time.monotonic()
     target = _laptop()
@@ -142,9 +142,9 @@ def _up(target: Target) -> str:
 
 def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
     """An example row of the model's own, and what the endpoint says to it."""
-    from modelworks.cli.serving import _endpoint, _token  # noqa: PLC0415
+    from modelworks.cli.predict import endpoint_of, token_of  # noqa: PLC0415
 
-    endpoint, deadline = _endpoint(target, model, _token(target, model, None)), time.monotonic() + ANSWER_DEADLINE
+    endpoint, deadline = endpoint_of(target, model, token_of(target, model)), time.monotonic() + ANSWER_DEADLINE
     while True:
         try:
             body = endpoint.example()

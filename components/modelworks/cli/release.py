@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from modelworks import contract
+from modelworks.cli.target import Target
+from modelworks.cli.terminal import Env, Json, Model, Override, out, table
 from modelworks.errors import ModelworksError
 from modelworks.settings import Release
 
 if TYPE_CHECKING:
-    from modelworks.cli.target import Target
     from modelworks.lifecycle.registry import Version
 
 ORDER = ("dev", "staging", "prod")
@@ -28,15 +27,6 @@ ORDER = ("dev", "staging", "prod")
 
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
 """Facts that a promoted version does not take along."""
-
-Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
-Env = Annotated[str, typer.Option("--env", help="The environment.")]
-Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
-Override = Annotated[
-    str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
-]
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +46,7 @@ def register_model(model: Model, *, env: Env = "local", override: Override = "",
 
     Example: `modelworks register flight-delay --env dev`.
     """
-    version = registered(_target(env), model, override)
+    version = registered(Target.of(env), model, override)
     if as_json:
         print(json.dumps(_facts(version), indent=2))
         return
@@ -69,16 +59,16 @@ def models(*, env: Env = "local", as_json: Json = False) -> None:
 
     Example: `modelworks models --env prod`.
     """
-    registry = _target(env).registry
+    registry = Target.of(env).registry
     found = [version for model in registry.models() for version in registry.versions(model)]
     if as_json:
         print(json.dumps([_facts(version) for version in found], indent=2))
         return
-    table = _table("model", "version", "digest", "aliases", "commit", "registered", "gates")
+    rows = table("model", "version", "digest", "aliases", "commit", "registered", "gates")
     for version in found:
         facts = version.facts
         commit = str(facts.get("commit", ""))[:12] + ("-dirty" if facts.get("dirty") else "")
-        table.add_row(
+        rows.add_row(
             version.model,
             str(version.version),
             contract.short_digest(version.digest),
@@ -87,7 +77,7 @@ def models(*, env: Env = "local", as_json: Json = False) -> None:
             str(facts.get("registered_at", "")),
             _verdict(facts),
         )
-    out.print(table)
+    out.print(rows)
 
 
 def lineage(
@@ -103,18 +93,18 @@ def lineage(
     Example: `modelworks lineage flight-delay@champion --env prod`.
     """
     name, _, which = model.partition("@")
-    registry = _target(env).registry
+    registry = Target.of(env).registry
     from_data = [item for item in registry.versions(name) if which and item.facts.get("data") == which]
     found = from_data or [registry.find(name, which)]
     if as_json:
         print(json.dumps([_facts(version) for version in found], indent=2))
         return
     for version in found:
-        table = _table("", "")
+        rows = table("", "")
         for fact, value in _facts(version).items():
             shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
-            table.add_row(fact, escape(shown))
-        out.print(table)
+            rows.add_row(fact, escape(shown))
+        out.print(rows)
 
 
 def release(
@@ -135,7 +125,7 @@ def release(
             f"{env} is not released to directly: a version comes up through {' → '.join(ORDER)}",
             fix=f"Run `modelworks promote {model} --from {ORDER[ORDER.index(env) - 1]} --to {env}`.",
         )
-    target = _target(env)
+    target = Target.of(env)
     found = target.registry.find(model, version)
     _hold(found, env, override)
     _say_release(target, found, released(target, found))
@@ -157,7 +147,7 @@ def promote(
     Example: `modelworks promote flight-delay --from dev --to staging`.
     """
     _check_order(source, to)
-    here, there = _target(source), _target(to)
+    here, there = Target.of(source), Target.of(to)
     line = _released(here, model)
     if line is None:
         raise ModelworksError(f"{source} releases no {model}", fix=f"Run `modelworks release {model} --env {source}`.")
@@ -185,7 +175,7 @@ def rollback(model: Model, *, env: Env = "local") -> None:
 
     Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.
     """
-    target = _target(env)
+    target = Target.of(env)
     now = _released(target, model)
     previous = _previous(target, model, now)
     found = target.registry.find(model, previous.digest)
@@ -366,16 +356,3 @@ def _verdict(facts: dict[str, Any]) -> str:
 
 def _facts(version: Version) -> dict[str, Any]:
     return {"model": version.model, "version": version.version, "aliases": list(version.aliases), **version.facts}
-
-
-def _target(environment: str) -> Target:
-    from modelworks.cli.target import Target  # noqa: PLC0415
-
-    return Target.of(environment)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.release import _table, _was_released, _with_release
+from modelworks.cli.cluster import Cluster
+from modelworks.cli.release import _was_released, _with_release
+from modelworks.cli.target import Target
+from modelworks.cli.terminal import Json, err, out, table
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.cli.target import Target
     from modelworks.rollout import Object
     from modelworks.settings import Release
 
@@ -31,10 +32,6 @@ _COMPARE_CODES = """
 Exit codes: 0 every difference is declared; 1 there are undeclared ones, or an environment could not be asked.
 """
 _COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "mended": "cyan"}
-
-Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def verify(
 
     Example: `modelworks verify staging`.
     """
-    target = _target(environment)
+    target = Target.of(environment)
     found: list[Finding] = []
     for name, check in _CHECKS.items():
         if err.is_terminal:
@@ -108,16 +105,16 @@ def compare(
 
     Example: `modelworks compare staging prod`.
     """
-    one, other = _target(here), _target(there)
+    one, other = Target.of(here), Target.of(there)
     found = [*declared(_config(one), _config(other)), *undeclared(_deployed(one), _deployed(other))]
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
-        table = _table("", "what", here, there)
+        rows = table("", "what", here, there)
         for each in found:
             kind = "declared" if each.declared else "[red]undeclared[/]"
-            table.add_row(kind, escape(each.path), escape(_shown(each.here)), escape(_shown(each.there)))
-        out.print(table if found else f"{here} and {there} do not differ")
+            rows.add_row(kind, escape(each.path), escape(_shown(each.here)), escape(_shown(each.there)))
+        out.print(rows if found else f"{here} and {there} do not differ")
     if any(not each.declared for each in found):
         raise typer.Exit(1)
 
@@ -163,7 +160,6 @@ def _check_bundle(target: Target, model: str, release: Release) -> Finding:
 def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
     """`champion` is what has the traffic, `challenger` what is on its way there."""
     from modelworks import rollout  # noqa: PLC0415
-    from modelworks.cli.cluster import Cluster  # noqa: PLC0415
     from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
 
     cluster = Cluster.of(target)
@@ -251,8 +247,6 @@ def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG0
 
 def _check_pods(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The digest that each pod carries against the release line."""
-    from modelworks.cli.cluster import Cluster  # noqa: PLC0415
-
     cluster = Cluster.of(target)
     for model, release in _releases(target).items():
         pods = [pod for pod in cluster.seen(model).pods if not pod["metadata"].get("deletionTimestamp")]
@@ -362,11 +356,11 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 # -- Telling ---------------------------------------------------------------------------------------------------------
 def _show(found: list[Finding]) -> None:
-    table = _table("", "check", "what", "")
+    rows = table("", "check", "what", "")
     for each in found:
         message = escape(each.message) + (f"\n[dim]{escape(each.fix)}[/]" if each.fix else "")
-        table.add_row(f"[{_COLOURS[each.verdict]}]{each.verdict}[/]", each.check, escape(each.subject), message)
-    out.print(table)
+        rows.add_row(f"[{_COLOURS[each.verdict]}]{each.verdict}[/]", each.check, escape(each.subject), message)
+    out.print(rows)
 
 
 def _shown(value: Any) -> str:
@@ -381,9 +375,3 @@ def _releases(target: Target) -> dict[str, Release]:
     from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
 
     return read_releases(target.stack_file)
-
-
-def _target(environment: str) -> Target:
-    from modelworks.cli.target import Target  # noqa: PLC0415
-
-    return Target.of(environment)

@@ -350,7 +350,8 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> 
             name = part.program.name
             state = infos.get(name, {}).get("statename", "UNKNOWN")
             pids[name] |= {infos[name]["pid"]} - {0} if name in infos else set()
-            if state in {"RUNNING", "STARTING"} and part.ready():
+            # RUNNING is what `status` calls up: a process that answers and ends within its first second is not.
+            if state == "RUNNING" and part.ready():
                 waiting.remove(part)
                 if name not in was:
                     report(f"{name} is ready ({time.monotonic() - began:.1f} s)")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -29,7 +29,7 @@ from modelworks.runtime.http import Connection, Listener, Request, clock
 from modelworks.runtime.logs import Scribe, line
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.prediction_log import PredictionLog
-from modelworks.runtime.predictor import Predictor
+from modelworks.runtime.predictor import Cost, Prediction
 from modelworks.runtime.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
@@ -43,8 +43,22 @@ _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _RETRY = b"retry-after: 1\r\n"
 
+Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
+"""By path: content type, and the page or what makes it."""
 
-class _Job:
+
+class Model(Protocol):
+    """What predicts: the artifact of a bundle, or its own service."""
+
+    cost: Cost
+
+    def predict(self, rows: list[Any]) -> list[Prediction]:
+        """Predictions for decoded rows, in order."""
+
+
+class Job:
+    """An admitted request: its rows wait to be predicted, which should take `cost` seconds."""
+
     __slots__ = ("connection", "cost", "id", "request", "rows")
 
     def __init__(
@@ -59,7 +73,7 @@ class App:
     Args:
         config: The server's settings.
         manifest: Of the bundle.
-        predictor: The loaded model.
+        predictor: The loaded model, or the service that stands for it.
         counters: What this worker counts.
         scribe: Writes logs and spool files.
         bento: Folder of the unpacked bundle, for the model card.
@@ -72,7 +86,7 @@ class App:
         self,
         config: Config,
         manifest: Manifest,
-        predictor: Predictor,
+        predictor: Model,
         counters: metrics.Counters,
         scribe: Scribe,
         *,
@@ -93,7 +107,7 @@ class App:
         self._scratch = scratch
         self._decode = schema.Rows(manifest).decode
         self._objective = config.latency_objective_ms or manifest.latency_objective_ms
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[Job] = deque()
         self._queued = self._peak = 0.0
         """Seconds of work admitted and not yet done: now, and the most since the last tick."""
         self._limit = config.queue_ms / 1000
@@ -127,18 +141,8 @@ class App:
         return _problem(status, reason)
 
     def _predict(self, request: Request, connection: Connection) -> None:
-        headers = request.headers
-        request_id = headers.get(b"x-request-id") if headers else None
-        if request_id is None or len(request_id) > 128 or not _ID_CHARACTERS.issuperset(request_id):
-            request_id = b"%b-%x" % (self._id_prefix, next(self._ids))
-        if self._tokens and not self._let_in(headers.get(b"authorization", b"")):
-            self._turn_away(request, connection, request_id, 401, "a bearer token is needed", count=False)
-            return
-        if request.method != b"POST":
-            self._turn_away(request, connection, request_id, 405, "predict takes POST", count=False)
-            return
-        if self._queued * self._drag > self._limit:
-            self._reject(request, connection, request_id)
+        request_id = self._admit(request, connection)
+        if request_id is None:
             return
         try:
             rows = self._decode(request.body)
@@ -152,10 +156,29 @@ class App:
         except RecursionError:
             self._turn_away(request, connection, request_id, 400, "the body is nested too deeply")
             return
-        cost = self._predictor.cost.of(len(rows))
-        self._queued += cost
+        self._enqueue(Job(request, connection, request_id, rows, self._predictor.cost.of(len(rows))))
+
+    def _admit(self, request: Request, connection: Connection) -> bytes | None:
+        """The request's id; None when it was turned away."""
+        headers = request.headers
+        request_id = headers.get(b"x-request-id") if headers else None
+        if request_id is None or len(request_id) > 128 or not _ID_CHARACTERS.issuperset(request_id):
+            request_id = b"%b-%x" % (self._id_prefix, next(self._ids))
+        if self._tokens and not self._let_in(headers.get(b"authorization", b"")):
+            self._turn_away(request, connection, request_id, 401, "a bearer token is needed", count=False)
+            return None
+        if request.method != b"POST":
+            self._turn_away(request, connection, request_id, 405, "this takes POST", count=False)
+            return None
+        if self._queued * self._drag > self._limit:
+            self._reject(request, connection, request_id)
+            return None
+        return request_id
+
+    def _enqueue(self, job: Job) -> None:
+        self._queued += job.cost
         self._peak = max(self._peak, self._queued)
-        self._queue.append(_Job(request, connection, request_id, rows, cost))
+        self._queue.append(job)
         if not self._scheduled and not self._away:
             self._scheduled = True
             self._since = clock()
@@ -184,28 +207,28 @@ class App:
                 self._scheduled = True
                 asyncio.get_running_loop().call_soon(self._drain)
 
-    def _back(self, jobs: list[_Job], predictions: list[Any]) -> None:
+    def _back(self, jobs: list[Job], predictions: list[Any]) -> None:
         self._away = False
         self._answer(jobs, predictions)
         if self._queue and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._drain)
 
-    def _call(self, jobs: list[_Job]) -> list[Any]:
+    def _call(self, jobs: list[Job]) -> list[Any]:
         """For each job its predictions, or the error that it alone is to blame for."""
         predict = self._predictor.predict
         if len(jobs) == 1:
-            return [_tried(predict, jobs[0].rows)]
+            return [tried(predict, jobs[0].rows)]
         try:
             predictions = predict([row for job in jobs for row in job.rows])
         except Exception:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
-            return [_tried(predict, job.rows) for job in jobs]
+            return [tried(predict, job.rows) for job in jobs]
         if len(predictions) == len(jobs):
             return [[prediction] for prediction in predictions]
         each = iter(predictions)
         return [list(itertools.islice(each, len(job.rows))) for job in jobs]
 
-    def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
+    def _answer(self, jobs: list[Job], results: list[Any]) -> None:
         counters, log, objective, tail, tracer = self._counters, self._log, self._objective, self._tail, self._tracer
         now = time.time()
         for job, predictions in zip(jobs, results, strict=True):
@@ -243,16 +266,23 @@ class App:
             self._queued = 0.0  # rounding must not add up
 
     # -- Answers that are not predictions ------------------------------------------------------------------------
-    def _failed(self, job: _Job, error: Exception) -> None:
+    def _failed(self, job: Job, error: Exception) -> None:
         seconds = clock() - job.request.at
-        head = b"x-request-id: %b\r\n" % job.id
-        if self._tracer is not None:
-            span = self._tracer.span(job.request.headers, 500, seconds, {"rows": len(job.rows)})
-            head += b"traceparent: %b\r\n" % span
+        head = self._head(job, 500, seconds)
         body = _problem(500, "the model failed to predict this request", request_id=job.id)
         job.connection.respond(job.request, 500, body, _PROBLEM, head)
         self._counters.request(seconds * 1000, error=True, slow=seconds * 1000 > self._objective)
         self._access(job.request, job.id, 500, seconds * 1000, error=f"{type(error).__name__}: {error}")
+
+    def _head(self, job: Job, status: int, seconds: float) -> bytes:
+        """Headers of an answer; makes its span."""
+        request = job.request
+        traceparent = request.headers.get(b"traceparent")
+        if self._tracer is not None:
+            path = request.path.decode("latin-1")
+            traceparent = self._tracer.span(request.headers, status, seconds, {"rows": len(job.rows)}, path=path)
+        head = b"x-request-id: %b\r\n" % job.id
+        return head if traceparent is None else head + b"traceparent: %b\r\n" % traceparent
 
     def _reject(self, request: Request, connection: Connection, request_id: bytes) -> None:
         """Turn a request away because there is no room; as cheap as can be, for there are many of them."""
@@ -311,7 +341,7 @@ class App:
         return bool(sum([hmac.compare_digest(given, token) for token in self._tokens]))
 
     # -- Pages ---------------------------------------------------------------------------------------------------
-    def _static_pages(self, bento: Path) -> dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]:
+    def _static_pages(self, bento: Path) -> Pages:
         manifest, config = self.manifest, self.config
         description = schema.openapi(manifest, config.version or config.release)
         card = bento / "src" / manifest.card
@@ -367,7 +397,7 @@ class App:
     # -- Now and then --------------------------------------------------------------------------------------------
     def tick(self) -> None:
         """Housekeeping, twice a second: show the numbers, hand logs to the scribe."""
-        self._counters.saturation(min(1.0, self._peak * self._drag / self._limit))
+        self._counters.saturation(self._saturation())
         self._peak = self._queued
         if self._log is not None:
             self._log.flush()
@@ -375,6 +405,9 @@ class App:
         self._counters.share()
         self.read_tokens()
         self._scribe.kick()
+
+    def _saturation(self) -> float:
+        return min(1.0, self._peak * self._drag / self._limit)
 
     def read_tokens(self) -> None:
         """Take the tokens from their file, if it changed. A file that cannot be read leaves those there were."""
@@ -426,7 +459,7 @@ def tick_seconds() -> float:
     return _TICK_SECONDS
 
 
-def _tried(predict: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
+def tried(predict: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
     try:
         return predict(rows)
     except Exception as error:  # noqa: BLE001 - whatever a model raises is the answer to one request, not our end

@@ -32,7 +32,7 @@ WRITE_SECONDS = 20.0
 """How long a client may leave an answer unread."""
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_NOTED = frozenset({b"authorization", b"x-request-id", b"traceparent", b"tracestate"})
+_NOTED = frozenset({b"authorization", b"content-type", b"x-request-id", b"traceparent", b"tracestate"})
 
 clock = time.perf_counter
 

@@ -100,7 +100,7 @@ class Predictor:
         many = (examples * 100)[:100]
         try:
             self.predict(many)  # the first call allocates
-            one, hundred = _fastest(lambda: self.predict(examples[:1])), _fastest(lambda: self.predict(many))
+            one, hundred = fastest(lambda: self.predict(examples[:1])), fastest(lambda: self.predict(many))
         except Exception as error:
             raise ModelworksError(f"the model does not predict its own examples: {error}") from error
         row = max(0.0, (hundred - one) / 99)
@@ -252,7 +252,8 @@ def _not_a_number(manifest: Manifest) -> NotANumberError:
     return NotANumberError(f"{manifest.model} answered with a number that is not finite")
 
 
-def _fastest(call: Callable[[], object], times: int = 5) -> float:
+def fastest(call: Callable[[], object], times: int = 5) -> float:
+    """Seconds of the fastest of a few calls."""
     best = math.inf
     for _ in range(times):
         start = time.perf_counter()

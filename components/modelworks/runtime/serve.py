@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -27,6 +27,10 @@ from modelworks.runtime.companion import Begin
 from modelworks.runtime.config import Config, read_config
 from modelworks.runtime.logs import Scribe, line, say
 from modelworks.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from modelworks.runtime.app import App, Model
+    from modelworks.runtime.service import Service
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
@@ -65,17 +69,12 @@ def _run(config: Config, scratch: Path, began: float) -> int:
         bento = scratch / "bento"
         shutil.rmtree(bento, ignore_errors=True)
         manifest = open_bundle(archive, config.digest, config.model, bento, trusted_keys=config.trusted_keys)
-        if manifest.service == "custom":
-            raise ModelworksError(
-                f"{config.model} has a service of its own, which this runtime does not serve yet",
-                fix="Use the standard service, or run `bentoml serve` on the bundle.",
-            )
         timing = {"fetch_seconds": round(fetched - began, 3), "fetched_at": fetched}
         tell = companion.stdin
         if tell is not None:
             tell.write(msgspec.json.encode(Begin(bento=str(bento))) + b"\n")
             tell.flush()
-        if config.workers == 1:
+        if not _shared(config, manifest):
             return _Worker(config, manifest, bento, scratch, "0", timing).run()
         return _supervise(config, lambda name: _Worker(config, manifest, bento, scratch, name, timing).run())
     finally:
@@ -87,6 +86,11 @@ def _run(config: Config, scratch: Path, began: float) -> int:
         except subprocess.TimeoutExpired:
             companion.kill()
             companion.wait()
+
+
+def _shared(config: Config, manifest: Manifest) -> bool:
+    """Whether several servers share the port. Of a service of its own there are several behind one server instead."""
+    return config.workers > 1 and manifest.service == "standard"
 
 
 def _start_companion(scratch: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -134,6 +138,7 @@ class _Worker:
     ) -> None:
         self._config, self._manifest, self._bento = config, manifest, bento
         self._scratch, self._name, self._timing = scratch, name, timing
+        self._service: Service | None = None
 
     def run(self) -> int:
         """Load the model, then serve until told to end."""
@@ -143,17 +148,16 @@ class _Worker:
         return 0
 
     async def _serve(self) -> None:
-        from modelworks.runtime.app import App, listener, tick_seconds  # noqa: PLC0415
+        from modelworks.runtime.app import listener, tick_seconds  # noqa: PLC0415
         from modelworks.runtime.metrics import Counters, Layout  # noqa: PLC0415
         from modelworks.runtime.prediction_log import PredictionLog  # noqa: PLC0415
-        from modelworks.runtime.predictor import Predictor  # noqa: PLC0415
         from modelworks.runtime.schema import check_examples  # noqa: PLC0415
         from modelworks.runtime.tracing import tracer_if_wanted  # noqa: PLC0415
 
         config, manifest = self._config, self._manifest
         scribe = Scribe()
         check_examples(manifest)
-        predictor = Predictor(self._bento, manifest)
+        door, model = self._load()
         layout = Layout(manifest.kind, len(manifest.classes))
         counters = Counters(layout, self._scratch / f"worker-{self._name}")
         log = None
@@ -162,10 +166,10 @@ class _Worker:
                 self._scratch / "spool", manifest, config.prediction_log_sample, scribe, f"w{self._name}"
             )
         tracer = tracer_if_wanted(config.model, config.release)
-        app = App(
+        app = door(
             config,
             manifest,
-            predictor,
+            model,
             counters,
             scribe,
             bento=self._bento,
@@ -180,7 +184,7 @@ class _Worker:
         front = listener(app)
         try:
             server = await loop.create_server(
-                front, config.host, config.port, backlog=2048, reuse_port=config.workers > 1 or None
+                front, config.host, config.port, backlog=2048, reuse_port=_shared(config, manifest) or None
             )
         except OSError as error:
             raise ModelworksError(f"{config.host}:{config.port} cannot be listened on: {error.strerror}") from error
@@ -203,7 +207,7 @@ class _Worker:
                 worker=self._name,
                 ready_seconds=round(time.perf_counter() - self._timing["fetched_at"], 3),
                 fetch_seconds=self._timing["fetch_seconds"],
-                row_microseconds=round(predictor.cost.of(1) * 1e6, 1),
+                row_microseconds=round(model.cost.of(1) * 1e6, 1),
             )
         )
         scribe.kick()
@@ -211,16 +215,21 @@ class _Worker:
 
         def beat_once() -> None:
             app.tick()
-            if config.workers > 1 and os.getppid() != parent:  # the supervising process was killed
+            if _shared(config, manifest) and os.getppid() != parent:  # the supervising process was killed
                 ended.set()
 
         beat = asyncio.create_task(_beat(beat_once, front.sweep, tick_seconds()))
+        if self._service is not None:
+            self._service.tell_end(lambda: loop.call_soon_threadsafe(ended.set))
         await ended.wait()
         app.draining = True
-        scribe.add(line("info", "draining", seconds=config.drain_seconds))
+        broken = self._service.ended if self._service is not None else ""
+        # Without its service it answers nothing: there is nothing to wait for.
+        drain_seconds = 0 if broken else config.drain_seconds
+        scribe.add(line("info", "draining", seconds=drain_seconds))
         # New requests keep coming until every load balancer has seen that this pod is not ready.
         front.closing = True
-        await asyncio.sleep(config.drain_seconds)
+        await asyncio.sleep(drain_seconds)
         server.close()
         deadline = time.monotonic() + _FINISH_SECONDS
         front.close_idle()
@@ -231,8 +240,25 @@ class _Worker:
         app.tick()
         if tracer is not None:
             tracer.close()
+        if self._service is not None:
+            await loop.run_in_executor(None, self._service.stop)
         scribe.add(line("info", "ended", cut_off=len(front.connections)))
         scribe.close()
+        if broken:
+            raise ModelworksError(broken)
+
+    def _load(self) -> tuple[type[App], Model]:
+        """What predicts, and the door that goes with it."""
+        if self._manifest.service == "custom":
+            from modelworks.runtime.custom import CustomApp  # noqa: PLC0415
+            from modelworks.runtime.service import Service  # noqa: PLC0415
+
+            self._service = Service(self._config, self._manifest, self._bento, self._scratch)
+            return CustomApp, self._service
+        from modelworks.runtime.app import App  # noqa: PLC0415
+        from modelworks.runtime.predictor import Predictor  # noqa: PLC0415
+
+        return App, Predictor(self._bento, self._manifest)
 
 
 async def _beat(tick: Callable[[], None], sweep: Callable[[], None], seconds: float) -> None:

@@ -52,12 +52,19 @@ class Tracer:
         self._server = SpanKind.SERVER
         self._failed = Status(StatusCode.ERROR)
 
-    def span(self, headers: dict[bytes, bytes], status: int, seconds: float, attributes: dict[str, Any]) -> bytes:
+    def span(
+        self,
+        headers: dict[bytes, bytes],
+        status: int,
+        seconds: float,
+        attributes: dict[str, Any],
+        path: str = "/v1/predict",
+    ) -> bytes:
         """Record a request that was just answered; returns the `traceparent` of its span."""
         carrier = {name.decode(): headers[name].decode("latin-1") for name in headers if name.startswith(b"trace")}
         end = time.time_ns()
         span = self._tracer.start_span(
-            "POST /v1/predict",
+            f"POST {path}",
             context=self._propagator.extract(carrier),
             kind=self._server,
             start_time=end - int(seconds * 1e9),

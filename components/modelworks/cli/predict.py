@@ -1,0 +1,212 @@
+"""`predict`: an endpoint, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from modelworks.cli.target import Target
+from modelworks.cli.terminal import Env, Json, Model, err, out
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_EXAMPLES_A_SECOND = 20
+"""How often the laptop's idle endpoint is asked while a rollout waits for evidence."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("predict")(predict)
+
+
+def predict(
+    model: Model,
+    *,
+    env: Env = "local",
+    example: Annotated[bool, typer.Option("--example", help="Send the model's own example. The default.")] = False,
+    data: Annotated[str, typer.Option("--data", metavar="JSON|@FILE", help='One row, or {"rows": [...]}.')] = "",
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an endpoint for a prediction, and print its answer.
+
+    Without --token-file a token of the stack's own secrets is used, if there is one.
+
+    Example: `modelworks predict flight-delay --env dev --data '{"rows": [{"carrier": "UA", "distance": 1400}]}'`.
+    """
+    if example and data:
+        raise ModelworksError("--example and --data exclude each other", fix="Give one of them.")
+    target = Target.of(env)
+    endpoint = endpoint_of(target, model, token_of(target, model, token_file))
+    body = _read(data) if data else endpoint.example()
+    sent = time.perf_counter()
+    answer, version = endpoint.predict(body)
+    milliseconds = (time.perf_counter() - sent) * 1000
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    if not data:
+        out.print(f"[dim]asked:[/] {escape(json.dumps(body))}", soft_wrap=True)
+    for prediction in answer.get("predictions", []):
+        out.print("  ".join(f"{name} [bold]{escape(_shown(value))}[/]" for name, value in prediction.items()))
+    out.print(f"[dim]{escape(str(answer.get('model', model)))} {escape(version)}, {milliseconds:.0f} ms[/]")
+
+
+# -- Endpoints -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers."""
+
+    model: str
+    client: Any
+    """An httpx client, with its token if it needs one."""
+
+    def example(self) -> Any:
+        """A request that is valid, as the model itself documents it.
+
+        Raises:
+            ModelworksError: It does not answer, or documents none.
+        """
+        answer = self._ask("GET", "/openapi.json")
+        content = answer["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
+        if "example" in content:
+            return content["example"]
+        examples = list((content.get("examples") or {}).values())
+        if not examples:
+            raise ModelworksError(f"{self.model} documents no example", fix="Give one with --data.")
+        return examples[0]["value"]
+
+    def predict(self, body: Any) -> tuple[dict[str, Any], str]:
+        """Its answer, and the version that gave it.
+
+        Raises:
+            ModelworksError: It does not answer, or refuses the request.
+        """
+        answer = self._ask("POST", "/v1/predict", body)
+        return answer, str(answer.get("version", ""))
+
+    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        import httpx  # noqa: PLC0415
+
+        try:
+            response = self.client.request(method, path, json=body) if body is not None else self.client.get(path)
+        except httpx.HTTPError as error:
+            raise ModelworksError(
+                f"{self.model} does not answer at {self.client.base_url}: {error or type(error).__name__}",
+                fix="Run `modelworks status`.",
+            ) from error
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = {"detail": response.text[:500]}
+        if response.is_error:
+            raise ModelworksError(
+                f"{self.model} answers {response.status_code}: {_problem(answer)}", fix=_fix(response)
+            )
+        if not isinstance(answer, dict):
+            raise ModelworksError(f"{self.model} answers something else than an object at {path}")
+        return answer
+
+
+def endpoint_of(target: Target, model: str, token: str) -> Endpoint:
+    import httpx  # noqa: PLC0415
+
+    url = target.models.get(model)
+    if not url:
+        have = ", ".join(sorted(target.models)) or "none"
+        raise ModelworksError(
+            f"{target.environment} has no endpoint {model!r}; it has {have}",
+            fix=f"Release it and run `modelworks up {target.environment}`.",
+        )
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return Endpoint(
+        model, httpx.Client(base_url=url, headers=headers, timeout=10, trust_env=not target.engine.on_laptop)
+    )
+
+
+def token_of(target: Target, model: str, file: Path | None = None) -> str:
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ModelworksError(f"cannot read the token file {file}: {error.strerror}") from error
+    else:
+        from modelworks.settings import load  # noqa: PLC0415
+
+        tokens = load(target.stack_file).secrets.tokens
+        text = target.secret(f"tokens.{model}") if model in tokens else ""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _read(data: str) -> Any:
+    try:
+        if data == "@-":
+            return json.loads(sys.stdin.read())
+        return json.loads(Path(data[1:]).read_text(encoding="utf-8") if data.startswith("@") else data)
+    except OSError as error:
+        raise ModelworksError(f"cannot read {data[1:]}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelworksError(f"--data is not JSON: {error}", fix='Give one row, or {"rows": [...]}.') from error
+
+
+def _problem(answer: Mapping[str, Any] | Any) -> str:
+    if not isinstance(answer, dict):
+        return str(answer)[:500]
+    said = str(answer.get("detail") or answer.get("title") or answer)
+    return f"{answer['field']}: {said}" if answer.get("field") else said
+
+
+def _fix(response: Any) -> str:
+    return {
+        401: "Give a token of the stack's secrets with --token-file.",
+        422: "See the schema at /v1/schema, or send the model's own with --example.",
+        429: "It is full; try again in a moment.",
+    }.get(response.status_code, "See `modelworks status` and `modelworks logs`.")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if not isinstance(value, str) else value
+
+
+@contextmanager
+def examples(target: Target, model: str) -> Iterator[None]:
+    """On the laptop, ask the endpoint for its example meanwhile: nobody else may, and a rollout needs evidence."""
+    if not target.engine.on_laptop:
+        yield
+        return
+    over = threading.Event()
+    # Whatever needs the engine is asked before: it is no question for a thread.
+    try:
+        endpoint = endpoint_of(target, model, token_of(target, model))
+    except ModelworksError as error:
+        err.print(f"no examples are sent: {escape(error.message)}", soft_wrap=True)
+        yield
+        return
+
+    def ask() -> None:
+        body: Any = None
+        while not over.wait(1 / _EXAMPLES_A_SECOND):
+            try:
+                body = endpoint.example() if body is None else body
+                endpoint.predict(body)
+            except ModelworksError:
+                over.wait(1)  # what fails here is counted by the endpoint itself, and judged by the rollout
+
+    sender = threading.Thread(target=ask, name="examples", daemon=True)
+    sender.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sender.join(timeout=5)

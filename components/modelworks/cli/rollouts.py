@@ -1,0 +1,163 @@
+"""`rollout`: watch a rollout or take it in hand; and what `up` refuses because it was turned back before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelworks import rollout
+from modelworks.cli.cluster import Cluster
+from modelworks.cli.status import STATUS_CODES, Timeout, tell
+from modelworks.cli.target import Target
+from modelworks.cli.terminal import Env, Json, Model, out
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+rollouts = typer.Typer(name="rollout", help="Watch a rollout, or take it in hand.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(rollouts)
+
+
+@rollouts.command("watch", epilog=STATUS_CODES)
+def _watch(model: Model, *, env: Env = "local", timeout: Timeout = 0, as_json: Json = False) -> None:
+    """Follow a rollout until it ends: `modelworks status --wait` of one model.
+
+    Example: `modelworks rollout watch flight-delay --env dev`.
+    """
+    tell(Target.of(env), [model], wait=True, timeout=timeout, as_json=as_json)
+
+
+@rollouts.command("promote")
+def _promote(
+    model: Model,
+    *,
+    env: Env = "local",
+    full: Annotated[bool, typer.Option("--full", help="Skip every step and analysis that is left.")] = False,
+) -> None:
+    """Let a rollout go on past the step it is at; with --full straight to all traffic.
+
+    Example: `modelworks rollout promote flight-delay --env dev --full`.
+    """
+    cluster, seen = _rollout(env, model)
+    patches = rollout.promotion(seen, full=full)
+    if not patches.status and not patches.spec:
+        out.print(f"{model} in {env} serves what it was told already: nothing to promote")
+        return
+    cluster.patch(seen, patches)
+    _next(model, env, "takes all traffic, without further analysis" if full else "goes on to its next step")
+
+
+@rollouts.command("abort")
+def _abort(model: Model, *, env: Env = "local") -> None:
+    """Take all traffic back to the stable version. The release is remembered as turned back.
+
+    Example: `modelworks rollout abort flight-delay --env dev`.
+    """
+    cluster, seen = _rollout(env, model)
+    now = seen.get("status") or {}
+    if now.get("stableRS") == now.get("currentPodHash"):
+        raise ModelworksError(
+            f"no rollout of {model} is under way in {env}: all traffic is on what it was told to serve",
+            fix=f"To serve what it did before: `modelworks rollback {model} --env {env}`.",
+        )
+    cluster.patch(seen, rollout.ABORT)
+    _next(model, env, "goes back to the stable version")
+
+
+@rollouts.command("retry")
+def _retry(model: Model, *, env: Env = "local") -> None:
+    """Try a release again that was turned back, from its first step.
+
+    Example: `modelworks rollout retry flight-delay --env dev`.
+    """
+    cluster, seen = _rollout(env, model)
+    if not (seen.get("status") or {}).get("abort"):
+        raise ModelworksError(
+            f"the rollout of {model} in {env} is not aborted: there is nothing to try again",
+            fix=f"Run `modelworks status {env}`.",
+        )
+    cluster.patch(seen, rollout.RETRY)
+    _next(model, env, "is tried again")
+
+
+def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], None]) -> Callable[[], None]:
+    """Keep `up` from rolling out what the cluster turned back before; to be asked before an update.
+
+    Before another release takes an aborted one's place, the Rollout is given a note that remembers it.
+
+    Args:
+        target: The environment.
+        insist: Roll it out all the same.
+        say: Takes what is worth telling.
+
+    Returns:
+        What is to be done after the update: a release insisted on is tried again, if Argo still has it aborted.
+
+    Raises:
+        ModelworksError: A release of the stack's file was turned back, and nobody insists.
+    """
+    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+
+    again: list[str] = []
+    try:
+        releases = read_releases(target.stack_file)
+        if not releases or not target.outputs.get("endpoints"):
+            return lambda: None
+    except ModelworksError:
+        return lambda: None  # never up, or no file that we can read: the program says so itself, where it matters
+    try:
+        cluster = Cluster.of(target)
+        seen = {model: cluster.seen(model) for model in releases}
+    except ModelworksError as error:
+        say(f"whether a release was turned back before is not known: {error.message}")
+        return lambda: None
+    for model, release in releases.items():
+        here = seen[model]
+        if here.rollout is None:
+            continue
+        why = rollout.turned_back(release.digest, here)
+        name = rollout.name_of(release.digest, str(release.version or ""))
+        if why and not insist:
+            raise ModelworksError(
+                f"{model} {name} was turned back by {target.environment} before: {why}",
+                fix=f"Release another version (`modelworks rollback {model} --env {target.environment}`), "
+                f"or insist: `modelworks up {target.environment} --insist`.",
+            )
+        if why:
+            say(f"{model} {name} was turned back before ({why}), and is rolled out because you insist")
+            again.append(model)
+        note = rollout.to_forget(release.digest, here) if why else None
+        if note is None and rollout.declared(here.rollout) != release.digest:
+            note = rollout.to_note(here)
+        if note is not None:
+            cluster.annotate(here.rollout, rollout.ANNOTATION_TURNED_BACK, note)
+
+    def retry() -> None:
+        for model in again:
+            aborted = cluster.seen(model).rollout
+            if aborted and (aborted.get("status") or {}).get("abort"):
+                cluster.patch(aborted, rollout.RETRY)
+
+    return retry
+
+
+# -- Where it is -----------------------------------------------------------------------------------------------------
+def _rollout(environment: str, model: str) -> tuple[Cluster, rollout.Object]:
+    cluster = Cluster.of(Target.of(environment))
+    found = cluster.seen(model).rollout
+    if found is None:
+        raise ModelworksError(
+            f"{environment} has no rollout of {model}",
+            fix=f"Release it and run `modelworks up {environment}`.",
+        )
+    return cluster, found
+
+
+def _next(model: str, env: str, what: str) -> None:
+    out.print(f"{model} in {env} {what}; next: [bold]modelworks rollout watch {model} --env {env}[/]", soft_wrap=True)

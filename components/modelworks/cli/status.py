@@ -1,0 +1,300 @@
+"""`status` and `logs`: what is wanted, what serves and why, and what its pods say."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from modelworks import contract, rollout
+from modelworks.cli.cluster import Cluster
+from modelworks.cli.predict import examples
+from modelworks.cli.target import Target
+from modelworks.cli.terminal import Env, Json, Model, err, out, table
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from modelworks.lifecycle.registry import Registry
+    from modelworks.settings import Release
+
+STATUS_CODES = """
+Exit codes: 0 everything that is released serves; 1 a release was turned back, is degraded or was never rolled out, or
+the environment cannot be asked; 2 a rollout is still under way (with --wait: at the end of the time it was given).
+"""
+_POLL_SECONDS = 1.0
+
+Timeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout", min=0, show_default=False, help="Seconds to wait at most. Default: what the rollout's steps need."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("status", epilog=STATUS_CODES)(status)
+    app.command("logs")(logs)
+
+
+def status(
+    environment: Annotated[str, typer.Argument(metavar="[ENV]", help="The environment.")] = "local",
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until no rollout is under way.")] = False,
+    timeout: Timeout = 0,
+    as_json: Json = False,
+) -> None:
+    """Tell of each endpoint what is wanted, what serves and why, and what its alarms say.
+
+    A version that took all traffic becomes the registry's `champion`. With --wait on the laptop, the model's example is
+    sent to an endpoint whose rollout is under way: without requests there is no evidence, and it would go back.
+
+    Example: `modelworks up local && modelworks status local --wait`.
+    """
+    tell(Target.of(environment), [], wait=wait, timeout=timeout, as_json=as_json)
+
+
+def logs(
+    model: Model,
+    *,
+    env: Env = "local",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, with pods that come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of each pod's last lines.")] = 50,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the container that ended last.")] = False,
+) -> None:
+    """Print what an endpoint's pods write, each line with its pod's version and name.
+
+    Example: `modelworks logs flight-delay --env dev -f`.
+    """
+    cluster = Cluster.of(Target.of(env))
+
+    def say(pod: rollout.Object, line: str) -> None:
+        notes = pod["metadata"].get("annotations") or {}
+        digest, name = str(notes.get(contract.ANNOTATION_DIGEST, "")), str(pod["metadata"]["name"])
+        print(f"{digest.removeprefix('sha256:')[:12]} {name.rpartition('-')[2]} | {line}", flush=follow)
+
+    try:
+        pods = cluster.logs(model, say, follow=follow, lines=lines, previous=previous)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if not pods:
+        which = "pods that restarted" if previous else "pods"
+        raise ModelworksError(f"{model} has no {which} in {env}", fix=f"Run `modelworks status {env}`.")
+
+
+# -- Status ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Told:
+    """All that `status` says of one endpoint."""
+
+    stands: rollout.Status
+    url: str
+    alarms: list[dict[str, str]] = field(default_factory=list)
+    alarms_unknown: str = ""
+    override: dict[str, Any] | None = None
+    aliases: tuple[str, ...] = ()
+    registry: str = ""
+    """What kept the registry from answering or from being told; empty if nothing did."""
+    champion_moved: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            **self.stands.facts(),
+            "url": self.url,
+            "alarms": self.alarms,
+            "alarms_unknown": self.alarms_unknown,
+            "override": self.override,
+            "aliases": list(self.aliases),
+            "registry": self.registry,
+            "champion_moved": self.champion_moved,
+        }
+
+
+def exit_code(stands: list[rollout.Status]) -> int:
+    """0 all serve what is wanted, 1 one was turned back or is degraded, 2 one is still under way."""
+    if any(not item.good and item.ended for item in stands):
+        return 1
+    return 2 if any(not item.ended for item in stands) else 0
+
+
+def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json: bool) -> None:
+    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+
+    releases = read_releases(target.stack_file)
+    if missing := [model for model in only if model not in releases]:
+        raise ModelworksError(
+            f"{target.stack_file.name} releases no {missing[0]}",
+            fix=f"Run `modelworks release {missing[0]} --env {target.environment}`.",
+        )
+    cluster = Cluster.of(target)
+    models = only or sorted({*releases, *target.outputs.get("endpoints", {})})
+
+    def look(model: str) -> rollout.Status:
+        return _stands(cluster, model, releases.get(model))
+
+    stands = [look(model) for model in models]
+    if wait:
+        stands = [item if item.ended else _wait(target, cluster, item, look, timeout, quiet=as_json) for item in stands]
+    told = [_ask_around(target, item) for item in stands]
+    if as_json:
+        print(json.dumps({"environment": target.environment, "endpoints": [item.facts() for item in told]}, indent=2))
+    else:
+        _show(target, told)
+    if code := exit_code(stands):
+        raise typer.Exit(code)
+
+
+def _stands(cluster: Cluster, model: str, release: Release | None) -> rollout.Status:
+    digest = release.digest if release else ""
+    version = str(release.version or "") if release else ""
+    return rollout.status_of(model, digest, version, cluster.seen(model))
+
+
+def _wait(
+    target: Target,
+    cluster: Cluster,
+    item: rollout.Status,
+    look: Callable[[str], rollout.Status],
+    timeout: float,
+    *,
+    quiet: bool,
+) -> rollout.Status:
+    """Look until the rollout ends or its time is over, and say what changes."""
+    seen = cluster.seen(item.model)
+    bound = timeout or (rollout.seconds_needed(seen.rollout) if seen.rollout else 60)
+    started, last, missed = time.monotonic(), "", 0
+    with examples(target, item.model):
+        while not item.ended and time.monotonic() < started + bound:
+            now = f"{_shares(item)}; {item.progress}"
+            if now != last and not quiet:
+                err.print(f"[dim]{time.monotonic() - started:4.0f} s[/]  {item.model}: {escape(now)}", soft_wrap=True)
+            last = now
+            time.sleep(_POLL_SECONDS)
+            try:
+                item, missed = look(item.model), 0
+            except ModelworksError as error:
+                # An API server that restarts is back within seconds.
+                missed += 1
+                if missed == 1:
+                    err.print(f"{escape(error.message)}; trying again", soft_wrap=True)
+                if missed > 30:
+                    raise
+    return item
+
+
+def _ask_around(target: Target, stands: rollout.Status) -> Told:
+    """What CloudWatch and the registry add. Neither keeps `status` from telling the rest."""
+    alarms, alarms_unknown = _alarms(target, stands.model)
+    facts: dict[str, Any] = {"alarms": alarms, "alarms_unknown": alarms_unknown}
+    if stands.wanted:
+        try:
+            facts |= _lineage(target.registry, stands)
+        except ModelworksError as error:
+            facts["registry"] = error.message
+    return Told(stands, target.address(target.outputs.get("endpoints", {}).get(stands.model, "")), **facts)
+
+
+def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
+    """What the registry holds of the wanted version; it becomes the champion once it serves."""
+    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
+
+    versions = registry.versions(stands.model)
+    version = next((item for item in versions if item.digest == stands.wanted), None)
+    if version is None:
+        return {"registry": f"holds no version with the bundle {stands.wanted}"}
+    aliases, moved = version.aliases, False
+    if stands.state == "serves" and CHAMPION not in aliases:
+        registry.point(CHAMPION, version, model=stands.model)
+        aliases, moved = tuple(sorted({*aliases, CHAMPION})), True
+    # Also where another version has it: one that was turned back, and rolled back from, challenges nothing any more.
+    if stands.state == "serves" and any(CHALLENGER in item.aliases for item in versions):
+        registry.point(CHALLENGER, None, model=stands.model)
+        aliases = tuple(item for item in aliases if item != CHALLENGER)
+    return {"override": version.facts.get("override"), "aliases": aliases, "champion_moved": moved}
+
+
+def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    wanted = {contract.DIMENSION_ENVIRONMENT: target.environment, contract.DIMENSION_MODEL: model}
+    try:
+        client = target.session.client(
+            "cloudwatch", config=Config(connect_timeout=5, retries={"total_max_attempts": 2})
+        )
+        pages = client.get_paginator("describe_alarms").paginate(AlarmTypes=["MetricAlarm"])
+        found = [alarm for page in pages for alarm in page["MetricAlarms"]]
+    except (BotoCoreError, ClientError) as error:
+        return [], f"CloudWatch says: {error}"
+    mine = [
+        alarm
+        for alarm in found
+        if {item["Name"]: item["Value"] for item in alarm.get("Dimensions", [])} == wanted
+        and alarm.get("Namespace") == contract.METRIC_NAMESPACE
+    ]
+    return [
+        {
+            "name": alarm["AlarmName"],
+            "metric": alarm["MetricName"],
+            "state": alarm["StateValue"],
+            "since": alarm["StateUpdatedTimestamp"].isoformat(timespec="seconds"),
+            "meaning": alarm.get("AlarmDescription", ""),
+            "reason": alarm.get("StateReason", ""),
+        }
+        for alarm in sorted(mine, key=lambda alarm: str(alarm["AlarmName"]))
+    ], ""
+
+
+_COLOURS = {"serves": "green", "under way": "yellow", "turned back": "red", "degraded": "red"}
+
+
+def _show(target: Target, told: list[Told]) -> None:
+    if not told:
+        out.print(f"{target.environment} releases no model yet; next: [bold]modelworks release MODEL[/]")
+        return
+    for item in told:
+        stands = item.stands
+        colour = _COLOURS.get(stands.state, "yellow")
+        out.print(f"[bold]{stands.model}[/]  [{colour}]{stands.state}[/]  {item.url}", soft_wrap=True)
+        lines = table("", "")
+        for name, value in _lines(target, item):
+            lines.add_row(f"  {name}", escape(value))
+        out.print(lines)
+
+
+def _lines(target: Target, told: Told) -> Iterator[tuple[str, str]]:
+    stands = told.stands
+    yield "wanted", rollout.name_of(stands.wanted, stands.wanted_version) if stands.wanted else "nothing"
+    for number, share in enumerate(stands.shares or ()):
+        yield "serves" if not number else "", f"{share.percent} %  {share.name}  since {share.since}"
+    if not stands.shares:
+        yield "serves", "nothing"
+    if stands.progress:
+        yield "progress", stands.progress
+    if stands.reason and not stands.measured:
+        yield "because", stands.reason
+    for measured in stands.measured:
+        yield "measured", f"{measured}  at {measured.at}"
+    for alarm in told.alarms:
+        yield "alarm", f"{alarm['metric']}  {alarm['state']}  since {alarm['since']}  ({alarm['meaning']})"
+    if told.alarms_unknown:
+        yield "alarms", f"unknown: {told.alarms_unknown}"
+    if told.override:
+        yield "override", f"{told.override.get('reason', '')}, by {told.override.get('by', 'unknown')}"
+    if told.champion_moved:
+        yield "registry", "this version is the champion now"
+    if told.registry:
+        yield "registry", told.registry
+    if stands.fix:
+        yield "fix", stands.fix.replace("ENV", target.environment)
+
+
+def _shares(stands: rollout.Status) -> str:
+    return ", ".join(f"{share.percent} % {share.name}" for share in stands.shares) or "nothing serves yet"

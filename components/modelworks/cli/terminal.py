@@ -1,0 +1,27 @@
+"""What commands have in common at a terminal: options that mean the same everywhere, consoles, tables."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
+Env = Annotated[str, typer.Option("--env", help="The environment.")]
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+Override = Annotated[
+    str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
+]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def table(*columns: str) -> Table:
+    """An empty table with these headings, or without a head for none; long cells are folded, never cut."""
+    made = Table(box=None, pad_edge=False, header_style="dim", show_header=any(columns))
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
