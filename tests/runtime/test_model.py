@@ -39,8 +39,8 @@ def test_a_regression_answers_values(tmp_path):
 
     table = np.array([[0, 1.0], [1, 2.0], [0, 3.0], [1, 5.0]])
     predictor, read = scikit(tmp_path, LinearRegression().fit(table, table[:, 1] * 2), "regression", unit="minutes")
-    [answer] = predictor.predict(read(b'{"a b": 7, "flag": false}'))
-    assert msgspec.json.decode(answer.json)["value"] == pytest.approx(14)
+    answer = predictor.predict(read(b'{"a b": 7, "flag": false}'))
+    assert msgspec.json.decode(answer.json[0])["value"] == pytest.approx(14)
 
 
 def test_a_multiclass_model_answers_every_probability(tmp_path):
@@ -49,8 +49,8 @@ def test_a_multiclass_model_answers_every_probability(tmp_path):
     table = np.array([[0, 1.0], [1, 2.0], [0, 3.0]] * 5)
     model = LogisticRegression().fit(table, ["low", "mid", "top"] * 5)
     predictor, read = scikit(tmp_path, model, "multiclass", classes=("low", "mid", "top"))
-    [answer] = predictor.predict(read(b'{"rows": [{"a b": 3, "flag": false}]}'))
-    said = msgspec.json.decode(answer.json)
+    answer = predictor.predict(read(b'{"rows": [{"a b": 3, "flag": false}]}'))
+    said = msgspec.json.decode(answer.json[0])
     assert said["label"] == "top"
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 

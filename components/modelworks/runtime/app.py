@@ -29,7 +29,7 @@ from modelworks.runtime.http import Connection, Listener, Request, clock
 from modelworks.runtime.logs import Scribe, line
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.prediction_log import PredictionLog
-from modelworks.runtime.predictor import Cost, Prediction
+from modelworks.runtime.predictor import Cost, Predictions
 from modelworks.runtime.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
@@ -52,7 +52,7 @@ class Model(Protocol):
 
     cost: Cost
 
-    def predict(self, rows: list[Any]) -> list[Prediction]:
+    def predict(self, rows: list[schema.Row]) -> Predictions:
         """Predictions for decoded rows, in order."""
 
 
@@ -62,7 +62,7 @@ class Job:
     __slots__ = ("connection", "cost", "id", "request", "rows")
 
     def __init__(
-        self, request: Request, connection: Connection, request_id: bytes, rows: list[Any], cost: float
+        self, request: Request, connection: Connection, request_id: bytes, rows: list[schema.Row], cost: float
     ) -> None:
         self.request, self.connection, self.id, self.rows, self.cost = request, connection, request_id, rows, cost
 
@@ -207,14 +207,14 @@ class App:
                 self._scheduled = True
                 asyncio.get_running_loop().call_soon(self._drain)
 
-    def _back(self, jobs: list[Job], predictions: list[Any]) -> None:
+    def _back(self, jobs: list[Job], results: list[Predictions | Exception]) -> None:
         self._away = False
-        self._answer(jobs, predictions)
+        self._answer(jobs, results)
         if self._queue and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._drain)
 
-    def _call(self, jobs: list[Job]) -> list[Any]:
+    def _call(self, jobs: list[Job]) -> list[Predictions | Exception]:
         """For each job its predictions, or the error that it alone is to blame for."""
         predict = self._predictor.predict
         if len(jobs) == 1:
@@ -223,13 +223,16 @@ class App:
             predictions = predict([row for job in jobs for row in job.rows])
         except Exception:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
             return [tried(predict, job.rows) for job in jobs]
-        if len(predictions) == len(jobs):
-            return [[prediction] for prediction in predictions]
-        each = iter(predictions)
-        return [list(itertools.islice(each, len(job.rows))) for job in jobs]
+        parts: list[Predictions | Exception] = []
+        start = 0
+        for job in jobs:
+            end = start + len(job.rows)
+            parts.append(predictions.part(start, end))
+            start = end
+        return parts
 
-    def _answer(self, jobs: list[Job], results: list[Any]) -> None:
-        counters, log, objective, tail, tracer = self._counters, self._log, self._objective, self._tail, self._tracer
+    def _answer(self, jobs: list[Job], results: list[Predictions | Exception]) -> None:
+        counters, log, objective, tail = self._counters, self._log, self._objective, self._tail
         now = time.time()
         for job, predictions in zip(jobs, results, strict=True):
             self._queued -= job.cost
@@ -237,26 +240,17 @@ class App:
             if isinstance(predictions, Exception):
                 self._failed(job, predictions)
                 continue
-            if len(predictions) == 1:
-                body = b'{"predictions":[%b%b' % (predictions[0].json, tail)
-            else:
-                body = b'{"predictions":[%b%b' % (b",".join([each.json for each in predictions]), tail)
-            head = b"x-request-id: %b\r\n" % job.id
+            body = b'{"predictions":[%b%b' % (b",".join(predictions.json), tail)
             seconds = clock() - request.at
-            if tracer is not None:
-                head += b"traceparent: %b\r\n" % tracer.span(request.headers, 200, seconds, {"rows": len(predictions)})
-            elif b"traceparent" in request.headers:
-                head += b"traceparent: %b\r\n" % request.headers[b"traceparent"]
-            job.connection.respond(request, 200, body, _JSON, head)
+            job.connection.respond(request, 200, body, _JSON, self._head(job, 200, seconds))
             latency = seconds * 1000
             slow = latency > objective
             counters.request(latency, error=False, slow=slow)
-            for each in predictions:
-                counters.prediction(each.value, each.label)
+            counters.predictions(predictions.values, predictions.labels)
             if log is not None:
                 log.add(job.id.decode(), now, latency, job.rows, predictions)
             if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
-                self._access(request, job.id, 200, latency, rows=len(predictions))
+                self._access(request, job.id, 200, latency, rows=len(job.rows))
         # On a busy machine, or one whose processor time is capped, the same queue lasts longer: measure, do not guess.
         now, done = clock(), sum([job.cost for job in jobs])
         if done > 0:
@@ -459,7 +453,7 @@ def tick_seconds() -> float:
     return _TICK_SECONDS
 
 
-def tried(predict: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
+def tried(predict: Callable[[list[schema.Row]], Predictions], rows: list[schema.Row]) -> Predictions | Exception:
     try:
         return predict(rows)
     except Exception as error:  # noqa: BLE001 - whatever a model raises is the answer to one request, not our end

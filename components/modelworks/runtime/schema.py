@@ -15,6 +15,8 @@ FLOAT32_MAX = 3.4028234e38
 """Largest number a request may carry: beyond it a float32 tensor holds infinity."""
 _INT_MAX = 2**63 - 1
 
+Row = tuple[Any, ...]
+
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key>.*)`$", re.DOTALL)
 
@@ -22,17 +24,17 @@ _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key
 class Rows:
     """Decodes the body of a predict request: `{"rows": [row, …]}`, or one row by itself.
 
-    A decoded row is a struct whose fields are in the order of the manifest's features.
+    A decoded row is a tuple of values in the order of the manifest's features; null and absent are None.
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        row = row_type(manifest)
+        row = _row_type(manifest)
         rows = Annotated[list[row], Meta(min_length=1, max_length=manifest.max_rows)]  # type: ignore[valid-type]
         many = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True, gc=False)
         self._one = msgspec.json.Decoder(row).decode
         self._many = msgspec.json.Decoder(many).decode
 
-    def decode(self, body: bytes) -> list[Any]:
+    def decode(self, body: bytes) -> list[Row]:
         """The rows in `body`.
 
         Raises:
@@ -43,21 +45,8 @@ class Rows:
         """
         # `rows` is the only key an envelope has, so it is the first.
         if body[:8] == b'{"rows":' or body.lstrip()[1:].lstrip()[:6] == b'"rows"':
-            return self._many(body).rows  # type: ignore[attr-defined,no-any-return]
-        return [self._one(body)]
-
-
-def row_type(manifest: Manifest) -> type[msgspec.Struct]:
-    """A struct type for one row. Its fields are called f0, f1, …, and read and written by the features' own names."""
-    fields = []
-    for number, feature in enumerate(manifest.features):
-        value = _value_type(feature)
-        name = f"f{number}"
-        if feature.required:
-            fields.append((name, value | None if feature.nullable else value, msgspec.field(name=feature.name)))
-        else:
-            fields.append((name, value | None, msgspec.field(name=feature.name, default=None)))
-    return msgspec.defstruct("Row", fields, kw_only=True, forbid_unknown_fields=True, gc=False)
+            return [msgspec.structs.astuple(row) for row in self._many(body).rows]  # type: ignore[attr-defined]
+        return [msgspec.structs.astuple(self._one(body))]
 
 
 def check_examples(manifest: Manifest) -> None:
@@ -211,6 +200,19 @@ def openapi(manifest: Manifest, release: str) -> dict[str, Any]:
         },
         "security": [{"token": []}],
     }
+
+
+def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
+    """A struct type for one row. Its fields are called f0, f1, …, because not every feature has a name for Python."""
+    fields = []
+    for number, feature in enumerate(manifest.features):
+        value = _value_type(feature)
+        name = f"f{number}"
+        if feature.required:
+            fields.append((name, value | None if feature.nullable else value, msgspec.field(name=feature.name)))
+        else:
+            fields.append((name, value | None, msgspec.field(name=feature.name, default=None)))
+    return msgspec.defstruct("Row", fields, kw_only=True, forbid_unknown_fields=True, gc=False)
 
 
 def _value_type(feature: Feature) -> Any:

@@ -28,8 +28,8 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime.config import Config
 from modelworks.runtime.logs import say
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Cost, Prediction, fastest
-from modelworks.runtime.schema import Rows
+from modelworks.runtime.predictor import Cost, Predictions, fastest
+from modelworks.runtime.schema import Row, Rows
 
 CONCURRENCY = 8
 """Requests that may be at the service at once, unless it says another number: `traffic={"concurrency": 50}`."""
@@ -219,7 +219,7 @@ class Service:
         self.ready = True
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def predict(self, rows: list[Any], headers: Mapping[str, str] | None = None) -> list[Prediction]:
+    def predict(self, rows: list[Row], headers: Mapping[str, str] | None = None) -> Predictions:
         """Predictions for decoded rows, in order. Blocks; any number of threads may call it.
 
         Args:
@@ -231,17 +231,19 @@ class Service:
             ModelworksError: What it answered are not predictions of this model for these rows.
         """
         json = {"content-type": "application/json"}
-        answer = self.ask(self.facts.predict, msgspec.json.encode({"rows": rows}), {**(headers or {}), **json})
+        names = [feature.name for feature in self._manifest.features]
+        body = msgspec.json.encode({"rows": [dict(zip(names, row, strict=True)) for row in rows]})
+        answer = self.ask(self.facts.predict, body, {**(headers or {}), **json})
         if answer.status != HTTPStatus.OK:
             raise RefusedError(answer.status, detail(answer))
         try:
-            predictions = [self._prediction(each) for each in msgspec.json.decode(answer.body, type=list[msgspec.Raw])]
+            predictions = self._predictions(msgspec.json.decode(answer.body, type=list[msgspec.Raw]))
         except msgspec.DecodeError as error:
             raise ModelworksError(
                 f"the service answered what is no {self._manifest.kind} prediction: {error}"
             ) from error
-        if len(predictions) != len(rows):
-            raise ModelworksError(f"the service answered {len(predictions)} predictions for {len(rows)} rows")
+        if len(predictions.json) != len(rows):
+            raise ModelworksError(f"the service answered {len(predictions.json)} predictions for {len(rows)} rows")
         return predictions
 
     def ask(self, route: str, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -374,14 +376,21 @@ class Service:
                 return f"the service's process ended with exit code {code}"
         return ""
 
-    def _prediction(self, part: msgspec.Raw) -> Prediction:
-        read = self._read(part)
-        if isinstance(read, _Value):
-            return Prediction(bytes(part), read.value, 0)
-        label = self._labels.get((type(read.label), read.label))
-        if label is None:
-            raise msgspec.ValidationError(f"{read.label!r} is not one of its classes")
-        return Prediction(bytes(part), read.score, label)
+    def _predictions(self, parts: list[msgspec.Raw]) -> Predictions:
+        found = Predictions([], [], [])
+        for part in parts:
+            read = self._read(part)
+            value, label = (read.value, 0) if isinstance(read, _Value) else (read.score, self._label(read.label))
+            found.json.append(bytes(part))
+            found.values.append(value)
+            found.labels.append(label)
+        return found
+
+    def _label(self, label: str | int | bool) -> int:
+        number = self._labels.get((type(label), label))
+        if number is None:
+            raise msgspec.ValidationError(f"{label!r} is not one of its classes")
+        return number
 
 
 def detail(answer: Answer) -> str:
