@@ -18,7 +18,6 @@ from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.runtime import service
 from modelworks.runtime.bundle import unpack
-from modelworks.runtime.config import read_config
 from runtime.custom_bundle import BUSY, DIES, LIES, RAISES, REFUSES, SERVICE, SHORT, SLEEPS, recoded, row
 from runtime.running import Server, settings, wait_for
 
@@ -251,10 +250,10 @@ def test_a_service_without_predict_of_rows_is_refused_with_what_it_has(bento):
 def test_a_variable_that_the_service_needs_is_asked_for(bento, custom_example, tmp_path):
     changed(bento, lambda facts: facts["envs"].append({"name": "STORE_URL", "value": ""}))
     with pytest.raises(ModelworksError, match="needs the environment variables STORE_URL"):
-        service.Service(read_config(settings(custom_example)), custom_example.manifest, bento, tmp_path)
+        service.Service(custom_example.manifest, bento, tmp_path)
 
 
 def test_a_runtime_without_bentoml_says_what_to_install(bento, custom_example, tmp_path, monkeypatch):
     monkeypatch.setattr(service.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelworksError, match="there is no BentoML here"):
-        service.Service(read_config(settings(custom_example)), custom_example.manifest, bento, tmp_path)
+        service.Service(custom_example.manifest, bento, tmp_path)

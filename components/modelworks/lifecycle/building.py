@@ -25,6 +25,7 @@ from modelworks.lifecycle.files import digest_of, digest_of_facts, read_json, wr
 from modelworks.lifecycle.lock import PYTHON
 from modelworks.lifecycle.worker import TRUSTED_PREFIXES
 from modelworks.runtime import manifest as of
+from modelworks.runtime.service import read_facts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,11 +227,12 @@ def _examples(spec: ModelSpec, holdout: pd.DataFrame) -> tuple[dict[str, Any], .
     if shared or not examples:
         for position in np.linspace(0, len(holdout) - 1, EXAMPLES).astype(int):
             row = holdout.iloc[position]
-            examples.append({feature.name: _plain(row[feature.name], feature.type) for feature in spec.features})
+            examples.append({feature.name: request_value(row[feature.name], feature.type) for feature in spec.features})
     return tuple(examples[:EXAMPLES])
 
 
-def _plain(value: Any, kind: str) -> Any:
+def request_value(value: Any, kind: str) -> Any:
+    """A value of a table as a request carries it."""
     if value is None or value != value:  # noqa: PLR0124 - NaN differs from itself
         return None
     if kind == "string":
@@ -275,6 +277,8 @@ def _bento(spec: ModelSpec, source: Path, store: Path) -> Path:
             description=card,
         )
     bento = Path(built.path)
+    if spec.service.code:
+        read_facts(bento)  # refused here, and not when it is to be served
     _settle(bento, (source / "requirements.txt").read_text(encoding="utf-8"))
     return bento
 

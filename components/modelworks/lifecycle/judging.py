@@ -10,7 +10,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,13 +21,14 @@ import numpy as np
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle import spec as stated
-from modelworks.lifecycle.building import run_onnx
+from modelworks.lifecycle.building import request_value, run_onnx
 from modelworks.lifecycle.scores import Outcome
 from modelworks.lifecycle.spec import ModelSpec, blame
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Predictor
-from modelworks.runtime.schema import Rows
+from modelworks.runtime.schema import Rows, explain
+from modelworks.runtime.service import Service
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,8 @@ QUANTILES = (0.025, 0.975)
 BEHAVIOUR_ROWS = 2000
 """Most hold-out rows a behaviour test changes."""
 LATENCY_CALLS = 500
+CHUNK_ROWS = 500
+"""Most rows that a service of its own is asked for in one call."""
 TOLERANCE = 1e-6
 """A prediction that moves by less has not moved."""
 
@@ -56,6 +59,8 @@ class Judged(NamedTuple):
     bento: Path
     manifest: Manifest
     size: int
+    service: Service | None = None
+    """Where the bundle has one of its own: it answers, and not the artifact it is made of."""
 
 
 def judge(
@@ -68,13 +73,14 @@ def judge(
     parts = data.split_rows(spec, frame)
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
-    with tempfile.TemporaryDirectory(prefix="modelworks-gates-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="modelworks-gates-") as scratch, ExitStack() as services:
         path = Path(job["bundle"])
         bento = Path(scratch) / "bento"
         manifest = open_bundle(path, job["digest"], spec.name, bento)
+        service = _service(bento, manifest, services)
 
         def score(some: pd.DataFrame) -> np.ndarray:
-            return score_bundle(spec, bento, manifest, some)
+            return score_bundle(spec, bento, manifest, some, service)
 
         with step("score the hold-out"):
             truth = target[parts["holdout"]]
@@ -85,7 +91,8 @@ def judge(
                 truth, predicted, rows = truth[order], predicted[order], rows.iloc[order].reset_index(drop=True)
             outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold)
             champion = _champion(spec, job, Path(scratch) / "champion", outcome)
-        judged = Judged(spec, outcome, target[parts["train"]], champion, score, bento, manifest, path.stat().st_size)
+        size = path.stat().st_size
+        judged = Judged(spec, outcome, target[parts["train"]], champion, score, bento, manifest, size, service)
         results = []
         with step(f"judge {len(spec.gates)} gates"):
             for gate in spec.gates:
@@ -97,9 +104,24 @@ def judge(
     return results
 
 
-def score_bundle(spec: ModelSpec, bento: Path, manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
-    """What the artifact in an unpacked bundle answers for some rows."""
-    if manifest.onnx:
+def _service(bento: Path, manifest: Manifest, services: ExitStack) -> Service | None:
+    """The bundle's own service, run by BentoML as it will be in an environment; None for the standard one."""
+    if manifest.service == "standard":
+        return None
+    scratch = bento.with_name(f"{bento.name}-service")
+    scratch.mkdir()
+    service = Service(manifest, bento, scratch)
+    services.callback(service.stop)
+    return service
+
+
+def score_bundle(
+    spec: ModelSpec, bento: Path, manifest: Manifest, rows: pd.DataFrame, service: Service | None
+) -> np.ndarray:
+    """What an unpacked bundle answers for some rows: its own service, or the artifact in it."""
+    if service is not None:
+        answer = _ask_service(service, manifest, rows)
+    elif manifest.onnx:
         graph = (bento / "src" / manifest.onnx.path).read_bytes()
         answer = run_onnx(graph, manifest.onnx.inputs, manifest.onnx.output, rows, manifest.features)
     elif manifest.skops:
@@ -113,6 +135,44 @@ def score_bundle(spec: ModelSpec, bento: Path, manifest: Manifest, rows: pd.Data
     return scores.sound(spec, np.asarray(answer, dtype="float64"), len(rows))
 
 
+def _ask_service(service: Service, manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
+    """Scores of a bundle's own service, whose labels must be those of its scores."""
+    columns = [rows[feature.name].tolist() for feature in manifest.features]
+    named = [
+        {each.name: request_value(value, each.type) for each, value in zip(manifest.features, values, strict=True)}
+        for values in zip(*columns, strict=True)
+    ]
+    decode, size = Rows(manifest).decode, min(CHUNK_ROWS, manifest.max_rows)
+    predictions = []
+    for start in range(0, len(named), size):
+        try:
+            asked = decode(msgspec.json.encode({"rows": named[start : start + size]}))
+        except msgspec.ValidationError as error:
+            field, what = explain(error)
+            raise ModelworksError(
+                f"a row that {manifest.model} is judged by would be refused: {field}: {what}",
+                fix="The spec's features must allow what is in the data.",
+            ) from error
+        predictions += service.predict(asked)
+    values = np.array([each.value for each in predictions])
+    if manifest.kind == "regression":
+        return values
+    labels = np.array([each.label for each in predictions])
+    if manifest.kind == "binary":
+        answer, expected = np.column_stack([1 - values, values]), (values >= manifest.threshold).astype(int)
+    else:
+        shares = [msgspec.json.decode(each.json)["probabilities"] for each in predictions]
+        names = [str(each).lower() if isinstance(each, bool) else str(each) for each in manifest.classes]
+        answer = np.array([[each.get(name, np.nan) for name in names] for each in shares])
+        expected = answer.argmax(axis=1)
+    if different := int((labels != expected).sum()):
+        raise ModelworksError(
+            f"{different} of {len(labels)} labels of {manifest.model} are not those of the scores its service answers",
+            fix="Binary: the second class from the manifest's threshold on. Many classes: the most probable one.",
+        )
+    return answer
+
+
 def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outcome) -> Outcome | str | None:
     if not job["champion"]:
         return None
@@ -122,7 +182,9 @@ def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outco
         return f"the champion takes {', '.join(absent)}, which this data has not"
     if (manifest.kind, manifest.classes) != (spec.kind, spec.classes):
         return "the champion answers another question: its classes differ"
-    answer = score_bundle(spec, folder, manifest, outcome.rows)
+    with ExitStack() as services:
+        service = _service(folder, manifest, services)
+        answer = score_bundle(spec, folder, manifest, outcome.rows, service)
     return Outcome(spec.kind, outcome.truth, answer, outcome.rows, manifest.threshold)
 
 
@@ -314,23 +376,21 @@ def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
 
 @_judge.register
 def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
-    if judged.manifest.service == "custom":
-        message = "the bundle answers by a service of its own, which is not timed here"
-        return [_result("latency of one row", "inconclusive", message, limit=gate.p99_ms)]
-    predictor = Predictor(judged.bento, judged.manifest)
+    model = judged.service or Predictor(judged.bento, judged.manifest)
     [row] = Rows(judged.manifest).decode(msgspec.json.encode(judged.manifest.examples[0]))
     taken = []
     gc.disable()  # a pause of the collector is the server's to count, not the model's
     try:
         for _number in range(LATENCY_CALLS):
             start = time.perf_counter()
-            predictor.predict([row])
+            model.predict([row])
             taken.append(time.perf_counter() - start)
     finally:
         gc.enable()
     value = float(np.quantile(taken, 0.99)) * 1000
     verdict = "pass" if value <= gate.p99_ms else "fail"
-    message = f"p99 of {LATENCY_CALLS} predictions of one row at most {gate.p99_ms:g} ms, on this machine"
+    by = " by its own service" if judged.service else ""
+    message = f"p99 of {LATENCY_CALLS} predictions of one row{by} at most {gate.p99_ms:g} ms, on this machine"
     return [_result("latency of one row", verdict, message, number=value, limit=gate.p99_ms)]
 
 

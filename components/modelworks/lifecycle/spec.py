@@ -244,7 +244,10 @@ class FairnessGate(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyGate(Gate):
-    """Time of one prediction of one row by the bundled model itself, without a server: 99th percentile."""
+    """Time of one prediction of one row by the bundled model itself, without a server: 99th percentile.
+
+    A service of its own is timed as BentoML runs it, its socket included.
+    """
 
     p99_ms: float
 

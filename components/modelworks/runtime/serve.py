@@ -253,7 +253,7 @@ class _Worker:
             from modelworks.runtime.custom import CustomApp  # noqa: PLC0415
             from modelworks.runtime.service import Service  # noqa: PLC0415
 
-            self._service = Service(self._config, self._manifest, self._bento, self._scratch)
+            self._service = Service(self._manifest, self._bento, self._scratch, self._config.workers)
             return CustomApp, self._service
         from modelworks.runtime.app import App  # noqa: PLC0415
         from modelworks.runtime.predictor import Predictor  # noqa: PLC0415

@@ -25,7 +25,6 @@ import msgspec
 from msgspec import Meta
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.config import Config
 from modelworks.runtime.logs import say
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions, fastest
@@ -177,19 +176,19 @@ class Service:
     """A bundle's own service, started, and ready when it has predicted the manifest's first example.
 
     Args:
-        config: The server's settings.
         manifest: Of the bundle.
         bento: Folder of the unpacked, verified bundle.
         scratch: Writable folder, for the socket and for what BentoML writes.
+        workers: Processes that run it.
 
     Raises:
         ModelworksError: BentoML is not installed, or the service does not start or does not predict the example.
     """
 
-    def __init__(self, config: Config, manifest: Manifest, bento: Path, scratch: Path) -> None:
+    def __init__(self, manifest: Manifest, bento: Path, scratch: Path, workers: int = 1) -> None:
         if importlib.util.find_spec("bentoml") is None:
             raise ModelworksError(
-                f"{config.model} has a service of its own, and there is no BentoML here to run it",
+                f"{manifest.model} has a service of its own, and there is no BentoML here to run it",
                 fix="Build the runtime image with the `service` extra; see docs/guides/serving.md.",
             )
         self.facts = read_facts(bento)
@@ -206,7 +205,7 @@ class Service:
         home.mkdir(exist_ok=True)
         # A socket's path has at most 107 bytes, a scratch folder any number: it is reached through a descriptor.
         self._folder = os.open(home, os.O_PATH | os.O_DIRECTORY)
-        self._workers = self._start(config, bento, home)
+        self._workers = self._start(workers, bento, home)
         self._relays = [threading.Thread(target=_relay, args=(each.stdout,), daemon=True) for each in self._workers]
         for relay in self._relays:
             relay.start()
@@ -291,7 +290,7 @@ class Service:
             relay.join(1)
 
     # -- Beginning and watching ----------------------------------------------------------------------------------
-    def _start(self, config: Config, bento: Path, home: Path) -> list[subprocess.Popen[bytes]]:
+    def _start(self, workers: int, bento: Path, home: Path) -> list[subprocess.Popen[bytes]]:
         (home / "service.sock").unlink(missing_ok=True)
         (home / "tmp").mkdir(exist_ok=True)
         environment = {**self._variables(), **os.environ, **_settings(home)}
@@ -311,7 +310,7 @@ class Service:
                     # A signal to all of us must not end them before the server has drained; their pipe says when.
                     start_new_session=True,
                 )
-                for number in range(1, config.workers + 1)
+                for number in range(1, workers + 1)
             ]
 
     def _variables(self) -> dict[str, str]:
