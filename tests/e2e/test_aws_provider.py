@@ -41,7 +41,8 @@ def cloud(moto):
 @pytest.fixture
 def stack(moto, tmp_path):
     """A function that makes a stack of a program, attached to a provider of its own."""
-    pulumi_bin = toolchain.ensure(["pulumi"])["pulumi"]
+    tools = toolchain.ensure(["pulumi", toolchain.GENERATOR])
+    pulumi_bin = tools["pulumi"]
     server, port = plugin_at(moto, REGION).serve()
     (tmp_path / "backend").mkdir()
     variables = {
@@ -51,7 +52,9 @@ def stack(moto, tmp_path):
         "PULUMI_DEBUG_PROVIDERS": f"aws:{port}",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PATH": os.pathsep.join([str(pulumi_bin.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join(
+            [*(str(tool.parent) for tool in tools.values()), str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),
     }
     made = []
 
@@ -137,18 +140,41 @@ def test_what_exists_is_imported_and_then_needs_no_change(stack, cloud):
     assert changes(living.preview()) == {}
 
 
-def test_import_records_what_it_finds(stack, cloud, tmp_path):
-    cloud("sqs").create_queue(QueueName="found", Attributes={"VisibilityTimeout": "77"})
+def test_import_records_what_it_finds_and_writes_a_program_that_needs_no_change(stack, cloud, tmp_path):
+    cloud("sqs").create_queue(QueueName="found", Attributes={"VisibilityTimeout": "77"}, tags={"owner": "me"})
+    rule = {"ID": "old", "Status": "Enabled", "Filter": {"Prefix": "tmp/"}, "Expiration": {"Days": 7}}
+    cloud("s3").create_bucket(Bucket="found", CreateBucketConfiguration={"LocationConstraint": REGION})
+    cloud("s3").put_bucket_lifecycle_configuration(Bucket="found", LifecycleConfiguration={"Rules": [rule]})
+    url = cloud("sqs").get_queue_url(QueueName="found")["QueueUrl"]
     living = stack(lambda: None)
     living.up(on_output=lambda _: None)
-    url = cloud("sqs").get_queue_url(QueueName="found")["QueueUrl"]
-    # The code that `import` writes comes from the official Python host; the one that stands in for it writes none.
-    command = ["pulumi", "import", "aws:sqs/queue:Queue", "found", url, "--yes", "--protect=false", "--stack", "test",
-               "--generate-code=false"]  # fmt: skip
+    lifecycle = "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration"
+    found = [
+        ("aws:sqs/queue:Queue", "queue", url),
+        ("aws:s3/bucket:Bucket", "bucket", "found"),
+        (lifecycle, "rules", "found"),
+    ]
+    resources = [{"type": type_, "name": name, "id": id_} for type_, name, id_ in found]
+    (tmp_path / "found.json").write_text(json.dumps({"resources": resources}))
+    command = [
+        "pulumi",
+        "import",
+        "--file",
+        "found.json",
+        "--out",
+        "code.py",
+        "--yes",
+        "--protect=false",
+        "--stack",
+        "test",
+    ]
     variables = {**os.environ, **living.workspace.env_vars}
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    resources = living.export_stack().deployment["resources"]
-    inputs = next(each["inputs"] for each in resources if each.get("id") == url)
+    recorded = living.export_stack().deployment["resources"]
+    inputs = next(each["inputs"] for each in recorded if each.get("id") == url)
     assert (inputs["name"], inputs["visibilityTimeoutSeconds"]) == ("found", 77)
     assert "delaySeconds" not in inputs, "what is as AWS makes it need not be said"
+
+    written = compile((tmp_path / "code.py").read_text(), "code.py", "exec")
+    assert changes(stack(lambda: exec(written, {})).preview()) == {}

@@ -17,7 +17,7 @@ import pytest
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.toolchain import golang
+from modelworks.laptop.toolchain import golang, language_host
 from modelworks.laptop.toolchain.tools import Tool, on_path
 
 GO = shutil.which("go")
@@ -237,6 +237,19 @@ def test_every_module_of_the_tools_ships_with_its_checksums():
         folder = Path(toolchain.__file__).parent / tool.module
         assert (folder / "go.mod").is_file()
         assert (folder / "go.sum").is_file()
+        assert not tool.ours or list((folder.parent / tool.ours).glob("*.go"))
+
+
+def test_import_says_what_is_missing_where_nothing_writes_code(monkeypatch):
+    class Context:
+        def abort(self, _, why):
+            raise RuntimeError(why)
+
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(
+        RuntimeError, match="the resources are imported, and code for them was not written: there is no"
+    ):
+        language_host.Host("").GenerateProgram(None, Context())
 
 
 def test_go_itself_is_pinned_by_digest():

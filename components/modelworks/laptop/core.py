@@ -262,7 +262,10 @@ def _tools(*, kubernetes: bool, building: toolchain.Report | None, report: Tell)
     if kubernetes:
         names += [*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])]
     report(f"tools: {', '.join(names)}")
-    return {name: str(path) for name, path in toolchain.ensure(names, building).items()}
+    tools = toolchain.ensure(names, building)
+    if next(state for state in toolchain.states() if state.name == "pulumi").source == "built":
+        tools |= toolchain.ensure([toolchain.GENERATOR], building)
+    return {name: str(path) for name, path in tools.items()}
 
 
 def _has(module: str) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import control_plane
+from modelworks.laptop import control_plane, toolchain
 from modelworks.laptop.place import Place, project_root, read_facts, write_whole
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ACCOUNT = "000000000000"
 REGION = "eu-central-1"
 """The region of an environment whose stack names none."""
 
-_SHELL_TOOLS = ("pulumi", "kubectl")
+_SHELL_TOOLS = ("pulumi", "kubectl", toolchain.GENERATOR)
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 

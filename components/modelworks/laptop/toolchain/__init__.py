@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from modelworks.laptop.toolchain.cache import State, Toolchain, cache_folder
 from modelworks.laptop.toolchain.progress import Report, narrate, table
-from modelworks.laptop.toolchain.tools import TOOLS, Tool
+from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, Tool
 
 __all__ = [
+    "GENERATOR",
     "TOOLS",
     "Report",
     "State",

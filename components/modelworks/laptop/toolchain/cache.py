@@ -121,7 +121,7 @@ class Toolchain:
         """Names everything that the bytes of a built tool depend on, but for the release of Go."""
         digest = hashlib.sha256()
         for part in (
-            *(path.read_bytes() for path in sorted((self.modules / tool.module).glob("*.go"))),
+            *(path.read_bytes() for path in sorted((self.modules / tool.ours).glob("*.go")) if tool.ours),
             (self.modules / tool.module / "go.mod").read_bytes(),
             (self.modules / tool.module / "go.sum").read_bytes(),
             " ".join(golang.flags(tool)).encode(),

@@ -97,6 +97,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MESSAGE_BYTES = 400 * 1024 * 1024  # what the engine itself allows
+_GENERATOR = "pulumi-generate-python"
+_GENERATE_BOUND = 120  # seconds; the schema of a large package takes ten
 _GRACE = 5.0  # seconds a plugin gets between being asked and being made to end
 
 
@@ -124,14 +126,26 @@ class Host(LanguageServer):
             ]
         )
 
-    def GenerateProgram(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+    def GenerateProgram(self, request: Any, context: Any) -> Any:  # noqa: N802
         # Asked by `pulumi import` once all is imported; without this, "Method not implemented!" hides that it is.
-        context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            "the resources are imported, and code for them was not written: only Pulumi's official Python host can. "
-            "Declare them yourself (`pulumi stack export` has their inputs; `pulumi preview` must show no change), "
-            "and import with --generate-code=false from now on.",
+        generator = shutil.which(_GENERATOR)
+        if generator is None:
+            return context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f"the resources are imported, and code for them was not written: there is no {_GENERATOR} on PATH "
+                "(`modelworks laptop up` builds it, and `modelworks env` puts it there). Declare them yourself "
+                "(`pulumi stack export` has their inputs; `pulumi preview` must show no change), or import with "
+                "--generate-code=false.",
+            )
+        answer = subprocess.run(
+            [generator], input=request.SerializeToString(), capture_output=True, timeout=_GENERATE_BOUND, check=False
         )
+        if answer.returncode:
+            said = answer.stderr.decode(errors="replace").strip()
+            context.abort(
+                grpc.StatusCode.INTERNAL, f"the resources are imported, and code for them could not be written: {said}"
+            )
+        return language_pb2.GenerateProgramResponse.FromString(answer.stdout)
 
     def Run(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         # The program gets the main thread, as it would have it in a process of its own (signals, asyncio).

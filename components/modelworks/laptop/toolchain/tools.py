@@ -13,6 +13,9 @@ from typing import Final
 MODULES: Final = Path(__file__).parent
 """Holds one folder a module, each with the `go.mod` and `go.sum` that its tools are built from."""
 
+GENERATOR: Final = "pulumi-generate-python"
+"""Writes code for `pulumi import`, where Pulumi's official Python host does not."""
+
 _KUBERNETES_STAMP: Final = (
     "-X k8s.io/component-base/version.gitVersion=v1.35.0 -X k8s.io/client-go/pkg/version.gitVersion=v1.35.0"
 )
@@ -46,8 +49,8 @@ class Tool:
     same: int = 2
     """How many leading parts of a version must match the pinned one: 2 is major and minor. The rest may be newer."""
 
-    ours: bool = False
-    """Whether the package is our own, beside its `go.mod`: then none on PATH can stand in."""
+    ours: str = ""
+    """The folder of the package, if it is our own, below that of the modules: then none on PATH can stand in."""
 
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
@@ -109,7 +112,16 @@ _ALL: Final = (
         "-X github.com/caddyserver/caddy/v2.CustomVersion=v2.10.0",
         ("version",),
         # The gateway's own module is compiled in, and a Caddy of the user's lacks it.
-        ours=True,
+        ours="caddy",
+    ),
+    Tool(
+        GENERATOR,
+        "3.259.0",
+        "pulumi",
+        "modelworks.dev/toolchain/pulumi/generate",
+        15,
+        "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v3.259.0",
+        ours="pulumi/generate",
     ),
 )
 
@@ -125,7 +137,7 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
     wrong version, or none, is passed over.
     """
     if tool.ours:
-        return None, "with a module of our own, so none on PATH will do"
+        return None, "with code of our own, so none on PATH will do"
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     theirs = os.pathsep.join(folder for folder in folders if not Path(folder).is_relative_to(besides))
     if (found := shutil.which(tool.name, path=theirs)) is None:
