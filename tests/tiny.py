@@ -2,8 +2,8 @@
 
 It has one type, `tiny:index:Thing`, with inputs `name` (physical, auto-named; another replaces), `value` and `secret`.
 A thing is a file `<name>.json`. Faults are files too, so that a test can place them between two operations:
-`slow` (seconds each create takes, after the thing was made), `fail` (how many calls succeed before one fails) and `die`
-(how many succeed before the provider's process ends).
+`slow` (seconds each create takes after the thing was made, while the file is there), `fail` (how many calls succeed
+before one fails) and `die` (how many succeed before the provider's process ends).
 """
 # ruff: noqa: N802 (the methods of the plugin protocol are named by it)
 
@@ -74,10 +74,12 @@ class Tiny(provider_pb2_grpc.ResourceProviderServicer):
         if file.exists():
             context.abort(grpc.StatusCode.ALREADY_EXISTS, f"there is a thing {inputs['name']} already")
         inputs["made"] = uuid.uuid4().hex
-        file.write_text(json.dumps(inputs))
+        self.write(inputs, file)
         slow = self.folder / "slow"
         if slow.exists():
-            time.sleep(float(slow.read_text()))
+            until = time.monotonic() + float(slow.read_text())
+            while slow.exists() and time.monotonic() < until:
+                time.sleep(0.05)
         return provider_pb2.CreateResponse(id=inputs["name"], properties=wire(inputs))
 
     def Read(self, request, context):
@@ -94,7 +96,7 @@ class Tiny(provider_pb2_grpc.ResourceProviderServicer):
         if not request.preview:
             self.fault(context)
             inputs["made"] = json.loads(self.file(request.id).read_text())["made"]
-            self.file(request.id).write_text(json.dumps(inputs))
+            self.write(inputs, self.file(request.id))
         return provider_pb2.UpdateResponse(properties=wire(inputs))
 
     def Delete(self, request, context):
@@ -107,6 +109,11 @@ class Tiny(provider_pb2_grpc.ResourceProviderServicer):
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+    def write(self, thing: dict, file: Path) -> None:
+        whole = file.with_suffix(".new")
+        whole.write_text(json.dumps(thing))
+        whole.replace(file)
 
     def fault(self, context) -> None:
         for kind in ("fail", "die"):

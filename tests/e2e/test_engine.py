@@ -270,7 +270,7 @@ def test_up_after_a_replacement_was_killed_leaves_one(project: Project):
     project.pulumi("preview", "--expect-no-changes")
 
 
-def test_a_second_up_says_who_holds_the_lock(project: Project):
+def test_a_second_up_says_who_holds_the_lock_and_spoils_nothing(project: Project):
     (project.cloud / "slow").write_text("60")
     first = project.start("up", "dev", "--yes", "--skip-preview")
     wait_for(lambda: tiny.things(project.cloud))
@@ -278,8 +278,10 @@ def test_a_second_up_says_who_holds_the_lock(project: Project):
     said = project.modelworks("up", "dev", "--yes", fine=(1,))
     assert f"{lock['username']}@{lock['hostname']}, process {lock['pid']}" in said
     (project.cloud / "slow").unlink()
-    os.kill(lock["pid"], signal.SIGKILL)
-    first.communicate(timeout=60)
+    said, _ = first.communicate(timeout=90)
+    assert first.returncode == 0, said
+    assert len(tiny.things(project.cloud)) == 4
+    project.pulumi("preview", "--expect-no-changes")
 
 
 def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: Project):
@@ -294,6 +296,27 @@ def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: 
     (project.cloud / "slow").unlink()
     ids = {resource.get("id") for resource in project.state()["resources"] if resource["type"] == "tiny:index:Thing"}
     assert ids == set(tiny.things(project.cloud))
+    project.modelworks("up", "dev", "--yes", "--skip-preview")
+    assert len(tiny.things(project.cloud)) == 4
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda project: len(project.engines()) > 1,  # the command itself, and the first engine that it asks
+        lambda project: list(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")),
+        lambda project: len(tiny.things(project.cloud)) == 4,
+    ],
+    ids=["asking", "locked", "all made"],
+)
+def test_ctrl_c_at_any_moment_leaves_no_process_and_no_traceback(project: Project, moment):
+    process = project.start("up", "dev", "--yes", "--skip-preview")
+    wait_for(lambda: moment(project))
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode in (0, 1, 130), said
+    assert "Traceback" not in said
+    assert project.engines() == []
     project.modelworks("up", "dev", "--yes", "--skip-preview")
     assert len(tiny.things(project.cloud)) == 4
 

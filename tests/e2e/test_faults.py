@@ -223,8 +223,11 @@ def kill_aws(place: Place) -> None:
 
 def test_an_aws_that_died_comes_back_with_what_it_held(on_laptop: OnLaptop):
     (on_laptop.folder / "stacks" / "__main__.py").write_text(PROGRAM + KEPT)
-    on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
+    said = on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
     bucket = min(on_laptop.recorded())
+    kept = [path for path in on_laptop.place.root.rglob("*") if path.is_file()]
+    assert [path for path in kept if b"hunter2" in path.read_bytes()] == [], "a secret is nowhere in the clear"
+    assert "hunter2" not in said
     on_laptop.aws("s3").put_object(Bucket=bucket, Key="data", Body=b"precious")
 
     kill_aws(on_laptop.place)

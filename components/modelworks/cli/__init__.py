@@ -15,6 +15,7 @@ from rich.markup import escape
 import modelworks
 from modelworks.cli.terminal import err
 from modelworks.errors import ModelworksError
+from modelworks.laptop.process import Interrupted
 
 app = typer.Typer(
     name="modelworks",
@@ -41,6 +42,29 @@ def _root(
 
 def main() -> None:
     """Run the command line: a `ModelworksError` becomes its message and its exit code, never a traceback."""
+    try:
+        _register()
+        app()
+    except Interrupted:
+        err.print("[bold]interrupted:[/] nothing of it is left running; run the command again to go on")
+        sys.exit(130)
+    except ModelworksError as error:
+        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+        if error.fix:
+            err.print(f"[bold]fix:[/] {escape(error.fix)}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        if (error.name or "modelworks").startswith("modelworks"):
+            raise
+        err.print(f"[bold red]error:[/] this command needs the Python package {error.name}", soft_wrap=True)
+        what = "`models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
+        err.print(f"[bold]fix:[/] Install modelworks with the extra {what}.", soft_wrap=True)
+        sys.exit(1)
+
+
+def _register() -> None:
     from modelworks.cli import (  # noqa: PLC0415
         engine,
         laptop,
@@ -64,24 +88,3 @@ def main() -> None:
     rollouts.register(app)
     predict.register(app)
     verify.register(app)
-    from modelworks.laptop.process import Interrupted  # noqa: PLC0415
-
-    try:
-        app()
-    except Interrupted:
-        err.print("[bold]interrupted:[/] nothing of it is left running; run the command again to go on")
-        sys.exit(130)
-    except ModelworksError as error:
-        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
-        if error.fix:
-            err.print(f"[bold]fix:[/] {escape(error.fix)}", soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except ModuleNotFoundError as error:
-        if (error.name or "modelworks").startswith("modelworks"):
-            raise
-        err.print(f"[bold red]error:[/] this command needs the Python package {error.name}", soft_wrap=True)
-        what = "`models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
-        err.print(f"[bold]fix:[/] Install modelworks with the extra {what}.", soft_wrap=True)
-        sys.exit(1)

@@ -263,7 +263,7 @@ def _tools(*, kubernetes: bool, building: toolchain.Report | None, report: Tell)
         names += [*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])]
     report(f"tools: {', '.join(names)}")
     tools = toolchain.ensure(names, building)
-    if next(state for state in toolchain.states() if state.name == "pulumi").source == "built":
+    if tools["pulumi"] == toolchain.Toolchain().built(toolchain.TOOLS["pulumi"]):  # it has no official Python host
         tools |= toolchain.ensure([toolchain.GENERATOR], building)
     return {name: str(path) for name, path in tools.items()}
 
