@@ -10,7 +10,7 @@ from modelworks.lifecycle.bundle import build_bundle, verify_bundle
 from modelworks.lifecycle.gates import GateReport, GateResult, run_gates
 from modelworks.lifecycle.judging import score_bundle
 from modelworks.lifecycle.training import train
-from modelworks.runtime.predictor import Prediction
+from modelworks.runtime.predictor import Predictions
 
 CODE = """
 import json
@@ -77,7 +77,7 @@ def test_the_service_is_timed(report):
 def test_labels_that_contradict_their_scores_are_refused(own):
     class Contrary:
         def predict(self, rows):
-            return [Prediction(b"{}", 0.9, 0) for _ in rows]
+            return Predictions([b"{}"] * len(rows), [0.9] * len(rows), [0] * len(rows))
 
     spec = own.project.spec
     manifest = verify_bundle(own.bundle.path, own.bundle.digest, "churn")

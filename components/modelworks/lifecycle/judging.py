@@ -143,7 +143,7 @@ def _ask_service(service: Service, manifest: Manifest, rows: pd.DataFrame) -> np
         for values in zip(*columns, strict=True)
     ]
     decode, size = Rows(manifest).decode, min(CHUNK_ROWS, manifest.max_rows)
-    predictions = []
+    answers = []
     for start in range(0, len(named), size):
         try:
             asked = decode(msgspec.json.encode({"rows": named[start : start + size]}))
@@ -153,15 +153,15 @@ def _ask_service(service: Service, manifest: Manifest, rows: pd.DataFrame) -> np
                 f"a row that {manifest.model} is judged by would be refused: {field}: {what}",
                 fix="The spec's features must allow what is in the data.",
             ) from error
-        predictions += service.predict(asked)
-    values = np.array([each.value for each in predictions])
+        answers.append(service.predict(asked))
+    values = np.array([value for each in answers for value in each.values])  # noqa: PD011 - no table, a list
     if manifest.kind == "regression":
         return values
-    labels = np.array([each.label for each in predictions])
+    labels = np.array([label for each in answers for label in each.labels])
     if manifest.kind == "binary":
         answer, expected = np.column_stack([1 - values, values]), (values >= manifest.threshold).astype(int)
     else:
-        shares = [msgspec.json.decode(each.json)["probabilities"] for each in predictions]
+        shares = [msgspec.json.decode(json)["probabilities"] for each in answers for json in each.json]
         names = [str(each).lower() if isinstance(each, bool) else str(each) for each in manifest.classes]
         answer = np.array([[each.get(name, np.nan) for name in names] for each in shares])
         expected = answer.argmax(axis=1)
