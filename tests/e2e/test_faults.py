@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from modelworks.laptop import environments, supervision, toolchain
+from modelworks.laptop import environments, process, supervision, toolchain
 from modelworks.laptop.place import Place
 
 pytestmark = pytest.mark.e2e
@@ -439,6 +439,15 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_no_process(small_disk: Pat
     assert "fix:" in said
     assert "Traceback" not in said
     assert _marked(home) == []
+
+
+def test_a_program_whose_log_fills_the_disk_goes_on_and_the_cut_is_told(small_disk: Path, capfdbinary):
+    (small_disk / "filler").write_bytes(b"\0" * (2 * 2**20 - 32768))
+    argv = ["head", "-c", "300000", "/dev/zero"]
+    assert process.run(argv, cwd=small_disk, env=dict(os.environ), log=small_disk / "log") == 0
+    said = capfdbinary.readouterr()
+    assert len(said.out) == 300_000
+    assert said.err.decode() == f"the log {small_disk / 'log'} ends here: No space left on device\n"
 
 
 def test_a_folder_that_is_a_file_is_one_clear_sentence(tmp_path: Path):

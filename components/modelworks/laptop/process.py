@@ -117,10 +117,15 @@ def _private(path: Path) -> IO[bytes]:
 
 
 def _copy(stream: IO[bytes], log: Path, quiet: bool) -> None:
-    with log.open("ab") as file:
+    with log.open("ab", buffering=0) as file:
+        kept = True
         while piece := os.read(stream.fileno(), 65536):
-            file.write(piece)
-            file.flush()
+            try:
+                if kept:
+                    file.write(piece)
+            except OSError as error:  # the program must not wait for a reader that gave up
+                kept = False
+                print(f"the log {log} ends here: {error.strerror}", file=sys.stderr)
             if not quiet:
                 with suppress(BrokenPipeError, ValueError):
                     sys.stdout.buffer.write(piece)
