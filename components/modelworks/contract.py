@@ -46,6 +46,9 @@ ANNOTATION_DIGEST = "modelworks.dev/digest"
 ANNOTATION_VERSION = "modelworks.dev/version"
 """On a Rollout and its pods: the release's version label."""
 
+OVERRIDDEN = "is released in spite of gates that do not hold"
+"""What the program warns of where a release names an override, and a preview shows above all else."""
+
 
 # -- Paths in a bundle store -----------------------------------------------------------------------------------------
 def bundle_key(model: str, digest: str) -> str:
@@ -56,6 +59,11 @@ def bundle_key(model: str, digest: str) -> str:
 def signature_key(model: str, digest: str) -> str:
     """Object key of the detached signature beside a bundle."""
     return f"{bundle_key(model, digest)}.sig"
+
+
+def data_key(digest: str) -> str:
+    """Object key of a data snapshot in an environment's artifact bucket: `data/<hex>.parquet`."""
+    return f"data/{digest.removeprefix('sha256:')}.parquet"
 
 
 REGISTRY_USER = "admin"

@@ -45,6 +45,9 @@ class ReleaseArgs(TypedDict):
     version: NotRequired[int | None]
     """Version in the registry: a label for people."""
 
+    override: NotRequired[str | None]
+    """Why it is released in spite of gates that do not hold, and who decided so; every preview warns of it."""
+
 
 class CanaryArgs(TypedDict):
     """How a new release takes over, and when it is turned back."""
@@ -175,6 +178,8 @@ class ModelEndpoint(pulumi.ComponentResource):
         self.role_arn = self.identity.role.arn
         self.url = pulumi.Output.from_input("")
         if release := args.get("release"):
+            if override := release.get("override"):
+                pulumi.log.warn(f"{name} {contract.OVERRIDDEN}: {override}", self)
             self.alarms = self._alarms()
             self.ping, self.pong = self._service("ping"), self._service("pong")
             self.ingress = self._ingress()

@@ -195,6 +195,8 @@ class Release(_Strict):
     """sha256 of the bundle: the release itself."""
     version: Annotated[int, Field(ge=1)] | None = None
     """Version in the environment's registry; a label for people."""
+    override: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = None
+    """Why it is released in spite of gates that do not hold, and who decided so; shown by every preview and update."""
 
 
 class Settings(_Strict):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 
 from modelworks.cli import release
+from modelworks.cli.promote import promote
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
 
 
 def version(*verdicts, **facts):
-    gates = [{"subject": f"gate {at}", "verdict": each, "number": 1, "limit": 2} for at, each in enumerate(verdicts)]
+    gates = [
+        {"gate": "MetricGate", "subject": f"gate {at}", "verdict": each, "number": 1, "limit": 2, "message": "no"}
+        for at, each in enumerate(verdicts)
+    ]
     return Version("churn", 3, {"bundle": f"sha256:{'a' * 64}", "gates": gates, "dirty": False, **facts})
 
 
@@ -37,36 +41,36 @@ def test_what_is_promoted_to_is_not_released_to(nobody, env, before):
 )
 def test_no_environment_is_skipped_and_none_is_promoted_to_backwards(nobody, source, to):
     with pytest.raises(ModelworksError, match=f"not promoted from {source} to {to}"):
-        release.promote("churn", source=source, to=to)
+        promote("churn", source=source, to=to)
 
 
 @pytest.mark.parametrize(
     ("env", "verdict"), [("dev", "fail"), ("staging", "fail"), ("staging", "inconclusive"), ("prod", "inconclusive")]
 )
 def test_a_gate_that_does_not_hold_for_the_target_is_refused_with_number_and_limit(env, verdict):
-    with pytest.raises(ModelworksError, match=rf"{verdict}: gate 1 \(1, limit 2\)"):
-        release._hold(version("pass", verdict), env, "")
+    with pytest.raises(ModelworksError, match=rf"{verdict}: gate 1: no \(it is 1, the limit 2\)"):
+        release.hold(version("pass", verdict), env, "")
 
 
 @pytest.mark.parametrize(
     ("env", "verdict"), [("local", "fail"), ("local", "inconclusive"), ("dev", "inconclusive"), ("prod", "pass")]
 )
 def test_what_the_target_only_warns_of_goes_on(env, verdict):
-    assert release._hold(version("pass", verdict), env, "") == {}
+    assert release.hold(version("pass", verdict), env, "") == {}
 
 
 def test_a_dirty_tree_goes_to_local_only():
-    assert release._hold(version(dirty=True), "local", "") == {}
+    assert release.hold(version(dirty=True), "local", "") == {}
     with pytest.raises(ModelworksError, match="differs from its commit"):
-        release._hold(version(dirty=True), "dev", "")
+        release.hold(version(dirty=True), "dev", "")
 
 
 def test_an_override_needs_its_reason_and_is_recorded_with_what_it_overrides():
-    decided = release._hold(version("fail"), "prod", "the only one that stops the leak")["override"]
+    decided = release.hold(version("fail"), "prod", "the only one that stops the leak")["overrides"][0]
     assert decided["reason"] == "the only one that stops the leak"
-    assert decided["gates"] == ["fail: gate 0 (1, limit 2)"]
-    assert decided["by"]
+    assert decided["gates"] == ["fail: gate 0: no (it is 1, the limit 2)"]
+    assert (decided["environment"], bool(decided["by"])) == ("prod", True)
 
 
 def test_an_override_of_nothing_is_none():
-    assert release._hold(version("pass"), "prod", "just in case") == {}
+    assert release.hold(version("pass"), "prod", "just in case") == {}

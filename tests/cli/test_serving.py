@@ -237,9 +237,10 @@ def test_a_registry_that_is_down_is_told_and_fails_nothing(place, command):
 
 
 def test_an_override_is_shown(place, command):
-    facts = {"bundle": NEW, "override": {"reason": "the demo", "by": "ada"}}
+    override = {"reason": "the demo", "by": "ada", "environment": "dev", "at": "2026-11-01T10:00:00+00:00"}
+    facts = {"bundle": NEW, "overrides": [override]}
     place.registry.version = Version("delays", 2, facts, ("champion",))
-    assert "the demo, by ada" in command("status").stdout
+    assert "the demo, by ada for dev at 2026-11-01" in command("status").stdout
 
 
 def test_status_of_a_release_turned_back_ends_with_one_and_moves_no_alias(place, command):

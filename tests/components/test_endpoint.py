@@ -52,6 +52,16 @@ def test_a_pod_serves_the_released_digest():
     assert found[contract.ENV_VERSION] == "12"
 
 
+def test_an_override_is_warned_of_and_changes_nothing_else(monkeypatch):
+    said = []
+    monkeypatch.setattr("pulumi.log.warn", lambda text, resource: said.append(text))
+    plain = endpoint().resources
+    assert said == []
+    release = {"digest": DIGEST, "version": 12, "override": "the demo is today (ada)"}
+    assert endpoint(release=release).resources == plain
+    assert said == [f"flight-delay {contract.OVERRIDDEN}: the demo is today (ada)"]
+
+
 def test_a_pod_that_ends_serves_on_and_is_not_killed_before_it_is_done():
     declared = endpoint()
     drain = int(variables(declared)[contract.ENV_DRAIN_SECONDS])

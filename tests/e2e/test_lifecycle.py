@@ -151,6 +151,7 @@ def first(rehearsal):
     rehearsal.modelworks("release", MODEL, "--env", "dev")
     rehearsal.modelworks("up", "dev", "--yes")
     assert rehearsal.answers("dev") == digest.removeprefix("sha256:")[:12]
+    rehearsal.modelworks("status", "dev", "--wait")
     return digest
 
 
@@ -158,6 +159,19 @@ def test_staging_is_promoted_to_and_never_released_to(rehearsal, first):
     said = rehearsal.modelworks("release", MODEL, "--env", "staging", fails=True)
     assert "modelworks promote plane-seats --from dev --to staging" in said
     assert rehearsal.versions("staging") == []
+
+
+def test_a_preview_shows_an_override_above_all_else(rehearsal, first):
+    stack = rehearsal.stack("dev")
+    before = stack.read_text()
+    assert "version: 1}" in before
+    stack.write_text(before.replace("version: 1}", 'version: 1, override: "the demo is today (ada)"}'))
+    try:
+        told = json.loads(rehearsal.modelworks("preview", "dev", "--json"))
+    finally:
+        stack.write_text(before)
+    assert told["overrides"] == [f"{MODEL} is released in spite of gates that do not hold: the demo is today (ada)"]
+    assert (told["problems"], told["changes"]) == ([], [])
 
 
 def test_promotion_copies_bundle_and_lineage_and_changes_one_line(rehearsal, first):

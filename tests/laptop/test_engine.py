@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from modelworks import contract
 from modelworks.laptop import engine, pending, process
 from modelworks.laptop.changes import Preview
 from modelworks.laptop.engine import Lock
@@ -132,6 +133,19 @@ def test_a_preview_puts_danger_first_and_masks_secrets():
 
 def test_a_preview_without_changes_says_so():
     assert "No changes; 3 unchanged." in Preview.read("dev", '{"steps": [], "changeSummary": {"same": 3}}').markdown()
+
+
+def test_a_preview_puts_what_is_released_in_spite_of_its_gates_above_the_changes_once():
+    said = f"churn {contract.OVERRIDDEN}: the *demo*\nis today (ada)"
+    warning = {"severity": "warning", "message": f"{said}\n"}
+    told = Preview.read("prod", json.dumps({**PREVIEW, "diagnostics": [warning, warning]}))
+    assert told.facts()["overrides"] == [said]
+    assert told.facts()["problems"] == []
+    text = told.markdown()
+    assert text.index(
+        r"> :warning: **churn is released in spite of gates that do not hold: the \*demo\* is"
+    ) < text.index("| resource |")
+    assert text.count("is today (ada)") == 1
 
 
 def test_a_preview_that_failed_is_not_taken_for_one_without_changes():

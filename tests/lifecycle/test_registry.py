@@ -35,7 +35,7 @@ def session(monkeypatch):
 @pytest.fixture
 def registry(session, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Registry("dev", f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", "bundles", session)
+    return Registry("dev", f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", "bundles", "artifacts", session)
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ def test_a_try_that_broke_after_the_bundle_was_kept_is_taken_up(registry, bundle
 
 def test_without_its_store_nothing_is_registered(registry, bundle, signature):
     lost = replace(registry, bucket="not-there")
-    with pytest.raises(ModelworksError, match="bundle store s3://not-there of dev"):
+    with pytest.raises(ModelworksError, match=r"the store of dev \(s3://not-there"):
         lost.register(facts(), bundle, signature)
     assert registry.versions(MODEL) == []
 
 
 def test_without_its_server_the_error_names_where_it_should_answer(registry, session, bundle, signature, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    down = Registry("dev", "http://127.0.0.1:9", "a-password", "bundles", session)
+    down = Registry("dev", "http://127.0.0.1:9", "a-password", "bundles", "artifacts", session)
     with pytest.raises(ModelworksError, match=r"the registry of dev at http://127\.0\.0\.1:9 says"):
         down.register(facts(), bundle, signature)
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.release import read_releases, set_release
+from modelworks.lifecycle.release import read_order, read_releases, set_release
 from modelworks.settings import Release
 
 HEAD = """\
@@ -77,6 +77,15 @@ def test_a_release_that_is_there_already_changes_nothing(stack):
     before = stack.stat().st_mtime_ns
     assert not set_release(stack, "churn", release("0", 1))
     assert stack.stat().st_mtime_ns == before
+
+
+def test_an_override_stands_in_the_line_and_goes_with_the_next_release_that_needs_none(stack):
+    text = 'it is "late": #1 (ada)'
+    set_release(stack, "churn", release("a").model_copy(update={"override": text}))
+    assert read_releases(stack)["churn"].override == text
+    assert stack.read_text().startswith(HEAD)
+    set_release(stack, "churn", release("a"))
+    assert "override" not in stack.read_text()
 
 
 @pytest.mark.parametrize("model", ["Not A Name", "nobody-serves-it"])
@@ -148,3 +157,36 @@ def test_whatever_is_edited_the_file_says_what_was_set_and_keeps_its_comments(tm
     text = path.read_text()
     assert text.startswith(HEAD)
     assert "  other:list:\n    - one\n    - two\n" in text
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", '[project]\nname = "x"\n', "[tool.modelworks]\n", "[tool.other]\norder = 1\n"]
+)
+def test_a_project_that_states_no_order_has_the_usual_one(tmp_path, text):
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    assert read_order(tmp_path) == ("dev", "staging", "prod")
+
+
+def test_a_project_states_its_own_order(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.modelworks]\norder = ["test", "live-eu", "live-us"]\n')
+    assert read_order(tmp_path) == ("test", "live-eu", "live-us")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("order = 'dev'", "expected a list of environments, found 'dev'"),
+        ("order = []", r"expected a list of environments, found \[\]"),
+        ("order = ['dev', 7]", "expected names of stacks, found 7"),
+        ("order = ['dev', 'a b']", "expected names of stacks, found 'a b'"),
+        ("order = ['local', 'prod']", "'local' is where things are tried"),
+        ("order = ['dev', 'prod', 'dev']", "'dev' is there twice"),
+        ("oder = ['dev']", "tool.modelworks.oder: unknown key"),
+        ("order = [", "is not TOML"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused_and_named(tmp_path, said, told):
+    (tmp_path / "pyproject.toml").write_text(f"[tool.modelworks]\n{said}\n")
+    with pytest.raises(ModelworksError, match=rf"pyproject\.toml.*{told}"):
+        read_order(tmp_path)

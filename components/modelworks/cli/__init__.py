@@ -70,6 +70,7 @@ def _register() -> None:
         laptop,
         lifecycle,
         predict,
+        promote,
         quickstart,
         release,
         rollouts,
@@ -84,6 +85,7 @@ def _register() -> None:
     settings.register(app)
     lifecycle.register(app)
     release.register(app)
+    promote.register(app)
     status.register(app)
     rollouts.register(app)
     predict.register(app)

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli.terminal import Json, Override, err, out, table
+from modelworks.cli.terminal import Json, Override, err, out, progress, table
 from modelworks.errors import ModelworksError
 from modelworks.laptop.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from modelworks.lifecycle.checks import CheckReport
     from modelworks.lifecycle.gates import GateReport
     from modelworks.lifecycle.training import Home
@@ -63,9 +61,9 @@ def check_data(
     """
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
-    home = _home()
+    home = home_here()
     spec = load_spec(model)
-    report = training.check_data(spec, home, save_baseline=save_baseline, progress=_progress())
+    report = training.check_data(spec, home, save_baseline=save_baseline, progress=progress)
     if as_json:
         print(json.dumps(report.to_facts(), indent=2))
     else:
@@ -89,7 +87,7 @@ def train(
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
     spec = load_spec(model)
-    run = training.train(spec, _home(), data=data, progress=_progress())
+    run = training.train(spec, home_here(), data=data, progress=progress)
     tracked = _track(run)
     if as_json:
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
@@ -113,9 +111,9 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
     from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
-    spec, home = load_spec(model), _home()
+    spec, home = load_spec(model), home_here()
     run = training.latest_run(spec.name, home)
-    built = bundles.build_bundle(spec, run, home, _progress())
+    built = bundles.build_bundle(spec, run, home, progress)
     _track(run, built)
     facts = {
         "model": built.model, "run": run.run, "digest": built.digest, "path": str(built.path), "bytes": built.size,
@@ -149,10 +147,10 @@ def gates(
     from modelworks.lifecycle import gates as judging  # noqa: PLC0415
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
-    spec, home = load_spec(model), _home()
+    spec, home = load_spec(model), home_here()
     run = training.latest_run(spec.name, home)
     report = judging.run_gates(
-        spec, run, bundles.open_built(run), home, env, champion=champion, override=override, progress=_progress()
+        spec, run, bundles.open_built(run), home, env, champion=champion, override=override, progress=progress
     )
     if as_json:
         print(json.dumps(report.to_facts(), indent=2))
@@ -162,7 +160,7 @@ def gates(
     report.require()
 
 
-def _home() -> Home:
+def home_here() -> Home:
     from modelworks.lifecycle.training import Home  # noqa: PLC0415
 
     try:
@@ -183,18 +181,6 @@ def _track(run: Any, built: Any = None) -> str:
     run_id = track(run, uri, built)
     err.print(f"  {'log to MLflow':<28}{time.monotonic() - start:6.1f} s", style="dim")
     return run_id
-
-
-def _progress() -> Callable[[str, str, float], None]:
-    def tell(step: str, state: str, seconds: float) -> None:
-        if state == "start":
-            if err.is_terminal:
-                err.print(f"  {step} …", style="dim", end="\r")
-        else:
-            taken = "   kept" if state == "kept" else f"{seconds:6.1f} s"
-            err.print(f"  {step:<28}{taken}", style="dim")
-
-    return tell
 
 
 def _print_checks(report: CheckReport) -> None:

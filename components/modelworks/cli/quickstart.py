@@ -104,11 +104,11 @@ def _stands(target: Target, model: str) -> bool:
 
 
 def _bundle(model: str) -> tuple[Any, Any]:
-    from modelworks.cli.lifecycle import _home  # noqa: PLC0415
+    from modelworks.cli.lifecycle import home_here  # noqa: PLC0415
     from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
-    spec, home = load_spec(model), _home()
+    spec, home = load_spec(model), home_here()
     run = training.train(spec, home, progress=_progress)
     return run, bundles.build_bundle(spec, run, home, _progress)
 
@@ -116,7 +116,7 @@ def _bundle(model: str) -> tuple[Any, Any]:
 def _register(target: Target, model: str) -> Version:
     from modelworks.cli.release import registered  # noqa: PLC0415
 
-    return registered(target, model, progress=_progress)
+    return registered(target, model, tell=_progress)
 
 
 def _release(target: Target, version: Version) -> str:
@@ -185,7 +185,7 @@ def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
 def _gates(version: Version) -> str:
     gates = version.facts.get("gates", [])
     passed = sum(gate["verdict"] == "pass" for gate in gates)
-    return f"{passed} of {len(gates)} gates pass" + (", overridden" if version.facts.get("override") else "")
+    return f"{passed} of {len(gates)} gates pass" + (", overridden" if version.facts.get("overrides") else "")
 
 
 def _progress(step: str, state: str, seconds: float) -> None:

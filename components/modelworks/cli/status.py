@@ -97,7 +97,7 @@ class Told:
     url: str
     alarms: list[dict[str, str]] = field(default_factory=list)
     alarms_unknown: str = ""
-    override: dict[str, Any] | None = None
+    overrides: tuple[dict[str, Any], ...] = ()
     aliases: tuple[str, ...] = ()
     registry: str = ""
     """What kept the registry from answering or from being told; empty if nothing did."""
@@ -110,7 +110,7 @@ class Told:
             "url": self.url,
             "alarms": self.alarms,
             "alarms_unknown": self.alarms_unknown,
-            "override": self.override,
+            "overrides": list(self.overrides),
             "aliases": list(self.aliases),
             "registry": self.registry,
             "champion_moved": self.champion_moved,
@@ -217,7 +217,7 @@ def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     if stands.state == "serves" and any(CHALLENGER in item.aliases for item in versions):
         registry.point(CHALLENGER, None, model=stands.model)
         aliases = tuple(item for item in aliases if item != CHALLENGER)
-    return {"override": version.facts.get("override"), "aliases": aliases, "champion_moved": moved}
+    return {"overrides": tuple(version.facts.get("overrides", ())), "aliases": aliases, "champion_moved": moved}
 
 
 def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
@@ -286,8 +286,8 @@ def _lines(target: Target, told: Told) -> Iterator[tuple[str, str]]:
         yield "alarm", f"{alarm['metric']}  {alarm['state']}  since {alarm['since']}  ({alarm['meaning']})"
     if told.alarms_unknown:
         yield "alarms", f"unknown: {told.alarms_unknown}"
-    if told.override:
-        yield "override", f"{told.override.get('reason', '')}, by {told.override.get('by', 'unknown')}"
+    for each in told.overrides:
+        yield "override", f"{each['reason']}, by {each['by']} for {each['environment']} at {each['at']}"
     if told.champion_moved:
         yield "registry", "this version is the champion now"
     if told.registry:

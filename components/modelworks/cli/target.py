@@ -86,8 +86,14 @@ class Target:
         """The environment's registry."""
         from modelworks.lifecycle.registry import Registry  # noqa: PLC0415 - `up` goes without the extra `models`
 
-        url, bucket = self.address(self.output("registry_url")), self.output("bundle_bucket")
-        return Registry(self.environment, url, self.secret("registry_password"), bucket, self.session)
+        return Registry(
+            self.environment,
+            self.address(self.output("registry_url")),
+            self.secret("registry_password"),
+            bucket=self.output("bundle_bucket"),
+            artifacts=self.output("artifact_bucket"),
+            session=self.session,
+        )
 
     @cached_property
     def session(self) -> Any:

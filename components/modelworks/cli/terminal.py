@@ -19,6 +19,16 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def progress(step: str, state: str, seconds: float) -> None:
+    """Tell of a step that starts, is done, or was found done (`start`, `done`, `kept`)."""
+    if state == "start":
+        if err.is_terminal:
+            err.print(f"  {step} …", style="dim", end="\r")
+        return
+    taken = "   kept" if state == "kept" else f"{seconds:6.1f} s"
+    err.print(f"  {step:<28}{taken}", style="dim")
+
+
 def table(*columns: str) -> Table:
     """An empty table with these headings, or without a head for none; long cells are folded, never cut."""
     made = Table(box=None, pad_edge=False, header_style="dim", show_header=any(columns))

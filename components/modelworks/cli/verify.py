@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from modelworks import contract
 from modelworks.cli.cluster import Cluster
-from modelworks.cli.release import _was_released, _with_release
+from modelworks.cli.release import was_released, with_release
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Json, err, out, table
 from modelworks.errors import ModelworksError
@@ -135,9 +135,14 @@ def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
                 "release", model, "wrong", f"the line says version {release.version}, the registry {known[0].version}",
                 f"Correct the label in {target.stack_file.name}.",
             )  # fmt: skip
-        elif not _was_released(known[0], target.environment):
+        elif known[0].facts["overrides"] and not release.override:
+            yield Finding(
+                "release", model, "wrong", "its gates were overridden, and the line does not say so",
+                f"Release it again: `modelworks release {model} --env {target.environment}`, or promote it again.",
+            )  # fmt: skip
+        elif not was_released(known[0], target.environment):
             if mend:
-                target.registry.note(known[0], released=_with_release(known[0], target.environment))
+                target.registry.note(known[0], released=with_release(known[0], target.environment))
             yield Finding(
                 "release", model, "mended" if mend else "wrong", f"the lineage of {short} did not know its release",
                 "" if mend else "Run this with --mend.",

@@ -7,6 +7,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from modelworks import contract
+
 SECRET: Final = "[secret]"  # noqa: S105 (what is shown in a secret's place)
 UNKNOWN: Final = "known after apply"
 
@@ -88,6 +90,8 @@ class Preview:
     unchanged: int
     problems: tuple[str, ...]
     """Errors and warnings of the engine, the program and the policies."""
+    overrides: tuple[str, ...] = ()
+    """What serves, or would serve, in spite of its gates: model, reason and who decided, a sentence each."""
 
     @classmethod
     def read(cls, environment: str, text: str) -> Preview:
@@ -114,7 +118,9 @@ class Preview:
         if found.get("error"):
             problems.append(str(found["error"]).strip())
         unchanged = (found.get("changeSummary") or {}).get("same", 0)
-        return cls(environment, tuple(changes), unchanged, tuple(dict.fromkeys(problems)))
+        overrides = tuple(dict.fromkeys(each for each in problems if contract.OVERRIDDEN in each))
+        problems = [each for each in dict.fromkeys(problems) if each not in overrides]
+        return cls(environment, tuple(changes), unchanged, tuple(problems), overrides)
 
     def counts(self) -> dict[str, int]:
         """How many resources see each action; actions that do not happen are left out."""
@@ -127,6 +133,7 @@ class Preview:
             "environment": self.environment,
             "summary": {**self.counts(), "unchanged": self.unchanged},
             "changes": [{**asdict(change), "dangerous": change.dangerous} for change in self.changes],
+            "overrides": list(self.overrides),
             "problems": list(self.problems),
         }
 
@@ -145,6 +152,8 @@ class Preview:
         if danger := [change for change in self.changes if change.dangerous]:
             names = ", ".join(f"`{change.name}`" for change in danger)
             lines += [f"> :warning: **Data may be lost: {names}.** Read these rows before you approve.", ""]
+        if self.overrides:
+            lines += [*(f"> :warning: **{_text(each)}**" for each in self.overrides), ""]
         if self.changes:
             lines += ["| | resource | type | what |", "|---|---|---|---|"]
             lines += [_row(change) for change in self.changes]
@@ -233,6 +242,11 @@ def _row(change: Change) -> str:
     if change.dangerous:
         action, name = f"**{action}**", f"**{name}**"
     return f"| {action} | {name} | `{_plain(change.type)}` | {'<br>'.join(parts)} |"
+
+
+def _text(sentence: str) -> str:
+    """A sentence of the program as text of a document: it cannot be more than that."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", re.sub(r"\s+", " ", sentence))
 
 
 def _cell(text: str | None) -> str:

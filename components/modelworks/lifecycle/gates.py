@@ -167,17 +167,52 @@ def run_gates(
     Raises:
         ModelworksError: Something cannot be judged. What does not hold is in the report: see `GateReport.require`.
     """
-    job = {
-        "verb": "gates", "folder": str(run.folder), "bundle": str(bundle.path), "digest": bundle.digest,
-        "champion": str(champion or ""), "champion_digest": digest_of_file(champion) if champion else "",
-    }  # fmt: skip
-    found = work(spec, home, job, progress)["results"]
-    report = decide(run, bundle, target, found, champion=job["champion_digest"], override=override)
+    found = judge(spec, home, run.inputs["data"], bundle.path, bundle.digest, champion=champion, progress=progress)
+    against = digest_of_file(champion) if champion else ""
+    report = decide(run, bundle, target, found, champion=against, override=override)
     write_json(run.folder / f"gates-{target}.json", report.to_facts())
     from modelworks.lifecycle.report import gates_page  # noqa: PLC0415 - circular otherwise
 
     write_whole(run.folder / f"gates-{target}.html", gates_page(report))
     return report
+
+
+def judge(
+    spec: ModelSpec,
+    home: Home,
+    data: str,
+    bundle: Path,
+    digest: str,
+    *,
+    champion: Path | None = None,
+    only: str = "",
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Verdicts on a bundle, without any environment's opinion of them.
+
+    Args:
+        spec: The model, as it was when the bundle was made.
+        home: Where the rows are kept.
+        data: Digest of the rows it was trained on, and of which it has not seen the hold-out.
+        bundle: The `.bento` file.
+        digest: Of that file.
+        champion: A bundle to be compared with.
+        only: Name of the one kind of gate that is asked, such as `ChampionGate`. Default: all that the spec states.
+        progress: Called at every step.
+
+    Raises:
+        ModelworksError: Something cannot be judged.
+    """
+    job = {
+        "verb": "gates", "data": data, "bundle": str(bundle), "digest": digest, "only": only,
+        "champion": str(champion or ""), "champion_digest": digest_of_file(champion) if champion else "",
+    }  # fmt: skip
+    return list(work(spec, home, job, progress)["results"])
+
+
+def carried(result: dict[str, Any]) -> dict[str, Any]:
+    """What a version's lineage keeps of a verdict."""
+    return {name: result[name] for name in ("gate", "subject", "verdict", "number", "limit", "message")}
 
 
 def decide(

@@ -69,7 +69,7 @@ def judge(
     job: dict[str, Any],
     step: Callable[[str], AbstractContextManager[None]],
 ) -> list[dict[str, Any]]:
-    """Verdicts of all gates, on the hold-out of `frame`."""
+    """Verdicts of the gates that the job asks for, on the hold-out of `frame`."""
     parts = data.split_rows(spec, frame)
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
@@ -94,8 +94,9 @@ def judge(
         size = path.stat().st_size
         judged = Judged(spec, outcome, target[parts["train"]], champion, score, bento, manifest, size, service)
         results = []
-        with step(f"judge {len(spec.gates)} gates"):
-            for gate in spec.gates:
+        asked = [gate for gate in spec.gates if job["only"] in {"", type(gate).__name__}]
+        with step(f"judge {len(asked)} gate{'s' if len(asked) != 1 else ''}"):
+            for gate in asked:
                 found = _judge(gate, judged)
                 results += [
                     {"gate": type(gate).__name__, "because": gate.because, "source": gate.where, **each}

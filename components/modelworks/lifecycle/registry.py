@@ -1,14 +1,14 @@
-"""The registry of an environment: its bundle store, and the versions that MLflow keeps of each model.
+"""The registry of an environment: its stores of bundles and data, and the versions that MLflow keeps of each model.
 
-A bundle is in the store before a version names it, a version is complete before an alias points at it, and every step
-finds what an earlier, broken try left: registering twice is registering once.
+Bundle and data are in the stores before a version names them, a version is complete before an alias points at it, and
+every step finds what an earlier, broken try left: registering twice is registering once.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any
 from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import Bundle
-from modelworks.lifecycle.files import digest_of_file, write_whole
-from modelworks.lifecycle.gates import GateReport
+from modelworks.lifecycle.files import digest_of_file, plain, write_whole
+from modelworks.lifecycle.gates import GateReport, carried
 from modelworks.lifecycle.training import TrainedModel
 
 CHAMPION = "champion"
@@ -36,8 +36,8 @@ class Version:
     model: str
     version: int
     facts: dict[str, Any]
-    """`bundle`, `data`, `code`, `lock`, `commit`, `dirty`, `run`, `metrics`, `gates`, `override`, `registered_by`,
-    `registered_at`; for a promoted one also `promoted_from`."""
+    """`bundle`, `data`, `code`, `lock`, `commit`, `dirty`, `run`, `metrics`, `gates`, `champion`, `overrides`,
+    `registered_by`, `registered_at`; for a promoted one also `promoted_from`."""
     aliases: tuple[str, ...] = ()
 
     @property
@@ -55,6 +55,7 @@ class Registry:
         uri: Where MLflow answers.
         password: Of the user `admin`.
         bucket: The bundle store.
+        artifacts: The bucket that data snapshots are kept in.
         session: A boto3 session of the environment's account.
     """
 
@@ -62,6 +63,7 @@ class Registry:
     uri: str
     password: str
     bucket: str
+    artifacts: str
     session: Any
 
     @property
@@ -101,7 +103,7 @@ class Registry:
             ) from error
         except (ClientError, BotoCoreError) as error:
             raise ModelworksError(
-                f"{doing}: the bundle store s3://{self.bucket} of {self.environment} says: {error}",
+                f"{doing}: the store of {self.environment} (s3://{self.bucket}, s3://{self.artifacts}) says: {error}",
                 fix="See that it is there (`modelworks verify`), and try again: nothing is done twice.",
             ) from error
 
@@ -164,15 +166,15 @@ class Registry:
             (signature, contract.signature_key(model, digest)),
         ):
             if path is not None:
-                self._ask(f"keeping {path.name}", lambda path=path, key=key: self._put(path, key))
+                self._ask(f"keeping {path.name}", lambda path=path, key=key: self._put(path, self.bucket, key))
         for version in self.versions(model):
             if version.digest == digest:
                 return version
         return self._name(facts)
 
-    def _put(self, path: Path, key: str) -> None:
+    def _put(self, path: Path, bucket: str, key: str) -> None:
         with path.open("rb") as file:
-            self._s3.put_object(Bucket=self.bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256")
+            self._s3.put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256")
 
     def _name(self, facts: dict[str, Any]) -> Version:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
@@ -223,14 +225,10 @@ class Registry:
                 lambda: self._mlflow.set_registered_model_alias(model, alias, str(version.version)),
             )
 
-    # -- Bundles -----------------------------------------------------------------------------------------------------
+    # -- Bundles and data --------------------------------------------------------------------------------------------
     def has_bundle(self, model: str, digest: str) -> bool:
         """Whether the store holds the bundle."""
-        listed = self._ask(
-            "looking for the bundle",
-            lambda: self._s3.list_objects_v2(Bucket=self.bucket, Prefix=contract.bundle_key(model, digest)),
-        )
-        return any(item["Key"] == contract.bundle_key(model, digest) for item in listed.get("Contents", []))
+        return self._has(self.bucket, contract.bundle_key(model, digest))
 
     def fetch(self, model: str, digest: str, into: Path) -> tuple[Path, Path | None]:
         """Download a bundle and its signature, verified against the digest.
@@ -239,26 +237,57 @@ class Registry:
             ModelworksError: It is not there, or its bytes are not the digest's.
         """
         bundle = into / f"{digest.removeprefix('sha256:')}.bento"
-        write_whole(bundle, self._get(contract.bundle_key(model, digest)))
-        if digest_of_file(bundle) != digest:
-            bundle.unlink()
-            raise ModelworksError(
-                f"s3://{self.bucket}/{contract.bundle_key(model, digest)} is not {digest}: it was tampered with",
-                fix="Do not release it. `modelworks lineage` tells what it was made of; train it again.",
-            )
-        listed = self._ask(
-            "looking for the signature",
-            lambda: self._s3.list_objects_v2(Bucket=self.bucket, Prefix=contract.signature_key(model, digest)),
-        )
-        if not listed.get("Contents"):
+        self._fetch(self.bucket, contract.bundle_key(model, digest), digest, bundle)
+        if not self._has(self.bucket, contract.signature_key(model, digest)):
             return bundle, None
         signature = bundle.with_name(f"{bundle.name}.sig")
-        write_whole(signature, self._get(contract.signature_key(model, digest)))
+        write_whole(signature, self._get(self.bucket, contract.signature_key(model, digest)))
         return bundle, signature
 
-    def _get(self, key: str) -> bytes:
+    def has_data(self, digest: str) -> bool:
+        """Whether the environment keeps the rows of that digest, so that they can be trained on again."""
+        return self._has(self.artifacts, contract.data_key(digest))
+
+    def keep_data(self, digest: str, path: Path) -> None:
+        """Keep rows by their digest.
+
+        Args:
+            digest: Of the Parquet file.
+            path: The file.
+
+        Raises:
+            ModelworksError: The file is not the digest's, or the store does not answer.
+        """
+        if digest_of_file(path) != digest:
+            raise ModelworksError(f"{path} is not {digest}: it was changed", fix="Train on the data anew.")
+        self._ask(f"keeping {path.name}", lambda: self._put(path, self.artifacts, contract.data_key(digest)))
+
+    def fetch_data(self, digest: str, into: Path) -> Path:
+        """Download rows, verified against their digest.
+
+        Raises:
+            ModelworksError: They are not there, or their bytes are not the digest's.
+        """
+        path = into / f"{digest.removeprefix('sha256:')}.parquet"
+        self._fetch(self.artifacts, contract.data_key(digest), digest, path)
+        return path
+
+    def _has(self, bucket: str, key: str) -> bool:
+        listed = self._ask(f"looking for {key}", lambda: self._s3.list_objects_v2(Bucket=bucket, Prefix=key))
+        return any(item["Key"] == key for item in listed.get("Contents", []))
+
+    def _fetch(self, bucket: str, key: str, digest: str, into: Path) -> None:
+        write_whole(into, self._get(bucket, key))
+        if digest_of_file(into) != digest:
+            into.unlink()
+            raise ModelworksError(
+                f"s3://{bucket}/{key} is not {digest}: it was tampered with",
+                fix="Do not release it. `modelworks lineage` tells what it was made of; train it again.",
+            )
+
+    def _get(self, bucket: str, key: str) -> bytes:
         def get() -> bytes:
-            return bytes(self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            return bytes(self._s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
         return bytes(self._ask(f"fetching {key.rpartition('/')[2]}", get))
 
@@ -279,11 +308,9 @@ def lineage_of(run: TrainedModel, bundle: Bundle, gates: GateReport, *, mlflow_r
         "commit": run.origin.get("commit", ""),
         "dirty": bool(run.origin.get("dirty", True)),
         "metrics": run.metrics,
-        "gates": [
-            {"subject": item.subject, "verdict": item.verdict, "number": item.number, "limit": item.limit}
-            for item in gates.results
-        ],
-        "override": gates.to_facts()["override"],
+        "gates": [carried(asdict(item)) for item in gates.results],
+        "champion": gates.champion,
+        "overrides": [{"environment": gates.target, **plain(asdict(gates.override))}] if gates.override else [],
         "registered_by": run.origin.get("by", ""),
     }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import re
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,9 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from modelworks.errors import ModelworksError
 from modelworks.settings import RELEASES_KEY, Release, load
+
+ORDER = ("dev", "staging", "prod")
+LOCAL = "local"
 
 
 def read_releases(path: Path) -> dict[str, Release]:
@@ -61,10 +66,55 @@ def set_release(path: Path, model: str, release: Release) -> bool:
     return True
 
 
+def read_order(project: Path) -> tuple[str, ...]:
+    """The environments that a version comes up through, one after the other: `tool.modelworks.order` of pyproject.toml.
+
+    Args:
+        project: The folder of `Pulumi.yaml`.
+
+    Returns:
+        Their names; `dev`, `staging` and `prod` where the project says nothing.
+
+    Raises:
+        ModelworksError: The project's file breaks a rule.
+    """
+    file = project / "pyproject.toml"
+    try:
+        said = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("modelworks", {})
+    except FileNotFoundError:
+        return ORDER
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelworksError(f"{file} is not TOML: {error}") from error
+    if strangers := sorted(said.keys() - {"order"}):
+        raise ModelworksError(f"{file}: tool.modelworks.{strangers[0]}: unknown key", fix="It knows `order`.")
+    order = said.get("order", list(ORDER))
+    if problem := _problem_of(order):
+        raise ModelworksError(
+            f"{file}: tool.modelworks.order: {problem}",
+            fix='Name each environment once, as in order = ["dev", "staging", "prod"].',
+        )
+    return tuple(order)
+
+
+def _problem_of(order: Any) -> str:
+    if not isinstance(order, list) or not order:
+        return f"expected a list of environments, found {order!r}"
+    for name in order:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name):
+            return f"expected names of stacks, found {name!r}"
+        if name == LOCAL:
+            return f"{LOCAL!r} is where things are tried: nothing is promoted from or to it"
+        if order.count(name) > 1:
+            return f"{name!r} is there twice"
+    return ""
+
+
 def _line(release: Release) -> Any:
     line = CommentedMap(digest=DoubleQuotedScalarString(release.digest))
     if release.version is not None:
         line["version"] = release.version
+    if release.override is not None:
+        line["override"] = DoubleQuotedScalarString(release.override)
     line.fa.set_flow_style()
     return line
 

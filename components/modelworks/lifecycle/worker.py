@@ -120,8 +120,7 @@ def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> d
 def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
     from modelworks.lifecycle.judging import judge  # noqa: PLC0415 - Fairlearn and ONNX Runtime are for judging only
 
-    folder = Path(job["folder"])
-    snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
+    snapshot = data.SnapshotStore(home.data, home.data_store).get(job["data"])
     return {"results": judge(spec, data.read_rows(snapshot), job, steps.step)}
 
 

@@ -1,0 +1,366 @@
+"""Promotion from one environment to the next: real registries, stores, bundles and git, no cloud."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from lifecycle.conftest import Project, make_project
+from modelworks.cli import release as releasing
+from modelworks.cli.promote import promote
+from modelworks.cli.release import registered, released
+from modelworks.cli.target import Target
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.files import digest_of_file
+from modelworks.lifecycle.registry import CHAMPION, Registry, Version
+from modelworks.lifecycle.release import read_releases
+from modelworks.lifecycle.training import Home, train
+
+STACK = """\
+config:
+  aws:allowedAccountIds: ["111111111111"]  # and no other
+  modelworks:settings:
+    owner: ml
+    cost_centre: "1"
+    registry: {}
+    endpoints:
+      churn: {allow_anonymous: true}
+  modelworks:secrets:
+    registry_password: {secure: "v1:a:b"}
+"""
+
+
+@dataclass
+class Place:
+    """An environment without infrastructure: its stack file and its registry."""
+
+    environment: str
+    stack_file: Path
+    registry: Registry
+
+
+@dataclass
+class World:
+    """A user's checkout with a project `churn` of two versions, and the environments of its project."""
+
+    project: Project
+    places: dict[str, Place]
+
+    @property
+    def root(self) -> Path:
+        return self.project.folder.parents[1]
+
+    @property
+    def dev(self) -> Registry:
+        return self.places["dev"].registry
+
+    @property
+    def staging(self) -> Registry:
+        return self.places["staging"].registry
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=self.root, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "as it is")
+
+    def make(self) -> None:
+        """Train, bundle and register what the project is now, in dev."""
+        spec, home = self.project.spec, self.project.home
+        build_bundle(spec, train(spec, home), home)
+        registered(self.places["dev"], "churn")
+
+    def serve(self, number: int) -> Version:
+        """Let dev serve a version."""
+        version = self.dev.find("churn", str(number))
+        released(self.places["dev"], version)
+        self.dev.point(CHAMPION, version, model="churn")
+        return self.dev.find("churn", str(number))
+
+    def promote(self, **more) -> Version:
+        """What staging has of it afterwards."""
+        promote("churn", source="dev", to="staging", **more)
+        return self.staging.find("churn", read_releases(self.places["dev"].stack_file)["churn"].digest)
+
+    def lose_data(self) -> None:
+        self.dev.session.resource("s3").Bucket(self.dev.artifacts).objects.delete()
+
+
+@contextmanager
+def quiet_environment(folder: Path):
+    """No AWS, no git configuration and no home but the test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        for name in ("AWS_ENDPOINT_URL", "EMAIL", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
+            patch.delenv(name, raising=False)
+        for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+            patch.setenv(name, "/dev/null")
+        patch.setenv("MODELWORKS_HOME", str(folder / "home"))
+        patch.chdir(folder)
+        yield patch
+
+
+def places_in(folder: Path, session) -> dict[str, Place]:
+    found = {}
+    for name in ("dev", "staging"):
+        buckets = [f"{folder.parent.name}-{name}-{kind}".replace("_", "-") for kind in ("bundles", "artifacts")]
+        for bucket in buckets:
+            session.client("s3").create_bucket(
+                Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+            )
+        registry = Registry(name, f"sqlite:///{folder / name}.db", "a-password", *buckets, session)
+        found[name] = Place(name, folder / "stacks" / f"Pulumi.{name}.yaml", registry)
+    return found
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The world that each test gets a copy of: two good versions in dev, the first of which serves."""
+    folder = tmp_path_factory.mktemp("promote") / "checkout"
+    folder.mkdir()
+    project = make_project(folder)
+    # Which limit is as good as any other here, but staging takes no verdict that is not clear.
+    project.edit("at_least=0.7", "at_least=0.6")
+    project.edit("margin=0.02", "margin=-0.5")
+    (folder / "Pulumi.yaml").write_text("name: modelworks\nruntime: python\n")
+    (folder / ".gitignore").write_text("home/\n*.db\nmlruns/\n__pycache__/\n")
+    (folder / "stacks").mkdir()
+    for name in ("dev", "staging"):
+        (folder / "stacks" / f"Pulumi.{name}.yaml").write_text(STACK)
+    with mock_aws(), quiet_environment(folder):
+        world = World(project, places_in(folder, boto3.Session(region_name="eu-central-1")))
+        world.git("init", "--quiet", "--initial-branch", "main")
+        world.git("config", "user.name", "Ada")
+        world.git("config", "user.email", "ada@example.invalid")
+        world.commit()
+        world.make()
+        project.edit("margin=-0.5", "margin=0.02")
+        world.commit()
+        world.make()
+        world.serve(1)
+        world.commit()
+        assert world.staging.models() == []  # its tables are made once, and copied
+        yield world
+
+
+@pytest.fixture
+def world(first, tmp_path):
+    folder = tmp_path / "checkout"
+    shutil.copytree(first.root, folder, symlinks=True)
+    with quiet_environment(folder) as patch:
+        places = places_in(folder, first.dev.session)
+        for kind in ("bucket", "artifacts"):
+            source, target = (getattr(each, kind) for each in (first.dev, places["dev"].registry))
+            bucket = first.dev.session.resource("s3").Bucket(target)
+            for item in first.dev.session.resource("s3").Bucket(source).objects.all():
+                bucket.copy({"Bucket": source, "Key": item.key}, item.key)
+        patch.setattr(Target, "of", lambda environment: places[environment])
+        yield World(Project(folder / "models" / "churn", Home(folder / "home")), places)
+
+
+def champion_verdict(version):
+    (found,) = [each for each in version.facts["gates"] if each["gate"] == "ChampionGate"]
+    return found
+
+
+# -- Judged against the target's champion ----------------------------------------------------------------------------
+def test_where_nothing_serves_there_is_no_champion_to_lose_to(world):
+    told = world.promote()
+    assert (champion_verdict(told)["verdict"], told.facts["champion"]) == ("pass", "")
+    assert read_releases(world.places["staging"].stack_file)["churn"].digest == told.digest
+
+
+def test_a_version_is_judged_against_the_champion_of_the_target_and_its_lineage_says_so(world):
+    champion = world.promote().digest
+    world.serve(2)
+    told = world.promote()
+    assert (champion_verdict(told)["verdict"], told.facts["champion"]) == ("pass", champion)
+    assert abs(champion_verdict(told)["number"]) < 0.02
+    assert "not worse than the champion" in champion_verdict(told)["message"]
+
+
+def test_one_that_loses_to_the_champion_of_the_target_is_refused_and_leaves_nothing_there(world):
+    """By what its own commit states, which the checkout has moved on from: it was to gain 0.5."""
+    world.serve(2)
+    world.promote()
+    before = world.places["staging"].stack_file.read_text()
+    version = world.serve(1)
+    with pytest.raises(ModelworksError, match=r"staging refuses churn 1:\n  fail: auc: not worse .* limit 0\.5\)"):
+        world.promote()
+    assert world.places["staging"].stack_file.read_text() == before
+    assert version.digest not in [each.digest for each in world.staging.versions("churn")]
+    assert not world.staging.has_bundle("churn", version.digest)
+
+
+def test_code_that_is_in_no_commit_cannot_judge_and_the_verdict_says_so(world):
+    world.promote()
+    version = world.serve(2)
+    world.dev.note(version, code="sha256:other")
+    with pytest.raises(ModelworksError, match=r"inconclusive: auc: cannot be compared .*: .*is not the code"):
+        world.promote()
+
+
+def test_without_its_data_a_comparison_is_inconclusive_with_the_reason_and_refused(world, capsys):
+    world.promote()
+    version = world.serve(2)
+    world.lose_data()
+    shutil.rmtree(world.project.home.data)
+    with pytest.raises(ModelworksError, match="inconclusive: auc: cannot be compared with the champion: no data with"):
+        world.promote()
+    assert "does not keep the rows of churn 2" in " ".join(capsys.readouterr().err.split())
+    told = world.promote(override="the source is gone for good")
+    assert champion_verdict(told)["verdict"] == "inconclusive"
+    assert told.facts["overrides"][0]["reason"] == "the source is gone for good"
+    line = read_releases(world.places["staging"].stack_file)["churn"]
+    assert line.digest == version.digest
+    assert line.override.startswith("the source is gone for good (")
+
+
+def test_data_goes_along_so_that_the_target_can_train_on_it_again(world):
+    digest = world.promote().facts["data"]
+    world.lose_data()
+    assert digest_of_file(world.staging.fetch_data(digest, world.root / "again")) == digest
+
+
+def test_what_serves_there_already_keeps_the_verdict_it_got_before(world):
+    world.promote()
+    world.serve(2)
+    assert world.promote() == world.promote()
+
+
+def test_what_does_not_serve_in_the_source_is_not_promoted(world):
+    world.dev.point(CHAMPION, world.dev.find("churn", "2"), model="churn")
+    with pytest.raises(ModelworksError, match="its champion is another") as refused:
+        world.promote()
+    assert "modelworks status dev --wait" in refused.value.fix
+    assert world.staging.versions("churn") == []
+
+
+# -- Order -----------------------------------------------------------------------------------------------------------
+def test_the_order_is_the_project_s_own(world):
+    (world.root / "pyproject.toml").write_text('[tool.modelworks]\norder = ["staging", "dev"]\n')
+    with pytest.raises(ModelworksError, match="it comes up through staging → dev"):
+        world.promote()
+    with pytest.raises(ModelworksError, match="dev is not released to directly"):
+        releasing.release("churn", env="dev")
+
+
+# -- For review ------------------------------------------------------------------------------------------------------
+def branch_of(version: Version) -> str:
+    return f"release/staging-churn-{version.digest[7:19]}"
+
+
+def test_for_review_the_line_is_a_commit_on_a_branch_of_its_own_and_the_checkout_stays(world, capsys):
+    head = world.git("rev-parse", "HEAD")
+    version = world.promote(pr=True)
+    branch = branch_of(version)
+    assert f"git push --set-upstream origin {branch}" in " ".join(capsys.readouterr().out.split())
+    assert (world.git("branch", "--show-current"), world.git("rev-parse", "HEAD")) == ("main", head)
+    assert world.git("status", "--porcelain") == ""
+    assert world.git("rev-parse", f"{branch}^") == head
+    assert world.git("diff", "--numstat", "main", branch) == "2\t0\tstacks/Pulumi.staging.yaml"
+    assert f'churn: {{digest: "{version.digest}", version: 1}}' in world.git("diff", "main", branch)
+    said = world.git("log", "-1", "--format=%an%n%B", branch)
+    assert said.splitlines()[:2] == ["Ada", "Release churn 1 to staging"]
+    assert f"Bundle: {version.digest}" in said
+    assert f"Code: {version.facts['commit']}" in said
+    assert world.git("worktree", "list", "--porcelain").count("worktree ") == 1
+
+
+def test_for_review_nothing_that_is_being_edited_gets_into_the_commit_or_lost(world):
+    stack = world.places["staging"].stack_file
+    stack.write_text(stack.read_text() + "  other:thing: being edited\n")
+    (world.root / "notes.txt").write_text("mine")
+    world.git("add", "notes.txt")
+    branch = branch_of(world.promote(pr=True))
+    assert "being edited" not in world.git("show", f"{branch}:stacks/Pulumi.staging.yaml")
+    assert world.git("diff", "--name-only", "main", branch) == "stacks/Pulumi.staging.yaml"
+    assert "being edited" in stack.read_text()
+    assert world.git("diff", "--cached", "--name-only") == "notes.txt"
+
+
+def test_a_branch_that_is_there_already_waits_for_its_review(world):
+    branch = branch_of(world.promote(pr=True))
+    tip = world.git("rev-parse", branch)
+    with pytest.raises(ModelworksError, match=f"the branch {branch} is there already") as refused:
+        world.promote(pr=True)
+    assert f"git branch -D {branch}" in refused.value.fix
+    assert world.git("rev-parse", branch) == tip
+    world.git("branch", "-D", branch)
+    world.promote(pr=True)
+    assert world.git("rev-parse", f"{branch}^") == world.git("rev-parse", "main")
+
+
+def test_a_commit_needs_somebody_and_is_refused_before_anything_is_copied(world):
+    world.git("config", "user.useConfigOnly", "true")
+    world.git("config", "--unset", "user.email")
+    with pytest.raises(ModelworksError, match="git does not know who you are"):
+        world.promote(pr=True)
+    assert world.staging.versions("churn") == []
+
+
+def test_without_a_commit_of_the_stack_file_there_is_nothing_to_review(world):
+    world.git("rm", "--quiet", "--cached", "stacks/Pulumi.staging.yaml")
+    world.git("commit", "--quiet", "--message", "gone")
+    with pytest.raises(ModelworksError, match="is in no commit of a git repository"):
+        world.promote(pr=True)
+    assert world.staging.versions("churn") == []
+
+
+def test_a_commit_that_a_hook_refuses_leaves_no_branch_and_no_release_in_the_lineage(world):
+    hook = world.root / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho not on a Friday >&2\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(ModelworksError, match="`git commit` failed: not on a Friday"):
+        world.promote(pr=True)
+    assert world.git("branch", "--format=%(refname:short)") == "main"
+    assert world.git("worktree", "list", "--porcelain").count("worktree ") == 1
+    assert [each["environment"] for each in world.staging.find("churn").facts["released"]] == ["dev"]
+
+
+# -- Overrides -------------------------------------------------------------------------------------------------------
+def with_verdicts(registry: Registry, version: Version, verdict: str) -> None:
+    registry.note(version, gates=[{**each, "verdict": verdict} for each in version.facts["gates"]])
+
+
+def test_an_override_at_release_is_kept_with_the_version_and_in_the_line(world):
+    with_verdicts(world.dev, world.dev.find("churn", "2"), "fail")
+    with pytest.raises(ModelworksError, match="dev refuses churn 2"):
+        releasing.release("churn", env="dev")
+    releasing.release("churn", env="dev", override="the demo is today")
+    (kept,) = world.dev.find("churn", "2").facts["overrides"]
+    assert (kept["environment"], kept["reason"], len(kept["gates"])) == ("dev", "the demo is today", 4)
+    assert "the demo is today (" in read_releases(world.places["dev"].stack_file)["churn"].override
+    releasing.release("churn", env="dev")
+    assert world.dev.find("churn", "2").facts["overrides"] == [kept]
+
+
+def test_an_override_of_the_source_goes_along_and_the_target_adds_its_own(world):
+    version = world.dev.find("churn", "1")
+    earlier = {
+        "environment": "dev",
+        "reason": "it was late",
+        "by": "ada",
+        "at": "2026-11-25T10:00:00+00:00",
+        "gates": [],
+    }
+    with_verdicts(world.dev, world.dev.note(version, overrides=[earlier]), "inconclusive")
+    with pytest.raises(ModelworksError, match="staging refuses"):
+        world.promote()
+    told = world.promote(override="and so it stays")
+    assert [each["reason"] for each in told.facts["overrides"]] == ["it was late", "and so it stays"]
+    line = read_releases(world.places["staging"].stack_file)["churn"]
+    assert line.override.startswith("it was late (ada); and so it stays (")
