@@ -6,12 +6,14 @@ python -m modelworks.laptop.aws --place ROOT --environment ENV
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelworks.errors import ModelworksError
 from modelworks.laptop.place import Place, read_facts, write_whole
 from modelworks.laptop.supervision import Program
 
@@ -76,11 +78,13 @@ def serve(place: Place, environment: str) -> None:
 
     _store_bucket_policies()
     lost = place.environment(environment) / "aws-lost"
-    application = Journal(
-        DomainDispatcherApplication(create_backend_app),
-        place.environment(environment) / "aws-journal.jsonl",
-        lambda why: write_whole(lost, why),
-    )
+
+    def note(why: str) -> None:
+        with contextlib.suppress(ModelworksError):  # a disk so full that it takes no line: the log has it
+            write_whole(lost, why)
+
+    journal = place.environment(environment) / "aws-journal.jsonl"
+    application = Journal(DomainDispatcherApplication(create_backend_app), journal, note)
     replayed = application.replay()
     empty = lost.read_text("utf-8") if lost.exists() and not replayed.requests else None
     facts = {"requests": replayed.requests, "refused": replayed.refused, "seconds": round(replayed.seconds, 1)}

@@ -34,10 +34,10 @@ MOST: Final = 15_000
 """Requests that a journal may hold: at some 2 ms each, asking them again takes half a minute."""
 
 _PASSING: Final = re.compile(
-    r"GET|HEAD|OPTIONS|Get|List|Describe|BatchGet|Query|Scan|Encrypt|Decrypt|ReEncrypt|Generate|Sign|Verify|"
-    r"PutMetricData|PutLogEvents|Publish|SendMessage|ReceiveMessage|DeleteMessage|ChangeMessageVisibility|PurgeQueue"
+    r"GET|HEAD|OPTIONS|Get|List|Describe|BatchGet|Query$|Scan$|Encrypt$|Decrypt$|ReEncrypt$|Generate|Sign$|Verify(Mac)?$|"
+    r"PutMetricData$|PutLogEvents$|Publish(Batch)?$|(Send|Receive|Delete)Message|ChangeMessageVisibility|PurgeQueue$"
 )
-"""Beginnings of operations that change nothing, or nothing that is kept."""
+"""Operations that change nothing, or nothing that is kept: by their beginnings, or whole."""
 
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
