@@ -69,6 +69,7 @@ def _register() -> None:
         engine,
         laptop,
         lifecycle,
+        lineage,
         predict,
         promote,
         quickstart,
@@ -84,6 +85,7 @@ def _register() -> None:
     engine.register(app)
     settings.register(app)
     lifecycle.register(app)
+    lineage.register(app)
     release.register(app)
     promote.register(app)
     status.register(app)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli.terminal import Json, Override, err, out, progress, table
+from modelworks.cli.terminal import COLOURS, Json, Override, err, out, progress, table
 from modelworks.errors import ModelworksError
 from modelworks.laptop.place import Place
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.training import Home
 
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
-COLOURS = {"error": "red", "fail": "red", "warning": "yellow", "inconclusive": "yellow", "note": "dim", "pass": "green"}
 
 
 def register(app: typer.Typer) -> None:

@@ -15,13 +15,13 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks.cli.lineage import verdict
 from modelworks.cli.release import (
     champion_of,
     hold,
     note_release,
     release_of,
     say_release,
-    verdict,
     was_released,
     with_release,
     write_line,

@@ -1,4 +1,4 @@
-"""`register`, `models`, `lineage`, `release` and `rollback`: how a bundle becomes what serves."""
+"""`register`, `release` and `rollback`: how a bundle becomes what serves."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from modelworks import contract
+from modelworks.cli.lineage import facts_of
 from modelworks.cli.target import Target
-from modelworks.cli.terminal import Env, Json, Model, Override, out, progress, table
+from modelworks.cli.terminal import Env, Json, Model, Override, out, progress
 from modelworks.errors import ModelworksError
 from modelworks.laptop.place import project_root
 from modelworks.settings import Release
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("register")(register_model)
-    app.command("models")(models)
-    app.command("lineage")(lineage)
     app.command("release")(release)
     app.command("rollback")(rollback)
 
@@ -41,63 +39,10 @@ def register_model(model: Model, *, env: Env = "local", override: Override = "",
     """
     version = registered(Target.of(env), model, override, progress)
     if as_json:
-        print(json.dumps(_facts(version), indent=2))
+        print(json.dumps(facts_of(version), indent=2))
         return
     out.print(f"{model} version {version.version} in {env}: {version.digest}", soft_wrap=True)
     out.print(f"next: [bold]modelworks release {model} --env {env}[/]")
-
-
-def models(*, env: Env = "local", as_json: Json = False) -> None:
-    """List the versions of every model that an environment's registry holds.
-
-    Example: `modelworks models --env prod`.
-    """
-    registry = Target.of(env).registry
-    found = [version for model in registry.models() for version in registry.versions(model)]
-    if as_json:
-        print(json.dumps([_facts(version) for version in found], indent=2))
-        return
-    rows = table("model", "version", "digest", "aliases", "commit", "registered", "gates")
-    for version in found:
-        facts = version.facts
-        commit = str(facts.get("commit", ""))[:12] + ("-dirty" if facts.get("dirty") else "")
-        rows.add_row(
-            version.model,
-            str(version.version),
-            contract.short_digest(version.digest),
-            ", ".join(version.aliases),
-            commit,
-            str(facts.get("registered_at", "")),
-            verdict(facts),
-        )
-    out.print(rows)
-
-
-def lineage(
-    model: Annotated[str, typer.Argument(help="MODEL, or MODEL@VERSION, an alias or a digest.", metavar="MODEL[@V]")],
-    *,
-    env: Env = "local",
-    as_json: Json = False,
-) -> None:
-    """Tell what a version is made of: data, code, lock, run, gates, overrides, who released it, where and when.
-
-    With a data digest (`sha256:…`) after the `@`, every version that came from that data.
-
-    Example: `modelworks lineage flight-delay@champion --env prod`.
-    """
-    name, _, which = model.partition("@")
-    registry = Target.of(env).registry
-    from_data = [item for item in registry.versions(name) if which and item.facts.get("data") == which]
-    found = from_data or [registry.find(name, which)]
-    if as_json:
-        print(json.dumps([_facts(version) for version in found], indent=2))
-        return
-    for version in found:
-        rows = table("", "")
-        for fact, value in _facts(version).items():
-            shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
-            rows.add_row(fact, escape(shown))
-        out.print(rows)
 
 
 def release(
@@ -300,14 +245,3 @@ def say_release(target: Target, version: Version, changed: bool) -> None:
         out.print(f"{target.stack_file.name} releases {what}; next: [bold]modelworks up {env}[/]", soft_wrap=True)
     else:
         out.print(f"{target.stack_file.name} releases {what} already: nothing to change", soft_wrap=True)
-
-
-def verdict(facts: dict[str, Any]) -> str:
-    """How a version's gates stand, in a few words."""
-    verdicts = [gate["verdict"] for gate in facts.get("gates", [])]
-    text = f"{verdicts.count('pass')} of {len(verdicts)} pass"
-    return f"{text}, overridden" if facts.get("overrides") else text
-
-
-def _facts(version: Version) -> dict[str, Any]:
-    return {"model": version.model, "version": version.version, "aliases": list(version.aliases), **version.facts}

@@ -14,7 +14,7 @@ from modelworks import contract, rollout
 from modelworks.cli.cluster import Cluster
 from modelworks.cli.predict import examples
 from modelworks.cli.target import Target
-from modelworks.cli.terminal import Env, Json, Model, err, out, table
+from modelworks.cli.terminal import Env, Json, Model, err, moment, out, table
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _lines(target: Target, told: Told) -> Iterator[tuple[str, str]]:
     stands = told.stands
     yield "wanted", rollout.name_of(stands.wanted, stands.wanted_version) if stands.wanted else "nothing"
     for number, share in enumerate(stands.shares or ()):
-        yield "serves" if not number else "", f"{share.percent} %  {share.name}  since {share.since}"
+        yield "serves" if not number else "", f"{share.percent} %  {share.name}  since {moment(share.since)}"
     if not stands.shares:
         yield "serves", "nothing"
     if stands.progress:
@@ -281,9 +281,9 @@ def _lines(target: Target, told: Told) -> Iterator[tuple[str, str]]:
     if stands.reason and not stands.measured:
         yield "because", stands.reason
     for measured in stands.measured:
-        yield "measured", f"{measured}  at {measured.at}"
+        yield "measured", f"{measured}  at {moment(measured.at)}"
     for alarm in told.alarms:
-        yield "alarm", f"{alarm['metric']}  {alarm['state']}  since {alarm['since']}  ({alarm['meaning']})"
+        yield "alarm", f"{alarm['metric']}  {alarm['state']}  since {moment(alarm['since'])}  ({alarm['meaning']})"
     if told.alarms_unknown:
         yield "alarms", f"unknown: {told.alarms_unknown}"
     for each in told.overrides:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -15,7 +18,13 @@ Override = Annotated[
     str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
 ]
 
-out = Console(highlight=False)
+COLOURS = {"error": "red", "fail": "red", "warning": "yellow", "inconclusive": "yellow", "note": "dim", "pass": "green"}
+"""Of severities and verdicts."""
+
+_WIDE = 200
+"""Columns of what goes to a file or a pipe: folding a digest there would keep it from being searched for or copied."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
 err = Console(stderr=True, highlight=False)
 
 
@@ -35,3 +44,10 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def moment(iso: str) -> str:
+    """A time as people read it, in UTC; `iso` is ISO 8601, as every fact of ours has it, or empty if nobody knows."""
+    if not iso:
+        return "an unknown time"
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
