@@ -71,7 +71,8 @@ def _onnx(spec: ModelSpec, folder: Path, holdout: pd.DataFrame) -> tuple[of.Onnx
     """The model as ONNX and the proof that it is the same; nothing, and the reason in `parity.json`, otherwise."""
     (folder / "model.onnx").unlink(missing_ok=True)
     if not spec.service.onnx or spec.service.code:
-        write_json(folder / "parity.json", {"onnx": False, "reason": "the spec does not ask for it"})
+        reason = "its own service answers" if spec.service.code else "the spec does not ask for it"
+        write_json(folder / "parity.json", {"onnx": False, "reason": reason})
         return None, None
     estimator = load_estimator(folder, spec)
     x = scores.encode(holdout, spec.features, spec.input)

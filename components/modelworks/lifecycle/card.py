@@ -95,8 +95,9 @@ def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
             f"{parity['different_labels']} other labels, "
             f"largest difference {parity['max_difference']:.1e} (tolerance {parity['tolerance']:.0e})."
         )
-    engine = "By a service of its own" if manifest.served == "custom" else "By scikit-learn, from a skops file"
-    return f"{engine}. No ONNX: {parity['reason']}."
+    if manifest.served == "custom":
+        return "By a service of its own, which BentoML runs."
+    return f"By scikit-learn, from a skops file. No ONNX: {parity['reason']}."
 
 
 def _number(value: float | None) -> str:

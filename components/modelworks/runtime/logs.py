@@ -39,6 +39,11 @@ class Scribe:
         else:
             self._jobs.append(job)
 
+    def say(self, level: str, message: str, **fields: Any) -> None:
+        """Write one log line soon. Never blocks; any thread may call it."""
+        self.add(line(level, message, **fields))
+        self.kick()
+
     def kick(self) -> None:
         """Let the thread work off what has gathered."""
         if self._jobs:

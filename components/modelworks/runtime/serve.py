@@ -157,7 +157,12 @@ class _Worker:
         config, manifest = self._config, self._manifest
         scribe = Scribe()
         check_examples(manifest)
-        door, model = self._load()
+        scribe.start()
+        try:
+            door, model = self._load(scribe)
+        except BaseException:
+            scribe.close()  # what a service said before it failed is why
+            raise
         layout = Layout(manifest.kind, len(manifest.classes))
         counters = Counters(layout, self._scratch / f"worker-{self._name}")
         log = None
@@ -188,7 +193,6 @@ class _Worker:
             )
         except OSError as error:
             raise ModelworksError(f"{config.host}:{config.port} cannot be listened on: {error.strerror}") from error
-        scribe.start()
         # The model and the modules live for ever: the collector need not look at them again and again.
         gc.collect()
         gc.freeze()
@@ -247,13 +251,13 @@ class _Worker:
         if broken:
             raise ModelworksError(broken)
 
-    def _load(self) -> tuple[type[App], Model]:
+    def _load(self, scribe: Scribe) -> tuple[type[App], Model]:
         """What predicts, and the door that goes with it."""
         if self._manifest.service == "custom":
             from modelworks.runtime.custom import CustomApp  # noqa: PLC0415
             from modelworks.runtime.service import Service  # noqa: PLC0415
 
-            self._service = Service(self._manifest, self._bento, self._scratch, self._config.workers)
+            self._service = Service(self._manifest, self._bento, self._scratch, self._config.workers, scribe.say)
             return CustomApp, self._service
         from modelworks.runtime.app import App  # noqa: PLC0415
         from modelworks.runtime.predictor import Predictor  # noqa: PLC0415

@@ -180,12 +180,20 @@ class Service:
         bento: Folder of the unpacked, verified bundle.
         scratch: Writable folder, for the socket and for what BentoML writes.
         workers: Processes that run it.
+        say: Takes what they write: level, message and fields. Where it blocks, they do.
 
     Raises:
         ModelworksError: BentoML is not installed, or the service does not start or does not predict the example.
     """
 
-    def __init__(self, manifest: Manifest, bento: Path, scratch: Path, workers: int = 1) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        bento: Path,
+        scratch: Path,
+        workers: int = 1,
+        say: Callable[..., object] = say,
+    ) -> None:
         if importlib.util.find_spec("bentoml") is None:
             raise ModelworksError(
                 f"{manifest.model} has a service of its own, and there is no BentoML here to run it",
@@ -206,7 +214,7 @@ class Service:
         # A socket's path has at most 107 bytes, a scratch folder any number: it is reached through a descriptor.
         self._folder = os.open(home, os.O_PATH | os.O_DIRECTORY)
         self._workers = self._start(workers, bento, home)
-        self._relays = [threading.Thread(target=_relay, args=(each.stdout,), daemon=True) for each in self._workers]
+        self._relays = [threading.Thread(target=_relay, args=(each.stdout, say), daemon=True) for each in self._workers]
         for relay in self._relays:
             relay.start()
         try:
@@ -431,7 +439,7 @@ def _settings(home: Path) -> dict[str, str]:
     }
 
 
-def _relay(lines: IO[bytes]) -> None:
+def _relay(lines: IO[bytes], say: Callable[..., object]) -> None:
     """Log what a worker writes, as structured lines."""
     level = "info"
     for text in lines:
