@@ -36,6 +36,10 @@ OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""
 _CALL_SECONDS = 0.004
 """Requests are gathered into one call up to about this much work."""
+_LATELY_SECONDS = 0.05
+"""So much work says how long work takes: a single stall is a small part of it, and refuses nobody."""
+_MOST_DRAG = 50.0
+"""Most that a second of work is taken to last: a process that was stopped for a while is not slow."""
 _TICK_SECONDS = 0.5
 _ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
 
@@ -111,8 +115,8 @@ class App:
         self._queued = self._peak = 0.0
         """Seconds of work admitted and not yet done: now, and the most since the last tick."""
         self._limit = config.queue_ms / 1000
-        self._drag = 4.0
-        """How much longer a second of work, as measured on the idle model, takes with everything around it."""
+        self._worked, self._took = 0.001, 0.004
+        """Work done lately, in seconds as measured on the idle model, and how long that really took."""
         self._since = 0.0
         self._scheduled = self._away = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
@@ -170,10 +174,14 @@ class App:
         if request.method != b"POST":
             self._turn_away(request, connection, request_id, 405, "this takes POST", count=False)
             return None
-        if self._queued * self._drag > self._limit:
+        if self._wait(self._queued) > self._limit:
             self._reject(request, connection, request_id)
             return None
         return request_id
+
+    def _wait(self, work: float) -> float:
+        """How long this much work takes at present."""
+        return work * self._took / self._worked
 
     def _enqueue(self, job: Job) -> None:
         self._queued += job.cost
@@ -253,8 +261,10 @@ class App:
                 self._access(request, job.id, 200, latency, rows=len(job.rows))
         # On a busy machine, or one whose processor time is capped, the same queue lasts longer: measure, do not guess.
         now, done = clock(), sum([job.cost for job in jobs])
-        if done > 0:
-            self._drag += 0.1 * (min(50.0, max(1.0, (now - self._since) / done)) - self._drag)
+        self._worked += done
+        self._took += min(_MOST_DRAG * done, max(done, now - self._since))
+        if self._worked > _LATELY_SECONDS:
+            self._worked, self._took = self._worked / 2, self._took / 2
         self._since = now
         if not self._queue and not self._away:
             self._queued = 0.0  # rounding must not add up
@@ -401,7 +411,7 @@ class App:
         self._scribe.kick()
 
     def _saturation(self) -> float:
-        return min(1.0, self._peak * self._drag / self._limit)
+        return min(1.0, self._wait(self._peak) / self._limit)
 
     def read_tokens(self) -> None:
         """Take the tokens from their file, if it changed. A file that cannot be read leaves those there were."""

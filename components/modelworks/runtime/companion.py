@@ -115,7 +115,7 @@ class Companion:
 
     def run(self) -> None:
         """Work until standard input closes, then once more."""
-        os.nice(5)  # a request is always more urgent than telling about it
+        os.nice(10)  # a request is always more urgent than telling about it
         now = time.monotonic()
         next_metrics, next_log = now + self._config.metrics_seconds, now + self._first_log_seconds()
         while True:
