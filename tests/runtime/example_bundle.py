@@ -55,6 +55,7 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 def build(folder: Path, *, onnx: bool = True, trees: int = 50, model: str = "delays", **changes: Any) -> Example:
     """Train, convert, and pack a Bento-shaped archive with a manifest."""
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     columns = (*(f"x{index}" for index in range(FEATURES - 1)), "carrier")
     features = (
@@ -67,7 +68,9 @@ def build(folder: Path, *, onnx: bool = True, trees: int = 50, model: str = "del
     draft = Example(Path(), "", None, None, columns)  # type: ignore[arg-type]
     table = draft.matrix(rows(4000, seed=1))
     target = (np.nan_to_num(table).sum(axis=1) + table[:, 14] > 2).astype(int)
-    estimator = HistGradientBoostingClassifier(max_iter=trees, random_state=0).fit(table, target)
+    # Threads that wait for each other take minutes where other tests keep the cores busy.
+    with threadpool_limits(1, user_api="openmp"):
+        estimator = HistGradientBoostingClassifier(max_iter=trees, random_state=0).fit(table, target)
     files: dict[str, bytes] = {"src/card.md": b"# A card\n"}
     onnx_part = skops_part = parity = None
     if onnx:

@@ -267,14 +267,16 @@ def test_two_workers_share_a_port_and_their_numbers(serve, example):
 def test_an_overloaded_server_says_so_early(serve, scikit_example):
     """A queue of a millisecond is full as soon as one request waits behind another."""
     server = serve(scikit_example, **{contract.ENV_QUEUE_MS: "1"}).ready()
-    body = json.dumps({"rows": rows(300)}).encode()
+    body = json.dumps({"rows": rows(100)}).encode()
     request = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         len(body),
         body,
     )
     clients = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(40)]
+    server.process.send_signal(signal.SIGSTOP)  # so that all come at the same time, however slow this machine is
     for client in clients:
         client.sendall(request)
+    server.process.send_signal(signal.SIGCONT)
     answers = [client.recv(200) for client in clients]
     for client in clients:
         client.close()
