@@ -29,7 +29,7 @@ from modelworks import contract
 from modelworks.laptop import control_plane, environments, supervision
 from modelworks.laptop.place import Place, read_facts
 from modelworks.runtime.manifest import Onnx, OnnxInput
-from runtime import example_bundle
+from runtime import custom_bundle, example_bundle
 
 MODEL = "flight-delay"
 ROWS = example_bundle.rows(400, seed=11)
@@ -140,6 +140,16 @@ def slow(folder: Path, size: int = 2400) -> example_bundle.Example:
 def crashing(folder: Path) -> example_bundle.Example:
     """A graph that nobody can load, though it is the one that the manifest names."""
     return _pack(folder, "crashing", b"this is no graph")
+
+
+def own(folder: Path) -> example_bundle.Example:
+    """A good one with a service of its own."""
+    return custom_bundle.build(folder / "own", build(folder, trees=1).manifest)
+
+
+def own_crashing(folder: Path) -> example_bundle.Example:
+    """A service of its own that ends as it begins."""
+    return custom_bundle.recoded(own(folder / "good"), folder / "crashing", "raise SystemExit('no luck')")
 
 
 def _graph(folder: Path, name: str, change: list[Any], size: int = 1) -> example_bundle.Example:
