@@ -1,4 +1,8 @@
-"""Times and sizes of a model's way to a bundle, and whether its digest holds elsewhere. Prints JSON, asserts nothing.
+"""Times and sizes of a model's way to a bundle, whether its digest holds elsewhere, and each step of `make up`.
+
+Elsewhere is a second clone in another folder, with another hash seed, thread count, time zone and day. `make up` runs
+twice in a third one, with a laptop cloud of its own: from nothing (tools and packages at hand), and again unchanged.
+Prints JSON, asserts nothing.
 
 Usage: `python benchmarks/lifecycle.py [MODEL]`
 """
@@ -7,17 +11,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from modelworks.lifecycle import load_spec
+from modelworks.lifecycle import load_spec, training
 from modelworks.lifecycle.bundle import Bundle, build_bundle
 from modelworks.lifecycle.gates import run_gates
 from modelworks.lifecycle.spec import find_model
 from modelworks.lifecycle.training import Home, train
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
+import later  # noqa: E402 - the tests' other day
 
 
 def measured(folder: Path, home: Home) -> tuple[dict[str, float], Bundle]:
@@ -38,21 +47,42 @@ def measured(folder: Path, home: Home) -> tuple[dict[str, float], Bundle]:
     return seconds, bundle
 
 
+def clone(folder: Path) -> Path:
+    """The last commit of this checkout, in `folder`."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    return folder
+
+
+def story(folder: Path, model: str) -> dict[str, Any]:
+    """Seconds of every step of `make up`, the first time and again."""
+    program = str(Path(sys.executable).with_name("modelworks"))
+    environment = {name: value for name, value in os.environ.items() if name != "MODELWORKS_HOME"}
+
+    def told() -> dict[str, Any]:
+        argv = [program, "quickstart", model, "--json"]
+        done = subprocess.run(argv, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=1800)
+        facts = json.loads(done.stdout)
+        return {"seconds": facts["seconds"], "steps": facts["steps"]}
+
+    try:
+        return {"first": told(), "again": told()}
+    finally:
+        subprocess.run([program, "laptop", "down"], cwd=folder, env=environment, check=True, timeout=300)
+
+
 def main() -> None:
-    """Measure here, then again in another folder under other conditions."""
-    file = find_model(sys.argv[1] if len(sys.argv) > 1 else "flight-delay")
+    """Measure in one clone, then in another under other conditions, then tell the whole story in a third."""
+    file = find_model(sys.argv[1] if len(sys.argv) > 1 else "flight-delay").relative_to(ROOT)
     with tempfile.TemporaryDirectory() as scratch:
-        seconds, bundle = measured(file.parent, Home(Path(scratch) / "one"))
-        elsewhere = Path(scratch) / "another" / "clone"
-        shutil.copytree(
-            file.parent, elsewhere / "models" / file.parent.name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-        shutil.copyfile(file.parents[2] / "uv.lock", elsewhere / "uv.lock")
+        one, other, whole = (clone(Path(scratch) / name) for name in ("one", "another/clone", "whole"))
+        seconds, bundle = measured(one / file, Home(Path(scratch) / "home of one"))
         os.environ |= {"PYTHONHASHSEED": "99", "OMP_NUM_THREADS": "2", "TZ": "Pacific/Auckland"}
-        _, again = measured(elsewhere / "models" / file.parent.name, Home(Path(scratch) / "two"))
+        training.FIXED |= later.variables(Path(scratch))
+        _, again = measured(other / file, Home(Path(scratch) / "home of another"))
         facts = {
             "model": bundle.model, "seconds": seconds, "bytes": bundle.size, "served": bundle.served,
             "parity": bundle.parity, "digest": bundle.digest, "same_digest_elsewhere": bundle.digest == again.digest,
+            "make_up": story(whole, bundle.model),
         }  # fmt: skip
     print(json.dumps(facts, indent=2))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
@@ -13,6 +13,7 @@ import pytest
 from moto import mock_aws
 
 from lifecycle.conftest import Project, make_project
+from modelworks import contract
 from modelworks.cli import release as releasing
 from modelworks.cli.promote import promote
 from modelworks.cli.release import registered, released
@@ -23,6 +24,8 @@ from modelworks.lifecycle.files import digest_of_file
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.training import Home, train
+
+pytestmark = pytest.mark.timeout(900)  # two models are trained before the first test
 
 STACK = """\
 config:
@@ -247,6 +250,57 @@ def test_what_does_not_serve_in_the_source_is_not_promoted(world):
     with pytest.raises(ModelworksError, match="its champion is another") as refused:
         world.promote()
     assert "modelworks status dev --wait" in refused.value.fix
+    assert world.staging.versions("churn") == []
+
+
+# -- Faults ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("step", ["keep_data", "_put", "_name", "note", "fetch", "point"])
+def test_a_promotion_that_breaks_at_any_step_is_run_again_and_ends_as_if_it_never_had(world, monkeypatch, step):
+    """The step itself is done, and then everything ends, as for a process that is killed."""
+    calls = []
+    real = getattr(Registry, step)
+
+    def break_after(self, *args, **more):
+        made = real(self, *args, **more)
+        if self is world.staging:
+            calls.append(step)
+            raise KeyboardInterrupt
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, step, break_after)
+        with pytest.raises(KeyboardInterrupt):
+            world.promote()
+    assert calls == [step]
+    line = read_releases(world.places["staging"].stack_file).get("churn")
+    # What the line names is there, whole; and without a line nothing is promoted, whatever was copied.
+    assert line is None or world.staging.find("churn", line.digest).facts["promoted_from"] == "dev"
+    told = world.promote()
+    assert [each["environment"] for each in told.facts["released"]] == ["dev", "staging"]
+    assert (told.version, told.aliases, told.facts["promoted_from"]) == (1, ("challenger",), "dev")
+    assert read_releases(world.places["staging"].stack_file)["churn"].digest == told.digest
+    assert world.staging.fetch("churn", told.digest, world.root / "again")[1] is not None
+    assert world.staging.has_data(told.facts["data"])
+
+
+@pytest.mark.parametrize("lost", ["uri", "bucket", "artifacts"])
+def test_a_target_that_is_down_gets_nothing_and_no_line(world, monkeypatch, lost):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    elsewhere = "http://127.0.0.1:9" if lost == "uri" else "no-such-bucket"
+    world.places["staging"].registry = replace(world.staging, **{lost: elsewhere})
+    with pytest.raises(ModelworksError, match=r"(registry|store) of staging") as error:
+        world.promote()
+    assert "nothing is done twice" in error.value.fix
+    assert read_releases(world.places["staging"].stack_file) == {}
+
+
+def test_a_bundle_that_was_tampered_with_in_the_source_is_not_promoted(world):
+    version = world.dev.find("churn", "1")
+    world.dev.session.client("s3").put_object(
+        Bucket=world.dev.bucket, Key=contract.bundle_key("churn", version.digest), Body=b"something else"
+    )
+    with pytest.raises(ModelworksError, match="it was tampered with"):
+        world.promote()
     assert world.staging.versions("churn") == []
 
 

@@ -264,13 +264,11 @@ def test_waiting_ends_at_its_deadline_with_two(place, command):
 
 
 def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
-    monkeypatch.setattr(status, "_POLL_SECONDS", 0.05)
     place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
     ended = served(phase="Healthy", stableRS=CANARY, canary=weights(0))
-    timer = threading.Timer(0.5, lambda: setattr(place.api, "rollout", ended))
-    timer.start()
+    # It ends between two looks.
+    monkeypatch.setattr(status, "_pause", lambda: setattr(place.api, "rollout", ended))
     done = command("rollout", "watch", "delays", "--timeout", "60")
-    timer.join()
     assert (done.exit_code, "80 % version 1" in done.stderr, "serves" in done.stdout) == (0, True, True)
 
 

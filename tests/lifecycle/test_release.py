@@ -105,6 +105,18 @@ def test_a_file_that_is_no_stack_config_is_refused_and_untouched(tmp_path, text)
     assert path.read_text() == text
 
 
+def test_on_a_full_disk_the_file_stays_as_it_was_and_nothing_is_left_beside_it(stack, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ModelworksError, match="No space left on device") as error:
+        set_release(stack, "churn", release("a"))
+    assert error.value.fix.startswith("Free space")
+    assert stack.read_text() == HEAD + RELEASES + TAIL
+    assert list(stack.parent.iterdir()) == [stack]
+
+
 def test_a_missing_file_is_refused_and_not_made(tmp_path):
     path = tmp_path / "Pulumi.dev.yaml"
     with pytest.raises(ModelworksError, match="does not exist"):

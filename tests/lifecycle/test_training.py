@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
+from datetime import datetime, timedelta
 
 import pytest
 
+import later
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import load_spec, training
 from modelworks.lifecycle.bundle import build_bundle
@@ -26,7 +30,10 @@ def test_run_keeps_checks_metrics_plots_and_origin(built):
     assert {"inputs.json", "checks.json", "checks.html", "metrics.json", "slices.json", "origin.json", "plots"} <= names
 
 
-def test_same_inputs_give_the_same_digest_elsewhere_with_other_threads_and_hash_seed(built, tmp_path, monkeypatch):
+def test_same_inputs_give_the_same_digest_elsewhere_on_another_day_with_other_threads_and_hash_seed(
+    built, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "FIXED", {**training.FIXED, **later.variables(tmp_path)})
     monkeypatch.setenv("PYTHONHASHSEED", "4242")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -36,6 +43,8 @@ def test_same_inputs_give_the_same_digest_elsewhere_with_other_threads_and_hash_
     again = load_spec(folder / "models" / "churn")
     run = train(again, home)
     assert (run.run, build_bundle(again, run, home).digest) == (built.run.run, built.bundle.digest)
+    days = datetime.fromisoformat(run.checks.at) - datetime.fromisoformat(built.run.checks.at)
+    assert days > timedelta(days=2999)  # the process really lived on another day
 
 
 def test_other_parameters_give_another_run(built, tmp_path):
@@ -153,6 +162,25 @@ def test_interrupted_training_leaves_no_process(project):
     with pytest.raises(KeyboardInterrupt):
         train(project.spec, project.home, progress=interrupt)
     assert [each for each in psutil.Process().children(recursive=True) if "worker" in " ".join(each.cmdline())] == []
+
+
+def test_training_ends_with_a_parent_that_is_killed(project):
+    """A process that is killed cannot tidy up: the kernel does."""
+    import psutil
+
+    project.edit("    model = Pipeline(", "    import time\n    time.sleep(600)\n    model = Pipeline(")
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from modelworks.lifecycle import load_spec; from modelworks.lifecycle.training import Home, train\n"
+        "train(load_spec(sys.argv[1]), Home(Path(sys.argv[2])), progress=lambda *e: print(e, flush=True))"
+    )
+    argv = [sys.executable, "-c", script, str(project.folder), str(project.home.root)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
+        assert any("('train', 'start'" in line for line in parent.stdout)
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+    child.wait(60)
+    assert not child.is_running()
 
 
 def test_inputs_name_every_digest(built):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import queue
 import re
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,16 +19,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks.cli.terminal import Json
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.cli.target import Target
+    from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
+    from modelworks.lifecycle.training import TrainedModel
 
 out = Console(highlight=False, soft_wrap=True)
 ENVIRONMENT = "local"
 ANSWER_DEADLINE = 120
 """Seconds that a released model has to answer its first prediction."""
+_Step = Callable[[str, str], AbstractContextManager[Callable[[str], None]]]
+"""Begins a step by its name and the command it stands for; what it gives takes what came of it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +43,8 @@ def register(app: typer.Typer) -> None:
 
 def _run(
     model: Annotated[str, typer.Argument(help="Name of a model in models/.", metavar="[MODEL]")] = "flight-delay",
+    *,
+    as_json: Json = False,
 ) -> None:
     """From nothing to an answered prediction: laptop cloud, environment, training, gates, release, serving.
 
@@ -40,41 +52,60 @@ def _run(
 
         modelworks quickstart
 
-    Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line.
+    Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line. The
+    model is trained while the laptop cloud and its environment come up.
     """
-    from modelworks.cli.status import status  # noqa: PLC0415
-
     began = time.monotonic()
-    target = _laptop()
-    with _step("train", f"modelworks train {model}") as done:
-        run, built = _bundle(model)
-        done(f"run {run.run}, bundle {contract.short_digest(built.digest)}, {built.size / 1e6:.1f} MB, {built.served}")
-    if not _stands(target, model):
-        with _step("environment", f"modelworks up {ENVIRONMENT}") as done:
-            done(_up(target))
+    seconds: dict[str, float] = {}
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        target, row, answer = _story(model, partial(_step, seconds))
+        took = time.monotonic() - began
+        if not as_json:
+            out.print(f"\n[bold]{model} answers[/] after {took:.0f} s.\n")
+            _what_next(target, model, row)
+    if as_json:
+        facts = {"model": model, "url": target.models[model], "seconds": round(took, 1), "steps": seconds}
+        print(json.dumps({**facts, "asked": row, "answer": answer}, indent=2))
+
+
+def _story(model: str, step: _Step) -> tuple[Target, dict[str, Any], dict[str, Any]]:
+    """All steps; returns the environment, a row that was asked, and the answer to it."""
+    from modelworks.cli.status import tell  # noqa: PLC0415
+
+    bundled = _begin_bundle(model)
+    target = _laptop(step)
+    with step("environment", f"modelworks up {ENVIRONMENT}") as done:
+        target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
+        stands = _stands(target, model)
+        done("its registry answers: it stands" if stands else _up(target)[0])
+    if not stands:
         target = _fresh()
-    with _step("register", f"modelworks register {model}") as done:
+    with step("train", f"modelworks train {model}") as done:
+        run, built = bundled()
+        done(f"run {run.run}, bundle {contract.short_digest(built.digest)}, {built.size / 1e6:.1f} MB, {built.served}")
+    with step("register", f"modelworks register {model}") as done:
         version = _register(target, model)
         done(f"version {version.version}, {_gates(version)}")
-    with _step("release", f"modelworks release {model}") as done:
+    with step("release", f"modelworks release {model}") as done:
         done(_release(target, version))
-    with _step("roll out", f"modelworks up {ENVIRONMENT}") as done:
-        done(_up(target))
-    target = _fresh()
-    with _step("predict", f"modelworks predict {model} --example") as done:
+    with step("roll out", f"modelworks up {ENVIRONMENT}") as done:
+        told, changed = _up(target)
+        done(told)
+    if changed or model not in target.models:
+        target = _fresh()
+    with step("predict", f"modelworks predict {model} --example") as done:
         row, answer = _first_answer(target, model)
         done(json.dumps(answer))
-    with _step("status", "modelworks status --wait"):
-        status(ENVIRONMENT, wait=True)
-    out.print(f"\n[bold]{model} answers[/] after {time.monotonic() - began:.0f} s.\n")
-    _what_next(target, model, row)
+    with step("status", "modelworks status --wait"):
+        tell(target, [], wait=True, timeout=0, as_json=False)
+    return target, row, answer
 
 
-def _laptop() -> Target:
+def _laptop(step: _Step) -> Target:
     from modelworks.laptop import core  # noqa: PLC0415
     from modelworks.laptop.place import Place  # noqa: PLC0415
 
-    with _step("laptop cloud", "modelworks laptop up") as done:
+    with step("laptop cloud", "modelworks laptop up") as done:
         said: list[str] = []
 
         def report(line: str) -> None:
@@ -83,9 +114,7 @@ def _laptop() -> Target:
 
         core.up(Place.here(), [ENVIRONMENT], report=report)
         done(said[-1] if said else "")
-    target = _fresh()
-    target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
-    return target
+    return _fresh()
 
 
 def _fresh() -> Target:
@@ -103,14 +132,37 @@ def _stands(target: Target, model: str) -> bool:
     return True
 
 
-def _bundle(model: str) -> tuple[Any, Any]:
+def _begin_bundle(model: str) -> Callable[[], tuple[TrainedModel, Bundle]]:
+    """Train and bundle in a thread; what is returned tells of its steps, waits for its end, and raises what it did."""
     from modelworks.cli.lifecycle import home_here  # noqa: PLC0415
     from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
-    spec, home = load_spec(model), home_here()
-    run = training.train(spec, home, progress=_progress)
-    return run, bundles.build_bundle(spec, run, home, _progress)
+    events: queue.SimpleQueue[tuple[str, str, float] | None] = queue.SimpleQueue()
+    outcome: Future[tuple[TrainedModel, Bundle]] = Future()
+
+    def tell(*event: Any) -> None:
+        events.put(event)
+
+    def work() -> None:
+        try:
+            spec, home = load_spec(model), home_here()
+            run = training.train(spec, home, progress=tell)
+            outcome.set_result((run, bundles.build_bundle(spec, run, home, tell)))
+        except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for the outcome
+            outcome.set_exception(error)
+        finally:
+            events.put(None)
+
+    # A daemon, and its child ends with it: whatever ends the story ends the training.
+    threading.Thread(target=work, name="train", daemon=True).start()
+
+    def wait() -> tuple[TrainedModel, Bundle]:
+        for event in iter(events.get, None):
+            _progress(*event)
+        return outcome.result()
+
+    return wait
 
 
 def _register(target: Target, model: str) -> Version:
@@ -127,17 +179,21 @@ def _release(target: Target, version: Version) -> str:
     return f"{line} in {target.stack_file.name}" if changed else "nothing changed"
 
 
-def _up(target: Target) -> str:
-    """Run `pulumi up` and say what it did."""
+def _up(target: Target) -> tuple[str, bool]:
+    """Run `pulumi up`, and return what it did and whether that was anything.
+
+    Nobody is asked about a preview of it, so that the program runs once; policies are held to in the update as well.
+    """
     engine = target.engine
-    code, text = engine.capture("up", [*engine.policy(), "--yes", "--refresh"])
+    code, text = engine.capture("up", [*engine.policy(), "--yes", "--refresh", "--skip-preview"])
     if code:
         tail = "\n".join(text.rstrip().splitlines()[-25:])
         raise ModelworksError(
             f"`pulumi up` of {target.environment} ended with {code}:\n{tail}", fix=f"The whole log: {engine.log('up')}"
         )
     done = text.rpartition("Resources:")[2]
-    return ", ".join(" ".join(line.split()) for line in done.splitlines() if re.match(r"\s+(\S )?\d+ \w", line))
+    lines = [" ".join(line.split()) for line in done.splitlines() if re.match(r"\s+(\S )?\d+ \w", line)]
+    return ", ".join(lines), not all(line.endswith("unchanged") for line in lines)
 
 
 def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
@@ -194,11 +250,12 @@ def _progress(step: str, state: str, seconds: float) -> None:
 
 
 @contextmanager
-def _step(name: str, command: str) -> Iterator[Callable[[str], None]]:
+def _step(seconds: dict[str, float], name: str, command: str) -> Iterator[Callable[[str], None]]:
     """One step of the story: its name, the command it stands for, what came of it and how long it took."""
     began = time.monotonic()
     out.print(f"[bold]{name}[/]  [dim]{escape(command)}[/]")
     told: list[str] = []
     yield told.append
+    seconds[name] = round(time.monotonic() - began, 1)
     for line in told:
-        out.print(f"  {escape(line)}  [dim]{time.monotonic() - began:.1f} s[/]")
+        out.print(f"  {escape(line)}  [dim]{seconds[name]:.1f} s[/]")

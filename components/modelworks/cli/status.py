@@ -176,7 +176,7 @@ def _wait(
             if now != last and not quiet:
                 err.print(f"[dim]{time.monotonic() - started:4.0f} s[/]  {item.model}: {escape(now)}", soft_wrap=True)
             last = now
-            time.sleep(_POLL_SECONDS)
+            _pause()
             try:
                 item, missed = look(item.model), 0
             except ModelworksError as error:
@@ -187,6 +187,10 @@ def _wait(
                 if missed > 30:
                     raise
     return item
+
+
+def _pause() -> None:
+    time.sleep(_POLL_SECONDS)
 
 
 def _ask_around(target: Target, stands: rollout.Status) -> Told:

@@ -28,11 +28,14 @@ gap:12px;margin-top:20px}.card{background:var(--paper);border:1px solid var(--li
 .card b{display:block;font-size:22px}.card span{color:var(--soft);font-size:13px}
 .table{background:var(--paper);border:1px solid var(--line);border-radius:10px;overflow-x:auto}
 table{border-collapse:collapse;width:100%}th,td{padding:9px 14px;text-align:left;vertical-align:top;border-top:1px solid var(--line)}
-tr:first-child th{border-top:0;color:var(--soft);font-weight:500;font-size:13px}td.n{text-align:right;font-variant-numeric:tabular-nums}
+tr:first-child th{border-top:0;color:var(--soft);font-weight:500;font-size:13px}.n{text-align:right;font-variant-numeric:tabular-nums}
+small{display:block;color:var(--soft);font-size:13px}.whole{white-space:nowrap}
 .tag{display:inline-block;padding:1px 9px;border-radius:99px;font-size:12.5px;font-weight:600;border:1px solid currentColor}
 .error,.fail{color:var(--bad)}.warning,.inconclusive{color:var(--warn)}.note{color:var(--soft)}.pass{color:var(--good)}
 code{font:13px ui-monospace,monospace;color:var(--soft);display:block;overflow-wrap:anywhere}
 .bars{display:inline-flex;align-items:flex-end;height:26px;gap:1px}.bars i{width:7px;background:var(--accent);border-radius:1px}
+@media(max-width:640px){tr,td{display:block;text-align:left!important}th{display:none}td{border:0;padding:3px 14px}td:empty{display:none}
+tr{border-top:1px solid var(--line);padding:8px 0}tr:first-child{border:0;padding:0}.whole{white-space:normal}}
 """.strip()
 
 
@@ -51,7 +54,8 @@ def page(title: str, subtitle: str, cards: Sequence[tuple[str, str, str]], body:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; cells that are HTML already begin with `<`, cells of digits are set to the right."""
-    lines = ["".join(f"<th>{escape(each)}</th>" for each in head)]
+    numbers = [any(_is_number(row[at]) for row in rows) for at in range(len(head))]
+    lines = ["".join(f"<th{' class=n' * n}>{escape(each)}</th>" for each, n in zip(head, numbers, strict=True))]
     lines += ["".join(map(_cell, row)) for row in rows]
     return '<div class="table"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
@@ -84,35 +88,47 @@ def checks_page(report: CheckReport) -> str:
         table(["", "check", "column", "what", "rows"], findings) if findings else "<p>None.</p>"
     )
     body += "<h2>Features</h2>" + table(["feature", "type", "missing", "values", "shift", "distribution"], columns)
-    return page(f"Data of {report.model}", f"{report.data} · checked {report.at}", cards, body)
+    return page(f"Data of {report.model}", f"{report.data} · checked {_when(report.at)}", cards, body)
 
 
 def gates_page(report: GateReport) -> str:
     """The report of gates."""
     counts = {name: sum(each.verdict == name for each in report.results) for name in ("pass", "inconclusive", "fail")}
+    decided = ("allowed", f"for {report.target}", "pass")
+    if report.override:
+        decided = ("overridden", f"refused by {report.target}, and allowed all the same", "warning")
+    elif not report.allowed:
+        decided = ("refused", f"by {report.target}", "fail")
     cards = [
-        ("allowed", f"for {report.target}", "pass") if report.allowed else ("refused", f"by {report.target}", "fail"),
+        decided,
         *((str(number), name, name if number else "") for name, number in counts.items()),
     ]
     body = ""
     if report.override:
-        by = f"{report.override.by}, {report.override.at}"
+        by = f"{report.override.by}, {_when(report.override.at)}"
         body += f"<h2>Overridden</h2><p><b>{escape(report.override.reason)}</b><br>{escape(by)}</p>"
     rows = [
         [
-            tag(each.verdict), each.subject, "" if each.number is None else f"{each.number:.4g}",
-            "" if each.interval is None else f"[{_end(each.interval[0])}, {_end(each.interval[1])}]",
-            f"<div>{escape(each.message)}<code>{escape(each.because)}</code></div>", each.source.rpartition("/")[2],
+            tag(each.verdict) + _action(each.action), each.subject, "" if each.number is None else f"{each.number:.4g}",
+            "" if each.interval is None else _interval(*each.interval),
+            f"<div>{escape(each.message)}<small>{escape(each.because)}</small></div>", each.source.rpartition("/")[2],
         ]
         for each in sorted(report.results, key=lambda each: ("fail", "inconclusive", "pass").index(each.verdict))
     ]  # fmt: skip
     body += "<h2>Gates</h2>" + table(["", "what", "number", "95 % interval", "rule", "stated in"], rows)
-    subtitle = f"{report.digest} · run {report.run} · {report.at}"
+    subtitle = f"{report.digest} · run {report.run} · {_when(report.at)}"
     return page(f"Gates of {report.model} for {report.target}", subtitle, cards, body)
 
 
-def _end(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _action(action: str) -> str:
+    """What the target does about a verdict."""
+    done = {"warn": "warned of", "refuse": "refused"}
+    return f"<small>{done[action]}</small>" if action else ""
+
+
+def _interval(*ends: float | None) -> str:
+    low, high = ("-" if each is None else f"{each:.4g}" for each in ends)
+    return f'<span class="whole">{low} to {high}</span>'
 
 
 def _finding_row(finding: Finding) -> list[str]:
@@ -124,8 +140,16 @@ def _finding_row(finding: Finding) -> list[str]:
 def _cell(text: str) -> str:
     if text.startswith("<"):
         return f"<td>{text}</td>"
-    number = text.replace(",", "").replace(".", "").replace("%", "").replace("-", "").isdigit()
-    return f'<td class="n">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+    return f'<td class="n">{escape(text)}</td>' if _is_number(text) else f"<td>{escape(text)}</td>"
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "").replace("%", "").replace("-", "").isdigit()
+
+
+def _when(moment: str) -> str:
+    """A moment as people write it."""
+    return f"{moment[:16].replace('T', ' ')} UTC"
 
 
 def _bars(shares: Sequence[float]) -> str:

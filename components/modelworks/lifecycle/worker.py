@@ -5,9 +5,11 @@ It speaks to its parent through a pipe, one JSON object a line: steps as they st
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
+import signal
 import sys
 import time
 import traceback
@@ -219,6 +221,14 @@ def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: 
     write_json(folder / "metrics.json", found)
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent is gone, even one that was killed."""
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as pipe:
         main(json.loads(sys.argv[1]), pipe)
