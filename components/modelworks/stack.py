@@ -83,7 +83,7 @@ def check_place(*, stack: str, backend: str, emulated: bool) -> None:
     Raises:
         ModelworksError: One is the laptop's and the other is not, or the laptop's backend is another environment's.
     """
-    parts = backend.rstrip("/").split("/")
+    parts = backend.partition("?")[0].rstrip("/").split("/")
     environment = (
         parts[-2] if parts[0] == "file:" and parts[-3:-2] == ["environments"] and parts[-1] == "backend" else ""
     )

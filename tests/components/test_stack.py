@@ -82,7 +82,14 @@ def test_a_stack_in_another_environments_shell_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("backend", "emulated"), [(LAPTOP, True), ("s3://states", False), ("", False), ("file:///srv/states", False)]
+    ("backend", "emulated"),
+    [
+        (LAPTOP, True),
+        (LAPTOP + "?metadata=skip", True),
+        ("s3://states", False),
+        ("", False),
+        ("file:///srv/states", False),
+    ],
 )
 def test_what_belongs_together_passes(backend, emulated):
     check_place(stack="dev", backend=backend, emulated=emulated)

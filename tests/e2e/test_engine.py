@@ -236,10 +236,14 @@ def test_up_after_a_killed_engine_orphans_and_doubles_nothing(project: Project):
     next(project.cloud.glob("t1-*.json")).unlink()  # this one, let us say, was never made
     pending = {operation["resource"]["urn"] for operation in project.state()["pending_operations"]}
     assert len(pending) == 4
+    # Killed a moment earlier, it would have left this: it writes a state's attributes before the state.
+    (project.folder.parent / "backend" / ".pulumi" / "stacks" / "program" / "dev.json.attrs").write_text("")
+    assert "EOF" in project.pulumi("stack", "export", "-s", "dev", fine=(1, 255))
 
     said = project.modelworks("up", "dev", "--yes", "--skip-preview")
 
     assert f"process {lock['pid']}" in said
+    assert "dev.json.attrs, which a killed update left empty, is taken away" in said
     assert said.count("is there and is taken over") == 3
     assert said.count("was not made, and is forgotten") == 1
     stands = tiny.things(project.cloud)

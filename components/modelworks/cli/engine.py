@@ -126,6 +126,7 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
     Protected resources are refused, by Pulumi. Options that this command does not know are Pulumi's.
     """
     engine = _engine(environment)
+    engine.mend(_say)
     engine.unlock(_say)
     engine.settle(_say)
     _run(engine, "destroy", [*context.args, *(["--yes"] if yes else [])])

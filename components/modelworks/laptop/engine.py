@@ -183,9 +183,19 @@ class Engine:
         Raises:
             ModelworksError: Another update is running; the message says whose.
         """
+        self.mend(say)
         self.have_stack(say)
         self.unlock(say)
         self.settle(say)
+
+    def mend(self, say: Callable[[str], None]) -> None:
+        """Take away attributes of a state that a killed engine left empty: Pulumi would refuse the state for them."""
+        if (folder := self._backend_folder()) is None:
+            return
+        for attributes in (folder / ".pulumi" / "stacks" / self._project_file()["name"]).glob("*.attrs"):
+            if attributes.stat().st_size == 0:
+                attributes.unlink()
+                say(f"{attributes.name}, which a killed update left empty, is taken away")
 
     def have_stack(self, say: Callable[[str], None]) -> None:
         """On the laptop, have the stack and its config file, so that there is something to preview and to update."""
@@ -232,15 +242,20 @@ class Engine:
     def _project_file(self) -> dict[str, Any]:
         return yaml.safe_load((self.project / "Pulumi.yaml").read_text(encoding="utf-8")) or {}
 
+    def _backend_folder(self) -> Path | None:
+        """The folder of a backend in files; None for any other."""
+        url = self.variables.get("PULUMI_BACKEND_URL") or (self._project_file().get("backend") or {}).get("url") or ""
+        if not url.startswith("file://"):
+            return None
+        return self.project / os.path.expanduser(url.removeprefix("file://").split("?")[0])  # noqa: PTH111 (`~` in a URL)
+
     def locks(self) -> list[Lock]:
         """Who holds the stack. Only a backend in files can be looked at; elsewhere the engine itself tells."""
-        project = self._project_file()
-        url = self.variables.get("PULUMI_BACKEND_URL") or (project.get("backend") or {}).get("url") or ""
-        if not url.startswith("file://"):
+        if (folder := self._backend_folder()) is None:
             return []
-        base = Path(os.path.expanduser(url.removeprefix("file://").split("?")[0]))  # noqa: PTH111 (`~` inside a URL)
         found = []
-        for path in (self.project / base / ".pulumi" / "locks").glob(f"*/{project['name']}/{self.environment}/*.json"):
+        project = self._project_file()["name"]
+        for path in (folder / ".pulumi" / "locks").glob(f"*/{project}/{self.environment}/*.json"):
             with suppress(OSError, ValueError, KeyError):  # it may be released while we look
                 content = json.loads(path.read_text(encoding="utf-8"))
                 found.append(Lock(path, content["pid"], content["username"], content["hostname"], content["timestamp"]))

@@ -134,7 +134,8 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
         "KUBECONFIG": str(folder / "kubeconfig"),
         "MODELWORKS_LAPTOP_ENVIRONMENT": environment,
         "PATH": os.pathsep.join([*first, *path]),
-        "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
+        # Without attributes beside each file: an engine killed while it writes them leaves a state that it cannot read.
+        "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}?metadata=skip",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "passphrase"),
         "PULUMI_DEBUG_PROVIDERS": f"aws:{providers['aws']},kubernetes:{providers['kubernetes']}",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
