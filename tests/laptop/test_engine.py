@@ -137,7 +137,7 @@ def test_a_preview_without_changes_says_so():
 
 def test_a_preview_puts_what_is_released_in_spite_of_its_gates_above_the_changes_once():
     said = f"churn {contract.OVERRIDDEN}: the *demo*\nis today (ada)"
-    warning = {"severity": "warning", "message": f"{said}\n"}
+    warning = {"severity": "warning", "message": f"warning: {said}\n"}
     told = Preview.read("prod", json.dumps({**PREVIEW, "diagnostics": [warning, warning]}))
     assert told.facts()["overrides"] == [said]
     assert told.facts()["problems"] == []

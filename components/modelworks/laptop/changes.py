@@ -118,9 +118,10 @@ class Preview:
         if found.get("error"):
             problems.append(str(found["error"]).strip())
         unchanged = (found.get("changeSummary") or {}).get("same", 0)
-        overrides = tuple(dict.fromkeys(each for each in problems if contract.OVERRIDDEN in each))
+        overrides = dict.fromkeys(each for each in problems if contract.OVERRIDDEN in each)
         problems = [each for each in dict.fromkeys(problems) if each not in overrides]
-        return cls(environment, tuple(changes), unchanged, tuple(problems), overrides)
+        told = tuple(each.removeprefix("warning: ") for each in overrides)
+        return cls(environment, tuple(changes), unchanged, tuple(problems), told)
 
     def counts(self) -> dict[str, int]:
         """How many resources see each action; actions that do not happen are left out."""
