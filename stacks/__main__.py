@@ -63,13 +63,12 @@ if settings.registry and settings.training:
             **on_the_ground,
             "environment": stack,
             "namespace": f"{cluster.namespace or f'modelworks-{stack}'}-training",
-            "bundle_bucket": registry.bundle_bucket,
+            "image": cluster.training_image or lock_image("training"),
             "artifact_bucket": registry.artifact_bucket,
             **settings.training.model_dump(),
         },
     )
-    pulumi.export("training_namespace", training.namespace)
-    pulumi.export("training_service_account", training.service_account)
+    pulumi.export("training", training.place)
 
 endpoints = {
     model: ModelEndpoint(

@@ -16,22 +16,6 @@ from modelworks._access import least_privilege_role, policy_document
 Manifest = Any
 """A piece of a manifest: plain mappings and lists with camel-case keys, Pulumi inputs allowed as values."""
 
-RESTRICTED_CONTAINER: dict[str, Any] = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
-"""Security context of every container: the `restricted` Pod Security standard, and a root that cannot be written."""
-
-RESTRICTED_POD: dict[str, Any] = {
-    "runAsNonRoot": True,
-    "runAsUser": 65532,
-    "runAsGroup": 65532,
-    "fsGroup": 65532,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-"""Security context of every pod. 65532 is `nonroot` in distroless images."""
-
 
 def labels(name: str, component: str) -> dict[str, str]:
     """The labels Kubernetes recommends, for objects of ours."""
@@ -55,16 +39,6 @@ def environment_variables(values: Mapping[str, pulumi.Input[str]]) -> list[dict[
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
         *({"name": name, "value": value} for name, value in values.items()),
     ]
-
-
-def cores(millicores: int) -> str:
-    """A quantity of CPU as Kubernetes itself writes it: controllers write objects back so, and nothing may differ."""
-    return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
-
-
-def mebibytes(mib: int) -> str:
-    """A quantity of memory as Kubernetes itself writes it."""
-    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
 
 
 def http_probe(path: str, *, port: str = "http", period_seconds: int, failures: int) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def short_digest(digest: str) -> str:
     return value[:12]
 
 
+LABEL_MODEL = "modelworks.dev/model"
+"""On Jobs of training runs and their pods: the model that is trained."""
+ANNOTATION_COMMIT = "modelworks.dev/commit"
+"""On Jobs of training runs: what they were sent from, with `-dirty` behind it where files differed."""
+ANNOTATION_BY = "modelworks.dev/by"
+"""On Jobs of training runs: who sent them."""
 ANNOTATION_DIGEST = "modelworks.dev/digest"
 """On a Rollout and its pods: the release they are of."""
 ANNOTATION_VERSION = "modelworks.dev/version"
@@ -61,9 +67,36 @@ def signature_key(model: str, digest: str) -> str:
     return f"{bundle_key(model, digest)}.sig"
 
 
+# -- Paths in an artifact bucket, as training runs use it --------------------------------------------------------------
+DATA_PREFIX = "data"
+"""Under it: snapshots of rows, by digest."""
+SOURCES_PREFIX = "sources"
+"""Under it: what runs are made from, by digest. Runs read it and cannot change it."""
+RUNS_PREFIX = "runs"
+"""Under it: finished runs, by model, run and digest."""
+JOBS_PREFIX = "jobs"
+"""Under it: what each Job came to, written last by the run itself."""
+
+
+def source_key(digest: str) -> str:
+    """Object key of a model project as a run gets it: `sources/<hex>.tar.gz`."""
+    return f"{SOURCES_PREFIX}/{digest.removeprefix('sha256:')}.tar.gz"
+
+
+def run_key(model: str, run: str, digest: str = "") -> str:
+    """Object key of a finished run: `runs/<model>/<run>/<hex>.tar.gz`; without a digest, the prefix of all of them."""
+    prefix = f"{RUNS_PREFIX}/{model}/{run}/"
+    return f"{prefix}{digest.removeprefix('sha256:')}.tar.gz" if digest else prefix
+
+
+def job_key(job: str) -> str:
+    """Object key of what a Job came to: `jobs/<job>.json`."""
+    return f"{JOBS_PREFIX}/{job}.json"
+
+
 def data_key(digest: str) -> str:
     """Object key of a data snapshot in an environment's artifact bucket: `data/<hex>.parquet`."""
-    return f"data/{digest.removeprefix('sha256:')}.parquet"
+    return f"{DATA_PREFIX}/{digest.removeprefix('sha256:')}.parquet"
 
 
 REGISTRY_USER = "admin"

@@ -8,20 +8,17 @@ import pulumi_aws as aws
 from modelworks import alarms, contract
 from modelworks._access import bucket_arn, policy_document, statement
 from modelworks._kubernetes import (
-    RESTRICTED_CONTAINER,
-    RESTRICTED_POD,
     KubernetesObject,
     Manifest,
     PodIdentity,
-    cores,
     environment_variables,
     http_probe,
     labels,
-    mebibytes,
     one_port_in,
     pod_identity,
     selector,
 )
+from modelworks._pod import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
 
 _PORT = contract.DEFAULT_PORT
 _SERVICE_PORT = 80

@@ -8,8 +8,6 @@ import pulumi
 from modelworks import contract
 from modelworks._access import bucket_arn, policy_document, statement
 from modelworks._kubernetes import (
-    RESTRICTED_CONTAINER,
-    RESTRICTED_POD,
     KubernetesObject,
     Manifest,
     PodIdentity,
@@ -20,6 +18,7 @@ from modelworks._kubernetes import (
     pod_identity,
     selector,
 )
+from modelworks._pod import RESTRICTED_CONTAINER, RESTRICTED_POD
 from modelworks._storage import secure_bucket
 
 _PORT = 5000

@@ -93,6 +93,8 @@ class Cluster(_Strict):
     """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none."""
     registry_image: ImageDigest | None = None
     """Image of the MLflow server, by digest. Default: as above."""
+    training_image: ImageDigest | None = None
+    """Image of training runs, by digest. Default: as above."""
 
 
 class Registry(_Strict):
@@ -108,14 +110,31 @@ class Registry(_Strict):
 
 
 class Training(_Strict):
-    """What training runs of the environment may use, all together."""
+    """What training runs of the environment may use, all together and each."""
 
     cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = 4000
-    """CPU, in thousandths of a core."""
+    """CPU of all runs together, in thousandths of a core."""
     memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = 16_384
-    """Memory, in MiB."""
+    """Memory of all runs together, in MiB."""
     concurrent_runs: Annotated[int, Field(ge=1, le=1000)] = 20
     """Most runs that exist at a time, finished ones that are still kept included."""
+    run_cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
+    """CPU of one run, in thousandths of a core."""
+    run_memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = 2048
+    """Memory that one run requests and may use at most, in MiB."""
+    time_limit_seconds: Annotated[int, Field(ge=10, le=604_800)] = 3600
+    """A run that takes longer is ended, its retries included, in seconds."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    """How often a run that was killed is tried again. One that failed by itself would fail again, and never is."""
+    kept_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
+    """How long a finished run stays in the cluster with its log, in seconds."""
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> Self:
+        for run, quota in (("run_cpu_millicores", "cpu_millicores"), ("run_memory_mib", "memory_mib")):
+            if getattr(self, run) > getattr(self, quota):
+                raise ValueError(f"{run} must be at most {quota} ({getattr(self, quota)}), got {getattr(self, run)}")
+        return self
 
 
 class Canary(_Strict):

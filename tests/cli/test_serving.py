@@ -113,7 +113,22 @@ class Place:
         return self.outputs[name]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers with JSON, and says nothing of it."""
+
+    def _send(self, answer: Any, status: int = 200) -> None:
+        content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class _Handler(JsonHandler):
     """An API server and an endpoint in one."""
 
     api: Api
@@ -142,17 +157,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> Any:
         return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
-    def _send(self, answer: Any, status: int = 200) -> None:
-        content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
 
 def served(**status: Any) -> dict[str, Any]:
     made = a_rollout(**status)
@@ -164,6 +168,20 @@ def owned(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "metadata": {**item["metadata"], "ownerReferences": [{"uid": "u"}]}}
 
 
+def cluster_at(url: str, folder: Path) -> Cluster:
+    """The namespace `n` of an API server."""
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    (folder / "kubeconfig").write_text(json.dumps(kubeconfig))
+    return Cluster(str(folder / "kubeconfig"), None, "n")
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An environment where version 2 serves."""
@@ -171,22 +189,9 @@ def place(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "c",
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                "clusters": [{"name": "c", "cluster": {"server": url}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-            }
-        )
-    )
     (tmp_path / "Pulumi.local.yaml").write_text(STACK)
     registry = Registry(Version("delays", 2, {"bundle": NEW}, ("challenger",)))
-    found = Place(api, Cluster(str(kubeconfig), None, "n"), tmp_path / "Pulumi.local.yaml", registry, url)
+    found = Place(api, cluster_at(url, tmp_path), tmp_path / "Pulumi.local.yaml", registry, url)
     monkeypatch.setattr(Target, "of", lambda environment: found)
     monkeypatch.setattr(Cluster, "of", lambda target: found.cluster)
     with mock_aws():

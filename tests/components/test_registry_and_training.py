@@ -6,6 +6,7 @@ import pytest
 
 from declared import ACCOUNT, declare
 from modelworks import ModelRegistry, TrainingCompute
+from modelworks.lifecycle.job import Place
 
 GROUND = {
     "account_id": ACCOUNT,
@@ -29,17 +30,18 @@ def registry(**args):
     return declare(lambda: ModelRegistry("registry", given))
 
 
+TRAINING = {
+    **GROUND,
+    "environment": "dev",
+    "namespace": "modelworks-dev-training",
+    "image": "registry.example/training@sha256:0",
+    "artifact_bucket": "artifacts",
+    "alerts_topic_arn": "arn:aws:sns:eu-central-1:111111111111:alerts",
+}
+
+
 def training(**args):
-    given = {
-        **GROUND,
-        "environment": "dev",
-        "namespace": "modelworks-dev-training",
-        "bundle_bucket": "bundles",
-        "artifact_bucket": "artifacts",
-        "alerts_topic_arn": "arn:aws:sns:eu-central-1:111111111111:alerts",
-        **args,
-    }
-    return declare(lambda: TrainingCompute("training", given))
+    return declare(lambda: TrainingCompute("training", {**TRAINING, **args}))
 
 
 def actions(declared) -> dict[str, list[str]]:
@@ -99,10 +101,39 @@ def test_runs_share_a_quota():
     assert quota == {"requests.cpu": "2000m", "requests.memory": "16384Mi", "count/jobs.batch": "20"}
 
 
-def test_runs_may_put_bundles_and_snapshots_and_delete_nothing():
+def test_runs_read_their_sources_keep_data_and_results_and_delete_nothing():
     allowed = actions(training())
-    assert allowed["s3:PutObject"] == ["arn:aws:s3:::bundles/bundles/*", "arn:aws:s3:::artifacts/*"]
+    kept = [f"arn:aws:s3:::artifacts/{prefix}/*" for prefix in ("data", "runs", "jobs")]
+    assert allowed["s3:PutObject"] == kept
+    assert allowed["s3:GetObject"] == ["arn:aws:s3:::artifacts/sources/*", *kept]
     assert not any("Delete" in action for action in allowed)
+
+
+def test_runs_reach_name_servers_and_tls_and_nobody_reaches_them():
+    policy = training().all("kubernetes:networking.k8s.io/v1:NetworkPolicy")["training"]["spec"]
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 443}
+    assert (policy["policyTypes"], "ingress" in policy) == (["Ingress", "Egress"], False)
+
+
+def test_a_place_is_all_that_a_run_is_made_of():
+    found: dict[str, object] = {}
+
+    def program() -> None:
+        made = TrainingCompute("training", {**TRAINING, "retries": 0})
+        made.place.apply(found.update)
+
+    declare(program)
+    assert Place.of(found) == Place(
+        namespace="modelworks-dev-training",
+        service_account="training-runs",
+        artifact_bucket="artifacts",
+        image="registry.example/training@sha256:0",
+        run_cpu_millicores=1000,
+        run_memory_mib=2048,
+        time_limit_seconds=3600,
+        retries=0,
+        kept_seconds=86_400,
+    )
 
 
 def test_a_failed_run_is_an_alarm():
@@ -113,3 +144,8 @@ def test_a_failed_run_is_an_alarm():
 def test_a_quota_of_nothing_is_refused():
     with pytest.raises(ValueError, match="concurrent_runs must be at least 1, got 0"):
         training(concurrent_runs=0)
+
+
+def test_a_run_that_exceeds_the_quota_is_refused():
+    with pytest.raises(ValueError, match=r"run_memory_mib must be at most memory_mib \(1024\), got 2048"):
+        training(memory_mib=1024)

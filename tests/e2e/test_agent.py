@@ -242,6 +242,8 @@ def test_pods_of_an_environments_namespace_find_its_aws_account_and_others_do_no
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks"}}
     body["spec"] = {"containers": [container], "restartPolicy": "Never", "automountServiceAccountToken": False}
     made = cluster("create", "namespace", facts["namespace"], check=False)
+    # As the API server marks what an environment makes.
+    cluster("label", "namespace", facts["namespace"], "modelworks.dev/environment=local", "--overwrite")
     cluster.wait(lambda: cluster("get", "serviceaccount", "default", namespace, check=False), "service account")
     cluster("apply", namespace, "-f", "-", stdin=json.dumps(body))
     cluster.pod("asks", ["sh", "-c", script], pod={"restartPolicy": "Never"})

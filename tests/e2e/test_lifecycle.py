@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -31,7 +35,7 @@ config:
     owner: tests
     cost_centre: "1"
     registry: {{}}
-    training: {{}}
+    training: {{retries: 0}}
     endpoints:
       plane-seats:
         allow_anonymous: true
@@ -103,25 +107,73 @@ class Rehearsal:
                     raise
                 time.sleep(0.5)
 
-    def empty_buckets(self, environment: str) -> None:
+    def aws(self, environment: str) -> dict[str, str]:
+        """How boto3 is led to an environment's account."""
         variables = environments.environment_variables(self.place, environment)
-        s3 = boto3.resource(
-            "s3",
-            endpoint_url=variables["AWS_ENDPOINT_URL"],
-            region_name=variables["AWS_REGION"],
-            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-        )
-        for bucket in s3.buckets.all():
+        return {
+            "endpoint_url": variables["AWS_ENDPOINT_URL"],
+            "region_name": variables["AWS_REGION"],
+            "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
+        }
+
+    def empty_buckets(self, environment: str) -> None:
+        for bucket in boto3.resource("s3", **self.aws(environment)).buckets.all():
             bucket.object_versions.delete()
+
+    def failed_runs(self, environment: str) -> float:
+        """How many failed runs were counted in the last hour."""
+        now = datetime.now(UTC)
+        found = boto3.client("cloudwatch", **self.aws(environment)).get_metric_statistics(
+            Namespace="modelworks",
+            MetricName="run_failed",
+            Dimensions=[{"Name": "environment", "Value": environment}, {"Name": "model", "Value": MODEL}],
+            StartTime=now - timedelta(hours=1),
+            EndTime=now + timedelta(minutes=1),
+            Period=60,
+            Statistics=["Sum"],
+        )
+        return sum(point["Sum"] for point in found["Datapoints"])
+
+    def jobs(self, environment: str) -> set[str]:
+        """Names of the Jobs of training runs that are there."""
+        script = (
+            f'eval "$(modelworks env {environment})"; kubectl get jobs -n modelworks-{environment}-training -o name'
+        )
+        return set(self._run(["bash", "-c", script]).split())
 
     def versions(self, environment: str) -> list[dict]:
         return json.loads(self.modelworks("models", "--env", environment, "--json"))
 
-    def _run(self, argv: list[str], *, fails: bool = False) -> str:
-        variables = {**os.environ, "MODELWORKS_HOME": str(self.place.root), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    def trains(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and words of a training in `dev`."""
+        argv = [str(BIN / "modelworks"), "train", MODEL, "--env", "dev", *arguments]
         done = subprocess.run(
-            argv, cwd=self.project, env=variables, capture_output=True, text=True, timeout=300, check=False
+            argv, cwd=self.project, env=self.variables, capture_output=True, text=True, timeout=300, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    @contextmanager
+    def training(self, statements: str) -> Iterator[None]:
+        """A model that does something else when it is trained."""
+        text = self.spec.read_text()
+        try:
+            self.spec.write_text(text.replace("    forest = Random", f"    {statements}\n    forest = Random"))
+            yield
+        finally:
+            self.spec.write_text(text)
+
+    @property
+    def spec(self) -> Path:
+        return self.project / "models" / "plane_seats" / "model.py"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, "MODELWORKS_HOME": str(self.place.root), "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def _run(self, argv: list[str], *, fails: bool = False) -> str:
+        done = subprocess.run(
+            argv, cwd=self.project, env=self.variables, capture_output=True, text=True, timeout=300, check=False
         )
         assert (done.returncode != 0) == fails, f"{argv}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout + (done.stderr if fails else "")
@@ -206,10 +258,9 @@ def test_environments_of_one_program_differ_as_declared_only(rehearsal, first):
 
 def test_rollback_is_the_line_before(rehearsal, first):
     rehearsal.commit()
-    spec = rehearsal.project / "models" / "plane_seats" / "model.py"
-    text = spec.read_text()
+    text = rehearsal.spec.read_text()
     assert "seed=7" in text
-    spec.write_text(text.replace("seed=7", "seed=8"))
+    rehearsal.spec.write_text(text.replace("seed=7", "seed=8"))
     rehearsal.commit()
     rehearsal.modelworks("train", MODEL)
     rehearsal.modelworks("bundle", MODEL)
@@ -219,6 +270,63 @@ def test_rollback_is_the_line_before(rehearsal, first):
     rehearsal.modelworks("up", "dev", "--yes")
     rehearsal.modelworks("rollback", MODEL, "--env", "dev")
     assert first in rehearsal.stack("dev").read_text()
+
+
+def test_a_run_in_the_environment_is_the_run_of_this_machine_and_becomes_the_same_bundle(rehearsal):
+    here = json.loads(rehearsal.modelworks("train", MODEL, "--json"))
+    digest = json.loads(rehearsal.modelworks("bundle", MODEL, "--json"))["digest"]
+    for name in ("runs", "data"):
+        shutil.rmtree(rehearsal.place.root / name)
+    there = json.loads(rehearsal.modelworks("train", MODEL, "--env", "dev", "--json"))
+    same = ("run", "folder", "inputs", "metrics")
+    assert {name: there[name] for name in same} == {name: here[name] for name in same}
+    assert (there["origin"]["commit"], there["origin"]["dirty"]) == (here["origin"]["commit"], here["origin"]["dirty"])
+    assert there["mlflow_run"]
+    assert json.loads(rehearsal.modelworks("bundle", MODEL, "--json"))["digest"] == digest
+    rehearsal.modelworks("gates", MODEL, "--env", "dev")
+    assert rehearsal.failed_runs("dev") == 0
+
+
+def test_a_run_that_fails_by_itself_shows_its_log_ends_with_its_exit_code_and_is_counted(rehearsal):
+    before = rehearsal.failed_runs("dev")
+    with rehearsal.training("print('as far as here'); raise RuntimeError('boom')"):
+        code, said = rehearsal.trains()
+    assert code == 1, said
+    assert "as far as here" in said
+    assert "the run of plane-seats in dev failed: models/plane_seats/model.py:" in said
+    assert "RuntimeError while the model is trained: boom" in said
+    assert rehearsal.failed_runs("dev") == before + 1
+
+
+def test_a_run_that_is_killed_ends_with_the_signals_exit_code_and_is_counted_too(rehearsal):
+    before = rehearsal.failed_runs("dev")
+    with rehearsal.training("import os; os.kill(os.getppid(), 9)"):
+        code, said = rehearsal.trains()
+    assert code == 137, said
+    assert "killed by signal 9" in said
+    assert rehearsal.failed_runs("dev") == before + 1
+
+
+def test_ctrl_c_cancels_a_run_and_leaves_nothing_of_it(rehearsal):
+    before, jobs = rehearsal.failed_runs("dev"), rehearsal.jobs("dev")
+    runs = set((rehearsal.place.root / "runs" / MODEL).iterdir())
+    with rehearsal.training("print('as far as here'); import time; time.sleep(300)"):
+        process = subprocess.Popen(
+            [str(BIN / "modelworks"), "train", MODEL, "--env", "dev"],
+            cwd=rehearsal.project,
+            env=rehearsal.variables,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        lines = iter(process.stderr.readline, "")
+        assert any("as far as here" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "cancelled: the job train-plane-seats-" in said
+    assert rehearsal.jobs("dev") == jobs
+    assert set((rehearsal.place.root / "runs" / MODEL).iterdir()) == runs
+    assert rehearsal.failed_runs("dev") == before
 
 
 def test_target_serves_and_explains_itself_when_its_source_is_gone(rehearsal, first):

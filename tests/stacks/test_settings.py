@@ -90,6 +90,11 @@ def test_good_config_is_read_with_safe_defaults():
             1,
             "endpoints.flight-delay.minimum_replica: unknown key; did you mean 'minimum_replicas'?",
         ),
+        (
+            "modelworks:settings/training",
+            {"run_memory_mib": 32_768},
+            "run_memory_mib must be at most memory_mib (16384), got 32768",
+        ),
         ("modelworks:settings/endpoints/Flight", {}, "endpoints.Flight: should match pattern"),
         ("modelworks:releases/other", {"digest": DIGEST}, "modelworks:releases names 'other'"),
         ("modelworks:releases/flight-delay/digest", "latest", "releases.flight-delay.digest: should match pattern"),

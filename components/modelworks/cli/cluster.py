@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -16,9 +16,24 @@ from modelworks.rollout import Object, Patches, Seen, pods_of
 
 if TYPE_CHECKING:
     from modelworks.cli.target import Target
+    from modelworks.lifecycle.job import Seen as Run
 
 _ARGO = "/apis/argoproj.io/v1alpha1"
-_MERGE = "application/merge-patch+json"
+_TYPES = {"PATCH": "application/merge-patch+json", "POST": "application/json", "DELETE": "application/json"}
+_POLL_SECONDS = 0.5
+_MISSES = 60
+"""How often in a row a watched cluster may not answer: an API server that restarts is back within seconds."""
+_LAST_WORDS_SECONDS = 10.0
+"""How long after its end a run's log may take to arrive."""
+_T = TypeVar("_T")
+
+
+class RefusedError(ModelworksError):
+    """The API server answered, and did not do it."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Cluster:
@@ -39,13 +54,17 @@ class Cluster:
         self._runner = asyncio.Runner()
 
     @classmethod
-    def of(cls, target: Target) -> Cluster:
+    def of(cls, target: Target, namespace: str = "") -> Cluster:
         """The cluster of an environment.
+
+        Args:
+            target: The environment.
+            namespace: Default: where its endpoints are.
 
         Raises:
             ModelworksError: The environment was never brought up.
         """
-        namespace = target.output("namespace")
+        namespace = namespace or target.output("namespace")
         if not namespace:
             raise ModelworksError(
                 f"the environment {target.environment} has no Kubernetes namespace",
@@ -155,6 +174,112 @@ class Cluster:
         except ModelworksError as error:
             say(pod, f"({error.message})")  # a pod that is starting or going has no log; the others do
 
+    # -- Runs ------------------------------------------------------------------------------------------------------
+    def start(self, job: Object) -> None:
+        """Make a Job.
+
+        Raises:
+            ModelworksError: The API server refuses, or cannot be reached.
+        """
+        self._runner.run(self._call("POST", self._jobs, job))
+
+    def cancel(self, job: str) -> None:
+        """Delete a Job with its pods; one that is gone is as good.
+
+        Raises:
+            ModelworksError: The API server refuses, or cannot be reached.
+        """
+        try:
+            self._runner.run(self._call("DELETE", f"{self._jobs}/{job}", {"propagationPolicy": "Background"}))
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+
+    def follow(
+        self, job: str, judge: Callable[[Run], _T | None], say: Callable[[str], None], note: Callable[[str], None]
+    ) -> _T:
+        """Hand every line that a Job's pods write to `say`, once, until `judge` makes something of what is seen.
+
+        Args:
+            job: Its name.
+            judge: Takes what the cluster shows of it; what it returns, if anything, ends this.
+            say: Takes a line.
+            note: Takes what else is worth knowing meanwhile.
+
+        Raises:
+            ModelworksError: The cluster refuses, or cannot be reached for long.
+        """
+        return self._runner.run(self._follow(job, judge, say, note))
+
+    async def _follow(
+        self, job: str, judge: Callable[[Run], _T | None], say: Callable[[str], None], note: Callable[[str], None]
+    ) -> _T:
+        from modelworks.lifecycle import job as jobs  # noqa: PLC0415 - commands about endpoints go without it
+
+        readers: dict[str, asyncio.Task[bool]] = {}
+        said: dict[str, int] = {}
+        missed, noted = 0, ""
+        while True:
+            try:
+                run = await self._run(job)
+            except ModelworksError as error:
+                missed += 1
+                if missed == 1:
+                    note(f"{error.message}; trying again")
+                if missed > _MISSES:
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
+            missed = 0
+            for pod in run.pods:
+                name = pod["metadata"]["name"]
+                if jobs.started(pod) and (name not in readers or _to_read_again(readers[name], pod)):
+                    readers[name] = asyncio.create_task(self._copy(name, said, say))
+            if (ended := judge(run)) is not None:
+                if readers:
+                    await asyncio.wait(readers.values(), timeout=_LAST_WORDS_SECONDS)
+                return ended
+            if (waits := jobs.waiting_for(run)) and waits != noted:
+                note(f"waiting: {waits}")
+                noted = waits
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _run(self, job: str) -> Run:
+        from modelworks.lifecycle.job import Seen as Run  # noqa: PLC0415
+
+        try:
+            found = await self._call("GET", f"{self._jobs}/{job}")
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+            return Run(None)
+        # Asked after the Job, its pods are no older than what the Job says of them.
+        core = f"/api/v1/namespaces/{self.namespace}"
+        about = f"type=Warning,involvedObject.kind=Job,involvedObject.name={job}"
+        pods, events = await asyncio.gather(
+            self._list(f"{core}/pods", {"labelSelector": f"batch.kubernetes.io/job-name={job}"}),
+            self._list(f"{core}/events", {"fieldSelector": about}),
+        )
+        return Run(found, sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])), events)
+
+    async def _copy(self, pod: str, said: dict[str, int], say: Callable[[str], None]) -> bool:
+        """Say what a pod writes and was not said before; False if the log broke off."""
+        path, count = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", 0
+        try:
+            async with self._answer("GET", path, query={"follow": "true"}, stream=True) as response:
+                async for line in response.aiter_lines():
+                    count += 1
+                    if count > said.get(pod, 0):
+                        said[pod] = count
+                        say(line)
+        except ModelworksError:
+            return False  # read again as long as the pod is there
+        return True
+
+    @property
+    def _jobs(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
+
     # -- Requests --------------------------------------------------------------------------------------------------
     async def _list(self, path: str, query: Mapping[str, str] | None = None) -> list[Object]:
         return list((await self._call("GET", path, query=query)).get("items") or [])
@@ -182,7 +307,7 @@ class Cluster:
         base, _, rest = path.lstrip("/").partition("/")
         more: dict[str, Any] = {"params": dict(query or {})}
         if body is not None:
-            more |= {"content": json.dumps(body), "headers": {"Content-Type": _MERGE}}
+            more |= {"content": json.dumps(body), "headers": {"Content-Type": _TYPES[method]}}
         if stream:
             more["timeout"] = httpx.Timeout(15, read=None)
         try:
@@ -190,7 +315,8 @@ class Cluster:
             async with api.call_api(method, version="", base=f"/{base}", url=rest, stream=stream, **more) as response:
                 yield response
         except (kr8s.ServerError, httpx.HTTPStatusError) as error:
-            raise ModelworksError(f"the cluster refuses {method} {path}: {error}") from error
+            status = error.response.status_code if error.response is not None else 0
+            raise RefusedError(f"the cluster refuses {method} {path}: {error}", status) from error
         except (httpx.HTTPError, OSError, kr8s.APITimeoutError, kr8s.ConnectionClosedError, ValueError) as error:
             raise ModelworksError(
                 f"the cluster of this environment cannot be reached: {error or type(error).__name__}",
@@ -203,6 +329,12 @@ class Cluster:
 
         made = api(kubeconfig=self._kubeconfig, context=self._context, namespace=self.namespace)
         return asyncio.ensure_future(made)
+
+
+def _to_read_again(reader: asyncio.Task[bool], pod: Object) -> bool:
+    """Whether a log that ended is not all that its pod wrote."""
+    over = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+    return reader.done() and not (over and reader.result())
 
 
 def _owner(item: Object) -> str:

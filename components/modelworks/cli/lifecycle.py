@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.gates import GateReport
     from modelworks.lifecycle.training import Home
 
+_TRAIN_CODES = """
+Exit codes: 0 trained; 1 the data, the model's code or the environment stopped it; 75 a bucket did not answer;
+130 Ctrl-C; with --env also that of a container that was killed (137: out of memory).
+"""
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
 
 
@@ -26,7 +30,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("new")(new)
     app.command("check-data")(check_data)
-    app.command("train")(train)
+    app.command("train", epilog=_TRAIN_CODES)(train)
     app.command("bundle")(bundle)
     app.command("gates")(gates)
 
@@ -75,19 +79,31 @@ def check_data(
 def train(
     model: Model,
     *,
+    env: Annotated[str, typer.Option("--env", help="Environment to train in, as a Job. Default: here.")] = "",
     data: Annotated[str, typer.Option("--data", help="Digest of a kept snapshot to train on again.")] = "",
     as_json: Json = False,
 ) -> None:
     """Train a model and evaluate it on rows it has not seen.
 
     The same data, code, parameters, seed and lock give the same run, which is then found and not trained again. With
-    MLFLOW_TRACKING_URI set, the run is logged there. Example: `modelworks train flight-delay`.
+    MLFLOW_TRACKING_URI set, the run is logged there.
+
+    With --env it is trained in that environment's cluster, with its data access and in its image; its log appears here
+    as it is written, and the run is brought here and logged to the environment's MLflow. Ctrl-C cancels it.
+
+    Example: `modelworks train flight-delay`, or `modelworks train flight-delay --env dev`.
     """
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
 
-    spec = load_spec(model)
-    run = training.train(spec, home_here(), data=data, progress=progress)
-    tracked = _track(run)
+    spec, home = load_spec(model), home_here()
+    if env:
+        from modelworks.cli.target import Target  # noqa: PLC0415
+        from modelworks.cli.training import train_in  # noqa: PLC0415
+
+        run, tracked = train_in(Target.of(env), spec, home, data, progress)
+    else:
+        run = training.train(spec, home, data=data, progress=progress)
+        tracked = _track(run)
     if as_json:
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
         print(json.dumps({**facts, "metrics": run.metrics, "origin": run.origin, "mlflow_run": tracked}, indent=2))

@@ -99,7 +99,6 @@ def registered(target: Target, model: str, override: str = "", tell: Progress | 
     from modelworks.lifecycle import gates as judging  # noqa: PLC0415
     from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
     from modelworks.lifecycle.registry import lineage_of  # noqa: PLC0415
-    from modelworks.lifecycle.tracking import track  # noqa: PLC0415
 
     spec, home = load_spec(model), home_here()
     run = training.latest_run(spec.name, home)
@@ -123,7 +122,7 @@ def registered(target: Target, model: str, override: str = "", tell: Progress | 
             judged = lineage_of(run, built, report)
             version = registry.note(version, gates=judged["gates"], overrides=judged["overrides"])
         return version
-    mlflow_run = track(run, registry.uri, built)
+    mlflow_run = registry.track(run, built)
     return registry.register(lineage_of(run, built, report, mlflow_run=mlflow_run), built.path, built.signature)
 
 

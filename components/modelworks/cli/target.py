@@ -48,8 +48,13 @@ class Target:
         """Outputs of the stack.
 
         Raises:
-            ModelworksError: It was never brought up.
+            ModelworksError: There is no such environment, or it was never brought up.
         """
+        if not self.engine.on_laptop and not self.stack_file.is_file():
+            raise ModelworksError(
+                f"there is no environment {self.environment}: neither a {self.stack_file.name} nor one on the laptop",
+                fix=f"Check its name, or rehearse it: `modelworks laptop up {self.environment}`.",
+            )
         outputs: dict[str, Any] = json.loads(
             self.engine.ask("stack", "output", "--json", "--stack", self.environment) or "{}"
         )

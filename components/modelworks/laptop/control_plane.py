@@ -368,6 +368,7 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
     roles = {
         # Beyond what the API server grants any node: claims are bound to local folders by the agent itself.
         "modelworks:agent": [
+            _rule([""], ["namespaces"], ["get"]),  # whose pods these are
             _rule([""], ["persistentvolumes"], _CHANGE),
             _rule([""], ["persistentvolumeclaims"], _READ),
             _rule([""], ["persistentvolumeclaims/status"], ["update", "patch"]),

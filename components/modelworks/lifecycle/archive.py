@@ -35,7 +35,7 @@ def pack(folder: Path) -> bytes:
         for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix()):
             name = path.relative_to(folder).as_posix()
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise ModelworksError(f"{name} is neither a file nor a folder, and a bundle holds nothing else")
+                raise ModelworksError(f"{name} is neither a file nor a folder, and an archive holds nothing else")
             info = tarfile.TarInfo(name)
             info.mtime = 0
             if path.is_dir():

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.spec import ModelSpec
 
 
+class StoreError(ModelworksError):
+    """A bucket does not answer, or refuses: the same may work a little later."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: a Job tries again what ended with it."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Rows of one moment, in the store."""
@@ -36,12 +43,13 @@ class SnapshotStore:
     Args:
         folder: The local folder.
         remote: `s3://bucket/prefix`, or empty.
+        session: A boto3 session for it. Default: what the process's own variables say.
     """
 
-    def __init__(self, folder: Path, remote: str = "") -> None:
+    def __init__(self, folder: Path, remote: str = "", session: Any = None) -> None:
         if remote and not remote.startswith("s3://"):
             raise ModelworksError(f"a data store is s3://bucket/prefix, got {remote!r}")
-        self._folder, self._remote = folder, remote.rstrip("/")
+        self._folder, self._remote, self._session = folder, remote.rstrip("/"), session
 
     def put(self, frame: pd.DataFrame) -> Snapshot:
         """Keep `frame`; the same rows give the same digest and are kept once.
@@ -57,6 +65,15 @@ class SnapshotStore:
         if self._remote:
             self._upload(digest, data)
         return Snapshot(digest, path, len(frame))
+
+    def share(self, digest: str) -> None:
+        """Put a snapshot that lies in the folder into the bucket too; where it does not, the bucket may have it.
+
+        Raises:
+            ModelworksError: It was changed, or the bucket does not answer.
+        """
+        if self._path(digest).is_file():
+            self._upload(digest, self.get(digest).path.read_bytes())
 
     def get(self, digest: str) -> Snapshot:
         """The snapshot with `digest`, verified.
@@ -90,7 +107,7 @@ class SnapshotStore:
             if not client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("KeyCount"):
                 client.put_object(Bucket=bucket, Key=key, Body=data)
         except trouble as error:
-            raise ModelworksError(
+            raise StoreError(
                 f"cannot keep the data at {self._remote}: {error}", fix="Check that the bucket is there and answers."
             ) from error
 
@@ -99,7 +116,7 @@ class SnapshotStore:
         try:
             content: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         except trouble as error:
-            raise ModelworksError(f"no data with digest {digest} at {self._remote}: {error}") from error
+            raise StoreError(f"no data with digest {digest} at {self._remote}: {error}") from error
         return content
 
     def _s3(self, digest: str) -> tuple[Any, str, str, tuple[type[Exception], ...]]:
@@ -108,7 +125,8 @@ class SnapshotStore:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         bucket, _, prefix = self._remote.removeprefix("s3://").partition("/")
-        client = boto3.client("s3", config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 2}))
+        config = Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 2})
+        client = (self._session or boto3).client("s3", config=config)
         key = "/".join(filter(None, [prefix, f"{digest.removeprefix('sha256:')}.parquet"]))
         return client, bucket, key, (BotoCoreError, ClientError)
 

@@ -19,6 +19,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import Bundle
 from modelworks.lifecycle.files import digest_of_file, plain, write_whole
 from modelworks.lifecycle.gates import GateReport, carried
+from modelworks.lifecycle.tracking import track
 from modelworks.lifecycle.training import TrainedModel
 
 CHAMPION = "champion"
@@ -66,12 +67,24 @@ class Registry:
     artifacts: str
     session: Any
 
+    def track(self, run: TrainedModel, bundle: Bundle | None = None) -> str:
+        """Tell this registry's MLflow about a run, and return its id there.
+
+        Raises:
+            ModelworksError: It does not answer, or refuses.
+        """
+        self._sign_in()
+        return track(run, self.uri, bundle)
+
     @property
     def _mlflow(self) -> Any:
+        self._sign_in()
+        return self._client
+
+    def _sign_in(self) -> None:
         # MLflow reads these at every request, and one process may speak to two registries.
         os.environ["MLFLOW_TRACKING_USERNAME"] = contract.REGISTRY_USER
         os.environ["MLFLOW_TRACKING_PASSWORD"] = self.password
-        return self._client
 
     @cached_property
     def _client(self) -> Any:

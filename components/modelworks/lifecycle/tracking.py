@@ -46,22 +46,48 @@ def track(run: TrainedModel, uri: str, bundle: Bundle | None = None) -> str:
 
 
 def _tell(client: Any, run: TrainedModel, bundle: Bundle | None) -> str:
-    experiment = client.get_experiment_by_name(run.model)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.model)
-    found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.run}'", max_results=1)
-    if found:
-        run_id, known = str(found[0].info.run_id), found[0].data.tags
-    else:
-        run_id, known = str(client.create_run(experiment_id, tags={RUN_TAG: run.run}, run_name=run.run).info.run_id), {}
+    there = _run_there(client, _experiment(client, run.model), run.run)
+    run_id, known = str(there.info.run_id), there.data.tags
     from mlflow.entities import RunTag  # noqa: PLC0415 - two seconds to import
 
     tags = [RunTag(name, value) for name, value in _tags(run, bundle).items() if known.get(name) != value]
-    if not (found and found[0].info.status == "FINISHED"):
+    if there.info.status != "FINISHED":
         _tell_facts(client, run_id, run, tags)
         client.set_terminated(run_id)
     elif tags:
         client.log_batch(run_id, tags=tags)
     return run_id
+
+
+def _experiment(client: Any, model: str) -> str:
+    """The id of a model's experiment, made by the first who tells of a run."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - two seconds to import
+
+    if not (found := client.get_experiment_by_name(model)):
+        try:
+            return str(client.create_experiment(model))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(model)
+    return str(found.experiment_id)
+
+
+def _run_there(client: Any, experiment: str, run: str) -> Any:
+    """The one run of that name, made if there is none. Of two who made it at once, the first counts."""
+
+    def first() -> Any:
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run}'", max_results=1, order_by=order)
+        return found[0] if found else None
+
+    if found := first():
+        return found
+    made = client.create_run(experiment, tags={RUN_TAG: run}, run_name=run)
+    found = first() or made
+    if found.info.run_id != made.info.run_id:
+        client.delete_run(made.info.run_id)
+    return found
 
 
 def _tell_facts(client: Any, run_id: str, run: TrainedModel, tags: list[Any]) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,8 @@ class Home:
     root: Path
     data_store: str = ""
     """`s3://bucket/prefix` behind the local folder, or empty."""
+    artifact_bucket: str = ""
+    """Bucket where finished runs are looked for that are not here, or empty."""
 
     @property
     def data(self) -> Path:
@@ -122,6 +125,28 @@ def train(spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | N
     Raises:
         ModelworksError: The environment is not the lock's, the data has errors, or the spec's code raises.
     """
+    source = source_of(spec.folder, find_lock(spec.folder).file)
+    return with_origin(make_run(spec, home, data=data, progress=progress), *source)
+
+
+def make_run(
+    spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | None = None, shown: bool = False
+) -> Path:
+    """A finished run without its origin, which is its caller's: `train` on a machine that knows neither git nor user.
+
+    Args:
+        spec: The model.
+        home: Where data and runs are kept.
+        data: Digest of a snapshot to train on again, instead of loading.
+        progress: Called at every step.
+        shown: Let what the model's code prints appear where this process prints, and not in a log file.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ModelworksError: As `train`.
+    """
     lock = find_lock(spec.folder)
     lock.refuse_other_versions(roots(spec))
     job = {
@@ -131,9 +156,28 @@ def train(spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | N
         "code": code_digest(spec.folder),
         "engine": engine_digest(),
     }
-    result = work(spec, home, job, progress)
-    folder = home.runs(spec.name) / result["run"]
-    _note_origin(folder, spec, lock.file)
+    run: str = work(spec, home, job, progress, shown=shown)["run"]
+    return home.runs(spec.name) / run
+
+
+def with_origin(folder: Path, commit: str, dirty: bool) -> TrainedModel:
+    """The finished run in `folder`, from now on known to be trained from that source, by this user.
+
+    Args:
+        folder: The run's.
+        commit: See `source_of`.
+        dirty: The same.
+
+    Raises:
+        ModelworksError: It was not finished.
+    """
+    path = folder / "origin.json"
+    known = read_json(path) if path.is_file() else {}
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    # The same inputs found again in a clean tree are from then on known by that commit.
+    if not known or (known["dirty"] and not dirty):
+        known = {"commit": commit, "dirty": dirty, "by": getpass.getuser(), "at": now}
+    write_json(path, {**known, "last": now})
     return open_run(folder)
 
 
@@ -186,10 +230,20 @@ def code_digest(folder: Path) -> str:
     """The digest of a project's Python files, tests aside."""
     files = [
         path
-        for path in sorted(folder.rglob("*.py"), key=lambda each: each.relative_to(folder).as_posix())
-        if not path.name.startswith("test_") and "tests" not in path.relative_to(folder).parts
+        for path in source_files(folder)
+        if path.suffix == ".py" and not path.name.startswith("test_") and "tests" not in path.relative_to(folder).parts
     ]
     return digest_of_facts({path.relative_to(folder).as_posix(): digest_of(path.read_bytes()) for path in files})
+
+
+def source_files(folder: Path) -> list[Path]:
+    """What a model project consists of, sorted: every file in its folder that is neither hidden nor a cache."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix())
+        if not path.is_dir()
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+    ]
 
 
 def engine_digest() -> str:
@@ -199,18 +253,30 @@ def engine_digest() -> str:
     return digest_of_facts({path.name: digest_of(path.read_bytes()) for path in files})
 
 
-def work(spec: ModelSpec, home: Home, job: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+def work(
+    spec: ModelSpec, home: Home, job: dict[str, Any], progress: Progress | None = None, *, shown: bool = False
+) -> dict[str, Any]:
     """Run one job in a child process and return its result.
+
+    Args:
+        spec: The model.
+        home: Where things are kept.
+        job: What to do, as the child understands it.
+        progress: Called at every step.
+        shown: Let the child print where this process does; else into a log file.
 
     Raises:
         ModelworksError: What the child raised, or that it was killed; its log is named.
     """
-    job = {"spec": str(spec.file), "home": str(home.root), "data_store": home.data_store, **job}
-    log = home.root / "logs" / f"{spec.name}-{job['verb']}.log"
+    where = {"home": str(home.root), "data_store": home.data_store, "artifact_bucket": home.artifact_bucket}
+    job = {"spec": str(spec.file), **where, **job}
+    log = None if shown else home.root / "logs" / f"{spec.name}-{job['verb']}.log"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="modelworks-") as scratch, log.open("wb") as output:
-            return _converse(job, log, output.fileno(), Path(scratch), progress)
+        with tempfile.TemporaryDirectory(prefix="modelworks-") as scratch, ExitStack() as files:
+            if log:
+                log.parent.mkdir(parents=True, exist_ok=True)
+            output = files.enter_context(log.open("wb")).fileno() if log else sys.stdout.fileno()
+            return _converse(job, log, output, Path(scratch), progress)
     except OSError as error:
         raise ModelworksError(
             f"cannot work in {home.root}: {error.strerror or error}",
@@ -218,9 +284,13 @@ def work(spec: ModelSpec, home: Home, job: dict[str, Any], progress: Progress | 
         ) from error
 
 
-def _converse(job: dict[str, Any], log: Path, output: int, scratch: Path, progress: Progress | None) -> dict[str, Any]:
+def _converse(
+    job: dict[str, Any], log: Path | None, output: int, scratch: Path, progress: Progress | None
+) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if _passed_on(name)} | FIXED
     environment |= {"BENTOML_HOME": str(scratch / "bentoml"), "MPLCONFIGDIR": str(scratch / "matplotlib")}
+    if log is None:
+        environment["PYTHONUNBUFFERED"] = "1"  # somebody is reading
     reader, writer = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "modelworks.lifecycle.worker", json.dumps(job), str(writer)],
@@ -233,7 +303,9 @@ def _converse(job: dict[str, Any], log: Path, output: int, scratch: Path, progre
             for line in events:
                 event = json.loads(line)
                 if "error" in event:
-                    raise ModelworksError(event["error"], fix=event["fix"])
+                    error = ModelworksError(event["error"], fix=event["fix"])
+                    error.exit_code = event["code"]
+                    raise error
                 if "result" in event:
                     result = event["result"]
                 elif progress:
@@ -250,8 +322,9 @@ def _converse(job: dict[str, Any], log: Path, output: int, scratch: Path, progre
                 process.wait()
     if code or result is None:
         how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
+        where = f"; its log: {log}\n{_last_lines(log)}" if log else ""
         raise ModelworksError(
-            f"the process that does `{job['verb']}` {how}; its log: {log}\n{_last_lines(log)}",
+            f"the process that does `{job['verb']}` {how}{where}",
             fix="Run it again: finished steps are kept.",
         )
     return result
@@ -264,17 +337,6 @@ def _passed_on(name: str) -> bool:
 def _last_lines(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _note_origin(folder: Path, spec: ModelSpec, lock: Path) -> None:
-    path = folder / "origin.json"
-    known = read_json(path) if path.is_file() else {}
-    commit, dirty = source_of(spec.folder, lock)
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
-    # The same inputs found again in a clean tree are from then on known by that commit.
-    if not known or (known["dirty"] and not dirty):
-        known = {"commit": commit, "dirty": dirty, "by": getpass.getuser(), "at": now}
-    write_json(path, {**known, "last": now})
 
 
 def source_of(folder: Path, lock: Path) -> tuple[str, bool]:

@@ -62,13 +62,13 @@ def main(job: dict[str, Any], events: IO[str]) -> None:
     try:
         with steps.step("load spec"):
             spec = load_spec(job["spec"])
-        home = Home(Path(job["home"]), job["data_store"])
+        home = Home(Path(job["home"]), job["data_store"], job["artifact_bucket"])
         result = verbs[job["verb"]](spec, home, job, steps)
     except ModelworksError as error:
-        steps.tell(error=error.message, fix=error.fix)
+        steps.tell(error=error.message, fix=error.fix, code=error.exit_code)
     except OSError as error:
         traceback.print_exc()
-        steps.tell(error=f"cannot go on: {error}", fix="Free space or fix permissions, then run it again.")
+        steps.tell(error=f"cannot go on: {error}", fix="Free space or fix permissions, then run it again.", code=1)
     else:
         steps.tell(result=plain(result))
 
@@ -92,6 +92,8 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
     }  # fmt: skip
     name = run_id(inputs)
     folder = home.runs(spec.name) / name
+    if home.artifact_bucket:
+        _look_for(spec, home, folder)
     write_json(folder / "inputs.json", inputs)
     frame = data.read_rows(snapshot)
     with steps.step("check data"):
@@ -133,6 +135,15 @@ def _snapshot(spec: ModelSpec, home: Home, digest: str, steps: Steps) -> data.Sn
         return store.get(digest)
     with steps.step("load data"):
         return store.put(data.load_rows(spec))
+
+
+def _look_for(spec: ModelSpec, home: Home, folder: Path) -> None:
+    """Bring a run that was finished elsewhere, so that it is found here and not trained again."""
+    import boto3  # noqa: PLC0415 - only where there is a bucket
+
+    from modelworks.lifecycle.artifacts import Artifacts  # noqa: PLC0415
+
+    Artifacts(home.artifact_bucket, boto3.Session()).find_run(spec.name, folder.name, folder)
 
 
 def _write_checks(folder: Path, report: checks.CheckReport) -> None:

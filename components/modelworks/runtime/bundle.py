@@ -63,8 +63,13 @@ def digest_of(path: Path) -> str:
         raise ModelworksError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def unpack(archive: Path, destination: Path) -> None:
-    """Unpack a Bento archive: plain files and folders that stay inside `destination`, nothing else.
+def unpack(archive: Path, destination: Path, what: str = "the bundle") -> None:
+    """Unpack an archive: plain files and folders that stay inside `destination`, nothing else.
+
+    Args:
+        archive: The file.
+        destination: A folder of its own; created.
+        what: What the archive is, for messages.
 
     Raises:
         ModelworksError: The archive is broken, holds links or devices, leaves its folder, or is too large.
@@ -75,13 +80,13 @@ def unpack(archive: Path, destination: Path) -> None:
             size = 0
             for member in tar:
                 if not (member.isreg() or member.isdir()):
-                    raise ModelworksError(f"the bundle holds {member.name!r}, which is neither a file nor a folder")
+                    raise ModelworksError(f"{what} holds {member.name!r}, which is neither a file nor a folder")
                 size += member.size
                 if size > _MAX_UNPACKED_BYTES:
-                    raise ModelworksError(f"the bundle unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB")
+                    raise ModelworksError(f"{what} unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB")
                 tar.extract(member, destination, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ModelworksError(f"the bundle cannot be unpacked: {error}") from error
+        raise ModelworksError(f"{what} cannot be unpacked: {error}") from error
 
 
 def read_manifest(bento: Path) -> Manifest:

@@ -94,6 +94,7 @@ class Container:
         node, records, previous = self._pod.node, self._pod.records, self.view.run
         run = Run(previous.number + 1 if previous else 0, time.time(), node.backoff.after(previous))
         known = environ.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
+        aws = await node.aws(self._pod.pod["metadata"]["namespace"])
         mounts = volumes.mounts(self._pod.pod, spec, records.volumes, self._pod.supplies.claimed, known)
         folder = records.fresh_run_folder(self.name, run.number)
         home = records.work(self.name)
@@ -108,7 +109,7 @@ class Container:
         process, failure = await node.sandbox.start(
             folder,
             environ.argv(spec, known),
-            {**self._base(spec, home), **known, "MODELWORKS_LAPTOP": str(node.place.root)},
+            {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(node.place.root)},
             workdir=spec.get("workingDir") or str(home),
             logfile=logfile,
             mounts=[Mount(home, str(home)), *mounts],
@@ -138,7 +139,7 @@ class Container:
             await self._hook("PostStart", hook, 600)
 
     def _base(self, spec: Spec, home: Path) -> dict[str, str]:
-        """What a container has whatever its pod says: what an image and the pod identity webhook would set."""
+        """What a container has whatever its pod says: what an image would set."""
         node, pod = self._pod.node, self._pod.pod
         venv = str(Path(sys.executable).parent)
         return {
@@ -146,7 +147,6 @@ class Container:
             "HOME": spec.get("workingDir") or str(home),
             "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
             "LANG": "C.UTF-8",
-            **node.aws(pod["metadata"]["namespace"]),
             "KUBERNETES_SERVICE_HOST": node.address[0],
             "KUBERNETES_SERVICE_PORT": node.address[1],
             "KUBERNETES_SERVICE_PORT_HTTPS": node.address[1],

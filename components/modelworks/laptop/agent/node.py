@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import environments
+from modelworks.laptop import environments, ownership
 from modelworks.laptop.agent import logs, server, storage
 from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
 from modelworks.laptop.agent.events import Events
@@ -159,14 +159,14 @@ class Node:
             if where == namespace and (where, name) != ("default", "kubernetes")
         ]
 
-    def aws(self, namespace: str) -> dict[str, str]:
+    async def aws(self, namespace: str) -> dict[str, str]:
         """What leads an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
-        for name in self.place.environments():
-            facts = environments.facts(self.place, name)
-            if facts.get("namespace") == namespace:
-                found = environments.environment_variables(self.place, name)
-                return {key: value for key, value in found.items() if key.startswith("AWS_")}
-        return {}
+        home = await self.cluster.get(f"/api/v1/namespaces/{namespace}")
+        owner = (home["metadata"].get("labels") or {}).get(ownership.LABEL)
+        if owner not in self.place.environments():
+            return {}
+        found = environments.environment_variables(self.place, owner)
+        return {key: value for key, value in found.items() if key.startswith("AWS_")}
 
     def _log_folders(self) -> set[str]:
         return {self.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}

@@ -1,0 +1,147 @@
+"""`modelworks train MODEL --env ENV`: a run as a Job of the environment, watched to its end and brought home."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.markup import escape
+
+from modelworks.cli.cluster import Cluster, RefusedError
+from modelworks.cli.terminal import err
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle import job, training
+from modelworks.lifecycle.artifacts import Artifacts
+from modelworks.lifecycle.data import StoreError
+from modelworks.lifecycle.files import read_json
+from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.pod import count_run
+
+if TYPE_CHECKING:
+    from modelworks.cli.target import Target
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.training import Home, Progress, TrainedModel
+
+
+def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progress) -> tuple[TrainedModel, str]:
+    """Train a model in an environment, and bring the run here as if it had been trained here.
+
+    Args:
+        target: The environment.
+        spec: The model.
+        home: Where data and runs are kept on this machine.
+        data: Digest of a snapshot to train on again; empty: the run loads its data.
+        tell: Called at every step.
+
+    Returns:
+        The run, and its id in the environment's MLflow.
+
+    Raises:
+        ModelworksError: The environment has no place for runs, or the run failed; its exit code is the Job's.
+        typer.Exit: Ctrl-C: the Job is cancelled.
+    """
+    place = job.Place.of(target.output("training"))
+    artifacts, cluster = Artifacts(place.artifact_bucket, target.session), Cluster.of(target, place.namespace)
+    source = training.source_of(spec.folder, find_lock(spec.folder).file)
+    sent = {
+        "model": spec.name,
+        "code": training.code_digest(spec.folder),
+        "engine": training.engine_digest(),
+        "lock": find_lock(spec.folder).digest,
+    }
+    with _step(tell, "send the project"):
+        order = job.Order(
+            environment=target.environment,
+            model=spec.name,
+            source=artifacts.send_source(spec),
+            engine=sent["engine"],
+            commit=source[0] + ("-dirty" if source[1] else ""),
+            by=getpass.getuser(),
+            data=data,
+        )
+        if data:
+            artifacts.snapshots(home.data).share(data)
+    name = f"train-{spec.name[:40].rstrip('-')}-{secrets.token_hex(4)}"
+    came_to = _watched(target, cluster, artifacts, place, order, name)
+    folder = home.runs(spec.name) / came_to["run"]
+    with _step(tell, "bring the run home"):
+        artifacts.fetch_run(spec.name, came_to["run"], came_to["archive"], folder)
+        inputs = read_json(folder / "inputs.json")
+        if other := [what for what, value in sent.items() if inputs[what] != value]:
+            raise ModelworksError(f"the run {folder.name} that came back has another {', '.join(other)} than was sent")
+        artifacts.snapshots(home.data).get(inputs["data"])
+    run = training.with_origin(folder, *source)
+    with _step(tell, "log to MLflow"):
+        return run, target.registry.track(run)
+
+
+def _watched(
+    target: Target, cluster: Cluster, artifacts: Artifacts, place: job.Place, order: job.Order, name: str
+) -> dict[str, Any]:
+    """Run the Job to its end, and return what it notes of itself."""
+    try:
+        _start(cluster, job.manifest(name, place, order))
+        err.print(f"  [dim]job {name} in {place.namespace}[/]")
+        ending = cluster.follow(name, lambda seen: job.ending_of(seen, place), _say, _note)
+    except KeyboardInterrupt:
+        cluster.cancel(name)
+        err.print(f"[bold]cancelled:[/] the job {name} is deleted, and nothing of it was kept", soft_wrap=True)
+        raise typer.Exit(130) from None
+    if ending.refused:
+        cluster.cancel(name)
+        raise _failure(order, ending, "")
+    came_to = artifacts.told(name)
+    if not ending.exit_code:
+        return came_to
+    if not came_to.get("counted"):
+        _count(target, order)
+    log = f"`kubectl -n {place.namespace} logs job/{name}` shows its log again."
+    raise _failure(order, ending, log, came_to.get("error", ""))
+
+
+def _start(cluster: Cluster, manifest: dict[str, Any]) -> None:
+    try:
+        cluster.start(manifest)
+    except RefusedError as error:
+        if "exceeded quota" not in error.message:
+            raise
+        raise ModelworksError(job.quota_text(error.message), fix=job.QUOTA_FIX) from error
+
+
+def _count(target: Target, order: job.Order) -> None:
+    """Count a run that was killed, so that it could not count itself."""
+    try:
+        count_run(target.session, target.environment, order.model, failed=True)
+    except StoreError as error:
+        err.print(f"[yellow]warning:[/] {escape(error.message)}", soft_wrap=True)
+
+
+def _failure(order: job.Order, ending: job.Ending, log: str, said: str = "") -> ModelworksError:
+    error = ModelworksError(
+        f"the run of {order.model} in {order.environment} failed: {said or ending.reason}",
+        fix=log if said else ending.fix or log,
+    )
+    error.exit_code = ending.exit_code
+    return error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _note(line: str) -> None:
+    err.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
+
+
+@contextmanager
+def _step(tell: Progress, name: str) -> Iterator[None]:
+    began = time.monotonic()
+    tell(name, "start", 0.0)
+    yield
+    tell(name, "done", time.monotonic() - began)
