@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from modelworks.laptop import core
+from modelworks.laptop import core, environments
 from modelworks.laptop.place import Place
 
 
@@ -36,6 +38,30 @@ def aws_laptop():
     for place in _place():
         core.up(place, environments=["local"], kubernetes=False, report=print)
         yield place
+
+
+@pytest.fixture(scope="session")
+def kubectl(laptop):
+    """kubectl with an administrator's rights; what it prints."""
+    variables = {
+        **environments.environment_variables(laptop, "local"),
+        "KUBECONFIG": str(laptop.cluster / "admin.kubeconfig"),
+    }
+
+    def run(*arguments: str, stdin: str | None = None) -> str:
+        done = subprocess.run(
+            ["kubectl", *arguments],
+            env={**os.environ, **variables},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture
