@@ -349,7 +349,9 @@ class ModelEndpoint(pulumi.ComponentResource):
                 ),
                 "spec": {
                     "replicas": self._args.get("minimum_replicas", 2),
-                    "revisionHistoryLimit": 3,
+                    # Git knows what to go back to. And Argo, as long as it keeps the ReplicaSet of a release that it gave
+                    # up and scaled down (its scale-down deadline stays on it), holds no later one to its own deadline.
+                    "revisionHistoryLimit": 0,
                     "progressDeadlineSeconds": canary.get("ready_deadline_seconds", 600),
                     "progressDeadlineAbort": True,
                     "selector": {"matchLabels": selector(self._name, _COMPONENT)},
