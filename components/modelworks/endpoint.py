@@ -349,8 +349,8 @@ class ModelEndpoint(pulumi.ComponentResource):
                 ),
                 "spec": {
                     "replicas": self._args.get("minimum_replicas", 2),
-                    # Git knows what to go back to. And Argo, as long as it keeps the ReplicaSet of a release that it gave
-                    # up and scaled down (its scale-down deadline stays on it), holds no later one to its own deadline.
+                    # Git knows what to go back to. And Argo holds no release to its deadline as long as it keeps the
+                    # ReplicaSet of an earlier one that it gave up and scaled down: its scale-down deadline stays on it.
                     "revisionHistoryLimit": 0,
                     "progressDeadlineSeconds": canary.get("ready_deadline_seconds", 600),
                     "progressDeadlineAbort": True,

@@ -119,11 +119,15 @@ class Target:
         return session
 
     def address(self, url: str) -> str:
-        """Where a URL of the environment answers from here: on the laptop every host is at the gateway's port."""
+        """Where a URL of the environment answers from here.
+
+        On the laptop every host is at the gateway's plain port, under a name that needs no DNS.
+        """
         if not self.engine.on_laptop or not url:
             return url
         port = read_facts(Place.here().root / "laptop.json")["ports"]["gateway"]
-        return f"{urlsplit(url).scheme}://{urlsplit(url).hostname}:{port}"
+        host = (urlsplit(url).hostname or "").removesuffix(".localhost")
+        return f"http://{host}.localhost:{port}"
 
     @property
     def models(self) -> Mapping[str, str]:
