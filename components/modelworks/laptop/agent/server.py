@@ -130,8 +130,8 @@ class Wanted:
         """The log in pieces; with `follow`, and what is written as long as `alive` says so."""
         if not path.exists():  # noqa: ASYNC240 - a local file, read in pieces
             return
-        times = Times.of(path)
-        begins = True
+        timed = self.timestamps or self.since is not None
+        times, begins = Times.of(path) if timed else Times([]), True
         with path.open("rb") as file:
             position = self._start(file, times)
         while True:
