@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelworks import contract
+from modelworks.cli import quickstart
 from modelworks.laptop import engine, pending, process
 from modelworks.laptop.changes import Preview
 from modelworks.laptop.engine import Lock
@@ -200,3 +201,18 @@ def test_what_went_with_a_wiped_laptop_is_taken_out_of_the_stack_file_and_settin
     assert file.read_text() == (
         "# mine\nconfig:\n  aws:region: eu-central-1\n  modelworks:settings:\n    owner: me  # kept\n"
     )
+
+
+def test_lines_are_told_while_they_are_written_and_the_last_one_too(tmp_path):
+    path, told = tmp_path / "output", []
+    with engine._followed(path, told.append):
+        path.write_text("first\nsecond\nhalf a li")
+        with path.open("a") as file:
+            file.write("ne\n")
+    assert told == ["first", "second", "half a line"]
+
+
+def test_what_an_update_has_done_is_told_from_the_engines_own_words():
+    line = " +  aws:kms:Key local-key created (0.10s) "
+    assert quickstart._DONE.match(line)[1] == "local-key"
+    assert not quickstart._DONE.match("    59 unchanged")

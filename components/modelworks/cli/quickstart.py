@@ -35,6 +35,10 @@ ANSWER_DEADLINE = 120
 _Step = Callable[[str, str], AbstractContextManager[Callable[[str], None]]]
 """Begins a step by its name and the command it stands for; what it gives takes what came of it."""
 
+TOLD_SECONDS = 5
+"""Between two words on how far an update is."""
+_DONE = re.compile(r"\s+\S+\s+\S+ (\S+) (?:created|updated|replaced|deleted)\b")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -180,12 +184,21 @@ def _release(target: Target, version: Version) -> str:
 
 
 def _up(target: Target) -> tuple[str, bool]:
-    """Run `pulumi up`, and return what it did and whether that was anything.
+    """Run `pulumi up`, tell every few seconds how far it is, and return what it did and whether that was anything.
 
     Nobody is asked about a preview of it, so that the program runs once; policies are held to in the update as well.
     """
-    engine = target.engine
-    code, text = engine.capture("up", [*engine.policy(), "--yes", "--refresh", "--skip-preview"])
+    engine, began, count, last = target.engine, time.monotonic(), 0, time.monotonic()
+
+    def heard(line: str) -> None:
+        nonlocal count, last
+        if found := _DONE.match(line):
+            count += 1
+            if time.monotonic() - last >= TOLD_SECONDS:
+                last = time.monotonic()
+                out.print(f"    [dim]{count} so far, {escape(found[1])} the last ({last - began:.0f} s)[/]")
+
+    code, text = engine.capture("up", [*engine.policy(), "--yes", "--refresh", "--skip-preview"], heard=heard)
     if code:
         tail = "\n".join(text.rstrip().splitlines()[-25:])
         raise ModelworksError(

@@ -9,8 +9,9 @@ import re
 import secrets
 import socket
 import subprocess
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from modelworks.laptop.place import Place, project_root, write_whole
 from modelworks.laptop.search import search_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _ASK_BOUND = 120
 """Seconds for a question to the engine that changes nothing (an export, a list)."""
@@ -122,8 +123,15 @@ class Engine:
             variables["PULUMI_DEBUG_COMMANDS"] = "true"  # where the engine hides that option
         return process.run(argv, cwd=self.project, env=variables, log=None if terminal else log)
 
-    def capture(self, verb: str, options: Sequence[str] = ()) -> tuple[int, str]:
+    def capture(
+        self, verb: str, options: Sequence[str] = (), *, heard: Callable[[str], None] | None = None
+    ) -> tuple[int, str]:
         """Run `pulumi VERB` and return its exit code and what it wrote to stdout; stderr is in the log.
+
+        Args:
+            verb: `up`, `preview`, ...
+            options: Passed on as they are.
+            heard: Is told each line of stdout as it comes.
 
         Raises:
             Interrupted: Ctrl-C.
@@ -131,7 +139,8 @@ class Engine:
         output = self.logs / f".pulumi-{verb}-{self.environment}.{os.getpid()}"
         argv = [str(self.pulumi), verb, "--stack", self.environment, "--non-interactive", *options]
         try:
-            code = process.run(argv, cwd=self.project, env=self.variables, log=self.log(verb), output=output)
+            with _followed(output, heard):
+                code = process.run(argv, cwd=self.project, env=self.variables, log=self.log(verb), output=output)
             return code, output.read_text(encoding="utf-8", errors="replace")
         finally:
             output.unlink(missing_ok=True)
@@ -319,6 +328,35 @@ class Engine:
         accounts = config.get("aws:allowedAccountIds", {}).get("objectValue") or ["000000000000"]
         region = config.get("aws:region", {}).get("value") or self.variables.get("AWS_REGION", "us-east-1")
         return pending.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
+
+
+@contextmanager
+def _followed(path: Path, heard: Callable[[str], None] | None) -> Iterator[None]:
+    """Tell the lines that are written to a file meanwhile, half a second late at most."""
+    if heard is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def follow() -> None:
+        told = 0
+        while True:
+            last = ended.wait(0.5)  # looked at first: what is written before the end is told too
+            with suppress(FileNotFoundError):
+                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+                for line in lines[told:]:
+                    heard(line)
+                told = len(lines)
+            if last:
+                return
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
 
 
 def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
