@@ -165,11 +165,6 @@ def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
     assert f"(pid {os.getpid()})" in str(refused.value)
 
 
-def test_a_pod_network_that_is_in_use_is_passed_over():
-    with socket.create_server(("127.77.0.1", 0)):
-        assert core._pod_network() != "127.77.0.0/16"
-
-
 @pytest.fixture
 def stubborn(place):
     """A process of the place that ignores being asked to end, and has a child."""

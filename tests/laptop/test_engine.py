@@ -15,6 +15,7 @@ import pytest
 
 from modelworks import contract
 from modelworks.cli import quickstart
+from modelworks.errors import ModelworksError
 from modelworks.laptop import engine, pending, process
 from modelworks.laptop.changes import Preview
 from modelworks.laptop.engine import Lock
@@ -216,3 +217,10 @@ def test_what_an_update_has_done_is_told_from_the_engines_own_words():
     line = " +  aws:kms:Key local-key created (0.10s) "
     assert quickstart._DONE.match(line)[1] == "local-key"
     assert not quickstart._DONE.match("    59 unchanged")
+
+
+def test_a_stack_file_that_is_not_yaml_is_one_clear_sentence(tmp_path):
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text("config: [")
+    with pytest.raises(ModelworksError, match=r"Pulumi\.local\.yaml is not YAML"):
+        engine._read_config(file)

@@ -254,7 +254,8 @@ def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
 def _gates(version: Version) -> str:
     gates = version.facts.get("gates", [])
     others = [f"{gate['verdict']}: {gate['subject']}, {gate['message']}" for gate in gates if gate["verdict"] != "pass"]
-    return "; ".join([f"{len(gates) - len(others)} of {len(gates)} gates pass", *others])
+    overridden = ["overridden"] if version.facts.get("overrides") else []
+    return "; ".join([f"{len(gates) - len(others)} of {len(gates)} gates pass", *overridden, *others])
 
 
 def _progress(step: str, state: str, seconds: float) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import aws, control_plane, rollouts, supervision, toolchain
+from modelworks.laptop import aws, control_plane, network, rollouts, supervision, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.gateway import caddy
@@ -223,7 +223,8 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
     missing = [name for name in needed if name not in ports]
     ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
-    facts.setdefault("pod_network", _pod_network())
+    if "pod_network" not in facts:
+        facts["pod_network"] = network.choose(place)
     if json.dumps(facts) != before:
         _write(place, facts)
     return facts
@@ -234,27 +235,6 @@ def _write(place: Place, facts: dict[str, Any]) -> None:
     path = place.root / "laptop.json"
     if not path.exists() or path.read_text("utf-8") != text:
         write_whole(path, text)
-
-
-def _pod_network() -> str:
-    """A /16 of loopback that nobody listens in: 127.77 first, for then addresses in the docs are right."""
-    used = set()
-    for family in ("tcp", "udp"):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/net/{family}").read_text("ascii").splitlines()[1:]:
-                octets = bytes.fromhex(line.split()[1].split(":")[0])[::-1]
-                if octets[0] == 127:
-                    used.add(octets[1])
-    # Another user's or checkout's laptop that has no pods yet holds no address; its agent's environment names it.
-    for process in psutil.process_iter(["environ"]):
-        if network := (process.info["environ"] or {}).get("MODELWORKS_POD_NETWORK"):
-            used.add(int(network.split(".")[1]))
-    second = next((octet for octet in range(77, 127) if octet not in used), None)
-    if second is None:
-        raise ModelworksError(
-            "every loopback network from 127.77 to 127.126 is in use", fix="End another laptop cloud."
-        )
-    return f"127.{second}.0.0/16"
 
 
 def _tools(*, kubernetes: bool, building: toolchain.Report | None, report: Tell) -> dict[str, str]:

@@ -235,7 +235,7 @@ class Engine:
 
     def _have_secrets(self, file: Path, template: Path) -> None:
         """Make up the registry's password for a stack made from a template: nobody else could know it."""
-        config = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("config") or {} if file.exists() else {}
+        config = _read_config(file) if file.exists() else {}
         wanted = "registry" in (config.get("modelworks:settings") or {})
         if template.exists() and wanted and "registry_password" not in (config.get("modelworks:secrets") or {}):
             path = ("--path", "modelworks:secrets.registry_password")
@@ -381,6 +381,15 @@ def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
     write_whole(file, buffer.getvalue(), mode=0o644)
     what = f" ({', '.join(gone)})" if gone else ""
     say(f"{file.name} is of a laptop that was wiped: its secrets and releases are taken out{what}")
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelworksError(f"{file} is not YAML: {error}", fix="Mend it; `modelworks check` says more.") from error
+    config = document.get("config") if isinstance(document, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
 def _sealed(value: object) -> bool:

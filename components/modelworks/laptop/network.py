@@ -1,0 +1,78 @@
+"""The loopback network that a laptop cloud's pods live in: one that no other laptop cloud of this machine has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop.toolchain.cache import cache_folder
+
+if TYPE_CHECKING:
+    from modelworks.laptop.place import Place
+
+_OCTETS = range(77, 127)
+"""127.77 first, for then addresses in the docs are right."""
+_CLAIM_SECONDS = 60
+"""How long a claim counts whose laptop cloud is not written down yet, or no more."""
+
+
+def choose(place: Place) -> str:
+    """A /16 of loopback that nobody listens in, claimed for this place.
+
+    Two that come up at once listen nowhere yet, so each leaves a file named after its network where both look.
+
+    Raises:
+        ModelworksError: Every network is taken, or the claim cannot be written.
+    """
+    claims = cache_folder().parent / "pod-networks"
+    used = _listened_in()
+    try:
+        claims.mkdir(parents=True, exist_ok=True)
+        for octet in _OCTETS:
+            if octet not in used and _claimed(claims / str(octet), place.root):
+                return f"127.{octet}.0.0/16"
+    except OSError as error:
+        raise ModelworksError(
+            f"cannot claim a network for pods in {claims}: {error.strerror}",
+            fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
+        ) from error
+    raise ModelworksError("every loopback network from 127.77 to 127.126 is in use", fix="End another laptop cloud.")
+
+
+def _claimed(claim: Path, root: Path) -> bool:
+    """Whether the network is this place's now."""
+    with contextlib.suppress(FileNotFoundError):  # it may be taken away while we look
+        holder = Path(claim.read_text("utf-8"))
+        if holder == root:
+            return True
+        if (holder / "laptop.json").exists() or time.time() - claim.stat().st_mtime < _CLAIM_SECONDS:
+            return False
+        claim.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(str(root))
+    return True
+
+
+def _listened_in() -> set[int]:
+    """Second octets of loopback addresses in use, those of other users' laptop clouds without pods included."""
+    used = set()
+    for family in ("tcp", "udp"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{family}").read_text("ascii").splitlines()[1:]:
+                octets = bytes.fromhex(line.split()[1].split(":")[0])[::-1]
+                if octets[0] == 127:
+                    used.add(octets[1])
+    for process in psutil.process_iter(["environ"]):
+        if network := (process.info["environ"] or {}).get("MODELWORKS_POD_NETWORK"):
+            used.add(int(network.split(".")[1]))
+    return used

@@ -1,0 +1,56 @@
+"""Two laptop clouds on one machine never share addresses of pods."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from modelworks.laptop import network
+from modelworks.laptop.place import Place
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(network, "_listened_in", set)
+
+
+def _up(place):
+    place.root.mkdir(parents=True, exist_ok=True)
+    (place.root / "laptop.json").touch()
+
+
+def _long_ago(tmp_path, octet):
+    os.utime(tmp_path / "cache" / "modelworks" / "pod-networks" / octet, (0, 0))
+
+
+def test_two_that_come_up_at_once_choose_two_networks(tmp_path):
+    chosen = [network.choose(Place(tmp_path / name)) for name in ("one", "two")]
+    assert chosen == ["127.77.0.0/16", "127.78.0.0/16"]
+
+
+def test_a_place_that_comes_up_again_keeps_its_network(tmp_path):
+    assert network.choose(Place(tmp_path / "one")) == network.choose(Place(tmp_path / "one"))
+
+
+def test_the_network_of_a_wiped_laptop_is_free_again(tmp_path):
+    network.choose(Place(tmp_path / "gone"))
+    _long_ago(tmp_path, "77")
+    assert network.choose(Place(tmp_path / "new")) == "127.77.0.0/16"
+
+
+def test_the_network_of_a_laptop_that_is_there_stays_its_own_however_old(tmp_path):
+    place = Place(tmp_path / "there")
+    network.choose(place)
+    _up(place)
+    _long_ago(tmp_path, "77")
+    assert network.choose(Place(tmp_path / "new")) == "127.78.0.0/16"
+
+
+def test_a_network_that_somebody_listens_in_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with socket.create_server(("127.77.0.1", 0)):
+        assert network.choose(Place(tmp_path / "one")) != "127.77.0.0/16"
