@@ -223,19 +223,20 @@ class Rehearsal:
         self.pulumi("stack", "init", "local")
         self._up()
 
-    def release(self, example: example_bundle.Example, data: bytes | None = None) -> str:
+    def release(self, example: example_bundle.Example, data: bytes | None = None, **settings: Any) -> str:
         """Put the bundle into the store, change the release line, `pulumi up`. Returns what its answers call it.
 
         Args:
             example: The bundle.
             data: What lies in the store instead of the bundle's bytes.
+            settings: Of the endpoint, where this release needs others.
         """
         key = contract.bundle_key(MODEL, example.digest)
         self.aws("s3").put_object(Bucket="store", Key=key, Body=data or example.archive.read_bytes())
         self._version += 1
         name = contract.short_digest(example.digest)
         self._lines[name] = {"digest": example.digest, "version": self._version}
-        self._want(self._lines[name])
+        self._want(self._lines[name], settings)
         self._up()
         return name
 
@@ -252,13 +253,13 @@ class Rehearsal:
         """Take everything down again."""
         self.pulumi("destroy", "--yes", "--skip-preview", "--stack", "local")
 
-    def _want(self, release: dict[str, Any] | None) -> None:
+    def _want(self, release: dict[str, Any] | None, settings: dict[str, Any] | None = None) -> None:
         wanted = {
             "namespace": self.namespace,
             "model": MODEL,
             "host": HOST,
             "release": release,
-            "settings": SETTINGS,
+            "settings": {**SETTINGS, **(settings or {})},
         }
         (self.folder / "wanted.json").write_text(json.dumps(wanted))
 

@@ -318,7 +318,8 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_no_traceback(project: Projec
     wait_for(lambda: moment(project))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=90)
-    assert process.returncode in (0, 1, 130), said
+    # Python's last moment, when the command is done, belongs to no handler: there the signal itself ends it.
+    assert process.returncode in (0, 1, 130, -signal.SIGINT), said
     assert "Traceback" not in said
     assert project.engines() == []
     project.modelworks("up", "dev", "--yes", "--skip-preview")

@@ -180,3 +180,14 @@ def until_only(endpoint, load):
         return load.failed == failed and load.count - before == load.of(endpoint.serving) - good > 0
 
     until(alone, 60, lambda: load.answers)
+
+
+def test_a_release_with_a_service_of_its_own_takes_over_and_no_request_is_lost(endpoint, bundles):
+    # BentoML takes longer to start and to answer than a graph does: that is not what is rehearsed here.
+    canary = {**rehearsal.SETTINGS["canary"], "ready_deadline_seconds": 60}
+    with Load(endpoint.gateway, rate=40) as load:
+        version = endpoint.release(rehearsal.own(bundles), latency_objective_ms=1000, canary=canary)
+        until(endpoint.healthy, 180, endpoint.rollout)
+        until(lambda: load.of(version) > 100, 60, endpoint.pods)
+    assert load.failed == 0, load.faults
+    endpoint.serving = version

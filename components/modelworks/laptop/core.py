@@ -44,6 +44,9 @@ Tell = Callable[[str], None]
 READY_SECONDS = 90
 """How long parts may take to become ready before `up` gives up; two busy cores need some twenty."""
 
+FULL_BYTES = 65_536
+"""A disk with less room than this is called full."""
+
 PATIENCE = 5
 """How often a part may end before it is ready. Some do once or twice until the API server serves them."""
 
@@ -352,7 +355,8 @@ def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
     path = supervision.log_path(place, name)
     said = supervision.tail(path, 6)
     fix = f"Look into {path}."
-    if "no space left on device" in said.lower():
+    # What finds no room for its work finds none for its last words either.
+    if "no space left on device" in said.lower() or shutil.disk_usage(place.root).free < FULL_BYTES:
         return ModelworksError(
             f"{name} {what}: the disk that holds {place.root} is full", fix="Free some space and try again."
         )
