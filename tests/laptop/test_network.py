@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,3 +55,11 @@ def test_a_network_that_somebody_listens_in_is_passed_over(tmp_path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with socket.create_server(("127.77.0.1", 0)):
         assert network.choose(Place(tmp_path / "one")) != "127.77.0.0/16"
+
+
+def test_of_many_that_find_a_stale_claim_at_once_one_takes_it_over(tmp_path):
+    network.choose(Place(tmp_path / "gone"))
+    _long_ago(tmp_path, "77")
+    with ThreadPoolExecutor(8) as pool:
+        chosen = list(pool.map(network.choose, [Place(tmp_path / str(number)) for number in range(8)]))
+    assert sorted(chosen) == [f"127.{octet}.0.0/16" for octet in range(77, 85)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import fcntl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from modelworks.errors import ModelworksError
+from modelworks.laptop.place import write_whole
 from modelworks.laptop.toolchain.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ def choose(place: Place) -> str:
     used = _listened_in()
     try:
         claims.mkdir(parents=True, exist_ok=True)
-        for octet in _OCTETS:
-            if octet not in used and _claimed(claims / str(octet), place.root):
-                return f"127.{octet}.0.0/16"
+        with (claims / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # or two would take over one stale claim
+            for octet in _OCTETS:
+                if octet not in used and _free(claims / str(octet), place.root):
+                    write_whole(claims / str(octet), str(place.root))
+                    return f"127.{octet}.0.0/16"
     except OSError as error:
         raise ModelworksError(
             f"cannot claim a network for pods in {claims}: {error.strerror}",
@@ -45,22 +49,14 @@ def choose(place: Place) -> str:
     raise ModelworksError("every loopback network from 127.77 to 127.126 is in use", fix="End another laptop cloud.")
 
 
-def _claimed(claim: Path, root: Path) -> bool:
-    """Whether the network is this place's now."""
-    with contextlib.suppress(FileNotFoundError):  # it may be taken away while we look
-        holder = Path(claim.read_text("utf-8"))
-        if holder == root:
-            return True
-        if (holder / "laptop.json").exists() or time.time() - claim.stat().st_mtime < _CLAIM_SECONDS:
-            return False
-        claim.unlink(missing_ok=True)
+def _free(claim: Path, root: Path) -> bool:
+    """Whether nobody but this place claims a network, or whoever did is gone."""
     try:
-        descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(str(root))
-    return True
+        holder = Path(claim.read_text("utf-8"))
+    except FileNotFoundError:
+        return True
+    is_there = (holder / "laptop.json").exists() or time.time() - claim.stat().st_mtime < _CLAIM_SECONDS
+    return holder == root or not is_there
 
 
 def _listened_in() -> set[int]:
