@@ -11,16 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelworks.endpoint import ModelEndpoint as ModelEndpoint
     from modelworks.environment import Environment as Environment
+    from modelworks.model_endpoint import ModelEndpoint as ModelEndpoint
     from modelworks.model_registry import ModelRegistry as ModelRegistry
-    from modelworks.training import TrainingCompute as TrainingCompute
+    from modelworks.training_compute import TrainingCompute as TrainingCompute
 
 _HOMES = {
     "Environment": "modelworks.environment",
-    "ModelEndpoint": "modelworks.endpoint",
+    "ModelEndpoint": "modelworks.model_endpoint",
     "ModelRegistry": "modelworks.model_registry",
-    "TrainingCompute": "modelworks.training",
+    "TrainingCompute": "modelworks.training_compute",
 }
 
 __all__ = ["Environment", "ModelEndpoint", "ModelRegistry", "TrainingCompute"]
