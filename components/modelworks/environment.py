@@ -6,8 +6,8 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._access import policy_document
-from modelworks._kubernetes import restricted_namespace
+from modelworks._resources.iam import policy_document
+from modelworks._resources.kubernetes import restricted_namespace
 
 _ARGO_ROLLOUTS_CHART = "2.40.5"
 """Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""

@@ -6,8 +6,9 @@ import pulumi
 import pulumi_aws as aws
 
 from modelworks import alarms, contract
-from modelworks._access import bucket_arn, policy_document, statement
-from modelworks._kubernetes import (
+from modelworks._manifests import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
+from modelworks._resources.iam import bucket_arn, policy_document, statement
+from modelworks._resources.kubernetes import (
     KubernetesObject,
     Manifest,
     PodIdentity,
@@ -18,7 +19,6 @@ from modelworks._kubernetes import (
     pod_identity,
     selector,
 )
-from modelworks._pod import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
 
 _PORT = contract.DEFAULT_PORT
 _SERVICE_PORT = 80

@@ -6,8 +6,10 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 
 from modelworks import contract
-from modelworks._access import bucket_arn, policy_document, statement
-from modelworks._kubernetes import (
+from modelworks._manifests import RESTRICTED_CONTAINER, RESTRICTED_POD
+from modelworks._resources.bucket import secure_bucket
+from modelworks._resources.iam import bucket_arn, policy_document, statement
+from modelworks._resources.kubernetes import (
     KubernetesObject,
     Manifest,
     PodIdentity,
@@ -18,8 +20,6 @@ from modelworks._kubernetes import (
     pod_identity,
     selector,
 )
-from modelworks._pod import RESTRICTED_CONTAINER, RESTRICTED_POD
-from modelworks._storage import secure_bucket
 
 _PORT = 5000
 _COMPONENT = "registry"

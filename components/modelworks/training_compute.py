@@ -9,8 +9,8 @@ import pulumi
 import pulumi_aws as aws
 
 from modelworks import contract
-from modelworks._access import bucket_arn, policy_document, statement
-from modelworks._kubernetes import KubernetesObject, PodIdentity, labels, pod_identity, restricted_namespace
+from modelworks._resources.iam import bucket_arn, policy_document, statement
+from modelworks._resources.kubernetes import KubernetesObject, PodIdentity, labels, pod_identity, restricted_namespace
 
 _COMPONENT = "training"
 

@@ -6,8 +6,8 @@ import pulumi
 import pytest
 
 from declared import declare
-from modelworks._access import least_privilege_role, policy_document, statement
-from modelworks._storage import secure_bucket
+from modelworks._resources.bucket import secure_bucket
+from modelworks._resources.iam import least_privilege_role, policy_document, statement
 
 KEY = "arn:aws:kms:eu-central-1:111111111111:key/k"
 

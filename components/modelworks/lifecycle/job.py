@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from modelworks import contract
-from modelworks._pod import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
+from modelworks._manifests import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
 from modelworks.errors import ModelworksError
 
 Object = Mapping[str, Any]

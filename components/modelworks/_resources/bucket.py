@@ -5,7 +5,7 @@ from __future__ import annotations
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._access import policy_document
+from modelworks._resources.iam import policy_document
 
 
 def secure_bucket(

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._access import least_privilege_role, policy_document
+from modelworks._resources.iam import least_privilege_role, policy_document
 
 Manifest = Any
 """A piece of a manifest: plain mappings and lists with camel-case keys, Pulumi inputs allowed as values."""
