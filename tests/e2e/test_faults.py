@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from modelworks.laptop import environments, process, supervision, toolchain
+from modelworks.deploy import process
+from modelworks.laptop import environments, supervision, toolchain
 from modelworks.laptop.place import Place
 
 pytestmark = pytest.mark.e2e

@@ -15,12 +15,12 @@ import pytest
 
 from modelworks import contract
 from modelworks.cli import quickstart
+from modelworks.deploy import pending_operations, process, stack
+from modelworks.deploy.preview import Preview
+from modelworks.deploy.stack import Lock
 from modelworks.errors import ModelworksError
-from modelworks.laptop import engine, pending, process
-from modelworks.laptop.changes import Preview
-from modelworks.laptop.engine import Lock
 
-WHERE = pending.Where("222222222222", "eu-central-1", "http://127.0.0.1:5000")
+WHERE = pending_operations.Where("222222222222", "eu-central-1", "http://127.0.0.1:5000")
 SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "plaintext": '"hunter2"'}
 
 
@@ -44,13 +44,15 @@ def operation(kind: str, name: str, inputs: dict, **more) -> dict:
     ],
 )
 def test_the_id_of_a_half_made_resource_is_told_by_its_name(kind: str, inputs: dict, identity: str | None):
-    assert pending.physical_id({"type": kind, "inputs": inputs}, WHERE) == identity
+    assert pending_operations.physical_id({"type": kind, "inputs": inputs}, WHERE) == identity
 
 
 def test_a_pending_create_becomes_a_resource_that_a_refresh_decides_about():
     made = operation("aws:s3/bucket:Bucket", "b", {"bucket": "b-1", "__defaults": ["bucket"]})
     lost = operation("aws:kms/key:Key", "k", {})
-    resolution = pending.resolve({"deployment": {"resources": [], "pending_operations": [made, lost]}}, WHERE)
+    resolution = pending_operations.resolve(
+        {"deployment": {"resources": [], "pending_operations": [made, lost]}}, WHERE
+    )
     (resource,) = resolution.deployment["deployment"]["resources"]
     assert resource["id"] == "b-1"
     assert resource["inputs"] == {"bucket": "b-1", "__defaults": ["bucket"]}
@@ -62,7 +64,7 @@ def test_a_pending_create_becomes_a_resource_that_a_refresh_decides_about():
 def test_the_old_side_of_a_killed_replacement_goes_next():
     new = operation("aws:s3/bucket:Bucket", "b", {"bucket": "b-2"})
     old = {"urn": new["resource"]["urn"], "type": "aws:s3/bucket:Bucket", "id": "b-1"}
-    resolution = pending.resolve({"deployment": {"resources": [old], "pending_operations": [new]}}, WHERE)
+    resolution = pending_operations.resolve({"deployment": {"resources": [old], "pending_operations": [new]}}, WHERE)
     resources = resolution.deployment["deployment"]["resources"]
     assert [(resource["id"], resource.get("delete", False)) for resource in resources] == [
         ("b-1", True),
@@ -198,7 +200,7 @@ def test_what_went_with_a_wiped_laptop_is_taken_out_of_the_stack_file_and_settin
         "  modelworks:secrets:\n    registry_password:\n      secure: v1:a\n"
         "encryptionsalt: v1:b\n"
     )
-    engine._forget_wiped(file, lambda _: None)
+    stack._forget_wiped(file, lambda _: None)
     assert file.read_text() == (
         "# mine\nconfig:\n  aws:region: eu-central-1\n  modelworks:settings:\n    owner: me  # kept\n"
     )
@@ -206,7 +208,7 @@ def test_what_went_with_a_wiped_laptop_is_taken_out_of_the_stack_file_and_settin
 
 def test_lines_are_told_while_they_are_written_and_the_last_one_too(tmp_path):
     path, told = tmp_path / "output", []
-    with engine._followed(path, told.append):
+    with stack._followed(path, told.append):
         path.write_text("first\nsecond\nhalf a li")
         with path.open("a") as file:
             file.write("ne\n")
@@ -223,4 +225,4 @@ def test_a_stack_file_that_is_not_yaml_is_one_clear_sentence(tmp_path):
     file = tmp_path / "Pulumi.local.yaml"
     file.write_text("config: [")
     with pytest.raises(ModelworksError, match=r"Pulumi\.local\.yaml is not YAML"):
-        engine._read_config(file)
+        stack._read_config(file)

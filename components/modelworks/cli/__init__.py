@@ -14,8 +14,8 @@ from rich.markup import escape
 
 import modelworks
 from modelworks.cli.terminal import err
+from modelworks.deploy.process import Interrupted
 from modelworks.errors import ModelworksError
-from modelworks.laptop.process import Interrupted
 
 app = typer.Typer(
     name="modelworks",

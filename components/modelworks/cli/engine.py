@@ -14,7 +14,7 @@ from modelworks.cli.terminal import err
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.laptop.engine import Engine
+    from modelworks.deploy.stack import Engine
 
 _EXIT_CODES = """
 Exit codes: 0 done; 1 refused or failed; 130 interrupted; any other is Pulumi's own (4 a resource failed,
@@ -99,7 +99,7 @@ def _preview(
     if form is Format.text:
         _run(engine, "preview", options)
         return
-    from modelworks.laptop.changes import Preview  # noqa: PLC0415
+    from modelworks.deploy.preview import Preview  # noqa: PLC0415
 
     with err.status(f"previewing {environment}") if err.is_terminal else nullcontext():
         code, text = engine.capture("preview", ["--json", *options])
@@ -133,7 +133,7 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
 
 
 def _engine(environment: str) -> Engine:
-    from modelworks.laptop.engine import Engine  # noqa: PLC0415 (so that --help answers at once)
+    from modelworks.deploy.stack import Engine  # noqa: PLC0415 (so that --help answers at once)
 
     engine = Engine.of(environment)
     engine.check()
@@ -141,7 +141,7 @@ def _engine(environment: str) -> Engine:
 
 
 def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) -> None:
-    from modelworks.laptop.process import Interrupted  # noqa: PLC0415
+    from modelworks.deploy.process import Interrupted  # noqa: PLC0415
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not quiet
     try:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from modelworks import contract
+from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
-from modelworks.laptop.engine import Engine
 from modelworks.laptop.place import Place, read_facts
 
 if TYPE_CHECKING:

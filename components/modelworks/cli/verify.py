@@ -227,7 +227,7 @@ def _check_tools(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG0
 
 def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
     """Program, state and what really stands there: a refreshed preview that must find nothing to do."""
-    from modelworks.laptop.changes import Preview  # noqa: PLC0415
+    from modelworks.deploy.preview import Preview  # noqa: PLC0415
 
     engine = target.engine
     engine.check()

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from laptop.providers.conftest import ACCOUNT, REGION
-from modelworks.laptop import pending
+from modelworks.deploy import pending_operations
+from modelworks.deploy.lookup import search_of
 from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.values import Secret, revealed
-from modelworks.laptop.search import search_of
 
 TRUST = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"},
          "Action": "sts:AssumeRole"}]}  # fmt: skip
@@ -267,7 +267,9 @@ def test_what_a_killed_engine_made_is_found_under_its_id(life, engine, aws, moto
     operation = {"type": "creating", "resource": {"urn": "urn", "type": life.type, "inputs": revealed(inputs)}}
     exported = {"deployment": {"resources": [], "pending_operations": [operation]}}
     search = search_of({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": moto}, REGION)
-    assert pending.resolve(exported, pending.Where(ACCOUNT, REGION, moto), search).asked == {"urn": id_}
+    assert pending_operations.resolve(exported, pending_operations.Where(ACCOUNT, REGION, moto), search).asked == {
+        "urn": id_
+    }
 
 
 NEVER_GONE = {

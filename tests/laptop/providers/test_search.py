@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from modelworks.laptop import pending
-from modelworks.laptop.search import search_of
+from modelworks.deploy import pending_operations
+from modelworks.deploy.lookup import search_of
 
 KEY = "aws:kms/key:Key"
 TAGS = {"environment": "local", "owner": "me"}
-WHERE = pending.Where("123456789012", "eu-central-1")
+WHERE = pending_operations.Where("123456789012", "eu-central-1")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_what_was_looked_for_and_is_not_there_is_told_from_what_nobody_knows(sea
     operations = [{"type": "creating", "resource": {**each, "urn": name}} for name, each in
                   (("absent", key()), ("unknown", nowhere))]  # fmt: skip
     exported = {"deployment": {"resources": [], "pending_operations": operations}}
-    resolution = pending.resolve(exported, WHERE, search)
+    resolution = pending_operations.resolve(exported, WHERE, search)
     assert (resolution.absent, resolution.forgotten) == (("absent",), ("unknown",))
 
 
@@ -105,5 +105,5 @@ def test_aws_that_does_not_answer_finds_nothing():
 def test_a_killed_engines_key_is_taken_over_and_not_made_twice(aws, search):
     wanted = made(aws)
     exported = {"deployment": {"resources": [], "pending_operations": [{"type": "creating", "resource": key()}]}}
-    resolution = pending.resolve(exported, WHERE, search)
+    resolution = pending_operations.resolve(exported, WHERE, search)
     assert (resolution.asked, resolution.forgotten) == ({"urn:key": wanted}, ())

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from modelworks.deploy import pending_operations, process
+from modelworks.deploy.lookup import search_of
 from modelworks.errors import ModelworksError
-from modelworks.laptop import pending, process, toolchain
+from modelworks.laptop import toolchain
 from modelworks.laptop.place import Place, project_root, write_whole
-from modelworks.laptop.search import search_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -300,11 +301,11 @@ class Engine:
             if "no stack named" in error.message:
                 return
             raise
-        if not pending.operations(exported):
+        if not pending_operations.operations(exported):
             return
         where = self._where()
-        resolution = pending.resolve(exported, where, search_of(self.variables, where.region))
-        count = len(pending.operations(exported))
+        resolution = pending_operations.resolve(exported, where, search_of(self.variables, where.region))
+        count = len(pending_operations.operations(exported))
         say(f"a killed update left {count} operation{'s' if count > 1 else ''} half done; asking what became of each")
         self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))
         if resolution.asked:
@@ -323,11 +324,11 @@ class Engine:
                 "it is still there and has to be looked for by its tags"
             )
 
-    def _where(self) -> pending.Where:
+    def _where(self) -> pending_operations.Where:
         config = json.loads(self.ask("config", "--json", "--stack", self.environment))
         accounts = config.get("aws:allowedAccountIds", {}).get("objectValue") or ["000000000000"]
         region = config.get("aws:region", {}).get("value") or self.variables.get("AWS_REGION", "us-east-1")
-        return pending.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
+        return pending_operations.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
 
 
 @contextmanager

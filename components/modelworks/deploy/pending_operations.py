@@ -13,7 +13,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from modelworks.laptop.search import Search
+from modelworks.deploy.lookup import Search
 
 _NAMED: Final[dict[str, str]] = {
     # type: its import id, from its inputs and from {account}, {region}, {partition} (import section of each type's docs)
