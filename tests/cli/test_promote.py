@@ -14,13 +14,13 @@ from moto import mock_aws
 
 from lifecycle.conftest import Project, make_project
 from modelworks import contract
+from modelworks._files import digest_of_file
 from modelworks.cli import release as releasing
 from modelworks.cli.promote import promote
 from modelworks.cli.release import registered, released
 from modelworks.cli.target import Target
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import build_bundle
-from modelworks.lifecycle.files import digest_of_file
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.training import Home, train

@@ -16,9 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modelworks._files import write_whole
 from modelworks.laptop import toolchain
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.place import Place, write_whole
+from modelworks.laptop.place import Place
 
 pytestmark = pytest.mark.e2e
 

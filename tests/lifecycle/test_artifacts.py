@@ -14,12 +14,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from modelworks import contract
+from modelworks._files import digest_of, read_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import load_spec, pod
 from modelworks.lifecycle.artifacts import Artifacts, pack_source
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import StoreError
-from modelworks.lifecycle.files import digest_of, read_json
 from modelworks.lifecycle.training import Home, code_digest, engine_digest, with_origin
 
 BUCKET = "artifacts"

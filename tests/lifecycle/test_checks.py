@@ -9,9 +9,9 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 
+from modelworks._files import write_json
 from modelworks.lifecycle import Card, DataSource, Feature, ModelSpec
 from modelworks.lifecycle.checks import CheckReport, check_rows, profile
-from modelworks.lifecycle.files import write_json
 from modelworks.lifecycle.report import checks_page
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)

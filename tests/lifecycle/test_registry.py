@@ -10,8 +10,8 @@ import pytest
 from moto import mock_aws
 
 from modelworks import contract
+from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import digest_of
 from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry
 
 MODEL = "churn"

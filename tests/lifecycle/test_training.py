@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 import pytest
 
 import later
+from modelworks._files import read_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import load_spec, training
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore
-from modelworks.lifecycle.files import read_json
 from modelworks.lifecycle.training import Home, latest_run, train
 
 

@@ -29,7 +29,7 @@ from modelworks.cli.release import (
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Model, Override, err, out, progress
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import project_root
+from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version

@@ -15,7 +15,7 @@ from modelworks.cli.lineage import facts_of
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Env, Json, Model, Override, out, progress
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import project_root
+from modelworks.project import project_root
 from modelworks.settings import Release
 
 if TYPE_CHECKING:

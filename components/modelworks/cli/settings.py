@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from modelworks.laptop.place import project_root, write_whole
+from modelworks._files import write_whole
+from modelworks.project import project_root
 from modelworks.settings import load, schema
 
 

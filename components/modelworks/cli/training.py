@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
+from modelworks._files import read_json
 from modelworks.cli.cluster import Cluster, RefusedError
 from modelworks.cli.terminal import err
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import job, training
 from modelworks.lifecycle.artifacts import Artifacts
 from modelworks.lifecycle.data import StoreError
-from modelworks.lifecycle.files import read_json
 from modelworks.lifecycle.lock import find_lock
 from modelworks.lifecycle.pod import count_run
 

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from modelworks._files import write_whole
 from modelworks.deploy import pending_operations, process
 from modelworks.deploy.lookup import search_of
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.place import Place, project_root, write_whole
+from modelworks.laptop.place import Place
+from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import Place, read_facts, write_whole
+from modelworks.laptop.place import Place, read_facts
 from modelworks.laptop.supervision import Program
 
 if TYPE_CHECKING:

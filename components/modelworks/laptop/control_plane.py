@@ -9,9 +9,9 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import ownership, pki, rollouts
-from modelworks.laptop.place import write_whole
 from modelworks.laptop.supervision import Program
 
 if TYPE_CHECKING:

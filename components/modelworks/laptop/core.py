@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, network, rollouts, supervision, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.place import Place, read_facts, write_whole
+from modelworks.laptop.place import Place, read_facts
 from modelworks.laptop.supervision import Program
 
 if TYPE_CHECKING:

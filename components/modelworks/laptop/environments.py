@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane, toolchain
-from modelworks.laptop.place import Place, project_root, read_facts, write_whole
+from modelworks.laptop.place import Place, read_facts
+from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import write_whole
 from modelworks.laptop.toolchain.cache import cache_folder
 
 if TYPE_CHECKING:

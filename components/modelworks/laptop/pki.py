@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from modelworks.laptop.place import write_whole
+from modelworks._files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,44 +81,6 @@ class Place:
                 fix="Free space or fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
             ) from error
         return path
-
-
-def project_root(start: Path | None = None) -> Path:
-    """The folder of the nearest `Pulumi.yaml`, from `start` (default: the working directory) upwards.
-
-    Raises:
-        ModelworksError: There is none.
-    """
-    start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "Pulumi.yaml").is_file():
-            return folder
-    raise ModelworksError(f"no Pulumi.yaml in {start} or above it", fix="Run this inside a Pulumi project.")
-
-
-def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Write `text` to `path` whole or not at all: a temporary file beside it, then a rename.
-
-    Raises:
-        ModelworksError: The disk is full or the folder cannot be written; the old content is untouched.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(mode)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ModelworksError(
-            f"cannot write {path}: {error.strerror}", fix="Free space or fix the folder's permissions."
-        ) from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:

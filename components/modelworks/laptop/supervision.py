@@ -22,8 +22,8 @@ from xmlrpc.client import Fault, ServerProxy  # it speaks to a socket of our own
 
 import psutil
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelworks import contract
+from modelworks._files import digest_of, read_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.data import SnapshotStore, StoreError
-from modelworks.lifecycle.files import digest_of, read_json
 from modelworks.lifecycle.lock import find_lock
 from modelworks.lifecycle.spec import ModelSpec
 from modelworks.lifecycle.training import run_id, source_files

@@ -17,11 +17,11 @@ from unittest.mock import patch
 
 import numpy as np
 
+from modelworks._files import digest_of, digest_of_facts, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle.archive import pack, refuse_pickles
 from modelworks.lifecycle.card import model_card
-from modelworks.lifecycle.files import digest_of, digest_of_facts, read_json, write_json, write_whole
 from modelworks.lifecycle.lock import PYTHON
 from modelworks.lifecycle.worker import TRUSTED_PREFIXES
 from modelworks.runtime import manifest as of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelworks._files import digest_of_file, read_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import refuse_pickles
-from modelworks.lifecycle.files import digest_of_file, read_json, write_whole
 from modelworks.lifecycle.lock import find_lock
 from modelworks.lifecycle.training import Home, Progress, TrainedModel, roots, work
 from modelworks.runtime import bundle as runtime_bundle

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelworks.lifecycle.files import read_json
+from modelworks._files import read_json
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.spec import ModelSpec

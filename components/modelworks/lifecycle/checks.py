@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modelworks._files import plain, read_json
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import plain, read_json
 from modelworks.lifecycle.spec import blame
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modelworks._files import digest_of, digest_of_file, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import digest_of, digest_of_file, write_whole
 from modelworks.lifecycle.spec import blame
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelworks._files import digest_of_file, plain, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import digest_of_file, plain, read_json, write_json, write_whole
 from modelworks.lifecycle.training import Home, Progress, TrainedModel, work
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 from packaging.markers import Marker
 from packaging.version import Version
 
+from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import digest_of
 
 SERVING = ("bentoml", "numpy", "onnxruntime", "pandas", "scikit-learn", "skops")
 """What the standard service of a bundle imports."""

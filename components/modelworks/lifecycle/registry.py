@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modelworks import contract
+from modelworks._files import digest_of_file, plain, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import Bundle
-from modelworks.lifecycle.files import digest_of_file, plain, write_whole
 from modelworks.lifecycle.gates import GateReport, carried
 from modelworks.lifecycle.tracking import track
 from modelworks.lifecycle.training import TrainedModel

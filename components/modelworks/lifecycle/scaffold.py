@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
 

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelworks._files import read_json
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.files import read_json
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.bundle import Bundle

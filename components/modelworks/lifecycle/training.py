@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from modelworks._files import digest_of, digest_of_facts, read_json, write_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.checks import CheckReport
-from modelworks.lifecycle.files import digest_of, digest_of_facts, read_json, write_json
 from modelworks.lifecycle.lock import find_lock
 from modelworks.lifecycle.spec import ModelSpec
 

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from modelworks._files import plain, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, scores
 from modelworks.lifecycle.archive import canonical_skops
-from modelworks.lifecycle.files import plain, read_json, write_json, write_whole
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, blame, load_spec
 from modelworks.lifecycle.training import Home, run_id
 

@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from modelworks.laptop.place import write_whole
+from modelworks._files import write_whole
 
 log = logging.getLogger(__name__)
 

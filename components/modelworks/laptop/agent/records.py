@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from modelworks._files import write_whole
 from modelworks.laptop.agent import volumes
 from modelworks.laptop.agent.api import Object
 from modelworks.laptop.agent.state import Ending, PodView, Run
-from modelworks.laptop.place import read_facts, write_whole
+from modelworks.laptop.place import read_facts
 
 
 class Records:

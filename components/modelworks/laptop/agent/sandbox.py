@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelworks.laptop.place import write_whole
+from modelworks._files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import supervision
-from modelworks.laptop.place import Place, write_whole
+from modelworks.laptop.place import Place
 
 AUTHORITY = "laptop"
 """Caddy's name for the authority that signs its certificates."""

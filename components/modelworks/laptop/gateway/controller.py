@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent.api import MERGE, Cluster, RefusedError
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.gateway.table import Notice, Rendered, pod_facts, render
-from modelworks.laptop.place import Place, read_facts, write_whole
+from modelworks.laptop.place import Place, read_facts
 
 log = logging.getLogger("modelworks.laptop.gateway")
 

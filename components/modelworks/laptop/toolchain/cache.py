@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import write_whole
 from modelworks.laptop.toolchain import golang, official
 from modelworks.laptop.toolchain.progress import Report, Step
 from modelworks.laptop.toolchain.tools import MODULES, TOOLS, Tool, on_path

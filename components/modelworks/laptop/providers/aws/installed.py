@@ -24,7 +24,7 @@ from typing import Any
 import pulumi
 from pulumi import _types as sdk_types
 
-from modelworks.laptop.place import write_whole
+from modelworks._files import write_whole
 from modelworks.laptop.providers.aws.schema import replacements
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean"}

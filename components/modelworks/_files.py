@@ -12,29 +12,31 @@ from typing import Any
 from modelworks.errors import ModelworksError
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` by way of a temporary file, so that a crash leaves the old file or the new one.
+def write_whole(path: Path, content: bytes | str, *, mode: int = 0o600) -> None:
+    """Write `content` to `path` whole or not at all: a temporary file beside it, then a rename.
+
+    A missing folder is made, for the user alone where the file is.
 
     Raises:
         ModelworksError: The disk is full or the folder cannot be written; the old content is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o777 if mode & 0o077 else 0o700)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            Path(temporary).chmod(mode)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise ModelworksError(
-            f"cannot write {path}: {error.strerror}",
-            fix="Free space, fix the folder's permissions, or set MODELWORKS_HOME to a folder that can be written.",
+            f"cannot write {path}: {error.strerror}", fix="Free space or fix the folder's permissions."
         ) from error
 
 
