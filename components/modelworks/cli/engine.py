@@ -133,9 +133,9 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
 
 
 def _engine(environment: str) -> Engine:
-    from modelworks.deploy.stack import Engine  # noqa: PLC0415 (so that --help answers at once)
+    from modelworks.cli.target import engine_of  # noqa: PLC0415 (so that --help answers at once)
 
-    engine = Engine.of(environment)
+    engine = engine_of(environment)
     engine.check()
     return engine
 

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 from modelworks import contract
 from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
+from modelworks.laptop import toolchain
 from modelworks.laptop.place import Place, read_facts
+from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Registry
@@ -36,7 +38,7 @@ class Target:
             ModelworksError: There is no project here, or no engine can be had.
         """
         _resolve_localhost()
-        return cls(environment, Engine.of(environment))
+        return cls(environment, engine_of(environment))
 
     @property
     def stack_file(self) -> Path:
@@ -140,6 +142,27 @@ class Target:
 
         release = read_releases(self.stack_file).get(model)
         return contract.short_digest(release.digest) if release else ""
+
+
+def engine_of(environment: str) -> Engine:
+    """The engine for `environment`: the laptop's, if the laptop holds it, else of the user's own backend and cloud.
+
+    Raises:
+        ModelworksError: There is no project here, or no `pulumi` can be had.
+    """
+    project = project_root()
+    place = Place.here()
+    pulumi = toolchain.ensure(["pulumi"])["pulumi"]
+    on_laptop = environment in place.environments()
+    variables = dict(os.environ)
+    if on_laptop:
+        from modelworks.laptop import environments  # noqa: PLC0415 (heavy, and not needed for a real cloud)
+
+        variables |= environments.environment_variables(place, environment)
+    else:
+        variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
+    variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
+    return Engine(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
 
 
 def _resolve_localhost() -> None:

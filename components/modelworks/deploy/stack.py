@@ -23,9 +23,6 @@ from modelworks._files import write_whole
 from modelworks.deploy import pending_operations, process
 from modelworks.deploy.lookup import search_of
 from modelworks.errors import ModelworksError
-from modelworks.laptop import toolchain
-from modelworks.laptop.place import Place
-from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,27 +64,6 @@ class Engine:
 
     logs: Path
     on_laptop: bool
-
-    @classmethod
-    def of(cls, environment: str) -> Engine:
-        """The engine for `environment`: the laptop's, if the laptop holds it, else of the user's own backend and cloud.
-
-        Raises:
-            ModelworksError: There is no project here, or no `pulumi` can be had.
-        """
-        project = project_root()
-        place = Place.here()
-        pulumi = toolchain.ensure(["pulumi"])["pulumi"]
-        on_laptop = environment in place.environments()
-        variables = dict(os.environ)
-        if on_laptop:
-            from modelworks.laptop import environments  # noqa: PLC0415 (heavy, and not needed for a real cloud)
-
-            variables |= environments.environment_variables(place, environment)
-        else:
-            variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
-        variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
-        return cls(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
 
     def check(self) -> None:
         """Say so at once where the laptop cloud that holds the environment is not running.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.errors import ModelworksError
+from modelworks.project import project_root
 
 
 @dataclass(frozen=True)
