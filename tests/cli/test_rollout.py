@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from modelworks import alarms, contract, rollout
-from modelworks.rollout import Patches, Seen, Share
+from modelworks import alarms, contract
+from modelworks.cluster import rollout
+from modelworks.cluster.rollout import Patches, Seen, Share
 
 OLD, NEW = "sha256:" + "0" * 64, "sha256:" + "a" * 64
 STABLE, CANARY = "66f4d79b6d", "5bc5c54cd7"

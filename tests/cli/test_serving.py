@@ -19,10 +19,11 @@ from moto import mock_aws
 from typer.testing import CliRunner
 
 from cli.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
-from modelworks import alarms, contract, rollout
+from modelworks import alarms, contract
 from modelworks.cli import predict, rollouts, status
-from modelworks.cli.cluster import Cluster
 from modelworks.cli.target import Target
+from modelworks.cluster import rollout
+from modelworks.cluster.client import Cluster
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
 

@@ -14,9 +14,9 @@ from moto import mock_aws
 
 from cli.test_serving import JsonHandler, cluster_at
 from lifecycle.test_job import ORDER, PLACE, a_job, a_pod
-from modelworks.cli import cluster as clusters
 from modelworks.cli import training
-from modelworks.cli.cluster import Cluster
+from modelworks.cluster import client as clusters
+from modelworks.cluster.client import Cluster
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.artifacts import Artifacts
 

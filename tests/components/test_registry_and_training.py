@@ -6,7 +6,7 @@ import pytest
 
 from declared import ACCOUNT, declare
 from modelworks import ModelRegistry, TrainingCompute
-from modelworks.lifecycle.job import Place
+from modelworks.cluster.training_job import Place
 
 GROUND = {
     "account_id": ACCOUNT,

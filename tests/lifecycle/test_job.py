@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from modelworks.cluster.training_job import Ending, Order, Place, Seen, ending_of, manifest, started, waiting_for
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.job import Ending, Order, Place, Seen, ending_of, manifest, started, waiting_for
 
 PLACE = Place(
     namespace="modelworks-dev-training",

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelworks import rollout
-from modelworks.cli.cluster import Cluster
 from modelworks.cli.status import STATUS_CODES, Timeout, tell
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Env, Json, Model, out
+from modelworks.cluster import rollout
+from modelworks.cluster.client import Cluster
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:

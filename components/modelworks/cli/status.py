@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from modelworks import contract, rollout
-from modelworks.cli.cluster import Cluster
+from modelworks import contract
 from modelworks.cli.predict import examples
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Env, Json, Model, err, moment, out, table
+from modelworks.cluster import rollout
+from modelworks.cluster.client import Cluster
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ import typer
 from rich.markup import escape
 
 from modelworks._files import read_json
-from modelworks.cli.cluster import Cluster, RefusedError
 from modelworks.cli.terminal import err
+from modelworks.cluster import training_job
+from modelworks.cluster.client import Cluster, RefusedError
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import job, training
+from modelworks.lifecycle import training
 from modelworks.lifecycle.artifacts import Artifacts
 from modelworks.lifecycle.data import StoreError
 from modelworks.lifecycle.lock import find_lock
@@ -46,7 +47,7 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
         ModelworksError: The environment has no place for runs, or the run failed; its exit code is the Job's.
         typer.Exit: Ctrl-C: the Job is cancelled.
     """
-    place = job.Place.of(target.output("training"))
+    place = training_job.Place.of(target.output("training"))
     artifacts, cluster = Artifacts(place.artifact_bucket, target.session), Cluster.of(target, place.namespace)
     source = training.source_of(spec.folder, find_lock(spec.folder).file)
     sent = {
@@ -56,7 +57,7 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
         "lock": find_lock(spec.folder).digest,
     }
     with _step(tell, "send the project"):
-        order = job.Order(
+        order = training_job.Order(
             environment=target.environment,
             model=spec.name,
             source=artifacts.send_source(spec),
@@ -82,13 +83,18 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
 
 
 def _watched(
-    target: Target, cluster: Cluster, artifacts: Artifacts, place: job.Place, order: job.Order, name: str
+    target: Target,
+    cluster: Cluster,
+    artifacts: Artifacts,
+    place: training_job.Place,
+    order: training_job.Order,
+    name: str,
 ) -> dict[str, Any]:
     """Run the Job to its end, and return what it notes of itself."""
     try:
-        _start(cluster, job.manifest(name, place, order))
+        _start(cluster, training_job.manifest(name, place, order))
         err.print(f"  [dim]job {name} in {place.namespace}[/]")
-        ending = cluster.follow(name, lambda seen: job.ending_of(seen, place), _say, _note)
+        ending = cluster.follow(name, lambda seen: training_job.ending_of(seen, place), _say, _note)
     except KeyboardInterrupt:
         cluster.cancel(name)
         err.print(f"[bold]cancelled:[/] the job {name} is deleted, and nothing of it was kept", soft_wrap=True)
@@ -111,10 +117,10 @@ def _start(cluster: Cluster, manifest: dict[str, Any]) -> None:
     except RefusedError as error:
         if "exceeded quota" not in error.message:
             raise
-        raise ModelworksError(job.quota_text(error.message), fix=job.QUOTA_FIX) from error
+        raise ModelworksError(training_job.quota_text(error.message), fix=training_job.QUOTA_FIX) from error
 
 
-def _count(target: Target, order: job.Order) -> None:
+def _count(target: Target, order: training_job.Order) -> None:
     """Count a run that was killed, so that it could not count itself."""
     try:
         count_run(target.session, target.environment, order.model, failed=True)
@@ -122,7 +128,7 @@ def _count(target: Target, order: job.Order) -> None:
         err.print(f"[yellow]warning:[/] {escape(error.message)}", soft_wrap=True)
 
 
-def _failure(order: job.Order, ending: job.Ending, log: str, said: str = "") -> ModelworksError:
+def _failure(order: training_job.Order, ending: training_job.Ending, log: str, said: str = "") -> ModelworksError:
     error = ModelworksError(
         f"the run of {order.model} in {order.environment} failed: {said or ending.reason}",
         fix=log if said else ending.fix or log,

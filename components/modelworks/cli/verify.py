@@ -15,14 +15,14 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.cluster import Cluster
 from modelworks.cli.release import was_released, with_release
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Json, err, out, table
+from modelworks.cluster.client import Cluster
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.rollout import Object
+    from modelworks.cluster.rollout import Object
     from modelworks.settings import Release
 
 _VERIFY_CODES = """
@@ -164,7 +164,7 @@ def _check_bundle(target: Target, model: str, release: Release) -> Finding:
 
 def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
     """`champion` is what has the traffic, `challenger` what is on its way there."""
-    from modelworks import rollout  # noqa: PLC0415
+    from modelworks.cluster import rollout  # noqa: PLC0415
     from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
 
     cluster = Cluster.of(target)

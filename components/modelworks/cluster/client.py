@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from modelworks.cluster.rollout import Object, Patches, Seen, pods_of
 from modelworks.errors import ModelworksError
-from modelworks.rollout import Object, Patches, Seen, pods_of
 
 if TYPE_CHECKING:
     from modelworks.cli.target import Target
-    from modelworks.lifecycle.job import Seen as Run
+    from modelworks.cluster.training_job import Seen as Run
 
 _ARGO = "/apis/argoproj.io/v1alpha1"
 _TYPES = {"PATCH": "application/merge-patch+json", "POST": "application/json", "DELETE": "application/json"}
@@ -214,7 +214,7 @@ class Cluster:
     async def _follow(
         self, job: str, judge: Callable[[Run], _T | None], say: Callable[[str], None], note: Callable[[str], None]
     ) -> _T:
-        from modelworks.lifecycle import job as jobs  # noqa: PLC0415 - commands about endpoints go without it
+        from modelworks.cluster import training_job as jobs  # noqa: PLC0415 - commands about endpoints go without it
 
         readers: dict[str, asyncio.Task[bool]] = {}
         said: dict[str, int] = {}
@@ -245,7 +245,7 @@ class Cluster:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _run(self, job: str) -> Run:
-        from modelworks.lifecycle.job import Seen as Run  # noqa: PLC0415
+        from modelworks.cluster.training_job import Seen as Run  # noqa: PLC0415
 
         try:
             found = await self._call("GET", f"{self._jobs}/{job}")
