@@ -23,7 +23,7 @@ from modelworks import alarms, contract
 from modelworks.cli import predict, rollouts, status
 from modelworks.cli.target import Target
 from modelworks.cluster import rollout
-from modelworks.cluster.client import Cluster
+from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
 
@@ -91,7 +91,7 @@ class Place:
     """An environment: its stack file, its outputs, its cluster, its registry."""
 
     api: Api
-    cluster: Cluster
+    client: KubernetesClient
     stack_file: Path
     registry: Registry
     url: str
@@ -106,6 +106,9 @@ class Place:
     @property
     def models(self) -> dict[str, str]:
         return self.outputs["endpoints"]
+
+    def cluster(self) -> KubernetesClient:
+        return self.client
 
     def address(self, url: str) -> str:
         return url
@@ -169,7 +172,7 @@ def owned(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "metadata": {**item["metadata"], "ownerReferences": [{"uid": "u"}]}}
 
 
-def cluster_at(url: str, folder: Path) -> Cluster:
+def cluster_at(url: str, folder: Path) -> KubernetesClient:
     """The namespace `n` of an API server."""
     kubeconfig = {
         "apiVersion": "v1",
@@ -180,7 +183,7 @@ def cluster_at(url: str, folder: Path) -> Cluster:
         "users": [{"name": "u", "user": {"token": "t"}}],
     }
     (folder / "kubeconfig").write_text(json.dumps(kubeconfig))
-    return Cluster(str(folder / "kubeconfig"), None, "n")
+    return KubernetesClient(str(folder / "kubeconfig"), None, "n")
 
 
 @pytest.fixture
@@ -194,7 +197,6 @@ def place(tmp_path, monkeypatch):
     registry = Registry(Version("delays", 2, {"bundle": NEW}, ("challenger",)))
     found = Place(api, cluster_at(url, tmp_path), tmp_path / "Pulumi.local.yaml", registry, url)
     monkeypatch.setattr(Target, "of", lambda environment: found)
-    monkeypatch.setattr(Cluster, "of", lambda target: found.cluster)
     with mock_aws():
         yield found
     server.shutdown()
@@ -397,10 +399,10 @@ def test_up_notes_an_aborted_release_before_another_takes_its_place(place):
 
 
 def test_up_goes_on_where_the_cluster_cannot_be_asked(place, monkeypatch):
-    def down(target: Any) -> Cluster:
+    def down() -> KubernetesClient:
         raise ModelworksError("the cluster of this environment cannot be reached: refused")
 
-    monkeypatch.setattr(Cluster, "of", down)
+    monkeypatch.setattr(place, "cluster", down)
     said: list[str] = []
     rollouts.refuse_turned_back(place, insist=False, say=said.append)()
     assert "cannot be reached" in said[0]

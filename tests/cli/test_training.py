@@ -16,7 +16,7 @@ from cli.test_serving import JsonHandler, cluster_at
 from lifecycle.test_job import ORDER, PLACE, a_job, a_pod
 from modelworks.cli import training
 from modelworks.cluster import client as clusters
-from modelworks.cluster.client import Cluster
+from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.artifacts import Artifacts
 
@@ -173,7 +173,7 @@ def test_ctrl_c_deletes_the_job_and_counts_nothing(watched, monkeypatch, capfd):
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Cluster, "follow", interrupted)
+    monkeypatch.setattr(KubernetesClient, "follow", interrupted)
     api = Api(a_job())
     with pytest.raises(training.typer.Exit) as caught:
         watched(api)

@@ -10,7 +10,7 @@ from modelworks.cli.status import STATUS_CODES, Timeout, tell
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Env, Json, Model, out
 from modelworks.cluster import rollout
-from modelworks.cluster.client import Cluster
+from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], Non
     except ModelworksError:
         return lambda: None  # never up, or no file that we can read: the program says so itself, where it matters
     try:
-        cluster = Cluster.of(target)
+        cluster = target.cluster()
         seen = {model: cluster.seen(model) for model in releases}
     except ModelworksError as error:
         say(f"whether a release was turned back before is not known: {error.message}")
@@ -148,8 +148,8 @@ def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], Non
 
 
 # -- Where it is -----------------------------------------------------------------------------------------------------
-def _rollout(environment: str, model: str) -> tuple[Cluster, rollout.Object]:
-    cluster = Cluster.of(Target.of(environment))
+def _rollout(environment: str, model: str) -> tuple[KubernetesClient, rollout.Object]:
+    cluster = Target.of(environment).cluster()
     found = cluster.seen(model).rollout
     if found is None:
         raise ModelworksError(

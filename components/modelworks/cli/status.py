@@ -15,7 +15,7 @@ from modelworks.cli.predict import examples
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Env, Json, Model, err, moment, out, table
 from modelworks.cluster import rollout
-from modelworks.cluster.client import Cluster
+from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def logs(
 
     Example: `modelworks logs flight-delay --env dev -f`.
     """
-    cluster = Cluster.of(Target.of(env))
+    cluster = Target.of(env).cluster()
 
     def say(pod: rollout.Object, line: str) -> None:
         notes = pod["metadata"].get("annotations") or {}
@@ -134,7 +134,7 @@ def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json
             f"{target.stack_file.name} releases no {missing[0]}",
             fix=f"Run `modelworks release {missing[0]} --env {target.environment}`.",
         )
-    cluster = Cluster.of(target)
+    cluster = target.cluster()
     models = only or sorted({*releases, *target.outputs.get("endpoints", {})})
 
     def look(model: str) -> rollout.Status:
@@ -152,7 +152,7 @@ def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json
         raise typer.Exit(code)
 
 
-def _stands(cluster: Cluster, model: str, release: Release | None) -> rollout.Status:
+def _stands(cluster: KubernetesClient, model: str, release: Release | None) -> rollout.Status:
     digest = release.digest if release else ""
     version = str(release.version or "") if release else ""
     return rollout.status_of(model, digest, version, cluster.seen(model))
@@ -160,7 +160,7 @@ def _stands(cluster: Cluster, model: str, release: Release | None) -> rollout.St
 
 def _wait(
     target: Target,
-    cluster: Cluster,
+    cluster: KubernetesClient,
     item: rollout.Status,
     look: Callable[[str], rollout.Status],
     timeout: float,

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import yaml
+
 from modelworks import contract
+from modelworks.cluster.client import KubernetesClient
 from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
@@ -130,6 +133,31 @@ class Target:
         port = read_facts(Place.here().root / "laptop.json")["ports"]["gateway"]
         host = (urlsplit(url).hostname or "").removesuffix(".localhost")
         return f"http://{host}.localhost:{port}"
+
+    def cluster(self, namespace: str = "") -> KubernetesClient:
+        """The API server of the environment's cluster.
+
+        On the laptop by the environment's own kubeconfig; elsewhere by the user's, in the context that the stack's
+        config names (`kubernetes:context`), with whatever signs them in (`exec` programs included).
+
+        Args:
+            namespace: Default: where its endpoints are.
+
+        Raises:
+            ModelworksError: The environment was never brought up.
+        """
+        namespace = namespace or self.output("namespace")
+        if not namespace:
+            raise ModelworksError(
+                f"the environment {self.environment} has no Kubernetes namespace",
+                fix="Declare a registry and endpoints in its stack's file.",
+            )
+        if self.engine.on_laptop:
+            return KubernetesClient(self.engine.variables["KUBECONFIG"], None, namespace)
+        config = (yaml.safe_load(self.stack_file.read_text(encoding="utf-8")) or {}).get("config") or {}
+        kubeconfig = config.get("kubernetes:kubeconfig")
+        text = isinstance(kubeconfig, str)
+        return KubernetesClient(kubeconfig if text else None, config.get("kubernetes:context"), namespace)
 
     @property
     def models(self) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from modelworks._files import read_json
 from modelworks.cli.terminal import err
 from modelworks.cluster import training_job
-from modelworks.cluster.client import Cluster, RefusedError
+from modelworks.cluster.client import KubernetesClient, RefusedError
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import training
 from modelworks.lifecycle.artifacts import Artifacts
@@ -48,7 +48,7 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
         typer.Exit: Ctrl-C: the Job is cancelled.
     """
     place = training_job.Place.of(target.output("training"))
-    artifacts, cluster = Artifacts(place.artifact_bucket, target.session), Cluster.of(target, place.namespace)
+    artifacts, cluster = Artifacts(place.artifact_bucket, target.session), target.cluster(place.namespace)
     source = training.source_of(spec.folder, find_lock(spec.folder).file)
     sent = {
         "model": spec.name,
@@ -84,7 +84,7 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
 
 def _watched(
     target: Target,
-    cluster: Cluster,
+    cluster: KubernetesClient,
     artifacts: Artifacts,
     place: training_job.Place,
     order: training_job.Order,
@@ -111,7 +111,7 @@ def _watched(
     raise _failure(order, ending, log, came_to.get("error", ""))
 
 
-def _start(cluster: Cluster, manifest: dict[str, Any]) -> None:
+def _start(cluster: KubernetesClient, manifest: dict[str, Any]) -> None:
     try:
         cluster.start(manifest)
     except RefusedError as error:

@@ -18,7 +18,6 @@ from modelworks import contract
 from modelworks.cli.release import was_released, with_release
 from modelworks.cli.target import Target
 from modelworks.cli.terminal import Json, err, out, table
-from modelworks.cluster.client import Cluster
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
     from modelworks.cluster import rollout  # noqa: PLC0415
     from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
 
-    cluster = Cluster.of(target)
+    cluster = target.cluster()
     for model, release in _releases(target).items():
         versions = target.registry.versions(model)
         state = rollout.status_of(model, release.digest, str(release.version or ""), cluster.seen(model))
@@ -252,7 +251,7 @@ def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG0
 
 def _check_pods(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The digest that each pod carries against the release line."""
-    cluster = Cluster.of(target)
+    cluster = target.cluster()
     for model, release in _releases(target).items():
         pods = [pod for pod in cluster.seen(model).pods if not pod["metadata"].get("deletionTimestamp")]
         yield from pods_against(model, release.digest, pods, target.environment)

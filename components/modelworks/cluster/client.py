@@ -1,4 +1,4 @@
-"""An environment's Kubernetes cluster as the command line reaches it: whatever a kubeconfig can name."""
+"""A client of a Kubernetes cluster: whatever a kubeconfig can name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from modelworks.cluster.rollout import Object, Patches, Seen, pods_of
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.cli.target import Target
     from modelworks.cluster.training_job import Seen as Run
 
 _ARGO = "/apis/argoproj.io/v1alpha1"
@@ -36,7 +33,7 @@ class RefusedError(ModelworksError):
         self.status = status
 
 
-class Cluster:
+class KubernetesClient:
     """The API server of an environment.
 
     On the laptop by the environment's own kubeconfig; elsewhere by the user's, in the context that the stack's config
@@ -52,30 +49,6 @@ class Cluster:
         self.namespace = namespace
         self._kubeconfig, self._context = kubeconfig, context
         self._runner = asyncio.Runner()
-
-    @classmethod
-    def of(cls, target: Target, namespace: str = "") -> Cluster:
-        """The cluster of an environment.
-
-        Args:
-            target: The environment.
-            namespace: Default: where its endpoints are.
-
-        Raises:
-            ModelworksError: The environment was never brought up.
-        """
-        namespace = namespace or target.output("namespace")
-        if not namespace:
-            raise ModelworksError(
-                f"the environment {target.environment} has no Kubernetes namespace",
-                fix="Declare a registry and endpoints in its stack's file.",
-            )
-        if target.engine.on_laptop:
-            return cls(target.engine.variables["KUBECONFIG"], None, namespace)
-        config = (yaml.safe_load(target.stack_file.read_text(encoding="utf-8")) or {}).get("config") or {}
-        kubeconfig = config.get("kubernetes:kubeconfig")
-        text = isinstance(kubeconfig, str)
-        return cls(kubeconfig if text else None, config.get("kubernetes:context"), namespace)
 
     # -- Endpoints -------------------------------------------------------------------------------------------------
     def seen(self, model: str) -> Seen:
