@@ -7,14 +7,14 @@ import asyncio
 import msgspec
 import pytest
 
-from modelworks.runtime import app as door
-from modelworks.runtime import metrics
-from modelworks.runtime.app import App
-from modelworks.runtime.config import Config
-from modelworks.runtime.http import Request
-from modelworks.runtime.logs import Scribe
 from modelworks.runtime.manifest import Feature, Manifest
 from modelworks.runtime.predictor import Cost, Predictions
+from modelworks.runtime.server import app as door
+from modelworks.runtime.server import metrics
+from modelworks.runtime.server.app import App
+from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.http import Request
+from modelworks.runtime.server.logs import Scribe
 
 
 class Clock:

@@ -16,8 +16,8 @@ import yaml
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.runtime import service
 from modelworks.runtime.bundle import unpack
+from modelworks.runtime.server import custom_service
 from runtime.custom_bundle import BUSY, DIES, LIES, RAISES, REFUSES, SERVICE, SHORT, SLEEPS, recoded, row
 from runtime.running import Server, settings, wait_for
 
@@ -45,7 +45,7 @@ def counted(server: Server, what: str) -> int:
 def processes(server: Server) -> list[psutil.Process]:
     """Those that run the service's code."""
     children = psutil.Process(server.process.pid).children()
-    return [each for each in children if "modelworks.runtime.bentoml_worker" in each.cmdline()]
+    return [each for each in children if "modelworks.runtime.server.bentoml_worker" in each.cmdline()]
 
 
 # -- Asking ----------------------------------------------------------------------------------------------------------
@@ -233,9 +233,9 @@ def changed(bento: Path, change) -> Path:
 
 
 def test_a_service_says_how_much_it_takes_at_once_and_how_long(bento):
-    facts = service.read_facts(bento)
+    facts = custom_service.read_facts(bento)
     assert (facts.concurrency, facts.timeout) == (4, 3)
-    silent = service.read_facts(changed(bento, lambda facts: facts["services"][0].pop("config")))
+    silent = custom_service.read_facts(changed(bento, lambda facts: facts["services"][0].pop("config")))
     assert (silent.concurrency, silent.timeout) == (8, 60)
 
 
@@ -244,16 +244,16 @@ def test_a_service_without_predict_of_rows_is_refused_with_what_it_has(bento):
         facts["schema"]["routes"] = [each for each in facts["schema"]["routes"] if each["name"] != "predict"]
 
     with pytest.raises(ModelworksError, match=r"has no `predict\(rows\)`; it has explain\(row, top\), shout\(text\)"):
-        service.read_facts(changed(bento, rename))
+        custom_service.read_facts(changed(bento, rename))
 
 
 def test_a_variable_that_the_service_needs_is_asked_for(bento, custom_example, tmp_path):
     changed(bento, lambda facts: facts["envs"].append({"name": "STORE_URL", "value": ""}))
     with pytest.raises(ModelworksError, match="needs the environment variables STORE_URL"):
-        service.Service(custom_example.manifest, bento, tmp_path)
+        custom_service.Service(custom_example.manifest, bento, tmp_path)
 
 
 def test_a_runtime_without_bentoml_says_what_to_install(bento, custom_example, tmp_path, monkeypatch):
-    monkeypatch.setattr(service.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(custom_service.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelworksError, match="there is no BentoML here"):
-        service.Service(custom_example.manifest, bento, tmp_path)
+        custom_service.Service(custom_example.manifest, bento, tmp_path)

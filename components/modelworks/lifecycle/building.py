@@ -25,7 +25,7 @@ from modelworks.lifecycle.card import model_card
 from modelworks.lifecycle.lock import PYTHON
 from modelworks.lifecycle.worker import TRUSTED_PREFIXES
 from modelworks.runtime import manifest as of
-from modelworks.runtime.service import read_facts
+from modelworks.runtime.server.custom_service import read_facts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,7 +28,7 @@ from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.schema import Rows, explain
-from modelworks.runtime.service import Service
+from modelworks.runtime.server.custom_service import Service
 
 if TYPE_CHECKING:
     import pandas as pd

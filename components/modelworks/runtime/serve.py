@@ -23,14 +23,14 @@ import msgspec
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bundle import open_bundle
-from modelworks.runtime.companion import Begin
-from modelworks.runtime.config import Config, read_config
-from modelworks.runtime.logs import Scribe, line, say
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.publisher import Begin
+from modelworks.runtime.server.config import Config, read_config
+from modelworks.runtime.server.logs import Scribe, line, say
 
 if TYPE_CHECKING:
-    from modelworks.runtime.app import App, Model
-    from modelworks.runtime.service import Service
+    from modelworks.runtime.server.app import App, Model
+    from modelworks.runtime.server.custom_service import Service
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
@@ -97,7 +97,7 @@ def _start_companion(scratch: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]
     read, write = os.pipe()
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "modelworks.runtime.companion", str(scratch), str(write)],
+        [sys.executable, "-m", "modelworks.runtime.publisher", str(scratch), str(write)],
         stdin=subprocess.PIPE,
         pass_fds=[write],
     )
@@ -121,7 +121,9 @@ def _import_engine() -> None:
     import onnxruntime  # noqa: F401, PLC0415
     import uvloop  # noqa: F401, PLC0415
 
-    from modelworks.runtime import app, http, predictor  # noqa: F401, PLC0415
+    from modelworks.runtime.server import (
+        app,  # noqa: F401, PLC0415
+    )
 
 
 class _Worker:
@@ -148,11 +150,11 @@ class _Worker:
         return 0
 
     async def _serve(self) -> None:
-        from modelworks.runtime.app import listener, tick_seconds  # noqa: PLC0415
-        from modelworks.runtime.metrics import Counters, Layout  # noqa: PLC0415
-        from modelworks.runtime.prediction_log import PredictionLog  # noqa: PLC0415
         from modelworks.runtime.schema import check_examples  # noqa: PLC0415
-        from modelworks.runtime.tracing import tracer_if_wanted  # noqa: PLC0415
+        from modelworks.runtime.server.app import listener, tick_seconds  # noqa: PLC0415
+        from modelworks.runtime.server.metrics import Counters, Layout  # noqa: PLC0415
+        from modelworks.runtime.server.prediction_log import PredictionLog  # noqa: PLC0415
+        from modelworks.runtime.server.tracing import tracer_if_wanted  # noqa: PLC0415
 
         config, manifest = self._config, self._manifest
         scribe = Scribe()
@@ -254,13 +256,13 @@ class _Worker:
     def _load(self, scribe: Scribe) -> tuple[type[App], Model]:
         """What predicts, and the door that goes with it."""
         if self._manifest.service == "custom":
-            from modelworks.runtime.custom import CustomApp  # noqa: PLC0415
-            from modelworks.runtime.service import Service  # noqa: PLC0415
+            from modelworks.runtime.server.custom_app import CustomApp  # noqa: PLC0415
+            from modelworks.runtime.server.custom_service import Service  # noqa: PLC0415
 
             self._service = Service(self._manifest, self._bento, self._scratch, self._config.workers, scribe.say)
             return CustomApp, self._service
-        from modelworks.runtime.app import App  # noqa: PLC0415
         from modelworks.runtime.predictor import Predictor  # noqa: PLC0415
+        from modelworks.runtime.server.app import App  # noqa: PLC0415
 
         return App, Predictor(self._bento, self._manifest)
 

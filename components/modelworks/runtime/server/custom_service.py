@@ -25,10 +25,10 @@ import msgspec
 from msgspec import Meta
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.logs import say
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions, fastest
 from modelworks.runtime.schema import Row, Rows
+from modelworks.runtime.server.logs import say
 
 CONCURRENCY = 8
 """Requests that may be at the service at once, unless it says another number: `traffic={"concurrency": 50}`."""
@@ -306,7 +306,13 @@ class Service:
         with socket.socket(socket.AF_UNIX) as shared:
             shared.bind(self._address())
             shared.listen(1024)
-            command = [sys.executable, "-m", "modelworks.runtime.bentoml_worker", str(bento), str(shared.fileno())]
+            command = [
+                sys.executable,
+                "-m",
+                "modelworks.runtime.server.bentoml_worker",
+                str(bento),
+                str(shared.fileno()),
+            ]
             return [
                 subprocess.Popen(
                     [*command, str(number)],

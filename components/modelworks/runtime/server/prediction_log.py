@@ -25,9 +25,9 @@ import msgspec
 from modelworks.runtime.manifest import Feature, Manifest
 
 if TYPE_CHECKING:
-    from modelworks.runtime.logs import Scribe
     from modelworks.runtime.predictor import Predictions
     from modelworks.runtime.schema import Row
+    from modelworks.runtime.server.logs import Scribe
 
 CHUNK_ROWS = 256
 """Rows that are encoded at once: some 0.2 ms of work."""

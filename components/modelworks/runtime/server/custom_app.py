@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from modelworks.runtime.app import App, Job, Pages, tried
-from modelworks.runtime.config import Config
-from modelworks.runtime.http import Connection, Request, clock
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.service import Answer, RefusedError, Service, detail
+from modelworks.runtime.server.app import App, Job, Pages, tried
+from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.custom_service import Answer, RefusedError, Service, detail
+from modelworks.runtime.server.http import Connection, Request, clock
 
 
 class CustomApp(App):

@@ -1,4 +1,4 @@
-"""`python -m modelworks.runtime.bentoml_worker BENTO DESCRIPTOR NUMBER`: BentoML's worker, while the server lives.
+"""`python -m modelworks.runtime.server.bentoml_worker BENTO DESCRIPTOR NUMBER`: BentoML's worker, while the server lives.
 
 Standard input is the server's hold on it: when that closes, however the server ended, the worker answers what it has
 and goes.

@@ -23,14 +23,15 @@ from typing import Any, Protocol
 import msgspec
 
 from modelworks import contract
-from modelworks.runtime import metrics, schema
-from modelworks.runtime.config import Config
-from modelworks.runtime.http import Connection, Listener, Request, clock
-from modelworks.runtime.logs import Scribe, line
+from modelworks.runtime import schema
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.prediction_log import PredictionLog
 from modelworks.runtime.predictor import Cost, Predictions
-from modelworks.runtime.tracing import Tracer, trace_id
+from modelworks.runtime.server import metrics
+from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.http import Connection, Listener, Request, clock
+from modelworks.runtime.server.logs import Scribe, line
+from modelworks.runtime.server.prediction_log import PredictionLog
+from modelworks.runtime.server.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""

@@ -22,11 +22,11 @@ import msgspec
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.runtime import metrics, prediction_log
 from modelworks.runtime.bundle import read_manifest
-from modelworks.runtime.config import Config, read_config
-from modelworks.runtime.logs import say
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.server import metrics, prediction_log
+from modelworks.runtime.server.config import Config, read_config
+from modelworks.runtime.server.logs import say
 
 _KEPT_PUBLICATIONS = 360
 """Publications that wait for CloudWatch while it is away; then the oldest go. An hour at ten seconds each."""
