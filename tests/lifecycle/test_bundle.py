@@ -19,7 +19,7 @@ from modelworks._files import digest_of_file
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.bundle import build_bundle, make_key, open_built, sign, verify_bundle
-from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.lockfile import find_lock
 from modelworks.runtime.bundle import read_manifest, unpack
 
 

@@ -12,7 +12,7 @@ import pytest
 from modelworks._files import write_json
 from modelworks.lifecycle import Card, DataSource, Feature, ModelSpec
 from modelworks.lifecycle.checks import CheckReport, check_rows, profile
-from modelworks.lifecycle.report import checks_page
+from modelworks.lifecycle.html_report import checks_page
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 

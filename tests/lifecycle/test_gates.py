@@ -19,8 +19,8 @@ from modelworks.lifecycle import (
     MetricGate,
     SliceGate,
 )
+from modelworks.lifecycle.evaluate_gates import Judged, _judge
 from modelworks.lifecycle.gates import GateReport, decide, policy_of, read_gates, run_gates
-from modelworks.lifecycle.judging import Judged, _judge
 from modelworks.lifecycle.scores import Outcome, group_names
 
 

@@ -21,7 +21,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import training
 from modelworks.lifecycle.artifacts import Artifacts
 from modelworks.lifecycle.data import StoreError
-from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.lockfile import find_lock
 from modelworks.lifecycle.pod import count_run
 
 if TYPE_CHECKING:

@@ -194,7 +194,7 @@ def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
 
 def _check_packages(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
     """What is installed here against the lock: a program deploys with it, and a model is trained with it."""
-    from modelworks.lifecycle.lock import find_lock  # noqa: PLC0415
+    from modelworks.lifecycle.lockfile import find_lock  # noqa: PLC0415
 
     lock = find_lock(target.engine.project)
     installed = {

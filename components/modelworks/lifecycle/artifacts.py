@@ -19,7 +19,7 @@ from modelworks._files import digest_of, read_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.data import SnapshotStore, StoreError
-from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.lockfile import find_lock
 from modelworks.lifecycle.spec import ModelSpec
 from modelworks.lifecycle.training import run_id, source_files
 from modelworks.runtime.bundle import unpack

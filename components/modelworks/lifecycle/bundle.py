@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelworks._files import digest_of_file, read_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import refuse_pickles
-from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.lockfile import find_lock
 from modelworks.lifecycle.training import Home, Progress, TrainedModel, roots, work
 from modelworks.runtime import bundle as runtime_bundle
 from modelworks.runtime import signature

@@ -1,7 +1,7 @@
 """Training as a function of data, code, parameters, seed and lock.
 
 Everything a user's code does happens in a child process with one thread, a fixed hash seed and no more of the
-caller's environment than it needs (`modelworks.lifecycle.worker`); this module starts it and reads what it left in the
+caller's environment than it needs (`modelworks.lifecycle.child`); this module starts it and reads what it left in the
 run's folder. A run is called after the digest of its inputs: the same inputs find the same run again, and a run that
 was killed goes on where it stopped.
 """
@@ -24,7 +24,7 @@ from typing import Any
 from modelworks._files import digest_of, digest_of_facts, read_json, write_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.checks import CheckReport
-from modelworks.lifecycle.lock import find_lock
+from modelworks.lifecycle.lockfile import find_lock
 from modelworks.lifecycle.spec import ModelSpec
 
 Progress = Callable[[str, str, float], None]
@@ -213,7 +213,7 @@ def _trained_at(path: Path) -> tuple[str, float]:
 
 def roots(spec: ModelSpec) -> tuple[str, ...]:
     """Packages that a bundle of this model is made of and served with."""
-    from modelworks.lifecycle.lock import SERVING  # noqa: PLC0415 - beside its one use
+    from modelworks.lifecycle.lockfile import SERVING  # noqa: PLC0415 - beside its one use
 
     onnx = ("onnxruntime",) if spec.service.onnx else ()
     standard = tuple(each for each in SERVING if each not in {"onnxruntime", "pandas"})
@@ -293,7 +293,7 @@ def _converse(
         environment["PYTHONUNBUFFERED"] = "1"  # somebody is reading
     reader, writer = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "modelworks.lifecycle.worker", json.dumps(job), str(writer)],
+        [sys.executable, "-P", "-m", "modelworks.lifecycle.child", json.dumps(job), str(writer)],
         cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[writer],
     )  # fmt: skip
     os.close(writer)

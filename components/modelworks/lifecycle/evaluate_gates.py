@@ -21,7 +21,7 @@ import numpy as np
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle import spec as stated
-from modelworks.lifecycle.building import request_value, run_onnx
+from modelworks.lifecycle.build_bundle import request_value, run_onnx
 from modelworks.lifecycle.scores import Outcome
 from modelworks.lifecycle.spec import ModelSpec, blame
 from modelworks.runtime.bundle import open_bundle

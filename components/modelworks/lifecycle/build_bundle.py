@@ -21,9 +21,9 @@ from modelworks._files import digest_of, digest_of_facts, read_json, write_json,
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle.archive import pack, refuse_pickles
-from modelworks.lifecycle.card import model_card
-from modelworks.lifecycle.lock import PYTHON
-from modelworks.lifecycle.worker import TRUSTED_PREFIXES
+from modelworks.lifecycle.child import TRUSTED_PREFIXES
+from modelworks.lifecycle.lockfile import PYTHON
+from modelworks.lifecycle.model_card import model_card
 from modelworks.runtime import manifest as of
 from modelworks.runtime.server.custom_service import read_facts
 

@@ -1,4 +1,4 @@
-"""The child process in which a model's own code runs: `python -m modelworks.lifecycle.worker JOB EVENTS_FD`.
+"""The child process in which a model's own code runs: `python -m modelworks.lifecycle.child JOB EVENTS_FD`.
 
 It speaks to its parent through a pipe, one JSON object a line: steps as they start and end, then a result or an error.
 """
@@ -116,7 +116,7 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
 
 
 def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    from modelworks.lifecycle.building import build  # noqa: PLC0415 - BentoML and ONNX are for bundling only
+    from modelworks.lifecycle.build_bundle import build  # noqa: PLC0415 - BentoML and ONNX are for bundling only
 
     folder = Path(job["folder"])
     snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
@@ -124,7 +124,7 @@ def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> d
 
 
 def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    from modelworks.lifecycle.judging import judge  # noqa: PLC0415 - Fairlearn and ONNX Runtime are for judging only
+    from modelworks.lifecycle.evaluate_gates import judge  # noqa: PLC0415 - Fairlearn and ONNX Runtime are for judging only
 
     snapshot = data.SnapshotStore(home.data, home.data_store).get(job["data"])
     return {"results": judge(spec, data.read_rows(snapshot), job, steps.step)}
@@ -149,7 +149,7 @@ def _look_for(spec: ModelSpec, home: Home, folder: Path) -> None:
 
 
 def _write_checks(folder: Path, report: checks.CheckReport) -> None:
-    from modelworks.lifecycle.report import checks_page  # noqa: PLC0415 - beside its one use
+    from modelworks.lifecycle.html_report import checks_page  # noqa: PLC0415 - beside its one use
 
     write_json(folder / "checks.json", report.to_facts())
     write_whole(folder / "checks.html", checks_page(report))
@@ -213,7 +213,7 @@ def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
 
 
 def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: dict[str, Any], curves: Any) -> None:
-    from modelworks.lifecycle.report import plots  # noqa: PLC0415 - Matplotlib is slow to import
+    from modelworks.lifecycle.html_report import plots  # noqa: PLC0415 - Matplotlib is slow to import
 
     target = scores.encode_target(spec, frame)
     found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}
