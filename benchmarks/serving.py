@@ -202,7 +202,7 @@ def _middle(values: list[Any]) -> Any:
 
 # -- Servers ---------------------------------------------------------------------------------------------------------
 def _servers(folder: Path, example: Example, aws: dict[str, str], sample: str, *, mlserver: bool) -> dict[str, Server]:
-    import skops.io  # noqa: PLC0415 - brings scikit-learn, which takes a second
+    import skops.io  # brings scikit-learn, which takes a second
 
     scikit, onnx = folder / "model.skops", folder / "model.onnx"
     skops.io.dump(example.model, scikit)
@@ -275,8 +275,8 @@ def mlserver_environment() -> Path:
 @contextlib.contextmanager
 def emulated_aws(folder: Path) -> Iterator[dict[str, str]]:
     """Where metrics and predictions go: the environment variables that say so."""
-    import boto3  # noqa: PLC0415
-    from botocore.exceptions import EndpointConnectionError  # noqa: PLC0415
+    import boto3
+    from botocore.exceptions import EndpointConnectionError
 
     port = free_port()
     environ = {

@@ -146,7 +146,7 @@ class Environment(pulumi.ComponentResource):
         )
 
     def _argo_rollouts(self, name: str) -> pulumi.Resource:
-        from pulumi_kubernetes.helm.v3 import Release  # noqa: PLC0415 - its package takes long to import, and few ask for it
+        from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it
 
         return Release(
             f"{name}-argo-rollouts",

@@ -334,8 +334,8 @@ def load(path: Path) -> StackConfig:
     Raises:
         ModelworksError: The file is not there, is not YAML, or `parse` finds a mistake.
     """
-    from ruamel.yaml import YAML  # noqa: PLC0415  (a Pulumi program gets its config from the engine, and never pays)
-    from ruamel.yaml.error import YAMLError  # noqa: PLC0415
+    from ruamel.yaml import YAML  # a Pulumi program gets its config from the engine, and never pays
+    from ruamel.yaml.error import YAMLError
 
     try:
         document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))

@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    from modelworks.cli import (  # noqa: PLC0415
+    from modelworks.cli import (
         engine,
         laptop,
         lifecycle,

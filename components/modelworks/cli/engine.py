@@ -62,8 +62,8 @@ def _up(
     nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment turned
     back before is refused, unless you insist. Plain `pulumi up` does none of this.
     """
-    from modelworks.cli.rollouts import refuse_turned_back  # noqa: PLC0415
-    from modelworks.cli.target import Target  # noqa: PLC0415
+    from modelworks.cli.rollouts import refuse_turned_back
+    from modelworks.cli.target import Target
 
     engine = _engine(environment)
     engine.prepare(_say)
@@ -99,7 +99,7 @@ def _preview(
     if form is Format.text:
         _run(engine, "preview", options)
         return
-    from modelworks.deploy.preview import Preview  # noqa: PLC0415
+    from modelworks.deploy.preview import Preview
 
     with err.status(f"previewing {environment}") if err.is_terminal else nullcontext():
         code, text = engine.capture("preview", ["--json", *options])
@@ -133,7 +133,7 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
 
 
 def _engine(environment: str) -> Engine:
-    from modelworks.cli.target import engine_of  # noqa: PLC0415 (so that --help answers at once)
+    from modelworks.cli.target import engine_of  # so that --help answers at once
 
     engine = engine_of(environment)
     engine.check()
@@ -141,7 +141,7 @@ def _engine(environment: str) -> Engine:
 
 
 def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) -> None:
-    from modelworks.deploy.process import Interrupted  # noqa: PLC0415
+    from modelworks.deploy.process import Interrupted
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not quiet
     try:

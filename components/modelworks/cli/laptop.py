@@ -48,7 +48,7 @@ def _up(
 
     Tools that are not at hand are built from pinned Go modules once, which takes some ten minutes.
     """
-    from modelworks.laptop import core  # noqa: PLC0415
+    from modelworks.laptop import core
 
     place = _place()
     facts = core.up(place, environments or ["local"], kubernetes=not aws_only, report=_say)
@@ -68,7 +68,7 @@ def _down(
 
     Only what belongs to this laptop cloud is ended: another checkout's goes on.
     """
-    from modelworks.laptop import core  # noqa: PLC0415
+    from modelworks.laptop import core
 
     core.down(_place(), keep=keep, report=_say)
 
@@ -84,7 +84,7 @@ def _status(as_json: Json = False) -> None:
 
     What is recorded but not emulated, and what is not enforced, is listed too: do not rely on it here.
     """
-    from modelworks.laptop.condition import condition  # noqa: PLC0415
+    from modelworks.laptop.condition import condition
 
     found = condition(_place())
     if as_json:
@@ -109,7 +109,7 @@ def _logs(
 
     What an endpoint's pods write is elsewhere: `modelworks logs`.
     """
-    from modelworks.laptop import core  # noqa: PLC0415
+    from modelworks.laptop import core
 
     for line in core.logs(_place(), name, lines=lines, follow=follow):
         print(line, flush=follow)
@@ -129,7 +129,7 @@ def _toolchain(
 
     Each comes from PATH if its version fits, else it is built once and kept in a cache that checkouts share.
     """
-    from modelworks.laptop import toolchain  # noqa: PLC0415
+    from modelworks.laptop import toolchain
 
     if build:
         toolchain.ensure(names or list(toolchain.TOOLS))
@@ -154,7 +154,7 @@ def _env(
 
     It holds for this shell alone. The AWS keys in it open the account on the laptop and nothing else.
     """
-    from modelworks.laptop.environments import environment_variables  # noqa: PLC0415
+    from modelworks.laptop.environments import environment_variables
 
     variables = environment_variables(_place(), environment)
     if as_json:
@@ -170,7 +170,7 @@ def _env(
 
 
 def _place() -> Place:
-    from modelworks.laptop.place import Place  # noqa: PLC0415
+    from modelworks.laptop.place import Place
 
     return Place.here()
 

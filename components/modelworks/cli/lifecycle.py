@@ -43,7 +43,7 @@ def new(
 
     Example: `modelworks new churn`, then `pytest models/churn` and `modelworks train churn`.
     """
-    from modelworks.lifecycle.scaffold import scaffold  # noqa: PLC0415 - imports stay out of --help
+    from modelworks.lifecycle.scaffold import scaffold  # imports stay out of --help
 
     folder = scaffold(model, into)
     out.print(f"made [bold]{folder}[/]: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -62,7 +62,7 @@ def check_data(
 
     Exit code 1 if training must not go on. Example: `modelworks check-data flight-delay`.
     """
-    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+    from modelworks.lifecycle import load_spec, training
 
     home = home_here()
     spec = load_spec(model)
@@ -93,12 +93,12 @@ def train(
 
     Example: `modelworks train flight-delay`, or `modelworks train flight-delay --env dev`.
     """
-    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+    from modelworks.lifecycle import load_spec, training
 
     spec, home = load_spec(model), home_here()
     if env:
-        from modelworks.cli.target import Target  # noqa: PLC0415
-        from modelworks.cli.training import train_in  # noqa: PLC0415
+        from modelworks.cli.target import Target
+        from modelworks.cli.training import train_in
 
         run, tracked = train_in(Target.of(env), spec, home, data, progress)
     else:
@@ -123,8 +123,8 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
 
     Example: `modelworks bundle flight-delay`, then `bentoml serve` on the unpacked bundle, or `modelworks gates`.
     """
-    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
-    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+    from modelworks.lifecycle import bundle as bundles
+    from modelworks.lifecycle import load_spec, training
 
     spec, home = load_spec(model), home_here()
     run = training.latest_run(spec.name, home)
@@ -158,9 +158,9 @@ def gates(
 
     Exit code 1 if the environment refuses it. Example: `modelworks gates flight-delay --env staging`.
     """
-    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
-    from modelworks.lifecycle import gates as judging  # noqa: PLC0415
-    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+    from modelworks.lifecycle import bundle as bundles
+    from modelworks.lifecycle import gates as judging
+    from modelworks.lifecycle import load_spec, training
 
     spec, home = load_spec(model), home_here()
     run = training.latest_run(spec.name, home)
@@ -176,7 +176,7 @@ def gates(
 
 
 def home_here() -> Home:
-    from modelworks.lifecycle.training import Home  # noqa: PLC0415
+    from modelworks.lifecycle.training import Home
 
     try:
         root = Place.here().root
@@ -190,7 +190,7 @@ def _track(run: Any, built: Any = None) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         return ""
-    from modelworks.lifecycle.tracking import track  # noqa: PLC0415 - MLflow is slow to import
+    from modelworks.lifecycle.tracking import track  # MLflow is slow to import
 
     start = time.monotonic()
     run_id = track(run, uri, built)

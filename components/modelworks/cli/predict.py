@@ -97,7 +97,7 @@ class Endpoint:
         return answer, str(answer.get("version", ""))
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        import httpx  # noqa: PLC0415
+        import httpx
 
         try:
             response = self.client.request(method, path, json=body) if body is not None else self.client.get(path)
@@ -120,7 +120,7 @@ class Endpoint:
 
 
 def endpoint_of(target: Target, model: str, token: str) -> Endpoint:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     url = target.models.get(model)
     if not url:
@@ -142,7 +142,7 @@ def token_of(target: Target, model: str, file: Path | None = None) -> str:
         except OSError as error:
             raise ModelworksError(f"cannot read the token file {file}: {error.strerror}") from error
     else:
-        from modelworks.settings import load  # noqa: PLC0415
+        from modelworks.settings import load
 
         tokens = load(target.stack_file).secrets.tokens
         text = target.secret(f"tokens.{model}") if model in tokens else ""

@@ -88,7 +88,7 @@ def promote(
 
 
 def _check_order(source: str, to: str) -> None:
-    from modelworks.lifecycle.release import read_order  # noqa: PLC0415
+    from modelworks.lifecycle.release import read_order
 
     order = read_order(project_root())
     if (source, to) in pairwise(order):
@@ -101,7 +101,7 @@ def _check_order(source: str, to: str) -> None:
 
 
 def _require_champion(source: str, version: Version) -> None:
-    from modelworks.lifecycle.registry import CHAMPION  # noqa: PLC0415
+    from modelworks.lifecycle.registry import CHAMPION
 
     if CHAMPION not in version.aliases:
         raise ModelworksError(
@@ -113,7 +113,7 @@ def _require_champion(source: str, version: Version) -> None:
 
 def _copy(here: Target, there: Target, version: Version, override: str, scratch: Path) -> Version:
     """Have a version in the target's registry, with bundle, signature and data, if the target takes it."""
-    from modelworks.lifecycle.training import Home  # noqa: PLC0415
+    from modelworks.lifecycle.training import Home
 
     home = Home(scratch / "home")
     bundle, signature = here.registry.fetch(version.model, version.digest, scratch)
@@ -134,8 +134,8 @@ def _copy(here: Target, there: Target, version: Version, override: str, scratch:
 
 def _data(here: Target, version: Version, home: Home) -> Path | None:
     """The rows that a version was trained on, fetched into `home`; None, and told, if they are nowhere."""
-    from modelworks.cli.lifecycle import home_here  # noqa: PLC0415
-    from modelworks.lifecycle.data import SnapshotStore  # noqa: PLC0415
+    from modelworks.cli.lifecycle import home_here
+    from modelworks.lifecycle.data import SnapshotStore
 
     digest = version.facts["data"]
     if here.registry.has_data(digest):
@@ -156,7 +156,7 @@ def _data(here: Target, version: Version, home: Home) -> Path | None:
 
 def _judged(there: Target, version: Version, bundle: Path, home: Home, scratch: Path) -> dict[str, Any]:
     """The verdicts for the target and the champion they compare with, as its lineage keeps them."""
-    from modelworks.lifecycle.promotion import judged_again  # noqa: PLC0415
+    from modelworks.lifecycle.promotion import judged_again
 
     line = release_of(there, version.model)
     if line and line.digest == version.digest:

@@ -74,7 +74,7 @@ def _run(
 
 def _story(model: str, step: _Step) -> tuple[Target, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, a row that was asked, and the answer to it."""
-    from modelworks.cli.status import tell  # noqa: PLC0415
+    from modelworks.cli.status import tell
 
     bundled = _begin_bundle(model)
     target = _laptop(step)
@@ -106,8 +106,8 @@ def _story(model: str, step: _Step) -> tuple[Target, dict[str, Any], dict[str, A
 
 
 def _laptop(step: _Step) -> Target:
-    from modelworks.laptop import core  # noqa: PLC0415
-    from modelworks.laptop.place import Place  # noqa: PLC0415
+    from modelworks.laptop import core
+    from modelworks.laptop.place import Place
 
     with step("laptop cloud", "modelworks laptop up") as done:
         said: list[str] = []
@@ -122,7 +122,7 @@ def _laptop(step: _Step) -> Target:
 
 
 def _fresh() -> Target:
-    from modelworks.cli.target import Target  # noqa: PLC0415
+    from modelworks.cli.target import Target
 
     return Target.of(ENVIRONMENT)
 
@@ -138,9 +138,9 @@ def _stands(target: Target, model: str) -> bool:
 
 def _begin_bundle(model: str) -> Callable[[], tuple[TrainedModel, Bundle]]:
     """Train and bundle in a thread; what is returned tells of its steps, waits for its end, and raises what it did."""
-    from modelworks.cli.lifecycle import home_here  # noqa: PLC0415
-    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
-    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
+    from modelworks.cli.lifecycle import home_here
+    from modelworks.lifecycle import bundle as bundles
+    from modelworks.lifecycle import load_spec, training
 
     events: queue.SimpleQueue[tuple[str, str, float] | None] = queue.SimpleQueue()
     outcome: Future[tuple[TrainedModel, Bundle]] = Future()
@@ -170,13 +170,13 @@ def _begin_bundle(model: str) -> Callable[[], tuple[TrainedModel, Bundle]]:
 
 
 def _register(target: Target, model: str) -> Version:
-    from modelworks.cli.release import registered  # noqa: PLC0415
+    from modelworks.cli.release import registered
 
     return registered(target, model, tell=_progress)
 
 
 def _release(target: Target, version: Version) -> str:
-    from modelworks.cli.release import released  # noqa: PLC0415
+    from modelworks.cli.release import released
 
     changed = released(target, version)
     line = f"{version.model}: {{digest: sha256:{contract.short_digest(version.digest)}…, version: {version.version}}}"
@@ -211,7 +211,7 @@ def _up(target: Target) -> tuple[str, bool]:
 
 def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
     """An example row of the model's own, and what the endpoint says to it."""
-    from modelworks.cli.predict import endpoint_of, token_of  # noqa: PLC0415
+    from modelworks.cli.predict import endpoint_of, token_of
 
     endpoint, deadline = endpoint_of(target, model, token_of(target, model)), time.monotonic() + ANSWER_DEADLINE
     while True:

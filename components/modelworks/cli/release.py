@@ -58,7 +58,7 @@ def release(
 
     Example: `modelworks release flight-delay --env local`, then `modelworks up local`.
     """
-    from modelworks.lifecycle.release import read_order  # noqa: PLC0415
+    from modelworks.lifecycle.release import read_order
 
     order = read_order(project_root())
     if env in order[1:]:
@@ -93,12 +93,12 @@ def registered(target: Target, model: str, override: str = "", tell: Progress | 
     Raises:
         ModelworksError: A gate is refused, or the registry does not answer.
     """
-    from modelworks.cli.lifecycle import home_here  # noqa: PLC0415
-    from modelworks.lifecycle import bundle as bundles  # noqa: PLC0415
-    from modelworks.lifecycle import data as rows  # noqa: PLC0415
-    from modelworks.lifecycle import gates as judging  # noqa: PLC0415
-    from modelworks.lifecycle import load_spec, training  # noqa: PLC0415
-    from modelworks.lifecycle.registry import lineage_of  # noqa: PLC0415
+    from modelworks.cli.lifecycle import home_here
+    from modelworks.lifecycle import bundle as bundles
+    from modelworks.lifecycle import data as rows
+    from modelworks.lifecycle import gates as judging
+    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle.registry import lineage_of
 
     spec, home = load_spec(model), home_here()
     run = training.latest_run(spec.name, home)
@@ -143,7 +143,7 @@ def write_line(file: Path, version: Version) -> bool:
     Raises:
         ModelworksError: The file cannot be read or written, or would break a rule; it is untouched then.
     """
-    from modelworks.lifecycle.release import set_release  # noqa: PLC0415
+    from modelworks.lifecycle.release import set_release
 
     overrides = "; ".join(f"{each['reason']} ({each['by']})" for each in version.facts.get("overrides", []))
     line = Release(digest=version.digest, version=version.version, override=overrides or None)
@@ -152,7 +152,7 @@ def write_line(file: Path, version: Version) -> bool:
 
 def note_release(target: Target, version: Version, *, changed: bool) -> None:
     """Tell the registry: lineage and the alias `challenger` follow the line, `champion` waits until traffic does."""
-    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
+    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION
 
     # A try that broke after the line was written left nothing in the lineage: it is made up for here.
     if changed or not was_released(version, target.environment):
@@ -187,7 +187,7 @@ def champion_of(target: Target, model: str, digest: str, folder: Path) -> Path |
 
 def release_of(target: Target, model: str) -> Release | None:
     """What a stack's file releases of a model."""
-    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+    from modelworks.lifecycle.release import read_releases
 
     return read_releases(target.stack_file).get(model)
 
@@ -198,7 +198,7 @@ def hold(version: Version, env: str, override: str) -> dict[str, Any]:
     Returns:
         What the target's lineage says of the decision.
     """
-    from modelworks.lifecycle.gates import policy_of  # noqa: PLC0415
+    from modelworks.lifecycle.gates import policy_of
 
     policy, facts = policy_of(env), version.facts
     refused = [

@@ -102,7 +102,7 @@ def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], Non
     Raises:
         ModelworksError: A release of the stack's file was turned back, and nobody insists.
     """
-    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+    from modelworks.lifecycle.release import read_releases
 
     again: list[str] = []
     try:

@@ -126,7 +126,7 @@ def exit_code(stands: list[rollout.Status]) -> int:
 
 
 def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json: bool) -> None:
-    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+    from modelworks.lifecycle.release import read_releases
 
     releases = read_releases(target.stack_file)
     if missing := [model for model in only if model not in releases]:
@@ -208,7 +208,7 @@ def _ask_around(target: Target, stands: rollout.Status) -> Told:
 
 def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     """What the registry holds of the wanted version; it becomes the champion once it serves."""
-    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
+    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION
 
     versions = registry.versions(stands.model)
     version = next((item for item in versions if item.digest == stands.wanted), None)
@@ -226,8 +226,8 @@ def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
 
 
 def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
 
     wanted = {contract.DIMENSION_ENVIRONMENT: target.environment, contract.DIMENSION_MODEL: model}
     try:

@@ -94,7 +94,7 @@ class Target:
     @cached_property
     def registry(self) -> Registry:
         """The environment's registry."""
-        from modelworks.lifecycle.registry import Registry  # noqa: PLC0415 - `up` goes without the extra `models`
+        from modelworks.lifecycle.registry import Registry  # `up` goes without the extra `models`
 
         return Registry(
             self.environment,
@@ -108,7 +108,7 @@ class Target:
     @cached_property
     def session(self) -> Any:
         """A boto3 session of the environment's account; clients made of it answer for this environment alone."""
-        import boto3  # noqa: PLC0415 - a sixth of a second
+        import boto3  # a sixth of a second
 
         if not self.engine.on_laptop:
             return boto3.Session()
@@ -166,7 +166,7 @@ class Target:
 
     def served(self, model: str) -> str:
         """The dimension value of what a stack's config releases; empty without a release."""
-        from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+        from modelworks.lifecycle.release import read_releases
 
         release = read_releases(self.stack_file).get(model)
         return contract.short_digest(release.digest) if release else ""
@@ -184,7 +184,7 @@ def engine_of(environment: str) -> Engine:
     on_laptop = environment in place.environments()
     variables = dict(os.environ)
     if on_laptop:
-        from modelworks.laptop import environments  # noqa: PLC0415 (heavy, and not needed for a real cloud)
+        from modelworks.laptop import environments  # heavy, and not needed for a real cloud
 
         variables |= environments.environment_variables(place, environment)
     else:

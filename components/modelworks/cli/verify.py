@@ -163,8 +163,8 @@ def _check_bundle(target: Target, model: str, release: Release) -> Finding:
 
 def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
     """`champion` is what has the traffic, `challenger` what is on its way there."""
-    from modelworks.cluster import rollout  # noqa: PLC0415
-    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION  # noqa: PLC0415
+    from modelworks.cluster import rollout
+    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION
 
     cluster = target.cluster()
     for model, release in _releases(target).items():
@@ -194,7 +194,7 @@ def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
 
 def _check_packages(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
     """What is installed here against the lock: a program deploys with it, and a model is trained with it."""
-    from modelworks.lifecycle.lockfile import find_lock  # noqa: PLC0415
+    from modelworks.lifecycle.lockfile import find_lock
 
     lock = find_lock(target.engine.project)
     installed = {
@@ -215,7 +215,7 @@ def _check_packages(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: A
 
 def _check_tools(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The engine, and on the laptop every program of its cloud, against their pins."""
-    from modelworks.laptop import toolchain  # noqa: PLC0415
+    from modelworks.laptop import toolchain
 
     for state in toolchain.states():
         if target.engine.on_laptop or state.name == "pulumi":
@@ -226,7 +226,7 @@ def _check_tools(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG0
 
 def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
     """Program, state and what really stands there: a refreshed preview that must find nothing to do."""
-    from modelworks.deploy.preview import Preview  # noqa: PLC0415
+    from modelworks.deploy.preview import Preview
 
     engine = target.engine
     engine.check()
@@ -342,7 +342,7 @@ def _deployed(target: Target) -> dict[str, Any]:
 
 
 def _config(target: Target) -> dict[str, Any]:
-    from ruamel.yaml import YAML  # noqa: PLC0415
+    from ruamel.yaml import YAML
 
     document = YAML(typ="safe").load(target.stack_file.read_text(encoding="utf-8")) or {}
     return dict(document.get("config") or {})
@@ -376,6 +376,6 @@ def _version_of(version: Any) -> str:
 
 
 def _releases(target: Target) -> dict[str, Release]:
-    from modelworks.lifecycle.release import read_releases  # noqa: PLC0415
+    from modelworks.lifecycle.release import read_releases
 
     return read_releases(target.stack_file)

@@ -187,7 +187,7 @@ class KubernetesClient:
     async def _follow(
         self, job: str, judge: Callable[[Run], _T | None], say: Callable[[str], None], note: Callable[[str], None]
     ) -> _T:
-        from modelworks.cluster import training_job as jobs  # noqa: PLC0415 - commands about endpoints go without it
+        from modelworks.cluster import training_job as jobs  # commands about endpoints go without it
 
         readers: dict[str, asyncio.Task[bool]] = {}
         said: dict[str, int] = {}
@@ -218,7 +218,7 @@ class KubernetesClient:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _run(self, job: str) -> Run:
-        from modelworks.cluster.training_job import Seen as Run  # noqa: PLC0415
+        from modelworks.cluster.training_job import Seen as Run
 
         try:
             found = await self._call("GET", f"{self._jobs}/{job}")
@@ -274,8 +274,8 @@ class KubernetesClient:
         query: Mapping[str, str] | None = None,
         stream: bool = False,
     ) -> AsyncIterator[Any]:
-        import httpx  # noqa: PLC0415 - a client is loaded only where a cluster is asked
-        import kr8s  # noqa: PLC0415
+        import httpx  # a client is loaded only where a cluster is asked
+        import kr8s
 
         base, _, rest = path.lstrip("/").partition("/")
         more: dict[str, Any] = {"params": dict(query or {})}
@@ -298,7 +298,7 @@ class KubernetesClient:
 
     @cached_property
     def _api(self) -> asyncio.Task[Any]:
-        from kr8s.asyncio import api  # noqa: PLC0415
+        from kr8s.asyncio import api
 
         made = api(kubeconfig=self._kubeconfig, context=self._context, namespace=self.namespace)
         return asyncio.ensure_future(made)

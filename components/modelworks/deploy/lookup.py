@@ -25,8 +25,8 @@ def search_of(variables: Mapping[str, str], region: str) -> Search:
         if finder is None:
             return None
         try:
-            import boto3  # noqa: PLC0415 (an extra, and slow)
-            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+            import boto3  # an extra, and slow
+            from botocore.exceptions import BotoCoreError, ClientError
         except ImportError:
             return None
         session = boto3.Session(

@@ -343,7 +343,7 @@ def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
 
     The settings stay. `stack init` would refuse the old key, and a released bundle is no longer in any store.
     """
-    from ruamel.yaml import YAML  # noqa: PLC0415 (only after a laptop was wiped)
+    from ruamel.yaml import YAML  # only after a laptop was wiped
 
     yaml_file = YAML()
     yaml_file.preserve_quotes, yaml_file.width = True, 10_000

@@ -196,7 +196,7 @@ def notification(
 
 
 def _region_name(region: str) -> str:
-    import botocore.session  # noqa: PLC0415 - present where moto is
+    import botocore.session  # present where moto is
 
     try:
         regions = botocore.session.get_session().get_data("endpoints")["partitions"][0]["regions"]
@@ -218,7 +218,7 @@ class Evaluator:
 
     def step(self, now: datetime | None = None) -> None:
         """Evaluate all alarms once."""
-        from moto.cloudwatch.models import cloudwatch_backends  # noqa: PLC0415 - only where moto runs
+        from moto.cloudwatch.models import cloudwatch_backends  # only where moto runs
 
         now = now or datetime.now(UTC)
         known: set[str] = set()
@@ -381,7 +381,7 @@ def _compact(backend: Any, now: datetime) -> None:
     Values of one series and time become one set with the same sum, count, minimum and maximum, so that every statistic
     stays what it was; what is older than `KEPT` goes.
     """
-    from moto.cloudwatch.models import MetricAggregatedDatum  # noqa: PLC0415 - only where moto runs
+    from moto.cloudwatch.models import MetricAggregatedDatum  # only where moto runs
 
     data = backend.metric_data
     seen = len(data)
@@ -414,7 +414,7 @@ def _compact(backend: Any, now: datetime) -> None:
 
 def _publish(action: str, message: dict[str, Any]) -> str | None:
     """Deliver to the topic `action`; what went wrong, or None."""
-    from moto.sns.models import sns_backends  # noqa: PLC0415 - only where moto runs
+    from moto.sns.models import sns_backends  # only where moto runs
 
     parts = action.split(":")
     if len(parts) != 6 or parts[2] != "sns":
@@ -429,8 +429,8 @@ def _publish(action: str, message: dict[str, Any]) -> str | None:
 
 
 def _serve_history(evaluator: Evaluator) -> None:
-    from moto.cloudwatch.responses import CloudWatchResponse  # noqa: PLC0415 - only where moto runs
-    from moto.core.responses import ActionResult  # noqa: PLC0415
+    from moto.cloudwatch.responses import CloudWatchResponse  # only where moto runs
+    from moto.core.responses import ActionResult
 
     def describe_alarm_history(self: Any) -> Any:
         name, kind = self._get_param("AlarmName"), self._get_param("HistoryItemType")

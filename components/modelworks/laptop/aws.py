@@ -67,15 +67,15 @@ def serve(place: Place, environment: str) -> None:
         "AWS_ACCESS_KEY_ID": "laptop",
         "AWS_SECRET_ACCESS_KEY": "laptop",
     }
-    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - reads the settings above when it is imported
+    from moto.moto_server.werkzeug_app import (  # reads the settings above when it is imported
         DomainDispatcherApplication,
         MotoRequestHandler,
         create_backend_app,
     )
-    from werkzeug.serving import make_server  # noqa: PLC0415
+    from werkzeug.serving import make_server
 
-    from modelworks.laptop import alarms  # noqa: PLC0415 - works on the data of the moto above
-    from modelworks.laptop.journal import Journal  # noqa: PLC0415
+    from modelworks.laptop import alarms  # works on the data of the moto above
+    from modelworks.laptop.journal import Journal
 
     _store_bucket_policies()
     lost = place.environment(environment) / "aws-lost"
@@ -97,8 +97,8 @@ def serve(place: Place, environment: str) -> None:
 
 def _store_bucket_policies() -> None:
     """Keep bucket policies without judging by them: moto reads no conditions, so "deny what is not TLS" denies all."""
-    from moto.iam.access_control import PermissionResult  # noqa: PLC0415 - only where moto runs
-    from moto.s3.models import FakeBucket  # noqa: PLC0415 - only where moto runs
+    from moto.iam.access_control import PermissionResult  # only where moto runs
+    from moto.s3.models import FakeBucket  # only where moto runs
 
     FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL  # type: ignore[method-assign]
 

@@ -245,7 +245,7 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
 
 def client(place: Place, ports: Mapping[str, int], *, timeout: float = 10) -> httpx.Client:
     """An HTTP client with the administrator's rights, for what is set up before anybody else has any."""
-    import httpx  # noqa: PLC0415 - a tenth of a second that `--help` does not owe
+    import httpx  # a tenth of a second that `--help` does not owe
 
     folder = place.cluster / "pki"
     context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
@@ -269,7 +269,7 @@ def apply(api: httpx.Client, path: str, manifest: Mapping[str, Any] | str) -> No
     Raises:
         ModelworksError: The API server refused it.
     """
-    import json  # noqa: PLC0415
+    import json
 
     answer = api.patch(
         path,
@@ -283,7 +283,7 @@ def apply(api: httpx.Client, path: str, manifest: Mapping[str, Any] | str) -> No
 
 def ready(api: httpx.Client) -> bool:
     """Whether the API server serves, with its built-in roles in place."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
     try:
         return api.get("/readyz").status_code == 200

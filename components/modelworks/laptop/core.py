@@ -417,7 +417,7 @@ def _answers(port: int, path: str) -> bool:
 
 
 def _serves_tls(api: httpx.Client, port: int) -> bool:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     try:
         return api.get(f"https://127.0.0.1:{port}/healthz").status_code == 200
@@ -426,7 +426,7 @@ def _serves_tls(api: httpx.Client, port: int) -> bool:
 
 
 def _node_ready(api: httpx.Client) -> bool:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     try:
         answer = api.get(f"/api/v1/nodes/{control_plane.NODE}")
@@ -511,7 +511,7 @@ def _whole_or_nothing(place: Place, *, fresh: bool) -> Iterator[None]:
 
 def _keep_logs(place: Place) -> Path | None:
     """Copy the logs of an `up` that failed to where wiping does not reach; None when that is not possible."""
-    import tempfile  # noqa: PLC0415
+    import tempfile
 
     try:
         kept = Path(tempfile.mkdtemp(prefix="modelworks-logs-"))
@@ -524,7 +524,7 @@ def _keep_logs(place: Place) -> Path | None:
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """Have SIGTERM and SIGHUP end this command as Ctrl-C does: with everything put in order."""
-    import threading  # noqa: PLC0415
+    import threading
 
     if threading.current_thread() is not threading.main_thread():
         yield

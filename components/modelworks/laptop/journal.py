@@ -206,8 +206,8 @@ def _dice(seed: str) -> Iterator[None]:
 @functools.cache  # once a process
 def _use_dice_of_the_request() -> None:
     """Have moto throw the dice of the request that it serves, and real ones elsewhere."""
-    from moto.core.base_backend import AccountSpecificBackend, BackendDict  # noqa: PLC0415 - only where moto runs
-    from moto.moto_api._internal.moto_random import MotoRandom  # noqa: PLC0415
+    from moto.core.base_backend import AccountSpecificBackend, BackendDict  # only where moto runs
+    from moto.moto_api._internal.moto_random import MotoRandom
 
     real, outside = os.urandom, random.SystemRandom()
 

@@ -46,7 +46,7 @@ def follow(place: Place, environment: str, stop: threading.Event) -> None:
 
 
 def _keep(place: Place, environment: str, path: str, grant: Grant, stop: threading.Event) -> None:
-    import httpx  # noqa: PLC0415 - not before somebody follows
+    import httpx  # not before somebody follows
 
     pki = place.cluster / "pki"
     while not stop.is_set():

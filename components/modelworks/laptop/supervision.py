@@ -260,7 +260,7 @@ def _rpc(place: Place, method: str, *args: object) -> Any:
     Raises:
         Fault: It refuses.
     """
-    from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - imports half of supervisor
+    from supervisor.xmlrpc import SupervisorTransport  # imports half of supervisor
 
     transport = SupervisorTransport(None, None, serverurl=f"unix://{socket_path(place)}")
     try:

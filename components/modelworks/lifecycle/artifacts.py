@@ -159,8 +159,8 @@ class Artifacts:
         return bytes(self._ask(key, lambda s3: s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()))
 
     def _ask(self, key: str, call: Callable[[Any], _T]) -> _T:
-        from botocore.config import Config  # noqa: PLC0415 - only where there is a bucket
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from botocore.config import Config  # only where there is a bucket
+        from botocore.exceptions import BotoCoreError, ClientError
 
         config = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 3})
         try:

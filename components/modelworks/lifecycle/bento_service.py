@@ -28,7 +28,7 @@ class Model:
         self.features = {each["name"]: each for each in MANIFEST["features"]}
         self.onnx, self.skops = MANIFEST.get("onnx"), MANIFEST.get("skops")
         if self.onnx:
-            import onnxruntime  # noqa: PLC0415 - only one of the two engines is needed
+            import onnxruntime  # only one of the two engines is needed
 
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
@@ -36,7 +36,7 @@ class Model:
                 (HERE / self.onnx["path"]).read_bytes(), options, providers=["CPUExecutionProvider"]
             )
         else:
-            import skops.io  # noqa: PLC0415
+            import skops.io
 
             self.model = skops.io.load(HERE / self.skops["path"], trusted=self.skops.get("trusted", []))
 
@@ -49,7 +49,7 @@ class Model:
             }
             return np.asarray(self.session.run([self.onnx["output"]], feeds)[0])
         if self.skops.get("input") == "frame":
-            import pandas as pd  # noqa: PLC0415
+            import pandas as pd
 
             table: Any = pd.DataFrame([[row.get(name) for name in self.skops["columns"]] for row in rows])
             table.columns = self.skops["columns"]

@@ -126,8 +126,8 @@ def compare(spec: ModelSpec, ours: np.ndarray, theirs: np.ndarray) -> tuple[of.P
 
 
 def _convert(spec: ModelSpec, estimator: Any) -> tuple[bytes, tuple[of.OnnxInput, ...], str]:
-    from skl2onnx import to_onnx  # noqa: PLC0415 - it takes a second to import
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: PLC0415
+    from skl2onnx import to_onnx  # it takes a second to import
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
     if spec.input == "matrix":
         inputs: tuple[of.OnnxInput, ...] = (of.OnnxInput(name="rows", columns=spec.feature_names, dtype="float32"),)
@@ -154,7 +154,7 @@ def run_onnx(
     graph: bytes, inputs: tuple[of.OnnxInput, ...], output: str, rows: pd.DataFrame, features: Sequence[Any]
 ) -> np.ndarray:
     """What the ONNX graph answers for some rows."""
-    import onnxruntime  # noqa: PLC0415 - only where there is a graph
+    import onnxruntime  # only where there is a graph
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -177,7 +177,7 @@ def load_estimator(folder: Path, spec: ModelSpec) -> Any:
     Raises:
         ModelworksError: It holds types that nobody vouched for.
     """
-    import skops.io  # noqa: PLC0415 - brings scikit-learn
+    import skops.io  # brings scikit-learn
 
     content = (folder / "model.skops").read_bytes()
     return skops.io.loads(content, trusted=trusted_types(content, spec))
@@ -185,7 +185,7 @@ def load_estimator(folder: Path, spec: ModelSpec) -> Any:
 
 def trusted_types(content: bytes, spec: ModelSpec) -> list[str]:
     """Types in a skops file that are beyond skops' own list and that the builder vouches for."""
-    import skops.io  # noqa: PLC0415 - brings scikit-learn
+    import skops.io  # brings scikit-learn
 
     found = sorted(skops.io.get_untrusted_types(data=content))
     foreign = [each for each in found if not each.startswith(TRUSTED_PREFIXES) and each not in spec.service.trusted]
@@ -261,7 +261,7 @@ def _bento(spec: ModelSpec, source: Path, store: Path) -> Path:
     """Let BentoML build it, then take out what depends on the day and the machine."""
     store.mkdir()
     os.environ["BENTOML_HOME"] = str(store)
-    import bentoml  # noqa: PLC0415 - reads BENTOML_HOME when imported
+    import bentoml  # reads BENTOML_HOME when imported
 
     version = digest_of_facts({path.name: digest_of(path.read_bytes()) for path in sorted(source.iterdir())})[7:23]
     card = (source / "card.md").read_text(encoding="utf-8")
@@ -294,7 +294,7 @@ def _service_name(file: Path) -> str:
 
 
 def _settle(bento: Path, requirements: str) -> None:
-    import yaml  # noqa: PLC0415 - BentoML's own
+    import yaml  # BentoML's own
 
     facts = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
     facts["creation_time"] = "1980-01-01T00:00:00+00:00"

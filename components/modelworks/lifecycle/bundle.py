@@ -108,8 +108,8 @@ def make_key(folder: Path) -> Path:
     Raises:
         ModelworksError: The folder cannot be written.
     """
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - only where bundles are signed
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # only where bundles are signed
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     path = folder / "signing.key"
     if not path.is_file():
@@ -135,8 +135,8 @@ def sign(bundle: Bundle, key: Path) -> Path:
 
 
 def _read_key(path: Path) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)

@@ -129,7 +129,7 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
 
 # -- The checks ------------------------------------------------------------------------------------------------------
 def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
-    from pandera.errors import SchemaErrors  # noqa: PLC0415 - it takes a second to import
+    from pandera.errors import SchemaErrors  # it takes a second to import
 
     try:
         spec.schema.validate(frame, lazy=True)
@@ -214,7 +214,7 @@ def _distribution(spec: ModelSpec, frame: pd.DataFrame, baseline: dict[str, Any]
 
 
 def _freshness(spec: ModelSpec, frame: pd.DataFrame, now: datetime) -> list[Finding]:
-    import pandas as pd  # noqa: PLC0415 - only where rows are at hand
+    import pandas as pd  # only where rows are at hand
 
     if spec.data.prediction_time is None:
         return [Finding("freshness", "note", "data", "rows carry no time (data.prediction_time)")]
@@ -230,7 +230,7 @@ def _freshness(spec: ModelSpec, frame: pd.DataFrame, now: datetime) -> list[Find
 
 
 def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
-    import pandas as pd  # noqa: PLC0415 - only where rows are at hand
+    import pandas as pd  # only where rows are at hand
 
     findings = []
     if spec.data.prediction_time:
@@ -251,7 +251,7 @@ def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
 
 
 def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
-    from modelworks.lifecycle.scores import FUNCTIONS, Outcome  # noqa: PLC0415 - circular otherwise
+    from modelworks.lifecycle.scores import FUNCTIONS, Outcome  # circular otherwise
 
     sample = frame if len(frame) <= 50_000 else frame.iloc[:: len(frame) // 50_000 + 1]
     truth = (sample[spec.target] == spec.classes[1]).to_numpy().astype(int)

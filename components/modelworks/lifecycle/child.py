@@ -116,7 +116,7 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
 
 
 def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    from modelworks.lifecycle.build_bundle import build  # noqa: PLC0415 - BentoML and ONNX are for bundling only
+    from modelworks.lifecycle.build_bundle import build  # BentoML and ONNX are for bundling only
 
     folder = Path(job["folder"])
     snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
@@ -124,7 +124,7 @@ def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> d
 
 
 def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    from modelworks.lifecycle.evaluate_gates import judge  # noqa: PLC0415 - Fairlearn and ONNX Runtime are for judging only
+    from modelworks.lifecycle.evaluate_gates import judge  # Fairlearn and ONNX Runtime are for judging only
 
     snapshot = data.SnapshotStore(home.data, home.data_store).get(job["data"])
     return {"results": judge(spec, data.read_rows(snapshot), job, steps.step)}
@@ -141,22 +141,22 @@ def _snapshot(spec: ModelSpec, home: Home, digest: str, steps: Steps) -> data.Sn
 
 def _look_for(spec: ModelSpec, home: Home, folder: Path) -> None:
     """Bring a run that was finished elsewhere, so that it is found here and not trained again."""
-    import boto3  # noqa: PLC0415 - only where there is a bucket
+    import boto3  # only where there is a bucket
 
-    from modelworks.lifecycle.artifacts import Artifacts  # noqa: PLC0415
+    from modelworks.lifecycle.artifacts import Artifacts
 
     Artifacts(home.artifact_bucket, boto3.Session()).find_run(spec.name, folder.name, folder)
 
 
 def _write_checks(folder: Path, report: checks.CheckReport) -> None:
-    from modelworks.lifecycle.html_report import checks_page  # noqa: PLC0415 - beside its one use
+    from modelworks.lifecycle.html_report import checks_page  # beside its one use
 
     write_json(folder / "checks.json", report.to_facts())
     write_whole(folder / "checks.html", checks_page(report))
 
 
 def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[str, tuple[float, ...]]]:
-    import numpy as np  # noqa: PLC0415 - the parent imports this module's types too
+    import numpy as np  # the parent imports this module's types too
 
     random.seed(spec.seed)
     np.random.seed(spec.seed)  # noqa: NPY002 - for libraries that still draw from it
@@ -189,7 +189,7 @@ def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[
 
 
 def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
-    import skops.io  # noqa: PLC0415 - brings scikit-learn
+    import skops.io  # brings scikit-learn
 
     try:
         content = canonical_skops(skops.io.dumps(estimator))
@@ -213,7 +213,7 @@ def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
 
 
 def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: dict[str, Any], curves: Any) -> None:
-    from modelworks.lifecycle.html_report import plots  # noqa: PLC0415 - Matplotlib is slow to import
+    from modelworks.lifecycle.html_report import plots  # Matplotlib is slow to import
 
     target = scores.encode_target(spec, frame)
     found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}

@@ -81,7 +81,7 @@ class SnapshotStore:
         Raises:
             ModelworksError: It is nowhere, or its bytes are not those of its digest.
         """
-        import pyarrow.parquet as pq  # noqa: PLC0415 - only where data is at hand
+        import pyarrow.parquet as pq  # only where data is at hand
 
         path = self._path(digest)
         if not path.is_file():
@@ -120,9 +120,9 @@ class SnapshotStore:
         return content
 
     def _s3(self, digest: str) -> tuple[Any, str, str, tuple[type[Exception], ...]]:
-        import boto3  # noqa: PLC0415 - only where there is a bucket
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        import boto3  # only where there is a bucket
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, prefix = self._remote.removeprefix("s3://").partition("/")
         config = Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 2})
@@ -137,7 +137,7 @@ def load_rows(spec: ModelSpec) -> pd.DataFrame:
     Raises:
         ModelworksError: It raises, returns something else than a DataFrame, nothing, or not the columns the spec names.
     """
-    import pandas as pd  # noqa: PLC0415 - only where data is at hand
+    import pandas as pd  # only where data is at hand
 
     try:
         frame = spec.data.load()
@@ -162,7 +162,7 @@ def load_rows(spec: ModelSpec) -> pd.DataFrame:
 
 def read_rows(snapshot: Snapshot) -> pd.DataFrame:
     """The rows of a snapshot, as training sees them."""
-    import pandas as pd  # noqa: PLC0415 - only where data is at hand
+    import pandas as pd  # only where data is at hand
 
     return pd.read_parquet(snapshot.path)
 
@@ -173,7 +173,7 @@ def split_rows(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     Raises:
         ModelworksError: One of them is empty, or the training rows hold one class only.
     """
-    import pandas as pd  # noqa: PLC0415 - only where data is at hand
+    import pandas as pd  # only where data is at hand
 
     split = spec.data.split
     if split.time:
@@ -209,8 +209,8 @@ def _named(spec: ModelSpec) -> list[str]:
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415 - only where data is at hand
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa  # only where data is at hand
+    import pyarrow.parquet as pq
 
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)

@@ -126,7 +126,7 @@ def score_bundle(
         graph = (bento / "src" / manifest.onnx.path).read_bytes()
         answer = run_onnx(graph, manifest.onnx.inputs, manifest.onnx.output, rows, manifest.features)
     elif manifest.skops:
-        import skops.io  # noqa: PLC0415 - brings scikit-learn
+        import skops.io  # brings scikit-learn
 
         estimator = skops.io.load(bento / "src" / manifest.skops.path, trusted=list(manifest.skops.trusted))
         x = scores.encode(rows, manifest.features, manifest.skops.input)
@@ -332,7 +332,7 @@ def _(gate: stated.SliceGate, judged: Judged) -> list[dict[str, Any]]:
 
 @_judge.register
 def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
-    from fairlearn.metrics import MetricFrame  # noqa: PLC0415 - only for specs that name groups
+    from fairlearn.metrics import MetricFrame  # only for specs that name groups
 
     group = next(each for each in judged.spec.groups if each.column == gate.group)
     names, small = scores.group_names(judged.outcome.rows[group.column], group.min_rows, pool=group.pool_small)

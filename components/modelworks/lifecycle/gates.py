@@ -171,7 +171,7 @@ def run_gates(
     against = digest_of_file(champion) if champion else ""
     report = decide(run, bundle, target, found, champion=against, override=override)
     write_json(run.folder / f"gates-{target}.json", report.to_facts())
-    from modelworks.lifecycle.html_report import gates_page  # noqa: PLC0415 - circular otherwise
+    from modelworks.lifecycle.html_report import gates_page  # circular otherwise
 
     write_whole(run.folder / f"gates-{target}.html", gates_page(report))
     return report

@@ -26,7 +26,7 @@ from modelworks.lifecycle.training import Home, engine_digest, make_run
 
 def main(arguments: list[str]) -> int:
     """Do what a Job was made for, and return its exit code."""
-    import boto3  # noqa: PLC0415 - who only counts a run has a session already
+    import boto3  # who only counts a run has a session already
 
     order = _parser().parse_args(arguments)
     session = boto3.Session()
@@ -82,8 +82,8 @@ def count_run(session: Any, environment: str, model: str, *, failed: bool) -> No
     Raises:
         StoreError: CloudWatch does not answer, or refuses.
     """
-    from botocore.config import Config  # noqa: PLC0415 - only where there is an account
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.config import Config  # only where there is an account
+    from botocore.exceptions import BotoCoreError, ClientError
 
     everything = [{"Name": contract.DIMENSION_ENVIRONMENT, "Value": environment}]
     data = [

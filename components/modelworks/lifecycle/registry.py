@@ -92,20 +92,20 @@ class Registry:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        from mlflow.tracking import MlflowClient  # noqa: PLC0415 - two seconds to import
+        from mlflow.tracking import MlflowClient  # two seconds to import
 
         return MlflowClient(self.uri, self.uri)
 
     @cached_property
     def _s3(self) -> Any:
-        from botocore.config import Config  # noqa: PLC0415 - only where the store is asked
+        from botocore.config import Config  # only where the store is asked
 
         return self.session.client("s3", config=Config(retries={"total_max_attempts": 3}))
 
     def _ask(self, doing: str, call: Any) -> Any:
         """Run one call to MLflow or S3 and blame whom it was about."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError
+        from mlflow.exceptions import MlflowException
 
         try:
             return call()
@@ -190,7 +190,7 @@ class Registry:
             self._s3.put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256")
 
     def _name(self, facts: dict[str, Any]) -> Version:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         model, digest = facts["model"], facts["bundle"]
         stamped = {**facts, "registered_at": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -56,7 +56,7 @@ def encode(rows: pd.DataFrame, features: Sequence[Feature | ServedFeature], how:
 
     Values pass through float32 first, as they do in ONNX, so that training sees the numbers that serving will see.
     """
-    import pandas as pd  # noqa: PLC0415 - only where rows are at hand
+    import pandas as pd  # only where rows are at hand
 
     columns = {}
     for feature in features:
@@ -152,7 +152,7 @@ def metric_of(spec: ModelSpec, name: str) -> Callable[[Outcome], float]:
 
 def all_metrics(spec: ModelSpec, outcome: Outcome) -> dict[str, float]:
     """Every metric of the kind and of the spec's own `evaluate`."""
-    from modelworks.lifecycle.spec import METRICS  # noqa: PLC0415 - circular otherwise
+    from modelworks.lifecycle.spec import METRICS  # circular otherwise
 
     found = {name: FUNCTIONS[name](outcome) for name in METRICS[spec.kind]}
     own: Mapping[str, float] = spec.evaluate(outcome) if spec.evaluate else {}

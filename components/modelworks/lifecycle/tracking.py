@@ -33,8 +33,8 @@ def track(run: TrainedModel, uri: str, bundle: Bundle | None = None) -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - two seconds to import
-    from mlflow.tracking import MlflowClient  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException  # two seconds to import
+    from mlflow.tracking import MlflowClient
 
     try:
         return _tell(MlflowClient(uri), run, bundle)
@@ -48,7 +48,7 @@ def track(run: TrainedModel, uri: str, bundle: Bundle | None = None) -> str:
 def _tell(client: Any, run: TrainedModel, bundle: Bundle | None) -> str:
     there = _run_there(client, _experiment(client, run.model), run.run)
     run_id, known = str(there.info.run_id), there.data.tags
-    from mlflow.entities import RunTag  # noqa: PLC0415 - two seconds to import
+    from mlflow.entities import RunTag  # two seconds to import
 
     tags = [RunTag(name, value) for name, value in _tags(run, bundle).items() if known.get(name) != value]
     if there.info.status != "FINISHED":
@@ -61,7 +61,7 @@ def _tell(client: Any, run: TrainedModel, bundle: Bundle | None) -> str:
 
 def _experiment(client: Any, model: str) -> str:
     """The id of a model's experiment, made by the first who tells of a run."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - two seconds to import
+    from mlflow.exceptions import MlflowException  # two seconds to import
 
     if not (found := client.get_experiment_by_name(model)):
         try:
@@ -92,7 +92,7 @@ def _run_there(client: Any, experiment: str, run: str) -> Any:
 
 def _tell_facts(client: Any, run_id: str, run: TrainedModel, tags: list[Any]) -> None:
     """Tell everything in few requests: a server with authentication takes a fifth of a second for each."""
-    from mlflow.entities import Metric, Param  # noqa: PLC0415 - two seconds to import
+    from mlflow.entities import Metric, Param  # two seconds to import
 
     told = read_json(run.folder / "metrics.json")
     parameters = {**run.inputs["parameters"], "seed": run.inputs["seed"]}

@@ -213,7 +213,7 @@ def _trained_at(path: Path) -> tuple[str, float]:
 
 def roots(spec: ModelSpec) -> tuple[str, ...]:
     """Packages that a bundle of this model is made of and served with."""
-    from modelworks.lifecycle.lockfile import SERVING  # noqa: PLC0415 - beside its one use
+    from modelworks.lifecycle.lockfile import SERVING  # beside its one use
 
     onnx = ("onnxruntime",) if spec.service.onnx else ()
     standard = tuple(each for each in SERVING if each not in {"onnxruntime", "pandas"})

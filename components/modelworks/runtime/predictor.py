@@ -143,7 +143,7 @@ class Predictor:
 
 
 def _onnx(bento: Path, manifest: Manifest, onnx: Onnx) -> Infer:
-    import onnxruntime as ort  # noqa: PLC0415 - not paid for by a model that is served by scikit-learn
+    import onnxruntime as ort  # not paid for by a model that is served by scikit-learn
 
     options = ort.SessionOptions()
     # One process a core: threads inside a call would fight with the other workers.
@@ -175,7 +175,7 @@ def _onnx(bento: Path, manifest: Manifest, onnx: Onnx) -> Infer:
 
 
 def _skops(bento: Path, manifest: Manifest, artifact: Skops) -> Infer:
-    import skops.io  # noqa: PLC0415 - brings scikit-learn: a second and a hundred megabytes
+    import skops.io  # brings scikit-learn: a second and a hundred megabytes
 
     data = read_artifact(bento, artifact.path, artifact.sha256)
     unknown = set(skops.io.get_untrusted_types(data=data)) - set(artifact.trusted)
@@ -188,7 +188,7 @@ def _skops(bento: Path, manifest: Manifest, artifact: Skops) -> Infer:
     columns = [manifest.feature(name) for name in artifact.columns]
     answer = model.predict if manifest.kind == "regression" else model.predict_proba
     if artifact.input == "frame":
-        import pandas as pd  # noqa: PLC0415 - only pipelines that ask for a frame pay for pandas
+        import pandas as pd  # only pipelines that ask for a frame pay for pandas
 
         positions, names = _positions(columns, manifest), list(artifact.columns)
         return lambda rows: np.asarray(

@@ -76,7 +76,7 @@ def fetch(config: Config, scratch: Path) -> Path:
         if not path.is_file():
             raise ModelworksError(f"there is no bundle at {path}")
         return path
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = _bucket_and_key(uri)
     target = scratch / f"{config.digest.removeprefix('sha256:')}.bento"
@@ -216,8 +216,8 @@ class Companion:
 
 
 def _client(service: str, *, attempts: int) -> Any:
-    import botocore.session  # noqa: PLC0415 - no request waits for this process; it may take its time
-    from botocore.config import Config as Options  # noqa: PLC0415
+    import botocore.session  # no request waits for this process; it may take its time
+    from botocore.config import Config as Options
 
     options = Options(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": attempts})
     # The laptop's AWS is one address for all buckets; on AWS itself the default style is kept.

@@ -117,13 +117,11 @@ def _archive(answer: IO[bytes]) -> Path:
 
 
 def _import_engine() -> None:
-    import numpy  # noqa: F401, ICN001, PLC0415
-    import onnxruntime  # noqa: F401, PLC0415
-    import uvloop  # noqa: F401, PLC0415
+    import numpy  # noqa: F401, ICN001
+    import onnxruntime  # noqa: F401
+    import uvloop  # noqa: F401
 
-    from modelworks.runtime.server import (
-        app,  # noqa: F401, PLC0415
-    )
+    from modelworks.runtime.server import app  # noqa: F401
 
 
 class _Worker:
@@ -144,17 +142,17 @@ class _Worker:
 
     def run(self) -> int:
         """Load the model, then serve until told to end."""
-        import uvloop  # noqa: PLC0415 - after the fork
+        import uvloop  # after the fork
 
         uvloop.run(self._serve())
         return 0
 
     async def _serve(self) -> None:
-        from modelworks.runtime.schema import check_examples  # noqa: PLC0415
-        from modelworks.runtime.server.app import listener, tick_seconds  # noqa: PLC0415
-        from modelworks.runtime.server.metrics import Counters, Layout  # noqa: PLC0415
-        from modelworks.runtime.server.prediction_log import PredictionLog  # noqa: PLC0415
-        from modelworks.runtime.server.tracing import tracer_if_wanted  # noqa: PLC0415
+        from modelworks.runtime.schema import check_examples
+        from modelworks.runtime.server.app import listener, tick_seconds
+        from modelworks.runtime.server.metrics import Counters, Layout
+        from modelworks.runtime.server.prediction_log import PredictionLog
+        from modelworks.runtime.server.tracing import tracer_if_wanted
 
         config, manifest = self._config, self._manifest
         scribe = Scribe()
@@ -256,13 +254,13 @@ class _Worker:
     def _load(self, scribe: Scribe) -> tuple[type[App], Model]:
         """What predicts, and the door that goes with it."""
         if self._manifest.service == "custom":
-            from modelworks.runtime.server.custom_app import CustomApp  # noqa: PLC0415
-            from modelworks.runtime.server.custom_service import Service  # noqa: PLC0415
+            from modelworks.runtime.server.custom_app import CustomApp
+            from modelworks.runtime.server.custom_service import Service
 
             self._service = Service(self._manifest, self._bento, self._scratch, self._config.workers, scribe.say)
             return CustomApp, self._service
-        from modelworks.runtime.predictor import Predictor  # noqa: PLC0415
-        from modelworks.runtime.server.app import App  # noqa: PLC0415
+        from modelworks.runtime.predictor import Predictor
+        from modelworks.runtime.server.app import App
 
         return App, Predictor(self._bento, self._manifest)
 

@@ -66,7 +66,7 @@ def verify(model: str, digest: str, data: bytes, trusted_keys: Path) -> str:
     Raises:
         ModelworksError: The signature is malformed, for another bundle, by an untrusted key, or wrong.
     """
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where signatures are asked for
+    from cryptography.exceptions import InvalidSignature  # only where signatures are asked for
 
     try:
         found = msgspec.json.decode(data, type=Signature)
@@ -95,8 +95,8 @@ def load_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
     Raises:
         ModelworksError: The folder is not there, or a `*.pem` in it is not an Ed25519 public key.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     if not folder.is_dir():
         raise ModelworksError(f"the folder of trusted keys is not there: {folder}")

@@ -187,7 +187,7 @@ class Host(LanguageServer):
         self.plugins.discard(process)
 
     def Cancel(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        from google.protobuf import empty_pb2  # noqa: PLC0415
+        from google.protobuf import empty_pb2
 
         for process in list(self.plugins):
             _end(process)

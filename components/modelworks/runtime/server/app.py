@@ -472,7 +472,7 @@ def tried(predict: Callable[[list[schema.Row]], Predictions], rows: list[schema.
 
 
 def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b"") -> bytes:
-    from http import HTTPStatus  # noqa: PLC0415
+    from http import HTTPStatus
 
     body: dict[str, Any] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if field:

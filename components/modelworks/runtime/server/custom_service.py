@@ -106,7 +106,7 @@ def read_facts(bento: Path) -> Facts:
     Raises:
         ModelworksError: It cannot be read, or the service has no `predict` that takes `rows` and needs nothing else.
     """
-    import yaml  # noqa: PLC0415 - comes with BentoML, which only these bundles need
+    import yaml  # comes with BentoML, which only these bundles need
 
     try:
         content = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))

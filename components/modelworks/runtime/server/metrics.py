@@ -108,7 +108,7 @@ class Counters:
     def _count_predictions(self) -> None:
         if not self._values:
             return
-        import numpy as np  # noqa: PLC0415 - the companion, which only reads, does without
+        import numpy as np  # the companion, which only reads, does without
 
         row, layout = np.frombuffer(self.row), self.layout
         row[ROWS] += len(self._values)

@@ -221,9 +221,9 @@ def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
     Columns: `request_id`, `row` (position in the request), `time`, `latency_ms`, `model`, `version` (the release),
     `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private.
     """
-    import numpy as np  # noqa: PLC0415 - these take forty megabytes, and only this process pays for them
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import numpy as np  # these take forty megabytes, and only this process pays for them
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     chunks = list(_chunks(batch))
 

@@ -34,9 +34,9 @@ def plugin(facts: Mapping[str, Any], folder: Path) -> Plugin:  # noqa: ARG001  e
 def plugin_at(url: str, region: str) -> Plugin:
     """The plugin for the emulator at `url`; `region` is what a program without `aws:region` gets."""
     # boto3 takes a sixth of a second, and `laptop status` wants only the table above.
-    from modelworks.laptop.providers.aws.account import account, shared_endpoint  # noqa: PLC0415
-    from modelworks.laptop.providers.aws.provider import AwsProvider, configuration_checked  # noqa: PLC0415
-    from modelworks.laptop.providers.aws.schema import package  # noqa: PLC0415
+    from modelworks.laptop.providers.aws.account import account, shared_endpoint
+    from modelworks.laptop.providers.aws.provider import AwsProvider, configuration_checked
+    from modelworks.laptop.providers.aws.schema import package
 
     def connect(configuration: dict[str, Any]) -> AwsProvider:
         # In a preview, settings that come from resources may be unknown: AWS is asked without them.

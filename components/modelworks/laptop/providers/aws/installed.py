@@ -130,7 +130,7 @@ def _secret_outputs(resource: type) -> list[str]:
 
 def main() -> None:
     """Write `schema.json` for the types that the registry has."""
-    from modelworks.laptop.providers.aws.registry import RESOURCES  # noqa: PLC0415  it needs the file that this writes
+    from modelworks.laptop.providers.aws.registry import RESOURCES  # it needs the file that this writes
 
     path = Path(__file__).with_name("schema.json")
     write_whole(path, json_text(schema(RESOURCES)), mode=0o644)
