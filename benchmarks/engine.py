@@ -27,8 +27,8 @@ from typing import Any
 
 import psutil
 
-from modelworks.laptop import core, environments, toolchain
-from modelworks.laptop.place import Place
+from modelworks.laptop import cloud, environments, toolchain
+from modelworks.laptop.state_dir import Place
 
 ROOT = Path(__file__).parents[1]
 FEW, MANY = 1, 10
@@ -150,7 +150,7 @@ def main() -> int:
     try:
         print(json.dumps(measure(place, folder, options.repeats, options.largest), indent=2))
     finally:
-        core.down(place)
+        cloud.down(place)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
@@ -158,9 +158,9 @@ def main() -> int:
 def measure(place: Place, folder: Path, repeats: int, largest: int) -> dict[str, Any]:
     """All of it, in one run."""
     toolchain.ensure(["pulumi"])
-    core.up(place, kubernetes=False, report=_say)
-    core.down(place, keep=True)
-    warm = _timed(lambda: core.up(place, kubernetes=False, report=_say))
+    cloud.up(place, kubernetes=False, report=_say)
+    cloud.down(place, keep=True)
+    warm = _timed(lambda: cloud.up(place, kubernetes=False, report=_say))
     variables = {**os.environ, **environments.environment_variables(place, "local")}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     stack = _Stack(folder / "program", variables)

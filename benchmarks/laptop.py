@@ -23,8 +23,8 @@ from typing import Any
 import httpx
 import psutil
 
-from modelworks.laptop import control_plane, core, supervision
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop import cloud, control_plane, supervisor
+from modelworks.laptop.state_dir import Place, read_facts
 
 NAMESPACE = "benchmark"
 PATIENCE = 120
@@ -49,19 +49,19 @@ def main() -> int:
     try:
         print(json.dumps(measure(place, options.pods), indent=2))
     finally:
-        core.down(place)
+        cloud.down(place)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
 def measure(place: Place, pods: int) -> dict[str, Any]:
     """All of it, in one run."""
-    first = _timed(lambda: core.up(place, report=_say))
-    core.down(place, keep=True, report=_say)
+    first = _timed(lambda: cloud.up(place, report=_say))
+    cloud.down(place, keep=True, report=_say)
     found: dict[str, Any] = {
         "cores": os.cpu_count(),
         "first_start_s": first,
-        "warm_start_s": _timed(lambda: core.up(place, report=_say)),
+        "warm_start_s": _timed(lambda: cloud.up(place, report=_say)),
     }
     time.sleep(10)
     found["memory_mib"] = _memory(place)
@@ -171,9 +171,9 @@ def _deploy(api: httpx.Client, name: str, command: list[str], *, replicas: int =
 
 def _memory(place: Place) -> dict[str, float]:
     """Proportional set size of every process of the place, and of the supervisor's children by name."""
-    names = {info["pid"]: info["name"] for info in supervision.processes(place)}
+    names = {info["pid"]: info["name"] for info in supervisor.processes(place)}
     sizes: dict[str, float] = {}
-    for process in supervision.leftovers(place):
+    for process in supervisor.leftovers(place):
         try:
             size = process.memory_full_info().pss / 2**20
         except psutil.Error:
@@ -184,7 +184,7 @@ def _memory(place: Place) -> dict[str, float]:
 
 
 def _cpu(place: Place, name: str, seconds: float) -> float:
-    [pid] = [info["pid"] for info in supervision.processes(place) if info["name"] == name]
+    [pid] = [info["pid"] for info in supervisor.processes(place) if info["name"] == name]
     process = psutil.Process(pid)
     before = process.cpu_times()
     time.sleep(seconds)

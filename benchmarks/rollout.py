@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from e2e import rehearsal
 from e2e.rehearsal import Load, Rehearsal, until
-from modelworks.laptop import core
-from modelworks.laptop.place import Place
+from modelworks.laptop import cloud
+from modelworks.laptop.state_dir import Place
 from runtime.example_bundle import Example
 
 PATIENCE = 240
@@ -38,10 +38,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="modelworks-benchmark-"))
     place = Place(folder / "place")
     try:
-        core.up(place, ("local",), report=_say)
+        cloud.up(place, ("local",), report=_say)
         print(json.dumps(measure(place, folder, options.rate, options.requests), indent=2))
     finally:
-        core.down(place)
+        cloud.down(place)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 

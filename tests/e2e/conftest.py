@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from modelworks.laptop import core, environments
-from modelworks.laptop.place import Place
+from modelworks.laptop import cloud, environments
+from modelworks.laptop.state_dir import Place
 
 
 def _place():
@@ -20,7 +20,7 @@ def _place():
     try:
         yield place
     finally:
-        core.down(place)
+        cloud.down(place)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -28,7 +28,7 @@ def _place():
 def laptop():
     """The whole laptop cloud with the environment `local`."""
     for place in _place():
-        core.up(place, environments=["local"], report=print)
+        cloud.up(place, environments=["local"], report=print)
         yield place
 
 
@@ -36,7 +36,7 @@ def laptop():
 def aws_laptop():
     """The AWS side alone, with the environment `local`."""
     for place in _place():
-        core.up(place, environments=["local"], kubernetes=False, report=print)
+        cloud.up(place, environments=["local"], kubernetes=False, report=print)
         yield place
 
 

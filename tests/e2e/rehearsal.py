@@ -26,8 +26,8 @@ import numpy as np
 from botocore.config import Config
 
 from modelworks import contract
-from modelworks.laptop import control_plane, environments, supervision
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop import control_plane, environments, supervisor
+from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.runtime.manifest import Onnx, OnnxInput
 from runtime import custom_bundle, example_bundle
 
@@ -365,7 +365,7 @@ class Rehearsal:
 
     def kill(self, part: str) -> int:
         """Kill a part of the laptop cloud; its supervisor starts it again. Returns the process it was."""
-        pid = next(info["pid"] for info in supervision.processes(self.place) if info["name"] == part)
+        pid = next(info["pid"] for info in supervisor.processes(self.place) if info["name"] == part)
         os.kill(pid, 9)
         return pid
 

@@ -10,7 +10,7 @@ import time
 import boto3
 import pytest
 
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop.state_dir import Place, read_facts
 
 pytestmark = pytest.mark.e2e
 

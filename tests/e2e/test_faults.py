@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 import tiny
 from modelworks.deploy import process
-from modelworks.laptop import environments, supervision, toolchain
-from modelworks.laptop.place import Place
+from modelworks.laptop import environments, supervisor, toolchain
+from modelworks.laptop.state_dir import Place
 
 pytestmark = pytest.mark.e2e
 
@@ -145,7 +145,7 @@ def on_laptop(tmp_path: Path, aws_laptop: Place):
 def spoiled(place: Place, fault: str):
     """The AWS provider of `local`, in a process of its own that suffers a fault; the supervised one comes after it."""
     port = environments.facts(place, "local")["providers"]["aws"]
-    supervision._rpc(place, "stopProcess", "providers-local")
+    supervisor._rpc(place, "stopProcess", "providers-local")
     argv = [sys.executable, "-m", "modelworks.laptop.providers", "--place", str(place.root), "--environment", "local"]
     process = subprocess.Popen(argv, env={**os.environ, "MODELWORKS_PROVIDER_FAULT": fault})
     try:
@@ -154,7 +154,7 @@ def spoiled(place: Place, fault: str):
     finally:
         process.kill()
         process.wait()
-        supervision.restart(place, "providers-local")
+        supervisor.restart(place, "providers-local")
         wait_for(lambda: _answers(port))
 
 
@@ -218,7 +218,7 @@ def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop
 
 
 def kill_aws(place: Place) -> None:
-    pid = next(info["pid"] for info in supervision.processes(place) if info["name"] == "aws-local")
+    pid = next(info["pid"] for info in supervisor.processes(place) if info["name"] == "aws-local")
     os.kill(pid, signal.SIGKILL)
     port = environments.facts(place, "local")["aws_port"]
     wait_for(lambda: not psutil.pid_exists(pid) and _answers(port))

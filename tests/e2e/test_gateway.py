@@ -19,7 +19,7 @@ import pytest
 from modelworks._files import write_whole
 from modelworks.laptop import toolchain
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.place import Place
+from modelworks.laptop.state_dir import Place
 
 pytestmark = pytest.mark.e2e
 

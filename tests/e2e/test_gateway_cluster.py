@@ -14,8 +14,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from modelworks.laptop import control_plane, supervision
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop import control_plane, supervisor
+from modelworks.laptop.state_dir import Place, read_facts
 
 pytestmark = pytest.mark.e2e
 
@@ -227,7 +227,7 @@ def test_a_killed_part_loses_no_route_and_changes_are_followed_again(laptop, api
 
 
 def _kill(laptop: Place, name: str) -> None:
-    [info] = [info for info in supervision.processes(laptop) if info["name"] == name]
+    [info] = [info for info in supervisor.processes(laptop) if info["name"] == name]
     os.kill(info["pid"], signal.SIGKILL)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from modelworks.laptop import supervision
-from modelworks.laptop.place import Place
+from modelworks.laptop import supervisor
 from modelworks.laptop.providers.kubernetes import KubernetesProvider, Settings
 from modelworks.laptop.providers.kubernetes.client import Refused, Unreachable
 from modelworks.laptop.providers.plugin import Call, Found, Incomplete, InvalidInputs, Naming, ProviderError
 from modelworks.laptop.providers.values import UNKNOWN, Secret, revealed
+from modelworks.laptop.state_dir import Place
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -590,7 +590,7 @@ def test_a_wait_survives_a_restarted_api_server(laptop, cloud, kubectl):
 
 
 def _api_server(laptop: Place) -> int:
-    return next(info["pid"] for info in supervision.processes(laptop) if info["name"] == "apiserver")
+    return next(info["pid"] for info in supervisor.processes(laptop) if info["name"] == "apiserver")
 
 
 def _answers(kubectl, *arguments: str) -> bool:

@@ -13,10 +13,10 @@ import boto3
 import psutil
 import pytest
 
-from modelworks.laptop import control_plane, core, environments, supervision
+from modelworks.laptop import cloud, control_plane, environments, supervisor
 from modelworks.laptop.agent import memory
-from modelworks.laptop.condition import condition
-from modelworks.laptop.place import read_facts
+from modelworks.laptop.state_dir import read_facts
+from modelworks.laptop.status import condition
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +29,7 @@ def _until(true, seconds=120):
 
 
 def _pids(place):
-    return {info["name"]: info["pid"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+    return {info["name"]: info["pid"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
 
 
 def _api(place):
@@ -55,7 +55,7 @@ def _command(place, *args):
 
 def test_a_second_up_starts_nothing_and_says_so(laptop):
     before, said = _pids(laptop), []
-    core.up(laptop, report=said.append)
+    cloud.up(laptop, report=said.append)
     assert _pids(laptop) == before
     assert said[-1] == "the laptop cloud is up already: local"
 
@@ -156,19 +156,19 @@ def test_status_counts_what_is_up_and_says_what_is_not_enforced(laptop):
 
 
 def test_what_is_in_the_cluster_survives_down_with_keep(empty_place):
-    core.up(empty_place)
+    cloud.up(empty_place)
     path = "/api/v1/namespaces/default/configmaps/kept"
     with _api(empty_place) as api:
         control_plane.apply(api, path, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}})
-    core.down(empty_place, keep=True)
-    assert not supervision.leftovers(empty_place)
-    core.up(empty_place)
+    cloud.down(empty_place, keep=True)
+    assert not supervisor.leftovers(empty_place)
+    cloud.up(empty_place)
     with _api(empty_place) as api:
         assert api.get(path).status_code == 200
 
 
 def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_place):
-    core.up(empty_place)
+    cloud.up(empty_place)
     container = {
         "name": "c",
         "image": "none",
@@ -187,8 +187,8 @@ def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_p
         _until(lambda: api.get(pod).json().get("status", {}).get("containerStatuses", [{}])[0].get("ready"))
     facts = read_facts(empty_place.root / "laptop.json")
     ports, network = {*facts["ports"].values()}, facts["pod_network"].removesuffix("0.0/16")
-    core.down(empty_place)
-    assert not supervision.leftovers(empty_place)
+    cloud.down(empty_place)
+    assert not supervisor.leftovers(empty_place)
     assert not [each for each in psutil.process_iter(["cmdline"]) if "88123" in (each.info["cmdline"] or [])]
     mine = os.fsencode(empty_place.root)
     assert mine not in Path("/proc/self/mountinfo").read_bytes()
@@ -196,21 +196,21 @@ def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_p
     assert not [address for address in listening if address.port in ports or address.ip.startswith(network)]
     assert not list(Path("/sys/fs/cgroup").glob(f"**/{memory._name(empty_place.root)}"))
     assert not empty_place.root.exists()
-    assert not supervision.socket_path(empty_place).exists()
+    assert not supervisor.socket_path(empty_place).exists()
 
 
 def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
-    core.up(empty_place, kubernetes=False)
+    cloud.up(empty_place, kubernetes=False)
     os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
-    core.down(empty_place)
-    assert not supervision.leftovers(empty_place)
+    cloud.down(empty_place)
+    assert not supervisor.leftovers(empty_place)
     assert not empty_place.root.exists()
 
 
 def test_up_takes_over_when_the_supervisor_was_killed(empty_place):
-    core.up(empty_place, kubernetes=False)
+    cloud.up(empty_place, kubernetes=False)
     os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
-    core.up(empty_place, kubernetes=False)
+    cloud.up(empty_place, kubernetes=False)
     assert condition(empty_place)["up"]
 
 
@@ -220,7 +220,7 @@ def test_an_interrupted_first_up_leaves_nothing(empty_place, seconds):
     time.sleep(seconds)
     os.kill(command.pid, signal.SIGINT)
     assert command.wait(60) != 0
-    assert not supervision.leftovers(empty_place)
+    assert not supervisor.leftovers(empty_place)
     assert not empty_place.root.exists()
 
 
@@ -232,7 +232,7 @@ def test_two_ups_at_once_make_one_cloud(empty_place):
 
 
 def test_each_environment_is_an_aws_account_of_its_own(empty_place):
-    core.up(empty_place, ["dev", "staging"], kubernetes=False)
+    cloud.up(empty_place, ["dev", "staging"], kubernetes=False)
     buckets = {}
     for name in ("dev", "staging"):
         found = environments.environment_variables(empty_place, name)
@@ -251,8 +251,8 @@ def test_each_environment_is_an_aws_account_of_its_own(empty_place):
 def test_a_path_that_is_too_long_for_a_socket_works(empty_place):
     place = type(empty_place)(Path(empty_place.root) / ("x" * 100))
     try:
-        core.up(place, kubernetes=False)
+        cloud.up(place, kubernetes=False)
         assert condition(place)["up"]
     finally:
-        core.down(place)
-    assert not supervision.socket_path(place).parent.exists()
+        cloud.down(place)
+    assert not supervisor.socket_path(place).parent.exists()

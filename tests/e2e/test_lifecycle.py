@@ -18,8 +18,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from modelworks.laptop import core, environments
-from modelworks.laptop.place import Place
+from modelworks.laptop import cloud, environments
+from modelworks.laptop.state_dir import Place
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -190,7 +190,7 @@ def rehearsal():
         rehearsal.commit()
         yield rehearsal
     finally:
-        core.down(rehearsal.place)
+        cloud.down(rehearsal.place)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modelworks.laptop import core
-from modelworks.laptop.place import Place
+from modelworks.laptop import cloud
+from modelworks.laptop.state_dir import Place
 
 pytestmark = pytest.mark.e2e
 
@@ -108,4 +108,4 @@ def test_a_program_of_ones_own_goes_up_on_the_laptop_from_the_wheel_alone(wheel,
 
         run("pulumi", "destroy", "-s", "local", "--yes", cwd=folder, **variables)
     finally:
-        core.down(Place(folder / ".modelworks"))
+        cloud.down(Place(folder / ".modelworks"))

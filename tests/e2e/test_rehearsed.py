@@ -22,8 +22,8 @@ import httpx
 import psutil
 import pytest
 
-from modelworks.laptop import control_plane, rights, supervision
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop import control_plane, rbac, supervisor
+from modelworks.laptop.state_dir import Place, read_facts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -239,7 +239,7 @@ def test_a_killed_caddy_answers_again_within_seconds(laptop, served):
 
 
 def running(place: Place) -> dict[str, int]:
-    return {info["name"]: info["pid"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+    return {info["name"]: info["pid"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
 
 
 def kill(place: Place, part: str) -> int:
@@ -255,7 +255,7 @@ def users(laptop, api, tmp_path):
     found = {}
     for name in ("ours", "theirs"):
         control_plane.set_up_environment(api, name)
-        rights.follow(laptop, name, stop)
+        rbac.follow(laptop, name, stop)
         path = tmp_path / f"{name}.kubeconfig"
         user = control_plane.environment_user(name)
         control_plane.identity(laptop, ports, path, user, ("modelworks:environments",))

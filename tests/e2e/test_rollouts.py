@@ -16,8 +16,8 @@ import pytest
 
 from e2e import rehearsal
 from e2e.rehearsal import Load, Rehearsal, until
-from modelworks.laptop import core
-from modelworks.laptop.place import Place
+from modelworks.laptop import cloud
+from modelworks.laptop.state_dir import Place
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -38,7 +38,7 @@ def endpoint(bundles):
     home = Path(tempfile.mkdtemp(prefix="modelworks-rollouts-"))
     place = Place(home / "place")
     try:
-        core.up(place, ("local",))
+        cloud.up(place, ("local",))
         program = home / "program"
         program.mkdir()
         endpoint = Rehearsal(place, program)
@@ -46,7 +46,7 @@ def endpoint(bundles):
         until(endpoint.healthy, what=endpoint.rollout)
         yield endpoint
     finally:
-        core.down(place)
+        cloud.down(place)
         shutil.rmtree(home, ignore_errors=True)
 
 

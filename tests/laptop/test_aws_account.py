@@ -16,8 +16,8 @@ import boto3
 import pytest
 
 from modelworks.laptop import aws, environments
-from modelworks.laptop.journal import Journal
-from modelworks.laptop.place import Place
+from modelworks.laptop.request_journal import Journal
+from modelworks.laptop.state_dir import Place
 
 LONG = b"a line of a file\n" * 20_000
 

@@ -15,9 +15,9 @@ import pytest
 from cryptography import x509
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import control_plane, core, environments, pki, supervision
-from modelworks.laptop.place import Place
-from modelworks.laptop.supervision import Program
+from modelworks.laptop import cloud, control_plane, environments, pki, supervisor
+from modelworks.laptop.state_dir import Place
+from modelworks.laptop.supervisor import Program
 
 
 @pytest.fixture
@@ -135,24 +135,24 @@ def test_a_shells_variables_name_secrets_by_their_files_and_do_not_mark_it_as_a_
     variables = environments.environment_variables(place, "local")
     assert (place.environment("local") / "passphrase").read_text() not in variables.values()
     assert variables["PULUMI_CONFIG_PASSPHRASE_FILE"] == str(place.environment("local") / "passphrase")
-    assert supervision.MARK not in variables
+    assert supervisor.MARK not in variables
 
 
 def test_a_socket_with_too_long_a_path_moves_to_a_short_private_one(tmp_path):
-    path = supervision.socket_path(Place(tmp_path / ("x" * 120)))
-    assert len(os.fsencode(path)) <= supervision.LONGEST_SOCKET
-    assert path != supervision.socket_path(Place(tmp_path / ("y" * 120)))
+    path = supervisor.socket_path(Place(tmp_path / ("x" * 120)))
+    assert len(os.fsencode(path)) <= supervisor.LONGEST_SOCKET
+    assert path != supervisor.socket_path(Place(tmp_path / ("y" * 120)))
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelworksError, match=r"cannot make the folder .*: Not a directory"):
-        core.up(Place(tmp_path / "file" / "place"), kubernetes=False)
+        cloud.up(Place(tmp_path / "file" / "place"), kubernetes=False)
 
 
 def test_down_is_safe_when_nothing_is_up(place):
     said = []
-    core.down(place, report=said.append)
+    cloud.down(place, report=said.append)
     assert said == [f"nothing is up in {place.root}"]
     assert not place.root.exists()
 
@@ -160,7 +160,7 @@ def test_down_is_safe_when_nothing_is_up(place):
 def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
     facts = environments.create(place, "local")
     with socket.create_server(("127.0.0.1", facts["aws_port"])), pytest.raises(ModelworksError) as refused:
-        core._ports_free(place, {"ports": {}})
+        cloud._ports_free(place, {"ports": {}})
     assert f"port {facts['aws_port']}" in str(refused.value)
     assert f"(pid {os.getpid()})" in str(refused.value)
 
@@ -174,7 +174,7 @@ def stubborn(place):
         "child = subprocess.Popen(['sleep', '600'], env={}); print(child.pid, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], env={supervision.MARK: str(place.root)}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], env={supervisor.MARK: str(place.root)}, stdout=subprocess.PIPE, text=True
     )
     yield process, psutil.Process(int(process.stdout.readline()))
     process.kill()
@@ -184,7 +184,7 @@ def stubborn(place):
 
 def test_what_a_crash_left_behind_is_found_by_its_mark_and_ended_with_its_children(place, stubborn):
     process, child = stubborn
-    core.down(place)
+    cloud.down(place)
     assert not psutil.pid_exists(process.pid)
     assert not child.is_running()
     assert not place.root.exists()
@@ -194,7 +194,7 @@ def test_another_places_processes_are_left_alone(place, stubborn, tmp_path):
     process, _ = stubborn
     other = Place(tmp_path / "place2")
     other.root.mkdir()
-    core.down(other)
+    cloud.down(other)
     assert process.poll() is None
 
 
@@ -203,9 +203,9 @@ def supervised(place):
     """A place whose supervisor runs one sleeper."""
     for folder in (place.root, place.run, place.logs):
         place.folder(folder)
-    supervision.apply(place, [Program("one", ["sleep", "600"])])
+    supervisor.apply(place, [Program("one", ["sleep", "600"])])
     yield place
-    core.down(place)
+    cloud.down(place)
 
 
 def _until(true):
@@ -216,27 +216,27 @@ def _until(true):
 
 
 def _pid(place, name):
-    return next(info["pid"] for info in supervision.processes(place) if info["name"] == name)
+    return next(info["pid"] for info in supervisor.processes(place) if info["name"] == name)
 
 
 def test_applying_again_leaves_a_running_process_alone(supervised):
     before = _pid(supervised, "one")
-    supervision.apply(supervised, [Program("one", ["sleep", "600"]), Program("two", ["sleep", "600"])])
+    supervisor.apply(supervised, [Program("one", ["sleep", "600"]), Program("two", ["sleep", "600"])])
     assert _pid(supervised, "one") == before
     assert _pid(supervised, "two")
 
 
 def test_a_process_that_is_declared_differently_is_restarted_and_one_that_is_not_listed_ends(supervised):
-    supervision.apply(supervised, [Program("one", ["sleep", "700"]), Program("two", ["sleep", "600"])])
+    supervisor.apply(supervised, [Program("one", ["sleep", "700"]), Program("two", ["sleep", "600"])])
     _until(lambda: psutil.Process(_pid(supervised, "one")).cmdline() == ["sleep", "700"])
-    supervision.apply(supervised, [Program("one", ["sleep", "700"])])
-    assert [info["name"] for info in supervision.processes(supervised)] == ["one"]
+    supervisor.apply(supervised, [Program("one", ["sleep", "700"])])
+    assert [info["name"] for info in supervisor.processes(supervised)] == ["one"]
 
 
 def test_a_killed_supervisor_is_replaced_without_doubling_what_it_ran(supervised):
     orphan = psutil.Process(_pid(supervised, "one"))
     os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGKILL)
-    supervision.apply(supervised, [Program("one", ["sleep", "600"])])
+    supervisor.apply(supervised, [Program("one", ["sleep", "600"])])
     assert not orphan.is_running()
     assert _pid(supervised, "one")
 
@@ -244,7 +244,7 @@ def test_a_killed_supervisor_is_replaced_without_doubling_what_it_ran(supervised
 def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     odd = "a 100% 'quoted' \"value\", with ;everything"
     code = "import json, os, sys, time; json.dump([sys.argv[1], os.environ['ODD']], open('said', 'w')); time.sleep(600)"
-    supervision.apply(supervised, [Program("one", [sys.executable, "-c", code, odd], {"ODD": odd})])
+    supervisor.apply(supervised, [Program("one", [sys.executable, "-c", code, odd], {"ODD": odd})])
     said = supervised.root / "said"
     _until(lambda: said.exists() and said.read_text().endswith("]"))
     assert json.loads(said.read_text()) == [odd, odd]

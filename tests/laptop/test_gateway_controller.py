@@ -9,7 +9,7 @@ import pytest
 
 from modelworks.laptop.gateway import caddy, controller
 from modelworks.laptop.gateway.controller import Followed, Gateway
-from modelworks.laptop.place import Place
+from modelworks.laptop.state_dir import Place
 
 INGRESSES, SERVICES, PODS = "/apis/networking.k8s.io/v1/ingresses", "/api/v1/services", "/api/v1/pods"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelworks.laptop.rights import rules, standing
+from modelworks.laptop.rbac import rules, standing
 
 
 def _definition(plural, group):

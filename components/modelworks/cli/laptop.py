@@ -14,7 +14,7 @@ from rich.table import Table
 from modelworks.cli.terminal import Json, err
 
 if TYPE_CHECKING:
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
 _EXIT_CODES = "Exit codes: 0 done or up; 1 refused, failed or not up; 130 interrupted."
 
@@ -48,10 +48,10 @@ def _up(
 
     Tools that are not at hand are built from pinned Go modules once, which takes some ten minutes.
     """
-    from modelworks.laptop import core
+    from modelworks.laptop import cloud
 
     place = _place()
-    facts = core.up(place, environments or ["local"], kubernetes=not aws_only, report=_say)
+    facts = cloud.up(place, environments or ["local"], kubernetes=not aws_only, report=_say)
     if as_json:
         _print_json(facts)
 
@@ -68,9 +68,9 @@ def _down(
 
     Only what belongs to this laptop cloud is ended: another checkout's goes on.
     """
-    from modelworks.laptop import core
+    from modelworks.laptop import cloud
 
-    core.down(_place(), keep=keep, report=_say)
+    cloud.down(_place(), keep=keep, report=_say)
 
 
 @laptop.command("status", epilog=_EXIT_CODES)
@@ -84,7 +84,7 @@ def _status(as_json: Json = False) -> None:
 
     What is recorded but not emulated, and what is not enforced, is listed too: do not rely on it here.
     """
-    from modelworks.laptop.condition import condition
+    from modelworks.laptop.status import condition
 
     found = condition(_place())
     if as_json:
@@ -109,9 +109,9 @@ def _logs(
 
     What an endpoint's pods write is elsewhere: `modelworks logs`.
     """
-    from modelworks.laptop import core
+    from modelworks.laptop import cloud
 
-    for line in core.logs(_place(), name, lines=lines, follow=follow):
+    for line in cloud.logs(_place(), name, lines=lines, follow=follow):
         print(line, flush=follow)
 
 
@@ -170,7 +170,7 @@ def _env(
 
 
 def _place() -> Place:
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
     return Place.here()
 

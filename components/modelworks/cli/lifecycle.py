@@ -12,7 +12,7 @@ import typer
 
 from modelworks.cli.terminal import COLOURS, Json, Override, err, out, progress, table
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import Place
+from modelworks.laptop.state_dir import Place
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.checks import CheckReport

@@ -106,8 +106,8 @@ def _story(model: str, step: _Step) -> tuple[Target, dict[str, Any], dict[str, A
 
 
 def _laptop(step: _Step) -> Target:
-    from modelworks.laptop import core
-    from modelworks.laptop.place import Place
+    from modelworks.laptop import cloud
+    from modelworks.laptop.state_dir import Place
 
     with step("laptop cloud", "modelworks laptop up") as done:
         said: list[str] = []
@@ -116,7 +116,7 @@ def _laptop(step: _Step) -> Target:
             said.append(line)
             out.print(f"    [dim]{escape(line)}[/]")
 
-        core.up(Place.here(), [ENVIRONMENT], report=report)
+        cloud.up(Place.here(), [ENVIRONMENT], report=report)
         done(said[-1] if said else "")
     return _fresh()
 

@@ -19,7 +19,7 @@ from modelworks.cluster.client import KubernetesClient
 from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.project import project_root
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import Place, read_facts
-from modelworks.laptop.supervision import Program
+from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ def serve(place: Place, environment: str) -> None:
     from werkzeug.serving import make_server
 
     from modelworks.laptop import alarms  # works on the data of the moto above
-    from modelworks.laptop.journal import Journal
+    from modelworks.laptop.request_journal import Journal
 
     _store_bucket_policies()
     lost = place.environment(environment) / "aws-lost"

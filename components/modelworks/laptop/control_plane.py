@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import ownership, pki, rollouts
-from modelworks.laptop.supervision import Program
+from modelworks.laptop import admission, pki, rollouts
+from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
 NODE = "laptop"
 """The name of the one node."""
@@ -185,7 +185,7 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
         "--anonymous-auth=false",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction,PodSecurity",
-        *ownership.FLAGS,
+        *admission.FLAGS,
         f"--service-account-issuer={ISSUER}",
         f"--service-account-key-file={kept('service-accounts.pub')}",
         f"--service-account-signing-key-file={kept('service-accounts.key')}",
@@ -296,7 +296,7 @@ def set_up_cluster(api: httpx.Client) -> None:
     for kind, name, body in _cluster_objects():
         group = "networking.k8s.io/v1" if kind == "ingressclasses" else "rbac.authorization.k8s.io/v1"
         apply(api, f"/apis/{group}/{kind}/{name}", body)
-    for path, body in ownership.objects():
+    for path, body in admission.objects():
         apply(api, path, body)
     if not _served(api, "argoproj.io/v1alpha1", 5):
         for name, text in rollouts.custom_resources():
@@ -316,7 +316,7 @@ def wait_for_ownership(api: httpx.Client) -> None:
         ModelworksError: They are not in time.
     """
     deadline = time.monotonic() + 30
-    while not ownership.in_force(api):
+    while not admission.in_force(api):
         if time.monotonic() > deadline:
             raise ModelworksError("the API server does not keep environments apart: its admission policies do not act")
         time.sleep(0.05)

@@ -17,7 +17,7 @@ import yaml
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane, toolchain
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.project import project_root
 
 if TYPE_CHECKING:

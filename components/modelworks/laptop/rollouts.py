@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.supervision import Program
+from modelworks.laptop.supervisor import Program
 from modelworks.laptop.toolchain import golang
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
 MODULE = "github.com/argoproj/argo-rollouts"
 TOOL = "rollouts-controller"

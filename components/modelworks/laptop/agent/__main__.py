@@ -22,7 +22,7 @@ from modelworks.laptop.agent.api import Cluster
 from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.agent.node import Addresses, Node
 from modelworks.laptop.agent.state import Backoff
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop.state_dir import Place, read_facts
 
 log = logging.getLogger("modelworks.laptop.agent")
 

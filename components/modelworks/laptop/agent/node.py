@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import environments, ownership
+from modelworks.laptop import admission, environments
 from modelworks.laptop.agent import logs, server, storage
 from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
 from modelworks.laptop.agent.events import Events
@@ -31,7 +31,7 @@ from modelworks.laptop.agent.report import timestamp
 from modelworks.laptop.agent.sandbox import Process, Sandbox
 from modelworks.laptop.agent.state import Backoff
 from modelworks.laptop.agent.supplies import REFRESH_SECONDS
-from modelworks.laptop.place import Place
+from modelworks.laptop.state_dir import Place
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Node:
     async def aws(self, namespace: str) -> dict[str, str]:
         """What leads an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
         home = await self.cluster.get(f"/api/v1/namespaces/{namespace}")
-        owner = (home["metadata"].get("labels") or {}).get(ownership.LABEL)
+        owner = (home["metadata"].get("labels") or {}).get(admission.LABEL)
         if owner not in self.place.environments():
             return {}
         found = environments.environment_variables(self.place, owner)

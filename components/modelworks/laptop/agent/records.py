@@ -13,7 +13,7 @@ from modelworks._files import write_whole
 from modelworks.laptop.agent import volumes
 from modelworks.laptop.agent.api import Object
 from modelworks.laptop.agent.state import Ending, PodView, Run
-from modelworks.laptop.place import read_facts
+from modelworks.laptop.state_dir import read_facts
 
 
 class Records:

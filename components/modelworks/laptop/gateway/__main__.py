@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.gateway import controller
-from modelworks.laptop.place import Place
+from modelworks.laptop.state_dir import Place
 
 
 def main() -> int:

@@ -15,8 +15,8 @@ from typing import Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import supervision
-from modelworks.laptop.place import Place
+from modelworks.laptop import supervisor
+from modelworks.laptop.state_dir import Place
 
 AUTHORITY = "laptop"
 """Caddy's name for the authority that signs its certificates."""
@@ -29,10 +29,10 @@ PORTS = ("gateway", "gateway-tls")
 """The ports that users reach: plain, and TLS. As they are named in `laptop.json`."""
 
 
-def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervision.Program:
+def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervisor.Program:
     """The process to supervise; writes the configuration it starts with."""
     port, tls_port = (int(facts["ports"][name]) for name in PORTS)
-    return supervision.Program(
+    return supervisor.Program(
         "caddy",
         caddy_argv(place, port, tls_port, tools["caddy"]),
         # One place for everything it keeps, and a heap that suits a laptop.
@@ -65,7 +65,7 @@ def table_path(place: Place) -> Path:
 
 def admin_socket(place: Place) -> Path:
     """Caddy's admin API: a unix socket, for only the user may change routes, and no web page can reach it."""
-    return supervision.socket_path(place).with_name("caddy.sock")
+    return supervisor.socket_path(place).with_name("caddy.sock")
 
 
 def config(place: Place, port: int, tls_port: int) -> dict[str, Any]:

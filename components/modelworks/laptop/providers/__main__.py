@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import rights
-from modelworks.laptop.place import Place, read_facts
+from modelworks.laptop import rbac
 from modelworks.laptop.providers.plugin import Plugin
+from modelworks.laptop.state_dir import Place, read_facts
 
 _GRACE = 5.0  # seconds that a call in flight gets to finish before the process ends
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelworksError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    rights.follow(Place(chosen.place.resolve()), chosen.environment, stop)
+    rbac.follow(Place(chosen.place.resolve()), chosen.environment, stop)
     stop.wait()
     for stopped in [server.stop(_GRACE) for server in servers]:
         stopped.wait()

@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
-from modelworks.laptop.ownership import LABEL
+from modelworks.laptop.admission import LABEL
 from modelworks.laptop.providers.kubernetes import manifests, waiting
 from modelworks.laptop.providers.kubernetes.client import Refused, UnknownKind, Unreachable, connect
 from modelworks.laptop.providers.kubernetes.documents import decode_yaml

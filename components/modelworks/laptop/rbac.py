@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane
-from modelworks.laptop.ownership import LABEL
-from modelworks.laptop.place import read_facts
+from modelworks.laptop.admission import LABEL
+from modelworks.laptop.state_dir import read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import httpx
 
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
     Objects = Sequence[dict[str, Any]]
     Grant = Callable[[httpx.Client, str, Objects], None]

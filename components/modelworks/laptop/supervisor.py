@@ -28,7 +28,7 @@ from modelworks.errors import ModelworksError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
 MARK = "MODELWORKS_LAPTOP"
 PROCESS = "MODELWORKS_PROCESS"

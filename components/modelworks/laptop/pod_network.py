@@ -15,7 +15,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop.toolchain.cache import cache_folder
 
 if TYPE_CHECKING:
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
 _OCTETS = range(77, 127)
 """127.77 first, for then addresses in the docs are right."""

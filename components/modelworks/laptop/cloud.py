@@ -29,12 +29,12 @@ import psutil
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import aws, control_plane, network, rollouts, supervision, toolchain
+from modelworks.laptop import aws, control_plane, pod_network, rollouts, supervisor, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.place import Place, read_facts
-from modelworks.laptop.supervision import Program
+from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
     import httpx
@@ -92,18 +92,18 @@ def up(
         facts = _facts(place, kubernetes=kubernetes)
         for name in environments:
             store.create(place, name)
-        was = {info["name"] for info in supervision.processes(place) if info["statename"] == "RUNNING"}
+        was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
         amazon = _amazon(place)
-        if not supervision.running(place):
+        if not supervisor.running(place):
             _ports_free(place, facts)
             # It needs no tools, and so it is there while they are still being built.
-            supervision.apply(place, [part.program for part in amazon])
+            supervisor.apply(place, [part.program for part in amazon])
         facts["tools"] = _tools(kubernetes=facts["kubernetes"], building=building, report=report)
         if facts["kubernetes"]:
             parts = _kubernetes_up(place, facts, amazon, was, report)
         else:
             parts = amazon
-            supervision.apply(place, [part.program for part in parts])
+            supervisor.apply(place, [part.program for part in parts])
             _wait(place, parts, was, report)
         _write(place, facts)
         for name in place.environments():
@@ -127,13 +127,13 @@ def _kubernetes_up(
     followers = _followers(place, facts)
     # Followers that run already stay: the first round must not end what the second one declares.
     early = [part for part in followers if part.program.name in was]
-    supervision.apply(place, [part.program for part in (*first, *early)])
+    supervisor.apply(place, [part.program for part in (*first, *early)])
     _wait(place, first, was, report)
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.set_up_cluster(api)
         for name in place.environments():
             control_plane.set_up_environment(api, name)
-    supervision.apply(place, [part.program for part in (*first, *followers)])
+    supervisor.apply(place, [part.program for part in (*first, *followers)])
     _wait(place, followers, was, report)
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.wait_for_ownership(api)
@@ -151,7 +151,7 @@ def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> 
     Raises:
         ModelworksError: A process or file withstands.
     """
-    if not place.root.exists() and not supervision.leftovers(place):
+    if not place.root.exists() and not supervisor.leftovers(place):
         report(f"nothing is up in {place.root}")
         return
     with _locked(place), _uninterrupted():
@@ -175,7 +175,7 @@ def logs(place: Place, name: str | None, *, lines: int = 20, follow: bool = Fals
     offsets = {}
     for each, path in paths.items():
         offsets[each] = path.stat().st_size
-        yield from (prefix[each] + line for line in supervision.tail(path, lines).splitlines())
+        yield from (prefix[each] + line for line in supervisor.tail(path, lines).splitlines())
     while follow:
         time.sleep(0.3)
         for each, path in paths.items():
@@ -189,8 +189,8 @@ def logs(place: Place, name: str | None, *, lines: int = 20, follow: bool = Fals
 
 
 def _end(place: Place, *, keep: bool) -> None:
-    supervision.stop(place, grace=8 if keep else 1.5)
-    if left := supervision.leftovers(place):
+    supervisor.stop(place, grace=8 if keep else 1.5)
+    if left := supervisor.leftovers(place):
         pids = ", ".join(str(process.pid) for process in left)
         raise ModelworksError(f"these processes of the laptop cloud withstand SIGKILL: {pids}", fix="End them as root.")
     _unmount(place)
@@ -228,7 +228,7 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     missing = [name for name in needed if name not in ports]
     ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
     if "pod_network" not in facts:
-        facts["pod_network"] = network.choose(place)
+        facts["pod_network"] = pod_network.choose(place)
     if json.dumps(facts) != before:
         _write(place, facts)
     return facts
@@ -332,7 +332,7 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> 
     began = time.monotonic()
     pids: dict[str, set[int]] = {part.program.name: set() for part in parts}
     while waiting:
-        infos = {info["name"]: info for info in supervision.processes(place)}
+        infos = {info["name"]: info for info in supervisor.processes(place)}
         for part in list(waiting):
             name = part.program.name
             state = infos.get(name, {}).get("statename", "UNKNOWN")
@@ -353,8 +353,8 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> 
 
 
 def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
-    path = supervision.log_path(place, name)
-    said = supervision.tail(path, 6)
+    path = supervisor.log_path(place, name)
+    said = supervisor.tail(path, 6)
     fix = f"Look into {path}."
     # What finds no room for its work finds none for its last words either.
     if "no space left on device" in said.lower() or shutil.disk_usage(place.root).free < FULL_BYTES:
@@ -366,7 +366,7 @@ def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
 
 def _ports_free(place: Place, facts: dict[str, Any]) -> None:
     """Raise if a port that the place has recorded is held by somebody else."""
-    mine = {process.pid for process in supervision.leftovers(place)}
+    mine = {process.pid for process in supervisor.leftovers(place)}
     wanted = {port: name for name, port in facts["ports"].items()}
     for name in place.environments():
         found = store.facts(place, name)
@@ -491,7 +491,7 @@ def _locked(place: Place) -> Iterator[bool]:
 @contextlib.contextmanager
 def _whole_or_nothing(place: Place, *, fresh: bool) -> Iterator[None]:
     """Undo what an `up` began that does not come to its end: all of it if nothing was there, else what it started."""
-    was_running = supervision.running(place)
+    was_running = supervisor.running(place)
     try:
         with _terminable():
             yield

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from modelworks.laptop import aws, environments, supervision, toolchain
+from modelworks.laptop import aws, environments, supervisor, toolchain
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.place import read_facts
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
+from modelworks.laptop.state_dir import read_facts
 
 if TYPE_CHECKING:
-    from modelworks.laptop.place import Place
+    from modelworks.laptop.state_dir import Place
 
 NOT_ENFORCED = (
     "the user that a container runs as: every process is yours",
@@ -34,14 +34,14 @@ def condition(place: Place) -> dict[str, Any]:
     processes share is divided among them.
     """
     facts = read_facts(place.root / "laptop.json")
-    processes = [_process(place, info) for info in supervision.processes(place)]
+    processes = [_process(place, info) for info in supervisor.processes(place)]
     ports = facts.get("ports", {})
     return {
         "place": str(place.root),
         "up": bool(processes) and all(process["state"] == "RUNNING" for process in processes),
         "memory_mib": round(sum(process["memory_mib"] for process in processes) + _own_memory(place), 1),
         "processes": processes,
-        "leftovers": [] if processes else [process.pid for process in supervision.leftovers(place)],
+        "leftovers": [] if processes else [process.pid for process in supervisor.leftovers(place)],
         "endpoints": {
             **({"kubernetes": f"https://127.0.0.1:{ports['apiserver']}"} if "apiserver" in ports else {}),
             **({"gateway": f"http://127.0.0.1:{ports['gateway']}"} if "gateway" in ports else {}),
@@ -74,7 +74,7 @@ def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:
         "pid": info["pid"] or None,
         "since": round(time.time() - info["start"]) if running else None,
         "memory_mib": round(memory, 1),
-        "restarts": supervision.restarts(place, info["name"]),
+        "restarts": supervisor.restarts(place, info["name"]),
         "log": info["logfile"],
         "why": info["spawnerr"] or None,
     }
