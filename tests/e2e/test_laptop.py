@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from modelworks.laptop import cloud, control_plane, environments, supervisor
-from modelworks.laptop.agent import memory
+from modelworks.laptop.agent import cgroup
 from modelworks.laptop.state_dir import read_facts
 from modelworks.laptop.status import condition
 
@@ -194,7 +194,7 @@ def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_p
     assert mine not in Path("/proc/self/mountinfo").read_bytes()
     listening = [c.laddr for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert not [address for address in listening if address.port in ports or address.ip.startswith(network)]
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{memory._name(empty_place.root)}"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{cgroup._name(empty_place.root)}"))
     assert not empty_place.root.exists()
     assert not supervisor.socket_path(empty_place).exists()
 

@@ -31,7 +31,7 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, pod_network, rollouts, supervisor, toolchain
 from modelworks.laptop import environments as store
-from modelworks.laptop.agent.memory import Memory
+from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.laptop.supervisor import Program

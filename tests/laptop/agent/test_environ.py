@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.laptop.agent import environ, quantity
-from modelworks.laptop.agent.environ import Surroundings, UnresolvedError
+from modelworks.laptop.agent import env as environ
+from modelworks.laptop.agent import quantity
+from modelworks.laptop.agent.env import Surroundings, UnresolvedError
 
 POD = {
     "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": 'x"y'}},

@@ -4,8 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from modelworks.laptop.agent import report, state
-from modelworks.laptop.agent.state import Backoff, Blocked, Decision, Ending, Finish, PodView, Prepare, Run, Start, Stop
+from modelworks.laptop.agent import reconcile, status
+from modelworks.laptop.agent.reconcile import (
+    Backoff,
+    Blocked,
+    Decision,
+    Ending,
+    Finish,
+    PodView,
+    Prepare,
+    Run,
+    Start,
+    Stop,
+)
 
 
 def pod(*containers, init=(), **spec):
@@ -35,7 +46,7 @@ def ended(code, *, number=0, backoff=0.0, at=110.0):
 
 
 def actions(one, seen, now=200.0):
-    return state.decide(one, seen, now).actions
+    return reconcile.decide(one, seen, now).actions
 
 
 def test_volumes_come_before_containers():
@@ -55,7 +66,7 @@ def test_init_containers_start_one_after_the_other():
 def test_a_failed_init_container_of_a_pod_that_never_restarts_fails_the_pod():
     failed = pod("c", init=[{"name": "i"}], restartPolicy="Never")
     assert actions(failed, view(i=ended(1))) == ()
-    assert state.phase(failed, view(i=ended(1))) == "Failed"
+    assert reconcile.phase(failed, view(i=ended(1))) == "Failed"
 
 
 def test_a_sidecar_runs_beside_the_containers_and_ends_after_them():
@@ -63,7 +74,7 @@ def test_a_sidecar_runs_beside_the_containers_and_ends_after_them():
     assert actions(one, view(s=RUNNING)) == (Start("c"),)
     assert actions(one, view(s=RUNNING, c=RUNNING)) == ()
     assert actions(one, view(s=RUNNING, c=ended(0))) == (Stop("s", 30, ""),)
-    assert state.phase(one, view(s=ended(143), c=ended(0))) == "Succeeded"
+    assert reconcile.phase(one, view(s=ended(143), c=ended(0))) == "Succeeded"
 
 
 def test_a_sidecar_that_is_not_up_holds_the_containers_back():
@@ -80,8 +91,8 @@ def test_restart_policy(policy, code, again):
 
 
 def test_a_restart_waits_for_its_backoff():
-    assert state.decide(pod("c"), view(c=ended(1, backoff=20)), 120) == Decision((), 130)
-    assert state.decide(pod("c"), view(c=ended(1, backoff=20)), 130).actions == (Start("c"),)
+    assert reconcile.decide(pod("c"), view(c=ended(1, backoff=20)), 120) == Decision((), 130)
+    assert reconcile.decide(pod("c"), view(c=ended(1, backoff=20)), 130).actions == (Start("c"),)
 
 
 def test_backoff_is_the_kubelets():
@@ -98,12 +109,14 @@ def test_a_long_run_clears_the_backoff():
 
 def test_a_blocked_container_is_tried_again_at_its_time():
     seen = view().having("c", blocked=Blocked("CreateContainerConfigError", "", 210))
-    assert state.decide(pod("c"), seen, 200) == Decision((), 210)
-    assert state.decide(pod("c"), seen, 210).actions == (Start("c"),)
+    assert reconcile.decide(pod("c"), seen, 200) == Decision((), 210)
+    assert reconcile.decide(pod("c"), seen, 210).actions == (Start("c"),)
 
 
 def test_a_refused_container_is_never_tried_again():
-    assert state.decide(pod("c"), view().having("c", blocked=Blocked("CommandRequired", "", None)), 1e9) == Decision()
+    assert (
+        reconcile.decide(pod("c"), view().having("c", blocked=Blocked("CommandRequired", "", None)), 1e9) == Decision()
+    )
 
 
 def test_an_unhealthy_container_is_stopped_with_its_probes_grace():
@@ -128,23 +141,23 @@ def test_a_deleted_pod_stops_then_finishes():
 
 def test_a_deadline_fails_the_pod():
     one = pod("c", activeDeadlineSeconds=50)
-    assert state.decide(one, view(c=RUNNING), 20).wake == 50
-    assert state.deadline_passed(one, view(c=RUNNING), 50)
+    assert reconcile.decide(one, view(c=RUNNING), 20).wake == 50
+    assert reconcile.deadline_passed(one, view(c=RUNNING), 50)
     late = replace(view(c=ended(0)), ending=Ending("DeadlineExceeded", "", 30))
-    assert state.phase(one, late) == "Failed"
-    assert report.status(one, late, 60)["reason"] == "DeadlineExceeded"
+    assert reconcile.phase(one, late) == "Failed"
+    assert status.status(one, late, 60)["reason"] == "DeadlineExceeded"
 
 
 def test_phases():
-    assert state.phase(pod("c"), view()) == "Pending"
-    assert state.phase(pod("c"), view(c=RUNNING)) == "Running"
-    assert state.phase(pod("c"), view(c=ended(1))) == "Running"
-    assert state.phase(pod("c", restartPolicy="OnFailure"), view(c=ended(0))) == "Succeeded"
-    assert state.phase(pod("c", "d", restartPolicy="Never"), view(c=ended(0), d=ended(2))) == "Failed"
+    assert reconcile.phase(pod("c"), view()) == "Pending"
+    assert reconcile.phase(pod("c"), view(c=RUNNING)) == "Running"
+    assert reconcile.phase(pod("c"), view(c=ended(1))) == "Running"
+    assert reconcile.phase(pod("c", restartPolicy="OnFailure"), view(c=ended(0))) == "Succeeded"
+    assert reconcile.phase(pod("c", "d", restartPolicy="Never"), view(c=ended(0), d=ended(2))) == "Failed"
 
 
 def conditions(one, seen, now=200.0):
-    return {c["type"]: c for c in report.status(one, seen, now)["conditions"]}
+    return {c["type"]: c for c in status.status(one, seen, now)["conditions"]}
 
 
 def test_a_pod_is_ready_when_all_its_containers_are():
@@ -169,7 +182,7 @@ def test_a_condition_that_stays_keeps_its_time():
 
 
 def test_a_crash_loop_is_reported_as_one():
-    told = report.status(pod("c"), view(c=ended(7, number=2, backoff=20)), 115)["containerStatuses"][0]
+    told = status.status(pod("c"), view(c=ended(7, number=2, backoff=20)), 115)["containerStatuses"][0]
     assert told["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     assert told["lastState"]["terminated"]["exitCode"] == 7
     assert told["restartCount"] == 2
@@ -177,7 +190,7 @@ def test_a_crash_loop_is_reported_as_one():
 
 def test_reasons_of_an_end():
     def reason(run):
-        told = report.status(pod("c", restartPolicy="Never"), view(c=run), 115)["containerStatuses"][0]
+        told = status.status(pod("c", restartPolicy="Never"), view(c=run), 115)["containerStatuses"][0]
         return told["state"]["terminated"]["reason"]
 
     assert reason(ended(0)) == "Completed"
@@ -195,4 +208,4 @@ def test_reasons_of_an_end():
     ],
 )
 def test_quality_of_service(resources, quality):
-    assert report.quality_of_service(pod({"name": "c", "resources": resources})) == quality
+    assert status.quality_of_service(pod({"name": "c", "resources": resources})) == quality

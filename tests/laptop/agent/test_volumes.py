@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from modelworks.laptop.agent import storage, volumes
-from modelworks.laptop.agent.environ import Surroundings, UnresolvedError
-from modelworks.laptop.agent.memory import Memory
+from modelworks.laptop.agent import provisioner, volumes
+from modelworks.laptop.agent.cgroup import Memory
+from modelworks.laptop.agent.env import Surroundings, UnresolvedError
 from modelworks.laptop.agent.sandbox import HostMount, Isolation, Mount, host_mounts, setup_script
 
 AROUND = Surroundings(ip="127.77.0.2", config_maps={"conf": {"data": {"a": "one", "b": "two"}}})
@@ -105,10 +105,10 @@ def test_a_claim_gets_a_volume_bound_to_a_folder_of_this_node():
         },
         "status": {"phase": "Pending"},
     }
-    assert storage.wanted(claim)
-    assert storage.volume(claim, Path("/v"), "laptop")["spec"]["claimRef"]["uid"] == "1"
-    assert not storage.wanted({**claim, "status": {"phase": "Bound"}})
-    assert not storage.wanted({**claim, "spec": {**claim["spec"], "storageClassName": "other"}})
+    assert provisioner.wanted(claim)
+    assert provisioner.volume(claim, Path("/v"), "laptop")["spec"]["claimRef"]["uid"] == "1"
+    assert not provisioner.wanted({**claim, "status": {"phase": "Bound"}})
+    assert not provisioner.wanted({**claim, "spec": {**claim["spec"], "storageClassName": "other"}})
 
 
 def test_a_mount_point_that_would_be_made_on_the_machine_is_refused(tmp_path):

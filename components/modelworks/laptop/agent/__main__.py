@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent import sandbox
 from modelworks.laptop.agent.api import Cluster
-from modelworks.laptop.agent.memory import Memory
+from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.node import Addresses, Node
-from modelworks.laptop.agent.state import Backoff
+from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.state_dir import Place, read_facts
 
 log = logging.getLogger("modelworks.laptop.agent")

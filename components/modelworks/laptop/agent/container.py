@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from modelworks.laptop.agent import environ, probes, report, state, volumes
+from modelworks.laptop.agent import env, probes, reconcile, volumes
+from modelworks.laptop.agent import status as report
 from modelworks.laptop.agent.api import RefusedError
-from modelworks.laptop.agent.environ import UnresolvedError
+from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.quantity import parse
+from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, Run, Spec
 from modelworks.laptop.agent.sandbox import Mount, Process
-from modelworks.laptop.agent.state import Blocked, ContainerView, PodView, Run, Spec
 
 if TYPE_CHECKING:
     from modelworks.laptop.agent.pod import Pod
@@ -58,7 +59,7 @@ class Container:
     @property
     def init(self) -> bool:
         """Whether it is one of the pod's init containers."""
-        return any(c["name"] == self.name for c in state.inits(self._pod.pod))
+        return any(c["name"] == self.name for c in reconcile.inits(self._pod.pod))
 
     def _note(self, **changes: Any) -> None:
         self._pod.view = self._pod.view.having(self.name, **changes)
@@ -93,7 +94,7 @@ class Container:
             return
         node, records, previous = self._pod.node, self._pod.records, self.view.run
         run = Run(previous.number + 1 if previous else 0, time.time(), node.backoff.after(previous))
-        known = environ.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
+        known = env.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
         aws = await node.aws(self._pod.pod["metadata"]["namespace"])
         mounts = volumes.mounts(self._pod.pod, spec, records.volumes, self._pod.supplies.claimed, known)
         folder = records.fresh_run_folder(self.name, run.number)
@@ -108,7 +109,7 @@ class Container:
             self._tell("Warning", "NoMountNamespace", message)
         process, failure = await node.sandbox.start(
             folder,
-            environ.argv(spec, known),
+            env.argv(spec, known),
             {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(node.place.root)},
             workdir=spec.get("workingDir") or str(home),
             logfile=logfile,
@@ -238,7 +239,11 @@ class Container:
         self._pod.records.keep(self.name, run)
         self._process = None
         self._note(run=run, ready=False, passed_startup=False, unhealthy="")
-        if run.backoff and not self._pod.view.ending and state.restarts(self._pod.pod, self.spec, run, init=self.init):
+        if (
+            run.backoff
+            and not self._pod.view.ending
+            and reconcile.restarts(self._pod.pod, self.spec, run, init=self.init)
+        ):
             text = f"Back-off restarting failed container {self.name} in pod {report.full_name(self._pod.pod)}"
             self._tell("Warning", "BackOff", text)
         noted.set()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
-from modelworks.laptop.agent.report import timestamp
+from modelworks.laptop.agent.status import timestamp
 
 log = logging.getLogger(__name__)
 

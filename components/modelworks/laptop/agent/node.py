@@ -21,16 +21,16 @@ import httpx
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import admission, environments
-from modelworks.laptop.agent import logs, server, storage
+from modelworks.laptop.agent import kubelet_api, logs, provisioner
 from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
+from modelworks.laptop.agent.cgroup import Memory
+from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.events import Events
-from modelworks.laptop.agent.memory import Memory
 from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, Pod
-from modelworks.laptop.agent.records import Records
-from modelworks.laptop.agent.report import timestamp
+from modelworks.laptop.agent.reconcile import Backoff
+from modelworks.laptop.agent.references import REFRESH_SECONDS
 from modelworks.laptop.agent.sandbox import Process, Sandbox
-from modelworks.laptop.agent.state import Backoff
-from modelworks.laptop.agent.supplies import REFRESH_SECONDS
+from modelworks.laptop.agent.status import timestamp
 from modelworks.laptop.state_dir import Place
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,8 @@ class Node:
             self._watch_pods(),
             logs.rotate_for_ever(self.logs, self._log_folders),
             logs.note_times_for_ever(self._written),
-            server.serve(self, self.place.cluster / "pki"),
-            storage.provide(self.cluster, self.place.node / "claims", NAME),
+            kubelet_api.serve(self, self.place.cluster / "pki"),
+            provisioner.provide(self.cluster, self.place.node / "claims", NAME),
         ]
         try:
             async with asyncio.TaskGroup() as group:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from modelworks.laptop.agent import report, state, volumes
+from modelworks.laptop.agent import reconcile, volumes
+from modelworks.laptop.agent import status as report
 from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
+from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.container import RETRY_SECONDS, Container
-from modelworks.laptop.agent.environ import UnresolvedError
-from modelworks.laptop.agent.records import Records
-from modelworks.laptop.agent.state import Ending, PodView
-from modelworks.laptop.agent.supplies import Supplies
+from modelworks.laptop.agent.env import UnresolvedError
+from modelworks.laptop.agent.reconcile import Ending, PodView
+from modelworks.laptop.agent.references import Supplies
 
 if TYPE_CHECKING:
     from modelworks.laptop.agent.node import Node
@@ -118,7 +119,7 @@ class Pod:
         self._changed.clear()
         now = time.time()
         self._observe(now)
-        decision = state.decide(self.pod, self.view, now)
+        decision = reconcile.decide(self.pod, self.view, now)
         for action in decision.actions:
             self._do(action)
         again = await self._report(now)
@@ -141,12 +142,12 @@ class Pod:
         meta = self.pod["metadata"]
         ending = self.view.ending
         if self.gone:
-            ending = Ending("", "", min(FORCED_GRACE_SECONDS, ending.grace if ending else state.grace_of(self.pod)))
+            ending = Ending("", "", min(FORCED_GRACE_SECONDS, ending.grace if ending else reconcile.grace_of(self.pod)))
         elif meta.get("deletionTimestamp") and (ending is None or not ending.reason):
             ending = Ending("", "", float(meta.get("deletionGracePeriodSeconds") or 0))
-        elif ending is None and state.deadline_passed(self.pod, self.view, now):
+        elif ending is None and reconcile.deadline_passed(self.pod, self.view, now):
             message = "Pod was active on the node longer than the specified deadline"
-            ending = Ending("DeadlineExceeded", message, state.grace_of(self.pod))
+            ending = Ending("DeadlineExceeded", message, reconcile.grace_of(self.pod))
             self.event("Warning", "DeadlineExceeded", message)
         if ending != self.view.ending:
             if self.view.ending and ending and ending.grace < self.view.ending.grace:
@@ -157,18 +158,18 @@ class Pod:
     def _alive(self) -> bool:
         return any(one.running or one.busy for one in self.view.containers.values())
 
-    def _do(self, action: state.Action) -> None:
+    def _do(self, action: reconcile.Action) -> None:
         match action:
-            case state.Prepare():
+            case reconcile.Prepare():
                 self.view = replace(self.view, preparing=True)
                 self.spawn(self._prepare())
-            case state.Start(name):
+            case reconcile.Start(name):
                 self.view = self.view.having(name, busy=True, blocked=None)
                 self.spawn(self._containers[name].start())
-            case state.Stop(name, grace, why):
+            case reconcile.Stop(name, grace, why):
                 self.view = self.view.having(name, busy=True)
                 self.spawn(self._containers[name].stop(grace, why))
-            case state.Finish():
+            case reconcile.Finish():
                 if not self._finishing and not self.gone:
                     self._finishing = True
                     self.spawn(self._finish())
@@ -253,7 +254,7 @@ class Pod:
             return
         while True:
             await asyncio.sleep(self.node.refresh_seconds * random.uniform(0.9, 1.1))  # noqa: S311
-            if not self.view.prepared or self.view.ending or state.work_done(self.pod, self.view):
+            if not self.view.prepared or self.view.ending or reconcile.work_done(self.pod, self.view):
                 continue
             try:
                 sources = await self.supplies.of_volumes(self.pod, fresh=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from modelworks.laptop.agent.state import Spec
+from modelworks.laptop.agent.reconcile import Spec
 
 Exec = Callable[[Sequence[str], float], Awaitable[tuple[int, str]]]
 """Runs a command in the container within a number of seconds; its exit code and output."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelworks.laptop.agent.environ import Surroundings, UnresolvedError, expand, field_value, resource_value
+from modelworks.laptop.agent.env import Surroundings, UnresolvedError, expand, field_value, resource_value
 from modelworks.laptop.agent.quantity import parse
+from modelworks.laptop.agent.reconcile import Spec, inits, mains
 from modelworks.laptop.agent.sandbox import Mount
-from modelworks.laptop.agent.state import Spec, inits, mains
 
 Files = dict[str, tuple[bytes, int]]
 """Content and mode by relative path."""

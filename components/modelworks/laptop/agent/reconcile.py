@@ -1,6 +1,6 @@
 """What the agent knows of a pod, and what follows from it: pure functions from specification and observations.
 
-`decide` says what to do now and when to look again; `modelworks.laptop.agent.report` says what to tell the API server.
+`decide` says what to do now and when to look again; `modelworks.laptop.agent.status` says what to tell the API server.
 The rules (order of init containers, restart policy, crash-loop back-off, phases) are those documented for pods at
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/.
 """

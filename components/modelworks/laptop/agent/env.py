@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from modelworks.laptop.agent.quantity import divided, parse
-from modelworks.laptop.agent.state import Spec
+from modelworks.laptop.agent.reconcile import Spec
 
 Object = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from modelworks.laptop.agent.state import (
+from modelworks.laptop.agent.reconcile import (
     Blocked,
     ContainerView,
     PodView,

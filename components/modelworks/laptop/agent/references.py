@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelworks.laptop.agent import environ, volumes
-from modelworks.laptop.agent.environ import UnresolvedError
+from modelworks.laptop.agent import env, volumes
+from modelworks.laptop.agent.env import UnresolvedError
 
 if TYPE_CHECKING:
     from modelworks.laptop.agent.api import Object
@@ -48,20 +48,20 @@ class Supplies:
         tokens = {key: await self._token(pod, *key) for key in volumes.token_requests(pod)}
         return volumes.Sources(around, tokens, self.claimed)
 
-    async def of_variables(self, pod: Object) -> environ.Surroundings:
+    async def of_variables(self, pod: Object) -> env.Surroundings:
         """What variables refer to; what is not there is left out.
 
         Raises:
             RefusedError: The API server said no.
             httpx.HTTPError: It cannot be reached.
         """
-        return await self._around(pod, environ.references(pod), 0, services=True)
+        return await self._around(pod, env.references(pod), 0, services=True)
 
     async def _around(
         self, pod: Object, named: tuple[set[str], set[str]], age: float, *, services: bool = False
-    ) -> environ.Surroundings:
+    ) -> env.Surroundings:
         namespace = pod["metadata"]["namespace"]
-        return environ.Surroundings(
+        return env.Surroundings(
             ip=self._ip,
             config_maps=await self._node.objects(namespace, "configmaps", named[0], age),
             secrets=await self._node.objects(namespace, "secrets", named[1], age),

@@ -12,7 +12,7 @@ from typing import Any
 from modelworks._files import write_whole
 from modelworks.laptop.agent import volumes
 from modelworks.laptop.agent.api import Object
-from modelworks.laptop.agent.state import Ending, PodView, Run
+from modelworks.laptop.agent.reconcile import Ending, PodView, Run
 from modelworks.laptop.state_dir import read_facts
 
 
