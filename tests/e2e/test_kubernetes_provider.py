@@ -16,7 +16,7 @@ from modelworks.laptop import supervisor
 from modelworks.laptop.providers.kubernetes import KubernetesProvider, Settings
 from modelworks.laptop.providers.kubernetes.client import Refused, Unreachable
 from modelworks.laptop.providers.plugin import Call, Found, Incomplete, InvalidInputs, Naming, ProviderError
-from modelworks.laptop.providers.values import UNKNOWN, Secret, revealed
+from modelworks.laptop.providers.property_values import UNKNOWN, Secret, revealed
 from modelworks.laptop.state_dir import Place
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modelworks.laptop.gateway.table import pod_facts, render
+from modelworks.laptop.gateway.routes import pod_facts, render
 
 DEFAULTS = {"timeout_ms": 60_000, "max_body_bytes": 104_857_600}
 

@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
-from modelworks.laptop.providers.values import UNKNOWN, from_wire, to_wire
+from modelworks.laptop.providers.property_values import UNKNOWN, from_wire, to_wire
 
 __all__ = ["UNKNOWN", "Engine"]
 

@@ -17,7 +17,7 @@ from modelworks.laptop.providers.aws.installed import schema as installed_schema
 from modelworks.laptop.providers.aws.provider import AwsProvider
 from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.plugin import Plugin
-from modelworks.laptop.providers.values import Secret
+from modelworks.laptop.providers.property_values import Secret
 
 BUCKET, TABLE, ROLE, TOPIC = (
     "aws:s3/bucket:Bucket", "aws:dynamodb/table:Table", "aws:iam/role:Role", "aws:sns/topic:Topic",

@@ -15,7 +15,7 @@ from laptop.providers.conftest import ACCOUNT, REGION
 from modelworks.deploy import pending_operations
 from modelworks.deploy.lookup import search_of
 from modelworks.laptop.providers.aws.registry import RESOURCES
-from modelworks.laptop.providers.values import Secret, revealed
+from modelworks.laptop.providers.property_values import Secret, revealed
 
 TRUST = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"},
          "Action": "sts:AssumeRole"}]}  # fmt: skip

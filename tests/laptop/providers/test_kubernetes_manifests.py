@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelworks.laptop.providers.kubernetes import manifests
 from modelworks.laptop.providers.kubernetes.kinds import Kind, kind_of, replaces
 from modelworks.laptop.providers.plugin import Naming, ProviderError
-from modelworks.laptop.providers.values import UNKNOWN, Secret
+from modelworks.laptop.providers.property_values import UNKNOWN, Secret
 
 DEPLOYMENT = kind_of("kubernetes:apps/v1:Deployment")
 

@@ -11,7 +11,7 @@ from modelworks.laptop.providers.kubernetes.client import Unreachable, access, c
 from modelworks.laptop.providers.kubernetes.documents import decode_yaml
 from modelworks.laptop.providers.kubernetes.settings import Settings
 from modelworks.laptop.providers.plugin import InvalidInputs, ProviderError
-from modelworks.laptop.providers.values import UNKNOWN
+from modelworks.laptop.providers.property_values import UNKNOWN
 
 KUBECONFIG = """
 apiVersion: v1

@@ -22,7 +22,15 @@ from modelworks.laptop.providers.plugin import (
     ProviderError,
     decoded,
 )
-from modelworks.laptop.providers.values import UNKNOWN, Asset, Secret, from_wire, keep_secret, path_text, to_wire
+from modelworks.laptop.providers.property_values import (
+    UNKNOWN,
+    Asset,
+    Secret,
+    from_wire,
+    keep_secret,
+    path_text,
+    to_wire,
+)
 
 NOTE = "test:index:Note"
 

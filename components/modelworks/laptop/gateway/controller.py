@@ -16,7 +16,7 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent.api import MERGE, Cluster, RefusedError
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.gateway.table import Notice, Rendered, pod_facts, render
+from modelworks.laptop.gateway.routes import Notice, Rendered, pod_facts, render
 from modelworks.laptop.state_dir import Place, read_facts
 
 log = logging.getLogger("modelworks.laptop.gateway")

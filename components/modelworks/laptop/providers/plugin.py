@@ -34,7 +34,7 @@ from pulumi.runtime.proto import (
 )
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.providers.values import (
+from modelworks.laptop.providers.property_values import (
     Path,
     Secret,
     from_wire,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.laptop.providers.plugin import Plugin, decoded
-from modelworks.laptop.providers.values import UNKNOWN
+from modelworks.laptop.providers.property_values import UNKNOWN
 
 RECORDED_NOT_EMULATED: Mapping[str, str] = {
     "aws:budgets/budget": "stored, but nothing is ever spent and no alert is sent",

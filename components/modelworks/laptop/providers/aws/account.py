@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from modelworks.laptop.providers.plugin import ProviderError
-from modelworks.laptop.providers.values import UNKNOWN
+from modelworks.laptop.providers.property_values import UNKNOWN
 
 # An emulator on loopback answers or it does not; waiting longer only hides that it is gone.
 _CONFIG = Config(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelworks.laptop.providers.aws.schema import ResourceType, object_type
-from modelworks.laptop.providers.values import UNKNOWN, Archive, Asset, Path
+from modelworks.laptop.providers.property_values import UNKNOWN, Archive, Asset, Path
 
 Failure = tuple[Path, str]
 

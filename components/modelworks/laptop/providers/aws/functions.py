@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelworks.laptop.providers.aws.account import Account, identity
-from modelworks.laptop.providers.values import UNKNOWN, has_unknowns
+from modelworks.laptop.providers.property_values import UNKNOWN, has_unknowns
 
 
 def caller_identity(account: Account, _: dict[str, Any]) -> dict[str, Any]:

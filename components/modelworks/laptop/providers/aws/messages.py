@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from modelworks.laptop.providers.aws.kind import Kind, Name, names
+from modelworks.laptop.providers.aws.resource import Kind, Name, names
 from modelworks.laptop.providers.aws.shapes import pairs, pascal, tags_of
 
 

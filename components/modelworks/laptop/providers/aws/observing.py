@@ -9,7 +9,7 @@ from collections.abc import Collection
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
-from modelworks.laptop.providers.aws.kind import Kind, Name, names
+from modelworks.laptop.providers.aws.resource import Kind, Name, names
 from modelworks.laptop.providers.aws.shapes import camel, pairs, pascal, tags_of
 from modelworks.laptop.providers.plugin import ProviderError
 

@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 from modelworks.laptop.providers.aws.account import Account, error_code, translated
 from modelworks.laptop.providers.aws.checking import Failure, checked, nearest
 from modelworks.laptop.providers.aws.functions import FUNCTIONS
-from modelworks.laptop.providers.aws.kind import Kind, Name, names
 from modelworks.laptop.providers.aws.registry import RESOURCES
+from modelworks.laptop.providers.aws.resource import Kind, Name, names
 from modelworks.laptop.providers.plugin import (
     Call,
     Change,
@@ -27,7 +27,7 @@ from modelworks.laptop.providers.plugin import (
     Provider,
     ProviderError,
 )
-from modelworks.laptop.providers.values import UNKNOWN, Path, Secret
+from modelworks.laptop.providers.property_values import UNKNOWN, Path, Secret
 
 _AUTONAMED = "__defaults"
 """Inputs that this provider chose, as the real one records them: its way to tell an automatic name from a given one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelworks.laptop.providers.aws import iam, messages, observing, s3, secrets, storing
-from modelworks.laptop.providers.aws.kind import Kind
+from modelworks.laptop.providers.aws.resource import Kind
 
 RESOURCES: Mapping[str, type[Kind]] = {
     kind.pulumi_type: kind

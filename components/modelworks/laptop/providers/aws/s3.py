@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-from modelworks.laptop.providers.aws.kind import Kind, Name, absent, names
+from modelworks.laptop.providers.aws.resource import Kind, Name, absent, names
 from modelworks.laptop.providers.aws.shapes import camel, pairs, pascal, tags_of
 from modelworks.laptop.providers.plugin import ProviderError
-from modelworks.laptop.providers.values import Archive, Asset
+from modelworks.laptop.providers.property_values import Archive, Asset
 
 
 class Bucket(Kind):

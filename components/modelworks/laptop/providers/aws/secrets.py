@@ -9,7 +9,7 @@ import base64
 from collections.abc import Collection
 from typing import Any, ClassVar
 
-from modelworks.laptop.providers.aws.kind import Kind, Name, absent, names
+from modelworks.laptop.providers.aws.resource import Kind, Name, absent, names
 from modelworks.laptop.providers.aws.shapes import pairs, tags_of
 
 

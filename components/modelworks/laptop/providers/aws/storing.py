@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, ClassVar
 
-from modelworks.laptop.providers.aws.kind import Kind, Name, names
+from modelworks.laptop.providers.aws.resource import Kind, Name, names
 from modelworks.laptop.providers.aws.shapes import pairs, tags_of
 
 

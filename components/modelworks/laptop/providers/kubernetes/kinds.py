@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from modelworks.laptop.providers.plugin import ProviderError
-from modelworks.laptop.providers.values import Path
+from modelworks.laptop.providers.property_values import Path
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from modelworks.laptop.providers.plugin import Change, Naming
-from modelworks.laptop.providers.values import UNKNOWN, Path, Secret, has_unknowns
+from modelworks.laptop.providers.property_values import UNKNOWN, Path, Secret, has_unknowns
 
 Manifest = dict[str, Any]
 

@@ -41,7 +41,7 @@ from modelworks.laptop.providers.plugin import (
     Provider,
     ProviderError,
 )
-from modelworks.laptop.providers.values import UNKNOWN, Path, has_unknowns
+from modelworks.laptop.providers.property_values import UNKNOWN, Path, has_unknowns
 
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _CREATE_SECONDS = 15.0  # how long a missing namespace or kind may still come, as from a manifest applied beside

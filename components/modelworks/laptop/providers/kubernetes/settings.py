@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from modelworks.laptop.providers.plugin import InvalidInputs, decoded
-from modelworks.laptop.providers.values import UNKNOWN, Path
+from modelworks.laptop.providers.property_values import UNKNOWN, Path
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from modelworks.laptop.providers.aws.account import Account, error_code
 from modelworks.laptop.providers.aws.schema import ResourceType, resource_type
-from modelworks.laptop.providers.values import UNKNOWN
+from modelworks.laptop.providers.property_values import UNKNOWN
 
 
 def names(text: str) -> frozenset[str]:
