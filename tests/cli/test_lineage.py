@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelworks.cli import lineage
-from modelworks.cli.terminal import moment
+from modelworks.cli.console import moment
 from modelworks.lifecycle.registry import Version
 
 FACTS = {

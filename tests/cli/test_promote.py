@@ -16,9 +16,9 @@ from lifecycle.conftest import Project, make_project
 from modelworks import contract
 from modelworks._files import digest_of_file
 from modelworks.cli import release as releasing
+from modelworks.cli.context import Target
 from modelworks.cli.promote import promote
 from modelworks.cli.release import registered, released
-from modelworks.cli.target import Target
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from cli.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
 from modelworks import alarms, contract
 from modelworks.cli import predict, rollouts, status
-from modelworks.cli.target import Target
+from modelworks.cli.context import Target
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelworks.cli.target import Target
+from modelworks.cli.context import Target
 
 
 @pytest.mark.parametrize(

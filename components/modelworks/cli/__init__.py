@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 import modelworks
-from modelworks.cli.terminal import err
+from modelworks.cli.console import err
 from modelworks.deploy.process import Interrupted
 from modelworks.errors import ModelworksError
 

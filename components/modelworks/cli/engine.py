@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from modelworks.cli.terminal import err
+from modelworks.cli.console import err
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def _up(
     nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment turned
     back before is refused, unless you insist. Plain `pulumi up` does none of this.
     """
+    from modelworks.cli.context import Target
     from modelworks.cli.rollouts import refuse_turned_back
-    from modelworks.cli.target import Target
 
     engine = _engine(environment)
     engine.prepare(_say)
@@ -133,7 +133,7 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
 
 
 def _engine(environment: str) -> Engine:
-    from modelworks.cli.target import engine_of  # so that --help answers at once
+    from modelworks.cli.context import engine_of  # so that --help answers at once
 
     engine = engine_of(environment)
     engine.check()

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from modelworks.cli.terminal import Json, err
+from modelworks.cli.console import Json, err
 
 if TYPE_CHECKING:
     from modelworks.laptop.state_dir import Place

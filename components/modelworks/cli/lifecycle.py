@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli.terminal import COLOURS, Json, Override, err, out, progress, table
+from modelworks.cli.console import COLOURS, Json, Override, err, out, progress, table
 from modelworks.errors import ModelworksError
 from modelworks.laptop.state_dir import Place
 
@@ -97,7 +97,7 @@ def train(
 
     spec, home = load_spec(model), home_here()
     if env:
-        from modelworks.cli.target import Target
+        from modelworks.cli.context import Target
         from modelworks.cli.training import train_in
 
         run, tracked = train_in(Target.of(env), spec, home, data, progress)

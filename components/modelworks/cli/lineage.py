@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import COLOURS, Env, Json, moment, out, table
+from modelworks.cli.console import COLOURS, Env, Json, moment, out, table
+from modelworks.cli.context import Target
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version

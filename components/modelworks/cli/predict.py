@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import Env, Json, Model, err, out
+from modelworks.cli.console import Env, Json, Model, err, out
+from modelworks.cli.context import Target
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:

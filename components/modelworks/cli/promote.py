@@ -15,6 +15,8 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks.cli.console import Model, Override, err, out, progress
+from modelworks.cli.context import Target
 from modelworks.cli.lineage import verdict
 from modelworks.cli.release import (
     champion_of,
@@ -26,8 +28,6 @@ from modelworks.cli.release import (
     with_release,
     write_line,
 )
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import Model, Override, err, out, progress
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 

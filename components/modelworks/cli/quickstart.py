@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.terminal import Json
+from modelworks.cli.console import Json
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.cli.target import Target
+    from modelworks.cli.context import Target
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
     from modelworks.lifecycle.training import TrainedModel
@@ -122,7 +122,7 @@ def _laptop(step: _Step) -> Target:
 
 
 def _fresh() -> Target:
-    from modelworks.cli.target import Target
+    from modelworks.cli.context import Target
 
     return Target.of(ENVIRONMENT)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelworks import contract
+from modelworks.cli.console import Env, Json, Model, Override, out, progress
+from modelworks.cli.context import Target
 from modelworks.cli.lineage import facts_of
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import Env, Json, Model, Override, out, progress
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 from modelworks.settings import Release

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelworks.cli.console import Env, Json, Model, out
+from modelworks.cli.context import Target
 from modelworks.cli.status import STATUS_CODES, Timeout, tell
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import Env, Json, Model, out
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError

@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks.cli.console import Env, Json, Model, err, moment, out, table
+from modelworks.cli.context import Target
 from modelworks.cli.predict import examples
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import Env, Json, Model, err, moment, out, table
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError

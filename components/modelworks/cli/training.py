@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from modelworks._files import read_json
-from modelworks.cli.terminal import err
+from modelworks.cli.console import err
 from modelworks.cluster import training_job
 from modelworks.cluster.client import KubernetesClient, RefusedError
 from modelworks.errors import ModelworksError
@@ -25,7 +25,7 @@ from modelworks.lifecycle.lockfile import find_lock
 from modelworks.lifecycle.pod import count_run
 
 if TYPE_CHECKING:
-    from modelworks.cli.target import Target
+    from modelworks.cli.context import Target
     from modelworks.lifecycle.spec import ModelSpec
     from modelworks.lifecycle.training import Home, Progress, TrainedModel
 

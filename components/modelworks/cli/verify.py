@@ -15,9 +15,9 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks.cli.console import Json, err, out, table
+from modelworks.cli.context import Target
 from modelworks.cli.release import was_released, with_release
-from modelworks.cli.target import Target
-from modelworks.cli.terminal import Json, err, out, table
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
