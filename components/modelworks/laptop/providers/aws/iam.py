@@ -10,11 +10,11 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from modelworks.laptop.providers.aws.resource import Kind, Name, absent, names
+from modelworks.laptop.providers.aws.resource import Name, Resource, absent, names
 from modelworks.laptop.providers.aws.shapes import pairs, tags_of
 
 
-class _Iam(Kind):
+class _Iam(Resource):
     regional = False
 
     @property

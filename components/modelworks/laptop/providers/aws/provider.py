@@ -1,4 +1,4 @@
-"""The `aws` provider: what is the same for all types. A type's own calls are a `Kind`."""
+"""The `aws` provider: what is the same for all types. A type's own calls are a `Resource`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelworks.laptop.providers.aws.account import Account, error_code, transla
 from modelworks.laptop.providers.aws.checking import Failure, checked, nearest
 from modelworks.laptop.providers.aws.functions import FUNCTIONS
 from modelworks.laptop.providers.aws.registry import RESOURCES
-from modelworks.laptop.providers.aws.resource import Kind, Name, names
+from modelworks.laptop.providers.aws.resource import Name, Resource, names
 from modelworks.laptop.providers.plugin import (
     Call,
     Change,
@@ -144,7 +144,7 @@ class AwsProvider(Provider):
 
     # ---- shared by the methods above
 
-    def _kind(self, call: Call, inputs: Mapping[str, Any]) -> Kind:
+    def _kind(self, call: Call, inputs: Mapping[str, Any]) -> Resource:
         made = RESOURCES.get(call.type)
         if made is None:
             raise ProviderError(
@@ -162,7 +162,7 @@ class AwsProvider(Provider):
         return {**defaults, **(tags or {})}
 
     def _differing(
-        self, kind: Kind, old: dict[str, Any], state: dict[str, Any], inputs: dict[str, Any]
+        self, kind: Resource, old: dict[str, Any], state: dict[str, Any], inputs: dict[str, Any]
     ) -> frozenset[str]:
         """Inputs that mean something else than before."""
         found = set()
@@ -181,7 +181,7 @@ class AwsProvider(Provider):
                 found.add(key)
         return frozenset(found)
 
-    def _foreseen(self, kind: Kind, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _foreseen(self, kind: Resource, inputs: dict[str, Any]) -> dict[str, Any]:
         """What a preview of a create knows: what the program says, and what has a default."""
         outputs = kind.type.outputs
         open_ = {key for key in outputs if key not in kind.type.inputs} | (kind.computed & outputs.keys())
@@ -189,7 +189,7 @@ class AwsProvider(Provider):
         region = {"region": kind.region} if "region" in outputs else {}
         return {**known, **dict.fromkeys(open_, UNKNOWN), **region, **_shown(inputs)}
 
-    def _state(self, kind: Kind, inputs: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
+    def _state(self, kind: Resource, inputs: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
         """What is there, in the program's own words where they mean the same."""
         state = {key: value for key, value in actual.items() if value is not None}
         state |= {
@@ -212,7 +212,7 @@ class AwsProvider(Provider):
         defaults = self._account.default_tags
         return {name: tag for name, tag in there.items() if name in tags or defaults.get(name) != tag}
 
-    def _true_inputs(self, kind: Kind, inputs: dict[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
+    def _true_inputs(self, kind: Resource, inputs: dict[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
         """What a program would say to get what is there. What means the same stays in its own words."""
         result = {}
         for key, spec in kind.type.inputs.items():
@@ -241,7 +241,7 @@ class AwsProvider(Provider):
             result[_AUTONAMED] = inputs[_AUTONAMED]
         return result
 
-    def _retag(self, kind: Kind, id_: str, inputs: dict[str, Any], state: dict[str, Any]) -> None:
+    def _retag(self, kind: Resource, id_: str, inputs: dict[str, Any], state: dict[str, Any]) -> None:
         there, wanted = state.get("tagsAll") or {}, inputs.get("tagsAll") or {}
         add = {name: tag for name, tag in wanted.items() if there.get(name) != tag}
         remove = [name for name in there if name not in wanted and not self._account.ignores(name)]
@@ -298,7 +298,7 @@ def _digits(seed: bytes, urn: str) -> str:
     return hashlib.sha256((seed or os.urandom(32)) + urn.encode()).hexdigest()[:7]
 
 
-def _with_unique_name(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any]:
+def _with_unique_name(kind: Resource, inputs: dict[str, Any]) -> dict[str, Any]:
     """`inputs` with the name that a prefix asks for, made when the resource is, as Terraform's providers do."""
     rule = kind.name
     if rule is None or rule.property in inputs or rule.prefix_property not in inputs:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modelworks.laptop.providers.aws import iam, messages, observing, s3, secrets, storing
-from modelworks.laptop.providers.aws.resource import Kind
+from modelworks.laptop.providers.aws import (
+    budgets,
+    cloudwatch,
+    dynamodb,
+    ecr,
+    iam,
+    kms,
+    logs,
+    s3,
+    secretsmanager,
+    sns,
+    sqs,
+    ssm,
+)
+from modelworks.laptop.providers.aws.resource import Resource
 
-RESOURCES: Mapping[str, type[Kind]] = {
+RESOURCES: Mapping[str, type[Resource]] = {
     kind.pulumi_type: kind
     for kind in (
         s3.Bucket,
@@ -19,26 +32,26 @@ RESOURCES: Mapping[str, type[Kind]] = {
         s3.BucketPublicAccessBlock,
         s3.BucketServerSideEncryptionConfiguration,
         s3.BucketVersioning,
-        storing.Repository,
-        storing.Table,
-        secrets.Alias,
-        secrets.Key,
-        secrets.Parameter,
-        secrets.Secret,
-        secrets.SecretVersion,
+        ecr.Repository,
+        dynamodb.Table,
+        kms.Alias,
+        kms.Key,
+        ssm.Parameter,
+        secretsmanager.Secret,
+        secretsmanager.SecretVersion,
         iam.OpenIdConnectProvider,
         iam.Policy,
         iam.Role,
         iam.RolePolicy,
         iam.RolePolicyAttachment,
-        messages.Queue,
-        messages.QueuePolicy,
-        messages.Topic,
-        messages.TopicPolicy,
-        messages.TopicSubscription,
-        observing.Budget,
-        observing.Dashboard,
-        observing.LogGroup,
-        observing.MetricAlarm,
+        sqs.Queue,
+        sqs.QueuePolicy,
+        sns.Topic,
+        sns.TopicPolicy,
+        sns.TopicSubscription,
+        budgets.Budget,
+        cloudwatch.Dashboard,
+        logs.LogGroup,
+        cloudwatch.MetricAlarm,
     )
 }

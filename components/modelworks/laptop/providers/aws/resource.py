@@ -39,7 +39,7 @@ class Name:
 # ruff: noqa: ARG002
 
 
-class Kind:
+class Resource:
     """One resource type. Subclasses make the calls; everything else is `AwsProvider`'s.
 
     A kind's methods see plain, known values. They may raise boto3's own errors.

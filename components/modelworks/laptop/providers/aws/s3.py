@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-from modelworks.laptop.providers.aws.resource import Kind, Name, absent, names
+from modelworks.laptop.providers.aws.resource import Name, Resource, absent, names
 from modelworks.laptop.providers.aws.shapes import camel, pairs, pascal, tags_of
 from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.property_values import Archive, Asset
 
 
-class Bucket(Kind):
+class Bucket(Resource):
     pulumi_type = "aws:s3/bucket:Bucket"
     handles = names("bucket bucketPrefix forceDestroy objectLockEnabled region tags")
     recorded = names("forceDestroy bucketPrefix")
@@ -86,7 +86,7 @@ class Bucket(Kind):
             s3.delete_bucket_tagging(Bucket=id_)
 
 
-class _OnBucket(Kind):
+class _OnBucket(Resource):
     """What is set on a bucket: its id is the bucket's name, and making and changing it are the same call."""
 
     def create(self, inputs: dict[str, Any]) -> str:
@@ -265,7 +265,7 @@ class BucketPolicy(_OnBucket):
         self.client("s3").delete_bucket_policy(Bucket=id_)
 
 
-class BucketObjectv2(Kind):
+class BucketObjectv2(Resource):
     pulumi_type = "aws:s3/bucketObjectv2:BucketObjectv2"
     handles = names(
         "bucket key source content contentBase64 contentType contentEncoding contentDisposition contentLanguage "
