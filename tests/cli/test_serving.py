@@ -18,7 +18,7 @@ import typer
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from cli.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
+from cluster.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
 from modelworks import alarms, contract
 from modelworks.cli import predict, rollouts, status
 from modelworks.cli.context import Target

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from modelworks.laptop.agent import env, probes, reconcile, volumes
-from modelworks.laptop.agent import status as report
 from modelworks.laptop.agent.api import RefusedError
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, Run, Spec
 from modelworks.laptop.agent.sandbox import Mount, Process
+from modelworks.laptop.agent.status import full_name
 
 if TYPE_CHECKING:
     from modelworks.laptop.agent.pod import Pod
@@ -244,7 +244,7 @@ class Container:
             and not self._pod.view.ending
             and reconcile.restarts(self._pod.pod, self.spec, run, init=self.init)
         ):
-            text = f"Back-off restarting failed container {self.name} in pod {report.full_name(self._pod.pod)}"
+            text = f"Back-off restarting failed container {self.name} in pod {full_name(self._pod.pod)}"
             self._tell("Warning", "BackOff", text)
         noted.set()
         self._pod.look()

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from modelworks.laptop.agent import reconcile, volumes
-from modelworks.laptop.agent import status as report
 from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.container import RETRY_SECONDS, Container
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.reconcile import Ending, PodView
 from modelworks.laptop.agent.references import Supplies
+from modelworks.laptop.agent.status import full_name, pod_status
 
 if TYPE_CHECKING:
     from modelworks.laptop.agent.node import Node
@@ -109,7 +109,7 @@ class Pod:
             try:
                 await self._step()
             except Exception:  # one pod's trouble is not the node's: said in the log, and tried again
-                log.exception("pod %s", report.full_name(self.pod))
+                log.exception("pod %s", full_name(self.pod))
                 await asyncio.sleep(1)
         await self.detach()
         await asyncio.to_thread(self.records.clear)
@@ -187,7 +187,7 @@ class Pod:
         except asyncio.CancelledError:
             raise
         except Exception:
-            log.exception("working on pod %s", report.full_name(self.pod))
+            log.exception("working on pod %s", full_name(self.pod))
         self._changed.set()
 
     # Status
@@ -196,7 +196,7 @@ class Pod:
         """Tell the API server if there is news; when to try again if it could not be told."""
         if self.gone:
             return None
-        status = report.status(self._as_told(), self.view, now)
+        status = pod_status(self._as_told(), self.view, now)
         if status == self._sent:
             return None
         meta = self.pod["metadata"]

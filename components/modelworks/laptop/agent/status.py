@@ -28,7 +28,7 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def status(pod: Spec, view: PodView, now: float) -> dict[str, Any]:
+def pod_status(pod: Spec, view: PodView, now: float) -> dict[str, Any]:
     """The pod's `status`: what the agent owns of it, ready for a strategic merge patch."""
     current = phase(pod, view)
     reported: dict[str, Any] = {

@@ -145,7 +145,7 @@ def test_a_deadline_fails_the_pod():
     assert reconcile.deadline_passed(one, view(c=RUNNING), 50)
     late = replace(view(c=ended(0)), ending=Ending("DeadlineExceeded", "", 30))
     assert reconcile.phase(one, late) == "Failed"
-    assert status.status(one, late, 60)["reason"] == "DeadlineExceeded"
+    assert status.pod_status(one, late, 60)["reason"] == "DeadlineExceeded"
 
 
 def test_phases():
@@ -157,7 +157,7 @@ def test_phases():
 
 
 def conditions(one, seen, now=200.0):
-    return {c["type"]: c for c in status.status(one, seen, now)["conditions"]}
+    return {c["type"]: c for c in status.pod_status(one, seen, now)["conditions"]}
 
 
 def test_a_pod_is_ready_when_all_its_containers_are():
@@ -182,7 +182,7 @@ def test_a_condition_that_stays_keeps_its_time():
 
 
 def test_a_crash_loop_is_reported_as_one():
-    told = status.status(pod("c"), view(c=ended(7, number=2, backoff=20)), 115)["containerStatuses"][0]
+    told = status.pod_status(pod("c"), view(c=ended(7, number=2, backoff=20)), 115)["containerStatuses"][0]
     assert told["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     assert told["lastState"]["terminated"]["exitCode"] == 7
     assert told["restartCount"] == 2
@@ -190,7 +190,7 @@ def test_a_crash_loop_is_reported_as_one():
 
 def test_reasons_of_an_end():
     def reason(run):
-        told = status.status(pod("c", restartPolicy="Never"), view(c=run), 115)["containerStatuses"][0]
+        told = status.pod_status(pod("c", restartPolicy="Never"), view(c=run), 115)["containerStatuses"][0]
         return told["state"]["terminated"]["reason"]
 
     assert reason(ended(0)) == "Completed"

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.laptop.agent import env as environ
-from modelworks.laptop.agent import quantity
+from modelworks.laptop.agent import env, quantity
 from modelworks.laptop.agent.env import Surroundings, UnresolvedError
 
 POD = {
@@ -35,16 +34,16 @@ AROUND = Surroundings(
     ],
 )
 def test_expansion(text, expanded):
-    assert environ.expand(text, {"A": "1"}) == expanded
+    assert env.expand(text, {"A": "1"}) == expanded
 
 
 @given(st.text(alphabet="ab(){}"))
 def test_text_without_dollars_stays(text):
-    assert environ.expand(text, {"a": "1"}) == text
+    assert env.expand(text, {"a": "1"}) == text
 
 
-def variables(*env, **container):
-    return environ.variables(POD, {"name": "c", "env": list(env), **container}, AROUND)
+def variables(*stated, **container):
+    return env.variables(POD, {"name": "c", "env": list(stated), **container}, AROUND)
 
 
 def test_later_variables_see_earlier_ones():
@@ -108,7 +107,7 @@ def test_service_links():
         "metadata": {"name": "my-db"},
         "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 5432, "name": "sql"}]},
     }
-    assert environ.service_links([service]) == {
+    assert env.service_links([service]) == {
         "MY_DB_SERVICE_HOST": "10.0.0.9",
         "MY_DB_SERVICE_PORT": "5432",
         "MY_DB_SERVICE_PORT_SQL": "5432",
@@ -116,7 +115,7 @@ def test_service_links():
 
 
 def test_arguments_are_expanded():
-    assert environ.argv({"command": ["run", "$(P)"], "args": ["$$(P)"]}, {"P": "80"}) == ["run", "80", "$(P)"]
+    assert env.argv({"command": ["run", "$(P)"], "args": ["$$(P)"]}, {"P": "80"}) == ["run", "80", "$(P)"]
 
 
 def test_quantities():
