@@ -21,7 +21,8 @@ from modelworks.lifecycle import (
 )
 from modelworks.lifecycle.evaluate_gates import Judged, _judge
 from modelworks.lifecycle.gates import GateReport, decide, policy_of, read_gates, run_gates
-from modelworks.lifecycle.scores import Outcome, group_names
+from modelworks.lifecycle.metrics import Outcome
+from modelworks.lifecycle.scores import group_names
 
 
 def outcome_of(truth, positive, **columns):

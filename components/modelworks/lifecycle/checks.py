@@ -10,6 +10,7 @@ import numpy as np
 
 from modelworks._files import plain, read_json
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.spec import blame
 
 if TYPE_CHECKING:
@@ -251,7 +252,6 @@ def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
 
 
 def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
-    from modelworks.lifecycle.scores import FUNCTIONS, Outcome  # circular otherwise
 
     sample = frame if len(frame) <= 50_000 else frame.iloc[:: len(frame) // 50_000 + 1]
     truth = (sample[spec.target] == spec.classes[1]).to_numpy().astype(int)
@@ -266,7 +266,7 @@ def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]
         else:
             values = np.asarray(column, dtype="float64")
             values = np.where(np.isfinite(values), values, np.nanmin(values, initial=0) - 1)
-        auc = FUNCTIONS["auc"](Outcome("binary", truth, np.column_stack([-values, values]), sample))
+        auc = METRICS["auc"].function(Outcome("binary", truth, np.column_stack([-values, values]), sample))
         strength = max(auc, 1 - auc)
         if strength > LEAK_AUC:
             message = (

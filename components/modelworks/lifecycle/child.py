@@ -22,6 +22,7 @@ from modelworks._files import plain, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, scores
 from modelworks.lifecycle.archive import canonical_skops
+from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, blame, load_spec
 from modelworks.lifecycle.training import Home, run_id
 
@@ -220,7 +221,7 @@ def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: 
     for part in ("train", "validation", "holdout"):
         rows = frame.iloc[parts[part]]
         predicted = scores.predict(spec, estimator, scores.encode(rows, spec.features, spec.input))
-        outcome = scores.Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
+        outcome = Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
         try:
             found[part] = scores.all_metrics(spec, outcome)
         except ModelworksError:

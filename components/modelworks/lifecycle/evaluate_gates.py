@@ -22,7 +22,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle import spec as stated
 from modelworks.lifecycle.build_bundle import request_value, run_onnx
-from modelworks.lifecycle.scores import Outcome
+from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.spec import ModelSpec, blame
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
@@ -228,7 +228,7 @@ def _call(
 ) -> float:
     if index is not None:
         # Picking rows of a table is what costs; only a spec's own metrics may look at them.
-        rows = outcome.rows if metric in scores.FUNCTIONS else outcome.rows.iloc[index]
+        rows = outcome.rows if metric in METRICS else outcome.rows.iloc[index]
         outcome = Outcome(outcome.kind, outcome.truth[index], outcome.scores[index], rows, outcome.threshold)
     try:
         return function(outcome)

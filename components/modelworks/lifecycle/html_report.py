@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from modelworks.lifecycle.checks import CheckReport, Finding
     from modelworks.lifecycle.gates import GateReport
-    from modelworks.lifecycle.scores import Outcome
+    from modelworks.lifecycle.metrics import Outcome
     from modelworks.lifecycle.spec import ModelSpec
 
 # ruff: noqa: E501 - a style sheet and markup, a rule a line

@@ -18,28 +18,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.metrics import KINDS, METRICS, Kind, Outcome, metrics_of
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from modelworks.lifecycle.scores import Outcome
 
-Kind = Literal["binary", "multiclass", "regression"]
 FeatureType = Literal["number", "integer", "string", "boolean"]
-
-METRICS: Mapping[Kind, Mapping[str, bool]] = MappingProxyType(
-    {
-        "binary": {
-            "auc": True, "average_precision": True, "accuracy": True, "precision": True, "recall": True,
-            "specificity": True, "f1": True, "selection_rate": True, "brier": False, "log_loss": False,
-            "false_positive_rate": False, "calibration_gap": False,
-        },
-        "multiclass": {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "log_loss": False},
-        "regression": {"r2": True, "mae": False, "rmse": False, "median_error": False},
-    }
-)  # fmt: skip
-"""Metrics that come with each kind, and whether higher is better."""
 
 
 def _where() -> str:
@@ -358,7 +344,7 @@ class ModelSpec(_Placed):
     train: Callable[[TrainingData], Any]
     """Returns an estimator with scikit-learn's API, or `Fitted`."""
     metric: str
-    """The metric that decides, one of `METRICS[kind]` or of `evaluate`."""
+    """The metric that decides, one of `metrics_of(kind)` or of `evaluate`."""
     card: Card
     classes: tuple[str | int | bool, ...] = ()
     """Labels as they stand in the target column. Binary: (negative, positive)."""
@@ -405,14 +391,14 @@ class ModelSpec(_Placed):
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of `metric` is better. Those of `evaluate` are by definition."""
-        return METRICS[self.kind].get(metric, True)
+        return metric not in metrics_of(self.kind) or METRICS[metric].higher_is_better
 
     def _check_names(self) -> None:
         self._require(
             re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", self.name) is not None,
             f"name must be lower-case letters, digits and dashes, at most 63, got {self.name!r}",
         )
-        self._require(self.kind in METRICS, f"kind must be one of {', '.join(METRICS)}, got {self.kind!r}")
+        self._require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         self._require(bool(self.owner), "owner must say who answers for this model")
         self._require(callable(self.train), f"train must be a function, got {type(self.train).__name__}")
         self._require(isinstance(self.seed, int) and self.seed >= 0, f"seed must be 0 or more, got {self.seed!r}")
@@ -463,8 +449,8 @@ class ModelSpec(_Placed):
 
     def _check_metric(self, metric: str, placed: _Placed) -> None:
         placed._require(  # noqa: SLF001
-            metric in METRICS[self.kind] or self.evaluate is not None,
-            f"{metric!r} is not a metric of a {self.kind} model: {', '.join(sorted(METRICS[self.kind]))}",
+            metric in metrics_of(self.kind) or self.evaluate is not None,
+            f"{metric!r} is not a metric of a {self.kind} model: {', '.join(sorted(metrics_of(self.kind)))}",
         )
 
 

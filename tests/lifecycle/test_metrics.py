@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from modelworks.lifecycle.scores import FUNCTIONS, Outcome
+from modelworks.lifecycle.metrics import METRICS, Outcome
 
 rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=200)
 
@@ -23,8 +23,8 @@ def binary(pairs):
 @given(rows.filter(lambda pairs: len({t for t, _ in pairs}) == 2))
 def test_ranking_metrics_are_those_of_scikit_learn_ties_included(pairs):
     outcome = binary(pairs)
-    assert FUNCTIONS["auc"](outcome) == pytest.approx(metrics.roc_auc_score(outcome.truth, outcome.positive))
-    assert FUNCTIONS["average_precision"](outcome) == pytest.approx(
+    assert METRICS["auc"].function(outcome) == pytest.approx(metrics.roc_auc_score(outcome.truth, outcome.positive))
+    assert METRICS["average_precision"].function(outcome) == pytest.approx(
         metrics.average_precision_score(outcome.truth, outcome.positive)
     )
 
@@ -33,10 +33,12 @@ def test_ranking_metrics_are_those_of_scikit_learn_ties_included(pairs):
 @given(rows.filter(lambda pairs: len({t for t, _ in pairs}) == 2))
 def test_label_metrics_are_those_of_scikit_learn(pairs):
     outcome = binary(pairs)
-    assert FUNCTIONS["recall"](outcome) == pytest.approx(metrics.recall_score(outcome.truth, outcome.labels))
-    assert FUNCTIONS["brier"](outcome) == pytest.approx(metrics.brier_score_loss(outcome.truth, outcome.positive))
-    assert FUNCTIONS["accuracy"](outcome) == pytest.approx(metrics.accuracy_score(outcome.truth, outcome.labels))
+    assert METRICS["recall"].function(outcome) == pytest.approx(metrics.recall_score(outcome.truth, outcome.labels))
+    assert METRICS["brier"].function(outcome) == pytest.approx(
+        metrics.brier_score_loss(outcome.truth, outcome.positive)
+    )
+    assert METRICS["accuracy"].function(outcome) == pytest.approx(metrics.accuracy_score(outcome.truth, outcome.labels))
 
 
 def test_one_class_has_no_auc():
-    assert np.isnan(FUNCTIONS["auc"](binary([(1, 3), (1, 4)])))
+    assert np.isnan(METRICS["auc"].function(binary([(1, 3), (1, 4)])))
