@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modelworks.lifecycle import load_spec, training
+from modelworks.lifecycle import child_process, load_spec
 from modelworks.lifecycle.bundle import Bundle, build_bundle
-from modelworks.lifecycle.gates import run_gates
+from modelworks.lifecycle.run_gates import run_gates
+from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.spec import find_model
-from modelworks.lifecycle.training import Home, train
+from modelworks.lifecycle.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -77,7 +78,7 @@ def main() -> None:
         one, other, whole = (clone(Path(scratch) / name) for name in ("one", "another/clone", "whole"))
         seconds, bundle = measured(one / file, Home(Path(scratch) / "home of one"))
         os.environ |= {"PYTHONHASHSEED": "99", "OMP_NUM_THREADS": "2", "TZ": "Pacific/Auckland"}
-        training.FIXED |= later.variables(Path(scratch))
+        child_process.FIXED |= later.variables(Path(scratch))
         _, again = measured(other / file, Home(Path(scratch) / "home of another"))
         facts = {
             "model": bundle.model, "seconds": seconds, "bytes": bundle.size, "served": bundle.served,

@@ -23,7 +23,8 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
-from modelworks.lifecycle.training import Home, train
+from modelworks.lifecycle.runs import Home
+from modelworks.lifecycle.training import train
 
 pytestmark = pytest.mark.timeout(900)  # two models are trained before the first test
 

@@ -8,8 +8,9 @@ import pytest
 
 from modelworks.lifecycle import ModelSpec, load_spec
 from modelworks.lifecycle.bundle import Bundle, build_bundle
+from modelworks.lifecycle.runs import Home, TrainedModel
 from modelworks.lifecycle.scaffold import scaffold
-from modelworks.lifecycle.training import Home, TrainedModel, train
+from modelworks.lifecycle.training import train
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,8 @@ from modelworks.lifecycle import load_spec, pod
 from modelworks.lifecycle.artifacts import Artifacts, pack_source
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import StoreError
-from modelworks.lifecycle.training import Home, code_digest, engine_digest, with_origin
+from modelworks.lifecycle.provenance import code_digest, engine_digest
+from modelworks.lifecycle.runs import Home, with_origin
 
 BUCKET = "artifacts"
 

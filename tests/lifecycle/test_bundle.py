@@ -181,7 +181,7 @@ def _answer(url: str, body: dict, server: subprocess.Popen) -> httpx.Response:
 
 
 def test_a_multiclass_model_is_bundled_and_judged_too(project):
-    from modelworks.lifecycle.gates import run_gates
+    from modelworks.lifecycle.run_gates import run_gates
     from modelworks.lifecycle.training import train
 
     project.edit("load_breast_cancer", "load_wine")

@@ -20,8 +20,9 @@ from modelworks.lifecycle import (
     SliceGate,
 )
 from modelworks.lifecycle.evaluate_gates import Judged, _judge
-from modelworks.lifecycle.gates import GateReport, decide, policy_of, read_gates, run_gates
+from modelworks.lifecycle.gates import GateReport, policy_of
 from modelworks.lifecycle.metrics import Outcome
+from modelworks.lifecycle.run_gates import decide, read_gates, run_gates
 from modelworks.lifecycle.scores import group_names
 
 

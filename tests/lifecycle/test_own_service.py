@@ -8,7 +8,8 @@ from lifecycle.conftest import Built, make_project
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import build_bundle, verify_bundle
 from modelworks.lifecycle.evaluate_gates import score_bundle
-from modelworks.lifecycle.gates import GateReport, GateResult, run_gates
+from modelworks.lifecycle.gates import GateReport, GateResult
+from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.training import train
 from modelworks.runtime.predictor import Predictions
 

@@ -13,10 +13,11 @@ import pytest
 import later
 from modelworks._files import read_json
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import load_spec, training
+from modelworks.lifecycle import child_process, load_spec, training
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore
-from modelworks.lifecycle.training import Home, latest_run, train
+from modelworks.lifecycle.runs import Home, latest_run
+from modelworks.lifecycle.training import train
 
 
 def fails(project, pattern):
@@ -33,7 +34,7 @@ def test_run_keeps_checks_metrics_plots_and_origin(built):
 def test_same_inputs_give_the_same_digest_elsewhere_on_another_day_with_other_threads_and_hash_seed(
     built, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "FIXED", {**training.FIXED, **later.variables(tmp_path)})
+    monkeypatch.setattr(training, "FIXED", {**child_process.FIXED, **later.variables(tmp_path)})
     monkeypatch.setenv("PYTHONHASHSEED", "4242")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("TZ", "Asia/Tokyo")

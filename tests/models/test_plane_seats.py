@@ -8,8 +8,9 @@ import pytest
 
 from modelworks.lifecycle import load_spec
 from modelworks.lifecycle.bundle import build_bundle, verify_bundle
-from modelworks.lifecycle.gates import run_gates
-from modelworks.lifecycle.training import Home, train
+from modelworks.lifecycle.run_gates import run_gates
+from modelworks.lifecycle.runs import Home
+from modelworks.lifecycle.training import train
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -17,7 +17,7 @@ from modelworks.laptop.state_dir import Place
 if TYPE_CHECKING:
     from modelworks.lifecycle.checks import CheckReport
     from modelworks.lifecycle.gates import GateReport
-    from modelworks.lifecycle.training import Home
+    from modelworks.lifecycle.runs import Home
 
 _TRAIN_CODES = """
 Exit codes: 0 trained; 1 the data, the model's code or the environment stopped it; 75 a bucket did not answer;
@@ -124,10 +124,10 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
     Example: `modelworks bundle flight-delay`, then `bentoml serve` on the unpacked bundle, or `modelworks gates`.
     """
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import load_spec, runs
 
     spec, home = load_spec(model), home_here()
-    run = training.latest_run(spec.name, home)
+    run = runs.latest_run(spec.name, home)
     built = bundles.build_bundle(spec, run, home, progress)
     _track(run, built)
     facts = {
@@ -159,12 +159,11 @@ def gates(
     Exit code 1 if the environment refuses it. Example: `modelworks gates flight-delay --env staging`.
     """
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import gates as judging
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import load_spec, run_gates, runs
 
     spec, home = load_spec(model), home_here()
-    run = training.latest_run(spec.name, home)
-    report = judging.run_gates(
+    run = runs.latest_run(spec.name, home)
+    report = run_gates.run_gates(
         spec, run, bundles.open_built(run), home, env, champion=champion, override=override, progress=progress
     )
     if as_json:
@@ -176,7 +175,7 @@ def gates(
 
 
 def home_here() -> Home:
-    from modelworks.lifecycle.training import Home
+    from modelworks.lifecycle.runs import Home
 
     try:
         root = Place.here().root

@@ -33,7 +33,7 @@ from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version
-    from modelworks.lifecycle.training import Home
+    from modelworks.lifecycle.runs import Home
 
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
 """Facts that a promoted version does not take along."""
@@ -113,7 +113,7 @@ def _require_champion(source: str, version: Version) -> None:
 
 def _copy(here: Target, there: Target, version: Version, override: str, scratch: Path) -> Version:
     """Have a version in the target's registry, with bundle, signature and data, if the target takes it."""
-    from modelworks.lifecycle.training import Home
+    from modelworks.lifecycle.runs import Home
 
     home = Home(scratch / "home")
     bundle, signature = here.registry.fetch(version.model, version.digest, scratch)

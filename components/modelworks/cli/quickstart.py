@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modelworks.cli.context import Target
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
-    from modelworks.lifecycle.training import TrainedModel
+    from modelworks.lifecycle.runs import TrainedModel
 
 out = Console(highlight=False, soft_wrap=True)
 ENVIRONMENT = "local"

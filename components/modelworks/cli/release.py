@@ -19,8 +19,8 @@ from modelworks.project import project_root
 from modelworks.settings import Release
 
 if TYPE_CHECKING:
+    from modelworks.lifecycle.child_process import Progress
     from modelworks.lifecycle.registry import Version
-    from modelworks.lifecycle.training import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -96,20 +96,19 @@ def registered(target: Target, model: str, override: str = "", tell: Progress | 
     from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import bundle as bundles
     from modelworks.lifecycle import data as rows
-    from modelworks.lifecycle import gates as judging
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import load_spec, run_gates, runs
     from modelworks.lifecycle.registry import lineage_of
 
     spec, home = load_spec(model), home_here()
-    run = training.latest_run(spec.name, home)
+    run = runs.latest_run(spec.name, home)
     built = bundles.open_built(run)
     bundles.sign(built, bundles.make_key(home.root / "signing"))
     registry = target.registry
     known = [version for version in registry.versions(spec.name) if version.digest == built.digest]
-    report = judging.read_gates(run, target.environment) if known and not override else None
+    report = run_gates.read_gates(run, target.environment) if known and not override else None
     if report is None or report.digest != built.digest:
         champion = champion_of(target, spec.name, built.digest, home.root / "champions")
-        report = judging.run_gates(
+        report = run_gates.run_gates(
             spec, run, built, home, target.environment, champion=champion, override=override, progress=tell
         )
     report.require()

@@ -18,7 +18,7 @@ from modelworks.cli.console import err
 from modelworks.cluster import training_job
 from modelworks.cluster.client import KubernetesClient, RefusedError
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import training
+from modelworks.lifecycle import provenance, runs
 from modelworks.lifecycle.artifacts import Artifacts
 from modelworks.lifecycle.data import StoreError
 from modelworks.lifecycle.lockfile import find_lock
@@ -26,8 +26,9 @@ from modelworks.lifecycle.pod import count_run
 
 if TYPE_CHECKING:
     from modelworks.cli.context import Target
+    from modelworks.lifecycle.child_process import Progress
+    from modelworks.lifecycle.runs import Home, TrainedModel
     from modelworks.lifecycle.spec import ModelSpec
-    from modelworks.lifecycle.training import Home, Progress, TrainedModel
 
 
 def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progress) -> tuple[TrainedModel, str]:
@@ -49,11 +50,11 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
     """
     place = training_job.Place.of(target.output("training"))
     artifacts, cluster = Artifacts(place.artifact_bucket, target.session), target.cluster(place.namespace)
-    source = training.source_of(spec.folder, find_lock(spec.folder).file)
+    source = provenance.source_of(spec.folder, find_lock(spec.folder).file)
     sent = {
         "model": spec.name,
-        "code": training.code_digest(spec.folder),
-        "engine": training.engine_digest(),
+        "code": provenance.code_digest(spec.folder),
+        "engine": provenance.engine_digest(),
         "lock": find_lock(spec.folder).digest,
     }
     with _step(tell, "send the project"):
@@ -77,7 +78,7 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
         if other := [what for what, value in sent.items() if inputs[what] != value]:
             raise ModelworksError(f"the run {folder.name} that came back has another {', '.join(other)} than was sent")
         artifacts.snapshots(home.data).get(inputs["data"])
-    run = training.with_origin(folder, *source)
+    run = runs.with_origin(folder, *source)
     with _step(tell, "log to MLflow"):
         return run, target.registry.track(run)
 

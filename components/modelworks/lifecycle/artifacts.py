@@ -20,8 +20,9 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.data import SnapshotStore, StoreError
 from modelworks.lifecycle.lockfile import find_lock
+from modelworks.lifecycle.provenance import source_files
+from modelworks.lifecycle.runs import run_id
 from modelworks.lifecycle.spec import ModelSpec
-from modelworks.lifecycle.training import run_id, source_files
 from modelworks.runtime.bundle import unpack
 
 MAX_SOURCE_BYTES = 100_000_000

@@ -1,6 +1,6 @@
 """From a run to a bundle: ONNX where it is proven equal, a model card, and a Bento whose bytes depend on nothing else.
 
-Runs in the worker; `modelworks.lifecycle.bundle` is the door.
+Runs in the child process; `modelworks.lifecycle.bundle` is the door.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from modelworks._files import digest_of, digest_of_facts, read_json, write_json,
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle.archive import pack, refuse_pickles
-from modelworks.lifecycle.child import TRUSTED_PREFIXES
 from modelworks.lifecycle.lockfile import PYTHON
 from modelworks.lifecycle.model_card import model_card
+from modelworks.lifecycle.trust import load_estimator, trusted_types
 from modelworks.runtime import manifest as of
 from modelworks.runtime.server.custom_service import read_facts
 
@@ -41,8 +41,19 @@ EXAMPLES = 3
 """Example rows in the manifest, the spec's own first."""
 
 
-def build(spec: ModelSpec, folder: Path, frame: pd.DataFrame, step: Step, *, requirements: str) -> dict[str, Any]:
-    """Build the bundle of the run in `folder` and say where it is."""
+def build(
+    spec: ModelSpec, folder: Path, frame: pd.DataFrame, step: Step, *, requirements: str, builder: str
+) -> dict[str, Any]:
+    """Build the bundle of the run in `folder` and say where it is.
+
+    Args:
+        spec: The model.
+        folder: The run's.
+        frame: Its rows.
+        step: Opens a step of the work.
+        requirements: Packages that the bundle is served with, as pip reads them.
+        builder: Digest of the code that builds it, kept beside the bundle.
+    """
     parts = data.split_rows(spec, frame)
     holdout = frame.iloc[parts["holdout"]]
     with step("convert to ONNX"):
@@ -61,6 +72,7 @@ def build(spec: ModelSpec, folder: Path, frame: pd.DataFrame, step: Step, *, req
     facts = {
         "model": spec.name, "digest": digest, "file": path.name, "bytes": len(archive), "served": manifest.served,
         "parity": read_json(folder / "parity.json"), "requirements": digest_of(requirements.encode()),
+        "builder": builder,
     }  # fmt: skip
     write_json(folder / "bundle.json", facts)
     return facts
@@ -74,7 +86,7 @@ def _onnx(spec: ModelSpec, folder: Path, holdout: pd.DataFrame) -> tuple[of.Onnx
         reason = "its own service answers" if spec.service.code else "the spec does not ask for it"
         write_json(folder / "parity.json", {"onnx": False, "reason": reason})
         return None, None
-    estimator = load_estimator(folder, spec)
+    estimator = load_estimator(folder / "model.skops", spec.service.trusted)
     x = scores.encode(holdout, spec.features, spec.input)
     try:
         graph, inputs, output = _convert(spec, estimator)
@@ -171,29 +183,6 @@ def run_onnx(
     return np.asarray(session.run([output], feeds)[0])
 
 
-def load_estimator(folder: Path, spec: ModelSpec) -> Any:
-    """The run's model, from skops.
-
-    Raises:
-        ModelworksError: It holds types that nobody vouched for.
-    """
-    import skops.io  # brings scikit-learn
-
-    content = (folder / "model.skops").read_bytes()
-    return skops.io.loads(content, trusted=trusted_types(content, spec))
-
-
-def trusted_types(content: bytes, spec: ModelSpec) -> list[str]:
-    """Types in a skops file that are beyond skops' own list and that the builder vouches for."""
-    import skops.io  # brings scikit-learn
-
-    found = sorted(skops.io.get_untrusted_types(data=content))
-    foreign = [each for each in found if not each.startswith(TRUSTED_PREFIXES) and each not in spec.service.trusted]
-    if foreign:
-        raise ModelworksError(f"the model holds types that nobody vouched for: {', '.join(foreign)}")
-    return found
-
-
 # -- The Bento -------------------------------------------------------------------------------------------------------
 def _manifest(
     spec: ModelSpec, folder: Path, holdout: pd.DataFrame, onnx: of.Onnx | None, parity: of.Parity | None
@@ -201,7 +190,7 @@ def _manifest(
     content = (folder / "model.skops").read_bytes()
     skops = of.Skops(
         path="model.skops", sha256=digest_of(content).removeprefix("sha256:"), columns=spec.feature_names,
-        trusted=tuple(trusted_types(content, spec)), input=spec.input,
+        trusted=tuple(trusted_types(content, spec.service.trusted)), input=spec.input,
     )  # fmt: skip
     return of.Manifest(
         model=spec.name, kind=spec.kind, task=spec.description, owner=spec.owner, classes=spec.classes,

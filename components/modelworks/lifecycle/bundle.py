@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from modelworks._files import digest_of_file, read_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import refuse_pickles
+from modelworks.lifecycle.child_process import Progress, work
 from modelworks.lifecycle.lockfile import find_lock
-from modelworks.lifecycle.training import Home, Progress, TrainedModel, roots, work
+from modelworks.lifecycle.provenance import builder_digest
+from modelworks.lifecycle.runs import Home, TrainedModel
+from modelworks.lifecycle.training import roots
 from modelworks.runtime import bundle as runtime_bundle
 from modelworks.runtime import signature
 
@@ -43,7 +46,7 @@ class Bundle:
 
 
 def build_bundle(spec: ModelSpec, run: TrainedModel, home: Home, progress: Progress | None = None) -> Bundle:
-    """Build the bundle of a run; one that is there and whole is kept.
+    """Build the bundle of a run; one that is there, whole and made by the same code is kept.
 
     Raises:
         ModelworksError: The run is not this spec's, the lock changed, or the model cannot be bundled.
@@ -55,17 +58,23 @@ def build_bundle(spec: ModelSpec, run: TrainedModel, home: Home, progress: Progr
         raise ModelworksError(
             f"{lock.file} changed since the run {run.run}", fix=f"Run `modelworks train {spec.name}` with this lock."
         )
-    try:
-        kept = open_built(run)
-    except ModelworksError:
-        pass
-    else:
+    builder = builder_digest()
+    if kept := _kept(run, builder):
         if progress:
             progress("build the Bento", "kept", 0.0)
         return kept
-    requirements = lock.requirements(roots(spec))
-    work(spec, home, {"verb": "bundle", "folder": str(run.folder), "requirements": requirements}, progress)
+    job = {"verb": "bundle", "folder": str(run.folder), "builder": builder}
+    work(spec, home, {**job, "requirements": lock.requirements(roots(spec))}, progress)
     return open_built(run)
+
+
+def _kept(run: TrainedModel, builder: str) -> Bundle | None:
+    """The bundle of a run, if code with this digest built it and nobody changed it since."""
+    try:
+        built = open_built(run)
+    except ModelworksError:
+        return None
+    return built if read_json(run.folder / "bundle.json").get("builder") == builder else None
 
 
 def open_built(run: TrainedModel) -> Bundle:

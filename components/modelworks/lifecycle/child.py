@@ -23,11 +23,9 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, scores
 from modelworks.lifecycle.archive import canonical_skops
 from modelworks.lifecycle.metrics import Outcome
+from modelworks.lifecycle.runs import Home, run_id
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, blame, load_spec
-from modelworks.lifecycle.training import Home, run_id
-
-TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.", "builtins.")
-"""Libraries whose types a bundle may hold without the spec naming them."""
+from modelworks.lifecycle.trust import trusted_types
 
 
 class Steps:
@@ -121,7 +119,8 @@ def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> d
 
     folder = Path(job["folder"])
     snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
-    return build(spec, folder, data.read_rows(snapshot), steps.step, requirements=job["requirements"])
+    frame = data.read_rows(snapshot)
+    return build(spec, folder, frame, steps.step, requirements=job["requirements"], builder=job["builder"])
 
 
 def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
@@ -199,17 +198,7 @@ def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
             f"{spec.name} cannot be kept without pickle: {error}",
             fix="Build it from scikit-learn's own parts; functions and lambdas have no place in a bundle.",
         ) from error
-    foreign = sorted(
-        each
-        for each in skops.io.get_untrusted_types(data=content)
-        if not each.startswith(TRUSTED_PREFIXES) and each not in spec.service.trusted
-    )
-    if foreign:
-        raise ModelworksError(
-            f"{spec.service.where}: the model holds types that are not scikit-learn's: {', '.join(foreign)}",
-            fix="Leave them out, or name them in Service(trusted=...) and their package in packages; code of your own "
-            "needs a service of its own (Service(code=...)).",
-        )
+    trusted_types(content, spec.service.trusted, where=spec.service.where)
     write_whole(folder / "model.skops", content)
 
 

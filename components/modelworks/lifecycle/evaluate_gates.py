@@ -1,7 +1,7 @@
 """Judging a bundled model on its hold-out: every gate of the spec, a verdict each.
 
-Runs in the worker; `modelworks.lifecycle.gates` is the door. What is judged is the artifact that will serve, out of the
-bundle, and not the estimator it was made from.
+Runs in the child process; `modelworks.lifecycle.run_gates` is the door. What is judged is the artifact that will
+serve, out of the bundle, and not the estimator it was made from.
 """
 
 from __future__ import annotations

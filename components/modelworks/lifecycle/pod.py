@@ -20,8 +20,10 @@ from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.artifacts import Artifacts
 from modelworks.lifecycle.data import StoreError
+from modelworks.lifecycle.provenance import engine_digest
+from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.spec import load_spec
-from modelworks.lifecycle.training import Home, engine_digest, make_run
+from modelworks.lifecycle.training import make_run
 
 
 def main(arguments: list[str]) -> int:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.data import SnapshotStore
-from modelworks.lifecycle.gates import carried, judge
+from modelworks.lifecycle.gates import carried
+from modelworks.lifecycle.provenance import code_digest
+from modelworks.lifecycle.run_gates import judge
+from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.spec import ChampionGate, ModelSpec, find_model, load_spec
-from modelworks.lifecycle.training import Home, Progress, code_digest
 
 _GIT_BOUND = 60
 """Seconds for git to give a folder of a commit."""

@@ -19,8 +19,8 @@ from modelworks._files import digest_of_file, plain, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import Bundle
 from modelworks.lifecycle.gates import GateReport, carried
+from modelworks.lifecycle.runs import TrainedModel
 from modelworks.lifecycle.tracking import track
-from modelworks.lifecycle.training import TrainedModel
 
 CHAMPION = "champion"
 """Alias of the version that an environment's traffic is on."""

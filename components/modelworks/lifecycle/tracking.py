@@ -16,7 +16,7 @@ from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.bundle import Bundle
-    from modelworks.lifecycle.training import TrainedModel
+    from modelworks.lifecycle.runs import TrainedModel
 
 RUN_TAG = "modelworks.run"
 

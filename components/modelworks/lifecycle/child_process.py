@@ -1,0 +1,124 @@
+"""The child process in which a model's own code runs: one thread, a fixed hash seed, and a chosen environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.runs import Home
+from modelworks.lifecycle.spec import ModelSpec
+
+Progress = Callable[[str, str, float], None]
+"""Called with a step, its state (`start`, `done`, `kept`) and the seconds it took."""
+
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "PYTHONDONTWRITEBYTECODE",
+)
+PASSED_ON_PREFIXES = ("AWS_", "MODELWORKS_")
+FIXED = {
+    "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8", "MPLBACKEND": "svg", "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1",
+    "LOKY_MAX_CPU_COUNT": "1", "ARROW_DEFAULT_MEMORY_POOL": "system", "BENTOML_DO_NOT_TRACK": "True",
+}  # fmt: skip
+"""What could otherwise reach into the bytes of a model, or wait for a network."""
+
+
+def work(
+    spec: ModelSpec, home: Home, job: dict[str, Any], progress: Progress | None = None, *, shown: bool = False
+) -> dict[str, Any]:
+    """Run one job in a child process and return its result.
+
+    Args:
+        spec: The model.
+        home: Where things are kept.
+        job: What to do, as the child understands it.
+        progress: Called at every step.
+        shown: Let the child print where this process does; else into a log file.
+
+    Raises:
+        ModelworksError: What the child raised, or that it was killed; its log is named.
+    """
+    where = {"home": str(home.root), "data_store": home.data_store, "artifact_bucket": home.artifact_bucket}
+    job = {"spec": str(spec.file), **where, **job}
+    log = None if shown else home.root / "logs" / f"{spec.name}-{job['verb']}.log"
+    try:
+        with tempfile.TemporaryDirectory(prefix="modelworks-") as scratch, ExitStack() as files:
+            if log:
+                log.parent.mkdir(parents=True, exist_ok=True)
+            output = files.enter_context(log.open("wb")).fileno() if log else sys.stdout.fileno()
+            return _converse(job, log, output, Path(scratch), progress)
+    except OSError as error:
+        raise ModelworksError(
+            f"cannot work in {home.root}: {error.strerror or error}",
+            fix="Free space, fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
+        ) from error
+
+
+def _converse(
+    job: dict[str, Any], log: Path | None, output: int, scratch: Path, progress: Progress | None
+) -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if _passed_on(name)} | FIXED
+    environment |= {"BENTOML_HOME": str(scratch / "bentoml"), "MPLCONFIGDIR": str(scratch / "matplotlib")}
+    if log is None:
+        environment["PYTHONUNBUFFERED"] = "1"  # somebody is reading
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "modelworks.lifecycle.child", json.dumps(job), str(writer)],
+        cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[writer],
+    )  # fmt: skip
+    os.close(writer)
+    result: dict[str, Any] | None = None
+    try:
+        with os.fdopen(reader, encoding="utf-8") as events:
+            for line in events:
+                event = json.loads(line)
+                if "error" in event:
+                    error = ModelworksError(event["error"], fix=event["fix"])
+                    error.exit_code = event["code"]
+                    raise error
+                if "result" in event:
+                    result = event["result"]
+                elif progress:
+                    progress(event["step"], event["state"], event["seconds"])
+        code = process.wait()
+    finally:
+        # An interrupted parent leaves no trainer behind.
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    if code or result is None:
+        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
+        where = f"; its log: {log}\n{_last_lines(log)}" if log else ""
+        raise ModelworksError(
+            f"the process that does `{job['verb']}` {how}{where}",
+            fix="Run it again: finished steps are kept.",
+        )
+    return result
+
+
+def _passed_on(name: str) -> bool:
+    return name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    return "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,70 @@
+"""What a run and a bundle are made of: a project's code, the commit it is at, and our own code that decides bytes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelworks._files import digest_of, digest_of_facts
+
+TRAINING = ("archive", "child", "child_process", "data", "metrics", "scores", "spec")
+"""Modules of the lifecycle that decide what a run holds: the model's bytes, its metrics and its slices."""
+BUILDING = ("archive", "bento_service", "build_bundle", "lockfile", "model_card", "scores", "spec", "trust")
+"""Modules of the lifecycle that decide a bundle's bytes besides those of its run."""
+
+
+def code_digest(folder: Path) -> str:
+    """The digest of a project's Python files, tests aside."""
+    files = [
+        path
+        for path in source_files(folder)
+        if path.suffix == ".py" and not path.name.startswith("test_") and "tests" not in path.relative_to(folder).parts
+    ]
+    return digest_of_facts({path.relative_to(folder).as_posix(): digest_of(path.read_bytes()) for path in files})
+
+
+def source_files(folder: Path) -> list[Path]:
+    """What a model project consists of, sorted: every file in its folder that is neither hidden nor a cache."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix())
+        if not path.is_dir()
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+    ]
+
+
+def engine_digest() -> str:
+    """The digest of the code of modelworks that a run's bytes depend on."""
+    return _digest_of_modules([f"lifecycle/{name}.py" for name in TRAINING])
+
+
+def builder_digest() -> str:
+    """The digest of the code of modelworks that makes a bundle out of a run."""
+    return _digest_of_modules([*(f"lifecycle/{name}.py" for name in BUILDING), "runtime/manifest.py"])
+
+
+def _digest_of_modules(paths: Sequence[str]) -> str:
+    package = Path(__file__).parents[1]
+    return digest_of_facts({path: digest_of((package / path).read_bytes()) for path in paths})
+
+
+def source_of(folder: Path, lock: Path) -> tuple[str, bool]:
+    """The commit that `folder` is at, and whether project, lock or modelworks itself differ from it.
+
+    Without git there is no commit, and the tree counts as dirty.
+    """
+    package = Path(__file__).parent.parent
+    try:
+        top = _git(folder, "rev-parse", "--show-toplevel").strip()
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        paths = [str(path) for path in (folder, lock, package) if path.is_relative_to(top)]
+        return commit, bool(_git(folder, "status", "--porcelain", "--", *paths).strip())
+    except (OSError, subprocess.SubprocessError):
+        return "", True
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, timeout=30
+    ).stdout

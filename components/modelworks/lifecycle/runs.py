@@ -1,0 +1,117 @@
+"""Runs: what went into a training, the folder with what came out, and where both are kept.
+
+A run is called after the digest of its inputs: the same inputs find the same run again.
+"""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from modelworks._files import digest_of_facts, read_json, write_json
+from modelworks.errors import ModelworksError
+from modelworks.lifecycle.checks import CheckReport
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where runs and data are kept on this machine."""
+
+    root: Path
+    data_store: str = ""
+    """`s3://bucket/prefix` behind the local folder, or empty."""
+    artifact_bucket: str = ""
+    """Bucket where finished runs are looked for that are not here, or empty."""
+
+    @property
+    def data(self) -> Path:
+        """Snapshots by digest."""
+        return self.root / "data"
+
+    def runs(self, model: str) -> Path:
+        """Runs of one model."""
+        return self.root / "runs" / model
+
+    def checks(self, model: str) -> Path:
+        """The last check of a model's data outside of a run."""
+        return self.root / "checks" / model
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One run: what went in, and the folder with what came out."""
+
+    model: str
+    run: str
+    """First 16 hex digits of the digest of its inputs."""
+    folder: Path
+    inputs: dict[str, Any]
+    """Digests of `data`, `code`, `engine` and `lock`; `parameters` and `seed`."""
+    metrics: dict[str, float]
+    """On the hold-out."""
+    origin: dict[str, Any]
+    """`commit`, `dirty`, `by`, `at`: who trained it from what. Never part of a digest."""
+
+    @property
+    def checks(self) -> CheckReport:
+        """The data checks this run passed."""
+        return CheckReport.from_facts(read_json(self.folder / "checks.json"))
+
+
+def with_origin(folder: Path, commit: str, dirty: bool) -> TrainedModel:
+    """The finished run in `folder`, from now on known to be trained from that source, by this user.
+
+    Args:
+        folder: The run's.
+        commit: See `source_of`.
+        dirty: The same.
+
+    Raises:
+        ModelworksError: It was not finished.
+    """
+    path = folder / "origin.json"
+    known = read_json(path) if path.is_file() else {}
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    # The same inputs found again in a clean tree are from then on known by that commit.
+    if not known or (known["dirty"] and not dirty):
+        known = {"commit": commit, "dirty": dirty, "by": getpass.getuser(), "at": now}
+    write_json(path, {**known, "last": now})
+    return open_run(folder)
+
+
+def open_run(folder: Path) -> TrainedModel:
+    """The finished run in `folder`.
+
+    Raises:
+        ModelworksError: It is not there or was not finished.
+    """
+    if not (folder / "metrics.json").is_file():
+        raise ModelworksError(f"there is no finished run in {folder}", fix="Run `modelworks train` first.")
+    inputs, metrics = read_json(folder / "inputs.json"), read_json(folder / "metrics.json")
+    origin = read_json(folder / "origin.json") if (folder / "origin.json").is_file() else {}
+    return TrainedModel(inputs["model"], folder.name, folder, inputs, metrics["holdout"], origin)
+
+
+def latest_run(model: str, home: Home) -> TrainedModel:
+    """The run of `model` that was trained last.
+
+    Raises:
+        ModelworksError: There is none.
+    """
+    finished = sorted(home.runs(model).glob("*/metrics.json"), key=_trained_at)
+    if not finished:
+        raise ModelworksError(f"{model} was never trained here", fix=f"Run `modelworks train {model}`.")
+    return open_run(finished[-1].parent)
+
+
+def _trained_at(path: Path) -> tuple[str, float]:
+    origin = path.parent / "origin.json"
+    return (read_json(origin).get("last", "") if origin.is_file() else "", path.stat().st_mtime)
+
+
+def run_id(inputs: dict[str, Any]) -> str:
+    """The name of a run with these inputs."""
+    return digest_of_facts(inputs).removeprefix("sha256:")[:16]
