@@ -83,6 +83,7 @@ def test_models_stand_on_lifecycle_and_runtime_alone():
     [
         ("import modelworks.lifecycle.pod", ["pulumi", "typer", "rich", "modelworks.laptop", "modelworks.cli"]),
         ("import modelworks.cluster.training_job", ["boto3", "kr8s", "pulumi", *sorted(ML)]),
+        ("import modelworks.lifecycle.promotion", ["pulumi", "typer", "rich", "modelworks.laptop", "modelworks.cli"]),
         ("import modelworks.runtime.manifest", ["pulumi", "pulumi_aws", "pulumi_kubernetes"]),
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
         ("from modelworks import Environment; from modelworks.stack import stack_config", sorted(ML)),

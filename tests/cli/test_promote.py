@@ -18,8 +18,8 @@ from modelworks._files import digest_of_file
 from modelworks.cli import release as releasing
 from modelworks.cli.context import Target
 from modelworks.cli.promote import promote
-from modelworks.cli.release import registered, released
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
@@ -83,12 +83,12 @@ class World:
         """Train, bundle and register what the project is now, in dev."""
         spec, home = self.project.spec, self.project.home
         build_bundle(spec, train(spec, home), home)
-        registered(self.places["dev"], "churn")
+        registration.register(spec, home, self.dev, self.places["dev"].stack_file)
 
     def serve(self, number: int) -> Version:
         """Let dev serve a version."""
         version = self.dev.find("churn", str(number))
-        released(self.places["dev"], version)
+        registration.release(self.dev, self.places["dev"].stack_file, version)
         self.dev.point(CHAMPION, version, model="churn")
         return self.dev.find("churn", str(number))
 

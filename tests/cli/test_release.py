@@ -7,6 +7,7 @@ import pytest
 from modelworks.cli import release
 from modelworks.cli.promote import promote
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.registration import apply_policy
 from modelworks.lifecycle.registry import Version
 
 
@@ -49,28 +50,28 @@ def test_no_environment_is_skipped_and_none_is_promoted_to_backwards(nobody, sou
 )
 def test_a_gate_that_does_not_hold_for_the_target_is_refused_with_number_and_limit(env, verdict):
     with pytest.raises(ModelworksError, match=rf"{verdict}: gate 1: no \(it is 1, the limit 2\)"):
-        release.hold(version("pass", verdict), env, "")
+        apply_policy(version("pass", verdict), env, "")
 
 
 @pytest.mark.parametrize(
     ("env", "verdict"), [("local", "fail"), ("local", "inconclusive"), ("dev", "inconclusive"), ("prod", "pass")]
 )
 def test_what_the_target_only_warns_of_goes_on(env, verdict):
-    assert release.hold(version("pass", verdict), env, "") == {}
+    assert apply_policy(version("pass", verdict), env, "") == {}
 
 
 def test_a_dirty_tree_goes_to_local_only():
-    assert release.hold(version(dirty=True), "local", "") == {}
+    assert apply_policy(version(dirty=True), "local", "") == {}
     with pytest.raises(ModelworksError, match="differs from its commit"):
-        release.hold(version(dirty=True), "dev", "")
+        apply_policy(version(dirty=True), "dev", "")
 
 
 def test_an_override_needs_its_reason_and_is_recorded_with_what_it_overrides():
-    decided = release.hold(version("fail"), "prod", "the only one that stops the leak")["overrides"][0]
+    decided = apply_policy(version("fail"), "prod", "the only one that stops the leak")["overrides"][0]
     assert decided["reason"] == "the only one that stops the leak"
     assert decided["gates"] == ["fail: gate 0: no (it is 1, the limit 2)"]
     assert (decided["environment"], bool(decided["by"])) == ("prod", True)
 
 
 def test_an_override_of_nothing_is_none():
-    assert release.hold(version("pass"), "prod", "just in case") == {}
+    assert apply_policy(version("pass"), "prod", "just in case") == {}

@@ -170,15 +170,15 @@ def _begin_bundle(model: str) -> Callable[[], tuple[TrainedModel, Bundle]]:
 
 
 def _register(target: Target, model: str) -> Version:
-    from modelworks.cli.release import registered
+    from modelworks.cli.release import register_last
 
-    return registered(target, model, tell=_progress)
+    return register_last(target, model, progress=_progress)
 
 
 def _release(target: Target, version: Version) -> str:
-    from modelworks.cli.release import released
+    from modelworks.lifecycle.registration import release
 
-    changed = released(target, version)
+    changed = release(target.registry, target.stack_file, version)
     line = f"{version.model}: {{digest: sha256:{contract.short_digest(version.digest)}…, version: {version.version}}}"
     return f"{line} in {target.stack_file.name}" if changed else "nothing changed"
 

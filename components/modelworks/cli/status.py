@@ -208,21 +208,21 @@ def _ask_around(target: Target, stands: rollout.Status) -> Told:
 
 def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     """What the registry holds of the wanted version; it becomes the champion once it serves."""
-    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION
+    from modelworks.lifecycle.aliases import move_aliases
+    from modelworks.lifecycle.registry import CHAMPION
 
     versions = registry.versions(stands.model)
     version = next((item for item in versions if item.digest == stands.wanted), None)
     if version is None:
         return {"registry": f"holds no version with the bundle {stands.wanted}"}
-    aliases, moved = version.aliases, False
-    if stands.state == "serves" and CHAMPION not in aliases:
-        registry.point(CHAMPION, version, model=stands.model)
-        aliases, moved = tuple(sorted({*aliases, CHAMPION})), True
-    # Also where another version has it: one that was turned back, and rolled back from, challenges nothing any more.
-    if stands.state == "serves" and any(CHALLENGER in item.aliases for item in versions):
-        registry.point(CHALLENGER, None, model=stands.model)
-        aliases = tuple(item for item in aliases if item != CHALLENGER)
-    return {"overrides": tuple(version.facts.get("overrides", ())), "aliases": aliases, "champion_moved": moved}
+    serves = stands.state == "serves"
+    moved = move_aliases(registry, stands.model, stands.wanted, serves=True) if serves else []
+    aliases = {*version.aliases} - {move.alias for move in moved} | {move.alias for move in moved if move.wanted}
+    return {
+        "overrides": tuple(version.facts.get("overrides", ())),
+        "aliases": tuple(sorted(aliases)),
+        "champion_moved": any(move.alias == CHAMPION for move in moved),
+    }
 
 
 def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:

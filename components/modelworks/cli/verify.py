@@ -17,7 +17,6 @@ from rich.markup import escape
 from modelworks import contract
 from modelworks.cli.console import Json, err, out, table
 from modelworks.cli.context import Target
-from modelworks.cli.release import was_released, with_release
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ def compare(
 # -- Checks ----------------------------------------------------------------------------------------------------------
 def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
     """Each release against the registry and the bytes in the store."""
+    from modelworks.lifecycle.aliases import note_release, was_released
+
     for model, release in _releases(target).items():
         short = contract.short_digest(release.digest)
         known = [each for each in target.registry.versions(model) if each.digest == release.digest]
@@ -141,7 +142,7 @@ def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
             )  # fmt: skip
         elif not was_released(known[0], target.environment):
             if mend:
-                target.registry.note(known[0], released=with_release(known[0], target.environment))
+                note_release(target.registry, known[0], target.environment)
             yield Finding(
                 "release", model, "mended" if mend else "wrong", f"the lineage of {short} did not know its release",
                 "" if mend else "Run this with --mend.",
@@ -164,30 +165,24 @@ def _check_bundle(target: Target, model: str, release: Release) -> Finding:
 def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
     """`champion` is what has the traffic, `challenger` what is on its way there."""
     from modelworks.cluster import rollout
-    from modelworks.lifecycle.registry import CHALLENGER, CHAMPION
+    from modelworks.lifecycle import aliases
 
     cluster = target.cluster()
     for model, release in _releases(target).items():
         versions = target.registry.versions(model)
-        state = rollout.status_of(model, release.digest, str(release.version or ""), cluster.seen(model))
-        wanted: dict[str, str | None] = {}
-        if state.state == "serves":
-            wanted = {CHAMPION: release.digest, CHALLENGER: None}
-        elif not any(CHAMPION in each.aliases and each.digest == release.digest for each in versions):
-            wanted = {CHALLENGER: release.digest}
-        for alias, digest in wanted.items():
-            has = next((each for each in versions if alias in each.aliases), None)
-            if (has.digest if has else None) == digest:
-                yield Finding("alias", f"{model}@{alias}", "ok", _version_of(has))
+        state = rollout.status_of(model, release.digest, str(release.version or ""), cluster.seen(model)).state
+        wanted = aliases.aliases_for(release.digest, versions, serves=state == "serves")
+        wrong = {move.alias: move for move in aliases.moves(wanted, versions)}
+        for alias in wanted:
+            now = next((version for version in versions if alias in version.aliases), None)
+            if alias not in wrong:
+                yield Finding("alias", f"{model}@{alias}", "ok", _version_of(now))
                 continue
-            should = next((each for each in versions if each.digest == digest), None)
-            if digest and should is None:
-                continue  # the release itself is wrong, and was told
             if mend:
-                target.registry.point(alias, should, model=model)
+                target.registry.point(alias, wrong[alias].wanted, model=model)
             yield Finding(
                 "alias", f"{model}@{alias}", "mended" if mend else "wrong",
-                f"it was {_version_of(has)}, and should be {_version_of(should)}",
+                f"it was {_version_of(now)}, and should be {_version_of(wrong[alias].wanted)}",
                 "" if mend else "Run this with --mend.",
             )  # fmt: skip
 

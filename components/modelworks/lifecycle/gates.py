@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Verdict = Literal["pass", "fail", "inconclusive"]
 Action = Literal["warn", "refuse"]
 
+SOURCE = "SourceGate"
+"""Name of the gate that every model has: that it was trained from a commit."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -23,6 +26,19 @@ class Policy:
     inconclusive: Action
     dirty: Action
     """About a model trained from a tree that differs from its commit."""
+
+    def action(self, gate: str, verdict: str) -> Literal["", "warn", "refuse"]:
+        """What follows from a verdict; nothing from one that passes.
+
+        Args:
+            gate: Name of the gate's class, or `SOURCE`.
+            verdict: Its verdict.
+        """
+        if verdict == "pass":
+            return ""
+        if gate == SOURCE:
+            return self.dirty
+        return self.fail if verdict == "fail" else self.inconclusive
 
 
 STRICT = Policy(fail="refuse", inconclusive="refuse", dirty="refuse")

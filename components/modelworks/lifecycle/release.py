@@ -8,8 +8,9 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,26 @@ def read_order(project: Path) -> tuple[str, ...]:
             fix='Name each environment once, as in order = ["dev", "staging", "prod"].',
         )
     return tuple(order)
+
+
+def require_next(order: Sequence[str], source: str, target: str) -> None:
+    """Refuse a promotion that skips an environment or goes backwards.
+
+    Args:
+        order: The environments that a version comes up through.
+        source: Where it serves.
+        target: Where it is to serve.
+
+    Raises:
+        ModelworksError: `target` does not come right after `source`.
+    """
+    if (source, target) in pairwise(order):
+        return
+    raise ModelworksError(
+        f"a version is not promoted from {source} to {target}: it comes up through {' → '.join(order)}",
+        fix="Promote one step at a time; what was tried in `local` is trained again in the first environment. "
+        "Another order is stated in pyproject.toml: [tool.modelworks] order = [...].",
+    )
 
 
 def _problem_of(order: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import getpass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from modelworks._files import digest_of_file, read_json, write_json, write_whole
 from modelworks.lifecycle.child_process import Progress, work
-from modelworks.lifecycle.gates import GateReport, GateResult, Override, Policy, policy_of
+from modelworks.lifecycle.gates import SOURCE, GateReport, GateResult, Override, policy_of
 from modelworks.lifecycle.html_report import gates_page
 from modelworks.lifecycle.runs import Home, TrainedModel
 
@@ -101,7 +101,7 @@ def decide(
         found = [
             *found,
             {
-                "gate": "SourceGate", "subject": "source", "verdict": "fail", "number": None,
+                "gate": SOURCE, "subject": "source", "verdict": "fail", "number": None,
                 "interval": None, "limit": None,
                 "message": f"trained from a tree that differs from {commit[:12]}: nobody can train it again",
                 "source": "modelworks.lifecycle.gates",
@@ -110,7 +110,8 @@ def decide(
         ]  # fmt: skip
     results = tuple(
         GateResult(
-            **{**each, "interval": tuple(each["interval"]) if each["interval"] else None}, action=_action(policy, each)
+            **{**each, "interval": tuple(each["interval"]) if each["interval"] else None},
+            action=policy.action(each["gate"], each["verdict"]),
         )
         for each in found
     )
@@ -126,11 +127,3 @@ def read_gates(run: TrainedModel, target: str) -> GateReport | None:
     """The report for a target that was kept with a run, if any."""
     path = run.folder / f"gates-{target}.json"
     return GateReport.from_facts(read_json(path)) if path.is_file() else None
-
-
-def _action(policy: Policy, result: dict[str, Any]) -> Literal["", "warn", "refuse"]:
-    if result["verdict"] == "pass":
-        return ""
-    if result["gate"] == "SourceGate":
-        return policy.dirty
-    return policy.fail if result["verdict"] == "fail" else policy.inconclusive

@@ -1,0 +1,89 @@
+"""What the aliases of a registry mean: `champion` has an environment's traffic, `challenger` is on its way there."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
+
+
+class Move(NamedTuple):
+    """An alias that does not point where it belongs."""
+
+    alias: str
+    now: Version | None
+    """Where it points; None for nowhere."""
+    wanted: Version | None
+    """Where it belongs; None for nowhere."""
+
+
+def aliases_for(digest: str, versions: Sequence[Version], *, serves: bool) -> Mapping[str, str | None]:
+    """Where the aliases of a model belong in an environment that releases the bundle `digest`.
+
+    Args:
+        digest: What the stack's file releases.
+        versions: The model's, as the environment's registry has them.
+        serves: Whether all traffic is on it already.
+
+    Returns:
+        The digest that each alias belongs to; None for none.
+    """
+    if serves:
+        return {CHAMPION: digest, CHALLENGER: None}
+    if any(CHAMPION in version.aliases and version.digest == digest for version in versions):
+        return {CHALLENGER: None}  # back to what has the traffic: nothing is on its way
+    return {CHALLENGER: digest}
+
+
+def moves(wanted: Mapping[str, str | None], versions: Sequence[Version]) -> list[Move]:
+    """What has to change for the aliases to be where they belong.
+
+    A digest that no version is registered for is left out: the release itself is wrong then.
+    """
+    found = []
+    for alias, digest in wanted.items():
+        now = next((version for version in versions if alias in version.aliases), None)
+        target = next((version for version in versions if version.digest == digest), None)
+        if (now.digest if now else None) != digest and (target or digest is None):
+            found.append(Move(alias, now, target))
+    return found
+
+
+def move_aliases(registry: Registry, model: str, digest: str, *, serves: bool) -> list[Move]:
+    """Let the aliases of a model point where they belong, and return what was changed.
+
+    Args:
+        registry: Of the environment.
+        model: The model.
+        digest: What the environment's stack file releases.
+        serves: Whether all traffic is on it already.
+
+    Raises:
+        ModelworksError: The registry is unreachable, or refuses.
+    """
+    versions = registry.versions(model)
+    changed = moves(aliases_for(digest, versions, serves=serves), versions)
+    for move in changed:
+        registry.point(move.alias, move.wanted, model=model)
+    return changed
+
+
+def was_released(version: Version, environment: str) -> bool:
+    """Whether the lineage of a version says that an environment released it."""
+    return any(release["environment"] == environment for release in version.facts.get("released", []))
+
+
+def note_release(registry: Registry, version: Version, environment: str) -> Version:
+    """Add to a version's lineage that an environment released it: now, and by whoever runs this.
+
+    Args:
+        registry: Whose lineage it is.
+        version: The version.
+        environment: Where it was released.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    release = {"by": getpass.getuser(), "at": now, "environment": environment}
+    return registry.note(version, released=[*version.facts.get("released", []), release])
