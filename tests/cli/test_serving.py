@@ -221,7 +221,7 @@ def command():
 def test_status_of_what_serves_ends_with_zero_and_makes_it_the_champion(place, command):
     done = command("status", "local", "--json")
     told = json.loads(done.stdout)["endpoints"][0]
-    assert (done.exit_code, told["state"], told["shares"][0]["percent"]) == (0, "serves", 100)
+    assert (done.exit_code, told["state"], told["shares"][0]["percent"]) == (0, "Healthy", 100)
     assert (told["champion_moved"], place.registry.pointed) == (True, [("champion", 2), ("challenger", None)])
 
 
@@ -256,7 +256,7 @@ def test_status_of_a_release_turned_back_ends_with_one_and_moves_no_alias(place,
     place.api.runs = [owned(FAILED)]
     done = command("status", "--json")
     told = json.loads(done.stdout)["endpoints"][0]
-    assert (done.exit_code, told["state"], place.registry.pointed) == (1, "turned back", [])
+    assert (done.exit_code, told["state"], place.registry.pointed) == (1, "Aborted", [])
     assert (told["measured"][0]["metric"], told["measured"][0]["values"]) == ("errors", [0.08, 0.031, 0.0])
     assert "errors: measured 0.08, 0.031, 0" in command("status").stdout.replace("\n            ", " ")
 
@@ -277,7 +277,7 @@ def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
     # It ends between two looks.
     monkeypatch.setattr(status, "_pause", lambda: setattr(place.api, "rollout", ended))
     done = command("rollout", "watch", "delays", "--timeout", "60")
-    assert (done.exit_code, "80 % version 1" in done.stderr, "serves" in done.stdout) == (0, True, True)
+    assert (done.exit_code, "80 % version 1" in done.stderr, "Healthy" in done.stdout) == (0, True, True)
 
 
 def test_the_alarms_of_the_endpoint_are_shown_with_their_states(place, command):

@@ -94,7 +94,7 @@ def test_a_release_that_took_all_traffic_serves_since_its_rollout_ended():
         SETS,
         [run("Successful", [], made=FIRST, ended="2026-11-01T11:00:00Z")],
     )
-    assert stands(seen).state == "serves"
+    assert stands(seen).state == "Healthy"
     assert stands(seen).shares == (Share(NEW, "2", 100, "2026-11-01T11:00:00Z"),)
     assert stands(seen).shares[0].name == "version 2 (aaaaaaaaaaaa)"
 
@@ -113,7 +113,7 @@ def test_a_canary_has_its_share_since_its_rollout_began():
 
 def test_a_canary_is_under_way_with_its_share_and_its_step():
     seen = Seen(a_rollout(phase="Progressing", canary=weights(20), currentStepIndex=2), SETS, (), [pod(ready=True)])
-    assert stands(seen).state == "under way"
+    assert stands(seen).state == "Progressing"
     assert [(share.version, share.percent) for share in stands(seen).shares] == [("1", 80), ("2", 20)]
     assert stands(seen).progress == "step 3 of 5: watching for 20s"
 
@@ -130,7 +130,7 @@ def test_the_evidence_gathered_so_far_is_told():
 def test_a_release_turned_back_says_which_measurement_broke_which_limit():
     seen = Seen(a_rollout(phase="Degraded", abort=True, message=ABORTED, canary=weights(0)), SETS, [FAILED])
     found = stands(seen)
-    assert found.state == "turned back"
+    assert found.state == "Aborted"
     assert [share.version for share in found.shares] == ["1"]
     assert [str(item) for item in found.measured] == [
         "errors: measured 0.08, 0.031, 0 (newest first); limit: more than 0.02, in 2 datapoints"
@@ -196,19 +196,19 @@ def test_a_rollout_aborted_by_hand_says_so():
 
 def test_what_the_cluster_was_not_told_is_not_rolled_out():
     seen = Seen(a_rollout(of=OLD, phase="Healthy", currentPodHash=STABLE), SETS)
-    assert stands(seen).state == "not rolled out"
-    assert stands(Seen()).state == "not rolled out"
+    assert stands(seen).state == "OutOfSync"
+    assert stands(Seen()).state == "OutOfSync"
     assert [share.version for share in stands(seen).shares] == ["1"]
 
 
 def test_what_the_controller_has_not_seen_yet_is_under_way():
-    assert stands(Seen(a_rollout(observedGeneration="1", phase="Healthy", stableRS=CANARY), SETS)).state == "under way"
+    assert stands(Seen(a_rollout(observedGeneration="1", phase="Healthy", stableRS=CANARY), SETS)).state == "Progressing"
 
 
 def test_a_first_release_without_a_ready_pod_is_degraded_after_its_deadline():
     message = 'ProgressDeadlineExceeded: ReplicaSet "m" has timed out progressing.'
     seen = Seen(a_rollout(phase="Degraded", stableRS="", message=message), SETS[1:])
-    assert (stands(seen).state, stands(seen).shares) == ("degraded", ())
+    assert (stands(seen).state, stands(seen).shares) == ("Degraded", ())
 
 
 def test_nothing_wanted_is_fine():

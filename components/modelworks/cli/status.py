@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from modelworks.settings import Release
 
 STATUS_CODES = """
-Exit codes: 0 everything that is released serves; 1 a release was turned back, is degraded or was never rolled out, or
-the environment cannot be asked; 2 a rollout is still under way (with --wait: at the end of the time it was given).
+Exit codes: 0 every released endpoint is Healthy; 1 one is Aborted, Degraded or OutOfSync, or
+the environment is unreachable; 2 a rollout is still Progressing (with --wait: when the time it was given is over).
 """
 _POLL_SECONDS = 1.0
 
@@ -215,7 +215,7 @@ def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     version = next((item for item in versions if item.digest == stands.wanted), None)
     if version is None:
         return {"registry": f"holds no version with the bundle {stands.wanted}"}
-    serves = stands.state == "serves"
+    serves = stands.state == "Healthy"
     moved = move_aliases(registry, stands.model, stands.wanted, serves=True) if serves else []
     aliases = {*version.aliases} - {move.alias for move in moved} | {move.alias for move in moved if move.wanted}
     return {
@@ -257,7 +257,7 @@ def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
     ], ""
 
 
-_COLOURS = {"serves": "green", "under way": "yellow", "turned back": "red", "degraded": "red"}
+_COLOURS = {"Healthy": "green", "Progressing": "yellow", "Aborted": "red", "Degraded": "red"}
 
 
 def _show(target: Target, told: list[Told]) -> None:

@@ -171,7 +171,7 @@ def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
     for model, release in _releases(target).items():
         versions = target.registry.versions(model)
         state = rollout.status_of(model, release.digest, str(release.version or ""), cluster.seen(model)).state
-        wanted = aliases.aliases_for(release.digest, versions, serves=state == "serves")
+        wanted = aliases.aliases_for(release.digest, versions, serves=state == "Healthy")
         wrong = {move.alias: move for move in aliases.moves(wanted, versions)}
         for alias in wanted:
             now = next((version for version in versions if alias in version.aliases), None)

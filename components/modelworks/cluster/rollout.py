@@ -19,10 +19,10 @@ from modelworks import contract
 Object = Mapping[str, Any]
 """A Kubernetes object."""
 
-State = Literal["serves", "under way", "turned back", "degraded", "not rolled out", "not released"]
-"""`serves`: all traffic is on what is wanted. `under way`: it is being taken there. `turned back`: the wanted release
-was given up and traffic is on the last good one. `degraded`: neither. `not rolled out`: the stack's file wants what the
-cluster was not told. `not released`: the stack's file wants nothing."""
+State = Literal["Healthy", "Progressing", "Aborted", "Degraded", "OutOfSync", "NotReleased"]
+"""In the words of Argo. `Healthy`: all traffic is on the release that the stack's file names. `Progressing`: traffic is
+on its way there. `Aborted`: the release was given up, and traffic is on the last good one. `Degraded`: neither.
+`OutOfSync`: the cluster has another release than the stack's file. `NotReleased`: the stack's file releases nothing."""
 
 HASH = "rollouts-pod-template-hash"
 """Label by which Argo Rollouts ties pods, ReplicaSets and AnalysisRuns to one version of the pod template."""
@@ -106,12 +106,12 @@ class Status:
     @property
     def ended(self) -> bool:
         """Whether waiting longer would change nothing."""
-        return self.state != "under way"
+        return self.state != "Progressing"
 
     @property
     def good(self) -> bool:
         """Whether what serves is what is wanted."""
-        return self.state in {"serves", "not released"}
+        return self.state in {"Healthy", "NotReleased"}
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
@@ -128,7 +128,7 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
         seen: What the cluster shows.
     """
     shares = _shares(seen)
-    stands = Status(model, "not released", wanted, wanted_version, shares)
+    stands = Status(model, "NotReleased", wanted, wanted_version, shares)
     if not wanted:
         return stands
     rollout = seen.rollout
@@ -136,18 +136,18 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
         told = name_of(declared(rollout), "") if rollout else "nothing"
         return replace(
             stands,
-            state="not rolled out",
+            state="OutOfSync",
             reason=f"the stack's file releases {name_of(wanted, wanted_version)}, the cluster was told {told}",
             fix="Run `modelworks up ENV`.",
         )
     status = rollout.get("status") or {}
     if not _observed(rollout):
-        return replace(stands, state="under way", progress="waiting for the rollouts controller to notice")
+        return replace(stands, state="Progressing", progress="waiting for the rollouts controller to notice")
     if status.get("abort"):
         reason, measured = _why(seen)
         return replace(
             stands,
-            state="turned back",
+            state="Aborted",
             reason=reason,
             measured=measured,
             fix=f"Release another version, or insist: `modelworks rollout retry {model} --env ENV`.",
@@ -155,12 +155,12 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
     if status.get("phase") == "Degraded":
         reason, measured = _why(seen)
         return replace(
-            stands, state="degraded", reason=reason, measured=measured, fix=f"See `modelworks logs {model} --env ENV`."
+            stands, state="Degraded", reason=reason, measured=measured, fix=f"See `modelworks logs {model} --env ENV`."
         )
     stable = status.get("stableRS")
     if stable and stable == status.get("currentPodHash") and status.get("phase") == "Healthy":
-        return replace(stands, state="serves")
-    return replace(stands, state="under way", progress=_progress(seen))
+        return replace(stands, state="Healthy")
+    return replace(stands, state="Progressing", progress=_progress(seen))
 
 
 def name_of(digest: str, version: str) -> str:
