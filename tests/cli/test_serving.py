@@ -372,28 +372,28 @@ def test_logs_of_a_model_without_pods_are_an_error(place, command):
 
 
 # -- up --------------------------------------------------------------------------------------------------------------
-def test_up_refuses_what_was_turned_back_and_says_how_to_insist(place):
+def test_up_refuses_what_was_aborted_before_and_says_how_to_force_it(place):
     place.api.rollout = served(of=OLD, phase="Healthy", currentPodHash=STABLE)
     place.api.runs = [owned(FAILED)]
-    with pytest.raises(ModelworksError, match="turned back by local before: errors: measured") as refused:
-        rollouts.refuse_turned_back(place, insist=False, say=print)
-    assert "--insist" in refused.value.fix
+    with pytest.raises(ModelworksError, match=r"local aborted delays .* before: errors: measured") as refused:
+        rollouts.prepare_update(place, force=False, say=print)
+    assert "--force" in refused.value.fix
 
 
-def test_insisting_tries_an_aborted_release_again_after_the_update(place):
+def test_force_retries_an_aborted_release_after_the_update(place):
     place.api.rollout = served(abort=True, message=ABORTED)
     place.api.runs = [owned(FAILED)]
     said: list[str] = []
-    try_again = rollouts.refuse_turned_back(place, insist=True, say=said.append)
+    retried = rollouts.prepare_update(place, force=True, say=said.append)
     before = list(place.api.patched)
-    try_again()
+    rollouts.retry_aborted(place, retried)
     assert (before, place.api.patched) == ([], [("m/status", {"status": {"abort": False}})])
-    assert "because you insist" in said[0]
+    assert "--force rolls it out again" in said[0]
 
 
 def test_up_notes_an_aborted_release_before_another_takes_its_place(place):
     place.api.rollout = served(of=OLD, abort=True, message=ABORTED)
-    rollouts.refuse_turned_back(place, insist=False, say=print)()
+    rollouts.prepare_update(place, force=False, say=print)
     note = {"metadata": {"annotations": {rollout.ANNOTATION_TURNED_BACK: "0" * 12}}}
     assert place.api.patched == [("m", note)]
 
@@ -404,18 +404,18 @@ def test_up_goes_on_where_the_cluster_cannot_be_asked(place, monkeypatch):
 
     monkeypatch.setattr(place, "cluster", down)
     said: list[str] = []
-    rollouts.refuse_turned_back(place, insist=False, say=said.append)()
+    rollouts.prepare_update(place, force=False, say=said.append)
     assert "cannot be reached" in said[0]
 
 
 def test_up_is_not_kept_from_a_good_release(place):
     place.api.runs = [owned(run("Successful", []))]
-    rollouts.refuse_turned_back(place, insist=False, say=print)()
+    rollouts.prepare_update(place, force=False, say=print)
     assert place.api.patched == []
 
 
 def test_up_of_a_program_that_is_not_of_ours_is_not_asked_about(place):
     place.stack_file.unlink()
     said: list[str] = []
-    rollouts.refuse_turned_back(place, insist=False, say=said.append)()
+    rollouts.prepare_update(place, force=False, say=said.append)
     assert said == []

@@ -202,7 +202,9 @@ def test_what_the_cluster_was_not_told_is_not_rolled_out():
 
 
 def test_what_the_controller_has_not_seen_yet_is_under_way():
-    assert stands(Seen(a_rollout(observedGeneration="1", phase="Healthy", stableRS=CANARY), SETS)).state == "Progressing"
+    assert (
+        stands(Seen(a_rollout(observedGeneration="1", phase="Healthy", stableRS=CANARY), SETS)).state == "Progressing"
+    )
 
 
 def test_a_first_release_without_a_ready_pod_is_degraded_after_its_deadline():

@@ -46,7 +46,7 @@ def _up(
     environment: _Environment,
     yes: _Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print Pulumi's JSON instead of a report.")] = False,
-    insist: Annotated[bool, typer.Option("--insist", help="Roll out a release that was turned back before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Roll out a release that was aborted here before.")] = False,
 ) -> None:
     """Bring ENV to what the program declares, by the real Pulumi engine.
 
@@ -59,20 +59,21 @@ def _up(
     to your own backend and cloud, with your own credentials. Options that this command does not know are Pulumi's.
 
     What a killed update left behind is cleaned up first: its lock if its process is gone, and each resource of which
-    nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment turned
-    back before is refused, unless you insist. Plain `pulumi up` does none of this.
+    nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment aborted
+    before is refused without --force. Plain `pulumi up` does none of this.
     """
     from modelworks.cli.context import Target
-    from modelworks.cli.rollouts import refuse_turned_back
+    from modelworks.cli.rollouts import prepare_update, retry_aborted
 
     engine = _engine(environment)
     engine.prepare(_say)
-    try_again = refuse_turned_back(Target(environment, engine), insist=insist, say=_say)
+    target = Target(environment, engine)
+    retried = prepare_update(target, force=force, say=_say)
     options = [*engine.policy(), *context.args, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
     if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in context.args):
         options.append("--refresh")  # the laptop's AWS forgets when it dies; asking costs milliseconds
     _run(engine, "up", options, quiet=as_json)
-    try_again()
+    retry_aborted(target, retried)
 
 
 def _preview(

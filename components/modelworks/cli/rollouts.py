@@ -14,7 +14,7 @@ from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 rollouts = typer.Typer(name="rollout", help="Watch a rollout, or take it in hand.", no_args_is_help=True)
 
@@ -86,65 +86,56 @@ def _retry(model: Model, *, env: Env = "local") -> None:
     _next(model, env, "is tried again")
 
 
-def refuse_turned_back(target: Target, *, insist: bool, say: Callable[[str], None]) -> Callable[[], None]:
-    """Keep `up` from rolling out what the cluster turned back before; to be asked before an update.
-
-    Before another release takes an aborted one's place, the Rollout is given a note that remembers it.
+def prepare_update(target: Target, *, force: bool, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Keep `up` from rolling out what the cluster aborted before, and note on each Rollout what it replaces.
 
     Args:
         target: The environment.
-        insist: Roll it out all the same.
-        say: Takes what is worth telling.
+        force: Roll it out all the same.
+        say: Called with what is worth telling.
 
     Returns:
-        What is to be done after the update: a release insisted on is tried again, if Argo still has it aborted.
+        Models whose release is retried after the update, if Argo still has it aborted: see `retry_aborted`.
 
     Raises:
-        ModelworksError: A release of the stack's file was turned back, and nobody insists.
+        ModelworksError: A release of the stack's file was aborted before, and `force` is false. Nothing was changed.
     """
     from modelworks.lifecycle.release import read_releases
 
-    again: list[str] = []
     try:
         releases = read_releases(target.stack_file)
         if not releases or not target.outputs.get("endpoints"):
-            return lambda: None
+            return ()
     except ModelworksError:
-        return lambda: None  # never up, or no file that we can read: the program says so itself, where it matters
+        return ()  # never up, or no file that we can read: the program says so itself, where it matters
     try:
         cluster = target.cluster()
         seen = {model: cluster.seen(model) for model in releases}
     except ModelworksError as error:
-        say(f"whether a release was turned back before is not known: {error.message}")
-        return lambda: None
-    for model, release in releases.items():
-        here = seen[model]
-        if here.rollout is None:
-            continue
-        why = rollout.turned_back(release.digest, here)
-        name = rollout.name_of(release.digest, str(release.version or ""))
-        if why and not insist:
-            raise ModelworksError(
-                f"{model} {name} was turned back by {target.environment} before: {why}",
-                fix=f"Release another version (`modelworks rollback {model} --env {target.environment}`), "
-                f"or insist: `modelworks up {target.environment} --insist`.",
-            )
-        if why:
-            say(f"{model} {name} was turned back before ({why}), and is rolled out because you insist")
-            again.append(model)
-        note = rollout.to_forget(release.digest, here) if why else None
-        if note is None and rollout.declared(here.rollout) != release.digest:
-            note = rollout.to_note(here)
-        if note is not None:
-            cluster.annotate(here.rollout, rollout.ANNOTATION_TURNED_BACK, note)
+        say(f"whether a release was aborted before is unknown: {error.message}")
+        return ()
+    names = {model: rollout.name_of(line.digest, str(line.version or "")) for model, line in releases.items()}
+    plan = rollout.plan_update({model: line.digest for model, line in releases.items()}, seen, force=force)
+    for model, why in plan.refused.items():
+        raise ModelworksError(
+            f"{target.environment} aborted {model} {names[model]} before: {why}",
+            fix=f"Release another version (`modelworks rollback {model} --env {target.environment}`), or roll it out "
+            f"again: `modelworks up {target.environment} --force`.",
+        )
+    for model, why in plan.retried.items():
+        say(f"{model} {names[model]} was aborted before ({why}); --force rolls it out again")
+    for model, note in plan.notes.items():
+        cluster.annotate(seen[model].rollout or {}, rollout.ANNOTATION_TURNED_BACK, note)
+    return tuple(plan.retried)
 
-    def retry() -> None:
-        for model in again:
-            aborted = cluster.seen(model).rollout
-            if aborted and (aborted.get("status") or {}).get("abort"):
-                cluster.patch(aborted, rollout.RETRY)
 
-    return retry
+def retry_aborted(target: Target, models: Sequence[str]) -> None:
+    """Let Argo try these releases again from their first step, where it still has them aborted."""
+    for model in models:
+        cluster = target.cluster()
+        aborted = cluster.seen(model).rollout
+        if aborted and (aborted.get("status") or {}).get("abort"):
+            cluster.patch(aborted, rollout.RETRY)
 
 
 # -- Where it is -----------------------------------------------------------------------------------------------------

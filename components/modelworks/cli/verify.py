@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from modelworks.settings import Release
 
 _VERIFY_CODES = """
-Exit codes: 0 everything is as the code says, or was mended; 1 something is not, or could not be asked.
+Exit codes: 0 everything is as the code says, or was repaired; 1 something is not, or a check could not be performed.
 """
 _COMPARE_CODES = """
-Exit codes: 0 every difference is declared; 1 there are undeclared ones, or an environment could not be asked.
+Exit codes: 0 every difference is declared; 1 there are undeclared ones, or an environment is unreachable.
 """
-_COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "mended": "cyan"}
+_COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "repaired": "cyan"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Finding:
     check: str
     subject: str
     verdict: str
-    """`ok`, `wrong`, `unknown` (it could not be asked) or `mended`."""
+    """`ok`, `wrong`, `unknown` (the check could not be performed) or `repaired`."""
     message: str
     fix: str = ""
 
@@ -64,12 +64,12 @@ def register(app: typer.Typer) -> None:
 def verify(
     environment: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
     *,
-    mend: Annotated[bool, typer.Option("--mend", help="Put right what a broken step left in the registry.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair the registry after an interrupted step.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prove that ENV is what the code says: releases, aliases, packages, tools, cloud and pods.
 
-    Changes nothing without --mend, and then only the registry; the rest is for `modelworks up`.
+    Changes nothing without --repair, and then only the registry; the rest is for `modelworks up`.
 
     Example: `modelworks verify staging`.
     """
@@ -79,7 +79,7 @@ def verify(
         if err.is_terminal:
             err.print(f"  {name} …", style="dim", end="\r")
         try:
-            found += check(target, mend)
+            found += check(target, repair)
         except ModelworksError as error:
             found.append(Finding(name, environment, "unknown", error.message, error.fix or ""))
     if as_json:
@@ -118,7 +118,7 @@ def compare(
 
 
 # -- Checks ----------------------------------------------------------------------------------------------------------
-def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
+def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
     """Each release against the registry and the bytes in the store."""
     from modelworks.lifecycle.aliases import note_release, was_released
 
@@ -141,11 +141,11 @@ def _check_releases(target: Target, mend: bool) -> Iterator[Finding]:
                 f"Release it again: `modelworks release {model} --env {target.environment}`, or promote it again.",
             )  # fmt: skip
         elif not was_released(known[0], target.environment):
-            if mend:
+            if repair:
                 note_release(target.registry, known[0], target.environment)
             yield Finding(
-                "release", model, "mended" if mend else "wrong", f"the lineage of {short} did not know its release",
-                "" if mend else "Run this with --mend.",
+                "release", model, "repaired" if repair else "wrong", f"the lineage of {short} did not know its release",
+                "" if repair else "Run this with --repair.",
             )  # fmt: skip
         else:
             yield Finding("release", model, "ok", f"version {known[0].version} ({short}) is registered")
@@ -162,7 +162,7 @@ def _check_bundle(target: Target, model: str, release: Release) -> Finding:
     return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
 
 
-def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
+def _check_aliases(target: Target, repair: bool) -> Iterator[Finding]:
     """`champion` is what has the traffic, `challenger` what is on its way there."""
     from modelworks.cluster import rollout
     from modelworks.lifecycle import aliases
@@ -178,16 +178,16 @@ def _check_aliases(target: Target, mend: bool) -> Iterator[Finding]:
             if alias not in wrong:
                 yield Finding("alias", f"{model}@{alias}", "ok", _version_of(now))
                 continue
-            if mend:
+            if repair:
                 target.registry.point(alias, wrong[alias].wanted, model=model)
             yield Finding(
-                "alias", f"{model}@{alias}", "mended" if mend else "wrong",
+                "alias", f"{model}@{alias}", "repaired" if repair else "wrong",
                 f"it was {_version_of(now)}, and should be {_version_of(wrong[alias].wanted)}",
-                "" if mend else "Run this with --mend.",
+                "" if repair else "Run this with --repair.",
             )  # fmt: skip
 
 
-def _check_packages(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
+def _check_packages(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
     """What is installed here against the lock: a program deploys with it, and a model is trained with it."""
     from modelworks.lifecycle.lockfile import find_lock
 
@@ -208,7 +208,7 @@ def _check_packages(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: A
         yield Finding("packages", lock.file.name, "ok", f"{len(both)} installed packages are the locked ones")
 
 
-def _check_tools(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
+def _check_tools(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The engine, and on the laptop every program of its cloud, against their pins."""
     from modelworks.laptop import toolchain
 
@@ -219,7 +219,7 @@ def _check_tools(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG0
             yield Finding("tools", state.name, verdict, f"{state.version}, {state.source or state.state}", fix)
 
 
-def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
+def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
     """Program, state and what really stands there: a refreshed preview that must find nothing to do."""
     from modelworks.deploy.preview import Preview
 
@@ -244,7 +244,7 @@ def _check_cloud(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG0
         yield Finding("cloud", target.environment, "ok", f"{preview.unchanged} resources are as they are declared")
 
 
-def _check_pods(target: Target, mend: bool) -> Iterator[Finding]:  # noqa: ARG001
+def _check_pods(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The digest that each pod carries against the release line."""
     cluster = target.cluster()
     for model, release in _releases(target).items():

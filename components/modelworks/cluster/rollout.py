@@ -150,7 +150,7 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
             state="Aborted",
             reason=reason,
             measured=measured,
-            fix=f"Release another version, or insist: `modelworks rollout retry {model} --env ENV`.",
+            fix=f"Release another version, or try it again: `modelworks rollout retry {model} --env ENV`.",
         )
     if status.get("phase") == "Degraded":
         reason, measured = _why(seen)
@@ -197,7 +197,7 @@ def turned_back(digest: str, seen: Seen) -> str:
         return "; ".join(map(str, measured)) or reason
     runs = [run for run in _newest_first(seen.runs) if _version_of(run) == short]
     failed = [run for run in runs if (run.get("status") or {}).get("phase") in {"Failed", "Error"}]
-    # A try that began after it failed is somebody's, who insisted. (For Argo a run that is ended from outside was
+    # A try that began after it failed is somebody's, who forced it. (For Argo a run that is ended from outside was
     # successful, whether its rollout was promoted or aborted, so that phases alone do not tell.)
     later = [run for run in runs if failed and _is_background(run) and _made(run) > _ended(failed[0])]
     if failed and not later:
@@ -205,6 +205,42 @@ def turned_back(digest: str, seen: Seen) -> str:
     if short in _noted(seen.rollout):
         return "it was given up before"
     return ""
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """What an update does about releases that the cluster aborted before."""
+
+    refused: Mapping[str, str]
+    """Why each model's release was aborted, by model: those that keep the update from running."""
+    retried: Mapping[str, str]
+    """The same for releases that are rolled out in spite of it."""
+    notes: Mapping[str, str]
+    """The note that each model's Rollout gets before the update."""
+
+
+def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: bool) -> UpdatePlan:
+    """Plan an update of endpoints, before another release takes an aborted one's place and it is forgotten.
+
+    Args:
+        digests: What the stack's file releases, by model.
+        seen: What the cluster shows of each model.
+        force: Roll out what was aborted before.
+    """
+    refused, retried, notes = {}, {}, {}
+    for model, digest in digests.items():
+        here = seen[model]
+        if here.rollout is None:
+            continue
+        why = turned_back(digest, here)
+        if why:
+            (retried if force else refused)[model] = why
+        note = to_forget(digest, here) if why else None
+        if note is None and declared(here.rollout) != digest:
+            note = to_note(here)
+        if note is not None:
+            notes[model] = note
+    return UpdatePlan(refused, retried, notes)
 
 
 def to_note(seen: Seen) -> str | None:
@@ -216,7 +252,7 @@ def to_note(seen: Seen) -> str | None:
 
 
 def to_forget(digest: str, seen: Seen) -> str | None:
-    """The note without a release that someone insists on; None: no change."""
+    """The note without a release that someone forces; None: no change."""
     noted, short = _noted(seen.rollout) if seen.rollout else [], contract.short_digest(digest)
     return ",".join(item for item in noted if item != short) if short in noted else None
 
