@@ -80,15 +80,19 @@ def _register() -> None:
         verify,
     )
 
-    quickstart.register(app)
-    laptop.register(app)
-    engine.register(app)
-    settings.register(app)
-    lifecycle.register(app)
-    lineage.register(app)
-    release.register(app)
-    promote.register(app)
-    status.register(app)
-    rollouts.register(app)
-    predict.register(app)
-    verify.register(app)
+    # The order of the panels of `--help`, and of the commands in each.
+    for subject in (
+        engine,
+        settings,
+        verify,
+        lifecycle,
+        release,
+        promote,
+        rollouts,
+        lineage,
+        status,
+        predict,
+        quickstart,
+        laptop,
+    ):
+        subject.register(app)

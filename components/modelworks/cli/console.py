@@ -18,6 +18,9 @@ Override = Annotated[
     str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
 ]
 
+ENVIRONMENTS, MODELS, RELEASES, OBSERVE, LAPTOP = "Environments", "Models", "Releases", "Observe", "Laptop"
+"""Panels of `modelworks --help`."""
+
 COLOURS = {"error": "red", "fail": "red", "warning": "yellow", "inconclusive": "yellow", "note": "dim", "pass": "green"}
 """Of severities and verdicts."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from modelworks.cli.console import err
+from modelworks.cli.console import ENVIRONMENTS, err
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("up", context_settings=_PASS_ON, epilog=_EXIT_CODES)(_up)
-    app.command("preview", context_settings=_PASS_ON, epilog=_EXIT_CODES)(_preview)
-    app.command("destroy", context_settings=_PASS_ON, epilog=_EXIT_CODES)(_destroy)
+    app.command("up", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_up)
+    app.command("preview", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_preview)
+    app.command("destroy", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_destroy)
 
 
 def _up(

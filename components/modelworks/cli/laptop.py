@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from modelworks.cli.console import Json, err
+from modelworks.cli.console import LAPTOP, Json, err
 
 if TYPE_CHECKING:
     from modelworks.laptop.state_dir import Place
@@ -27,8 +27,8 @@ laptop = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.add_typer(laptop, name="laptop")
-    app.command("env", epilog="Exit codes: 0 printed; 1 there is no such environment.")(_env)
+    app.add_typer(laptop, name="laptop", rich_help_panel=LAPTOP)
+    app.command("env", rich_help_panel=LAPTOP, epilog="Exit codes: 0 printed; 1 there is no such environment.")(_env)
 
 
 @laptop.command("up", epilog=_EXIT_CODES)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli.console import COLOURS, Json, Override, err, out, progress, table
+from modelworks.cli.console import COLOURS, MODELS, Json, Override, err, out, progress, table
 from modelworks.errors import ModelworksError
 from modelworks.laptop.state_dir import Place
 
@@ -28,11 +28,11 @@ Model = Annotated[str, typer.Argument(help="Name of a model in models/, its fold
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("new")(new)
-    app.command("check-data")(check_data)
-    app.command("train", epilog=_TRAIN_CODES)(train)
-    app.command("bundle")(bundle)
-    app.command("gates")(gates)
+    app.command("new", rich_help_panel=MODELS)(new)
+    app.command("check-data", rich_help_panel=MODELS)(check_data)
+    app.command("train", rich_help_panel=MODELS, epilog=_TRAIN_CODES)(train)
+    app.command("bundle", rich_help_panel=MODELS)(bundle)
+    app.command("gates", rich_help_panel=MODELS)(gates)
 
 
 def new(

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import COLOURS, Env, Json, moment, out, table
+from modelworks.cli.console import COLOURS, RELEASES, Env, Json, moment, out, table
 from modelworks.cli.context import Target
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ _ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "custom": "a service of its
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("models")(models)
-    app.command("lineage")(lineage)
+    app.command("models", rich_help_panel=RELEASES)(models)
+    app.command("lineage", rich_help_panel=RELEASES)(lineage)
 
 
 def models(*, env: Env = "local", as_json: Json = False) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from modelworks.cli.console import Env, Json, Model, err, out
+from modelworks.cli.console import OBSERVE, Env, Json, Model, err, out
 from modelworks.cli.context import Target
 from modelworks.errors import ModelworksError
 
@@ -27,7 +27,7 @@ _EXAMPLES_A_SECOND = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("predict")(predict)
+    app.command("predict", rich_help_panel=OBSERVE)(predict)
 
 
 def predict(

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import Model, Override, err, out, progress
+from modelworks.cli.console import RELEASES, Model, Override, err, out, progress
 from modelworks.cli.context import Target
 from modelworks.cli.lineage import verdict
 from modelworks.cli.release import say_release
@@ -28,7 +28,7 @@ _GIT_BOUND = 120
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("promote")(promote)
+    app.command("promote", rich_help_panel=RELEASES)(promote)
 
 
 def promote(

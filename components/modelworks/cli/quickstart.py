@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import Json
+from modelworks.cli.console import LAPTOP, Json
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ _DONE = re.compile(r"\s+\S+\s+\S+ (\S+) (?:created|updated|replaced|deleted)\b")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("quickstart", epilog="Exit codes: 0 the model answers; 1 a step failed, and says which and why.")(_run)
+    codes = "Exit codes: 0 the model answers; 1 a step failed, and says which and why."
+    app.command("quickstart", rich_help_panel=LAPTOP, epilog=codes)(_run)
 
 
 def _run(

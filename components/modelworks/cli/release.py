@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelworks import contract
-from modelworks.cli.console import Env, Json, Model, Override, out, progress
+from modelworks.cli.console import RELEASES, Env, Json, Model, Override, out, progress
 from modelworks.cli.context import Target
 from modelworks.cli.lineage import facts_of
 from modelworks.errors import ModelworksError
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("register")(register_model)
-    app.command("release")(release)
-    app.command("rollback")(rollback)
+    app.command("register", rich_help_panel=RELEASES)(register_model)
+    app.command("release", rich_help_panel=RELEASES)(release)
+    app.command("rollback", rich_help_panel=RELEASES)(rollback)
 
 
 def register_model(model: Model, *, env: Env = "local", override: Override = "", as_json: Json = False) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelworks.cli.console import Env, Json, Model, out
+from modelworks.cli.console import RELEASES, Env, Json, Model, out
 from modelworks.cli.context import Target
 from modelworks.cli.status import STATUS_CODES, Timeout, tell
 from modelworks.cluster import rollout
@@ -21,7 +21,7 @@ rollouts = typer.Typer(name="rollout", help="Watch a rollout, or take it in hand
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.add_typer(rollouts)
+    app.add_typer(rollouts, rich_help_panel=RELEASES)
 
 
 @rollouts.command("watch", epilog=STATUS_CODES)

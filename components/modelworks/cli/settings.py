@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 
 from modelworks._files import write_whole
+from modelworks.cli.console import ENVIRONMENTS
 from modelworks.project import project_root
 from modelworks.settings import load, schema
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("schema")(_schema)
-    app.command("check")(_check)
+    app.command("schema", rich_help_panel=ENVIRONMENTS)(_schema)
+    app.command("check", rich_help_panel=ENVIRONMENTS)(_check)
 
 
 def _schema(

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import Env, Json, Model, err, moment, out, table
+from modelworks.cli.console import OBSERVE, Env, Json, Model, err, moment, out, table
 from modelworks.cli.context import Target
 from modelworks.cli.predict import examples
 from modelworks.cluster import rollout
@@ -40,8 +40,8 @@ Timeout = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("status", epilog=STATUS_CODES)(status)
-    app.command("logs")(logs)
+    app.command("status", rich_help_panel=OBSERVE, epilog=STATUS_CODES)(status)
+    app.command("logs", rich_help_panel=OBSERVE)(logs)
 
 
 def status(

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import Json, err, out, table
+from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
 from modelworks.cli.context import Target
 from modelworks.errors import ModelworksError
 
@@ -57,8 +57,8 @@ class Difference:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("verify", epilog=_VERIFY_CODES)(verify)
-    app.command("compare", epilog=_COMPARE_CODES)(compare)
+    app.command("verify", rich_help_panel=ENVIRONMENTS, epilog=_VERIFY_CODES)(verify)
+    app.command("compare", rich_help_panel=ENVIRONMENTS, epilog=_COMPARE_CODES)(compare)
 
 
 def verify(
