@@ -101,6 +101,8 @@ def data_key(digest: str) -> str:
 
 REGISTRY_USER = "admin"
 """The registry's first user; its password is a secret of the stack."""
+MLFLOW_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""Where MLflow's own client looks for a registry, and as whom: address, user, password."""
 
 # -- Environment variables of a served pod (`python -m modelworks.runtime.serve`) ------------------------------------
 ENV_BUNDLE_URI = "MODELWORKS_BUNDLE_URI"

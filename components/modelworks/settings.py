@@ -86,7 +86,7 @@ class Cluster(_Strict):
     oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = "laptop.modelworks.internal"
     """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles."""
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
-    """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which a laptop resolves."""
+    """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
     install_argo_rollouts: bool = False
     """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
     runtime_image: ImageDigest | None = None

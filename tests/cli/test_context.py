@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from types import SimpleNamespace
 
 import pytest
 
 from modelworks.cli.context import Target
 
+TABLE = {
+    "hosts": {"churn.local.localhost": [], "churn.ml.example.com": [], "churn.ml.example.com.localhost": []},
+    "ports": {"churn.local.localhost": 24_000, "churn.ml.example.com": 24_001},
+}
+
+
+@pytest.fixture
+def laptop(monkeypatch, tmp_path):
+    (tmp_path / "laptop.json").write_text('{"ports": {"gateway": 21212}}')
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "table.json").write_text(json.dumps(TABLE))
+    monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path))
+
 
 @pytest.mark.parametrize(
     ("declared", "reached"),
     [
-        ("http://churn.local.localhost", "http://churn.local.localhost:21212"),
-        ("https://churn.ml.example.com", "http://churn.ml.example.com.localhost:21212"),
+        ("http://churn.local.localhost", "http://127.0.0.1:24000"),
+        ("https://churn.ml.example.com", "http://127.0.0.1:24001"),
     ],
 )
-def test_on_the_laptop_every_url_is_at_the_gateways_plain_port(monkeypatch, tmp_path, declared, reached):
-    (tmp_path / "laptop.json").write_text('{"ports": {"gateway": 21212}}')
-    monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path))
+def test_on_the_laptop_every_url_is_at_an_address_that_needs_no_resolver(laptop, declared, reached):
     assert Target("prod", SimpleNamespace(on_laptop=True)).address(declared) == reached
 
 
 def test_in_the_cloud_a_url_is_what_the_stack_says():
     url = "https://churn.ml.example.com"
     assert Target("prod", SimpleNamespace(on_laptop=False)).address(url) == url
+
+
+def test_the_process_resolves_names_as_it_did_before(monkeypatch):
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr("modelworks.cli.context.Engine.of", lambda _: SimpleNamespace(on_laptop=False))
+    Target.of("prod")
+    assert socket.getaddrinfo is resolve
+
+
+def test_mlflow_is_led_to_the_registry_as_its_user(laptop):
+    engine = SimpleNamespace(on_laptop=True, ask=lambda *_: "a-secret-word\n")
+    target = Target("prod", engine)
+    target.__dict__["outputs"] = {"registry_url": "http://churn.local.localhost"}
+    assert target.mlflow_variables == {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:24000",
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": "a-secret-word",
+    }

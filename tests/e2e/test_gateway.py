@@ -17,7 +17,9 @@ import httpx
 import pytest
 
 from modelworks._files import write_whole
+from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
+from modelworks.laptop.environments import free_range
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import Place
 
@@ -72,6 +74,10 @@ class Pod:
                 self.asked.append((head, body))
                 if "/hang-up" in head:
                     break
+                if "/moved-to?" in head:
+                    target = head.split("/moved-to?")[1].split(" ")[0]
+                    writer.write(f"HTTP/1.1 307 Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+                    continue
                 if "/stream" in head:
                     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                     for number in range(3):
@@ -93,10 +99,13 @@ class Running:
 
     def __init__(self, place: Place) -> None:
         self.place, self.port, self.tls_port = place, free_port(), free_port()
+        self.host_ports = free_range(3)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = caddy.caddy_argv(self.place, self.port, self.tls_port, toolchain.ensure(["caddy"])["caddy"])
+        argv = caddy.caddy_argv(
+            self.place, self.port, self.tls_port, toolchain.ensure(["caddy"])["caddy"], self.host_ports
+        )
         self.place.folder(caddy.admin_socket(self.place).parent)
         with (self.place.root / "caddy.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -110,15 +119,23 @@ class Running:
         raise AssertionError((self.place.root / "caddy.log").read_text())
 
     async def routes(
-        self, *routes: dict[str, object], host: str = "model.localhost", tls: tuple[str, ...] = ()
+        self,
+        *routes: dict[str, object],
+        host: str = "model.localhost",
+        tls: tuple[str, ...] = (),
+        ports: dict[str, int] | None = None,
     ) -> None:
-        table = json.dumps({"hosts": {host: list(routes)}, "tls": tls})
+        table = json.dumps({"hosts": {host: list(routes)}, "tls": tls, "ports": ports or {host: self.host_ports[0]}})
         write_whole(caddy.table_path(self.place), table)
         await caddy.put_table(caddy.admin_socket(self.place), table)
 
     def client(self, **more: object) -> httpx.AsyncClient:
         headers = {"Host": "model.localhost"}
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, trust_env=False, **more)
+
+    def own(self, number: int = 0) -> httpx.AsyncClient:
+        """A client of one host's own port, which says nothing of a name."""
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.host_ports[number]}", trust_env=False)
 
 
 @pytest.fixture(scope="module")
@@ -312,15 +329,115 @@ async def test_h2c_is_spoken_to_pods_that_ask_for_it(running):
     second.start()
     try:
         # Another Caddy is the pod: it speaks HTTP/2 without TLS, and says which protocol it was asked in.
-        await second.routes({"prefix": "/", "fixed": {"status": 200, "body": "from h2c"}}, host="*")
+        await second.routes({"prefix": "/", "fixed": {"status": 200, "body": "from h2c"}}, host="model.localhost")
         await running.routes(
             {"prefix": "/", "protocol": "h2c", "backends": [{"weight": 1, "pods": [f"127.0.0.1:{second.port}"]}]}
         )
         async with running.client() as client:
             assert (await client.get("/")).text == "from h2c"
+        async with running.own() as client:
+            assert (await client.get("/")).text == "from h2c"
     finally:
         second.process.kill()
         second.process.wait()
+
+
+# -- A port of its own -----------------------------------------------------------------------------------------------
+def fields(pod: Pod) -> dict[str, str]:
+    """The header of the last request that a pod got."""
+    lines = pod.asked[-1][0].splitlines()[1:]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
+
+
+async def test_a_host_is_reached_at_its_own_port_and_its_pods_see_its_name(running, pods):
+    pod = await pods("a")
+    await running.routes(forward((1, [pod])))
+    async with running.own() as client:
+        assert (await client.get("/v1")).text == "a"
+    asked = fields(pod)
+    assert (asked["host"], asked["x-forwarded-proto"]) == ("model.localhost", "http")
+    assert asked["x-forwarded-host"] == f"127.0.0.1:{running.host_ports[0]}"
+    assert asked["x-forwarded-for"] == "127.0.0.1"
+
+
+async def test_at_the_port_of_all_hosts_pods_see_the_name_as_the_client_wrote_it(running, pods):
+    pod = await pods("a")
+    await running.routes(forward((1, [pod])))
+    async with running.client() as client:
+        await client.get("/", headers={"Host": "model.localhost:8080"})
+    assert fields(pod)["host"] == "model.localhost:8080"
+
+
+async def test_weights_hold_at_a_hosts_own_port_too(running, pods):
+    await running.routes(forward((95, [await pods("stable")]), (5, [await pods("canary")])))
+    async with running.own() as client:
+        answers = Counter([(await client.get("/")).text for _ in range(200)])
+    assert answers == {"stable": 190, "canary": 10}
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "model.localhost", "MODEL.localhost.", "model.localhost:1"])
+async def test_a_request_at_a_hosts_own_port_may_name_the_host_or_loopback(running, pods, name):
+    await running.routes(forward((1, [await pods("a")])))
+    async with running.own() as client:
+        assert (await client.get("/", headers={"Host": name})).text == "a"
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "other.localhost", "127.0.0.2", "[::1]"])
+async def test_a_web_page_whose_name_was_made_to_lead_here_reaches_no_pod(running, pods, name):
+    pod = await pods("a")
+    await running.routes(forward((1, [pod])))
+    async with running.own() as client:
+        answer = await client.get("/", headers={"Host": name})
+    assert answer.status_code == 421
+    assert f'the port of model.localhost, not of "{name}"' in answer.json()["error"]["message"]
+    assert pod.asked == []
+
+
+async def test_a_port_that_no_host_has_leads_nowhere_and_one_whose_host_is_gone_neither(running, pods):
+    ports = {"*": running.host_ports[0], "gone.localhost": running.host_ports[1]}
+    await running.routes(forward((1, [await pods("any")])), host="*", ports=ports)
+    for number in (1, 2):
+        async with running.own(number) as client:
+            answer = await client.get("/")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"] == f"127.0.0.1:{running.host_ports[number]} is no host's port"
+
+
+async def test_a_redirect_to_the_host_itself_stays_at_its_own_port_and_others_are_passed_on(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    here, elsewhere = "http://model.localhost/x?y=1", "https://example.com/"
+    async with running.own() as client:
+        moved = [(await client.get(f"/moved-to?{to}")).headers["location"] for to in (here, elsewhere, "/x")]
+    assert moved == [f"http://127.0.0.1:{running.host_ports[0]}/x?y=1", elsewhere, "/x"]
+    async with running.client() as client:
+        assert (await client.get(f"/moved-to?{here}")).headers["location"] == here
+
+
+async def test_http2_without_tls_is_spoken_at_a_hosts_own_port(running, pods):
+    await running.routes(forward((1, [await pods("a")])))
+    answer = await asyncio.create_subprocess_exec(
+        *("curl", "-s", "--noproxy", "*", "--http2-prior-knowledge", "-w", " %{http_version}"),
+        f"http://127.0.0.1:{running.host_ports[0]}/",
+        stdout=subprocess.PIPE,
+    )
+    shown, _ = await answer.communicate()
+    assert shown == b"a 2"
+
+
+async def test_a_post_at_a_hosts_own_port_moves_on_from_a_pod_that_refuses_connections(running, pods):
+    dead, alive = await pods("dead"), await pods("alive")
+    await dead.stop()
+    await running.routes(forward((1, [dead, alive])))
+    async with running.own() as client:
+        answers = [(await client.post("/", content=b"x")).text for _ in range(8)]
+    assert answers == ["alive"] * 8
+    assert fields(alive)["host"] == "model.localhost"
+
+
+async def test_a_table_that_gives_two_hosts_one_port_is_refused(running, pods):
+    table = {"hosts": {"a": [], "b": []}, "ports": dict.fromkeys(("a", "b"), running.host_ports[0])}
+    with pytest.raises(ModelworksError, match="is given to two hosts"):
+        await caddy.put_table(caddy.admin_socket(running.place), json.dumps(table))
 
 
 async def test_requests_in_flight_finish_when_their_pod_leaves(running, pods):
@@ -369,8 +486,8 @@ async def test_a_killed_caddy_comes_back_with_its_routes(running, pods):
     running.process.send_signal(signal.SIGKILL)
     running.process.wait()
     running.start()
-    async with running.client() as client:
-        assert (await client.get("/")).text == "a"
+    async with running.client() as client, running.own() as other:
+        assert [(await client.get("/")).text, (await other.get("/")).text] == ["a", "a"]
 
 
 async def test_a_table_that_makes_no_sense_is_refused_and_the_old_one_holds(running, pods):

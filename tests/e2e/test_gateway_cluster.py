@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from modelworks.laptop import control_plane, supervisor
+from modelworks.laptop.gateway import addresses
 from modelworks.laptop.state_dir import Place, read_facts
 
 pytestmark = pytest.mark.e2e
@@ -224,6 +225,38 @@ def test_a_killed_part_loses_no_route_and_changes_are_followed_again(laptop, api
         _within(60, lambda: _answers(laptop, host) == "second")
     finally:
         _release(api, pod)
+
+
+def test_a_host_has_an_address_that_outlives_both_halves_of_the_gateway_and_the_host_itself(
+    laptop, api, namespace, answering
+):
+    host, ingress = f"{namespace}.example.com", f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/model"
+    _service(api, namespace, "model")
+    _ingress(api, namespace, "model", host)
+    pod = _pod(api, namespace, "model", "one")
+    try:
+        _ready(api, pod, answering("first"))
+        address = addresses.url_of(laptop, host)
+        assert address.startswith("http://127.0.0.1:")
+        _within(10, lambda: _get(address) == (200, "first"))
+        for half in ("gateway", "caddy"):
+            _kill(laptop, half)
+        _within(30, lambda: _get(address) == (200, "first"))
+        api.delete(ingress).raise_for_status()
+        _within(30, lambda: _get(address)[0] == 404)
+        _ingress(api, namespace, "model", host)
+        _within(10, lambda: _get(address) == (200, "first"))
+        assert addresses.url_of(laptop, host) == address
+    finally:
+        _release(api, pod)
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        answer = httpx.get(url, trust_env=False)
+    except httpx.TransportError:
+        return 0, ""
+    return answer.status_code, answer.text
 
 
 def _kill(laptop: Place, name: str) -> None:

@@ -50,6 +50,35 @@ config:
           ready_deadline_seconds: 60
           minimum_requests: 5
 """
+STRANGER = """\
+import json, sys
+
+looked_up = set()
+sys.addaudithook(lambda event, arguments: looked_up.add(arguments[0]) if event == "socket.getaddrinfo" else None)
+
+import httpx
+import mlflow
+
+endpoint = sys.argv[1]
+body = httpx.get(endpoint + "/openapi.json").json()["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
+content = body["application/json"]
+example = content["example"] if "example" in content else next(iter(content["examples"].values()))["value"]
+predicted = httpx.post(endpoint + "/v1/predict", json=example).raise_for_status().json()
+
+mlflow.set_experiment("a stranger's")
+with mlflow.start_run() as run:
+    mlflow.log_metric("auc", 0.75)
+    mlflow.log_text("hello", "note.txt")
+found = mlflow.get_run(run.info.run_id)
+facts = {
+    "version": predicted["version"],
+    "auc": found.data.metrics["auc"],
+    "note": mlflow.artifacts.load_text(found.info.artifact_uri + "/note.txt"),
+    "looked_up": sorted(looked_up),
+}
+print(json.dumps(facts))
+"""
+"""A program that knows nothing of modelworks, and whatever host it asks a resolver for."""
 
 
 class Rehearsal:
@@ -235,6 +264,33 @@ def test_promotion_copies_bundle_and_lineage_and_changes_one_line(rehearsal, fir
     assert (version["bundle"], version["promoted_from"]) == (first, "dev")
     rehearsal.modelworks("up", "staging", "--yes")
     assert rehearsal.answers("staging") == first.removeprefix("sha256:")[:12]
+
+
+def test_a_strangers_code_reaches_endpoint_and_registry_with_what_env_prints_and_resolves_no_name(
+    rehearsal, first, tmp_path
+):
+    variables = json.loads(rehearsal.modelworks("env", "dev", "--json"))
+    (endpoint,) = json.loads(rehearsal.modelworks("status", "dev", "--json"))["endpoints"]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, endpoint["url"]],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    version = first.removeprefix("sha256:")[:12]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {"version": version, "auc": 0.75, "note": "hello", "looked_up": ["127.0.0.1"]}
+
+
+def test_the_environments_addresses_differ_and_laptop_status_lists_them(rehearsal, first):
+    hosts = json.loads(rehearsal.modelworks("laptop", "status", "--json"))["hosts"]
+    wanted = {f"{name}.{environment}.localhost" for name in ("registry", MODEL) for environment in ("dev", "staging")}
+    assert wanted <= set(hosts)
+    assert len(set(hosts.values())) == len(hosts)
 
 
 def test_what_was_promoted_twice_is_promoted_once(rehearsal, first):

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import cloud, control_plane, environments, pki, supervisor
+from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import Place
 from modelworks.laptop.supervisor import Program
 
@@ -163,6 +164,51 @@ def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
         cloud._ports_free(place, {"ports": {}})
     assert f"port {facts['aws_port']}" in str(refused.value)
     assert f"(pid {os.getpid()})" in str(refused.value)
+
+
+def test_a_place_gets_a_row_of_ports_for_hosts_and_keeps_them(place):
+    before = cloud._facts(place, kubernetes=True)
+    assert before["host_ports"] == list(range(before["host_ports"][0], before["host_ports"][0] + caddy.HOST_PORTS))
+    assert set(before["host_ports"]).isdisjoint(before["ports"].values())
+    assert cloud._facts(place, kubernetes=True) == before
+    assert set(before["host_ports"]) <= environments.used_ports(place)
+
+
+def test_a_port_for_hosts_that_a_stranger_took_is_replaced_and_no_other(place):
+    before = cloud._facts(place, kubernetes=True)["host_ports"]
+    with socket.create_server(("127.0.0.1", before[3])):
+        after = cloud._facts(place, kubernetes=True)["host_ports"]
+    assert after[:-1] == before[:3] + before[4:]
+    assert after[-1] not in before
+
+
+def test_a_place_without_kubernetes_has_no_ports_for_hosts(place):
+    assert "host_ports" not in cloud._facts(place, kubernetes=False)
+
+
+def test_a_row_of_ports_that_nobody_can_have_is_one_clear_sentence(monkeypatch):
+    monkeypatch.setattr(environments, "holder_free", lambda _: False)
+    with pytest.raises(ModelworksError, match="no 64 free ports in a row between 20000 and 32000"):
+        environments.free_range(64)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "a.example", "no_proxy": "b.example"}, "a.example,b.example,127.0.0.1,localhost"),
+        ({"NO_PROXY": "127.0.0.1"}, "127.0.0.1,localhost"),
+        ({"no_proxy": "*"}, "*"),
+    ],
+)
+def test_no_proxy_stands_before_the_laptop_and_who_had_none_before_still_has_none(place, monkeypatch, given, wanted):
+    for name in environments.NO_PROXY:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environments.create(place, "local")
+    variables = environments.environment_variables(place, "local")
+    assert {variables[name] for name in environments.NO_PROXY} == {wanted}
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from modelworks.laptop.state_dir import Place
 
 INGRESSES, SERVICES, PODS = "/apis/networking.k8s.io/v1/ingresses", "/api/v1/services", "/api/v1/pods"
 
+PORTS = [24_000, 24_001]
+
 
 def service() -> dict:
     metadata = {"name": "model", "namespace": "local", "resourceVersion": "1"}
@@ -105,7 +107,7 @@ async def work(api, told, tmp_path):
 
         def begin() -> Place:
             place = Place(tmp_path)
-            tasks.append(asyncio.create_task(Gateway(place, Followed(client), 8080, 8443).run()))
+            tasks.append(asyncio.create_task(Gateway(place, Followed(client), 8080, 8443, PORTS).run()))
             return place
 
         yield begin
@@ -124,6 +126,26 @@ async def test_caddy_is_told_the_cluster_and_the_table_is_kept_on_disk(work, tol
     place = work()
     await until(lambda: told.pods() == ["127.77.0.1:3000"])
     assert json.loads(caddy.table_path(place).read_text()) == told.tables[-1]
+
+
+async def test_a_gateway_gives_hosts_the_ports_that_the_one_before_it_gave(work, told, tmp_path):
+    Place(tmp_path).gateway.mkdir()
+    caddy.table_path(Place(tmp_path)).write_text(
+        '{"hosts": {}, "ports": {"gone.localhost": 24000, "model.localhost": 24001}}'
+    )
+    work()
+    await until(lambda: told.tables)
+    assert told.tables[-1]["ports"] == {"gone.localhost": 24_000, "model.localhost": 24_001}
+
+
+async def test_a_gateway_whose_table_is_damaged_assigns_ports_anew(work, told, tmp_path, caplog):
+    Place(tmp_path).gateway.mkdir()
+    caddy.table_path(Place(tmp_path)).write_text("{")
+    place = work()
+    await until(lambda: told.tables)
+    assert told.tables[-1]["ports"]["model.localhost"] in PORTS
+    assert json.loads(caddy.table_path(place).read_text()) == told.tables[-1]
+    assert "is damaged" in caplog.text
 
 
 async def test_nothing_is_told_before_the_whole_cluster_was_seen(work, api, told):

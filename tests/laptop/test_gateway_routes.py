@@ -330,3 +330,44 @@ def test_a_rule_for_every_host_gets_tls_under_its_own_name_alone():
 def test_listen_ports_that_cannot_be_read_are_told():
     rendered = render([ingress(path(), annotations={f"{ALB}/listen-ports": "HTTPS"})], [service()], [])
     assert "listen-ports cannot be read" in rendered.notices[0].message
+
+
+# -- Ports of their own ----------------------------------------------------------------------------------------------
+PORTS = range(24_000, 24_004)
+
+
+def ports(*things: dict, assigned: dict[str, int] | None = None, among=PORTS, services=None):
+    return render(things, services or [service()], [], ports=among, assigned=assigned)
+
+
+def test_each_host_has_one_port_under_the_name_that_its_pods_know():
+    hosts = [ingress(path(), name="a", host="Model.Example.com"), ingress(path(), name="b", host="b.localhost")]
+    anybody, direct = ingress(path(), name="c", host=None), service("direct", type="LoadBalancer")
+    found = ports(*hosts, anybody, services=[service(), direct]).table["ports"]
+    assert set(found) == {"model.example.com", "b.localhost", "c.local.localhost", "direct.local.localhost"}
+    assert len(set(found.values())) == len(found)
+
+
+def test_a_pattern_of_hosts_has_no_port_for_no_name_could_stand_for_it():
+    assert ports(ingress(path(), host="*.example.com")).table["ports"] == {}
+
+
+def test_a_host_keeps_the_port_that_it_had_and_a_host_that_is_gone_is_remembered():
+    rendered = ports(ingress(path()), assigned={"gone.localhost": 24_001, "model.localhost": 24_003})
+    assert rendered.table["ports"] == {"gone.localhost": 24_001, "model.localhost": 24_003}
+    assert list(rendered.table["hosts"]) == ["model.localhost"]
+
+
+def test_a_host_of_another_namespace_gets_no_port_of_ours():
+    first = ingress(path(), born="2025")
+    late = ingress(path(), name="late", namespace="other", born="2026")
+    assert ports(first, late).table["ports"] == ports(first).table["ports"]
+
+
+def test_where_ports_run_out_the_youngest_host_has_none_and_its_owner_is_told():
+    hosts = [ingress(path(), name=name, host=f"{name}.localhost", born=born) for name, born in (("a", "1"), ("b", "2"))]
+    rendered = ports(*hosts, among=PORTS[:1])
+    assert rendered.table["ports"] == {"a.localhost": 24_000}
+    [notice] = rendered.notices
+    assert (notice.name, notice.reason) == ("b", "NoPort")
+    assert "b.localhost" in notice.message

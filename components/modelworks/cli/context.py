@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from modelworks.cluster.client import KubernetesClient
 from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import Place
 from modelworks.project import project_root
 
 if TYPE_CHECKING:
@@ -40,8 +39,13 @@ class Target:
         Raises:
             ModelworksError: There is no project here, or no engine can be had.
         """
-        _resolve_localhost()
-        return cls(environment, engine_of(environment))
+        engine = engine_of(environment)
+        if engine.on_laptop:
+            from modelworks.laptop.environments import NO_PROXY  # heavy, and not for a real cloud
+
+            # MLflow and botocore must not send what is meant for loopback through a proxy.
+            os.environ.update({name: engine.variables[name] for name in NO_PROXY})
+        return cls(environment, engine)
 
     @property
     def stack_file(self) -> Path:
@@ -124,15 +128,12 @@ class Target:
         return session
 
     def address(self, url: str) -> str:
-        """Where a URL of the environment answers from here.
-
-        On the laptop every host is at the gateway's plain port, under a name that needs no DNS.
-        """
+        """Where a URL of the environment answers from here: on the laptop, at an address that needs no resolver."""
         if not self.engine.on_laptop or not url:
             return url
-        port = read_facts(Place.here().root / "laptop.json")["ports"]["gateway"]
-        host = (urlsplit(url).hostname or "").removesuffix(".localhost")
-        return f"http://{host}.localhost:{port}"
+        from modelworks.laptop.gateway import addresses  # a real cloud has no gateway of ours
+
+        return addresses.url_of(Place.here(), urlsplit(url).hostname or "")
 
     def cluster(self, namespace: str = "") -> KubernetesClient:
         """The API server of the environment's cluster.
@@ -164,6 +165,16 @@ class Target:
         """Where each released model answers, by its name."""
         return {model: self.address(url) for model, url in self.output("endpoints").items()}
 
+    @property
+    def mlflow_variables(self) -> dict[str, str]:
+        """What makes MLflow's own client reach the environment's registry.
+
+        Raises:
+            ModelworksError: The environment has no registry yet, or its password cannot be read.
+        """
+        values = (self.address(self.output("registry_url")), contract.REGISTRY_USER, self.secret("registry_password"))
+        return dict(zip(contract.MLFLOW_VARIABLES, values, strict=True))
+
     def served(self, model: str) -> str:
         """The dimension value of what a stack's config releases; empty without a release."""
         from modelworks.lifecycle.release import read_releases
@@ -191,20 +202,3 @@ def engine_of(environment: str) -> Engine:
         variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
     variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     return Engine(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
-
-
-def _resolve_localhost() -> None:
-    """Let names under `.localhost` mean loopback, as RFC 6761 (6.3) asks of resolvers and some libc do not."""
-    plain = socket.getaddrinfo
-    if getattr(plain, "knows_localhost", False):
-        return
-
-    def resolve(host: Any, *rest: Any, **more: Any) -> Any:
-        name = host.decode() if isinstance(host, bytes) else host
-        local = isinstance(name, str) and name.rstrip(".").endswith(".localhost")
-        return plain("127.0.0.1" if local else host, *rest, **more)
-
-    resolve.knows_localhost = True  # type: ignore[attr-defined]
-    socket.getaddrinfo = resolve
-    # MLflow and botocore must not send what is meant for loopback through a proxy.
-    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), ".localhost", "127.0.0.1"]))

@@ -11,12 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from modelworks import contract
 from modelworks.cli.console import LAPTOP, Json, err
+from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.laptop.state_dir import Place
 
 _EXIT_CODES = "Exit codes: 0 done or up; 1 refused, failed or not up; 130 interrupted."
+
+_SECRET = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"}
+_KEPT = {"PATH", "NO_PROXY", "no_proxy"}
+"""What `--unset` leaves: these held something before, and what is added to them does no harm."""
 
 laptop = typer.Typer(
     help="The laptop cloud: AWS, Kubernetes and a gateway on this machine.",
@@ -145,28 +151,54 @@ def _env(
     unset: Annotated[bool, typer.Option("--unset", help="Print the lines that take it back.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what makes a shell mean ENV: plain pulumi, kubectl, aws and boto3 then go to the laptop.
+    """Print what makes a shell mean ENV: plain pulumi, kubectl, aws, boto3 and MLflow then go to the laptop.
 
     For example:
 
         eval "$(modelworks env local)"
         eval "$(modelworks env local --unset)"
 
-    It holds for this shell alone. The AWS keys in it open the account on the laptop and nothing else.
+    It holds for this shell alone. The AWS keys in it open the account on the laptop and nothing else. MLflow's
+    variables are set once the registry of ENV is up, and unset before, so that no other registry is written to. Secrets
+    are not printed on a terminal.
     """
     from modelworks.laptop.environments import environment_variables
 
     variables = environment_variables(_place(), environment)
-    if as_json:
-        _print_json(variables)
+    if unset:
+        print("\n".join(f"unset {name}" for name in (*variables, *contract.MLFLOW_VARIABLES) if name not in _KEPT))
         return
-    for name, value in variables.items():
-        if not unset:
+    variables |= _mlflow_variables(environment)
+    hidden = sorted(_SECRET & set(variables)) if sys.stdout.isatty() else []
+    shown = {name: value for name, value in variables.items() if name not in hidden}
+    if as_json:
+        _print_json(shown)
+    else:
+        for name in contract.MLFLOW_VARIABLES:
+            if name not in variables:
+                print(f"unset {name}")
+        for name, value in shown.items():
             print(f"export {name}={shlex.quote(value)}")
-        elif name != "PATH":
-            print(f"unset {name}")
-    if not unset and sys.stdout.isatty():
-        err.print(f'\n# For a shell that means {environment}: eval "$(modelworks env {environment})"')
+    if sys.stdout.isatty():
+        err.print(f"\n# Not shown on a terminal: {', '.join(hidden)}. For a shell that means {environment}:")
+        err.print(f'# eval "$(modelworks env {environment})"')
+
+
+def _mlflow_variables(environment: str) -> dict[str, str]:
+    """What makes MLflow's client reach the registry of the environment; nothing, and why, while that is not up."""
+    from modelworks.laptop.environments import stack_config
+
+    # Asking the engine takes a second, and without a password in the stack there is no registry.
+    secrets = stack_config(environment).get("modelworks:secrets")
+    if not isinstance(secrets, dict) or "registry_password" not in secrets:
+        return {}
+    from modelworks.cli.context import Target
+
+    try:
+        return Target.of(environment).mlflow_variables
+    except ModelworksError as error:
+        err.print(f"# MLflow's variables are left out: {error.message}", soft_wrap=True, markup=False)
+        return {}
 
 
 def _place() -> Place:
@@ -204,6 +236,12 @@ def _show(found: dict[str, Any]) -> None:
         console.print(f"{name}: {url}", soft_wrap=True)
     if authority := found["gateway_authority"]:
         console.print(f"  trusted with: curl --cacert {authority}", soft_wrap=True)
+    if hosts := found["hosts"]:
+        table = Table("host", "address", box=None, pad_edge=False)
+        for host, url in hosts.items():
+            table.add_row(host, url)
+        console.print()
+        console.print(table)
     table = Table("environment", "AWS", "account", "region", "namespace", box=None, pad_edge=False)
     for item in found["environments"]:
         table.add_row(item["name"], item["aws"], item["account"], item["region"], item["namespace"])

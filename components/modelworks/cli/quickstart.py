@@ -214,9 +214,10 @@ def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
     """An example row of the model's own, and what the endpoint says to it."""
     from modelworks.cli.predict import endpoint_of, token_of
 
-    endpoint, deadline = endpoint_of(target, model, token_of(target, model)), time.monotonic() + ANSWER_DEADLINE
+    token, deadline = token_of(target, model), time.monotonic() + ANSWER_DEADLINE
     while True:
         try:
+            endpoint = endpoint_of(target, model, token)
             body = endpoint.example()
             row = body["rows"][0] if "rows" in body else body
             return row, endpoint.predict(row)[0]
@@ -240,7 +241,10 @@ def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
     out.print("               pulumi config get --path modelworks:secrets.registry_password -s local)")
     out.print("\nnext:")
     for command, what in (
-        ('eval "$(.venv/bin/modelworks env local)"', "pulumi, kubectl, aws and boto3 of this shell mean the laptop"),
+        (
+            'eval "$(.venv/bin/modelworks env local)"',
+            "pulumi, kubectl, aws, boto3 and MLflow now mean the laptop",
+        ),
         ("modelworks status", "what is wanted, what serves, with which share of traffic"),
         (f"modelworks lineage {model}@champion", "what it is made of, and who released it"),
         (

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -227,11 +227,24 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
     missing = [name for name in needed if name not in ports]
     ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
+    if facts["kubernetes"]:
+        facts["host_ports"] = _host_ports(place, facts.get("host_ports", []), taken=ports.values())
     if "pod_network" not in facts:
         facts["pod_network"] = pod_network.choose(place)
     if json.dumps(facts) != before:
         _write(place, facts)
     return facts
+
+
+def _host_ports(place: Place, before: list[int], *, taken: Iterable[int]) -> list[int]:
+    """The ports for single hosts: as they were, but for those that a stranger took while this place was down."""
+    used = {*store.used_ports(place), *taken}
+    if not before:
+        return store.free_range(caddy.HOST_PORTS, taken=used)
+    if supervisor.running(place):
+        return before
+    lost = set(_foreign(place, before))
+    return [port for port in before if port not in lost] + store.free_ports(len(lost), taken=used)
 
 
 def _write(place: Place, facts: dict[str, Any]) -> None:
@@ -366,34 +379,46 @@ def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
 
 def _ports_free(place: Place, facts: dict[str, Any]) -> None:
     """Raise if a port that the place has recorded is held by somebody else."""
-    mine = {process.pid for process in supervisor.leftovers(place)}
     wanted = {port: name for name, port in facts["ports"].items()}
     for name in place.environments():
         found = store.facts(place, name)
         wanted |= {found["aws_port"]: f"AWS of {name}"} | {
             port: f"provider {kind} of {name}" for kind, port in found["providers"].items()
         }
-    for port, what in wanted.items():
-        if not store.holder_free(port):
-            pid, holder = _holder(port)
-            if pid not in mine:
-                raise ModelworksError(
-                    f"port {port} of 127.0.0.1, which the laptop cloud uses for {what}, is held by {holder}",
-                    fix="End that program, or run `modelworks laptop down` and `up`, which chooses other ports.",
-                )
+    if foreign := _foreign(place, wanted):
+        port, holder = next(iter(foreign.items()))
+        raise ModelworksError(
+            f"port {port} of 127.0.0.1, which the laptop cloud uses for {wanted[port]}, is held by {holder}",
+            fix="End that program, or run `modelworks laptop down` and `up`, which chooses other ports.",
+        )
 
 
-def _holder(port: int) -> tuple[int | None, str]:
+def _foreign(place: Place, ports: Iterable[int]) -> dict[int, str]:
+    """Those of `ports` that somebody else holds, and who."""
+    busy = [port for port in ports if not store.holder_free(port)]
+    if not busy:
+        return {}
+    mine = {process.pid for process in supervisor.leftovers(place)}
+    holders = _listening()
+    return {port: _named(holders.get(port)) for port in busy if holders.get(port) not in mine}
+
+
+def _listening() -> dict[int, int]:
+    """Which process listens on a port, as far as this user may see."""
     with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if (
-                connection.status == psutil.CONN_LISTEN
-                and connection.laddr
-                and connection.laddr.port == port
-                and connection.pid
-            ):
-                return connection.pid, f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return None, "a program of another user"
+        return {
+            connection.laddr.port: connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid
+        }
+    return {}
+
+
+def _named(pid: int | None) -> str:
+    with contextlib.suppress(psutil.Error):
+        if pid is not None:
+            return f"{psutil.Process(pid).name()} (pid {pid})"
+    return "a program of another user"
 
 
 def _all_listen(ports: Sequence[int]) -> bool:

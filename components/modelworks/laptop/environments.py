@@ -29,6 +29,9 @@ ACCOUNT = "000000000000"
 REGION = "eu-central-1"
 """The region of an environment whose stack names none."""
 
+NO_PROXY = ("NO_PROXY", "no_proxy")
+"""What names the hosts that no proxy stands before; who reads which of the two differs by program."""
+
 _SHELL_TOOLS = ("pulumi", "kubectl", toolchain.GENERATOR)
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -103,7 +106,7 @@ def _namespace(config: dict[str, Any]) -> str | None:
 
 
 def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
-    """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment.
+    """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment, and reach it past any proxy.
 
     Args:
         place: The laptop cloud.
@@ -127,6 +130,7 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
     path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
     providers = found["providers"]
     return {
+        **_past_proxies(),
         "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
         "AWS_DEFAULT_REGION": found["region"],
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -146,6 +150,13 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
     }
 
 
+def _past_proxies() -> dict[str, str]:
+    hosts = [host for name in NO_PROXY for host in os.environ.get(name, "").split(",") if host]
+    # `*` means every host only where it stands alone.
+    wanted = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return dict.fromkeys(NO_PROXY, wanted)
+
+
 def identities(place: Place, environment: str, ports: dict[str, int]) -> None:
     """Write the kubeconfigs of an environment's user and of its rollouts controller."""
     namespace = facts(place, environment)["namespace"]
@@ -163,7 +174,8 @@ def identities(place: Place, environment: str, ports: dict[str, int]) -> None:
 
 def used_ports(place: Place) -> set[int]:
     """Every port that this place has given to somebody."""
-    ports = set(read_facts(place.root / "laptop.json").get("ports", {}).values())
+    known = read_facts(place.root / "laptop.json")
+    ports = {*known.get("ports", {}).values(), *known.get("host_ports", ())}
     for name in place.environments():
         found = facts(place, name)
         ports |= {found["aws_port"], *found["providers"].values()}
@@ -185,6 +197,21 @@ def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
             used.add(port)
             found.append(port)
     raise ModelworksError(f"there are no {count} free ports between 20000 and 32000 on 127.0.0.1")
+
+
+def free_range(count: int, *, taken: Iterable[int] = ()) -> list[int]:
+    """As many free loopback ports, one after the other, from where `free_ports` takes them.
+
+    Raises:
+        ModelworksError: There is no such row of free ports.
+    """
+    used = set(taken)
+    for _ in range(100):
+        first = 20_000 + secrets.randbelow(12_000 - count)
+        ports = list(range(first, first + count))
+        if used.isdisjoint(ports) and all(map(holder_free, ports)):
+            return ports
+    raise ModelworksError(f"there are no {count} free ports in a row between 20000 and 32000 on 127.0.0.1")
 
 
 def holder_free(port: int) -> bool:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, environments, supervisor, toolchain
-from modelworks.laptop.gateway import caddy
+from modelworks.laptop.gateway import addresses, caddy
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 from modelworks.laptop.state_dir import read_facts
 
@@ -36,6 +37,11 @@ def condition(place: Place) -> dict[str, Any]:
     facts = read_facts(place.root / "laptop.json")
     processes = [_process(place, info) for info in supervisor.processes(place)]
     ports = facts.get("ports", {})
+    notes = _notes(place, processes)
+    try:
+        hosts = addresses.urls(place)
+    except ModelworksError as error:
+        hosts, notes = {}, [*notes, str(error)]
     return {
         "place": str(place.root),
         "up": bool(processes) and all(process["state"] == "RUNNING" for process in processes),
@@ -47,13 +53,14 @@ def condition(place: Place) -> dict[str, Any]:
             **({"gateway": f"http://127.0.0.1:{ports['gateway']}"} if "gateway" in ports else {}),
             **({"gateway_tls": f"https://127.0.0.1:{ports['gateway-tls']}"} if "gateway-tls" in ports else {}),
         },
+        "hosts": hosts,
         "gateway_authority": str(caddy.authority_path(place)) if "gateway-tls" in ports else None,
         "pod_network": facts.get("pod_network"),
         "environments": [_environment(place, name) for name in place.environments()],
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},
         "not_enforced": list(NOT_ENFORCED) if facts.get("kubernetes") else [],
         "recorded_not_emulated": dict(RECORDED_NOT_EMULATED),
-        "notes": _notes(place, processes),
+        "notes": notes,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,28 @@ TRY_SECONDS = 1
 PORTS = ("gateway", "gateway-tls")
 """The ports that users reach: plain, and TLS. As they are named in `laptop.json`."""
 
+HOST_PORTS = 64
+"""How many hosts have a port of their own. Caddy listens on all at once: one more would be a new configuration."""
+
 
 def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervisor.Program:
     """The process to supervise; writes the configuration it starts with."""
     port, tls_port = (int(facts["ports"][name]) for name in PORTS)
     return supervisor.Program(
         "caddy",
-        caddy_argv(place, port, tls_port, tools["caddy"]),
+        caddy_argv(place, port, tls_port, tools["caddy"], facts.get("host_ports", ())),
         # One place for everything it keeps, and a heap that suits a laptop.
         {"XDG_DATA_HOME": str(place.gateway), "XDG_CONFIG_HOME": str(place.gateway), "GOGC": "50"},
         stop_seconds=12,
     )
 
 
-def caddy_argv(place: Place, port: int, tls_port: int, executable: Path) -> list[str | Path]:
+def caddy_argv(
+    place: Place, port: int, tls_port: int, executable: Path, host_ports: Sequence[int] = ()
+) -> list[str | Path]:
     """The command line of Caddy; writes the configuration it names."""
     path = config_path(place)
-    write_whole(path, json.dumps(config(place, port, tls_port), indent=2) + "\n")
+    write_whole(path, json.dumps(config(place, port, tls_port, host_ports), indent=2) + "\n")
     return [executable, "run", "--config", path]
 
 
@@ -68,8 +73,9 @@ def admin_socket(place: Place) -> Path:
     return supervisor.socket_path(place).with_name("caddy.sock")
 
 
-def config(place: Place, port: int, tls_port: int) -> dict[str, Any]:
+def config(place: Place, port: int, tls_port: int, host_ports: Sequence[int] = ()) -> dict[str, Any]:
     """Caddy's configuration."""
+    own = {"hosts": {**_server(place, *host_ports, own=True), "protocols": ["h1", "h2c"]}} if host_ports else {}
     # Trusted by whoever is told to, never by the whole machine.
     authority = {"name": "modelworks laptop", "install_trust": False}
     issued = {"on_demand": True, "issuers": [{"module": "internal", "ca": AUTHORITY}]}
@@ -84,6 +90,7 @@ def config(place: Place, port: int, tls_port: int) -> dict[str, Any]:
                 "servers": {
                     "gateway": {**_server(place, port), "protocols": ["h1", "h2c"]},
                     "tls": {**_server(place, tls_port), "protocols": ["h1", "h2"], "tls_connection_policies": [{}]},
+                    **own,
                 },
             },
             # Certificates are made at the first handshake for a host, of those that the table allows.
@@ -93,24 +100,28 @@ def config(place: Place, port: int, tls_port: int) -> dict[str, Any]:
     }
 
 
-def _server(place: Place, port: int) -> dict[str, Any]:
+def _server(place: Place, *ports: int, own: bool = False) -> dict[str, Any]:
+    """A server on these ports; with `own`, each of them is one host's, whatever a client calls it."""
     return {
-        "listen": [f"127.0.0.1:{port}"],
+        "listen": [f"127.0.0.1:{port}" for port in ports],
         "automatic_https": {"disable": True},
         "read_header_timeout": "10s",
         "idle_timeout": "120s",
         "max_header_bytes": 65536,
         "routes": [
-            {"handle": [{"handler": "gateway", "file": str(table_path(place))}]},
-            {"match": [{"vars": {"gateway.protocol": ["h2c"]}}], "handle": [_proxy(["h2c", "2"])]},
-            {"match": [{"vars": {"gateway.protocol": [""]}}], "handle": [_proxy(["1.1"])]},
+            {"handle": [{"handler": "gateway", "file": str(table_path(place)), "own_ports": own}]},
+            {"match": [{"vars": {"gateway.protocol": ["h2c"]}}], "handle": [_proxy(["h2c", "2"], own=own)]},
+            {"match": [{"vars": {"gateway.protocol": [""]}}], "handle": [_proxy(["1.1"], own=own)]},
         ],
     }
 
 
-def _proxy(versions: list[str]) -> dict[str, Any]:
+def _proxy(versions: list[str], *, own: bool) -> dict[str, Any]:
+    # Some applications refuse any Host but their own (MLflow does); what the client wrote is in X-Forwarded-Host.
+    renamed = {"headers": {"request": {"set": {"Host": ["{http.vars.gateway.host}"]}}}} if own else {}
     return {
         "handler": "reverse_proxy",
+        **renamed,
         "dynamic_upstreams": {"source": "gateway"},
         "flush_interval": -1,
         "load_balancing": {

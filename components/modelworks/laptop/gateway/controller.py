@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ import httpx
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent.api import MERGE, Cluster, RefusedError
-from modelworks.laptop.gateway import caddy
+from modelworks.laptop.gateway import addresses, caddy
 from modelworks.laptop.gateway.routes import Notice, Rendered, pod_facts, render
 from modelworks.laptop.state_dir import Place, read_facts
 
@@ -61,12 +61,15 @@ class Gateway:
         cluster: The API server, as the gateway's own identity.
         port: Where Caddy listens for users.
         tls_port: Where it does so over TLS.
+        host_ports: Where it does so for one host each.
     """
 
-    def __init__(self, place: Place, cluster: Followed, port: int, tls_port: int) -> None:
+    def __init__(
+        self, place: Place, cluster: Followed, port: int, tls_port: int, host_ports: Sequence[int] = ()
+    ) -> None:
         self._place = place
         self._cluster = cluster
-        self._port, self._tls_port = port, tls_port
+        self._port, self._tls_port, self._host_ports = port, tls_port, host_ports
         self._seen: dict[str, dict[Key, Object]] = {path: {} for path in (_INGRESSES, _SERVICES, _PODS)}
         self._changed = asyncio.Event()
         self._synced: set[str] = set()
@@ -101,7 +104,7 @@ class Gateway:
 
     async def _push(self) -> None:
         """Bring Caddy's table in line with the cluster, within `DEBOUNCE_SECONDS` and a few milliseconds."""
-        pushed = None
+        pushed, assigned = None, self._assigned()
         while True:
             await self._changed.wait()
             await asyncio.sleep(DEBOUNCE_SECONDS)
@@ -110,8 +113,13 @@ class Gateway:
             if len(self._synced) < len(self._seen):
                 continue
             self._rendered = render(
-                self._seen[_INGRESSES].values(), self._seen[_SERVICES].values(), self._seen[_PODS].values()
+                self._seen[_INGRESSES].values(),
+                self._seen[_SERVICES].values(),
+                self._seen[_PODS].values(),
+                ports=self._host_ports,
+                assigned=assigned,
             )
+            assigned = self._rendered.table["ports"]
             self._to_report.set()
             table = json.dumps(self._rendered.table, separators=(",", ":"))
             if table == pushed:
@@ -126,6 +134,14 @@ class Gateway:
                 self._changed.set()
             else:
                 pushed = table
+
+    def _assigned(self) -> dict[str, int]:
+        """The ports that hosts had when a gateway last ran here."""
+        try:
+            return addresses.remembered(self._place)
+        except ModelworksError as error:
+            log.warning("the ports of hosts are assigned anew: %s", error)
+            return {}
 
     async def _report(self) -> None:
         """Write addresses into the status of Ingresses and Services, and notices as Events. Never delays routes."""
@@ -243,6 +259,6 @@ async def run(place: Place) -> None:
         ) from error
     cluster = Followed.from_kubeconfig(place.cluster / "gateway.kubeconfig")
     try:
-        await Gateway(place, cluster, port, tls_port).run()
+        await Gateway(place, cluster, port, tls_port, facts.get("host_ports", ())).run()
     finally:
         await cluster.close()

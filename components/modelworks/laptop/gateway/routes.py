@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from modelworks.laptop.gateway.host_ports import assign
 
 Object = Mapping[str, Any]
 """A Kubernetes object as the API server sends it."""
@@ -51,18 +53,33 @@ class Rendered:
     """What the cluster's objects come to."""
 
     table: dict[str, Any]
-    """Routes by host, and the hosts that are answered over TLS too, in the form that Caddy's gateway module takes."""
+    """Routes by host, the hosts that are answered over TLS too, and the ports of hosts, as Caddy's gateway module takes
+    them."""
     notices: tuple[Notice, ...]
-    """Refused hosts, unreadable annotations, Services that are not there."""
+    """Refused hosts, unreadable annotations, Services that are not there, hosts for which no port is left."""
     addresses: dict[tuple[str, str, str], str]
     """The host under which (kind, namespace, name) is reached: goes into the object's status."""
 
 
-def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterable[Object]) -> Rendered:
+def render(
+    ingresses: Iterable[Object],
+    services: Iterable[Object],
+    pods: Iterable[Object],
+    *,
+    ports: Sequence[int] = (),
+    assigned: Mapping[str, int] | None = None,
+) -> Rendered:
     """The routes that these objects ask for.
 
     A host belongs to the namespace whose Ingress named it first (by creation time, then by name): another namespace's
     rules for it are refused with a notice, for two environments on one laptop must not see each other.
+
+    Args:
+        ingresses: All Ingresses.
+        services: All Services.
+        pods: All Pods.
+        ports: What may be given to hosts, a port each.
+        assigned: The ports that hosts had before.
     """
     world = _World.of(services, pods)
     notices: list[Notice] = []
@@ -70,6 +87,7 @@ def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterab
     owners: dict[str, str] = {}
     found: dict[str, list[_Ranked]] = {}
     secured: set[str] = set()
+    named: dict[str, tuple[str, Object]] = {}
 
     def claim(host: str, owner: Object, rules: list[_Ranked], kind: str) -> bool:
         namespace = owner["metadata"]["namespace"]
@@ -95,6 +113,8 @@ def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterab
                     addresses.setdefault(("Ingress", namespace, name), alias)
                 if over_tls(host) and alias != "*":
                     secured.add(alias)
+                if alias == _as_pods_know(host, name, namespace):
+                    named.setdefault(alias, ("Ingress", ingress))
         notices += [_notice("Ingress", ingress, "Unusable", message) for message in dict.fromkeys(said)]
     for service in sorted((s for s in services_of(world) if s["spec"].get("type") == "LoadBalancer"), key=_age):
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
@@ -105,9 +125,16 @@ def render(ingresses: Iterable[Object], services: Iterable[Object], pods: Iterab
             route["protocol"] = "h2c"
         if claim(host, service, [((2, 0), route)], "Service"):
             addresses["Service", namespace, name] = host
+            named.setdefault(host, ("Service", service))
 
+    host_ports = assign(named, assigned or {}, ports)
+    notices += [
+        _notice(kind, owner, "NoPort", f"no port is left for {host}: it is reached by its name alone")
+        for host, (kind, owner) in named.items()
+        if ports and host not in host_ports
+    ]
     hosts = {host: [route for _, route in sorted(found[host], key=lambda ranked: ranked[0])] for host in sorted(found)}
-    return Rendered({"hosts": hosts, "tls": sorted(secured)}, tuple(notices), addresses)
+    return Rendered({"hosts": hosts, "tls": sorted(secured), "ports": host_ports}, tuple(notices), addresses)
 
 
 def pod_facts(pod: Object) -> dict[str, Any]:
@@ -207,6 +234,13 @@ def _aliases(host: str, name: str, namespace: str) -> Iterator[str]:
         yield f"{name}.{namespace}.{LOCAL}"
     elif host != LOCAL and not host.endswith(f".{LOCAL}"):
         yield f"{host}.{LOCAL}"
+
+
+def _as_pods_know(host: str, name: str, namespace: str) -> str | None:
+    """The one name of a host that stands in the requests to its own port; a pattern has no such name."""
+    if host == "*":
+        return f"{name}.{namespace}.{LOCAL}"
+    return None if host.startswith("*.") else host
 
 
 def _rules(ingress: Object, world: _World, said: list[str]) -> dict[str, list[_Ranked]]:

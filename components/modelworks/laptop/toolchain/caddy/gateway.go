@@ -21,6 +21,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -36,6 +37,7 @@ import (
 )
 
 const (
+	hostVar     = "gateway.host"
 	routeVar    = "gateway.route"
 	protocolVar = "gateway.protocol"
 	triedVar    = "gateway.tried"
@@ -63,7 +65,10 @@ func init() {
 // below x.
 type table struct {
 	Hosts map[string][]*route `json:"hosts"`
-	TLS   []string            `json:"tls"` // hosts that are answered over TLS too
+	TLS   []string            `json:"tls"`   // hosts that are answered over TLS too
+	Ports map[string]int      `json:"ports"` // of hosts that have one of their own, those that are gone included
+
+	byPort map[int]string
 }
 
 type route struct {
@@ -100,9 +105,19 @@ type backend struct {
 }
 
 func parse(data []byte) (*table, error) {
-	t := new(table)
+	t := &table{byPort: map[int]string{}}
 	if err := json.Unmarshal(data, t); err != nil {
 		return nil, err
+	}
+	for host, port := range t.Ports {
+		// The port of a host that is gone is kept for it, and leads nowhere: not to the routes for any host either.
+		if _, present := t.Hosts[host]; !present {
+			continue
+		}
+		if other, taken := t.byPort[port]; taken {
+			return nil, fmt.Errorf("port %d is given to two hosts, %s and %s", port, host, other)
+		}
+		t.byPort[port] = host
 	}
 	for host, routes := range t.Hosts {
 		for _, r := range routes {
@@ -147,10 +162,7 @@ func gcd(a, b uint64) uint64 {
 }
 
 func (t *table) match(host, path string) *route {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host = bare(host)
 	for _, key := range []string{host, wildcard(host), "*"} {
 		routes, known := t.Hosts[key]
 		for _, r := range routes {
@@ -163,6 +175,14 @@ func (t *table) match(host, path string) *route {
 		}
 	}
 	return nil
+}
+
+// bare is the name in a Host header, without its port.
+func bare(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
 // wildcard is what stands for a host and its siblings.
@@ -241,6 +261,9 @@ func (admin) table(w http.ResponseWriter, r *http.Request) error {
 type handler struct {
 	// File holds the last table, for a Caddy that starts while nobody is there to tell it one.
 	File string `json:"file,omitempty"`
+
+	// OwnPorts: the port that a request came to says which host is meant, for clients that cannot resolve its name.
+	OwnPorts bool `json:"own_ports,omitempty"`
 }
 
 func (*handler) CaddyModule() caddy.ModuleInfo {
@@ -270,9 +293,24 @@ func (h *handler) Provision(ctx caddy.Context) error {
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	route := current.Load().match(r.Host, r.URL.Path)
+	routes, host, asked := current.Load(), r.Host, ""
+	if h.OwnPorts {
+		local := localAddress(r)
+		if host = routes.byPort[local.Port]; host == "" {
+			answer(w, http.StatusNotFound, fmt.Sprintf("%s is no host's port", local))
+			return nil
+		}
+		if !mayCall(host, r.Host) {
+			answer(w, http.StatusMisdirectedRequest, fmt.Sprintf("%s is the port of %s, not of %q", local, host, r.Host))
+			return nil
+		}
+		if asked = r.Host; asked == "" {
+			asked = local.String()
+		}
+	}
+	route := routes.match(host, r.URL.Path)
 	if route == nil {
-		answer(w, http.StatusNotFound, fmt.Sprintf("no Ingress has a rule for host %q and path %q", r.Host, r.URL.Path))
+		answer(w, http.StatusNotFound, fmt.Sprintf("no Ingress has a rule for host %q and path %q", host, r.URL.Path))
 		return nil
 	}
 	if f := route.Fixed; f != nil {
@@ -294,10 +332,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		answer(w, http.StatusRequestTimeout, fmt.Sprintf("the request's body did not come within %s", bodyPatience))
 		return nil
 	}
+	caddyhttp.SetVar(r.Context(), hostVar, host)
 	caddyhttp.SetVar(r.Context(), routeVar, route)
 	caddyhttp.SetVar(r.Context(), protocolVar, route.Protocol)
 
-	watched := &firstByte{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	watched := &firstByte{
+		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		host:                  host,
+		asked:                 asked,
+	}
 	late := new(atomic.Bool)
 	if route.TimeoutMS > 0 {
 		ctx, cancel := context.WithCancel(r.Context())
@@ -337,6 +380,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
+func localAddress(r *http.Request) *net.TCPAddr {
+	if address, known := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); known {
+		return address
+	}
+	return &net.TCPAddr{}
+}
+
+// mayCall says whether a request at a host's own port may carry that name in its Host header. Pods see the host there,
+// whatever the client wrote, so this is where a web page is stopped whose own name was made to lead to loopback.
+func mayCall(host, name string) bool {
+	name = bare(name)
+	return slices.Contains([]string{"", "127.0.0.1", "localhost", host, host + ".localhost"}, name)
+}
+
 // keepBody lets a request that was not sent be sent to another pod: Go's transport closes the body of a failed attempt,
 // and one that is small enough is held, so that it can be had again where a connection broke before it was written.
 func keepBody(w http.ResponseWriter, r *http.Request) error {
@@ -360,9 +417,11 @@ func keepBody(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// firstByte stops the clock when the answer begins.
+// firstByte stops the clock when the answer begins, and keeps a client that came to a host's own port there.
 type firstByte struct {
 	*caddyhttp.ResponseWriterWrapper
+	host    string // as its pods know it
+	asked   string // what the client calls it, at its own port
 	timer   *time.Timer
 	started bool
 }
@@ -373,8 +432,20 @@ func (f *firstByte) WriteHeader(status int) {
 		if f.timer != nil {
 			f.timer.Stop()
 		}
+		if f.asked != "" {
+			f.stay()
+		}
 	}
 	f.ResponseWriterWrapper.WriteHeader(status)
+}
+
+// stay has a redirect that names the host lead to where the client reached it: the name may not resolve there.
+func (f *firstByte) stay() {
+	target, err := url.Parse(f.Header().Get("Location"))
+	if err == nil && target.Scheme == "http" && strings.EqualFold(target.Host, f.host) {
+		target.Host = f.asked
+		f.Header().Set("Location", target.String())
+	}
 }
 
 func (f *firstByte) Write(data []byte) (int, error) {
@@ -410,10 +481,11 @@ func (source) CaddyModule() caddy.ModuleInfo {
 // GetUpstreams is asked once an attempt, and names one pod.
 func (source) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
 	chosen, _ := caddyhttp.GetVar(r.Context(), routeVar).(*route)
+	host, _ := caddyhttp.GetVar(r.Context(), hostVar).(string)
 	tried, _ := caddyhttp.GetVar(r.Context(), triedVar).([]string)
 	if tried != nil {
 		// Between attempts the pods may have been replaced. A retry asks today's table, not the one it began with.
-		if now := current.Load().match(r.Host, r.URL.Path); now != nil && now.Fixed == nil {
+		if now := current.Load().match(host, r.URL.Path); now != nil && now.Fixed == nil {
 			chosen = now
 		}
 	}
