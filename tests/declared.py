@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.runtime.rpc import _special_sig_key
+from google.protobuf import json_format
+from pulumi.runtime.mocks import MockMonitor
+from pulumi.runtime.rpc import _special_secret_sig, _special_sig_key
 
 ACCOUNT = "111111111111"
 ROOT = Path(__file__).parents[1]
@@ -21,7 +23,8 @@ class Declared(pulumi.runtime.Mocks):
 
     caller_arn: str = f"arn:aws:iam::{ACCOUNT}:user/somebody"
     resources: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
+    requests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the program asked of the engine for each resource, by URN, in the engine's own terms."""
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
         key = (args.typ, args.name)
@@ -63,6 +66,53 @@ def _unsealed(value: Any) -> Any:
     return [_unsealed(item) for item in value] if isinstance(value, list) else value
 
 
+_OF_THE_SDK = {
+    "acceptResources",
+    "acceptSecrets",
+    "accepts_byte_string",
+    "aliasSpecs",
+    "hooks",
+    "packageRef",
+    "parentStackTraceHandle",
+    "pluginChecksums",
+    "sourcePosition",
+    "stackTrace",
+    "supportsPartialValues",
+    "supportsResultReporting",
+}
+"""What the SDK says of itself and of the source with every request: nothing that a program decides."""
+
+
+class _Recorder(MockMonitor):
+    """The SDK's stand-in for the engine, which keeps each request as it came."""
+
+    mocks: Declared
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the name of the call
+        urn = self.make_urn(request.parent, request.type, request.name)
+        asked = _asked(request)
+        self.mocks.requests[urn] = {name: value for name, value in asked.items() if name not in _OF_THE_SDK}
+        return super().RegisterResource(request)
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
+        self.mocks.requests[request.urn]["outputs"] = _asked(request).get("outputs", {})
+        return super().RegisterResourceOutputs(request)
+
+
+def _asked(request: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = json_format.MessageToDict(request, preserving_proto_field_name=True)
+    return {name: _with_secrets_told(value) for name, value in fields.items()}
+
+
+def _with_secrets_told(value: Any) -> Any:
+    """`value` with the engine's mark of a secret in words."""
+    if isinstance(value, dict):
+        if value.get(_special_sig_key) == _special_secret_sig:
+            return {"(secret)": _with_secrets_told(value["value"])}
+        return {name: _with_secrets_told(item) for name, item in value.items()}
+    return [_with_secrets_told(item) for item in value] if isinstance(value, list) else value
+
+
 def declare(
     program: Callable[[], Any],
     *,
@@ -78,7 +128,7 @@ def declare(
         asyncio.set_event_loop(asyncio.new_event_loop())
     # Transformations live on the root resource, which `set_mocks` keeps: one test's tags would be the next one's.
     pulumi.runtime.settings.ROOT.set(None)
-    pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False)
+    pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False, monitor=_Recorder(declared))
     pulumi.runtime.settings.SETTINGS.root_directory = str(ROOT)
     pulumi.runtime.set_all_config(dict(config or {}), [])
 
