@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pulumi
 from google.protobuf import json_format
 from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.rpc import _special_secret_sig, _special_sig_key
+from pulumi.runtime.stack import Stack
 
 ACCOUNT = "111111111111"
 ROOT = Path(__file__).parents[1]
@@ -28,7 +31,7 @@ class Declared(pulumi.runtime.Mocks):
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
         key = (args.typ, args.name)
-        # The engine refuses two resources of one URN; the SDK's mocks would let them pass.
+        # Below different kinds of parents the engine would take both; a test could not tell them apart.
         assert key not in self.resources, f"declared twice: {key}"
         self.resources[key] = _unsealed(dict(args.inputs))
         if args.typ.startswith("kubernetes:"):
@@ -90,6 +93,8 @@ class _Recorder(MockMonitor):
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the name of the call
         urn = self.make_urn(request.parent, request.type, request.name)
+        # The engine refuses two resources of one URN; the SDK's mocks would let them pass.
+        assert urn not in self.mocks.requests, f"declared twice: {urn}"
         asked = _asked(request)
         self.mocks.requests[urn] = {name: value for name, value in asked.items() if name not in _OF_THE_SDK}
         return super().RegisterResource(request)
@@ -113,6 +118,28 @@ def _with_secrets_told(value: Any) -> Any:
     return [_with_secrets_told(item) for item in value] if isinstance(value, list) else value
 
 
+def _keep_to_its_component(declared: pulumi.ResourceTransformationArgs) -> None:
+    """Refuse what a component declares outside of itself, and a child that is not named after its parent."""
+    parent, name = declared.opts.parent, declared.name
+    if parent is None or isinstance(parent, Stack):
+        component = _component_that_declares(declared.resource)
+        assert component is None, f"{name} ({declared.type_}), which {component} declares, has no parent"
+    else:
+        named_after = parent._name
+        assert name.startswith(named_after), f"{name} ({declared.type_}) is not named after its parent {named_after}"
+
+
+def _component_that_declares(resource: pulumi.Resource) -> str | None:
+    """The component whose code is at work, if it is not `resource` itself. Its code alone knows: an orphan does not."""
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        at_work = frame.f_locals.get("self")
+        if isinstance(at_work, pulumi.ComponentResource) and at_work is not resource:
+            return type(at_work).__name__
+        frame = frame.f_back
+    return None
+
+
 def declare(
     program: Callable[[], Any],
     *,
@@ -134,6 +161,7 @@ def declare(
 
     @pulumi.runtime.test
     def evaluate() -> None:
+        pulumi.runtime.register_stack_transformation(_keep_to_its_component)
         program()
 
     evaluate()
