@@ -86,7 +86,11 @@ def test_models_stand_on_lifecycle_and_runtime_alone():
         ("import modelworks.runtime.manifest", ["pulumi", "pulumi_aws", "pulumi_kubernetes"]),
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
         ("from modelworks import Environment; from modelworks.stack import stack_config", sorted(ML)),
-        ("from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute", ["pulumi_kubernetes"]),
+        (
+            "from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute",
+            ["pulumi_kubernetes", "pydantic", "modelworks.settings"],
+        ),
+        ("import modelworks.defaults", ["pulumi", "pydantic"]),
         ("from modelworks.settings import parse", ["pulumi", "ruamel.yaml", *sorted(ML)]),
     ],
 )
