@@ -24,8 +24,8 @@ ML = {
     "skl2onnx",
     "skops",
 }
-COMPONENTS = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
-"""Modules at the top of the package: components, and the pure ones beside them."""
+COMPONENTS = [path for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("_resources/*.py")] if path.stem != "__init__"]
+"""Modules at the top of the package, and what components share: components, and the pure ones beside them."""
 
 
 def imports(path: Path) -> set[str]:

@@ -86,7 +86,7 @@ class Environment(pulumi.ComponentResource):
             {"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn, "namespace": self.namespace}
         )
 
-    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> aws.kms.Key:
+    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> "aws.kms.Key":
         key = aws.kms.Key(
             f"{name}-key",
             description=f"Encrypts what the environment {name} stores",
@@ -98,7 +98,7 @@ class Environment(pulumi.ComponentResource):
         aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
         return key
 
-    def _alerts_topic(self, name: str, account: pulumi.Output[str]) -> aws.sns.Topic:
+    def _alerts_topic(self, name: str, account: pulumi.Output[str]) -> "aws.sns.Topic":
         topic = aws.sns.Topic(
             f"{name}-alerts", kms_master_key_id=self.key.arn, opts=pulumi.ResourceOptions(parent=self)
         )
@@ -110,7 +110,7 @@ class Environment(pulumi.ComponentResource):
         )
         return topic
 
-    def _subscriptions(self, name: str, emails: Sequence[str]) -> list[aws.sns.TopicSubscription]:
+    def _subscriptions(self, name: str, emails: Sequence[str]) -> list["aws.sns.TopicSubscription"]:
         return [
             aws.sns.TopicSubscription(
                 f"{name}-alerts-{email}",

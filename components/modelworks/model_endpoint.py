@@ -135,8 +135,8 @@ class ModelEndpoint(KubernetesComponent):
         self.alarms = self._alarms()
         self.ping, self.pong = self._service("ping"), self._service("pong")
         self.ingress = self._ingress()
-        self.alarm_analysis = self._analysis("alarms")
-        self.traffic_analysis = self._analysis("traffic")
+        self.alarm_analysis = self._analysis("alarms", self._canary.alarm_analysis())
+        self.traffic_analysis = self._analysis("traffic", self._canary.traffic_analysis())
         self.token_secret = self._token_secret()
         self.trusted_keys = self._trusted_keys()
         self.rollout = self._rollout(release)
@@ -157,7 +157,7 @@ class ModelEndpoint(KubernetesComponent):
             description=f"Serves {self._model}",
         )
 
-    def _alarms(self) -> list[aws.cloudwatch.MetricAlarm]:
+    def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
         return [
             paging_alarm(
                 self.child_name(alarm.name),
@@ -168,20 +168,20 @@ class ModelEndpoint(KubernetesComponent):
             for alarm in self._canary.alarms
         ]
 
-    def _analysis(self, kind: str) -> KubernetesObject:
-        spec = self._canary.alarm_analysis() if kind == "alarms" else self._canary.traffic_analysis()
-        return self.object("argoproj.io/v1alpha1", "AnalysisTemplate", kind, spec=spec)
+    def _analysis(self, suffix: str, spec: Manifest) -> KubernetesObject:
+        return self.object("argoproj.io/v1alpha1", "AnalysisTemplate", suffix, spec=spec)
 
     # -- Address -----------------------------------------------------------------------------------------------------
-    def _service(self, kind: str) -> KubernetesObject:
+    def _service(self, suffix: str) -> KubernetesObject:
         # Argo adds the hash of the pods it means; taking it away would mix stable and canary.
         return self.object(
-            "v1", "Service", kind, annotations=AT_ONCE, ignore_changes=["spec.selector"], spec=service(self.selector)
+            "v1", "Service", suffix, annotations=AT_ONCE, ignore_changes=["spec.selector"], spec=service(self.selector)
         )
 
     def _ingress(self) -> KubernetesObject:
         certificate = self._args["certificate_arn"]
         annotations = {
+            **AT_ONCE,
             **load_balancer(health="/readyz", public=bool(certificate)),
             "alb.ingress.kubernetes.io/listen-ports": '[{"HTTPS":443}]' if certificate else '[{"HTTP":80}]',
             **({"alb.ingress.kubernetes.io/certificate-arn": certificate} if certificate else {}),

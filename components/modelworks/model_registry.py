@@ -98,7 +98,7 @@ class ModelRegistry(KubernetesComponent):
             {"bundle_bucket": self.bundle_bucket, "artifact_bucket": self.artifact_bucket, "url": self.url}
         )
 
-    def _bucket(self, kept: str) -> aws.s3.Bucket:
+    def _bucket(self, kept: str) -> "aws.s3.Bucket":
         return secure_bucket(
             self.child_name(kept),
             parent=self,
@@ -222,7 +222,7 @@ class ModelRegistry(KubernetesComponent):
             "networking.k8s.io/v1",
             "Ingress",
             _SERVER,
-            annotations=load_balancer(health="/health"),
+            annotations={**AT_ONCE, **load_balancer(health="/health")},
             spec=ingress(self._args["host"], self.service.name),
         )
 

@@ -127,7 +127,7 @@ class TrainingCompute(KubernetesComponent):
         """Nothing comes in; out go name look-ups and TLS. The registry is told of runs by who started them."""
         return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, port=None))
 
-    def _alarm(self) -> aws.cloudwatch.MetricAlarm:
+    def _alarm(self) -> "aws.cloudwatch.MetricAlarm":
         return paging_alarm(
             self.child_name("failed-runs"),
             parent=self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pulumi
 
@@ -30,13 +29,12 @@ def ingress(host: pulumi.Input[str], service_name: pulumi.Input[str], *, port: s
     return {"ingressClassName": "alb", "rules": [{"host": host, "http": {"paths": paths}}]}
 
 
-def load_balancer(*, health: str, public: bool = False) -> dict[str, Any]:
+def load_balancer(*, health: str, public: bool = False) -> dict[str, str]:
     """Annotations of an Ingress: an application load balancer that sends requests straight to pods."""
     return {
         "alb.ingress.kubernetes.io/target-type": "ip",
         "alb.ingress.kubernetes.io/scheme": "internet-facing" if public else "internal",
         "alb.ingress.kubernetes.io/healthcheck-path": health,
-        **AT_ONCE,
     }
 
 
