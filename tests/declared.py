@@ -26,8 +26,10 @@ class Declared(pulumi.runtime.Mocks):
 
     caller_arn: str = f"arn:aws:iam::{ACCOUNT}:user/somebody"
     resources: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    requests: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the program asked of the engine for each resource, by URN, in the engine's own terms."""
+    registered: dict[str, Any] = field(default_factory=dict)
+    """The request that registered each resource, by URN."""
+    completed: dict[str, Any] = field(default_factory=dict)
+    """The request with which each component registered its outputs, by URN."""
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
         key = (args.typ, args.name)
@@ -60,6 +62,11 @@ class Declared(pulumi.runtime.Mocks):
     def all(self, token: str) -> dict[str, dict[str, Any]]:
         """Inputs of every resource of a type, by name."""
         return {name: inputs for (typ, name), inputs in self.resources.items() if typ == token}
+
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """What the program asked of the engine for each resource, by URN, in the engine's own terms."""
+        outputs = {urn: {"outputs": _asked(request).get("outputs", {})} for urn, request in self.completed.items()}
+        return {urn: _asked(request) | outputs.get(urn, {}) for urn, request in self.registered.items()}
 
 
 def _unsealed(value: Any) -> Any:
@@ -94,19 +101,18 @@ class _Recorder(MockMonitor):
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the name of the call
         urn = self.make_urn(request.parent, request.type, request.name)
         # The engine refuses two resources of one URN; the SDK's mocks would let them pass.
-        assert urn not in self.mocks.requests, f"declared twice: {urn}"
-        asked = _asked(request)
-        self.mocks.requests[urn] = {name: value for name, value in asked.items() if name not in _OF_THE_SDK}
+        assert urn not in self.mocks.registered, f"declared twice: {urn}"
+        self.mocks.registered[urn] = request
         return super().RegisterResource(request)
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
-        self.mocks.requests[request.urn]["outputs"] = _asked(request).get("outputs", {})
+        self.mocks.completed[request.urn] = request
         return super().RegisterResourceOutputs(request)
 
 
 def _asked(request: Any) -> dict[str, Any]:
     fields: dict[str, Any] = json_format.MessageToDict(request, preserving_proto_field_name=True)
-    return {name: _with_secrets_told(value) for name, value in fields.items()}
+    return {name: _with_secrets_told(value) for name, value in fields.items() if name not in _OF_THE_SDK}
 
 
 def _with_secrets_told(value: Any) -> Any:

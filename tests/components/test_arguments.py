@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any, TypedDict
 
 import pulumi
 import pytest
 
 from declared import declare
 from modelworks import Environment, ModelEndpoint
+from modelworks._resources.arguments import checked
 from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments, takes_outputs
 
 every_component = pytest.mark.parametrize("component", COMPONENTS, ids=lambda item: item.__name__)
@@ -132,6 +134,20 @@ def test_what_decides_what_is_declared_is_no_output():
 
 def test_a_value_that_may_be_a_secret_is_not_shown():
     assert "hunter2" not in endpoint(tokens=["hunter2"])
+
+
+class _Args(TypedDict):
+    labels: dict[str, Any]
+    place: Any
+
+
+def test_an_argument_of_any_type_takes_what_it_is_given():
+    args: _Args = {"labels": {"a": None, "b": [1]}, "place": None}
+    assert checked("churn", _Args, args) == args
+
+
+def test_a_long_value_is_shortened():
+    assert len(endpoint(limits=list(range(1000)))) < 120
 
 
 def test_a_whole_number_is_a_number():

@@ -32,7 +32,7 @@ def _no_laptop(monkeypatch):
 
 def record(declared: Declared) -> str:
     """All that was asked for, resource by resource, without what differs from one lock or checkout to the next."""
-    resources = {_settled(urn): _settled(_of_any_lock(asked)) for urn, asked in declared.requests.items()}
+    resources = {_settled(urn): _settled(_of_any_lock(asked)) for urn, asked in declared.requests().items()}
     return json.dumps(resources, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

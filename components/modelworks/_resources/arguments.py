@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import reprlib
 import typing
 from collections.abc import Awaitable, Iterator, Mapping
 from functools import cache
@@ -68,6 +69,8 @@ def _problems_of_arguments(kind: Any, args: Mapping[str, Any], path: str) -> Ite
 
 def _problems_of_value(hint: Any, value: Any, path: str) -> Iterator[str]:
     plain = [item for item in _alternatives(hint) if not _is_deferred(item)]
+    if Any in plain:
+        return
     if isinstance(value, pulumi.Output) or inspect.isawaitable(value):
         if len(plain) == len(_alternatives(hint)):
             yield f"{path} decides what is declared, and so must be {_named(plain)}, got an output"
@@ -82,7 +85,7 @@ def _problems_of_value(hint: Any, value: Any, path: str) -> Iterator[str]:
 def _problems_of_plain(wanted: Any, value: Any, path: str) -> Iterator[str]:
     if not _fits(wanted, value):
         # What is to be a text may be a secret: its value is not shown.
-        found = type(value).__name__ if wanted is str else f"{type(value).__name__} {value!r}"
+        found = type(value).__name__ if wanted is str else f"{type(value).__name__} {reprlib.repr(value)}"
         yield f"{path} must be {_named([wanted])}, got {found}"
     elif typing.is_typeddict(wanted):
         yield from _problems_of_arguments(wanted, value, f"{path}.")
@@ -96,8 +99,6 @@ def _problems_of_plain(wanted: Any, value: Any, path: str) -> Iterator[str]:
 
 def _fits(wanted: Any, value: Any) -> bool:
     kind = _kind(wanted)
-    if kind is Any:
-        return True
     if kind in {int, float}:
         return not isinstance(value, bool) and isinstance(value, int if kind is int else int | float)
     return isinstance(value, Mapping if kind is dict else kind)
