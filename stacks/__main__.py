@@ -31,12 +31,8 @@ environment = Environment(
         "key_deletion_days": settings.key_deletion_days,
     },
 )
-on_the_ground = {
-    "account_id": account,
-    "oidc_issuer": cluster.oidc_issuer,
-    "key_arn": environment.key_arn,
-    "alerts_topic_arn": environment.alerts_topic_arn,
-}
+on_the_ground = {"account_id": account, "oidc_issuer": cluster.oidc_issuer, "key_arn": environment.key_arn}
+watched = {"environment": stack, "alerts_topic_arn": environment.alerts_topic_arn}
 
 if settings.registry:
     registry = ModelRegistry(
@@ -61,7 +57,7 @@ if settings.registry and settings.training:
         "training",
         {
             **on_the_ground,
-            "environment": stack,
+            **watched,
             "namespace": f"{cluster.namespace or f'modelworks-{stack}'}-training",
             "image": cluster.training_image or lock_image("training"),
             "artifact_bucket": registry.artifact_bucket,
@@ -75,8 +71,8 @@ endpoints = {
         model,
         {
             **on_the_ground,
+            **watched,
             **endpoint.model_dump(),
-            "environment": stack,
             "namespace": environment.namespace,
             "bundle_bucket": registry.bundle_bucket,
             "image": cluster.runtime_image or lock_image("runtime"),

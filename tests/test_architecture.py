@@ -24,8 +24,8 @@ ML = {
     "skl2onnx",
     "skops",
 }
-COMPONENTS = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
-"""Modules at the top of the package: components, and the pure ones beside them."""
+COMPONENTS = [path for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("_resources/*.py")] if path.stem != "__init__"]
+"""Modules at the top of the package, and what components share: components, and the pure ones beside them."""
 
 
 def imports(path: Path) -> set[str]:
@@ -87,7 +87,11 @@ def test_models_stand_on_lifecycle_and_runtime_alone():
         ("import modelworks.runtime.manifest", ["pulumi", "pulumi_aws", "pulumi_kubernetes"]),
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
         ("from modelworks import Environment; from modelworks.stack import stack_config", sorted(ML)),
-        ("from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute", ["pulumi_kubernetes"]),
+        (
+            "from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute",
+            ["pulumi_kubernetes", "pydantic", "modelworks.settings"],
+        ),
+        ("import modelworks.defaults", ["pulumi", "pydantic"]),
         ("from modelworks.settings import parse", ["pulumi", "ruamel.yaml", *sorted(ML)]),
     ],
 )

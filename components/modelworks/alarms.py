@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from modelworks import contract
+from modelworks import contract, defaults
 
 Comparison = Literal["GreaterThanThreshold", "GreaterThanOrEqualToThreshold", "LessThanThreshold"]
 """How a datapoint is held against the threshold, in CloudWatch's words."""
@@ -43,7 +43,7 @@ class Alarm:
     """The limit, in the metric's unit; for a 0/1 metric the ratio."""
     statistic: Literal["Average", "Sum", "SampleCount", "Maximum"] = "Average"
     comparison: Comparison = "GreaterThanThreshold"
-    period_seconds: int = 60
+    period_seconds: int = defaults.LIMITS["period_seconds"]
     """Length of one datapoint. A multiple of 60, as CloudWatch demands of standard-resolution metrics."""
     datapoints: int = 2
     """How many of the last `evaluation_periods` datapoints must breach."""
@@ -65,10 +65,10 @@ class Alarm:
 
 def endpoint_alarms(
     *,
-    error_ratio: float = 0.01,
-    slow_ratio: float = 0.05,
-    rejected_ratio: float = 0.05,
-    period_seconds: int = 60,
+    error_ratio: float = defaults.LIMITS["error_ratio"],
+    slow_ratio: float = defaults.LIMITS["slow_ratio"],
+    rejected_ratio: float = defaults.LIMITS["rejected_ratio"],
+    period_seconds: int = defaults.LIMITS["period_seconds"],
 ) -> tuple[Alarm, ...]:
     """The alarms of a model endpoint.
 

@@ -6,8 +6,9 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
+from modelworks._resources.arguments import checked
 from modelworks._resources.iam import policy_document
-from modelworks._resources.kubernetes import restricted_namespace
+from modelworks._resources.kubernetes import KubernetesObject, restricted_namespace
 
 _ARGO_ROLLOUTS_CHART = "2.40.5"
 """Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
@@ -33,7 +34,7 @@ class EnvironmentArgs(TypedDict):
     """The AWS account it lives in: 12 digits. The key and the topic trust services of this account only."""
 
     alert_emails: NotRequired[list[str]]
-    """Addresses subscribed to the alerts topic. Each must confirm once. Default none."""
+    """Addresses subscribed to the alerts topic. Each must confirm once. Default: none."""
 
     budget: NotRequired[BudgetArgs | None]
     """Monthly limit on the account's cost. Default: none."""
@@ -55,7 +56,7 @@ class Environment(pulumi.ComponentResource):
     Components that store, serve or watch something take the key's and the topic's ARN as plain values.
 
     Raises:
-        ValueError: `key_deletion_days` or a number of the budget is out of range.
+        ValueError: An argument is unknown, missing, of the wrong type or out of its range.
     """
 
     key_arn: pulumi.Output[str]
@@ -68,26 +69,24 @@ class Environment(pulumi.ComponentResource):
     """Kubernetes namespace of the environment's pods; empty where none was asked for."""
 
     def __init__(self, name: str, args: EnvironmentArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        _check(args)
+        args = checked(name, EnvironmentArgs, args)
+        _refuse_out_of_range(args)
         super().__init__("modelworks:index:Environment", name, {}, opts)
         account = pulumi.Output.from_input(args["account_id"])
-        self.key = self._key(name, account, args.get("key_deletion_days", 30))
+        self.key = self._key(name, account, args["key_deletion_days"])
         self.alerts = self._alerts_topic(name, account)
-        self._subscriptions(name, args.get("alert_emails", []))
-        if budget := args.get("budget"):
-            self._budget(name, budget)
-        self.namespace = pulumi.Output.from_input("")
-        if namespace := args.get("namespace"):
-            self.namespace = restricted_namespace(name, parent=self, namespace=namespace).name
-        if args.get("install_argo_rollouts"):
-            self._argo_rollouts(name)
+        self.subscriptions = self._subscriptions(name, args["alert_emails"])
+        self.budget = self._budget(name, args["budget"]) if args["budget"] else None
+        self.home = self._home(name, args["namespace"]) if args["namespace"] else None
+        self.argo_rollouts = self._argo_rollouts(name) if args["install_argo_rollouts"] else None
         self.key_arn = self.key.arn
         self.alerts_topic_arn = self.alerts.arn
+        self.namespace = self.home.name if self.home else pulumi.Output.from_input("")
         self.register_outputs(
             {"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn, "namespace": self.namespace}
         )
 
-    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> aws.kms.Key:
+    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> "aws.kms.Key":
         key = aws.kms.Key(
             f"{name}-key",
             description=f"Encrypts what the environment {name} stores",
@@ -99,7 +98,7 @@ class Environment(pulumi.ComponentResource):
         aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
         return key
 
-    def _alerts_topic(self, name: str, account: pulumi.Output[str]) -> aws.sns.Topic:
+    def _alerts_topic(self, name: str, account: pulumi.Output[str]) -> "aws.sns.Topic":
         topic = aws.sns.Topic(
             f"{name}-alerts", kms_master_key_id=self.key.arn, opts=pulumi.ResourceOptions(parent=self)
         )
@@ -111,8 +110,8 @@ class Environment(pulumi.ComponentResource):
         )
         return topic
 
-    def _subscriptions(self, name: str, emails: Sequence[str]) -> None:
-        for email in emails:
+    def _subscriptions(self, name: str, emails: Sequence[str]) -> list["aws.sns.TopicSubscription"]:
+        return [
             aws.sns.TopicSubscription(
                 f"{name}-alerts-{email}",
                 topic=self.alerts.arn,
@@ -120,6 +119,8 @@ class Environment(pulumi.ComponentResource):
                 endpoint=email,
                 opts=pulumi.ResourceOptions(parent=self.alerts),
             )
+            for email in emails
+        ]
 
     def _budget(self, name: str, budget: BudgetArgs) -> "aws.budgets.Budget":
         def alert(kind: str, percent: float) -> "aws.budgets.BudgetNotificationArgs":
@@ -139,11 +140,14 @@ class Environment(pulumi.ComponentResource):
             limit_unit="USD",
             time_unit="MONTHLY",
             notifications=[
-                alert("ACTUAL", budget.get("actual_percent", 80)),
-                alert("FORECASTED", budget.get("forecast_percent", 100)),
+                alert("ACTUAL", budget["actual_percent"]),
+                alert("FORECASTED", budget["forecast_percent"]),
             ],
             opts=pulumi.ResourceOptions(parent=self),
         )
+
+    def _home(self, name: str, namespace: str) -> KubernetesObject:
+        return restricted_namespace(name, parent=self, namespace=namespace)
 
     def _argo_rollouts(self, name: str) -> pulumi.Resource:
         from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it
@@ -159,11 +163,11 @@ class Environment(pulumi.ComponentResource):
         )
 
 
-def _check(args: EnvironmentArgs) -> None:
-    days = args.get("key_deletion_days", 30)
+def _refuse_out_of_range(args: EnvironmentArgs) -> None:
+    days = args["key_deletion_days"]
     if not 7 <= days <= 30:
         raise ValueError(f"key_deletion_days must be from 7 to 30, as KMS has it, got {days}")
-    budget: dict[str, Any] = {**(args.get("budget") or {})}
+    budget: dict[str, Any] = {**(args["budget"] or {})}
     for field, value in budget.items():
         if value <= 0:
             raise ValueError(f"budget.{field} must be above 0, got {value}")

@@ -30,6 +30,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from modelworks import defaults
+from modelworks._spelling import did_you_mean
 from modelworks.errors import ModelworksError
 
 SETTINGS_KEY = "modelworks:settings"
@@ -69,9 +71,9 @@ class Budget(_Strict):
 
     monthly_usd: Annotated[float, Field(gt=0, le=10_000_000)]
     """The amount, in US dollars a month."""
-    forecast_percent: Annotated[float, Field(gt=0, le=1000)] = 100
+    forecast_percent: Annotated[float, Field(gt=0, le=1000)] = defaults.BUDGET["forecast_percent"]
     """Alert when the month's forecast exceeds this share of the amount, in per cent."""
-    actual_percent: Annotated[float, Field(gt=0, le=1000)] = 80
+    actual_percent: Annotated[float, Field(gt=0, le=1000)] = defaults.BUDGET["actual_percent"]
     """Alert when what was spent exceeds this share of the amount, in per cent."""
 
 
@@ -87,7 +89,7 @@ class Cluster(_Strict):
     """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles."""
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
     """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
-    install_argo_rollouts: bool = False
+    install_argo_rollouts: bool = defaults.ENVIRONMENT["install_argo_rollouts"]
     """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
     runtime_image: ImageDigest | None = None
     """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none."""
@@ -103,30 +105,30 @@ class Registry(_Strict):
     database: Literal["embedded", "postgres"] = "embedded"
     """`embedded` is SQLite on a volume, for environments that can be made anew; `postgres` is an existing server, whose
     URI is the secret `registry_database`."""
-    volume_gib: Annotated[int, Field(ge=1, le=16_384)] = 5
+    volume_gib: Annotated[int, Field(ge=1, le=16_384)] = defaults.REGISTRY["volume_gib"]
     """Size of the embedded database's volume, in GiB."""
-    superseded_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    superseded_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["superseded_days"]
     """How long a superseded or deleted bundle is kept, in days."""
 
 
 class Training(_Strict):
     """What training runs of the environment may use, all together and each."""
 
-    cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = 4000
+    cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["cpu_millicores"]
     """CPU of all runs together, in thousandths of a core."""
-    memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = 16_384
+    memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["memory_mib"]
     """Memory of all runs together, in MiB."""
-    concurrent_runs: Annotated[int, Field(ge=1, le=1000)] = 20
+    concurrent_runs: Annotated[int, Field(ge=1, le=1000)] = defaults.TRAINING["concurrent_runs"]
     """Most runs that exist at a time, finished ones that are still kept included."""
-    run_cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
+    run_cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["run_cpu_millicores"]
     """CPU of one run, in thousandths of a core."""
-    run_memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = 2048
+    run_memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["run_memory_mib"]
     """Memory that one run requests and may use at most, in MiB."""
-    time_limit_seconds: Annotated[int, Field(ge=10, le=604_800)] = 3600
+    time_limit_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.TRAINING["time_limit_seconds"]
     """A run that takes longer is ended, its retries included, in seconds."""
-    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    retries: Annotated[int, Field(ge=0, le=10)] = defaults.TRAINING["retries"]
     """How often a run that was killed is tried again. One that failed by itself would fail again, and never is."""
-    kept_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
+    kept_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = defaults.TRAINING["kept_seconds"]
     """How long a finished run stays in the cluster with its log, in seconds."""
 
     @model_validator(mode="after")
@@ -140,15 +142,17 @@ class Training(_Strict):
 class Canary(_Strict):
     """How a new release takes over, and when it is turned back."""
 
-    steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = [5, 25, 50]
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = defaults.CANARY[
+        "steps"
+    ]
     """Share of traffic after each step, in per cent, growing; 100 follows by itself."""
-    step_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
+    step_seconds: Annotated[int, Field(ge=10, le=86_400)] = defaults.CANARY["step_seconds"]
     """How long each step lasts, in seconds. Its measurements are taken meanwhile."""
-    bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
+    bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = defaults.CANARY["bake_seconds"]
     """How long the last good version stays warm after the new one took all traffic, in seconds."""
-    ready_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = 600
+    ready_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["ready_deadline_seconds"]
     """A version that is not ready by then is given up."""
-    minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.CANARY["minimum_requests"]
     """Fewer requests than this by the end of the first step are no evidence: back to the stable version."""
 
     @model_validator(mode="after")
@@ -161,13 +165,13 @@ class Canary(_Strict):
 class Limits(_Strict):
     """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is turned back."""
 
-    error_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    error_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["error_ratio"]
     """Requests that fail for a reason that is ours."""
-    slow_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    slow_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["slow_ratio"]
     """Requests that miss the latency objective."""
-    rejected_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    rejected_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["rejected_ratio"]
     """Requests turned away because the endpoint is full."""
-    period_seconds: Literal[10, 60, 300] = 60
+    period_seconds: Literal[10, 60, 300] = defaults.LIMITS["period_seconds"]
     """Length of one datapoint, in seconds. 10 needs high-resolution metrics, which CloudWatch bills."""
 
 
@@ -178,19 +182,19 @@ class Endpoint(_Strict):
     """Host name of the endpoint. Default: the model's name under `cluster.domain`."""
     certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = None
     """TLS certificate of the load balancer. Without one the endpoint is reachable inside the network only."""
-    allow_anonymous: bool = False
+    allow_anonymous: bool = defaults.ENDPOINT["allow_anonymous"]
     """Answer without a bearer token."""
-    minimum_replicas: Annotated[int, Field(ge=1, le=1000)] = 2
+    minimum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["minimum_replicas"]
     """Fewest pods."""
-    maximum_replicas: Annotated[int, Field(ge=1, le=1000)] = 6
+    maximum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["maximum_replicas"]
     """Most pods, when the autoscaler finds the load too high."""
-    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = 500
+    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = defaults.ENDPOINT["cpu_millicores"]
     """CPU that one pod requests, in thousandths of a core."""
-    memory_mib: Annotated[int, Field(ge=128, le=262_144)] = 512
+    memory_mib: Annotated[int, Field(ge=128, le=262_144)] = defaults.ENDPOINT["memory_mib"]
     """Memory that one pod requests and may use at most, in MiB."""
-    latency_objective_ms: Annotated[float, Field(gt=0, le=60_000)] = 100
+    latency_objective_ms: Annotated[float, Field(gt=0, le=60_000)] = defaults.ENDPOINT["latency_objective_ms"]
     """A request that takes longer is `slow`."""
-    log_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    log_sample_ratio: Annotated[float, Field(ge=0, le=1)] = defaults.ENDPOINT["log_sample_ratio"]
     """Share of predictions kept in the prediction log, 0 to 1."""
     limits: Limits = Limits()
     """Beyond these the endpoint's alarms fire."""
@@ -229,7 +233,7 @@ class Settings(_Strict):
     """Who is told when an alarm fires or the budget runs out."""
     budget: Budget | None = None
     """Monthly limit on the account's cost. Default: none."""
-    key_deletion_days: Annotated[int, Field(ge=7, le=30)] = 30
+    key_deletion_days: Annotated[int, Field(ge=7, le=30)] = defaults.ENVIRONMENT["key_deletion_days"]
     """How long a deleted encryption key can still be brought back, in days."""
     cluster: Cluster = Cluster()
     """The Kubernetes cluster, and what lies on it."""
@@ -420,9 +424,7 @@ def _yaml_path(location: tuple[str | int, ...]) -> str:
 
 
 def _unknown(path: str, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known)) or 'none'}"
-    return f"{path}: unknown key{hint}"
+    return f"{path}: unknown key{did_you_mean(key, known)}"
 
 
 def _misspelt(location: tuple[str | int, ...], found: Mapping[str, Any]) -> str:

@@ -3,44 +3,23 @@
 Runs themselves are Jobs that `modelworks train MODEL --env ENV` makes here, and no resources of a program.
 """
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
 
 from modelworks import contract
-from modelworks._resources.iam import bucket_arn, policy_document, statement
-from modelworks._resources.kubernetes import KubernetesObject, PodIdentity, labels, pod_identity, restricted_namespace
-
-_COMPONENT = "training"
+from modelworks._resources.alarm import paging_alarm
+from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.iam import publish_metrics, statement
+from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, restricted_namespace
+from modelworks._resources.network import network_policy
+from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
 
 class TrainingComputeArgs(TypedDict):
     """What training needs."""
-
-    environment: str
-    """Name of the environment: a dimension of every metric."""
-
-    account_id: pulumi.Input[str]
-    """The AWS account: 12 digits."""
-
-    namespace: str
-    """Kubernetes namespace made for runs."""
-
-    image: str
-    """Image of runs by digest: `…@sha256:…`. See `images/training`."""
-
-    oidc_issuer: pulumi.Input[str]
-    """The cluster's OIDC issuer without `https://`: by it runs assume their role."""
-
-    artifact_bucket: pulumi.Input[str]
-    """Bucket that runs get their sources from, and put data snapshots and finished runs into."""
-
-    key_arn: pulumi.Input[str]
-    """KMS key that encrypts the bucket."""
-
-    alerts_topic_arn: pulumi.Input[str]
-    """SNS topic that failed runs are reported to."""
 
     cpu_millicores: NotRequired[int]
     """CPU that all runs together may request, in thousandths of a core. Default 4000."""
@@ -66,12 +45,37 @@ class TrainingComputeArgs(TypedDict):
     kept_seconds: NotRequired[int]
     """How long a finished run stays in the cluster with its log, in seconds. Default 86400."""
 
+    image: pulumi.Input[str]
+    """Image of runs by digest: `…@sha256:…`. See `images/training`."""
 
-class TrainingCompute(pulumi.ComponentResource):
+    environment: str
+    """Name of the environment: a dimension of every metric."""
+
+    namespace: pulumi.Input[str]
+    """Kubernetes namespace made for runs."""
+
+    account_id: pulumi.Input[str]
+    """The AWS account: 12 digits."""
+
+    oidc_issuer: pulumi.Input[str]
+    """The cluster's OIDC issuer without `https://`: by it runs assume their role."""
+
+    artifact_bucket: pulumi.Input[str]
+    """Bucket that runs get their sources from, and put data snapshots and finished runs into."""
+
+    key_arn: pulumi.Input[str]
+    """KMS key that encrypts the bucket."""
+
+    alerts_topic_arn: pulumi.Input[str]
+    """SNS topic that failed runs are reported to."""
+
+
+class TrainingCompute(KubernetesComponent):
     """A namespace for training runs, with a quota and a least-privilege role.
 
     Raises:
-        ValueError: A number is below 1 (of `retries`: below 0), or one run would exceed the quota.
+        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or one run would exceed the
+            quota.
     """
 
     namespace: pulumi.Output[str]
@@ -84,78 +88,50 @@ class TrainingCompute(pulumi.ComponentResource):
     """All that `modelworks train --env` asks: export it as `training`. Holds no secret."""
 
     def __init__(self, name: str, args: TrainingComputeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        limits = {field: _at_least(lowest, args, field, default) for field, lowest, default in _LIMITS}
-        _refuse_too_small_a_quota(limits)
-        quota = {
-            "requests.cpu": f"{limits.pop('cpu_millicores')}m",
-            "requests.memory": f"{limits.pop('memory_mib')}Mi",
-            "count/jobs.batch": str(limits.pop("concurrent_runs")),
-        }
-        super().__init__("modelworks:index:TrainingCompute", name, {}, opts)
-        self._name, self._args = name, args
+        args = checked(name, TrainingComputeArgs, args)
+        require_at_least(args, _LOWEST)
+        _refuse_too_small_a_quota(args)
+        super().__init__("modelworks:index:TrainingCompute", name, part="training", namespace=None, opts=opts)
+        self._args = args
         self.home = restricted_namespace(name, parent=self, namespace=args["namespace"])
-        self._quota(quota)
+        self.namespace = self._namespace = self.home.name
+        self.quota = self._quota()
         self.identity = self._identity()
-        self._network_policy()
-        self._alarm()
-        self.namespace = self.home.name
+        self.network_policy = self._network_policy()
+        self.alarm = self._alarm()
         self.service_account = self.identity.account.name
-        self.place = pulumi.Output.all(
-            namespace=self.namespace,
-            service_account=self.service_account,
-            artifact_bucket=args["artifact_bucket"],
-            image=args["image"],
-            **limits,
-        )
+        self.place = self._place()
         self.register_outputs(
             {"namespace": self.namespace, "service_account": self.service_account, "place": self.place}
         )
 
-    def _quota(self, hard: dict[str, str]) -> None:
-        KubernetesObject(
-            self._name,
-            {
-                "apiVersion": "v1",
-                "kind": "ResourceQuota",
-                "metadata": self._metadata(),
-                "spec": {"hard": hard},
-            },
-            opts=pulumi.ResourceOptions(parent=self),
-        )
+    def _quota(self) -> KubernetesObject:
+        hard = {
+            "requests.cpu": f"{self._args['cpu_millicores']}m",
+            "requests.memory": f"{self._args['memory_mib']}Mi",
+            "count/jobs.batch": str(self._args["concurrent_runs"]),
+        }
+        return self.object("v1", "ResourceQuota", spec={"hard": hard})
 
     def _identity(self) -> PodIdentity:
-        args = self._args
-        policy = pulumi.Output.all(bucket_arn(args["artifact_bucket"]), args["key_arn"]).apply(
-            lambda v: policy_document(_permissions(*v))
-        )
         return pod_identity(
-            f"{self._name}-runs",
-            parent=self,
-            metadata=self._metadata(),
-            account_id=args["account_id"],
-            oidc_issuer=args["oidc_issuer"],
-            policy=policy,
+            self,
+            "runs",
+            self._args,
+            bucket=self._args["artifact_bucket"],
+            permissions=_permissions,
             description="Trains models, and keeps what comes of it",
         )
 
-    def _network_policy(self) -> None:
+    def _network_policy(self) -> KubernetesObject:
         """Nothing comes in; out go name look-ups and TLS. The registry is told of runs by who started them."""
-        ports = [{"port": 53, "protocol": "UDP"}, *({"port": port, "protocol": "TCP"} for port in (53, 443))]
-        KubernetesObject(
-            self._name,
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": self._metadata(),
-                "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [{"ports": ports}]},
-            },
-            opts=pulumi.ResourceOptions(parent=self),
-        )
+        return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, port=None))
 
-    def _alarm(self) -> None:
-        topic = self._args["alerts_topic_arn"]
-        aws.cloudwatch.MetricAlarm(
-            f"{self._name}-failed-runs",
+    def _alarm(self) -> "aws.cloudwatch.MetricAlarm":
+        return paging_alarm(
+            self.child_name("failed-runs"),
+            parent=self,
+            topic=self._args["alerts_topic_arn"],
             alarm_description="a training run failed",
             namespace=contract.METRIC_NAMESPACE,
             metric_name=contract.METRIC_RUN_FAILED,
@@ -166,13 +142,20 @@ class TrainingCompute(pulumi.ComponentResource):
             period=60,
             evaluation_periods=1,
             treat_missing_data="notBreaching",
-            alarm_actions=[topic],
-            ok_actions=[topic],
-            opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _metadata(self) -> Any:
-        return {"namespace": self.home.name, "labels": labels(self._name, _COMPONENT)}
+    def _place(self) -> pulumi.Output[dict[str, Any]]:
+        return pulumi.Output.all(
+            namespace=self.namespace,
+            service_account=self.service_account,
+            artifact_bucket=self._args["artifact_bucket"],
+            image=self._args["image"],
+            run_cpu_millicores=self._args["run_cpu_millicores"],
+            run_memory_mib=self._args["run_memory_mib"],
+            time_limit_seconds=self._args["time_limit_seconds"],
+            retries=self._args["retries"],
+            kept_seconds=self._args["kept_seconds"],
+        )
 
 
 def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
@@ -183,35 +166,24 @@ def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
         statement(["s3:PutObject"], kept),
         statement(["s3:ListBucket"], [artifacts]),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
-        statement(
-            ["cloudwatch:PutMetricData"],
-            ["*"],  # the action knows no resources; the namespace is what narrows it
-            condition={"StringEquals": {"cloudwatch:namespace": contract.METRIC_NAMESPACE}},
-        ),
+        publish_metrics(),
     ]
 
 
-_LIMITS = (
-    ("cpu_millicores", 1, 4000),
-    ("memory_mib", 1, 16_384),
-    ("concurrent_runs", 1, 20),
-    ("run_cpu_millicores", 1, 1000),
-    ("run_memory_mib", 1, 2048),
-    ("time_limit_seconds", 1, 3600),
-    ("retries", 0, 1),
-    ("kept_seconds", 1, 86_400),
-)
-"""Numbers of the arguments: each with the lowest value it may have, and its default."""
+_LOWEST = {
+    "cpu_millicores": 1,
+    "memory_mib": 1,
+    "concurrent_runs": 1,
+    "run_cpu_millicores": 1,
+    "run_memory_mib": 1,
+    "time_limit_seconds": 1,
+    "retries": 0,
+    "kept_seconds": 1,
+}
+"""The lowest value that a number may have."""
 
 
-def _at_least(lowest: int, args: TrainingComputeArgs, field: str, default: int) -> int:
-    value: Any = args.get(field, default)
-    if value < lowest:
-        raise ValueError(f"{field} must be at least {lowest}, got {value}")
-    return int(value)
-
-
-def _refuse_too_small_a_quota(limits: dict[str, int]) -> None:
+def _refuse_too_small_a_quota(args: Mapping[str, Any]) -> None:
     for run, quota in (("run_cpu_millicores", "cpu_millicores"), ("run_memory_mib", "memory_mib")):
-        if limits[run] > limits[quota]:
-            raise ValueError(f"{run} must be at most {quota} ({limits[quota]}), got {limits[run]}")
+        if args[run] > args[quota]:
+            raise ValueError(f"{run} must be at most {quota} ({args[quota]}), got {args[run]}")

@@ -90,20 +90,6 @@ def test_bad_input_is_refused_before_anything_is_declared(args, message):
         environment(**args)
 
 
-def test_every_child_is_named_after_the_environment_and_belongs_to_it():
-    parents: dict[str, pulumi.Resource | None] = {}
-
-    def program():
-        pulumi.runtime.register_stack_transformation(
-            lambda args: parents.__setitem__(args.name, args.opts.parent) or None
-        )
-        Environment("dev", {"account_id": ACCOUNT, "alert_emails": ["a@example.com"], "budget": {"monthly_usd": 5}})
-
-    declare(program)
-    assert all(name.startswith("dev") for name in parents)
-    assert [name for name, parent in parents.items() if parent is None] == ["dev"]
-
-
 def test_outputs_are_the_arns_other_components_take():
     seen = {}
 

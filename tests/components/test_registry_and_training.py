@@ -141,6 +141,12 @@ def test_a_failed_run_is_an_alarm():
     assert (alarm["metricName"], alarm["threshold"], alarm["dimensions"]) == ("run_failed", 0, {"environment": "dev"})
 
 
+@pytest.mark.parametrize("name", ["volume_gib", "superseded_days"])
+def test_a_registry_that_keeps_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        registry(**{name: 0})
+
+
 def test_a_quota_of_nothing_is_refused():
     with pytest.raises(ValueError, match="concurrent_runs must be at least 1, got 0"):
         training(concurrent_runs=0)

@@ -36,7 +36,7 @@ def test_a_tag_of_its_own_wins(own):
 def test_children_of_components_are_tagged_too():
     def program():
         tag_everything(TAGS)
-        aws.sns.Topic("topic", opts=pulumi.ResourceOptions(parent=pulumi.ComponentResource("test:index:P", "p")))
+        aws.sns.Topic("topic", opts=pulumi.ResourceOptions(parent=pulumi.ComponentResource("test:index:P", "topic")))
 
     assert declare(program).one("aws:sns/topic:Topic")["tags"] == TAGS
 

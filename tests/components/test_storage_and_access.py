@@ -13,12 +13,12 @@ KEY = "arn:aws:kms:eu-central-1:111111111111:key/k"
 
 
 class _Parent(pulumi.ComponentResource):
-    def __init__(self):
-        super().__init__("test:index:Parent", "parent")
+    def __init__(self, name):
+        super().__init__("test:index:Parent", name)
 
 
 def bucket(**args):
-    return declare(lambda: secure_bucket("store", parent=_Parent(), key_arn=KEY, **args))
+    return declare(lambda: secure_bucket("store", parent=_Parent("store"), key_arn=KEY, **args))
 
 
 def test_bucket_is_encrypted_with_the_given_key():
@@ -59,7 +59,7 @@ def test_bucket_refuses_to_keep_nothing():
 def test_role_has_one_policy_and_it_is_the_given_one():
     policy = policy_document([statement(["s3:GetObject"], ["arn:aws:s3:::b/*"])])
     declared = declare(
-        lambda: least_privilege_role("reader", parent=_Parent(), trust="{}", policy=policy, description="Reads")
+        lambda: least_privilege_role("reader", parent=_Parent("reader"), trust="{}", policy=policy, description="Reads")
     )
     assert declared.one("aws:iam/rolePolicy:RolePolicy")["policy"] == policy
     assert "managedPolicyArns" not in declared.one("aws:iam/role:Role")

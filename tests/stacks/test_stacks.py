@@ -1,39 +1,15 @@
 from __future__ import annotations
 
-import json
 import os
-import runpy
-from pathlib import Path
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from declared import Declared, declare
 from modelworks.errors import ModelworksError
+from reference import FILES, SECRETS, evaluated
 
-ROOT = Path(__file__).parents[2]
-FILES = {
-    "local": ROOT / "stacks/local.template.yaml",
-    "dev": ROOT / "stacks/Pulumi.dev.yaml",
-    "staging": ROOT / "stacks/Pulumi.staging.yaml",
-    "prod": ROOT / "stacks/Pulumi.prod.yaml",
-}
 REAL = ["dev", "staging", "prod"]
-SECRETS = {"registry_password": "correct horse", "registry_database": "postgresql://user:password@db/mlflow"}
 TAGS = {"environment", "owner", "cost-centre", "project", "managed-by"}
-
-
-def evaluated(stack: str, account: str | None = None, **changes: Any) -> Declared:
-    """The reference program, evaluated with the stack's own config file."""
-    config = YAML(typ="safe").load(FILES[stack].read_text())["config"]
-    config |= {"modelworks:secrets": SECRETS, **changes}
-    account = account or config["aws:allowedAccountIds"][0]
-    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
-    mocks = Declared(caller_arn=f"arn:aws:iam::{account}:user/somebody")
-    return declare(
-        lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=mocks
-    )
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pulumi
 import pulumi_aws as aws
 
+from modelworks import defaults
 from modelworks._resources.iam import policy_document
 
 
@@ -13,7 +14,7 @@ def secure_bucket(
     *,
     parent: pulumi.Resource,
     key_arn: pulumi.Input[str],
-    superseded_days: int = 90,
+    superseded_days: int = defaults.REGISTRY["superseded_days"],
 ) -> aws.s3.Bucket:
     """A private, encrypted, versioned bucket that refuses plain HTTP.
 

@@ -9,6 +9,8 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
+from modelworks import contract
+
 
 def statement(
     actions: Sequence[str], resources: Sequence[str], *, condition: Mapping[str, Any] | None = None
@@ -27,6 +29,15 @@ def statement(
         raise ValueError(f"actions must be named one by one, got {', '.join(wide)}")
     allowed: dict[str, Any] = {"Effect": "Allow", "Action": sorted(actions), "Resource": list(resources)}
     return allowed | ({"Condition": dict(condition)} if condition else {})
+
+
+def publish_metrics() -> dict[str, Any]:
+    """The statement that lets a role publish our metrics."""
+    return statement(
+        ["cloudwatch:PutMetricData"],
+        ["*"],  # the action knows no resources; the namespace is what narrows it
+        condition={"StringEquals": {"cloudwatch:namespace": contract.METRIC_NAMESPACE}},
+    )
 
 
 def policy_document(statements: Sequence[Mapping[str, Any]]) -> str:

@@ -1,17 +1,13 @@
-"""Private: manifests as they are written by hand, for what the components declare on Kubernetes."""
+"""Private: components that declare objects of a cluster, by manifests as they are written by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import pulumi
-import pulumi_aws as aws
-
-from modelworks._resources.iam import least_privilege_role, policy_document
 
 Manifest = Any
 """A piece of a manifest: plain mappings and lists with camel-case keys, Pulumi inputs allowed as values."""
@@ -32,33 +28,65 @@ def selector(name: str, component: str) -> dict[str, str]:
     return {"app.kubernetes.io/name": name, "app.kubernetes.io/component": component}
 
 
-def environment_variables(values: Mapping[str, pulumi.Input[str]]) -> list[dict[str, Any]]:
-    """Plain variables of a container, and the pod's own address and name."""
-    fields = {"POD_IP": "status.podIP", "POD_NAME": "metadata.name"}
-    return [
-        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
-        *({"name": name, "value": value} for name, value in values.items()),
-    ]
+class KubernetesComponent(pulumi.ComponentResource):
+    """A component that declares objects of a cluster: its children, named after it and labelled as its own.
 
+    Args:
+        token: Type token of the component.
+        name: Name of the component.
+        part: What it is among components, such as `endpoint`: a label of every object.
+        namespace: Kubernetes namespace of its objects; None where the component makes one, and sets it then.
+        opts: What the program asked for.
+    """
 
-def http_probe(path: str, *, port: str = "http", period_seconds: int, failures: int) -> dict[str, Any]:
-    """A probe that asks for a path."""
-    return {
-        "httpGet": {"path": path, "port": port},
-        "periodSeconds": period_seconds,
-        "timeoutSeconds": 2,
-        "failureThreshold": failures,
-    }
+    def __init__(
+        self,
+        token: str,
+        name: str,
+        *,
+        part: str,
+        namespace: pulumi.Input[str] | None,
+        opts: pulumi.ResourceOptions | None,
+    ) -> None:
+        super().__init__(token, name, {}, opts)
+        self._namespace = namespace
+        self.labels = labels(name, part)
+        self.selector = selector(name, part)
 
+    def child_name(self, suffix: str = "") -> str:
+        """Name of a child: the component's, with `suffix` behind it."""
+        return f"{self.pulumi_resource_name}-{suffix}" if suffix else self.pulumi_resource_name
 
-def one_port_in(port: str, *, out: tuple[int, ...] = (443,)) -> Manifest:
-    """Rules of a network policy: one port in; out to name servers and to these ports, nothing else."""
-    names = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
-    return {
-        "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"ports": [{"port": port, "protocol": "TCP"}]}],
-        "egress": [{"ports": [*names, *({"port": item, "protocol": "TCP"} for item in out)]}],
-    }
+    def metadata(self, annotations: Mapping[str, pulumi.Input[str]] | None = None) -> Manifest:
+        """Namespace and labels of an object."""
+        found = {"namespace": self._namespace, "labels": self.labels}
+        return found | ({"annotations": dict(annotations)} if annotations else {})
+
+    def object(
+        self,
+        api_version: str,
+        kind: str,
+        suffix: str = "",
+        *,
+        annotations: Mapping[str, pulumi.Input[str]] | None = None,
+        ignore_changes: Sequence[str] | None = None,
+        **fields: Any,
+    ) -> KubernetesObject:
+        """Declare an object as a child of the component.
+
+        Args:
+            api_version: Such as `apps/v1`.
+            kind: Such as `Deployment`.
+            suffix: What is behind the component's name in the object's.
+            annotations: Of the object.
+            ignore_changes: Paths that a controller writes and the program only starts.
+            fields: What is beside the metadata, such as `spec`.
+        """
+        return KubernetesObject(
+            self.child_name(suffix),
+            {"apiVersion": api_version, "kind": kind, "metadata": self.metadata(annotations), **fields},
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=list(ignore_changes or [])),
+        )
 
 
 class KubernetesObject(pulumi.CustomResource):
@@ -91,7 +119,7 @@ def _plugin_version() -> str:
     return version("pulumi-kubernetes")
 
 
-def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: str) -> KubernetesObject:
+def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str]) -> KubernetesObject:
     """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
 
     What a pod is to reach, or be reached by, a network policy of its own allows.
@@ -117,64 +145,3 @@ def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: str) 
         opts=pulumi.ResourceOptions(parent=home),
     )
     return home
-
-
-@dataclass(frozen=True)
-class PodIdentity:
-    """A service account, and the role that its pods assume."""
-
-    account: KubernetesObject
-    role: aws.iam.Role
-
-
-def pod_identity(
-    name: str,
-    *,
-    parent: pulumi.Resource,
-    metadata: Mapping[str, Any],
-    account_id: pulumi.Input[str],
-    oidc_issuer: pulumi.Input[str],
-    policy: pulumi.Input[str],
-    description: str,
-) -> PodIdentity:
-    """A service account that assumes a role of its own, by the cluster's identity provider (IRSA, as EKS has it).
-
-    Args:
-        name: Name of both as resources, and of the account in the cluster.
-        parent: The component they belong to.
-        metadata: Namespace and labels of the account.
-        account_id: The AWS account.
-        oidc_issuer: The cluster's OIDC issuer without `https://`.
-        policy: What the role may do.
-        description: What the role is for.
-    """
-    # The account's name is stated, because the role trusts it before the account is there.
-    trust = pulumi.Output.all(
-        account_id, aws.get_partition_output().partition, oidc_issuer, metadata["namespace"]
-    ).apply(lambda v: policy_document([_trust(v[0], v[1], v[2], v[3], name)]))
-    role = least_privilege_role(name, parent=parent, trust=trust, policy=policy, description=description)
-    account = KubernetesObject(
-        name,
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {**metadata, "name": name, "annotations": {"eks.amazonaws.com/role-arn": role.arn}},
-            "automountServiceAccountToken": False,
-        },
-        opts=pulumi.ResourceOptions(parent=parent),
-    )
-    return PodIdentity(account, role)
-
-
-def _trust(account_id: str, partition: str, issuer: str, namespace: str, service_account: str) -> dict[str, Any]:
-    return {
-        "Effect": "Allow",
-        "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},
-        "Action": "sts:AssumeRoleWithWebIdentity",
-        "Condition": {
-            "StringEquals": {
-                f"{issuer}:sub": f"system:serviceaccount:{namespace}:{service_account}",
-                f"{issuer}:aud": "sts.amazonaws.com",
-            }
-        },
-    }

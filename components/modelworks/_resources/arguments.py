@@ -1,0 +1,129 @@
+"""Private: the arguments of a component, checked against their own `TypedDict` and completed with their defaults."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import reprlib
+import typing
+from collections.abc import Awaitable, Iterator, Mapping
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar
+
+import pulumi
+
+from modelworks import defaults
+from modelworks._spelling import did_you_mean
+
+Args = TypeVar("Args", bound=Mapping[str, Any])
+
+_NAMES = {str: "a text", int: "an integer", float: "a number", bool: "true or false", list: "a list", dict: "a mapping"}
+
+
+def checked(name: str, kind: type[Args], args: Args) -> Args:
+    """`args` with every default filled in, in nested arguments too.
+
+    Args:
+        name: Name of the component, for messages.
+        kind: The `TypedDict` that says which arguments there are.
+        args: What the program gave.
+
+    Raises:
+        ValueError: A key is unknown, a required one is missing, or a value is not of its type. All mistakes are listed.
+    """
+    if problems := list(_problems_of_arguments(kind, args, "")):
+        component = f"{kind.__name__.removesuffix('Args')} {name!r}"
+        raise ValueError("\n".join(f"{component}: {problem}" for problem in problems))
+    return typing.cast("Args", _completed(kind, args))
+
+
+def require_at_least(args: Mapping[str, Any], lowest: Mapping[str, int]) -> None:
+    """Refuse a number that is below the lowest one it may be.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, bound in lowest.items():
+        if args[name] < bound:
+            raise ValueError(f"{name} must be at least {bound}, got {args[name]}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    # `pulumi.Input` names Output as text, which is to be resolved as if it stood in Pulumi's own module.
+    return typing.get_type_hints(kind, localns={"Output": pulumi.Output, "T": Any})
+
+
+def _problems_of_arguments(kind: Any, args: Mapping[str, Any], path: str) -> Iterator[str]:
+    hints = _hints(kind)
+    for name in args:
+        if name not in hints:
+            yield f"{path}{name} is an unknown argument{did_you_mean(name, hints)}"
+    if missing := [f"{path}{name}" for name in hints if name in kind.__required_keys__ and name not in args]:
+        yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required and missing"
+    for name, hint in hints.items():
+        if name in args:
+            yield from _problems_of_value(hint, args[name], f"{path}{name}")
+
+
+def _problems_of_value(hint: Any, value: Any, path: str) -> Iterator[str]:
+    plain = [item for item in _alternatives(hint) if not _is_deferred(item)]
+    if Any in plain:
+        return
+    if isinstance(value, pulumi.Output) or inspect.isawaitable(value):
+        if len(plain) == len(_alternatives(hint)):
+            yield f"{path} decides what is declared, and so must be {_named(plain)}, got an output"
+    elif value is None:
+        if NoneType not in plain:
+            yield f"{path} must be {_named(plain)}, got None"
+    else:
+        (wanted,) = [item for item in plain if item is not NoneType]
+        yield from _problems_of_plain(wanted, value, path)
+
+
+def _problems_of_plain(wanted: Any, value: Any, path: str) -> Iterator[str]:
+    if not _fits(wanted, value):
+        # What is to be a text may be a secret: its value is not shown.
+        found = type(value).__name__ if wanted is str else f"{type(value).__name__} {reprlib.repr(value)}"
+        yield f"{path} must be {_named([wanted])}, got {found}"
+    elif typing.is_typeddict(wanted):
+        yield from _problems_of_arguments(wanted, value, f"{path}.")
+    elif (origin := typing.get_origin(wanted)) is list:
+        for index, item in enumerate(value):
+            yield from _problems_of_value(typing.get_args(wanted)[0], item, f"{path}[{index}]")
+    elif origin is dict:
+        for name, item in value.items():
+            yield from _problems_of_value(typing.get_args(wanted)[1], item, f"{path}[{name!r}]")
+
+
+def _fits(wanted: Any, value: Any) -> bool:
+    kind = _kind(wanted)
+    if kind in {int, float}:
+        return not isinstance(value, bool) and isinstance(value, int if kind is int else int | float)
+    return isinstance(value, Mapping if kind is dict else kind)
+
+
+def _kind(wanted: Any) -> Any:
+    return dict if typing.is_typeddict(wanted) else typing.get_origin(wanted) or wanted
+
+
+def _named(plain: list[Any]) -> str:
+    return " or ".join("None" if item is NoneType else _NAMES[_kind(item)] for item in plain)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, UnionType} else (hint,)
+
+
+def _is_deferred(hint: Any) -> bool:
+    return (typing.get_origin(hint) or hint) in {Awaitable, pulumi.Output}
+
+
+def _completed(kind: type, args: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**copy.deepcopy(dict(defaults.OF_ARGUMENTS.get(kind.__name__, {}))), **args}
+    for name, hint in _hints(kind).items():
+        nested = next((item for item in _alternatives(hint) if typing.is_typeddict(item)), None)
+        if nested and (name not in found or found[name] is not None):
+            found[name] = _completed(nested, found.get(name, {}))
+    return found

@@ -1,0 +1,149 @@
+"""Private: how a new release takes over in steps, judged by the same alarms that page people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
+
+import pulumi
+
+from modelworks import contract
+from modelworks._resources.kubernetes import Manifest
+from modelworks._resources.network import SERVICE_PORT
+from modelworks.alarms import Alarm, analysis_metric, traffic_metric
+
+_LOOK_SECONDS = 10
+"""Time between two publications of metrics by a pod, and between two measurements of a canary: at most this."""
+
+
+class CanaryArgs(TypedDict):
+    """How a new release takes over, and when it is turned back."""
+
+    steps: NotRequired[list[int]]
+    """Share of traffic after each step, in per cent, growing. Default 5, 25, 50."""
+
+    step_seconds: NotRequired[int]
+    """How long each step lasts. Default 300."""
+
+    bake_seconds: NotRequired[int]
+    """How long the last good version stays warm after the new one took all traffic. Default 600."""
+
+    ready_deadline_seconds: NotRequired[int]
+    """A version that is not ready by then is given up. Default 600."""
+
+    minimum_requests: NotRequired[int]
+    """Fewer requests than this in the first step are no evidence: back to the stable version. Default 100."""
+
+
+class LimitsArgs(TypedDict):
+    """Shares of requests, 0 to 1, beyond which alarms fire and a canary is turned back."""
+
+    error_ratio: NotRequired[float]
+    """Requests that fail for a reason that is ours. Default 0.01."""
+
+    slow_ratio: NotRequired[float]
+    """Requests that miss the latency objective. Default 0.05."""
+
+    rejected_ratio: NotRequired[float]
+    """Requests turned away because the endpoint is full. Default 0.05."""
+
+    period_seconds: NotRequired[int]
+    """Length of one datapoint: 10, 60 or 300. Default 60."""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What sends traffic: two Services, between which the stable and the new version change places, and an Ingress."""
+
+    ping: pulumi.Input[str]
+    pong: pulumi.Input[str]
+    ingress: pulumi.Input[str]
+
+
+@dataclass(frozen=True)
+class Canary:
+    """How releases of one model take over.
+
+    Raises:
+        ValueError: The steps do not grow, or leave the range.
+    """
+
+    args: CanaryArgs
+    """Complete: with every default."""
+    alarms: tuple[Alarm, ...]
+    """What is bad. The first one's metric counts the traffic."""
+    dimensions: Mapping[str, str]
+    """The series of the model: that of a version is among them."""
+
+    def __post_init__(self) -> None:
+        steps = self.args["steps"]
+        if not steps or steps != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] < 100:
+            raise ValueError(f"canary.steps must grow and lie between 1 and 99 per cent, got {steps}")
+
+    @property
+    def look_seconds(self) -> int:
+        """Time between two measurements, and between two publications of what is measured."""
+        # Twice a datapoint at least: one that nobody wrote into, or read, would look like no traffic.
+        return min(_LOOK_SECONDS, self.alarms[0].period_seconds // 2)
+
+    def alarm_analysis(self) -> Manifest:
+        """Spec of the analysis that runs for as long as the canary does: it fails where an alarm would fire."""
+        metrics = [
+            analysis_metric(alarm, self._of_version(), interval_seconds=self.look_seconds) for alarm in self.alarms
+        ]
+        return {"args": [{"name": "version"}], "metrics": metrics}
+
+    def traffic_analysis(self) -> Manifest:
+        """Spec of the analysis that decides whether the first step is evidence."""
+        metric = traffic_metric(
+            self.alarms[0],
+            self._of_version(),
+            requests=self.args["minimum_requests"],
+            deadline_seconds=self.args["step_seconds"],
+            interval_seconds=self.look_seconds,
+        )
+        return {"args": [{"name": "version"}], "metrics": [metric]}
+
+    def strategy(
+        self, digest: str, routing: Routing, *, alarms: pulumi.Input[str], traffic: pulumi.Input[str]
+    ) -> Manifest:
+        """Strategy of the Rollout of a release.
+
+        Args:
+            digest: The release.
+            routing: What sends it traffic.
+            alarms: Name of the `alarm_analysis`.
+            traffic: Name of the `traffic_analysis`.
+        """
+        return {
+            # The two take turns at being stable: no Service changes its pods while it has traffic. A load balancer
+            # that had to exchange the targets behind the stable one would lose requests.
+            "pingPong": {"pingService": routing.ping, "pongService": routing.pong},
+            "trafficRouting": {
+                "alb": {"ingress": routing.ingress, "rootService": routing.ping, "servicePort": SERVICE_PORT}
+            },
+            "analysis": _analysis_of(digest, alarms),
+            "steps": self._steps(_analysis_of(digest, traffic)),
+            "maxSurge": "100%",
+            "maxUnavailable": 0,
+            "scaleDownDelaySeconds": self.args["bake_seconds"],
+            "abortScaleDownDelaySeconds": 30,
+        }
+
+    def _steps(self, evidence: Manifest) -> list[Manifest]:
+        first, *rest = self.args["steps"]
+        pause = {"pause": {"duration": f"{self.args['step_seconds']}s"}}
+        later = [step for weight in rest for step in (pause, {"setWeight": weight})]
+        return [{"setWeight": first}, {"analysis": evidence}, *later, pause]
+
+    def _of_version(self) -> dict[str, str]:
+        return {**self.dimensions, contract.DIMENSION_VERSION: "{{args.version}}"}
+
+
+def _analysis_of(digest: str, template: pulumi.Input[str]) -> Manifest:
+    """An analysis of what one release does."""
+    return {
+        "templates": [{"templateName": template}],
+        "args": [{"name": "version", "value": contract.short_digest(digest)}],
+        # What Argo's controller adds when it writes a Rollout back: said here too, nothing differs from the program.
+        "analysisRunMetadata": {},
+    }

@@ -1,0 +1,76 @@
+"""Private: who pods are for AWS: a service account, and a role that it assumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+
+from modelworks._resources.iam import bucket_arn, least_privilege_role, policy_document
+from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject
+
+
+@dataclass(frozen=True)
+class PodIdentity:
+    """A service account, and the role that its pods assume."""
+
+    account: KubernetesObject
+    role: aws.iam.Role
+
+
+def pod_identity(
+    component: KubernetesComponent,
+    suffix: str,
+    args: Mapping[str, Any],
+    *,
+    bucket: pulumi.Input[str],
+    permissions: Callable[[str, str], Sequence[Mapping[str, Any]]],
+    description: str,
+) -> PodIdentity:
+    """A service account that assumes a role of its own, by the cluster's identity provider (IRSA, as EKS has it).
+
+    Args:
+        component: Whose pods they are.
+        suffix: What is behind the component's name in the names of both, and of the account in the cluster.
+        args: The component's `account_id`, `oidc_issuer`, and `key_arn`, the key of the bucket.
+        bucket: The bucket that the pods use.
+        permissions: Statements of what the role may do, by the ARNs of the bucket and of its key.
+        description: What the role is for.
+    """
+    name, metadata = component.child_name(suffix), component.metadata()
+    # The account's name is stated, because the role trusts it before the account is there.
+    trust = pulumi.Output.all(
+        args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], metadata["namespace"]
+    ).apply(lambda found: policy_document([_trust(name, *found)]))
+    policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"]).apply(
+        lambda arns: policy_document(permissions(*arns))
+    )
+    role = least_privilege_role(name, parent=component, trust=trust, policy=policy, description=description)
+    account = KubernetesObject(
+        name,
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {**metadata, "name": name, "annotations": {"eks.amazonaws.com/role-arn": role.arn}},
+            "automountServiceAccountToken": False,
+        },
+        opts=pulumi.ResourceOptions(parent=component),
+    )
+    return PodIdentity(account, role)
+
+
+def _trust(service_account: str, account_id: str, partition: str, issuer: str, namespace: str) -> dict[str, Any]:
+    return {
+        "Effect": "Allow",
+        "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},
+        "Action": "sts:AssumeRoleWithWebIdentity",
+        "Condition": {
+            "StringEquals": {
+                f"{issuer}:sub": f"system:serviceaccount:{namespace}:{service_account}",
+                f"{issuer}:aud": "sts.amazonaws.com",
+            }
+        },
+    }

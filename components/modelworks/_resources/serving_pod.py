@@ -1,0 +1,166 @@
+"""Private: a pod that runs a released bundle: what it is told, what it may do, and how it runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+import pulumi
+
+from modelworks import contract
+from modelworks._manifests import RESTRICTED_CONTAINER, cores, mebibytes
+from modelworks._resources.iam import publish_metrics, statement
+from modelworks._resources.kubernetes import KubernetesComponent, Manifest
+from modelworks._resources.pod import SCRATCH, environment_variables, http_probe, restricted_pod
+
+DRAIN_SECONDS = 15
+"""How long a pod serves on after it was told to end. Ending is a race: a load balancer learns of it at the same moment,
+and one of AWS goes on sending new requests for some seconds, until the target is deregistered everywhere. The laptop's
+gateway needs less than one; this is a margin for the slower, and costs nothing but memory."""
+_END_SECONDS = 50
+"""A pod is killed after this: the drain, what requests in flight may still take (20 s), the last metrics (12 s)."""
+
+
+class ReleaseArgs(TypedDict):
+    """The bundle that serves."""
+
+    digest: str
+    """`sha256:` and 64 hex digits: the release itself."""
+
+    version: NotRequired[int | None]
+    """Version in the registry: a label for people. Default: none."""
+
+    override: NotRequired[str | None]
+    """Why it is released in spite of gates that do not hold, and who decided so; every preview warns of it. Default:
+    none."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that the server reads, and the variable that tells it where they are."""
+
+    name: str
+    variable: str
+    folder: str
+    volume: Manifest
+    """What they come from: a Secret or a ConfigMap."""
+    file: str = ""
+    """The one that the variable names. Empty: it names the folder."""
+
+    @property
+    def path(self) -> str:
+        """What the variable holds."""
+        return f"{self.folder}/{self.file}" if self.file else self.folder
+
+
+def serving_pod(
+    component: KubernetesComponent,
+    release: ReleaseArgs,
+    *,
+    account: pulumi.Input[str],
+    image: pulumi.Input[str],
+    variables: Mapping[str, pulumi.Input[str]],
+    files: Sequence[Files],
+    cpu_millicores: int,
+    memory_mib: int,
+) -> Manifest:
+    """Template of the pods that answer requests with a release.
+
+    Args:
+        component: Whose pods they are.
+        release: What they run.
+        account: Their service account.
+        image: The runtime's, by digest.
+        variables: What the server is told, the `bundle_variables` among them.
+        files: What it reads.
+        cpu_millicores: CPU that a pod requests; it may use twice as much.
+        memory_mib: Memory that a pod requests, and its limit.
+    """
+    volumes = [
+        {"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}},
+        *({"name": item.name, **item.volume} for item in files),
+    ]
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": component.selector},
+    }
+    return {
+        "metadata": {"labels": component.labels, "annotations": release_annotations(release)},
+        "spec": restricted_pod(
+            account,
+            container=_container(image, variables, files, cpu_millicores, mebibytes(memory_mib)),
+            volumes=volumes,
+            terminationGracePeriodSeconds=_END_SECONDS,
+            topologySpreadConstraints=[spread],
+        ),
+    }
+
+
+def _container(
+    image: pulumi.Input[str],
+    variables: Mapping[str, pulumi.Input[str]],
+    files: Sequence[Files],
+    cpu_millicores: int,
+    memory: str,
+) -> Manifest:
+    where = {item.variable: item.path for item in files}
+    mounts = [{"name": item.name, "mountPath": item.folder, "readOnly": True} for item in files]
+    return {
+        "name": "serve",
+        "image": image,
+        "command": ["python", "-m", "modelworks.runtime.serve"],
+        "env": environment_variables({**variables, **where}),
+        "ports": [{"name": "http", "containerPort": contract.DEFAULT_PORT, "protocol": "TCP"}],
+        "startupProbe": http_probe("/readyz", period_seconds=1, failures=120),
+        "readinessProbe": http_probe("/readyz", period_seconds=2, failures=2),
+        "livenessProbe": http_probe("/livez", period_seconds=10, failures=3),
+        "resources": {
+            "requests": {"cpu": cores(cpu_millicores), "memory": memory},
+            "limits": {"cpu": cores(2 * cpu_millicores), "memory": memory},
+        },
+        # Why a bundle was refused is in the last line that it logged: it becomes part of the pod's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": RESTRICTED_CONTAINER,
+        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}, *mounts],
+    }
+
+
+def bundle_variables(
+    model: str, release: ReleaseArgs, *, environment: str, bucket: pulumi.Input[str]
+) -> dict[str, pulumi.Input[str]]:
+    """What any pod that runs a release is told: which bundle, and whose."""
+    version = release["version"]
+    return {
+        contract.ENV_BUNDLE_URI: pulumi.Output.concat(
+            "s3://", bucket, "/", contract.bundle_key(model, release["digest"])
+        ),
+        contract.ENV_BUNDLE_DIGEST: release["digest"],
+        contract.ENV_MODEL: model,
+        contract.ENV_VERSION: "" if version is None else str(version),
+        contract.ENV_ENVIRONMENT: environment,
+    }
+
+
+def release_annotations(release: ReleaseArgs) -> dict[str, str]:
+    """What says on an object which release it is of."""
+    version = release["version"]
+    return {
+        contract.ANNOTATION_DIGEST: release["digest"],
+        **({contract.ANNOTATION_VERSION: str(version)} if version is not None else {}),
+    }
+
+
+def log_prefix(model: str) -> str:
+    """Where in the bucket a model's predictions are kept."""
+    return f"predictions/{model}"
+
+
+def serving_permissions(model: str, bucket_arn: str, key_arn: str) -> list[dict[str, Any]]:
+    """What pods of a model may do: read its bundles, write its log, publish metrics."""
+    return [
+        statement(["s3:GetObject"], [f"{bucket_arn}/bundles/{model}/*"]),
+        statement(["s3:PutObject"], [f"{bucket_arn}/{log_prefix(model)}/*"]),
+        statement(["kms:Decrypt", "kms:GenerateDataKey"], [key_arn]),
+        publish_metrics(),
+    ]

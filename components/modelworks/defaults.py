@@ -1,0 +1,80 @@
+"""Every default, stated once: stack settings and components read them here, and their documentation is held to them.
+
+A default is a contract: changing one changes what runs in every environment that does not state its own. Pure, and
+imports nothing: settings never load Pulumi for it, nor components Pydantic.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+Defaults = Mapping[str, Any]
+"""Values by the name of the argument."""
+
+ENVIRONMENT: Final[Defaults] = {
+    "alert_emails": [],
+    "budget": None,
+    "namespace": None,
+    "install_argo_rollouts": False,
+    "key_deletion_days": 30,
+}
+BUDGET: Final[Defaults] = {
+    "actual_percent": 80,
+    "forecast_percent": 100,
+}
+REGISTRY: Final[Defaults] = {
+    "postgres_uri": None,
+    "volume_gib": 5,
+    "superseded_days": 90,
+}
+TRAINING: Final[Defaults] = {
+    "cpu_millicores": 4000,
+    "memory_mib": 16_384,
+    "concurrent_runs": 20,
+    "run_cpu_millicores": 1000,
+    "run_memory_mib": 2048,
+    "time_limit_seconds": 3600,
+    "retries": 1,
+    "kept_seconds": 86_400,
+}
+ENDPOINT: Final[Defaults] = {
+    "release": None,
+    "tokens": None,
+    "allow_anonymous": False,
+    "trusted_keys": {},
+    "certificate_arn": None,
+    "minimum_replicas": 2,
+    "maximum_replicas": 6,
+    "cpu_millicores": 500,
+    "memory_mib": 512,
+    "latency_objective_ms": 100,
+    "log_sample_ratio": 1.0,
+}
+RELEASE: Final[Defaults] = {
+    "version": None,
+    "override": None,
+}
+CANARY: Final[Defaults] = {
+    "steps": [5, 25, 50],
+    "step_seconds": 300,
+    "bake_seconds": 600,
+    "ready_deadline_seconds": 600,
+    "minimum_requests": 100,
+}
+LIMITS: Final[Defaults] = {
+    "error_ratio": 0.01,
+    "slow_ratio": 0.05,
+    "rejected_ratio": 0.05,
+    "period_seconds": 60,
+}
+
+OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
+    "BudgetArgs": BUDGET,
+    "CanaryArgs": CANARY,
+    "EnvironmentArgs": ENVIRONMENT,
+    "LimitsArgs": LIMITS,
+    "ModelEndpointArgs": ENDPOINT,
+    "ModelRegistryArgs": REGISTRY,
+    "ReleaseArgs": RELEASE,
+    "TrainingComputeArgs": TRAINING,
+}
+"""The defaults of each kind of arguments, by its name."""

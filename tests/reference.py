@@ -1,0 +1,31 @@
+"""The reference program, evaluated with each stack's own config file."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from declared import ROOT, Declared, declare
+
+FILES = {
+    "local": ROOT / "stacks/local.template.yaml",
+    "dev": ROOT / "stacks/Pulumi.dev.yaml",
+    "staging": ROOT / "stacks/Pulumi.staging.yaml",
+    "prod": ROOT / "stacks/Pulumi.prod.yaml",
+}
+SECRETS = {"registry_password": "correct horse", "registry_database": "postgresql://user:password@db/mlflow"}
+
+
+def evaluated(stack: str, account: str | None = None, **changes: Any) -> Declared:
+    """The reference program, evaluated with the stack's own config file."""
+    config = YAML(typ="safe").load(FILES[stack].read_text())["config"]
+    config |= {"modelworks:secrets": SECRETS, **changes}
+    account = account or config["aws:allowedAccountIds"][0]
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
+    mocks = Declared(caller_arn=f"arn:aws:iam::{account}:user/somebody")
+    return declare(
+        lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=mocks
+    )

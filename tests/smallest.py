@@ -1,0 +1,85 @@
+"""Every component with the fewest arguments it takes, and all kinds of arguments that there are."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any
+
+import pulumi
+
+import modelworks
+from declared import ACCOUNT
+
+_GROUND = {
+    "account_id": ACCOUNT,
+    "oidc_issuer": "oidc.example/id",
+    "key_arn": f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/k",
+    "namespace": "modelworks-dev",
+    "image": "registry.example/image@sha256:" + "0" * 64,
+}
+_WATCHED = {"environment": "dev", "alerts_topic_arn": f"arn:aws:sns:eu-central-1:{ACCOUNT}:alerts"}
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "Environment": {"account_id": ACCOUNT},
+    "ModelEndpoint": {**_GROUND, **_WATCHED, "bundle_bucket": "store", "host": "churn.example.com"},
+    "ModelRegistry": {**_GROUND, "host": "registry.example.com", "admin_password": "correct horse"},
+    "TrainingCompute": {**_GROUND, **_WATCHED, "artifact_bucket": "artifacts"},
+}
+"""Required arguments by component: a new component gets a line here, and with it the tests that all of them pass."""
+FULLEST: dict[str, dict[str, Any]] = {
+    "Environment": {
+        "alert_emails": ["a@example.com"],
+        "budget": {"monthly_usd": 5},
+        "namespace": "modelworks-dev",
+        "install_argo_rollouts": True,
+    },
+    "ModelEndpoint": {
+        "release": {"digest": "sha256:" + "ab" * 32, "version": 12},
+        "tokens": "t0ken",
+        "trusted_keys": {"release.pem": "-----BEGIN PUBLIC KEY-----"},
+        "certificate_arn": f"arn:aws:acm:eu-central-1:{ACCOUNT}:certificate/c",
+    },
+    "ModelRegistry": {},
+    "TrainingCompute": {},
+}
+"""What makes each component declare all that it can."""
+
+COMPONENTS = [
+    item
+    for name in modelworks.__all__
+    if inspect.isclass(item := getattr(modelworks, name)) and issubclass(item, pulumi.ComponentResource)
+]
+
+
+def kind_of_arguments(component: type) -> Any:
+    """The `TypedDict` of a component's arguments."""
+    return inspect.get_annotations(component.__init__)["args"]
+
+
+def kinds_of_arguments() -> dict[str, Any]:
+    """Every `TypedDict` of arguments, nested ones included, by its name."""
+    return {kind.__name__: kind for component in COMPONENTS for kind in _with_nested(kind_of_arguments(component))}
+
+
+def _with_nested(kind: Any) -> Iterator[Any]:
+    yield kind
+    for hint in hints_of(kind).values():
+        for item in typing.get_args(hint) or (hint,):
+            if typing.is_typeddict(item):
+                yield from _with_nested(item)
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Type of each argument, without the mark that it may be missing."""
+    return typing.get_type_hints(kind, localns={"Output": pulumi.Output, "T": Any})
+
+
+def takes_outputs(hint: Any) -> bool:
+    return any(typing.get_origin(item) is pulumi.Output for item in typing.get_args(hint))
+
+
+def may_be_none(hint: Any) -> bool:
+    return NoneType in typing.get_args(hint)
