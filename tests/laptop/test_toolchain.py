@@ -173,7 +173,7 @@ def test_the_disk_that_a_build_takes_is_told_before_it_is_taken(tools, told):
     tools.ensure(["hello"], told.append)
     steps = [(step.tool, step.what) for step in told]
     assert steps.index(("builds", "note")) < steps.index(("hello", "building"))
-    assert f"in some 0.5 GB in {tools.cache}" in told[0].text
+    assert f"takes some 0.5 GB in {tools.cache}" in told[0].text
 
 
 def test_a_build_that_does_not_fit_on_the_disk_is_not_begun(tools, told, monkeypatch):

@@ -47,6 +47,8 @@ class Files(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(self.server.promised.get(self.path, len(content))))
         self.end_headers()
         self.wfile.write(content if body is None else body)
+        self.wfile.flush()
+        self.server.goes_on.wait()
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
@@ -58,6 +60,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Files)
         self.files: dict[str, bytes] = {}
         self.promised: dict[str, int] = {}
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self.asked: list[str] = []
 
     @property
@@ -186,6 +190,19 @@ def test_a_file_that_ends_early_is_deleted_and_the_tool_is_built(server, ensure,
     assert leftovers(tools) == []
 
 
+def test_a_host_that_stops_in_the_middle_is_given_up(server, ensure, told, monkeypatch):
+    monkeypatch.setattr(official, "_STALL", 0.2)
+    content = archive({"hello/hello": PROGRAM})
+    server.files["/official.test/hello"] = content[:-5]
+    server.promised["/official.test/hello"] = len(content)
+    monkeypatch.setattr(official, "silent_hosts", lambda *_: server.goes_on.clear() or [])
+    source, tools = ensure(download(content, folder="hello", members=["hello"]))
+    server.goes_on.set()
+    assert source == "built"
+    assert leftovers(tools) == []
+    assert len(lines(told, "note")) == 1
+
+
 def test_a_file_larger_than_any_of_the_tools_is_not_read_to_its_end(server, ensure, told, monkeypatch):
     monkeypatch.setattr(official, "_LARGEST", 10)
     server.files["/official.test/hello"] = PROGRAM
@@ -306,14 +323,14 @@ def test_an_archive_of_another_shape_is_refused_whole(server, ensure, told, memb
     server.files["/official.test/hello"] = content
     source, tools = ensure(download(content, folder="hello", members=["hello", "hello-*"]))
     assert source == "built"
-    assert len(lines(told, "alarm")) == 1
+    assert len(lines(told, "note")) == 1
     assert leftovers(tools) == []
 
 
 def test_what_is_no_archive_is_refused(server, ensure, told):
     server.files["/official.test/hello"] = PROGRAM
     assert ensure(download(PROGRAM, folder="hello", members=["hello"]))[0] == "built"
-    assert "is not the archive it should be" in lines(told, "alarm")[0]
+    assert "is not the archive it should be" in lines(told, "note")[0]
 
 
 def test_every_pinned_download_is_of_a_pinned_version_and_there_for_both_architectures():

@@ -25,37 +25,11 @@ from modelworks.laptop.place import write_whole
 from modelworks.laptop.toolchain import golang, machine, official, packages, wheel
 from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Report, Step
-from modelworks.laptop.toolchain.tools import MODULES, TOOLS, Tampered, Tool, Unavailable, on_path
+from modelworks.laptop.toolchain.tools import MODULES, TOOLS, State, Tampered, Tool, Unavailable, on_path
 from modelworks.laptop.toolchain.wheel import Wheel
 
 _HOST: Final = "pulumi-language-python"
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-@dataclass(frozen=True)
-class State:
-    """What there is of one tool."""
-
-    name: str
-    version: str
-    source: str
-    """Where it was taken from: `PATH (1.2.3)`, `wheel`, `download`, `built`; `-` while it is missing."""
-    state: str
-    """`ready`, `missing` or `damaged`."""
-    path: Path | None
-    note: str
-    """Why the one on PATH was passed over, and how a missing one will be had."""
-
-    def facts(self) -> dict[str, str | None]:
-        """The same for `--json`."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "from": self.source,
-            "state": self.state,
-            "path": str(self.path) if self.path else None,
-            "note": self.note,
-        }
 
 
 def cache_folder() -> Path:
@@ -382,7 +356,7 @@ class Toolchain:
                 f"and {free / 1e9:.1f} GB are free there",
                 fix="Free space, or point XDG_CACHE_HOME at another disk. Most of it is free again afterwards.",
             )
-        report(Step("builds", "note", f"{len(tools)} from source, in some {space} while they go on"))
+        report(Step("builds", "note", f"{len(tools)} from source, which takes some {space} until they are done"))
 
     def _clear_work(self) -> None:
         """Remove what Go kept between builds, unless another process builds."""

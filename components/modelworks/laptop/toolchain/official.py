@@ -127,12 +127,12 @@ def fetch(download: Download, into: Path, goes_on: Callable[[], None], patience:
     Args:
         download: What.
         into: A folder that is there; the executables are put into it under their own names.
-        goes_on: Is called about once a megabyte; what it raises ends the download.
+        goes_on: Is called again and again; what it raises ends the download.
         patience: Seconds in which the host has to answer.
 
     Raises:
-        Unavailable: The host does not have it, or does not deliver it whole.
-        Tampered: It is not the pinned file, or its archive is not what it should be. Nothing was unpacked.
+        Unavailable: The host does not have it or does not deliver it whole, or its archive has another shape.
+        Tampered: It is not the pinned file. Nothing was unpacked.
     """
     part = into / ".part"
     try:
@@ -156,7 +156,7 @@ def _stream(download: Download, part: Path, goes_on: Callable[[], None], patienc
     import httpx  # noqa: PLC0415
 
     digest, size, deadline = hashlib.sha256(), 0, time.monotonic() + _BOUND
-    timeout = httpx.Timeout(max(_STALL, patience), connect=patience)
+    timeout = httpx.Timeout(_STALL, connect=patience)
     headers = {"Accept-Encoding": "identity"}  # the digest is that of the file, not of what a server makes of it
     try:
         with (
@@ -166,7 +166,7 @@ def _stream(download: Download, part: Path, goes_on: Callable[[], None], patienc
             if answer.status_code != httpx.codes.OK:
                 raise Unavailable(f"{download.host} answers {answer.status_code} for {download.address}")
             _refuse_too_large(download, int(answer.headers.get("Content-Length", 0)))
-            for piece in answer.iter_raw(_PIECE):
+            for piece in answer.iter_raw():
                 goes_on()
                 size += len(piece)
                 _refuse_too_large(download, size)
@@ -188,7 +188,7 @@ def _unpack(download: Download, archive: Path, into: Path) -> None:
     """Write the expected members, each under its plain name: no path of the archive is ever followed.
 
     Raises:
-        Tampered: It holds a link, a device, a file outside of its folder, or lacks the tool.
+        Unavailable: It holds a link, a device, a file outside of its folder, or lacks the tool.
     """
     try:
         with tarfile.open(archive, "r:gz") as members:
@@ -198,22 +198,22 @@ def _unpack(download: Download, archive: Path, into: Path) -> None:
                     continue
                 content = members.extractfile(member)
                 if content is None:
-                    raise Tampered(f"{download.url}: {member.name} is no file")
+                    raise Unavailable(f"{download.url}: {member.name} is no file")
                 with (into / name).open("xb") as file:
                     while piece := content.read(_PIECE):
                         file.write(piece)
                 (into / name).chmod(0o755)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, FileExistsError) as error:
-        raise Tampered(f"{download.url} is not the archive it should be: {error}") from error
+        raise Unavailable(f"{download.url} is not the archive it should be: {error}") from error
     if not (into / download.tool).is_file():
-        raise Tampered(f"{download.url} holds no {download.tool}")
+        raise Unavailable(f"{download.url} holds no {download.tool}")
 
 
 def _plain_name(download: Download, member: tarfile.TarInfo) -> str:
     """The name of a file that lies directly in the archive's folder; empty for what lies deeper, or is the folder."""
     path = PurePosixPath(member.name)
     if not (member.isfile() or member.isdir()):
-        raise Tampered(f"{download.url} holds {member.name}, which is neither a file nor a folder")
+        raise Unavailable(f"{download.url} holds {member.name}, which is neither a file nor a folder")
     if path.is_absolute() or ".." in path.parts or path.parts[:1] != (download.folder,):
-        raise Tampered(f"{download.url} holds {member.name}, which is outside of {download.folder}/")
+        raise Unavailable(f"{download.url} holds {member.name}, which is outside of {download.folder}/")
     return path.name if len(path.parts) == 2 and member.isfile() else ""

@@ -17,7 +17,7 @@ from modelworks.laptop.toolchain import machine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from modelworks.laptop.toolchain.cache import State
+    from modelworks.laptop.toolchain.tools import State
 
 
 @dataclass(frozen=True)
