@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import socket
 import socketserver
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -130,10 +133,10 @@ def ensure(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
 
-    def run(*downloads: Download, patience: float = PATIENT) -> tuple[str, toolchain.Toolchain]:
-        tools = toolchain.Toolchain(
-            tmp_path / "cache", {"hello": TOOL}, tmp_path / "modules", downloads, patience=patience
-        )
+    def run(
+        *downloads: Download, patience: float = PATIENT, tools: Mapping[str, Tool] = MappingProxyType({"hello": TOOL})
+    ) -> tuple[str, toolchain.Toolchain]:
+        tools = toolchain.Toolchain(tmp_path / "cache", tools, tmp_path / "modules", downloads, patience=patience)
         tools.ensure(["hello"], told.append)
         return tools.states()[0].source, tools
 
@@ -359,6 +362,24 @@ def test_json_says_which_way_each_tool_was_taken(server, ensure):
     _, tools = ensure(download(PROGRAM))
     facts = tools.states()[0].facts()
     assert json.loads(json.dumps(facts))["from"] == "download"
+
+
+ALONG = Tool("helper", "1.2.3", "hello", "example.com/helper", 5)
+
+
+def test_what_comes_along_with_a_build_is_got_where_the_tool_is_built(server, ensure):
+    tool = replace(TOOL, along=("helper",))
+    _, tools = ensure(download(PROGRAM), tools={"hello": tool, "helper": ALONG})
+    assert {state.name: state.source for state in tools.states()} == {"hello": "built", "helper": "built"}
+    shutil.rmtree(tools.cache / "helper")
+    assert set(tools.ensure(["hello"], lambda _: None)) == {"hello", "helper"}
+
+
+def test_what_comes_along_with_a_build_is_not_missed_where_the_tool_was_downloaded(server, ensure):
+    server.files["/official.test/hello"] = PROGRAM
+    tool = replace(TOOL, along=("helper",))
+    _, tools = ensure(download(PROGRAM), tools={"hello": tool, "helper": ALONG})
+    assert [state.name for state in tools.states()] == ["hello"]
 
 
 # -- While something else goes on -----------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def _toolchain(
     from modelworks.laptop import toolchain  # noqa: PLC0415
 
     if build:
-        toolchain.ensure(names or list(toolchain.TOOLS))
+        toolchain.ensure(names or toolchain.WANTED)
     states = [state for state in toolchain.states() if not names or state.facts()["name"] in names]
     if as_json:
         _print_json([state.facts() for state in states])

@@ -13,11 +13,12 @@ from __future__ import annotations
 from modelworks.laptop.toolchain.background import Obtaining, obtaining
 from modelworks.laptop.toolchain.cache import Toolchain, cache_folder
 from modelworks.laptop.toolchain.progress import Report, narrate, table
-from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, State, Tool
+from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, WANTED, State, Tool
 
 __all__ = [
     "GENERATOR",
     "TOOLS",
+    "WANTED",
     "Obtaining",
     "Report",
     "State",
@@ -40,19 +41,19 @@ if TYPE_CHECKING:
 
 
 def ensure(
-    names: Iterable[str] = tuple(TOOLS),
+    names: Iterable[str] = WANTED,
     report: Report | None = None,
     ready: Callable[[str, Path], None] | None = None,
 ) -> dict[str, Path]:
     """Have each of the tools `names`: from PATH, the cache, the wheel, an official download, or a build.
 
     Args:
-        names: Names from `TOOLS`; default all.
+        names: Names from `TOOLS`; default all that are always needed.
         report: Is told every step. Default: progress on stderr, silent while nothing takes long.
         ready: Is called as soon as a tool can be started, while others may still be building.
 
     Returns:
-        The executable of each tool.
+        The executable of each tool, and of those that come along with one that was built.
 
     Raises:
         ModelworksError: A tool cannot be had; the message says why and the fix what to do.

@@ -112,7 +112,14 @@ class Toolchain:
 
     def states(self) -> list[State]:
         """See `modelworks.laptop.toolchain.states`."""
-        return [self._state(tool) for tool in self.tools.values()]
+        states = {tool.name: self._state(tool) for tool in self.tools.values()}
+        spared = {
+            name
+            for tool in self.tools.values()
+            for name in tool.along
+            if states[tool.name].state == "ready" and states[tool.name].path != self.built(tool)
+        }
+        return [state for name, state in states.items() if state.state == "ready" or name not in spared]
 
     # -- the cache -------------------------------------------------------------------------------------------------
 

@@ -183,6 +183,9 @@ _ALL: Final = (
 TOOLS: Final[dict[str, Tool]] = {tool.name: tool for tool in _ALL}
 """Every tool by name, in the order in which a cold build should go."""
 
+WANTED: Final = tuple(name for name in TOOLS if not any(name in tool.along for tool in _ALL))
+"""Tools that are always needed; the others come along with a build."""
+
 
 def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
     """The tool of the user's own PATH if its version fits, and one phrase that says what was found.
