@@ -163,7 +163,7 @@ def test_what_go_kept_stays_after_a_build_that_failed_so_that_the_next_goes_on(t
 
 @needs_go
 def test_what_another_process_builds_with_is_not_removed(tools, told):
-    with tools._working():
+    with tools.working():
         tools.ensure(["hello"], told.append)
         assert tools.work.is_dir()
 

@@ -136,7 +136,7 @@ def ensure(
     def run(
         *downloads: Download, patience: float = PATIENT, tools: Mapping[str, Tool] = MappingProxyType({"hello": TOOL})
     ) -> tuple[str, toolchain.Toolchain]:
-        tools = toolchain.Toolchain(tmp_path / "cache", tools, tmp_path / "modules", downloads, patience=patience)
+        tools = toolchain.Toolchain(tmp_path / "cache", tmp_path / "modules", downloads, tools, patience=patience)
         tools.ensure(["hello"], told.append)
         return tools.states()[0].source, tools
 

@@ -66,7 +66,7 @@ def machine(tmp_path: Path, modules: Path) -> Callable[..., Toolchain]:
     def made(name: str, pinned: str = "") -> Toolchain:
         requirements = tmp_path / f"{name}.txt"
         requirements.write_text(pinned)
-        return Toolchain(tmp_path / name, TOOLS, modules, downloads=(), wheel=requirements)
+        return Toolchain(tmp_path / name, modules, (), TOOLS, wheel=requirements)
 
     return made
 

@@ -11,8 +11,9 @@ version, shared by every checkout of the user. Downloads are verified against di
 from __future__ import annotations
 
 from modelworks.laptop.toolchain.background import Obtaining, obtaining
-from modelworks.laptop.toolchain.cache import Toolchain, cache_folder
+from modelworks.laptop.toolchain.cache import Toolchain
 from modelworks.laptop.toolchain.progress import Report, narrate, table
+from modelworks.laptop.toolchain.store import cache_folder
 from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, WANTED, State, Tool
 
 __all__ = [

