@@ -8,9 +8,11 @@ import json
 import shutil
 import socket
 import socketserver
+import ssl
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +21,7 @@ from types import MappingProxyType
 import pytest
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import toolchain
+from modelworks.laptop import pki, toolchain
 from modelworks.laptop.toolchain import golang, official, wheel
 from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Step
@@ -222,7 +224,7 @@ def test_a_file_that_is_absent_is_built_instead(server, ensure, told):
 def test_a_host_that_never_answers_is_named_in_one_line_and_the_tool_is_built(silent, ensure, told):
     assert ensure(download(PROGRAM), patience=0.2)[0] == "built"
     (note,) = lines(told, "note")
-    assert note == f"downloads: {silent.removeprefix('http://')} does not answer, so hello will be built from source"
+    assert note == f"downloads: {silent.removeprefix('http://')} cannot be reached, so hello will be built from source"
 
 
 def test_a_host_that_refuses_connections_is_named_in_one_line(ensure, told, monkeypatch):
@@ -230,7 +232,7 @@ def test_a_host_that_refuses_connections_is_named_in_one_line(ensure, told, monk
         port = listener.getsockname()[1]
     monkeypatch.setenv(official.MIRROR, f"http://127.0.0.1:{port}")
     assert ensure(download(PROGRAM))[0] == "built"
-    assert lines(told, "note") == [f"downloads: 127.0.0.1:{port} does not answer, so hello will be built from source"]
+    assert lines(told, "note") == [f"downloads: 127.0.0.1:{port} cannot be reached, so hello will be built from source"]
 
 
 def test_all_hosts_are_asked_at_once(monkeypatch):
@@ -256,24 +258,71 @@ def test_downloads_go_through_the_proxy_of_the_environment(server, ensure, monke
 
 
 class Tunnel(socketserver.StreamRequestHandler):
-    """A proxy that reaches nothing: it notes what it is asked to connect to."""
+    """A proxy that connects to the server's `reaches`, or to nothing; it notes what it is asked to connect to."""
 
     def handle(self) -> None:
         self.server.asked.append(self.rfile.readline().decode().split()[:2])
-        self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        while self.rfile.readline().strip():
+            pass
+        if self.server.reaches is None:
+            self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            return
+        self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with socket.create_connection(self.server.reaches) as there:
+            back = threading.Thread(target=self._copy, args=(there, self.connection), daemon=True)
+            back.start()
+            self._copy(self.connection, there)
+            back.join()
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65_536):
+                target.sendall(piece)
+            target.shutdown(socket.SHUT_WR)
 
 
-def test_https_asks_the_proxy_for_a_tunnel_and_its_refusal_means_building(ensure, told, monkeypatch):
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
-        proxy.asked = []
+class Proxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Tunnel)
+        self.asked: list[list[str]] = []
+        self.reaches: tuple[str, int] | None = None
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The proxy that the environment names for https."""
+    with Proxy() as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_address[1]}")
-        source, _ = ensure(download(PROGRAM))
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        yield proxy
         proxy.shutdown()
+
+
+def test_https_goes_through_a_tunnel_of_the_proxy(server, proxy, ensure, tmp_path, monkeypatch):
+    authority = pki.new_authority("test")
+    pair = pki.issue(authority, "official.test", hosts=["official.test"])
+    pair.write(tmp_path, "server")
+    (tmp_path / "ca.pem").write_text(authority.certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.delenv(official.MIRROR)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.files["/hello"] = PROGRAM
+    proxy.reaches = server.server_address
+    assert ensure(download(PROGRAM))[0] == "download"
+    assert proxy.asked == [["CONNECT", "official.test:443"]] * 2
+
+
+def test_a_proxy_that_reaches_nothing_means_building(proxy, ensure, told):
+    assert ensure(download(PROGRAM))[0] == "built"
     assert proxy.asked == [["CONNECT", "official.test:443"]]
-    assert source == "built"
-    assert lines(told, "note") == ["downloads: official.test does not answer, so hello will be built from source"]
+    assert lines(told, "note") == ["downloads: official.test cannot be reached, so hello will be built from source"]
 
 
 def test_no_proxy_is_honoured(server, ensure, monkeypatch):

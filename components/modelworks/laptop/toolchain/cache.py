@@ -223,8 +223,7 @@ class Toolchain(Store):
         silent = official.silent_hosts(downloads.values(), self.patience)
         if silent:
             names = [name for name, download in downloads.items() if download.host in silent]
-            verb = "does" if len(silent) == 1 else "do"
-            text = f"{' and '.join(silent)} {verb} not answer, so {', '.join(names)} will be built from source"
+            text = f"{' and '.join(silent)} cannot be reached, so {', '.join(names)} will be built from source"
             report(Step("downloads", "note", text))
         return {name: download for name, download in downloads.items() if download.host not in silent}
 
