@@ -41,7 +41,7 @@ def cloud(moto):
 @pytest.fixture
 def stack(moto, tmp_path):
     """A function that makes a stack of a program, attached to a provider of its own."""
-    tools = toolchain.ensure(["pulumi", toolchain.GENERATOR])
+    tools = toolchain.ensure(["pulumi"])
     pulumi_bin = tools["pulumi"]
     server, port = plugin_at(moto, REGION).serve()
     (tmp_path / "backend").mkdir()

@@ -23,7 +23,7 @@ def test_where_there_is_no_go_the_pinned_wheel_compiles(tmp_path: Path, monkeypa
     (tmp_path / "main.go").write_text('package main\n\nfunc main() { println("compiled") }\n')
     ran = subprocess.run(
         [go, "run", str(tmp_path / "main.go")],
-        env=golang.environment(go) | {"GOCACHE": str(tmp_path / "compiled")},
+        env=golang.environment(go, tmp_path),
         capture_output=True,
         text=True,
         check=True,

@@ -53,7 +53,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_carries_what_is_not_python_and_nothing_beside_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     data = {Path(name).suffix for name in names if name.startswith("modelworks/laptop/toolchain/")}
-    assert {".mod", ".sum", ".go", ".txt"} <= data
+    assert {".mod", ".sum", ".go", ".txt", ".json"} <= data
     assert "modelworks/py.typed" in names
     assert "modelworks/laptop/providers/aws/schema.json" in names
     assert "modelworks/laptop/agent/shim.sh" in names

@@ -294,3 +294,32 @@ def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     said = supervised.root / "said"
     _until(lambda: said.exists() and said.read_text().endswith("]"))
     assert json.loads(said.read_text()) == [odd, odd]
+
+
+def test_the_control_plane_starts_while_caddy_and_argos_controller_are_still_built(place, monkeypatch):
+    happened: list = []
+
+    class Obtaining:
+        def wait(self, names):
+            happened.append(("waited for", sorted(names)))
+            return {name: f"/tools/{name}" for name in names}
+
+        def wait_for_all(self):
+            happened.append(("waited for", "all"))
+            return {name: f"/tools/{name}" for name in (*control_plane.TOOLS, "caddy", "pulumi")}
+
+    monkeypatch.setattr(
+        supervisor, "apply", lambda _, programs: happened.append([program.name for program in programs])
+    )
+    monkeypatch.setattr(cloud, "_wait", lambda *_: None)
+    for name in ("set_up_cluster", "wait_for_ownership"):
+        monkeypatch.setattr(control_plane, name, lambda _: None)
+    facts = {"ports": {**PORTS, "gateway": 1, "gateway-tls": 2, "gateway-admin": 3}, "pod_network": "127.77.0.0/16"}
+    cloud._kubernetes_up(place, facts, [], set(), lambda _: None, Obtaining())
+    first, started, everything, again = happened
+    assert first == ("waited for", sorted(control_plane.PROGRAMS))
+    assert started == ["etcd", "apiserver", "controller-manager", "scheduler"]
+    assert everything == ("waited for", "all")
+    assert again[:4] == started
+    assert "caddy" in again
+    assert facts["tools"]["caddy"] == "/tools/caddy"

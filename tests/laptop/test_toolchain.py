@@ -14,10 +14,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.toolchain import golang, language_host
+from modelworks.laptop.toolchain import golang, language_host, machine, packages, progress
 from modelworks.laptop.toolchain.tools import Tool, on_path
 
 GO = shutil.which("go")
@@ -33,8 +34,14 @@ def digest(files: dict[str, str]) -> str:
     return "h1:" + base64.b64encode(hashlib.sha256(lines.encode()).digest()).decode()
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+    """Go's standard library, compiled once for all tests rather than in each test's own cache."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Path:
     """A folder of modules, and a module proxy of files that has what they need."""
     prefix = "example.com/hello@v1.2.3/"
     gomod = "module example.com/hello\n\ngo 1.21\n"
@@ -56,8 +63,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setenv("GOPROXY", f"file://{tmp_path / 'proxy'}")
     monkeypatch.setenv("GONOSUMDB", "*")
-    monkeypatch.setenv("GOFLAGS", "-modcacherw")
-    monkeypatch.setenv("GOMODCACHE", str(tmp_path / "modcache"))
+    environment = golang.environment
+    monkeypatch.setattr(golang, "environment", lambda go, work: environment(go, work) | {"GOCACHE": str(compiled)})
     return module.parent
 
 
@@ -135,6 +142,79 @@ def test_what_is_built_runs_is_stamped_and_is_found_again(tools, told):
 
 
 @needs_go
+def test_what_go_kept_is_removed_after_a_build_and_nothing_reaches_the_home(tmp_path, tools, told, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "GOPATH", "GOMODCACHE"):
+        monkeypatch.setenv(name, str(home))
+    tools.ensure(["hello"], told.append)
+    assert list(home.iterdir()) == []
+    assert not tools.work.exists()
+    assert {path.name for path in tools.cache.iterdir()} == {"hello", "logs", "slot-0.lock", "work.lock"}
+
+
+@needs_go
+def test_what_go_kept_stays_after_a_build_that_failed_so_that_the_next_goes_on(tools, told, modules: Path):
+    (modules / "hello" / "go.mod").write_text("module x\n\ngo 1.21\n\nrequire example.com/hello v9.9.9\n")
+    with pytest.raises(ModelworksError):
+        tools.ensure(["hello"], told.append)
+    assert tools.work.is_dir()
+
+
+@needs_go
+def test_what_another_process_builds_with_is_not_removed(tools, told):
+    with tools.working():
+        tools.ensure(["hello"], told.append)
+        assert tools.work.is_dir()
+
+
+@needs_go
+def test_the_disk_that_a_build_takes_is_told_before_it_is_taken(tools, told):
+    tools.ensure(["hello"], told.append)
+    steps = [(step.tool, step.what) for step in told]
+    assert steps.index(("builds", "note")) < steps.index(("hello", "building"))
+    assert f"takes some 0.5 GB in {tools.cache}" in told[0].text
+
+
+def test_a_build_that_does_not_fit_on_the_disk_is_not_begun(tools, told, monkeypatch):
+    monkeypatch.setattr(machine, "disk", lambda _: 100_000_000)
+    with pytest.raises(ModelworksError, match=r"building hello needs some 0\.5 GB in .*, and 0\.1 GB are free"):
+        tools.ensure(["hello"], told.append)
+    assert not tools.work.exists()
+
+
+def test_builds_at_a_time_are_bounded_by_cores_and_by_memory():
+    gigabytes = 1_000_000_000
+    assert machine.builds_at_a_time(cores=2, memory=64 * gigabytes) == 1
+    assert machine.builds_at_a_time(cores=16, memory=64 * gigabytes) == 4
+    assert machine.builds_at_a_time(cores=16, memory=4 * gigabytes) == 2
+    assert machine.builds_at_a_time(cores=16, memory=gigabytes) == 1
+
+
+def test_the_memory_of_a_container_counts_where_it_is_less(tmp_path: Path):
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert machine.memory(tmp_path) == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory(tmp_path) > 2_000_000
+
+
+def test_progress_beyond_the_usual_time_says_so():
+    assert progress.pace(60, 204, busy=True) == "60 s (usually 3.4 min)"
+    assert progress.pace(120, 204, busy=True) == "2.0 min (usually 3.4)"
+    assert progress.pace(588, 204, busy=True) == "9.8 min (usually 3.4; this machine is busy)"
+    assert progress.pace(588, 204, busy=False) == "9.8 min (usually 3.4; longer than usual)"
+    assert progress.pace(7, 0, busy=True) == "7 s"
+
+
+def test_an_alarm_and_a_note_are_printed_without_a_terminal_too():
+    written = io.StringIO()
+    with progress.narrate(Console(file=written)) as report:
+        report(progress.Step("hello", "alarm", "expected sha256:[a], found sha256:[b]"))
+    assert written.getvalue() == "hello: expected sha256:[a], found sha256:[b]\n"
+
+
+@needs_go
 @pytest.mark.parametrize("harm", ["truncated", "altered", "unexecutable"])
 def test_a_damaged_program_in_the_cache_is_built_again(tools, told, harm: str):
     path = tools.ensure(["hello"], told.append)["hello"]
@@ -172,7 +252,7 @@ def test_a_module_that_cannot_be_fetched_is_one_sentence(tools, told, monkeypatc
 
 def test_no_go_and_no_network_is_one_sentence(tools, told, monkeypatch):
     monkeypatch.setattr(golang.shutil, "which", lambda name, **_: None)
-    monkeypatch.setattr(golang, "_installer", lambda: [sys.executable, "-c", "raise SystemExit('no route to host')"])
+    monkeypatch.setattr(packages, "_installer", lambda: [sys.executable, "-c", "raise SystemExit('no route to host')"])
     with pytest.raises(ModelworksError) as raised:
         tools.ensure(["hello"], told.append)
     assert raised.value.message == (
@@ -185,7 +265,7 @@ def test_no_go_and_no_network_is_one_sentence(tools, told, monkeypatch):
 @needs_go
 def test_an_older_go_is_not_enough(tmp_path: Path, tools, told, modules: Path, monkeypatch):
     (modules / "hello" / "go.mod").write_text("module x\n\ngo 9.9\n")
-    monkeypatch.setattr(golang, "_installer", lambda: None)
+    monkeypatch.setattr(packages, "_installer", lambda: None)
     with pytest.raises(ModelworksError, match=r"no Go 9\.9 or newer on PATH"):
         tools.ensure(["hello"], told.append)
 

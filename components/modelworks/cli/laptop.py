@@ -52,7 +52,7 @@ def _up(
         modelworks laptop up
         modelworks laptop up dev staging      # two environments side by side
 
-    Tools that are not at hand are built from pinned Go modules once, which takes some ten minutes.
+    Tools that are not at hand are downloaded, or built from pinned Go modules, once.
     """
     from modelworks.laptop import cloud
 
@@ -124,7 +124,7 @@ def _logs(
 @laptop.command("toolchain", epilog=_EXIT_CODES)
 def _toolchain(
     names: Annotated[list[str] | None, typer.Argument(metavar="TOOL...", help="Tools. Default: all.")] = None,
-    build: Annotated[bool, typer.Option("--build", help="Have what is missing.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Get what is missing: download it, or build it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the programs the laptop cloud is made of, and where each comes from.
@@ -133,12 +133,13 @@ def _toolchain(
 
         modelworks laptop toolchain --build
 
-    Each comes from PATH if its version fits, else it is built once and kept in a cache that checkouts share.
+    Each comes from PATH if its version fits, else from the cache that checkouts share, the wheel modelworks-toolchain,
+    an official download, or a build.
     """
     from modelworks.laptop import toolchain
 
     if build:
-        toolchain.ensure(names or list(toolchain.TOOLS))
+        toolchain.ensure(names or toolchain.WANTED)
     states = [state for state in toolchain.states() if not names or state.facts()["name"] in names]
     if as_json:
         _print_json([state.facts() for state in states])

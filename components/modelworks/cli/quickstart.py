@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import re
+import shlex
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.cli.context import Target
+    from modelworks.cli.local_server import LocalServer
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
     from modelworks.lifecycle.runs import TrainedModel
@@ -58,26 +60,30 @@ def _run(
         modelworks quickstart
 
     Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line. The
-    model is trained while the laptop cloud and its environment come up.
+    model is trained while the laptop cloud and its environment come up, and answers from a local process as soon as it
+    is bundled; the environment takes over.
     """
     began = time.monotonic()
     seconds: dict[str, float] = {}
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        target, row, answer = _story(model, partial(_step, seconds))
+    with redirect_stdout(sys.stderr) if as_json else nullcontext(), _local_server(model, began) as local:
+        target, row, answer = _story(model, partial(_step, seconds), local)
         took = time.monotonic() - began
         if not as_json:
             out.print(f"\n[bold]{model} answers[/] after {took:.0f} s.\n")
             _what_next(target, model, row)
     if as_json:
-        facts = {"model": model, "url": target.models[model], "seconds": round(took, 1), "steps": seconds}
-        print(json.dumps({**facts, "asked": row, "answer": answer}, indent=2))
+        first = round((local.answer.at - began) if local.answer else took, 1)
+        facts = {"model": model, "url": target.models[model], "seconds": round(took, 1), "first_answer_seconds": first}
+        print(json.dumps({**facts, "steps": seconds, "asked": row, "answer": answer}, indent=2))
 
 
-def _story(model: str, step: _Step) -> tuple[Target, dict[str, Any], dict[str, Any]]:
+def _story(model: str, step: _Step, local: LocalServer) -> tuple[Target, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, a row that was asked, and the answer to it."""
     from modelworks.cli.status import tell
 
-    bundled = _begin_bundle(model)
+    bundled, outcome = _begin_bundle(model)
+    up = _laptop_is_up()
+    local.begin(outcome, needed=lambda: not (up and _answers(model)))
     target = _laptop(step)
     with step("environment", f"modelworks up {ENVIRONMENT}") as done:
         target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
@@ -101,6 +107,9 @@ def _story(model: str, step: _Step) -> tuple[Target, dict[str, Any], dict[str, A
     with step("predict", f"modelworks predict {model} --example") as done:
         row, answer = _first_answer(target, model)
         done(json.dumps(answer))
+        if local.answer is not None:
+            done(f"the environment has taken over; the local process at {local.answer.url} has ended")
+    local.end()
     with step("status", "modelworks status --wait"):
         tell(target, [], wait=True, timeout=0, as_json=False)
     return target, row, answer
@@ -137,8 +146,51 @@ def _stands(target: Target, model: str) -> bool:
     return True
 
 
-def _begin_bundle(model: str) -> Callable[[], tuple[TrainedModel, Bundle]]:
-    """Train and bundle in a thread; what is returned tells of its steps, waits for its end, and raises what it did."""
+def _laptop_is_up() -> bool:
+    from modelworks.laptop import supervisor
+    from modelworks.laptop.state_dir import Place
+
+    return supervisor.running(Place.here())
+
+
+def _answers(model: str) -> bool:
+    """Whether the environment answers for the model already."""
+    from modelworks.cli.predict import endpoint_of, token_of
+
+    try:
+        target = _fresh()
+        endpoint_of(target, model, token_of(target, model)).example()
+    except ModelworksError:
+        return False
+    return True
+
+
+def _local_server(model: str, began: float) -> LocalServer:
+    """Serves the bundle until the environment does, and prints where."""
+    from modelworks.cli.lifecycle import home_here
+    from modelworks.cli.local_server import Answer, LocalServer
+
+    def answered(answer: Answer) -> None:
+        out.print(
+            f"    [bold]{model} answers already[/] after {answer.at - began:.0f} s, from a local process until the "
+            f"environment takes over:\n    {escape(_curl(answer.url, answer.row))}\n"
+            f"    {escape(json.dumps(answer.prediction))}"
+        )
+
+    def failed(why: str) -> None:
+        out.print(f"    [dim]{escape(why)}[/]")
+
+    return LocalServer(home_here().root / "local-server.log", answered, failed)
+
+
+def _begin_bundle(
+    model: str,
+) -> tuple[Callable[[], tuple[TrainedModel, Bundle]], Future[tuple[TrainedModel, Bundle]]]:
+    """Train and bundle in a thread.
+
+    Returns:
+        What prints its steps, waits for its end and raises what it did; and its outcome.
+    """
     from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import bundle as bundles
     from modelworks.lifecycle import load_spec, training
@@ -167,7 +219,7 @@ def _begin_bundle(model: str) -> Callable[[], tuple[TrainedModel, Bundle]]:
             _progress(*event)
         return outcome.result()
 
-    return wait
+    return wait, outcome
 
 
 def _register(target: Target, model: str) -> Version:
@@ -232,10 +284,7 @@ def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
 
 def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
     url = target.models[model]
-    out.print(
-        "  ask it       "
-        + escape(f"curl -s {url}/v1/predict -H 'content-type: application/json' -d '{json.dumps(row)}'")
-    )
+    out.print(f"  ask it       {escape(_curl(url, row))}")
     out.print(f"  its page     {url}/  (API: {url}/openapi.json)")
     out.print(f"  experiments  {target.registry.uri}  (user {contract.REGISTRY_USER}; the password is printed by")
     out.print("               pulumi config get --path modelworks:secrets.registry_password -s local)")
@@ -254,6 +303,10 @@ def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
         ("make down", "stop everything and wipe it"),
     ):
         out.print(f"  [bold]{escape(command):<42}[/] {what}")
+
+
+def _curl(url: str, row: Any) -> str:
+    return f"curl -s {url}/v1/predict -H 'content-type: application/json' -d {shlex.quote(json.dumps(row))}"
 
 
 def _gates(version: Version) -> str:

@@ -98,13 +98,16 @@ def up(
             _ports_free(place, facts)
             # It needs no tools, and so it is there while they are still being built.
             supervisor.apply(place, [part.program for part in amazon])
-        facts["tools"] = _tools(kubernetes=facts["kubernetes"], building=building, report=report)
-        if facts["kubernetes"]:
-            parts = _kubernetes_up(place, facts, amazon, was, report)
-        else:
-            parts = amazon
-            supervisor.apply(place, [part.program for part in parts])
-            _wait(place, parts, was, report)
+        needed = _tool_names(kubernetes=facts["kubernetes"])
+        report(f"tools: {', '.join(needed)}")
+        with toolchain.obtaining(toolchain.Toolchain(), needed, building) as tools:
+            if facts["kubernetes"]:
+                parts = _kubernetes_up(place, facts, amazon, was, report, tools)
+            else:
+                parts = amazon
+                facts["tools"] = _paths(tools.wait_for_all())
+                supervisor.apply(place, [part.program for part in parts])
+                _wait(place, parts, was, report)
         _write(place, facts)
         for name in place.environments():
             if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
@@ -118,21 +121,29 @@ def up(
 
 
 def _kubernetes_up(
-    place: Place, facts: dict[str, Any], amazon: list[_Part], was: set[str], report: Tell
+    place: Place,
+    facts: dict[str, Any],
+    amazon: list[_Part],
+    was: set[str],
+    report: Tell,
+    tools: toolchain.Obtaining,
 ) -> list[_Part]:
     control_plane.prepare(place, facts["ports"])
     for name in place.environments():
         store.identities(place, name, facts["ports"])
+    # The control plane does not wait for the tools of what follows it.
+    facts["tools"] = _paths(tools.wait_for_all() if was else tools.wait(control_plane.PROGRAMS))
     first = [*amazon, *_control_plane(place, facts)]
-    followers = _followers(place, facts)
     # Followers that run already stay: the first round must not end what the second one declares.
-    early = [part for part in followers if part.program.name in was]
+    early = [part for part in _followers(place, facts) if part.program.name in was] if was else []
     supervisor.apply(place, [part.program for part in (*first, *early)])
     _wait(place, first, was, report)
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.set_up_cluster(api)
         for name in place.environments():
             control_plane.set_up_environment(api, name)
+    facts["tools"] = _paths(tools.wait_for_all())
+    followers = _followers(place, facts)
     supervisor.apply(place, [part.program for part in (*first, *followers)])
     _wait(place, followers, was, report)
     with control_plane.client(place, facts["ports"]) as api:
@@ -254,15 +265,12 @@ def _write(place: Place, facts: dict[str, Any]) -> None:
         write_whole(path, text)
 
 
-def _tools(*, kubernetes: bool, building: toolchain.Report | None, report: Tell) -> dict[str, str]:
-    names = ["pulumi"]
-    if kubernetes:
-        names += [*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])]
-    report(f"tools: {', '.join(names)}")
-    tools = toolchain.ensure(names, building)
-    if tools["pulumi"] == toolchain.Toolchain().built(toolchain.TOOLS["pulumi"]):  # it has no official Python host
-        tools |= toolchain.ensure([toolchain.GENERATOR], building)
-    return {name: str(path) for name, path in tools.items()}
+def _tool_names(*, kubernetes: bool) -> list[str]:
+    return ["pulumi", *([*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])] if kubernetes else [])]
+
+
+def _paths(tools: dict[str, Path]) -> dict[str, str]:
+    return {name: str(tools[name]) for name in toolchain.TOOLS if name in tools}
 
 
 def _has(module: str) -> bool:

@@ -59,7 +59,10 @@ CONTROLLERS = (
 )
 """What workloads rely on. Clouds, routes, attached disks, certificate requests and device claims do not exist here."""
 
-TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "rollouts-controller")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+"""What the control plane itself is made of."""
+
+TOOLS = (*PROGRAMS, "kubectl", "rollouts-controller")
 """What the toolchain has to provide."""
 
 NETWORK = "MODELWORKS_POD_NETWORK"

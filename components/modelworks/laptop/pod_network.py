@@ -12,7 +12,7 @@ import psutil
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.toolchain.cache import cache_folder
+from modelworks.laptop.toolchain.store import cache_folder
 
 if TYPE_CHECKING:
     from modelworks.laptop.state_dir import Place

@@ -60,13 +60,15 @@ def program(place: Place, environment: str, facts: Mapping[str, Any], tools: Map
 def custom_resources(report: toolchain.Report | None = None) -> Iterator[tuple[str, str]]:
     """Name and YAML of each custom resource definition that the pinned version of Argo Rollouts needs.
 
-    They are read from its Go module, whose checksum Go verifies against the committed `go.sum`, and kept in the cache
-    of the toolchain.
+    They are kept beside the controller where it was built or came from the wheel. Else they are read from its Go
+    module, whose checksum Go verifies against the committed `go.sum`, and kept in the cache of the toolchain.
 
     Raises:
         ModelworksError: They are not cached and the module cannot be had.
     """
-    folder = toolchain.cache_folder() / "argo-rollouts-crds" / toolchain.TOOLS[TOOL].version
+    folder = toolchain.Toolchain().built(toolchain.TOOLS[TOOL]).parent / "crds"
+    if not folder.is_dir():
+        folder = toolchain.cache_folder() / "argo-rollouts-crds" / toolchain.TOOLS[TOOL].version
     if not folder.is_dir():
         _fetch(folder, report or (lambda _: None))
     for path in sorted(folder.glob("*-crd.yaml")):
@@ -78,20 +80,26 @@ def custom_resources(report: toolchain.Report | None = None) -> Iterator[tuple[s
 def _fetch(folder: Path, report: toolchain.Report) -> None:
     tool = toolchain.TOOLS[TOOL]
     module = Path(toolchain.__file__).parent / tool.module
-    go = golang.find(module, toolchain.cache_folder(), report, tool)
-    argv = [str(go), "mod", "download", "-json", MODULE]
-    try:
-        ended = subprocess.run(
-            argv, cwd=module, env=golang.environment(go), capture_output=True, text=True, timeout=300, check=False
-        )
-        source = Path(json.loads(ended.stdout).get("Dir", "")) / "manifests" / "crds"
-    except (subprocess.TimeoutExpired, ValueError) as error:
-        raise _unreachable(str(error)) from error
-    if ended.returncode != 0 or not list(source.glob("*-crd.yaml")):
-        raise _unreachable(ended.stderr.strip() or f"there are none in {source}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        whole = Path(temporary) / "whole"
+        work, whole = Path(temporary) / "work", Path(temporary) / "whole"
+        go = golang.find(module, work, report, tool)
+        argv = [str(go), "mod", "download", "-json", MODULE]
+        try:
+            ended = subprocess.run(
+                argv,
+                cwd=module,
+                env=golang.environment(go, work),
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            source = Path(json.loads(ended.stdout).get("Dir", "")) / "manifests" / "crds"
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            raise _unreachable(str(error)) from error
+        if ended.returncode != 0 or not list(source.glob("*-crd.yaml")):
+            raise _unreachable(ended.stderr.strip() or f"there are none in {source}")
         whole.mkdir()
         for path in source.glob("*-crd.yaml"):
             shutil.copyfile(path, whole / path.name)

@@ -1,21 +1,26 @@
-"""The programs of the laptop cloud, had on demand: from PATH, from the cache, or built from pinned Go modules.
+"""The programs of the laptop cloud, had on demand: from PATH, the cache, a wheel, their makers, or built from source.
 
     paths = toolchain.ensure(["pulumi", "kubectl"])
     subprocess.run([paths["pulumi"], "version"])
 
-What is built is cached under `$XDG_CACHE_HOME/modelworks/toolchain` (`~/.cache` where that is not set), one folder a
-tool and version, shared by every checkout of the user. `go.sum` is the checksum, and Go itself verifies it.
+They are cached under `$XDG_CACHE_HOME/modelworks/toolchain` (`~/.cache` where that is not set), one folder a tool and
+version, shared by every checkout of the user. Downloads are verified against digests in this package; of what is built,
+`go.sum` is the checksum, and Go itself verifies it.
 """
 
 from __future__ import annotations
 
-from modelworks.laptop.toolchain.cache import State, Toolchain, cache_folder
+from modelworks.laptop.toolchain.background import Obtaining, obtaining
+from modelworks.laptop.toolchain.cache import Toolchain
 from modelworks.laptop.toolchain.progress import Report, narrate, table
-from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, Tool
+from modelworks.laptop.toolchain.store import cache_folder
+from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, WANTED, State, Tool
 
 __all__ = [
     "GENERATOR",
     "TOOLS",
+    "WANTED",
+    "Obtaining",
     "Report",
     "State",
     "Tool",
@@ -24,6 +29,7 @@ __all__ = [
     "cache_folder",
     "ensure",
     "narrate",
+    "obtaining",
     "states",
     "table",
 ]
@@ -36,19 +42,19 @@ if TYPE_CHECKING:
 
 
 def ensure(
-    names: Iterable[str] = tuple(TOOLS),
+    names: Iterable[str] = WANTED,
     report: Report | None = None,
     ready: Callable[[str, Path], None] | None = None,
 ) -> dict[str, Path]:
-    """Have each of the tools `names`, building what is neither on PATH nor cached.
+    """Have each of the tools `names`: from PATH, the cache, the wheel, an official download, or a build.
 
     Args:
-        names: Names from `TOOLS`; default all.
+        names: Names from `TOOLS`; default all that are always needed.
         report: Is told every step. Default: progress on stderr, silent while nothing takes long.
         ready: Is called as soon as a tool can be started, while others may still be building.
 
     Returns:
-        The executable of each tool.
+        The executable of each tool, and of those that come along with one that was built.
 
     Raises:
         ModelworksError: A tool cannot be had; the message says why and the fix what to do.

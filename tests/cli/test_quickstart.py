@@ -1,0 +1,95 @@
+"""The story of `make up`: its order, and when a local process answers in it."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from modelworks.cli import quickstart, status
+from modelworks.cli.local_server import Answer
+
+ROW = {"distance": 1400}
+
+
+class Local:
+    """A local server that answers as soon as it may."""
+
+    def __init__(self, happened: list[str]) -> None:
+        self.happened, self.answer = happened, None
+
+    def begin(self, built, needed) -> None:
+        if needed():
+            self.happened.append("local answer")
+            self.answer = Answer("http://127.0.0.1:4711", ROW, {}, 0.0)
+
+    def end(self) -> None:
+        if self.answer is not None:
+            self.happened.append("local end")
+
+
+@pytest.fixture
+def story(monkeypatch: pytest.MonkeyPatch):
+    """Tells the story with steps that only note that they happened."""
+
+    def tell(*, up: bool, answers: bool) -> list[str]:
+        happened: list[str] = []
+        run = SimpleNamespace(run="r1")
+        built = SimpleNamespace(digest="sha256:" + "a" * 64, size=1000, served="onnx")
+        engine = SimpleNamespace(prepare=lambda report: None)
+        target = SimpleNamespace(engine=engine, models={"delays": "http://delays"})
+
+        @contextmanager
+        def step(name, command):
+            happened.append(name)
+            yield lambda line: None
+
+        def laptop(step):
+            with step("laptop cloud", ""):
+                return target
+
+        for name, stand_in in {
+            "_begin_bundle": lambda model: (lambda: (run, built), Future()),
+            "_laptop_is_up": lambda: up,
+            "_answers": lambda model: happened.append("asked") or answers,
+            "_laptop": laptop,
+            "_fresh": lambda: target,
+            "_stands": lambda target, model: True,
+            "_register": lambda target, model: SimpleNamespace(version="1", facts={}),
+            "_release": lambda target, version: "",
+            "_up": lambda target: ("", False),
+            "_first_answer": lambda target, model: (ROW, {}),
+        }.items():
+            monkeypatch.setattr(quickstart, name, stand_in)
+        monkeypatch.setattr(status, "tell", lambda *_, **__: None)
+        quickstart._story("delays", step, Local(happened))
+        return happened
+
+    return tell
+
+
+STEPS = ["laptop cloud", "environment", "train", "register", "release", "roll out", "predict"]
+
+
+def test_on_a_first_run_the_local_process_answers_until_the_environment_does(story):
+    assert story(up=False, answers=False) == ["local answer", *STEPS, "local end", "status"]
+
+
+def test_where_the_environment_answers_already_there_is_no_local_process(story):
+    assert story(up=True, answers=True) == ["asked", *STEPS, "status"]
+
+
+def test_a_laptop_cloud_that_is_up_without_an_answer_gets_a_local_process(story):
+    assert story(up=True, answers=False) == ["asked", "local answer", *STEPS, "local end", "status"]
+
+
+def test_the_printed_curl_is_one_that_a_shell_takes_as_it_stands():
+    import shlex
+
+    row = {"name": "O'Hare", "distance": 1400}
+    argv = shlex.split(quickstart._curl("http://127.0.0.1:4711", row))
+    assert argv[:3] == ["curl", "-s", "http://127.0.0.1:4711/v1/predict"]
+    assert json.loads(argv[-1]) == row
