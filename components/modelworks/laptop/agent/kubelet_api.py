@@ -11,14 +11,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from modelworks.laptop.agent.logs import Times
-
-if TYPE_CHECKING:
-    from modelworks.laptop.agent.node import Node
-    from modelworks.laptop.agent.pod import Pod
+from modelworks.laptop.agent.node import Node
+from modelworks.laptop.agent.pod import Pod
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ _FOLLOW_SECONDS = 0.25
 async def serve(node: Node, pki: Path) -> None:
     """Answer until cancelled. Without keys or a port there are no logs through the API server, which the log says."""
     if not node.port or not (pki / "agent.crt").exists():
-        log.warning("no port or certificate: logs cannot be read through the API server, only in %s", node.logs)
+        log.warning("no port or certificate: logs cannot be read through the API server, only in %s", node.host.logs)
         return
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki / "ca.crt"))
     tls.verify_mode = ssl.CERT_REQUIRED
@@ -72,7 +70,7 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
         which = "previous terminated container" if query.get("previous") == "true" else "container"
         text = f'{which} "{container}" in pod "{name}" has not started'
         return await _say(writer, "400 Bad Request", text)
-    path = node.log_file(pod.pod, container, run.number)
+    path = node.host.log_file(pod.pod, container, run.number)
     wanted = Wanted.of(query)
     left = wanted.limit
 
