@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import http.client
-import importlib.util
 import json
 import os
 import shutil
@@ -244,20 +243,12 @@ def _write(place: Place, facts: dict[str, Any]) -> None:
 def _tools(*, kubernetes: bool, building: toolchain.Report | None, report: Tell) -> dict[str, str]:
     names = ["pulumi"]
     if kubernetes:
-        names += [*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])]
+        names += [*control_plane.TOOLS, "caddy"]
     report(f"tools: {', '.join(names)}")
     tools = toolchain.ensure(names, building)
     if tools["pulumi"] == toolchain.Toolchain().built(toolchain.TOOLS["pulumi"]):  # it has no official Python host
         tools |= toolchain.ensure([toolchain.GENERATOR], building)
     return {name: str(path) for name, path in tools.items()}
-
-
-def _has(module: str) -> bool:
-    name = f"modelworks.laptop.{module}"
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.submodule_search_locations:
-        return importlib.util.find_spec(f"{name}.__main__") is not None
-    return spec is not None
 
 
 def _amazon(place: Place) -> list[_Part]:
@@ -267,24 +258,18 @@ def _amazon(place: Place) -> list[_Part]:
         found = store.facts(place, name)
         port = int(found["aws_port"])
         parts.append(_Part(aws.program(place, name, found), partial(_answers, port, "/moto-api/data.json")))
-        if _has("providers"):
-            argv: list[str | Path] = [
-                sys.executable,
-                "-m",
-                "modelworks.laptop.providers",
-                "--place",
-                place.root,
-                "--environment",
-                name,
-            ]
-            credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")}
-            ports = list(found["providers"].values())
-            parts.append(
-                _Part(
-                    Program(f"providers-{name}", argv, credentials),
-                    partial(_all_listen, ports),
-                )
-            )
+        argv: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "modelworks.laptop.providers",
+            "--place",
+            place.root,
+            "--environment",
+            name,
+        ]
+        credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")}
+        ports = list(found["providers"].values())
+        parts.append(_Part(Program(f"providers-{name}", argv, credentials), partial(_all_listen, ports)))
     return parts
 
 
@@ -309,16 +294,14 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
         _Part(rollouts.program(place, name, store.facts(place, name), tools), lambda: True)
         for name in place.environments()
     ]
-    if _has("agent"):
-        argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
-        api = control_plane.client(place, facts["ports"], timeout=3)
-        # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
-        parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
-    if _has("gateway"):
-        argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
-        ports = [facts["ports"][name] for name in caddy.PORTS]
-        parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, ports)))
-        parts.append(_Part(Program("gateway", argv), caddy.table_path(place).exists))
+    argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
+    api = control_plane.client(place, facts["ports"], timeout=3)
+    # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
+    parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
+    argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
+    ports = [facts["ports"][name] for name in caddy.PORTS]
+    parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, ports)))
+    parts.append(_Part(Program("gateway", argv), caddy.table_path(place).exists))
     return parts
 
 

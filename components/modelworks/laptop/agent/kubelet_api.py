@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from modelworks.laptop.agent.logs import Times
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.pod import Pod
+from modelworks.laptop.agent.status import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -162,15 +163,11 @@ class Wanted:
         stamped = bytearray()
         for line in chunk.splitlines(keepends=True):
             if begins:
-                stamped += f"{_rfc3339(times.at(position) or time.time())} ".encode()
+                stamped += f"{timestamp(times.at(position) or time.time(), 'milliseconds')} ".encode()
             stamped += line
             position += len(line)
             begins = line.endswith(b"\n")
         return bytes(stamped)
-
-
-def _rfc3339(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _start_of_tail(descriptor: int, end: int, lines: int) -> int:

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ CORES_PROMISED = 16
 """Processes share the cores and nothing enforces cpu requests, so the node promises this many times what it has: what
 fits a real cluster shall be scheduled on a laptop too. Memory is promised as it is."""
 PODS = 500
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+"""As Kubernetes names it."""
 
 
 @dataclass
@@ -150,7 +151,7 @@ class Node:
         labels = {
             "kubernetes.io/hostname": NAME,
             "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+            "kubernetes.io/arch": ARCHITECTURE,
             "node.kubernetes.io/instance-type": "laptop",
         }
         body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NAME, "labels": labels}, "spec": {}}
@@ -218,7 +219,7 @@ class Node:
                 "containerRuntimeVersion": f"process://{self.host.sandbox.isolation.kind}",
                 "kubeletVersion": "v1.35.0",
                 "operatingSystem": "linux",
-                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+                "architecture": ARCHITECTURE,
             },
             "conditions": [
                 {
@@ -236,7 +237,7 @@ class Node:
     async def _beat(self) -> None:
         folder = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
         while True:
-            now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            now = timestamp(time.time(), "microseconds")
             spec = {"holderIdentity": NAME, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
             try:
                 try:
