@@ -13,7 +13,7 @@ import pytest
 from moto import mock_aws
 
 from cli.test_serving import JsonHandler, cluster_at
-from lifecycle.test_job import ORDER, PLACE, a_job, a_pod
+from cluster.test_training_job import ORDER, PLACE, a_job, a_pod
 from modelworks.cli import training
 from modelworks.cluster import client as clusters
 from modelworks.cluster.client import KubernetesClient
