@@ -36,9 +36,10 @@ soak: $(SYNCED) ## Search for faults at random, for as long as it takes (SOAK_EX
 	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m soak --timeout 0
 
-lint: $(SYNCED) ## Check style and types
+lint: $(SYNCED) ## Check style, layers and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
 format: $(SYNCED) ## Rewrite the sources in our style

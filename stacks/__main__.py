@@ -1,9 +1,12 @@
 """The reference program: one environment of machine learning, by its stack's settings alone."""
 
+from typing import TypedDict
+
 import pulumi
 
 from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute
 from modelworks.stack import (
+    arguments,
     commit,
     lock_image,
     require_account,
@@ -12,6 +15,15 @@ from modelworks.stack import (
     stack_config,
     tag_everything,
 )
+
+
+class Ground(TypedDict):
+    """Arguments of every component that stands on the environment."""
+
+    account_id: str
+    oidc_issuer: str
+    key_arn: pulumi.Output[str]
+
 
 stack = pulumi.get_stack()
 config = stack_config()
@@ -25,14 +37,17 @@ environment = Environment(
     {
         "account_id": account,
         "alert_emails": settings.alerts.emails,
-        "budget": settings.budget.model_dump() if settings.budget else None,
+        "budget": arguments(settings.budget),
         "namespace": (cluster.namespace or f"modelworks-{stack}") if settings.registry else None,
         "install_argo_rollouts": cluster.install_argo_rollouts,
         "key_deletion_days": settings.key_deletion_days,
     },
 )
-on_the_ground = {"account_id": account, "oidc_issuer": cluster.oidc_issuer, "key_arn": environment.key_arn}
-watched = {"environment": stack, "alerts_topic_arn": environment.alerts_topic_arn}
+on_the_ground: Ground = {
+    "account_id": account,
+    "oidc_issuer": cluster.oidc_issuer,
+    "key_arn": environment.key_arn,
+}
 
 if settings.registry:
     registry = ModelRegistry(
@@ -42,7 +57,8 @@ if settings.registry:
             "namespace": environment.namespace,
             "image": cluster.registry_image or lock_image("registry"),
             "host": f"registry.{domain}",
-            "admin_password": secret(config.secrets.registry_password),
+            # A stack with a registry and without its password is refused before.
+            "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
             "postgres_uri": secret(config.secrets.registry_database),
             "volume_gib": settings.registry.volume_gib,
             "superseded_days": settings.registry.superseded_days,
@@ -57,11 +73,12 @@ if settings.registry and settings.training:
         "training",
         {
             **on_the_ground,
-            **watched,
+            "environment": stack,
+            "alerts_topic_arn": environment.alerts_topic_arn,
             "namespace": f"{cluster.namespace or f'modelworks-{stack}'}-training",
             "image": cluster.training_image or lock_image("training"),
             "artifact_bucket": registry.artifact_bucket,
-            **settings.training.model_dump(),
+            **arguments(settings.training),
         },
     )
     pulumi.export("training", training.place)
@@ -71,13 +88,14 @@ endpoints = {
         model,
         {
             **on_the_ground,
-            **watched,
-            **endpoint.model_dump(),
+            **arguments(endpoint),
+            "environment": stack,
+            "alerts_topic_arn": environment.alerts_topic_arn,
             "namespace": environment.namespace,
             "bundle_bucket": registry.bundle_bucket,
             "image": cluster.runtime_image or lock_image("runtime"),
             "host": endpoint.host or f"{model}.{domain}",
-            "release": config.releases[model].model_dump(),
+            "release": arguments(config.releases[model]),
             "trusted_keys": settings.trusted_keys,
             "tokens": secret(config.secrets.tokens.get(model)),
         },

@@ -1,31 +1,28 @@
-"""The dependency law of the house, read off the imports and off a running process."""
+"""The dependency law where import-linter does not look: programs beside the package, and what a running process loads.
+
+Layers and circles within the package are contracts in pyproject.toml, which `make lint` checks.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import modelworks
+
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "components" / "modelworks"
-ML = {
-    "bentoml",
-    "fairlearn",
-    "mlflow",
-    "numpy",
-    "onnxruntime",
-    "pandas",
-    "pandera",
-    "pyarrow",
-    "sklearn",
-    "skl2onnx",
-    "skops",
+CONTRACTS = {
+    contract["id"]: contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
 }
-COMPONENTS = [path for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("_resources/*.py")] if path.stem != "__init__"]
-"""Modules at the top of the package, and what components share: components, and the pure ones beside them."""
+ML = CONTRACTS["without-ml"]["forbidden_modules"]
 
 
 def imports(path: Path) -> set[str]:
@@ -52,25 +49,20 @@ def offenders(paths: list[Path], *forbidden: str) -> list[str]:
     ]
 
 
-def test_models_and_what_happens_to_them_never_import_pulumi():
-    paths = files(PACKAGE / "lifecycle", PACKAGE / "runtime", PACKAGE / "features", ROOT / "models")
+def test_models_never_import_pulumi():
+    paths = files(ROOT / "models")
     assert paths
     assert offenders(paths, "pulumi", "pulumi_aws", "pulumi_kubernetes") == []
 
 
-def test_components_never_import_what_happens_to_models_nor_stacks():
-    assert (
-        offenders(COMPONENTS, "modelworks.lifecycle", "modelworks.runtime", "modelworks.cli", "models", "stacks") == []
-    )
+def test_programs_and_policies_never_import_an_ml_library():
+    paths = files(ROOT / "stacks", ROOT / "policy")
+    assert paths
+    assert offenders(paths, *ML) == []
 
 
-def test_programs_and_components_never_import_an_ml_library():
-    assert offenders([*COMPONENTS, *files(ROOT / "stacks", ROOT / "policy")], *ML) == []
-
-
-def test_nobody_imports_the_laptop_but_the_command_line():
-    rest = [path for path in files(PACKAGE) if not {"laptop", "cli"} & set(path.relative_to(PACKAGE).parts)]
-    assert offenders([*rest, *files(ROOT / "stacks", ROOT / "models", ROOT / "policy")], "modelworks.laptop") == []
+def test_programs_models_and_policies_never_import_the_laptop():
+    assert offenders(files(ROOT / "stacks", ROOT / "models", ROOT / "policy"), "modelworks.laptop") == []
 
 
 def test_models_stand_on_lifecycle_and_runtime_alone():
@@ -78,21 +70,26 @@ def test_models_stand_on_lifecycle_and_runtime_alone():
     assert all(name.startswith(("modelworks.lifecycle", "modelworks.runtime", "modelworks.errors")) for name in names)
 
 
+def test_the_contract_about_ml_libraries_names_every_component():
+    components = {getattr(modelworks, name).__module__ for name in modelworks.__all__}
+    assert components <= set(CONTRACTS["without-ml"]["source_modules"])
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import modelworks.lifecycle.pod", ["pulumi", "typer", "rich", "modelworks.laptop", "modelworks.cli"]),
-        ("import modelworks.cluster.training_job", ["boto3", "kr8s", "pulumi", *sorted(ML)]),
+        ("import modelworks.cluster.training_job", ["boto3", "kr8s", "pulumi", *ML]),
         ("import modelworks.lifecycle.promotion", ["pulumi", "typer", "rich", "modelworks.laptop", "modelworks.cli"]),
         ("import modelworks.runtime.manifest", ["pulumi", "pulumi_aws", "pulumi_kubernetes"]),
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
-        ("from modelworks import Environment; from modelworks.stack import stack_config", sorted(ML)),
+        ("from modelworks import Environment; from modelworks.stack import stack_config", ML),
         (
             "from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute",
             ["pulumi_kubernetes", "pydantic", "modelworks.settings"],
         ),
         ("import modelworks.defaults", ["pulumi", "pydantic"]),
-        ("from modelworks.settings import parse", ["pulumi", "ruamel.yaml", *sorted(ML)]),
+        ("from modelworks.settings import parse", ["pulumi", "ruamel.yaml", *ML]),
     ],
 )
 def test_an_import_loads_nothing_that_its_user_does_not_need(statement, absent):

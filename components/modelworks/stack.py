@@ -16,6 +16,8 @@ from pulumi.runtime.config import CONFIG, is_config_secret
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from modelworks.settings import StackConfig
 
 _EMULATOR_USER = ":user/moto"
@@ -33,6 +35,11 @@ def stack_config() -> "StackConfig":
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]
     return parse(config, source=f"stacks/Pulumi.{pulumi.get_stack()}.yaml", secret_keys=secret_keys)
+
+
+def arguments(part: "BaseModel | None") -> Any:
+    """A part of the settings as arguments of its component, which have the same names; None for none."""
+    return None if part is None else part.model_dump()
 
 
 def _value(text: Any) -> Any:

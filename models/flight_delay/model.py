@@ -60,8 +60,6 @@ def tiny_noise(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(temperature=rows["temperature"] + 0.01)
 
 
-share = {"minimum": 0.0, "maximum": 1.0}
-
 spec = ModelSpec(
     name="flight-delay",
     description="Will this flight arrive at least 15 minutes late, as known at its scheduled departure?",
@@ -103,11 +101,11 @@ spec = ModelSpec(
         Feature(name="plane_age", type="number", minimum=0, maximum=80, unit="years", nullable=True, max_missing=0.4,
                 example=9),
         Feature(name="plane_seats", type="number", minimum=0, maximum=900, nullable=True, max_missing=0.4, example=200),
-        Feature(name="carrier_late", type="number", **share, example=0.22,
+        Feature(name="carrier_late", type="number", minimum=0, maximum=1, example=0.22,
                 description="share of the airline's flights late in the 30 days before, of those landed"),
-        Feature(name="route_late", type="number", **share, example=0.24,
+        Feature(name="route_late", type="number", minimum=0, maximum=1, example=0.24,
                 description="share of late flights on the route in the 60 days before, of those landed"),
-        Feature(name="slot_late", type="number", **share, example=0.31,
+        Feature(name="slot_late", type="number", minimum=0, maximum=1, example=0.31,
                 description="share of late flights of this hour and airport in the 60 days before, of those landed"),
         Feature(name="origin_late_now", type="number", minimum=-60, maximum=1500, unit="min", nullable=True,
                 max_missing=0.2, description="mean departure delay at the airport in the last three hours", example=21),

@@ -161,4 +161,5 @@ def _weather_known(flights: pd.DataFrame, weather: pd.DataFrame) -> pd.DataFrame
 
 
 def _seconds(moments: pd.Series[pd.Timestamp]) -> np.ndarray:
-    return moments.to_numpy("datetime64[s]").astype("int64")
+    seconds: np.ndarray = moments.to_numpy("datetime64[s]").astype("int64")
+    return seconds

@@ -10,10 +10,10 @@ from typing import Any
 
 import boto3
 import pytest
-from lifecycle.test_job import ORDER, PLACE, a_job, a_pod
 from moto import mock_aws
 
 from cli.test_serving import JsonHandler, cluster_at
+from cluster.test_training_job import ORDER, PLACE, a_job, a_pod
 from modelworks.cli import training
 from modelworks.cluster import client as clusters
 from modelworks.cluster.client import KubernetesClient

@@ -31,6 +31,11 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in
 err = Console(stderr=True, highlight=False)
 
 
+def say(line: str) -> None:
+    """Print a line to standard error as it is: nothing in it is markup."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def progress(step: str, state: str, seconds: float) -> None:
     """Tell of a step that starts, is done, or was found done (`start`, `done`, `kept`)."""
     if state == "start":

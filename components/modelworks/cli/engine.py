@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from modelworks.cli.console import ENVIRONMENTS, err
+from modelworks.cli.console import ENVIRONMENTS, err, say
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def _up(
     from modelworks.cli.rollouts import prepare_update, retry_aborted
 
     engine = _engine(environment)
-    engine.prepare(_say)
+    engine.prepare(say)
     target = Target(environment, engine)
-    retried = prepare_update(target, force=force, say=_say)
+    retried = prepare_update(target, force=force, say=say)
     options = [*engine.policy(), *context.args, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
     if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in context.args):
         options.append("--refresh")  # the laptop's AWS forgets when it dies; asking costs milliseconds
@@ -94,7 +94,7 @@ def _preview(
     deletions of what holds data are in bold, secrets are masked. Options that this command does not know are Pulumi's.
     """
     engine = _engine(environment)
-    engine.have_stack(_say)
+    engine.have_stack(say)
     options = [*engine.policy(), *context.args]
     form = Format.json if as_json else form
     if form is Format.text:
@@ -127,9 +127,9 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
     Protected resources are refused, by Pulumi. Options that this command does not know are Pulumi's.
     """
     engine = _engine(environment)
-    engine.mend(_say)
-    engine.unlock(_say)
-    engine.settle(_say)
+    engine.mend(say)
+    engine.unlock(say)
+    engine.settle(say)
     _run(engine, "destroy", [*context.args, *(["--yes"] if yes else [])])
 
 
@@ -161,7 +161,3 @@ def _failed(engine: Engine, verb: str, code: int) -> NoReturn:
     failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} ended with {code}; log: {engine.log(verb)}")
     failure.exit_code = code if 0 < code < 128 else 1
     raise failure
-
-
-def _say(text: str) -> None:
-    err.print(text, soft_wrap=True)

@@ -8,11 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from modelworks import contract
-from modelworks.cli.console import LAPTOP, Json, err
+from modelworks.cli.console import LAPTOP, Json, err, out, say, table
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def _up(
     from modelworks.laptop import cloud
 
     place = _place()
-    facts = cloud.up(place, environments or ["local"], kubernetes=not aws_only, report=_say)
+    facts = cloud.up(place, environments or ["local"], kubernetes=not aws_only, report=say)
     if as_json:
         _print_json(facts)
 
@@ -76,7 +74,7 @@ def _down(
     """
     from modelworks.laptop import cloud
 
-    cloud.down(_place(), keep=keep, report=_say)
+    cloud.down(_place(), keep=keep, report=say)
 
 
 @laptop.command("status", epilog=_EXIT_CODES)
@@ -144,7 +142,7 @@ def _toolchain(
     if as_json:
         _print_json([state.facts() for state in states])
     else:
-        Console().print(toolchain.table(states))
+        out.print(toolchain.table(states))
 
 
 def _env(
@@ -208,47 +206,42 @@ def _place() -> Place:
     return Place.here()
 
 
-def _say(line: str) -> None:
-    err.print(line, soft_wrap=True, markup=False)
-
-
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
 def _show(found: dict[str, Any]) -> None:
-    console = Console()
     if not found["processes"]:
-        console.print(f"Nothing is up in {found['place']}.", soft_wrap=True)
+        out.print(f"Nothing is up in {found['place']}.", markup=False, soft_wrap=True)
         if found["leftovers"]:
             pids = ", ".join(str(pid) for pid in found["leftovers"])
-            console.print(f"Processes without a supervisor: {pids}. `modelworks laptop up` or `down` ends them.")
+            out.print(f"Processes without a supervisor: {pids}. `modelworks laptop up` or `down` ends them.")
         return
-    table = Table("process", "state", "pid", "since", "MiB", "restarts", box=None, pad_edge=False)
+    processes = table("process", "state", "pid", "since", "MiB", "restarts")
     for process in found["processes"]:
         colour = "green" if process["state"] == "RUNNING" else "red"
         since = "" if process["since"] is None else _duration(process["since"])
         state = f"[{colour}]{process['state'].lower()}[/]"
         cells = (process["name"], state, process["pid"] or "", since, process["memory_mib"], process["restarts"])
-        table.add_row(*(str(cell) for cell in cells))
-    console.print(table)
-    console.print(f"\n{found['memory_mib']} MiB in all, in {found['place']}", soft_wrap=True)
+        processes.add_row(*(str(cell) for cell in cells))
+    out.print(processes)
+    out.print(f"\n{found['memory_mib']} MiB in all, in {found['place']}", markup=False, soft_wrap=True)
     for name, url in found["endpoints"].items():
-        console.print(f"{name}: {url}", soft_wrap=True)
+        out.print(f"{name}: {url}", soft_wrap=True)
     if authority := found["gateway_authority"]:
-        console.print(f"  trusted with: curl --cacert {authority}", soft_wrap=True)
+        out.print(f"  trusted with: curl --cacert {authority}", markup=False, soft_wrap=True)
     if hosts := found["hosts"]:
-        table = Table("host", "address", box=None, pad_edge=False)
+        addresses = table("host", "address")
         for host, url in hosts.items():
-            table.add_row(host, url)
-        console.print()
-        console.print(table)
-    table = Table("environment", "AWS", "account", "region", "namespace", box=None, pad_edge=False)
+            addresses.add_row(host, url)
+        out.print()
+        out.print(addresses)
+    environments = table("environment", "AWS", "account", "region", "namespace")
     for item in found["environments"]:
-        table.add_row(item["name"], item["aws"], item["account"], item["region"], item["namespace"])
-    console.print()
-    console.print(table)
-    console.print("\ntools: " + ", ".join(f"{name} {version}" for name, version in found["tools"].items()))
+        environments.add_row(item["name"], item["aws"], item["account"], item["region"], item["namespace"])
+    out.print()
+    out.print(environments)
+    out.print("\ntools: " + ", ".join(f"{name} {version}" for name, version in found["tools"].items()))
     recorded = [f"{kind}: {what}" for kind, what in found["recorded_not_emulated"].items()]
     for title, lines in (
         ("not enforced", found["not_enforced"]),
@@ -256,9 +249,9 @@ def _show(found: dict[str, Any]) -> None:
         ("to know", found["notes"]),
     ):
         if lines:
-            console.print(f"\n{title}:")
+            out.print(f"\n{title}:")
             for line in lines:
-                console.print(f"  - {line}", markup=False, soft_wrap=True)
+                out.print(f"  - {line}", markup=False, soft_wrap=True)
 
 
 def _duration(seconds: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from modelworks._files import read_json
-from modelworks.cli.console import err
+from modelworks.cli.console import err, say
 from modelworks.cluster import training_job
 from modelworks.cluster.client import KubernetesClient, RefusedError
 from modelworks.errors import ModelworksError
@@ -95,7 +94,7 @@ def _watched(
     try:
         _start(cluster, training_job.manifest(name, place, order))
         err.print(f"  [dim]job {name} in {place.namespace}[/]")
-        ending = cluster.follow(name, lambda seen: training_job.ending_of(seen, place), _say, _note)
+        ending = cluster.follow(name, lambda seen: training_job.ending_of(seen, place), say, _note)
     except KeyboardInterrupt:
         cluster.cancel(name)
         err.print(f"[bold]cancelled:[/] the job {name} is deleted, and nothing of it was kept", soft_wrap=True)
@@ -136,10 +135,6 @@ def _failure(order: training_job.Order, ending: training_job.Ending, log: str, s
     )
     error.exit_code = ending.exit_code
     return error
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _note(line: str) -> None:

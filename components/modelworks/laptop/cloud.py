@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import http.client
-import importlib.util
 import json
 import os
 import shutil
@@ -266,19 +265,11 @@ def _write(place: Place, facts: dict[str, Any]) -> None:
 
 
 def _tool_names(*, kubernetes: bool) -> list[str]:
-    return ["pulumi", *([*control_plane.TOOLS, *(["caddy"] if _has("gateway") else [])] if kubernetes else [])]
+    return ["pulumi", *([*control_plane.TOOLS, "caddy"] if kubernetes else [])]
 
 
 def _paths(tools: dict[str, Path]) -> dict[str, str]:
     return {name: str(tools[name]) for name in toolchain.TOOLS if name in tools}
-
-
-def _has(module: str) -> bool:
-    name = f"modelworks.laptop.{module}"
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.submodule_search_locations:
-        return importlib.util.find_spec(f"{name}.__main__") is not None
-    return spec is not None
 
 
 def _amazon(place: Place) -> list[_Part]:
@@ -288,24 +279,18 @@ def _amazon(place: Place) -> list[_Part]:
         found = store.facts(place, name)
         port = int(found["aws_port"])
         parts.append(_Part(aws.program(place, name, found), partial(_answers, port, "/moto-api/data.json")))
-        if _has("providers"):
-            argv: list[str | Path] = [
-                sys.executable,
-                "-m",
-                "modelworks.laptop.providers",
-                "--place",
-                place.root,
-                "--environment",
-                name,
-            ]
-            credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")}
-            ports = list(found["providers"].values())
-            parts.append(
-                _Part(
-                    Program(f"providers-{name}", argv, credentials),
-                    partial(_all_listen, ports),
-                )
-            )
+        argv: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "modelworks.laptop.providers",
+            "--place",
+            place.root,
+            "--environment",
+            name,
+        ]
+        credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")}
+        ports = list(found["providers"].values())
+        parts.append(_Part(Program(f"providers-{name}", argv, credentials), partial(_all_listen, ports)))
     return parts
 
 
@@ -330,16 +315,14 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
         _Part(rollouts.program(place, name, store.facts(place, name), tools), lambda: True)
         for name in place.environments()
     ]
-    if _has("agent"):
-        argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
-        api = control_plane.client(place, facts["ports"], timeout=3)
-        # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
-        parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
-    if _has("gateway"):
-        argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
-        ports = [facts["ports"][name] for name in caddy.PORTS]
-        parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, ports)))
-        parts.append(_Part(Program("gateway", argv), caddy.table_path(place).exists))
+    argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
+    api = control_plane.client(place, facts["ports"], timeout=3)
+    # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
+    parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
+    argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
+    ports = [facts["ports"][name] for name in caddy.PORTS]
+    parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, ports)))
+    parts.append(_Part(Program("gateway", argv), caddy.table_path(place).exists))
     return parts
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from modelworks._files import write_whole
+from modelworks._files import locked, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.toolchain.store import cache_folder
 
@@ -35,8 +34,7 @@ def choose(place: Place) -> str:
     used = _listened_in()
     try:
         claims.mkdir(parents=True, exist_ok=True)
-        with (claims / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # or two would take over one stale claim
+        with locked(claims):  # or two would take over one stale claim
             for octet in _OCTETS:
                 if octet not in used and _free(claims / str(octet), place.root):
                     write_whole(claims / str(octet), str(place.root))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from modelworks._files import locked
 from modelworks.errors import ModelworksError
 from modelworks.settings import RELEASES_KEY, Release, load
 
@@ -51,7 +50,7 @@ def set_release(path: Path, model: str, release: Release) -> bool:
     Raises:
         ModelworksError: The file cannot be read or written, or would break a rule afterwards; it is untouched then.
     """
-    with _locked(path):
+    with locked(path.parent):  # not the file, which is replaced
         before = _read(path)
         document = _yaml().load(before)
         config = document.get("config") if isinstance(document, dict) else None
@@ -179,17 +178,3 @@ def _replace(path: Path, text: str) -> None:
         raise ModelworksError(
             f"cannot write {path}: {error.strerror}", fix="Free space or fix its permissions."
         ) from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Be the only one who edits `path`. The lock is on its folder, which a replaced file leaves in place."""
-    try:
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ModelworksError(f"cannot open {path.parent}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

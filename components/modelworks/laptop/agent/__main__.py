@@ -17,10 +17,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.agent import sandbox
+from modelworks.laptop.agent import kubelet_api, sandbox
 from modelworks.laptop.agent.api import Cluster
 from modelworks.laptop.agent.cgroup import Memory
-from modelworks.laptop.agent.node import Addresses, Node
+from modelworks.laptop.agent.events import Events
+from modelworks.laptop.agent.host import NAME, REFRESH_SECONDS, Addresses, Host
+from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.state_dir import Place, read_facts
 
@@ -36,18 +38,19 @@ async def serve(place: Place, backoff: Backoff, refresh: float) -> None:
     isolation = await asyncio.to_thread(sandbox.detect, place.node)
     memory = await asyncio.to_thread(Memory.detect, place.root)
     log.info("isolation: %s; memory limits: %s", isolation.kind, f"cgroup v{memory.version}" if memory else "none")
-    node = Node(
+    host = Host(
         place=place,
         cluster=cluster,
         address=(url.hostname or "127.0.0.1", str(url.port or 443)),
         addresses=Addresses(facts.get("pod_network", "127.77.0.0/16")),
         sandbox=sandbox.Sandbox(isolation, place.root),
         memory=memory,
-        port=int(facts.get("ports", {}).get("agent", 0)),
         backoff=backoff,
         refresh_seconds=refresh,
+        events=Events(cluster, NAME),
     )
-    task = asyncio.ensure_future(node.run())
+    node = Node(host, port=int(facts.get("ports", {}).get("agent", 0)))
+    task = asyncio.ensure_future(_work(node))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
@@ -58,6 +61,13 @@ async def serve(place: Place, backoff: Backoff, refresh: float) -> None:
         await cluster.close()
 
 
+async def _work(node: Node) -> None:
+    """Run the node, and serve the logs of its containers, until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(node.run())
+        group.create_task(kubelet_api.serve(node, node.host.place.cluster / "pki"))
+
+
 def main() -> int:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(prog="modelworks.laptop.agent", description=__doc__)
@@ -66,7 +76,9 @@ def main() -> int:
     parser.add_argument(
         "--backoff-longest", type=float, default=Backoff.longest, help="seconds between restarts at most"
     )
-    parser.add_argument("--refresh", type=float, default=60, help="seconds between refreshes of mounted config")
+    parser.add_argument(
+        "--refresh", type=float, default=REFRESH_SECONDS, help="seconds between refreshes of mounted config"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -8,26 +8,55 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import httpx
 
 from modelworks.laptop.agent import env, probes, reconcile, volumes
-from modelworks.laptop.agent.api import RefusedError
+from modelworks.laptop.agent.api import Object, RefusedError
+from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.env import UnresolvedError
+from modelworks.laptop.agent.host import Host
 from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, Run, Spec
+from modelworks.laptop.agent.references import Supplies
 from modelworks.laptop.agent.sandbox import Mount, Process
 from modelworks.laptop.agent.status import full_name
 
-if TYPE_CHECKING:
-    from modelworks.laptop.agent.pod import Pod
-
 RETRY_SECONDS = 5.0
 """How long until something that was missing or failed is tried again."""
+
+
+class PodContext(Protocol):
+    """What a container needs of its pod."""
+
+    host: Host
+    pod: Object
+    uid: str
+    records: Records
+    supplies: Supplies
+    view: PodView
+    """Where a container notes what it observes of itself."""
+    hurry: asyncio.Event
+
+    @property
+    def gone(self) -> bool:
+        """Whether the pod is not in the API any more."""
+
+    def look(self) -> None:
+        """There is something to decide again."""
+
+    def event(self, kind: str, reason: str, message: str, container: Container | None = None) -> None:
+        """Record an event about the pod or one of its containers."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` beside the loop of the pod."""
+
+    async def guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`; an error is the pod's, not the node's."""
 
 
 class Container:
@@ -38,7 +67,7 @@ class Container:
         name: Its name.
     """
 
-    def __init__(self, pod: Pod, name: str) -> None:
+    def __init__(self, pod: PodContext, name: str) -> None:
         self._pod = pod
         self.name = name
         self._process: Process | None = None
@@ -92,25 +121,25 @@ class Container:
             )
             self._block("CommandRequired", message, None)
             return
-        node, records, previous = self._pod.node, self._pod.records, self.view.run
-        run = Run(previous.number + 1 if previous else 0, time.time(), node.backoff.after(previous))
+        host, records, previous = self._pod.host, self._pod.records, self.view.run
+        run = Run(previous.number + 1 if previous else 0, time.time(), host.backoff.after(previous))
         known = env.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
-        aws = await node.aws(self._pod.pod["metadata"]["namespace"])
+        aws = await host.aws(self._pod.pod["metadata"]["namespace"])
         mounts = volumes.mounts(self._pod.pod, spec, records.volumes, self._pod.supplies.claimed, known)
         folder = records.fresh_run_folder(self.name, run.number)
         home = records.work(self.name)
         home.mkdir(parents=True, exist_ok=True)
-        logfile = node.log_file(self._pod.pod, self.name, run.number)
+        logfile = host.log_file(self._pod.pod, self.name, run.number)
         logfile.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         records.keep(self.name, run)
         self._tell("Normal", "Created", f"Created container: {self.name}")
-        if mounts and node.sandbox.isolation.kind == "none":
+        if mounts and host.sandbox.isolation.kind == "none":
             message = "this kernel gives no mount namespace: volumes do not appear at their mountPath"
             self._tell("Warning", "NoMountNamespace", message)
-        process, failure = await node.sandbox.start(
+        process, failure = await host.sandbox.start(
             folder,
             env.argv(spec, known),
-            {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(node.place.root)},
+            {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(host.place.root)},
             workdir=spec.get("workingDir") or str(home),
             logfile=logfile,
             mounts=[Mount(home, str(home)), *mounts],
@@ -141,16 +170,16 @@ class Container:
 
     def _base(self, spec: Spec, home: Path) -> dict[str, str]:
         """What a container has whatever its pod says: what an image would set."""
-        node, pod = self._pod.node, self._pod.pod
+        host, pod = self._pod.host, self._pod.pod
         venv = str(Path(sys.executable).parent)
         return {
             "PATH": f"{venv}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": spec.get("workingDir") or str(home),
             "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
             "LANG": "C.UTF-8",
-            "KUBERNETES_SERVICE_HOST": node.address[0],
-            "KUBERNETES_SERVICE_PORT": node.address[1],
-            "KUBERNETES_SERVICE_PORT_HTTPS": node.address[1],
+            "KUBERNETES_SERVICE_HOST": host.address[0],
+            "KUBERNETES_SERVICE_PORT": host.address[1],
+            "KUBERNETES_SERVICE_PORT_HTTPS": host.address[1],
         }
 
     def _hosts(self) -> Path:
@@ -159,7 +188,7 @@ class Container:
         return self._pod.records.hosts(spec, [f"{self._pod.view.ip}\t{name}"])
 
     def _cgroup(self, spec: Spec, run: Run) -> Path | None:
-        limit, memory = ((spec.get("resources") or {}).get("limits") or {}).get("memory"), self._pod.node.memory
+        limit, memory = ((spec.get("resources") or {}).get("limits") or {}).get("memory"), self._pod.host.memory
         if limit is None or memory is None:
             return None
         try:
@@ -174,7 +203,7 @@ class Container:
     def _forget(self, number: int) -> None:
         if number >= 0:
             self._pod.records.forget(self.name, number)
-            for path in self._pod.node.log_file(self._pod.pod, self.name, number).parent.glob(f"{number}.log*"):
+            for path in self._pod.host.log_file(self._pod.pod, self.name, number).parent.glob(f"{number}.log*"):
                 path.unlink(missing_ok=True)
 
     # Adopting
@@ -188,7 +217,7 @@ class Container:
         run, last = runs[-1], runs[-2] if len(runs) > 1 else None
         if not run.running:
             return view.having(self.name, run=run, last=last)
-        process = Process(records.run_folder(self.name, run.number), self._pod.node.sandbox.isolation)
+        process = Process(records.run_folder(self.name, run.number), self._pod.host.sandbox.isolation)
         if not process.alive:
             run = self._outcome(run, process)
             records.keep(self.name, run)
@@ -251,7 +280,7 @@ class Container:
         await asyncio.to_thread(self._pod.records.tidy, process.folder)
 
     def _outcome(self, run: Run, process: Process) -> Run:
-        code, memory = process.exit_code, self._pod.node.memory
+        code, memory = process.exit_code, self._pod.host.memory
         reason, message = "", ""
         if memory is not None:
             group = memory.base / self._cgroup_name(run.number)
@@ -262,7 +291,7 @@ class Container:
         if code is None:
             code, message = 137, "the process ended without anybody to see its exit code"
         if code and not reason and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
-            message = self._pod.node.tail(self._pod.pod, self.name, run.number)
+            message = self._pod.host.tail(self._pod.pod, self.name, run.number)
         return replace(run, finished=process.finished or time.time(), exit_code=code, reason=reason, message=message)
 
     # Ending

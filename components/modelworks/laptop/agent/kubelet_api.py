@@ -9,16 +9,15 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from modelworks.laptop.agent.logs import Times
-
-if TYPE_CHECKING:
-    from modelworks.laptop.agent.node import Node
-    from modelworks.laptop.agent.pod import Pod
+from modelworks.laptop.agent.node import Node
+from modelworks.laptop.agent.pod import Pod
+from modelworks.laptop.agent.status import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ _FOLLOW_SECONDS = 0.25
 async def serve(node: Node, pki: Path) -> None:
     """Answer until cancelled. Without keys or a port there are no logs through the API server, which the log says."""
     if not node.port or not (pki / "agent.crt").exists():
-        log.warning("no port or certificate: logs cannot be read through the API server, only in %s", node.logs)
+        log.warning("no port or certificate: logs cannot be read through the API server, only in %s", node.host.logs)
         return
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki / "ca.crt"))
     tls.verify_mode = ssl.CERT_REQUIRED
@@ -72,7 +71,7 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
         which = "previous terminated container" if query.get("previous") == "true" else "container"
         text = f'{which} "{container}" in pod "{name}" has not started'
         return await _say(writer, "400 Bad Request", text)
-    path = node.log_file(pod.pod, container, run.number)
+    path = node.host.log_file(pod.pod, container, run.number)
     wanted = Wanted.of(query)
     left = wanted.limit
 
@@ -164,15 +163,11 @@ class Wanted:
         stamped = bytearray()
         for line in chunk.splitlines(keepends=True):
             if begins:
-                stamped += f"{_rfc3339(times.at(position) or time.time())} ".encode()
+                stamped += f"{timestamp(times.at(position) or time.time(), 'milliseconds')} ".encode()
             stamped += line
             position += len(line)
             begins = line.endswith(b"\n")
         return bytes(stamped)
-
-
-def _rfc3339(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _start_of_tail(descriptor: int, end: int, lines: int) -> int:

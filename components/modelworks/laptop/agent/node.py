@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import itertools
 import logging
 import os
 import platform
 import shutil
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from modelworks.errors import ModelworksError
-from modelworks.laptop import admission, environments
-from modelworks.laptop.agent import kubelet_api, logs, provisioner
-from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
-from modelworks.laptop.agent.cgroup import Memory
+from modelworks.laptop.agent import logs, provisioner
+from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
-from modelworks.laptop.agent.events import Events
+from modelworks.laptop.agent.host import NAME, Host
 from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, Pod
-from modelworks.laptop.agent.reconcile import Backoff
-from modelworks.laptop.agent.references import REFRESH_SECONDS
-from modelworks.laptop.agent.sandbox import Process, Sandbox
+from modelworks.laptop.agent.sandbox import Process
 from modelworks.laptop.agent.status import timestamp
-from modelworks.laptop.state_dir import Place
 
 log = logging.getLogger(__name__)
 
-NAME = "laptop"
 LEASE_SECONDS = 20
 """After this long without a heartbeat the node is taken for dead."""
 HEARTBEAT_SECONDS = 5.0
@@ -44,81 +34,35 @@ CORES_PROMISED = 16
 """Processes share the cores and nothing enforces cpu requests, so the node promises this many times what it has: what
 fits a real cluster shall be scheduled on a laptop too. Memory is promised as it is."""
 PODS = 500
-
-
-class Addresses:
-    """Loopback addresses of pods: never two at once with the same, and none again soon."""
-
-    def __init__(self, network: str) -> None:
-        self._network = ipaddress.IPv4Network(network)
-        self._used: set[str] = set()
-        first = int(self._network.network_address)
-        self._next = itertools.cycle(range(first + 2, first + self._network.num_addresses - 1))
-
-    def take(self) -> str:
-        """A free address.
-
-        Raises:
-            ModelworksError: There is none.
-        """
-        for _ in range(self._network.num_addresses):
-            address = str(ipaddress.IPv4Address(next(self._next)))
-            if address not in self._used and not address.endswith((".0", ".255")):
-                self._used.add(address)
-                return address
-        raise ModelworksError(f"every address of the pod network {self._network} is taken", fix="Delete some pods.")
-
-    def keep(self, address: str) -> None:
-        """Note that an address is in use."""
-        self._used.add(address)
-
-    def release(self, address: str) -> None:
-        """Note that an address is free again."""
-        self._used.discard(address)
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+"""As Kubernetes names it."""
 
 
 @dataclass
 class Node:
     """The agent's view of its node."""
 
-    place: Place
-    cluster: Cluster
-    address: tuple[str, str]
-    """Host and port of the API server."""
-    addresses: Addresses
-    sandbox: Sandbox
-    memory: Memory | None
+    host: Host
     port: int
     """Where logs are served to the API server."""
-    backoff: Backoff = field(default_factory=Backoff)
-    refresh_seconds: float = REFRESH_SECONDS
     known: dict[str, Pod] = field(default_factory=dict)
     """Pods by uid."""
-
-    def __post_init__(self) -> None:
-        self.events = Events(self.cluster, NAME)
-        self.pods: Path = self.place.node / "pods"
-        self.logs: Path = self.place.node / "logs"
-        self._services: dict[tuple[str, str], Object] = {}
-        self._services_seen = asyncio.Event()
-        self._cache: dict[tuple[str, str, str], tuple[float, Object | None]] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Work for ever; when cancelled, leave pods running for the next agent to adopt."""
-        self.place.folder(self.pods)
-        self.place.folder(self.logs)
+        self.host.place.folder(self.host.pods)
+        self.host.place.folder(self.host.logs)
         await self._registered()
         work: list[Coroutine[Any, Any, None]] = [
             self._beat(),
             self._tell_status(),
-            self.events.run(),
-            self._watch_services(),
+            self.host.events.run(),
+            self.host.watch_services(),
             self._watch_pods(),
-            logs.rotate_for_ever(self.logs, self._log_folders),
+            logs.rotate_for_ever(self.host.logs, self._log_folders),
             logs.note_times_for_ever(self._written),
-            kubelet_api.serve(self, self.place.cluster / "pki"),
-            provisioner.provide(self.cluster, self.place.node / "claims", NAME),
+            provisioner.provide(self.host.cluster, self.host.place.node / "claims", NAME),
         ]
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,71 +75,25 @@ class Node:
             for pod in self.known.values():
                 await pod.detach()
 
-    # What pods ask
-
-    async def objects(self, namespace: str, kind: str, names: Iterable[str], age: float) -> Mapping[str, Object]:
-        """ConfigMaps or Secrets by name, at most `age` seconds old; those that do not exist are left out."""
-        found = {}
-        for name in sorted(names):
-            at, held = self._cache.get((namespace, kind, name), (0.0, None))
-            if age <= 0 or time.monotonic() - at > age:
-                try:
-                    held = await self.cluster.get(f"/api/v1/namespaces/{namespace}/{kind}/{name}")
-                except RefusedError as error:
-                    if error.status != 404:
-                        raise
-                    held = None
-                self._cache[namespace, kind, name] = (time.monotonic(), held)
-            if held is not None:
-                found[name] = held
-        return found
-
-    def services(self, namespace: str) -> list[Object]:
-        """The services that pods of a namespace get variables for."""
-        # The API server's own address in the cluster leads nowhere here; pods are told its real one.
-        return [
-            service
-            for (where, name), service in sorted(self._services.items())
-            if where == namespace and (where, name) != ("default", "kubernetes")
-        ]
-
-    async def aws(self, namespace: str) -> dict[str, str]:
-        """What leads an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
-        home = await self.cluster.get(f"/api/v1/namespaces/{namespace}")
-        owner = (home["metadata"].get("labels") or {}).get(admission.LABEL)
-        if owner not in self.place.environments():
-            return {}
-        found = environments.environment_variables(self.place, owner)
-        return {key: value for key, value in found.items() if key.startswith("AWS_")}
-
     def _log_folders(self) -> set[str]:
-        return {self.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}
+        return {self.host.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}
 
     def _written(self) -> list[Path]:
         """The logs that may have grown a moment ago: those of the newest runs."""
         return [
-            self.log_file(pod.pod, name, one.run.number)
+            self.host.log_file(pod.pod, name, one.run.number)
             for pod in self.known.values()
             for name, one in pod.view.containers.items()
             if one.run is not None
         ]
 
-    def log_file(self, pod: Object, container: str, number: int) -> Path:
-        """Where one run of a container writes to."""
-        meta = pod["metadata"]
-        return self.logs / f"{meta['namespace']}_{meta['name']}_{meta['uid']}" / container / f"{number}.log"
-
-    def tail(self, pod: Object, container: str, number: int) -> str:
-        """The end of a run's log, as it fits in a termination message."""
-        return logs.tail(self.log_file(pod, container, number), lines=80, limit=2048)
-
     # Pods
 
     async def _watch_pods(self) -> None:
-        await self._services_seen.wait()
+        await self.host.services_listed()
         seen: set[str] = set()
         synced = False
-        async for kind, pod in self.cluster.watch("/api/v1/pods", fieldSelector=f"spec.nodeName={NAME}"):
+        async for kind, pod in self.host.cluster.watch("/api/v1/pods", fieldSelector=f"spec.nodeName={NAME}"):
             if kind == "SYNCED":
                 for uid in set(self.known) - seen:
                     self.known[uid].removed()
@@ -218,22 +116,24 @@ class Node:
         pod.setdefault("apiVersion", "v1")
         pod.setdefault("kind", "Pod")
         uid = pod["metadata"]["uid"]
-        one = self.known[uid] = Pod(self, pod)
+        one = self.known[uid] = Pod(self.host, pod)
         task = asyncio.get_running_loop().create_task(self._until_gone(one))
         self._running[uid] = task
 
     async def _until_gone(self, pod: Pod) -> None:
         await pod.run()
-        self.addresses.release(pod.view.ip)
+        self.host.addresses.release(pod.view.ip)
         self.known.pop(pod.uid, None)
         self._running.pop(pod.uid, None)
 
     def _end_orphans(self, uids: set[str]) -> None:
         """End what belongs to pods that were deleted while no agent was there."""
-        for folder in self.pods.iterdir():
+        for folder in self.host.pods.iterdir():
             if folder.name in uids:
                 continue
-            processes = [Process(path, self.sandbox.isolation) for path in folder.glob("runs/*/*") if path.is_dir()]
+            processes = [
+                Process(path, self.host.sandbox.isolation) for path in folder.glob("runs/*/*") if path.is_dir()
+            ]
             alive = [process for process in processes if process.alive]
             for process in alive:
                 process.signal(15)
@@ -245,24 +145,13 @@ class Node:
                 process.kill_shim()
             Records(folder).clear()
 
-    async def _watch_services(self) -> None:
-        async for kind, service in self.cluster.watch("/api/v1/services"):
-            if kind == "SYNCED":
-                self._services_seen.set()
-                continue
-            key = (service["metadata"]["namespace"], service["metadata"]["name"])
-            if kind == "DELETED":
-                self._services.pop(key, None)
-            else:
-                self._services[key] = service
-
     # The node's own object
 
     async def _registered(self) -> None:
         labels = {
             "kubernetes.io/hostname": NAME,
             "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+            "kubernetes.io/arch": ARCHITECTURE,
             "node.kubernetes.io/instance-type": "laptop",
         }
         body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NAME, "labels": labels}, "spec": {}}
@@ -279,12 +168,12 @@ class Node:
 
     async def _create(self, path: str, body: Object) -> None:
         try:
-            await self.cluster.call("POST", path, body)
+            await self.host.cluster.call("POST", path, body)
         except RefusedError as error:
             raise (_ExistsError(error.status, error.reason) if error.status == 409 else error) from error
 
     async def _send_status(self) -> None:
-        await self.cluster.call("PATCH", f"/api/v1/nodes/{NAME}/status", {"status": self.status()}, kind=STRATEGIC)
+        await self.host.cluster.call("PATCH", f"/api/v1/nodes/{NAME}/status", {"status": self.status()}, kind=STRATEGIC)
 
     async def _tell_status(self) -> None:
         while True:
@@ -302,7 +191,7 @@ class Node:
         """What the node says of itself."""
         cores = os.cpu_count() or 1
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        disk = shutil.disk_usage(self.place.root)
+        disk = shutil.disk_usage(self.host.place.root)
         now = timestamp(time.time())
         full = disk.free < disk.total * 0.05
         capacity = {
@@ -327,10 +216,10 @@ class Node:
                 "bootID": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
                 "kernelVersion": platform.release(),
                 "osImage": "this machine",
-                "containerRuntimeVersion": f"process://{self.sandbox.isolation.kind}",
+                "containerRuntimeVersion": f"process://{self.host.sandbox.isolation.kind}",
                 "kubeletVersion": "v1.35.0",
                 "operatingSystem": "linux",
-                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+                "architecture": ARCHITECTURE,
             },
             "conditions": [
                 {
@@ -348,11 +237,11 @@ class Node:
     async def _beat(self) -> None:
         folder = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
         while True:
-            now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            now = timestamp(time.time(), "microseconds")
             spec = {"holderIdentity": NAME, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
             try:
                 try:
-                    await self.cluster.call("PATCH", f"{folder}/{NAME}", {"spec": spec}, kind=STRATEGIC)
+                    await self.host.cluster.call("PATCH", f"{folder}/{NAME}", {"spec": spec}, kind=STRATEGIC)
                 except RefusedError as error:
                     if error.status != 404:
                         raise

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
@@ -18,12 +18,10 @@ from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.container import RETRY_SECONDS, Container
 from modelworks.laptop.agent.env import UnresolvedError
+from modelworks.laptop.agent.host import Host
 from modelworks.laptop.agent.reconcile import Ending, PodView
 from modelworks.laptop.agent.references import Supplies
 from modelworks.laptop.agent.status import full_name, pod_status
-
-if TYPE_CHECKING:
-    from modelworks.laptop.agent.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +32,11 @@ FORCED_GRACE_SECONDS = 2.0
 class Pod:
     """One pod: its observed state, and the tasks that work on it."""
 
-    def __init__(self, node: Node, pod: Object) -> None:
-        self.node = node
+    def __init__(self, host: Host, pod: Object) -> None:
+        self.host = host
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
-        self.records = Records(node.pods / self.uid)
+        self.records = Records(host.pods / self.uid)
         self.hurry = asyncio.Event()
         """Set when it must end earlier than was said before."""
         self._gone = asyncio.Event()
@@ -48,15 +46,15 @@ class Pod:
         self._finishing = False
         self._containers = {spec["name"]: Container(self, spec["name"]) for spec in volumes.containers(pod)}
         self.view = self._restored()
-        self.supplies = Supplies(node, self.view.ip)
+        self.supplies = Supplies(host, self.view.ip)
 
     def _restored(self) -> PodView:
         """What an earlier agent left on disk, with the processes that still run; or a fresh view."""
         view = self.records.restored()
         if view is None:
-            ip = "127.0.0.1" if self.pod["spec"].get("hostNetwork") else self.node.addresses.take()
+            ip = "127.0.0.1" if self.pod["spec"].get("hostNetwork") else self.host.addresses.take()
             return PodView(ip=ip, started=time.time())
-        self.node.addresses.keep(view.ip)
+        self.host.addresses.keep(view.ip)
         for container in self._containers.values():
             view = container.adopted(view)
         return view
@@ -202,7 +200,7 @@ class Pod:
         meta = self.pod["metadata"]
         body = {"metadata": {"uid": self.uid}, "status": status}
         try:
-            await self.node.cluster.call(
+            await self.host.cluster.call(
                 "PATCH", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status", body, kind=STRATEGIC
             )
         except RefusedError as error:
@@ -232,7 +230,7 @@ class Pod:
         path = ""
         if container is not None:
             path = f"spec.{'initContainers' if container.init else 'containers'}{{{container.name}}}"
-        self.node.events.tell(self.pod, kind, reason, message, path)
+        self.host.events.tell(self.pod, kind, reason, message, path)
 
     # Volumes
 
@@ -253,7 +251,7 @@ class Pod:
         if not (any(volumes.config_maps_and_secrets(self.pod)) or volumes.token_requests(self.pod)):
             return
         while True:
-            await asyncio.sleep(self.node.refresh_seconds * random.uniform(0.9, 1.1))  # noqa: S311
+            await asyncio.sleep(self.host.refresh_seconds * random.uniform(0.9, 1.1))  # noqa: S311
             if not self.view.prepared or self.view.ending or reconcile.work_done(self.pod, self.view):
                 continue
             try:
@@ -276,7 +274,7 @@ class Pod:
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
         while not self.gone:
             try:
-                await self.node.cluster.call(
+                await self.host.cluster.call(
                     "DELETE", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}", body
                 )
             except RefusedError as error:

@@ -6,29 +6,23 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from modelworks.laptop.agent import env, volumes
+from modelworks.laptop.agent.api import Object
 from modelworks.laptop.agent.env import UnresolvedError
-
-if TYPE_CHECKING:
-    from modelworks.laptop.agent.api import Object
-    from modelworks.laptop.agent.node import Node
-
-REFRESH_SECONDS = 60.0
-"""How often mounted ConfigMaps, Secrets and tokens are brought up to date; the kubelet's default."""
+from modelworks.laptop.agent.host import REFRESH_SECONDS, Host
 
 
 class Supplies:
     """The ConfigMaps, Secrets, tokens and claims of one pod.
 
     Args:
-        node: Whose API server is asked.
+        host: Whose API server is asked.
         ip: The pod's address.
     """
 
-    def __init__(self, node: Node, ip: str) -> None:
-        self._node = node
+    def __init__(self, host: Host, ip: str) -> None:
+        self._host = host
         self._ip = ip
         self._tokens: dict[tuple[str, int], tuple[float, str]] = {}
         self.claimed: dict[str, Path] = {}
@@ -63,9 +57,9 @@ class Supplies:
         namespace = pod["metadata"]["namespace"]
         return env.Surroundings(
             ip=self._ip,
-            config_maps=await self._node.objects(namespace, "configmaps", named[0], age),
-            secrets=await self._node.objects(namespace, "secrets", named[1], age),
-            services=self._node.services(namespace) if services else (),
+            config_maps=await self._host.objects(namespace, "configmaps", named[0], age),
+            secrets=await self._host.objects(namespace, "secrets", named[1], age),
+            services=self._host.services(namespace) if services else (),
             cores=os.cpu_count() or 1,
             memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         )
@@ -74,11 +68,11 @@ class Supplies:
         namespace = pod["metadata"]["namespace"]
         found = {}
         for volume, claim in volumes.claims(pod).items():
-            held = await self._node.cluster.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}")
+            held = await self._host.cluster.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}")
             name = held["spec"].get("volumeName")
             if not name or held.get("status", {}).get("phase") != "Bound":
                 raise UnresolvedError(f'persistentvolumeclaim "{claim}" is not bound')
-            bound = await self._node.cluster.get(f"/api/v1/persistentvolumes/{name}")
+            bound = await self._host.cluster.get(f"/api/v1/persistentvolumes/{name}")
             path = (bound["spec"].get("local") or bound["spec"].get("hostPath") or {}).get("path")
             if not path:
                 raise UnresolvedError(f'persistentvolume "{name}" is not a folder of this machine')
@@ -98,7 +92,7 @@ class Supplies:
             **({"audiences": [audience]} if audience else {}),
         }
         account = pod["spec"].get("serviceAccountName", "default")
-        answer = await self._node.cluster.call(
+        answer = await self._host.cluster.call(
             "POST",
             f"/api/v1/namespaces/{meta['namespace']}/serviceaccounts/{account}/token",
             {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},

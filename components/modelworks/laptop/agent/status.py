@@ -23,9 +23,9 @@ from modelworks.laptop.agent.reconcile import (
 Condition = dict[str, Any]
 
 
-def timestamp(seconds: float) -> str:
+def timestamp(seconds: float, precision: str = "seconds") -> str:
     """Unix seconds as Kubernetes writes times."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def pod_status(pod: Spec, view: PodView, now: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
-from modelworks.laptop.providers.aws.shapes import camel, pairs, pascal, tags_of
+from modelworks.laptop.providers.aws.shapes import camel, change_tags, pairs, pascal, tags_of
 from modelworks.laptop.providers.plugin import ProviderError
 
 
@@ -78,11 +78,8 @@ class MetricAlarm(Resource):
         self.client("cloudwatch").delete_alarms(AlarmNames=[id_])
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        arn = self.arn("cloudwatch", f"alarm:{id_}")
-        if remove:
-            self.client("cloudwatch").untag_resource(ResourceARN=arn, TagKeys=remove)
-        if add:
-            self.client("cloudwatch").tag_resource(ResourceARN=arn, Tags=pairs(add))
+        cloudwatch, arn = self.client("cloudwatch"), self.arn("cloudwatch", f"alarm:{id_}")
+        change_tags(cloudwatch.untag_resource, cloudwatch.tag_resource, pairs(add), remove, ResourceARN=arn)
 
 
 def _query(said: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
-from modelworks.laptop.providers.aws.shapes import pairs, tags_of
+from modelworks.laptop.providers.aws.shapes import change_tags, pairs, tags_of
 
 
 class Table(Resource):
@@ -178,10 +178,7 @@ class Table(Resource):
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
         arn = self.arn("dynamodb", f"table/{id_}")
-        if remove:
-            self.dynamodb.untag_resource(ResourceArn=arn, TagKeys=remove)
-        if add:
-            self.dynamodb.tag_resource(ResourceArn=arn, Tags=pairs(add))
+        change_tags(self.dynamodb.untag_resource, self.dynamodb.tag_resource, pairs(add), remove, ResourceArn=arn)
 
 
 def _keys(said: dict[str, Any]) -> list[dict[str, str]]:

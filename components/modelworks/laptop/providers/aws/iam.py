@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, absent, names
-from modelworks.laptop.providers.aws.shapes import pairs, tags_of
+from modelworks.laptop.providers.aws.shapes import change_tags, pairs, tags_of
 
 
 class _Iam(Resource):
@@ -134,10 +134,7 @@ class Role(_Iam):
         self.iam.delete_role(RoleName=id_)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.iam.untag_role(RoleName=id_, TagKeys=remove)
-        if add:
-            self.iam.tag_role(RoleName=id_, Tags=pairs(add))
+        change_tags(self.iam.untag_role, self.iam.tag_role, pairs(add), remove, RoleName=id_)
 
 
 class Policy(_Iam):
@@ -190,10 +187,7 @@ class Policy(_Iam):
         self.iam.delete_policy(PolicyArn=id_)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.iam.untag_policy(PolicyArn=id_, TagKeys=remove)
-        if add:
-            self.iam.tag_policy(PolicyArn=id_, Tags=pairs(add))
+        change_tags(self.iam.untag_policy, self.iam.tag_policy, pairs(add), remove, PolicyArn=id_)
 
 
 class RolePolicy(_Iam):
@@ -289,7 +283,10 @@ class OpenIdConnectProvider(_Iam):
         self.iam.delete_open_id_connect_provider(OpenIDConnectProviderArn=id_)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.iam.untag_open_id_connect_provider(OpenIDConnectProviderArn=id_, TagKeys=remove)
-        if add:
-            self.iam.tag_open_id_connect_provider(OpenIDConnectProviderArn=id_, Tags=pairs(add))
+        change_tags(
+            self.iam.untag_open_id_connect_provider,
+            self.iam.tag_open_id_connect_provider,
+            pairs(add),
+            remove,
+            OpenIDConnectProviderArn=id_,
+        )

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, absent, names
-from modelworks.laptop.providers.aws.shapes import pairs, tags_of
+from modelworks.laptop.providers.aws.shapes import change_tags, pairs, tags_of
 
 
 class Key(Resource):
@@ -86,10 +86,13 @@ class Key(Resource):
             self.kms.schedule_key_deletion(KeyId=id_, PendingWindowInDays=window)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.kms.untag_resource(KeyId=id_, TagKeys=remove)
-        if add:
-            self.kms.tag_resource(KeyId=id_, Tags=pairs(add, key="TagKey", value="TagValue"))
+        change_tags(
+            self.kms.untag_resource,
+            self.kms.tag_resource,
+            pairs(add, key="TagKey", value="TagValue"),
+            remove,
+            KeyId=id_,
+        )
 
 
 class Alias(Resource):

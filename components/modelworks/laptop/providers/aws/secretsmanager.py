@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, absent, names
-from modelworks.laptop.providers.aws.shapes import pairs, tags_of
+from modelworks.laptop.providers.aws.shapes import change_tags, pairs, tags_of
 
 
 class Secret(Resource):
@@ -69,10 +69,7 @@ class Secret(Resource):
             self.manager.delete_secret(SecretId=id_, **how)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.manager.untag_resource(SecretId=id_, TagKeys=remove)
-        if add:
-            self.manager.tag_resource(SecretId=id_, Tags=pairs(add))
+        change_tags(self.manager.untag_resource, self.manager.tag_resource, pairs(add), remove, SecretId=id_)
 
 
 class SecretVersion(Resource):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -14,6 +14,16 @@ def pairs(tags: Mapping[str, str], *, key: str = "Key", value: str = "Value") ->
 def tags_of(listed: list[dict[str, str]], *, key: str = "Key", value: str = "Value") -> dict[str, str]:
     """The opposite of `pairs`."""
     return {each[key]: each[value] for each in listed}
+
+
+def change_tags(
+    untag: Callable[..., Any], tag: Callable[..., Any], add: Any, remove: list[str], **resource: str
+) -> None:
+    """Take tags from a resource and add others; AWS refuses a call that names none."""
+    if remove:
+        untag(TagKeys=remove, **resource)
+    if add:
+        tag(Tags=add, **resource)
 
 
 def pascal(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.attributes import Attributes
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
-from modelworks.laptop.providers.aws.shapes import pairs, pascal, tags_of
+from modelworks.laptop.providers.aws.shapes import change_tags, pairs, pascal, tags_of
 
 
 class Topic(Attributes):
@@ -58,10 +58,8 @@ class Topic(Attributes):
         self.client("sns").delete_topic(TopicArn=id_)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.client("sns").untag_resource(ResourceArn=id_, TagKeys=remove)
-        if add:
-            self.client("sns").tag_resource(ResourceArn=id_, Tags=pairs(add))
+        sns = self.client("sns")
+        change_tags(sns.untag_resource, sns.tag_resource, pairs(add), remove, ResourceArn=id_)
 
 
 class TopicPolicy(Resource):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.attributes import Attributes
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
+from modelworks.laptop.providers.aws.shapes import change_tags
 
 
 class Queue(Attributes):
@@ -81,10 +82,7 @@ class Queue(Attributes):
         self.sqs.delete_queue(QueueUrl=id_)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.sqs.untag_queue(QueueUrl=id_, TagKeys=remove)
-        if add:
-            self.sqs.tag_queue(QueueUrl=id_, Tags=add)
+        change_tags(self.sqs.untag_queue, self.sqs.tag_queue, add, remove, QueueUrl=id_)
 
 
 class QueuePolicy(Resource):

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
-from modelworks.laptop.providers.aws.shapes import pairs, tags_of
+from modelworks.laptop.providers.aws.shapes import change_tags, pairs, tags_of
 
 
 class Parameter(Resource):
@@ -78,7 +78,11 @@ class Parameter(Resource):
         self.ssm.delete_parameter(Name=id_)
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:
-        if remove:
-            self.ssm.remove_tags_from_resource(ResourceType="Parameter", ResourceId=id_, TagKeys=remove)
-        if add:
-            self.ssm.add_tags_to_resource(ResourceType="Parameter", ResourceId=id_, Tags=pairs(add))
+        change_tags(
+            self.ssm.remove_tags_from_resource,
+            self.ssm.add_tags_to_resource,
+            pairs(add),
+            remove,
+            ResourceType="Parameter",
+            ResourceId=id_,
+        )

@@ -1,0 +1,152 @@
+"""What the pods of a node share: its API server, its addresses, its folders, and how their processes run."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import itertools
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelworks.errors import ModelworksError
+from modelworks.laptop import admission, environments
+from modelworks.laptop.agent import logs
+from modelworks.laptop.agent.api import Cluster, Object, RefusedError
+from modelworks.laptop.agent.cgroup import Memory
+from modelworks.laptop.agent.events import Events
+from modelworks.laptop.agent.reconcile import Backoff
+from modelworks.laptop.agent.sandbox import Sandbox
+from modelworks.laptop.state_dir import Place
+
+NAME = "laptop"
+"""Name of the node."""
+REFRESH_SECONDS = 60.0
+"""How often mounted ConfigMaps, Secrets and tokens are brought up to date; the kubelet's default."""
+
+
+class Addresses:
+    """Loopback addresses of pods: never two at once with the same, and none again soon."""
+
+    def __init__(self, network: str) -> None:
+        self._network = ipaddress.IPv4Network(network)
+        self._used: set[str] = set()
+        first = int(self._network.network_address)
+        self._next = itertools.cycle(range(first + 2, first + self._network.num_addresses - 1))
+
+    def take(self) -> str:
+        """A free address.
+
+        Raises:
+            ModelworksError: There is none.
+        """
+        for _ in range(self._network.num_addresses):
+            address = str(ipaddress.IPv4Address(next(self._next)))
+            if address not in self._used and not address.endswith((".0", ".255")):
+                self._used.add(address)
+                return address
+        raise ModelworksError(f"every address of the pod network {self._network} is taken", fix="Delete some pods.")
+
+    def keep(self, address: str) -> None:
+        """Note that an address is in use."""
+        self._used.add(address)
+
+    def release(self, address: str) -> None:
+        """Note that an address is free again."""
+        self._used.discard(address)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a pod needs of its node."""
+
+    place: Place
+    cluster: Cluster
+    address: tuple[str, str]
+    """Host and port of the API server."""
+    addresses: Addresses
+    sandbox: Sandbox
+    memory: Memory | None
+    """None where the kernel enforces no memory limits."""
+    backoff: Backoff
+    refresh_seconds: float
+    """How often the files of mounted ConfigMaps, Secrets and tokens are written anew."""
+    events: Events
+    _services: dict[tuple[str, str], Object] = field(default_factory=dict)
+    _services_listed: asyncio.Event = field(default_factory=asyncio.Event)
+    _cache: dict[tuple[str, str, str], tuple[float, Object | None]] = field(default_factory=dict)
+
+    # The API server
+
+    async def objects(self, namespace: str, kind: str, names: Iterable[str], age: float) -> Mapping[str, Object]:
+        """ConfigMaps or Secrets by name, at most `age` seconds old; those that do not exist are left out."""
+        objects = {}
+        for name in sorted(names):
+            at, held = self._cache.get((namespace, kind, name), (0.0, None))
+            if age <= 0 or time.monotonic() - at > age:
+                try:
+                    held = await self.cluster.get(f"/api/v1/namespaces/{namespace}/{kind}/{name}")
+                except RefusedError as error:
+                    if error.status != 404:
+                        raise
+                    held = None
+                self._cache[namespace, kind, name] = (time.monotonic(), held)
+            if held is not None:
+                objects[name] = held
+        return objects
+
+    def services(self, namespace: str) -> list[Object]:
+        """The services that pods of a namespace get variables for."""
+        # The API server's own address in the cluster leads nowhere here; pods are told its real one.
+        return [
+            service
+            for (where, name), service in sorted(self._services.items())
+            if where == namespace and (where, name) != ("default", "kubernetes")
+        ]
+
+    async def services_listed(self) -> None:
+        """Wait until the services that exist are known: a pod that starts earlier would miss variables."""
+        await self._services_listed.wait()
+
+    async def watch_services(self) -> None:
+        """Follow the services of the cluster, for ever."""
+        async for kind, service in self.cluster.watch("/api/v1/services"):
+            if kind == "SYNCED":
+                self._services_listed.set()
+                continue
+            key = (service["metadata"]["namespace"], service["metadata"]["name"])
+            if kind == "DELETED":
+                self._services.pop(key, None)
+            else:
+                self._services[key] = service
+
+    async def aws(self, namespace: str) -> dict[str, str]:
+        """What leads an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
+        home = await self.cluster.get(f"/api/v1/namespaces/{namespace}")
+        owner = (home["metadata"].get("labels") or {}).get(admission.LABEL)
+        if owner not in self.place.environments():
+            return {}
+        variables = environments.environment_variables(self.place, owner)
+        return {key: value for key, value in variables.items() if key.startswith("AWS_")}
+
+    # Folders
+
+    @property
+    def pods(self) -> Path:
+        """The records of pods, a folder each."""
+        return self.place.node / "pods"
+
+    @property
+    def logs(self) -> Path:
+        """The logs of all containers."""
+        return self.place.node / "logs"
+
+    def log_file(self, pod: Object, container: str, number: int) -> Path:
+        """Where one run of a container writes to."""
+        meta = pod["metadata"]
+        return self.logs / f"{meta['namespace']}_{meta['name']}_{meta['uid']}" / container / f"{number}.log"
+
+    def tail(self, pod: Object, container: str, number: int) -> str:
+        """The end of a run's log, as it fits in a termination message."""
+        return logs.tail(self.log_file(pod, container, number), lines=80, limit=2048)

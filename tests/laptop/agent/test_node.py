@@ -1,0 +1,134 @@
+"""The node agent against an API server that answers from a table."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from modelworks.laptop.agent.api import Cluster
+from modelworks.laptop.agent.events import Events
+from modelworks.laptop.agent.host import NAME, Addresses, Host
+from modelworks.laptop.agent.node import Node
+from modelworks.laptop.agent.reconcile import Backoff
+from modelworks.laptop.agent.sandbox import NONE, Sandbox
+from modelworks.laptop.state_dir import Place
+
+
+class ApiServer:
+    """Serves `objects` by path, lists included, and keeps every status that a pod is given."""
+
+    def __init__(self, objects):
+        self.objects = objects
+        self.statuses = asyncio.Queue()
+        self.requests = []
+
+    async def answer(self, request):
+        path = request.url.path
+        self.requests.append((request.method, path))
+        if request.method == "PATCH" and "/pods/" in path:
+            self.statuses.put_nowait(json.loads(request.content)["status"])
+        if request.url.params.get("watch"):
+            await asyncio.Event().wait()  # nothing ever changes
+        if request.method != "GET":
+            return httpx.Response(200, json={})
+        if path not in self.objects:
+            return httpx.Response(404, json={"message": f"{path} not found"})
+        return httpx.Response(200, json=self.objects[path])
+
+    async def phase(self, phase):
+        """The first status of that phase."""
+        while (status := await self.statuses.get())["phase"] != phase:
+            pass
+        return status
+
+
+def listing(*items):
+    return {"items": list(items), "metadata": {"resourceVersion": "1"}}
+
+
+def pod(command, **container):
+    return {
+        "metadata": {"name": "job", "namespace": "default", "uid": "1"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "main", "command": ["sh", "-c", command], **container}],
+        },
+    }
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A node's host whose API server is the table `server.objects`."""
+    server = ApiServer(
+        {
+            "/api/v1/pods": listing(),
+            "/api/v1/services": listing(),
+            "/api/v1/persistentvolumes": listing(),
+            "/api/v1/persistentvolumeclaims": listing(),
+            "/api/v1/namespaces/default": {"metadata": {}},
+        }
+    )
+    cluster = Cluster(httpx.AsyncClient(base_url="http://api", transport=httpx.MockTransport(server.answer)))
+    host = Host(
+        place=Place(tmp_path),
+        cluster=cluster,
+        address=("127.0.0.1", "443"),
+        addresses=Addresses("127.77.0.0/16"),
+        sandbox=Sandbox(NONE, tmp_path),
+        memory=None,
+        backoff=Backoff(),
+        refresh_seconds=60,
+        events=Events(cluster, NAME),
+    )
+    return host, server
+
+
+@pytest.fixture
+def run(host):
+    """Runs the node until its pods reach a phase, and gives the status that said so."""
+    host, server = host
+
+    async def until(phase):
+        task = asyncio.ensure_future(Node(host, port=0).run())
+        try:
+            return await asyncio.wait_for(server.phase(phase), 60)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    return until
+
+
+async def test_a_pod_runs_with_the_config_and_services_of_its_namespace(host, run):
+    host, server = host
+    job = pod('echo "$GREETING $WEB_SERVICE_HOST"', envFrom=[{"configMapRef": {"name": "config"}}])
+    service = {
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 80, "protocol": "TCP"}]},
+    }
+    server.objects |= {
+        "/api/v1/pods": listing(job),
+        "/api/v1/services": listing(service),
+        "/api/v1/namespaces/default/configmaps/config": {"data": {"GREETING": "hello"}},
+    }
+    await run("Succeeded")
+    assert host.log_file(job, "main", 0).read_text() == "hello 10.0.0.9\n"
+
+
+async def test_a_failed_pod_is_reported_with_the_end_of_its_log(host, run):
+    _, server = host
+    job = pod("echo no such table; exit 3", terminationMessagePolicy="FallbackToLogsOnError")
+    server.objects["/api/v1/pods"] = listing(job)
+    status = await run("Failed")
+    ended = status["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["exitCode"], ended["message"]) == (3, "no such table")
+
+
+async def test_an_object_is_read_again_only_when_it_is_older_than_its_reader_accepts(host):
+    host, server = host
+    server.objects["/api/v1/namespaces/default/secrets/key"] = {"data": {"a": "b"}}
+    await host.objects("default", "secrets", ["key", "missing"], 0)
+    again = await host.objects("default", "secrets", ["key", "missing"], 3600)
+    assert again == {"key": {"data": {"a": "b"}}}
+    assert len(server.requests) == 2
