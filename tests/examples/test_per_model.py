@@ -12,7 +12,7 @@ import pytest
 
 from declared import ACCOUNT, ROOT, Declared, declare
 
-EXAMPLE = ROOT / "docs/examples/per-model"
+EXAMPLE = ROOT / "examples/per-model"
 PLATFORM = {
     "account": ACCOUNT,
     "oidc_issuer": "oidc.eks.eu-central-1.amazonaws.com/id/1",

@@ -23,7 +23,7 @@ endpoint = ModelEndpoint(
         "bundle_bucket": platform.require_output("bundle_bucket"),
         "image": config.get("image") or lock_image("runtime"),
         "host": config.require("host"),
-        "release": config.require_object("release"),
+        "release": config.get_object("release"),
         "allow_anonymous": config.get_bool("allow_anonymous") or False,
     },
 )
