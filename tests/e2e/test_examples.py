@@ -108,3 +108,13 @@ def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, pl
 
         assert until(answer, 120)["version"] == contract.short_digest(bundle.digest)
     example.unchanged()
+
+
+def test_escape_hatches_reach_what_the_engine_declares(copied):
+    example = copied("escape-hatches")
+    example.run(MODELWORKS, "up", "local", "--yes")
+    example.unchanged()
+    state = json.loads(example.run("pulumi", "stack", "export", "--stack", "local"))
+    (key,) = (item for item in state["deployment"]["resources"] if item["type"] == "aws:kms/key:Key")
+    assert key["inputs"]["multiRegion"] is True
+    example.run(MODELWORKS, "destroy", "local", "--yes")

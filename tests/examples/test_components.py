@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import runpy
+from dataclasses import dataclass, field
 from typing import Any
 
+import pulumi
 import pytest
 import yaml
 
@@ -16,6 +18,23 @@ from declared import ROOT, Declared, declare
 
 EXAMPLES = ROOT / "examples"
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
+
+
+@dataclass
+class Transforming(Declared):
+    """Does what the engine does and the SDK's mocks do not: a component's transforms change what it declares."""
+
+    transforms: list[Any] = field(default_factory=list)
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
+        self.transforms += args.transforms
+        for transform in self.transforms:
+            given = pulumi.ResourceTransformArgs(
+                bool(args.custom), args.typ, args.name, args.inputs, pulumi.ResourceOptions()
+            )
+            if result := transform(given):
+                args.inputs = result.props
+        return super().new_resource(args)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +47,7 @@ def _no_laptop(monkeypatch):
 def evaluated(monkeypatch):
     """Evaluates an example for the stack `local`; what it declares, and what it exports."""
 
-    def evaluate(name: str, **more: str) -> tuple[Declared, dict[str, Any]]:
+    def evaluate(name: str, mocks: type[Declared] = Declared, **more: str) -> tuple[Declared, dict[str, Any]]:
         folder, exported = EXAMPLES / name, {}
         project = yaml.safe_load((folder / "Pulumi.yaml").read_text())["name"]
         given = yaml.safe_load((folder / "local.template.yaml").read_text())["config"]
@@ -40,7 +59,7 @@ def evaluated(monkeypatch):
             project=project,
             stack="local",
             config=config,
-            mocks=Declared(caller_arn="arn:aws:iam::000000000000:user/somebody"),
+            mocks=mocks(caller_arn="arn:aws:iam::000000000000:user/somebody"),
         )
         return declared, exported
 
@@ -92,3 +111,10 @@ def test_model_endpoint_serves_the_bundle_that_its_config_names(evaluated, tmp_p
     annotations = declared.one(ROLLOUT)["spec"]["template"]["metadata"]["annotations"]
     assert annotations["modelworks.dev/digest"] == f"sha256:{digest}"
     assert set(exported) == {"url"}
+
+
+def test_escape_hatches_change_the_key_and_add_a_name_to_it(evaluated):
+    declared, _ = evaluated("escape-hatches", mocks=Transforming)
+    assert declared.one("aws:kms/key:Key")["multiRegion"] is True
+    assert "multiRegion" not in declared.one("aws:sns/topic:Topic")
+    assert declared.all("aws:kms/alias:Alias")["shared"]["targetKeyId"] == "ground-key-id"
