@@ -387,7 +387,7 @@ def _command(path: str, command: Any) -> str:
 def _examples_fenced(text: str) -> str:
     """The help with its indented examples as blocks that say what they are."""
     block = r"(?:^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)"
-    return re.sub(block, lambda found: f"\n\n{_fenced('console', inspect.cleandoc(found[1]))}\n", text).strip()
+    return re.sub(block, lambda found: f"\n\n{_fenced('sh', inspect.cleandoc(found[1]))}\n", text).strip()
 
 
 def _argument_name(argument: Any) -> str:

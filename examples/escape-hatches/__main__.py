@@ -16,7 +16,8 @@ def multi_region(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransform
     return pulumi.ResourceTransformResult({**args.props, "multiRegion": True}, args.opts)
 
 
-environment = Environment("ground", {"account_id": account}, pulumi.ResourceOptions(transforms=[multi_region]))
+options = pulumi.ResourceOptions(transforms=[multi_region])
+environment = Environment("ground", {"account_id": account}, options)
 
 # An attribute is the resource itself, with every output that its type has.
 aws.kms.Alias("shared", name="alias/machine-learning", target_key_id=environment.key.key_id)

@@ -23,7 +23,7 @@ kept = aws.s3.BucketObjectv2(
     bucket=bundles.bucket,
     key=bundle_key(MODEL, digest),
     source=pulumi.FileAsset(str(bundle)),
-    # The version before still serves while the next one is a canary, and may have to fetch its bundle again.
+    # While the next version is a canary, this one still serves, and its pods may fetch it again.
     opts=pulumi.ResourceOptions(retain_on_delete=True),
 )
 
