@@ -76,7 +76,7 @@ def _component(component: ComponentDefinition, types: Mapping[str, TypeDefinitio
         f"# {component.name}",
         _prose(component.description),
         "## Example",
-        f"[`examples/{example.name}`]({_SOURCE}/examples/{example.name}), which runs on the laptop as it is:",
+        f"[`examples/{example.name}`]({_SOURCE}/examples/{example.name}), a project that runs on the laptop:",
         _fenced("python", (example / "__main__.py").read_text(encoding="utf-8")),
         "## Arguments",
         "A type in `Input[…]` also takes an output of another resource.",
