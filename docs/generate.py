@@ -183,7 +183,14 @@ def _evaluated(component: str, example: Path) -> pulumi.ComponentResource:
     config = yaml.safe_load((example / "local.template.yaml").read_text(encoding="utf-8"))["config"]
     # What a user sets by hand: any file is a bundle here, and any text a password.
     config |= {f"{project}:bundle": str(example / "Pulumi.yaml"), f"{project}:registry_password": "of nobody at all"}
-    asyncio.set_event_loop(asyncio.new_event_loop())
+    with asyncio.Runner() as runner:
+        asyncio.set_event_loop(runner.get_loop())
+        instance = _under_mocks(component, example, project, config)
+    asyncio.set_event_loop(None)
+    return instance
+
+
+def _under_mocks(component: str, example: Path, project: str, config: Mapping[str, Any]) -> pulumi.ComponentResource:
     pulumi.runtime.settings.ROOT.set(None)
     pulumi.runtime.set_mocks(_Echo(), project=project, stack="local", preview=False)
     pulumi.runtime.set_all_config({k: v if isinstance(v, str) else json.dumps(v) for k, v in config.items()}, [])
