@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.uv/python
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup up down test soak lint format bench clean
+.PHONY: help setup up down test soak lint format bench docs clean
 
 help: ## Say what there is
 	@echo "modelworks: every machine-learning environment, reproduced from code."
@@ -48,6 +48,10 @@ format: $(SYNCED) ## Rewrite the sources in our style
 
 bench: $(SYNCED) ## Measure; results are JSON on standard output and never asserted
 	@for script in benchmarks/*.py; do echo "== $$script" >&2; $(BIN)/python "$$script"; done
+
+docs: $(SYNCED) ## Regenerate the reference, and build the site into site/
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 setup: $(SYNCED) ## Install what the checkout needs, into the checkout
 

@@ -149,6 +149,7 @@ def _component_that_declares(resource: pulumi.Resource) -> str | None:
 def declare(
     program: Callable[[], Any],
     *,
+    project: str = "modelworks",
     stack: str = "dev",
     config: Mapping[str, str] | None = None,
     mocks: Declared | None = None,
@@ -161,7 +162,7 @@ def declare(
         asyncio.set_event_loop(asyncio.new_event_loop())
     # Transformations live on the root resource, which `set_mocks` keeps: one test's tags would be the next one's.
     pulumi.runtime.settings.ROOT.set(None)
-    pulumi.runtime.set_mocks(declared, project="modelworks", stack=stack, preview=False, monitor=_Recorder(declared))
+    pulumi.runtime.set_mocks(declared, project=project, stack=stack, preview=False, monitor=_Recorder(declared))
     pulumi.runtime.settings.SETTINGS.root_directory = str(ROOT)
     pulumi.runtime.set_all_config(dict(config or {}), [])
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 UV = shutil.which("uv", path=os.pathsep.join([str(ROOT / ".uv" / "bin"), os.environ["PATH"]]))
-PROGRAM = (ROOT / "docs/guides/own-programs.md").read_text().split("```python\n")[1].split("```")[0]
+PROGRAM = (ROOT / "examples/environment/__main__.py").read_text()
 CONFIG = 'config:\n  aws:region: eu-central-1\n  aws:allowedAccountIds: ["000000000000"]\n'
 
 

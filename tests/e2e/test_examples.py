@@ -1,0 +1,120 @@
+"""Examples brought up as their READMEs say, on a laptop cloud of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from declared import ROOT
+from e2e.rehearsal import ROWS, until
+from modelworks import contract
+from modelworks.laptop import cloud, environments
+from modelworks.laptop.state_dir import Place, read_facts
+from runtime import example_bundle
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+MODELWORKS = Path(sys.executable).with_name("modelworks")
+
+
+@pytest.fixture(scope="module")
+def place():
+    home = Path(tempfile.mkdtemp(prefix="modelworks-examples-"))
+    place = Place(home / "place")
+    try:
+        cloud.up(place, ("local",))
+        yield place
+    finally:
+        cloud.down(place)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class Copy:
+    """An example that somebody copied, in a shell that means the laptop's environment `local`."""
+
+    def __init__(self, name: str, folder: Path, place: Place) -> None:
+        self.folder = folder / name
+        shutil.copytree(ROOT / "examples" / name, self.folder)
+        variables = environments.environment_variables(place, "local")
+        self.variables = {**os.environ, **variables, "MODELWORKS_HOME": str(place.root)}
+
+    def run(self, *argv: str | Path) -> str:
+        done = subprocess.run(
+            [str(arg) for arg in argv],
+            cwd=self.folder,
+            env=self.variables,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def outputs(self) -> dict[str, object]:
+        return json.loads(self.run("pulumi", "stack", "output", "--json", "--stack", "local"))
+
+    def unchanged(self) -> str:
+        return self.run("pulumi", "preview", "--expect-no-changes", "--diff", "--stack", "local")
+
+
+@pytest.fixture
+def copied(place, tmp_path):
+    return lambda name: Copy(name, tmp_path, place)
+
+
+def test_environment_goes_up_and_down(copied):
+    example = copied("environment")
+    example.run(MODELWORKS, "up", "local", "--yes")
+    example.unchanged()
+    assert str(example.outputs()["key"]).startswith("arn:aws:kms:eu-central-1:000000000000:key/")
+    example.run(MODELWORKS, "destroy", "local", "--yes")
+
+
+def test_training_compute_goes_up_and_down(copied):
+    example = copied("training-compute")
+    example.run(MODELWORKS, "up", "local", "--yes")
+    example.unchanged()
+    quota = example.run("kubectl", "-n", "modelworks-local-training", "get", "resourcequotas", "-o", "yaml")
+    (found,) = yaml.safe_load(quota)["items"]
+    assert found["spec"]["hard"]["requests.cpu"] == "8"
+    example.run(MODELWORKS, "destroy", "local", "--yes")
+
+
+def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, place, tmp_path):
+    bundle = example_bundle.build(tmp_path, model="flight-delay", trees=5)
+    example = copied("model-endpoint")
+    shutil.copy(example.folder / "local.template.yaml", example.folder / "Pulumi.local.yaml")
+    example.run("pulumi", "stack", "init", "local")
+    example.run("pulumi", "config", "set", "bundle", bundle.archive)
+    example.run(MODELWORKS, "up", "local", "--yes")
+
+    gateway = f"http://127.0.0.1:{read_facts(place.root / 'laptop.json')['ports']['gateway']}"
+    with httpx.Client(base_url=gateway, headers={"Host": "flight-delay.localhost"}, timeout=10) as client:
+
+        def answer():
+            found = client.post("/v1/predict", json={"rows": ROWS[:1]})
+            return found.json() if found.status_code == 200 else None
+
+        assert until(answer, 120)["version"] == contract.short_digest(bundle.digest)
+    example.unchanged()
+
+
+def test_escape_hatches_reach_what_the_engine_declares(copied):
+    example = copied("escape-hatches")
+    example.run(MODELWORKS, "up", "local", "--yes")
+    example.unchanged()
+    state = json.loads(example.run("pulumi", "stack", "export", "--stack", "local"))
+    (key,) = (item for item in state["deployment"]["resources"] if item["type"] == "aws:kms/key:Key")
+    assert key["inputs"]["multiRegion"] is True
+    example.run(MODELWORKS, "destroy", "local", "--yes")
