@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -18,6 +17,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane, core, environments, pki, supervision
 from modelworks.laptop.place import Place
 from modelworks.laptop.supervision import Program
+from waiting import eventually
 
 
 @pytest.fixture
@@ -208,13 +208,6 @@ def supervised(place):
     core.down(place)
 
 
-def _until(true):
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _pid(place, name):
     return next(info["pid"] for info in supervision.processes(place) if info["name"] == name)
 
@@ -228,7 +221,7 @@ def test_applying_again_leaves_a_running_process_alone(supervised):
 
 def test_a_process_that_is_declared_differently_is_restarted_and_one_that_is_not_listed_ends(supervised):
     supervision.apply(supervised, [Program("one", ["sleep", "700"]), Program("two", ["sleep", "600"])])
-    _until(lambda: psutil.Process(_pid(supervised, "one")).cmdline() == ["sleep", "700"])
+    eventually(lambda: psutil.Process(_pid(supervised, "one")).cmdline() == ["sleep", "700"])
     supervision.apply(supervised, [Program("one", ["sleep", "700"])])
     assert [info["name"] for info in supervision.processes(supervised)] == ["one"]
 
@@ -246,5 +239,5 @@ def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     code = "import json, os, sys, time; json.dump([sys.argv[1], os.environ['ODD']], open('said', 'w')); time.sleep(600)"
     supervision.apply(supervised, [Program("one", [sys.executable, "-c", code, odd], {"ODD": odd})])
     said = supervised.root / "said"
-    _until(lambda: said.exists() and said.read_text().endswith("]"))
+    eventually(lambda: said.exists() and said.read_text().endswith("]"))
     assert json.loads(said.read_text()) == [odd, odd]

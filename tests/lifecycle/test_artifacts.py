@@ -21,6 +21,7 @@ from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import StoreError
 from modelworks.lifecycle.files import digest_of, read_json
 from modelworks.lifecycle.training import Home, code_digest, engine_digest, with_origin
+from waiting import PATIENCE
 
 BUCKET = "artifacts"
 
@@ -37,7 +38,7 @@ def artifacts(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
     boto3.client("s3").create_bucket(Bucket=BUCKET)
     yield Artifacts(BUCKET, boto3.Session())
-    urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", data=b"", timeout=10).close()
+    urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", data=b"", timeout=PATIENCE).close()
     server.stop()
 
 
