@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -24,23 +25,34 @@ ML = {
     "skl2onnx",
     "skops",
 }
-COMPONENTS = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
-"""Modules at the top of the package: components, and the pure ones beside them."""
-
-
-def imports(path: Path) -> set[str]:
-    """Full names of what a file imports, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return found
 
 
 def files(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+COMPONENTS = sorted(
+    [*(path for path in PACKAGE.glob("*.py") if path.stem != "__init__"), *files(PACKAGE / "_resources")]
+)
+"""Components, the pure modules beside them, and how components declare."""
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a file imports, wherever in the file."""
+    root = PACKAGE.parent if path.is_relative_to(PACKAGE) else ROOT
+    return imported(path.read_text(encoding="utf-8"), ".".join(path.parent.relative_to(root).parts))
+
+
+def imported(source: str, package: str) -> set[str]:
+    """Full names of what the source of a module of `package` imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return found
 
 
 def offenders(paths: list[Path], *forbidden: str) -> list[str]:
@@ -52,9 +64,32 @@ def offenders(paths: list[Path], *forbidden: str) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import pulumi_aws.s3 as s3", "pulumi_aws.s3"),
+        ("from modelworks import laptop", "modelworks.laptop"),
+        ("from modelworks.laptop import core", "modelworks.laptop"),
+        ("from . import bucket", "modelworks._resources.bucket"),
+        ("from .. import laptop", "modelworks.laptop"),
+        ("from ..laptop.place import Place", "modelworks.laptop.place"),
+        ("def late():\n    from ..lifecycle import training", "modelworks.lifecycle.training"),
+        ("if TYPE_CHECKING:\n    from ..runtime.app import App", "modelworks.runtime.app.App"),
+    ],
+)
+def test_the_law_sees_every_way_to_import(statement, name):
+    assert name in imported(statement, "modelworks._resources")
+
+
+def test_the_law_is_about_files_that_are_there():
+    names = {str(path.relative_to(PACKAGE)) for path in COMPONENTS}
+    assert {"model_endpoint.py", "_manifests.py", "contract.py", "_resources/bucket.py", "_resources/iam.py"} <= names
+    for folder in (PACKAGE / "lifecycle", PACKAGE / "runtime", ROOT / "models", ROOT / "stacks", ROOT / "policy"):
+        assert files(folder)
+
+
 def test_models_and_what_happens_to_them_never_import_pulumi():
     paths = files(PACKAGE / "lifecycle", PACKAGE / "runtime", PACKAGE / "features", ROOT / "models")
-    assert paths
     assert offenders(paths, "pulumi", "pulumi_aws", "pulumi_kubernetes") == []
 
 
@@ -75,6 +110,7 @@ def test_nobody_imports_the_laptop_but_the_command_line():
 
 def test_models_stand_on_lifecycle_and_runtime_alone():
     names = {name for path in files(ROOT / "models") for name in imports(path) if name.startswith("modelworks.")}
+    assert names
     assert all(name.startswith(("modelworks.lifecycle", "modelworks.runtime", "modelworks.errors")) for name in names)
 
 
