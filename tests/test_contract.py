@@ -30,7 +30,20 @@ def test_a_digest_is_shortened_to_its_first_twelve_digits():
     assert contract.short_digest(DIGEST) == "0123456789ab"
 
 
-@pytest.mark.parametrize("text", ["", HEX, f"sha512:{HEX}", DIGEST[:-1], f"{DIGEST}0", f"{DIGEST}:{HEX}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        HEX,
+        f"sha512:{HEX}",
+        DIGEST[:-1],
+        f"{DIGEST}0",
+        f"{DIGEST}:{HEX}",
+        DIGEST.replace("a", ":"),
+        DIGEST.upper(),
+        f"{DIGEST}\n",
+    ],
+)
 def test_what_is_no_digest_is_refused_with_the_rule_and_the_value(text):
     with pytest.raises(ValueError, match=r"^a digest must be sha256: and 64 hex digits, got ") as refused:
         contract.short_digest(text)

@@ -52,7 +52,6 @@ def test_what_keeps_the_rule_passes(check, inputs):
         (rules.required_tags, {"tags": {**TAGS, "owner": ""}}, "tags lack owner"),
         (rules.no_public_bucket, {**ALL_BLOCKED, "ignorePublicAcls": False}, "ignorePublicAcls must be true"),
         (rules.no_public_bucket, {}, f"{', '.join(ALL_BLOCKED)} must be true"),
-        (rules.encrypted_bucket, {}, "sseAlgorithm must be aws:kms, got None"),
         (rules.encrypted_bucket, kms("AES256"), "sseAlgorithm must be aws:kms, got 'AES256'"),
         (rules.encrypted_topic, {}, "kmsMasterKeyId must name a key"),
         (rules.rotating_key, {}, "enableKeyRotation must be true"),
