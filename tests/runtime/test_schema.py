@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -25,8 +28,9 @@ FEATURES = (
     Feature(name="on", type="boolean", unit="flag"),
     Feature(name="kind", type="string", categories=("a", "b"), nullable=True),
     Feature(name="text", type="string", max_length=3),
+    Feature(name="side", type="string", categories=("left", "right")),
 )
-GOOD = {"size": 0.5, "free": None, "count": 3, "on": True, "kind": "a", "text": "abc"}
+GOOD = {"size": 0.5, "free": None, "count": 3, "on": True, "kind": "a", "text": "abc", "side": "left"}
 
 
 def manifest(**more):
@@ -46,11 +50,11 @@ def problem(body, **more):
 
 # -- The decoder -----------------------------------------------------------------------------------------------------
 def test_a_row_is_a_tuple_in_the_order_of_the_features_and_absent_is_none():
-    assert decode(GOOD) == [(0.5, None, 3, None, True, "a", "abc")]
-    assert decode({**GOOD, "long": 7, "free": 1e10, "kind": None}) == [(0.5, 1e10, 3, 7, True, None, "abc")]
+    assert decode(GOOD) == [(0.5, None, 3, None, True, "a", "abc", "left")]
+    assert decode({**GOOD, "long": 7, "free": 1e10, "kind": None}) == [(0.5, 1e10, 3, 7, True, None, "abc", "left")]
 
 
-@pytest.mark.parametrize("head", [b'{"rows":', b' \n{ "rows" :', b'{\t"rows":'])
+@pytest.mark.parametrize("head", [b'{"rows":', b'{"rows" :', b' \n{ "rows" :', b'{\t"rows":'])
 def test_rows_come_in_an_envelope_however_it_is_written(head):
     two = msgspec.json.encode([GOOD, {**GOOD, "count": 4}])
     assert [row[2] for row in decode(head + two + b"}")] == [3, 4]
@@ -78,6 +82,7 @@ def test_there_is_at_least_one_row_and_at_most_as_many_as_the_manifest_says(rows
         ({"kind": "c"}, "Invalid enum value 'c'"),
         ({"text": "abcd"}, "Expected `str` of length <= 3"),
         ({"text": None}, "Expected `str`, got `null`"),
+        ({"side": None}, "Expected `str`, got `null`"),
         ({"more": 1}, "Object contains unknown field `more`"),
     ],
 )
@@ -136,8 +141,9 @@ def test_the_schema_of_a_row_states_every_rule():
             "on": {"type": "boolean", "description": "Unit: flag."},
             "kind": {"type": ["string", "null"], "enum": ["a", "b", None]},
             "text": {"type": "string", "maxLength": 3},
+            "side": {"type": "string", "enum": ["left", "right"]},
         },
-        "required": ["size", "free", "count", "on", "kind", "text"],
+        "required": ["size", "free", "count", "on", "kind", "text", "side"],
         "additionalProperties": False,
         "examples": [GOOD],
     }
@@ -170,15 +176,15 @@ def test_a_binary_model_answers_a_label_and_the_probability_it_is_about():
 
 def test_a_multiclass_model_answers_every_probability():
     probability = {"type": "number", "minimum": 0, "maximum": 1}
-    assert prediction_schema(manifest(kind="multiclass", classes=("low", 2, "top"))) == {
+    assert prediction_schema(manifest(kind="multiclass", classes=("Low", 2, "top"))) == {
         "type": "object",
         "properties": {
-            "label": {"enum": ["low", 2, "top"], "description": "Guess."},
+            "label": {"enum": ["Low", 2, "top"], "description": "Guess."},
             "score": {**probability, "description": "Probability of the label."},
             "probabilities": {
                 "type": "object",
                 "description": "Probability of each class.",
-                "properties": {"low": probability, "2": probability, "top": probability},
+                "properties": {"Low": probability, "2": probability, "top": probability},
             },
         },
         "required": ["label", "score", "probabilities"],
@@ -204,6 +210,12 @@ def test_the_description_holds_these_schemas_and_every_answer():
     assert answer["properties"]["predictions"]["items"] == {"$ref": "#/components/schemas/Prediction"}
     assert set(api["paths"]) == {"/v1/predict", "/v1/schema", "/v1/version", "/v1/card"}
     assert api["security"] == [{"token": []}]
+
+
+def test_the_description_is_what_clients_were_made_from():
+    """It may change, and whoever changes it sees here what clients will see: every word of it."""
+    kept = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
+    assert json.loads(msgspec.json.encode(openapi(manifest(), "12"))) == kept
 
 
 def test_its_examples_are_rows_that_the_decoder_takes():
