@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.uv/python
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup up down test soak lint format bench docs clean
+.PHONY: help setup up down test soak mutants lint format bench docs clean
 
 help: ## Say what there is
 	@echo "modelworks: every machine-learning environment, reproduced from code."
@@ -35,6 +35,9 @@ test: $(SYNCED) lint ## Pass every test, the long way through engine, AWS and Ku
 soak: $(SYNCED) ## Search for faults at random, for as long as it takes (SOAK_EXAMPLES=500)
 	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m soak --timeout 0
+
+mutants: $(SYNCED) ## Change the pure modules at random and show what no test notices (ONLY="contract alarms")
+	@$(BIN)/python tests/mutants.py $(ONLY)
 
 lint: $(SYNCED) ## Check style, layers and types
 	@$(BIN)/ruff format --check .

@@ -5,6 +5,8 @@ Pure, and importable from a Pulumi program as from a served pod: nothing but nam
 
 from __future__ import annotations
 
+import re
+
 # -- Metrics ---------------------------------------------------------------------------------------------------------
 METRIC_NAMESPACE = "modelworks"
 """CloudWatch namespace of everything the runtime publishes; what a pod's role may write to."""
@@ -29,16 +31,18 @@ DIMENSION_VERSION = "version"
 """The release's digest, shortened by `short_digest`. Every metric is published with and without it."""
 
 
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+
 def short_digest(digest: str) -> str:
     """The first 12 hex digits of a `sha256:…` digest: what labels, dimensions and people use.
 
     Raises:
         ValueError: `digest` is not a sha256 digest.
     """
-    algorithm, _, value = digest.partition(":")
-    if algorithm != "sha256" or len(value) != 64:
+    if not _DIGEST.fullmatch(digest):
         raise ValueError(f"a digest must be sha256: and 64 hex digits, got {digest!r}")
-    return value[:12]
+    return digest.removeprefix("sha256:")[:12]
 
 
 LABEL_MODEL = "modelworks.dev/model"

@@ -276,7 +276,7 @@ def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
     ended = served(phase="Healthy", stableRS=CANARY, canary=weights(0))
     # It ends between two looks.
     monkeypatch.setattr(status, "_pause", lambda: setattr(place.api, "rollout", ended))
-    done = command("rollout", "watch", "delays", "--timeout", "60")
+    done = command("rollout", "watch", "delays", "--timeout", "3600")
     assert (done.exit_code, "80 % version 1" in done.stderr, "Healthy" in done.stdout) == (0, True, True)
 
 

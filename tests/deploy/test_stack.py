@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from modelworks.deploy import pending_operations, process, stack
 from modelworks.deploy.preview import Preview
 from modelworks.deploy.stack import Lock
 from modelworks.errors import ModelworksError
+from waiting import eventually
 
 WHERE = pending_operations.Where("222222222222", "eu-central-1", "http://127.0.0.1:5000")
 SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "plaintext": '"hunter2"'}
@@ -167,13 +167,11 @@ def test_a_program_that_ignores_ctrl_c_is_gone_all_the_same(tmp_path: Path, monk
     script = (
         "import os, pathlib, signal, subprocess, sys, time; signal.signal(2, signal.SIG_IGN);"
         "child = subprocess.Popen(['sleep', '600'], process_group=0);"
-        "pathlib.Path('pids').write_text(f'{os.getpid()} {child.pid}'); time.sleep(600)"
+        "pathlib.Path('half').write_text(f'{os.getpid()} {child.pid}'); os.rename('half', 'pids'); time.sleep(600)"
     )
 
     def interrupt():
-        while not (tmp_path / "pids").exists():
-            time.sleep(0.05)
-        time.sleep(0.2)
+        eventually((tmp_path / "pids").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()

@@ -8,16 +8,18 @@ import io
 import re
 import subprocess
 import sys
-import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
+from botocore.config import Config
 
 from modelworks.laptop import aws, environments
 from modelworks.laptop.request_journal import Journal
 from modelworks.laptop.state_dir import Place
+from waiting import PATIENCE, eventually
 
 LONG = b"a line of a file\n" * 20_000
 
@@ -38,14 +40,14 @@ class Account:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/moto-api/data.json", timeout=5).close()
-                return
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(self.answers)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None
+        with contextlib.suppress(ConnectionError, urllib.error.URLError):
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/moto-api/data.json", timeout=PATIENCE).close()
+            return True
+        return False
 
     def kill(self) -> None:
         self.process.kill()
@@ -61,6 +63,8 @@ class Account:
             region_name="eu-central-1",
             aws_access_key_id="a",
             aws_secret_access_key="b",
+            # A request that was sent again would be another one to remember.
+            config=Config(read_timeout=PATIENCE, retries={"total_max_attempts": 1}),
         )
 
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -19,6 +18,7 @@ from modelworks.laptop import cloud, control_plane, environments, pki, superviso
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import Place
 from modelworks.laptop.supervisor import Program
+from waiting import eventually
 
 
 @pytest.fixture
@@ -254,13 +254,6 @@ def supervised(place):
     cloud.down(place)
 
 
-def _until(true):
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _pid(place, name):
     return next(info["pid"] for info in supervisor.processes(place) if info["name"] == name)
 
@@ -274,7 +267,7 @@ def test_applying_again_leaves_a_running_process_alone(supervised):
 
 def test_a_process_that_is_declared_differently_is_restarted_and_one_that_is_not_listed_ends(supervised):
     supervisor.apply(supervised, [Program("one", ["sleep", "700"]), Program("two", ["sleep", "600"])])
-    _until(lambda: psutil.Process(_pid(supervised, "one")).cmdline() == ["sleep", "700"])
+    eventually(lambda: psutil.Process(_pid(supervised, "one")).cmdline() == ["sleep", "700"])
     supervisor.apply(supervised, [Program("one", ["sleep", "700"])])
     assert [info["name"] for info in supervisor.processes(supervised)] == ["one"]
 
@@ -292,7 +285,7 @@ def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     code = "import json, os, sys, time; json.dump([sys.argv[1], os.environ['ODD']], open('said', 'w')); time.sleep(600)"
     supervisor.apply(supervised, [Program("one", [sys.executable, "-c", code, odd], {"ODD": odd})])
     said = supervised.root / "said"
-    _until(lambda: said.exists() and said.read_text().endswith("]"))
+    eventually(lambda: said.exists() and said.read_text().endswith("]"))
     assert json.loads(said.read_text()) == [odd, odd]
 
 

@@ -10,6 +10,7 @@ import pytest
 from modelworks.laptop.gateway import caddy, controller
 from modelworks.laptop.gateway.controller import Followed, Gateway
 from modelworks.laptop.state_dir import Place
+from waiting import eventually_async
 
 INGRESSES, SERVICES, PODS = "/apis/networking.k8s.io/v1/ingresses", "/api/v1/services", "/api/v1/pods"
 
@@ -46,6 +47,7 @@ class Api:
         self.lists = {path: asyncio.Event() for path in self.items}
         for lists in self.lists.values():
             lists.set()
+        self.watched: set[str] = set()
         self.written: list[tuple[str, str, dict]] = []
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
@@ -54,6 +56,7 @@ class Api:
             self.written.append((request.method, path, json.loads(request.content)))
             return httpx.Response(200, json={})
         if "watch" in request.url.params:
+            self.watched.add(path)
             return httpx.Response(200, content=self._events(path))
         await self.lists[path].wait()
         return httpx.Response(200, json={"items": self.items[path], "metadata": {"resourceVersion": "1"}})
@@ -116,15 +119,9 @@ async def work(api, told, tmp_path):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(claim) -> None:
-    async with asyncio.timeout(20):
-        while not claim():  # noqa: ASYNC110 - what is claimed has no event
-            await asyncio.sleep(0.01)
-
-
 async def test_caddy_is_told_the_cluster_and_the_table_is_kept_on_disk(work, told):
     place = work()
-    await until(lambda: told.pods() == ["127.77.0.1:3000"])
+    await eventually_async(lambda: told.pods() == ["127.77.0.1:3000"])
     assert json.loads(caddy.table_path(place).read_text()) == told.tables[-1]
 
 
@@ -134,7 +131,7 @@ async def test_a_gateway_gives_hosts_the_ports_that_the_one_before_it_gave(work,
         '{"hosts": {}, "ports": {"gone.localhost": 24000, "model.localhost": 24001}}'
     )
     work()
-    await until(lambda: told.tables)
+    await eventually_async(lambda: told.tables)
     assert told.tables[-1]["ports"] == {"gone.localhost": 24_000, "model.localhost": 24_001}
 
 
@@ -142,60 +139,63 @@ async def test_a_gateway_whose_table_is_damaged_assigns_ports_anew(work, told, t
     Place(tmp_path).gateway.mkdir()
     caddy.table_path(Place(tmp_path)).write_text("{")
     place = work()
-    await until(lambda: told.tables)
+    await eventually_async(lambda: told.tables)
     assert told.tables[-1]["ports"]["model.localhost"] in PORTS
     assert json.loads(caddy.table_path(place).read_text()) == told.tables[-1]
     assert "is damaged" in caplog.text
 
 
-async def test_nothing_is_told_before_the_whole_cluster_was_seen(work, api, told):
+async def test_nothing_is_told_before_the_whole_cluster_was_seen(work, api, told, monkeypatch):
+    monkeypatch.setattr(controller, "DEBOUNCE_SECONDS", 0)
     api.lists[PODS].clear()
     work()
-    await asyncio.sleep(0.3)
+    await eventually_async(lambda: api.watched == {INGRESSES, SERVICES})
+    for _ in range(100):  # far more turns of the loop than telling takes
+        await asyncio.sleep(0)
     assert told.tables == []
     api.lists[PODS].set()
-    await until(lambda: told.pods() == ["127.77.0.1:3000"])
+    await eventually_async(lambda: told.pods() == ["127.77.0.1:3000"])
 
 
 async def test_a_change_that_changes_no_route_is_not_told(work, api, told):
     work()
-    await until(lambda: told.tables)
+    await eventually_async(lambda: told.tables)
     heartbeat = pod("a", "127.77.0.1", "2")
     heartbeat["status"]["conditions"][0]["lastProbeTime"] = "now"
     api.change(PODS, "MODIFIED", heartbeat)
     api.change(PODS, "ADDED", pod("b", "127.77.0.2", "3"))
-    await until(lambda: told.pods() == ["127.77.0.1:3000", "127.77.0.2:3000"])
+    await eventually_async(lambda: told.pods() == ["127.77.0.1:3000", "127.77.0.2:3000"])
     assert len(told.tables) == 2
 
 
 async def test_a_deleted_pod_leaves(work, api, told):
     work()
-    await until(lambda: told.tables)
+    await eventually_async(lambda: told.tables)
     api.change(PODS, "DELETED", pod("a", "127.77.0.1", "2"))
-    await until(lambda: told.pods() == [])
+    await eventually_async(lambda: told.pods() == [])
 
 
 async def test_what_went_while_the_api_server_was_away_is_noticed(work, api, told):
     work()
-    await until(lambda: told.tables)
+    await eventually_async(lambda: told.tables)
     api.change(PODS, "ADDED", pod("b", "127.77.0.2", "2"))
-    await until(lambda: told.pods() == ["127.77.0.1:3000", "127.77.0.2:3000"])
+    await eventually_async(lambda: told.pods() == ["127.77.0.1:3000", "127.77.0.2:3000"])
     api.items[PODS] = [pod("c", "127.77.0.3")]
     api.cut(PODS)
-    await until(lambda: told.pods() == ["127.77.0.3:3000"])
+    await eventually_async(lambda: told.pods() == ["127.77.0.3:3000"])
 
 
 async def test_a_caddy_that_is_down_is_told_when_it_is_back(work, told):
     told.down = True
     place = work()
-    await until(lambda: caddy.table_path(place).exists())
+    await eventually_async(lambda: caddy.table_path(place).exists())
     told.down = False
-    await until(lambda: told.pods() == ["127.77.0.1:3000"])
+    await eventually_async(lambda: told.pods() == ["127.77.0.1:3000"])
 
 
 async def test_the_address_is_written_into_the_status(work, api):
     work()
-    await until(lambda: api.written)
+    await eventually_async(lambda: api.written)
     wanted = [{"hostname": "model.localhost", "ports": [{"port": 8080, "protocol": "TCP"}]}]
     assert api.written[0] == (
         "PATCH",
@@ -207,10 +207,10 @@ async def test_the_address_is_written_into_the_status(work, api):
 async def test_a_notice_becomes_one_event(work, api, told):
     api.items[SERVICES] = []
     work()
-    await until(lambda: any(method == "POST" for method, *_ in api.written))
+    await eventually_async(lambda: any(method == "POST" for method, *_ in api.written))
     api.change(PODS, "ADDED", pod("b", "127.77.0.2", "2"))
     api.change(SERVICES, "ADDED", service())
-    await until(lambda: told.tables and told.tables[-1]["hosts"]["model.localhost"][0]["backends"])
+    await eventually_async(lambda: told.tables and told.tables[-1]["hosts"]["model.localhost"][0]["backends"])
     events = [body for method, _, body in api.written if method == "POST"]
     assert [event["message"] for event in events] == ["there is no Service model in the namespace local"]
     assert events[0]["involvedObject"]["kind"] == "Ingress"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from modelworks._files import digest_of_file
 from modelworks.lifecycle import ModelSpec, load_spec
 from modelworks.lifecycle.bundle import Bundle, build_bundle
 from modelworks.lifecycle.runs import Home, TrainedModel
@@ -34,7 +36,10 @@ class Project:
 
 def make_project(folder: Path) -> Project:
     shutil.copyfile(ROOT / "uv.lock", folder / "uv.lock")
-    return Project(scaffold("churn", folder / "models").resolve(), Home(folder / "home"))
+    project = Project(scaffold("churn", folder / "models").resolve(), Home(folder / "home"))
+    # What a loaded machine makes of a p99 is not what is tested.
+    project.edit("LatencyGate(p99_ms=10,", "LatencyGate(p99_ms=1e9,")
+    return project
 
 
 @pytest.fixture
@@ -49,10 +54,45 @@ class Built:
     run: TrainedModel
     bundle: Bundle
 
+    @property
+    def root(self) -> Path:
+        return self.project.folder.parents[1]
+
+    def copy(self, folder: Path) -> Built:
+        """All of it in another folder."""
+        shutil.copytree(self.root, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        return Built(
+            Project(folder / self.project.folder.relative_to(self.root), Home(folder / "home")),
+            replace(self.run, folder=folder / self.run.folder.relative_to(self.root)),
+            replace(self.bundle, path=folder / self.bundle.path.relative_to(self.root)),
+        )
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A scaffolded project, trained and bundled. Read-only."""
+    """A scaffolded project, trained and bundled, for tests that only read it: one that writes fails."""
     project = make_project(tmp_path_factory.mktemp("built"))
     run = train(project.spec, project.home)
     return Built(project, run, build_bundle(project.spec, run, project.home))
+
+
+@pytest.fixture
+def rebuilt(built: Built, tmp_path: Path) -> Built:
+    """A copy of it, for tests that write."""
+    return built.copy(tmp_path / "rebuilt")
+
+
+@pytest.fixture(autouse=True)
+def _built_is_only_read(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "built" not in request.fixturenames:
+        yield
+        return
+    folder = request.getfixturevalue("built").root
+    before = _contents(folder)
+    yield
+    assert _contents(folder) == before, "a test changed the project that all tests share"
+
+
+def _contents(folder: Path) -> dict[Path, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path: digest_of_file(path) for path in files}

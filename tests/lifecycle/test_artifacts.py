@@ -22,6 +22,7 @@ from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import StoreError
 from modelworks.lifecycle.provenance import code_digest, engine_digest
 from modelworks.lifecycle.runs import Home, with_origin
+from waiting import PATIENCE
 
 BUCKET = "artifacts"
 
@@ -38,7 +39,7 @@ def artifacts(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
     boto3.client("s3").create_bucket(Bucket=BUCKET)
     yield Artifacts(BUCKET, boto3.Session())
-    urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", data=b"", timeout=10).close()
+    urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", data=b"", timeout=PATIENCE).close()
     server.stop()
 
 

@@ -56,7 +56,9 @@ def test_what_happens_later_changes_no_feature_of_flights_before(spec, tables):
     stormy = weather.copy()
     stormy.loc[pd.to_datetime(weather["time_hour"], utc=True) >= MOMENT, ["precip", "wind_speed"]] = 5.0
     expected, found = build(spec, flights, weather, planes), build(spec, rewritten, stormy, planes)
+    assert len(before(expected, MOMENT))
     pd.testing.assert_frame_equal(before(expected, MOMENT), before(found, MOMENT))
+    assert not expected.equals(found)
 
 
 def test_flights_still_in_the_air_are_in_no_history(spec, tables):
@@ -84,6 +86,7 @@ def test_own_outcome_is_in_no_feature(spec, tables):
         )
         two = build(spec, changed, weather, planes)
         own = (one["departure"] == moment) & (one["late"] != two["late"])
+        assert own.any()
         columns = [name for name in spec.feature_names if name not in {"carrier", "origin"}]
         pd.testing.assert_frame_equal(one.loc[own, columns], two.loc[own, columns])
 
@@ -98,6 +101,7 @@ def test_cancelled_flights_are_no_rows(spec, tables):
 
 def test_weather_was_known_before_departure(spec, tables):
     rows = build(spec, *tables).dropna(subset=["weather_known"])
+    assert len(rows)
     assert (rows["weather_known"] <= rows["departure"]).all()
 
 

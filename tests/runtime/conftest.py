@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from runtime import custom_bundle, example_bundle
-from runtime.running import Server, free_port, settings
+from runtime.running import Server, settings
+from waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +61,10 @@ def aws(monkeypatch):
         "AWS_DEFAULT_REGION": "eu-central-1",
     }.items():
         monkeypatch.setenv(name, value)
-    port = free_port()
-    moto = ThreadedMotoServer("127.0.0.1", port)
+    moto = ThreadedMotoServer("127.0.0.1", 0)
     moto.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    endpoint = "http://{}:{}".format(*moto.get_host_and_port())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     import boto3
 
     s3 = boto3.client("s3", config=__import__("botocore.config").config.Config(s3={"addressing_style": "path"}))
@@ -71,5 +72,5 @@ def aws(monkeypatch):
     yield s3
     import requests
 
-    requests.post(f"http://127.0.0.1:{port}/moto-api/reset", timeout=10)
+    requests.post(f"{endpoint}/moto-api/reset", timeout=PATIENCE)
     moto.stop()

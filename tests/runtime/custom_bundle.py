@@ -6,28 +6,34 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from modelworks.runtime.manifest import Manifest, encode
 from runtime.example_bundle import Example, pack
 
-RAISES, DIES, SLEEPS, LIES, REFUSES, BUSY, SHORT = range(1, 8)
+RAISES, DIES, LIES, REFUSES, BUSY, SHORT = range(1, 7)
 """What the service does when `x0` is this number."""
+CONCURRENCY = 4
+"""Requests that it takes at once."""
 
 SERVICE = """
+import asyncio
 import os
-import time
+import uuid
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException, InvalidArgument
 
 
-@bentoml.service(traffic={"concurrency": 4, "timeout": 3}, envs=[{"name": "GREETING", "value": "hello"}])
+@bentoml.service(traffic={"concurrency": 4, "timeout": 600}, envs=[{"name": "GREETING", "value": "hello"}])
 class Endpoint:
     def __init__(self):
         print("a line of its own")
@@ -40,14 +46,12 @@ class Endpoint:
         if behaviour == 2:
             os._exit(3)
         if behaviour == 3:
-            time.sleep(rows[0]["x3"])
-        if behaviour == 4:
             return [{"label": "perhaps", "score": 0.5} for row in rows]
-        if behaviour == 5:
+        if behaviour == 4:
             raise InvalidArgument("the service knows better")
-        if behaviour == 6:
+        if behaviour == 5:
             raise BentoMLException("not now", error_code=HTTPStatus.TOO_MANY_REQUESTS)
-        if behaviour == 7:
+        if behaviour == 6:
             return []
         return [{"label": "late", "score": 0.75, "because": [row["carrier"], "pid", os.getpid()]} for row in rows]
 
@@ -57,6 +61,13 @@ class Endpoint:
             raise ValueError("top")
         got = {name: ctx.request.headers.get(name) for name in ("x-request-id", "traceparent", "authorization")}
         return {"top": top, "greeting": os.environ["GREETING"], **got}
+
+    @bentoml.api
+    async def hold(self, folder: str) -> str:
+        (Path(folder) / f"held-{uuid.uuid4()}").touch()
+        while not (Path(folder) / "open").exists():
+            await asyncio.sleep(0.01)
+        return "let go"
 
     @bentoml.api
     def shout(self, text: str) -> str:
@@ -105,12 +116,30 @@ def packed(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> Example
 
 def recoded(example: Example, folder: Path, code: str) -> Example:
     """The same Bento with other code behind the same APIs: what a bad release is made of."""
-    import tarfile
-
-    with tarfile.open(example.archive) as tar:
-        files = {each.name: tar.extractfile(each).read() for each in tar.getmembers()}  # type: ignore[union-attr]
     folder.mkdir(parents=True, exist_ok=True)
-    return packed(folder, example.manifest, {**files, "src/service.py": code.encode()})
+    return packed(folder, example.manifest, {**_files(example), "src/service.py": code.encode()})
+
+
+def hurried(example: Example, folder: Path, *, seconds: int) -> Example:
+    """The same Bento with so little time for an answer."""
+    files = _files(example)
+    facts = yaml.safe_load(files["bento.yaml"])
+    facts["services"][0]["config"]["traffic"]["timeout"] = seconds
+    code = files["src/service.py"].replace(b'"timeout": 600', b'"timeout": %d' % seconds)
+    folder.mkdir(parents=True, exist_ok=True)
+    return packed(
+        folder, example.manifest, {**files, "bento.yaml": yaml.safe_dump(facts).encode(), "src/service.py": code}
+    )
+
+
+def _files(example: Example) -> dict[str, bytes]:
+    with tarfile.open(example.archive) as tar:
+        return {each.name: tar.extractfile(each).read() for each in tar.getmembers()}  # type: ignore[union-attr]
+
+
+def held(folder: Path) -> list[Path]:
+    """Requests to `/hold` that the service has begun to answer; it ends when `open` is in the folder."""
+    return list(folder.glob("held-*"))
 
 
 def row(behaviour: int = 0, **more: Any) -> dict[str, Any]:

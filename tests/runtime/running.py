@@ -9,37 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from modelworks import contract
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `condition` gives, once it is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not come true in time")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from waiting import PATIENCE, eventually, held_port
 
 
 class Server:
     """A running `runtime.serve`."""
 
     def __init__(self, environ: dict[str, str], log: Path) -> None:
-        self.port = free_port()
+        self._held = held_port()
+        self.port = self._held.getsockname()[1]
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -56,14 +39,14 @@ class Server:
                 return self.ask("GET", "/readyz")[0] == 200
             return False
 
-        wait_for(answers)
+        eventually(answers)
         return self
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, Any]:
         """Status, body (decoded if it is JSON) and headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, data, headers or {})
@@ -77,14 +60,28 @@ class Server:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(text) for text in self.log.read_text().splitlines() if text.startswith("{")]
 
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+    def ended(self) -> int:
+        """Its exit code, when it ends by itself."""
+        return self.process.wait(PATIENCE)
+
     def stop(self) -> int:
+        self._held.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(40)
+            return self.ended()
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def counted(server: Server, what: str) -> int:
+    """What `/metrics` says of a counter."""
+    text = server.ask("GET", "/metrics")[1]
+    return int(next(line for line in text.splitlines() if line.startswith(f"modelworks_{what}_total{{")).split()[-1])
 
 
 def settings(example: Any, **more: str) -> dict[str, str]:

@@ -38,7 +38,7 @@ def test_any_bytes_get_a_reason(server, body):
     noise=st.binary(max_size=500),
 )
 def test_any_bytes_on_a_connection_leave_the_server_well(server, start, noise):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+    with server.connect() as client:
         client.sendall(start + noise + b"\r\n\r\n")
         client.shutdown(socket.SHUT_WR)
         try:

@@ -191,7 +191,7 @@ def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[Finding]:
         return []
     message = f"infinite, or outside of {low:g} to {high:g}"
     rows = np.nonzero(bad)[0][:EXAMPLES]
-    examples = () if feature.private else tuple(_example(row, values[row]) for row in rows)
+    examples = () if feature.private else tuple(_example(row, values[row].item()) for row in rows)
     return [Finding("completeness", "error", feature.name, message, int(bad.sum()), examples)]
 
 

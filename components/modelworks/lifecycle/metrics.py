@@ -148,7 +148,7 @@ def _balanced_accuracy(outcome: Outcome) -> float:
 
 def _macro_f1(outcome: Outcome) -> float:
     scores = []
-    for each in np.unique(outcome.truth):
+    for each in np.union1d(outcome.truth, outcome.labels):  # a class that is only predicted counts, with 0
         true, named = outcome.truth == each, outcome.labels == each
         scores.append(2 * float((true & named).sum()) / float(true.sum() + named.sum()))
     return float(np.mean(scores))

@@ -26,6 +26,8 @@ CHAMPION = "champion"
 """Alias of the version that an environment's traffic is on."""
 CHALLENGER = "challenger"
 """Alias of the version that was released last and has not taken all traffic yet."""
+_SHORTEST_START = 6
+"""Hex digits that the start of a digest has at least."""
 _TAG = "modelworks."
 _COMPLETE = f"{_TAG}complete"
 
@@ -147,13 +149,22 @@ class Registry:
         """A version by number, alias, digest or start of its hex; the newest if nothing is said.
 
         Raises:
-            ModelworksError: There is none.
+            ModelworksError: There is none, or the start of a digest is that of several.
         """
         versions = self.versions(model)
         for version in versions:
-            names = {str(version.version), version.digest, *version.aliases}
-            if not which or which in names or version.digest.removeprefix("sha256:").startswith(which):
+            if not which or which in {str(version.version), version.digest, *version.aliases}:
                 return version
+        # A short number must never be taken for a digest: version 1 is not the one whose digest begins with 1.
+        begun = [each for each in versions if each.digest.removeprefix("sha256:").startswith(which)]
+        if len(which) >= _SHORTEST_START and len(begun) == 1:
+            return begun[0]
+        if len(which) >= _SHORTEST_START and begun:
+            numbers = " and ".join(str(each.version) for each in begun)
+            raise ModelworksError(
+                f"{which!r} begins the digests of versions {numbers} of {model} in {self.environment}",
+                fix="Give the version's number, or more of its digest.",
+            )
         have = ", ".join(f"{item.version} ({contract.short_digest(item.digest)})" for item in versions) or "none"
         raise ModelworksError(
             f"{self.environment} has no version {which or 'at all'} of {model}; it has {have}",

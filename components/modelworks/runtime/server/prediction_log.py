@@ -225,7 +225,7 @@ def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    chunks = list(_chunks(batch))
+    chunks = [chunk for path in sorted(batch.folder.iterdir()) for chunk in read_chunks(path)]
 
     def joined(lists: Iterable[list[Any]], kind: Any = None) -> Any:
         return pa.array(list(chain.from_iterable(lists)), kind)
@@ -261,13 +261,13 @@ def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def _chunks(batch: Batch) -> Iterator[Chunk]:
-    for path in sorted(batch.folder.iterdir()):
-        data = memoryview(path.read_bytes())
-        while data:
-            end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-            yield _decode(data[_LENGTH.size : end])
-            data = data[end:]
+def read_chunks(path: Path) -> Iterator[Chunk]:
+    """What a finished file of the spool holds."""
+    data = memoryview(path.read_bytes())
+    while data:
+        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+        yield _decode(data[_LENGTH.size : end])
+        data = data[end:]
 
 
 def _arrow_type(pa: Any, feature: Feature) -> Any:

@@ -1,0 +1,240 @@
+"""What a row must be, said three times: by the decoder, as JSON Schema and as OpenAPI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modelworks.errors import ModelworksError
+from modelworks.runtime.manifest import Feature, Manifest
+from modelworks.runtime.schema import (
+    FLOAT32_MAX,
+    Rows,
+    check_examples,
+    explain,
+    openapi,
+    prediction_schema,
+    row_schema,
+)
+
+FEATURES = (
+    Feature(name="size", type="number", minimum=-1, maximum=2.5, description="How large", unit="m", example=0.5),
+    Feature(name="free", type="number", nullable=True),
+    Feature(name="count", type="integer", minimum=0, maximum=9),
+    Feature(name="long", type="integer", required=False),
+    Feature(name="on", type="boolean", unit="flag"),
+    Feature(name="kind", type="string", categories=("a", "b"), nullable=True),
+    Feature(name="text", type="string", max_length=3),
+    Feature(name="side", type="string", categories=("left", "right")),
+)
+GOOD = {"size": 0.5, "free": None, "count": 3, "on": True, "kind": "a", "text": "abc", "side": "left"}
+
+
+def manifest(**more):
+    given = {"model": "m", "kind": "regression", "task": "Guess.", "features": FEATURES, "examples": (GOOD,)}
+    return Manifest(**{**given, "max_rows": 2, **more})
+
+
+def decode(body, **more):
+    return Rows(manifest(**more)).decode(body if isinstance(body, bytes) else msgspec.json.encode(body))
+
+
+def problem(body, **more):
+    with pytest.raises(msgspec.ValidationError) as caught:
+        decode(body, **more)
+    return explain(caught.value)
+
+
+# -- The decoder -----------------------------------------------------------------------------------------------------
+def test_a_row_is_a_tuple_in_the_order_of_the_features_and_absent_is_none():
+    assert decode(GOOD) == [(0.5, None, 3, None, True, "a", "abc", "left")]
+    assert decode({**GOOD, "long": 7, "free": 1e10, "kind": None}) == [(0.5, 1e10, 3, 7, True, None, "abc", "left")]
+
+
+@pytest.mark.parametrize("head", [b'{"rows":', b'{"rows" :', b' \n{ "rows" :', b'{\t"rows":'])
+def test_rows_come_in_an_envelope_however_it_is_written(head):
+    two = msgspec.json.encode([GOOD, {**GOOD, "count": 4}])
+    assert [row[2] for row in decode(head + two + b"}")] == [3, 4]
+
+
+@pytest.mark.parametrize(("rows", "where"), [([], "rows"), ([GOOD] * 3, "rows")])
+def test_there_is_at_least_one_row_and_at_most_as_many_as_the_manifest_says(rows, where):
+    assert problem({"rows": rows})[0] == where
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": -1.01}, "Expected `float` >= -1.0"),
+        ({"size": 2.51}, "Expected `float` <= 2.5"),
+        ({"size": None}, "Expected `float`, got `null`"),
+        ({"size": "1"}, "Expected `float`, got `str`"),
+        ({"free": FLOAT32_MAX * 1.01}, "Expected `float"),
+        ({"free": -FLOAT32_MAX * 1.01}, "Expected `float"),
+        ({"count": -1}, "Expected `int` >= 0"),
+        ({"count": 10}, "Expected `int` <= 9"),
+        ({"count": 1.5}, "Expected `int`, got `float`"),
+        ({"long": 2**63}, "Expected `int"),
+        ({"on": 1}, "Expected `bool`, got `int`"),
+        ({"kind": "c"}, "Invalid enum value 'c'"),
+        ({"text": "abcd"}, "Expected `str` of length <= 3"),
+        ({"text": None}, "Expected `str`, got `null`"),
+        ({"side": None}, "Expected `str`, got `null`"),
+        ({"more": 1}, "Object contains unknown field `more`"),
+    ],
+)
+def test_what_breaks_a_rule_names_its_field_and_the_rule(change, said):
+    [name] = change
+    where, what = problem({"rows": [GOOD, {**GOOD, **change}]})
+    assert where == f"rows[1].{name}"
+    assert what.startswith(said.replace("`", ""))
+    assert "`" not in what
+    assert problem({**GOOD, **change})[0] == name
+
+
+def test_the_limits_themselves_are_allowed():
+    edges = {"size": -1, "count": 0, "free": FLOAT32_MAX, "long": 2**63 - 1}
+    others = {"size": 2.5, "count": 9, "free": -FLOAT32_MAX, "long": -(2**63) + 1}
+    assert [row[:4] for row in decode({"rows": [{**GOOD, **edges}, {**GOOD, **others}]})] == [
+        (-1.0, FLOAT32_MAX, 0, 2**63 - 1),
+        (2.5, -FLOAT32_MAX, 9, -(2**63) + 1),
+    ]
+
+
+@pytest.mark.parametrize("name", [feature.name for feature in FEATURES if feature.required])
+def test_a_required_feature_may_not_be_absent(name):
+    row = {key: value for key, value in GOOD.items() if key != name}
+    assert problem(row) == (name, f"Object missing required field {name}")
+
+
+def test_an_envelope_holds_rows_and_nothing_else():
+    assert problem({"rows": [GOOD], "more": 1})[0] == "more"
+
+
+def test_an_example_that_is_no_row_is_named_with_its_field():
+    check_examples(manifest())
+    with pytest.raises(
+        ModelworksError, match=r"^example 1 of the manifest is not a valid row: count: Expected int <= 9"
+    ):
+        check_examples(manifest(examples=(GOOD, {**GOOD, "count": 10})))
+
+
+# -- JSON Schema -----------------------------------------------------------------------------------------------------
+def test_the_schema_of_a_row_states_every_rule():
+    assert row_schema(manifest()) == {
+        "title": "A row for m",
+        "type": "object",
+        "properties": {
+            "size": {
+                "type": "number",
+                "description": "How large Unit: m.",
+                "minimum": -1,
+                "maximum": 2.5,
+                "examples": [0.5],
+            },
+            "free": {"type": ["number", "null"]},
+            "count": {"type": "integer", "minimum": 0, "maximum": 9},
+            "long": {"type": ["integer", "null"]},
+            "on": {"type": "boolean", "description": "Unit: flag."},
+            "kind": {"type": ["string", "null"], "enum": ["a", "b", None]},
+            "text": {"type": "string", "maxLength": 3},
+            "side": {"type": "string", "enum": ["left", "right"]},
+        },
+        "required": ["size", "free", "count", "on", "kind", "text", "side"],
+        "additionalProperties": False,
+        "examples": [GOOD],
+    }
+
+
+@pytest.mark.parametrize(("unit", "said"), [("", "Guess."), ("min", "Guess. Unit: min.")])
+def test_a_regression_answers_a_value_with_its_unit(unit, said):
+    assert prediction_schema(manifest(unit=unit)) == {
+        "type": "object",
+        "properties": {"value": {"type": "number", "description": said}},
+        "required": ["value"],
+    }
+
+
+def test_a_binary_model_answers_a_label_and_the_probability_it_is_about():
+    assert prediction_schema(manifest(kind="binary", classes=(False, True), threshold=0.25)) == {
+        "type": "object",
+        "properties": {
+            "label": {"enum": [False, True], "description": "Guess."},
+            "score": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": 1,
+                "description": "Probability of true, which is the label from 0.25 on.",
+            },
+        },
+        "required": ["label", "score"],
+    }
+
+
+def test_a_multiclass_model_answers_every_probability():
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    assert prediction_schema(manifest(kind="multiclass", classes=("Low", 2, "top"))) == {
+        "type": "object",
+        "properties": {
+            "label": {"enum": ["Low", 2, "top"], "description": "Guess."},
+            "score": {**probability, "description": "Probability of the label."},
+            "probabilities": {
+                "type": "object",
+                "description": "Probability of each class.",
+                "properties": {"Low": probability, "2": probability, "top": probability},
+            },
+        },
+        "required": ["label", "score", "probabilities"],
+    }
+
+
+# -- OpenAPI ---------------------------------------------------------------------------------------------------------
+def test_the_description_holds_these_schemas_and_every_answer():
+    api = openapi(manifest(), "12")
+    assert (api["openapi"], api["info"]) == ("3.1.0", {"title": "m", "description": "Guess.", "version": "12"})
+    schemas = api["components"]["schemas"]
+    assert schemas["Row"] == row_schema(manifest())
+    assert schemas["Prediction"] == prediction_schema(manifest())
+    assert set(schemas["Problem"]["properties"]) == {"title", "status", "detail", "field", "request_id"}
+    post = api["paths"]["/v1/predict"]["post"]
+    assert set(post["responses"]) == {"200", "400", "401", "413", "422", "429", "500"}
+    many, one = post["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert one == {"$ref": "#/components/schemas/Row"}
+    assert many["properties"]["rows"] == {"type": "array", "items": one, "minItems": 1, "maxItems": 2}
+    assert (many["required"], many["additionalProperties"]) == (["rows"], False)
+    answer = post["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer["properties"]["model"] == {"const": "m"}
+    assert answer["properties"]["predictions"]["items"] == {"$ref": "#/components/schemas/Prediction"}
+    assert set(api["paths"]) == {"/v1/predict", "/v1/schema", "/v1/version", "/v1/card"}
+    assert api["security"] == [{"token": []}]
+
+
+def test_the_description_is_what_clients_were_made_from():
+    """It may change, and whoever changes it sees here what clients will see: every word of it."""
+    kept = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
+    assert json.loads(msgspec.json.encode(openapi(manifest(), "12"))) == kept
+
+
+def test_its_examples_are_rows_that_the_decoder_takes():
+    post = openapi(manifest(), "12")["paths"]["/v1/predict"]["post"]
+    examples = post["requestBody"]["content"]["application/json"]["examples"]
+    assert [decode(each["value"]) for each in examples.values()] == [decode(GOOD), decode(GOOD)]
+
+
+def test_every_reference_leads_somewhere():
+    api = openapi(manifest(), "12")
+    references = set(_references(api))
+    assert references == {f"#/components/schemas/{name}" for name in api["components"]["schemas"]}
+
+
+def _references(part):
+    if isinstance(part, dict):
+        yield from [part["$ref"]] if "$ref" in part else []
+        for value in part.values():
+            yield from _references(value)
+    if isinstance(part, list):
+        for value in part:
+            yield from _references(value)
