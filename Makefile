@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.uv/python
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup up down test soak mutants lint format bench docs clean
+.PHONY: help setup up down check test soak mutants lint format bench docs clean
 
 help: ## Say what there is
 	@echo "modelworks: every machine-learning environment, reproduced from code."
@@ -27,9 +27,11 @@ up: $(SYNCED) ## Start the laptop cloud, declare the local environment, train, r
 down: $(SYNCED) ## Stop everything and wipe it
 	@$(BIN)/modelworks laptop down
 
-test: $(SYNCED) lint ## Pass every test, the long way through engine, AWS and Kubernetes included
-	@$(BIN)/modelworks laptop toolchain --build
+check: $(SYNCED) lint ## Pass style, layers, types and the fast tests: what to run while working
 	@$(BIN)/pytest -m "not e2e and not soak" -n 2
+
+test: check ## Pass every test, the long way through engine, AWS and Kubernetes included
+	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m "e2e and not soak"
 
 soak: $(SYNCED) ## Search for faults at random, for as long as it takes (SOAK_EXAMPLES=500)

@@ -42,7 +42,7 @@ def test_in_the_cloud_a_url_is_what_the_stack_says():
 
 def test_the_process_resolves_names_as_it_did_before(monkeypatch):
     resolve = socket.getaddrinfo
-    monkeypatch.setattr("modelworks.cli.context.Engine.of", lambda _: SimpleNamespace(on_laptop=False))
+    monkeypatch.setattr("modelworks.cli.context.engine_of", lambda _: SimpleNamespace(on_laptop=False))
     Target.of("prod")
     assert socket.getaddrinfo is resolve
 
