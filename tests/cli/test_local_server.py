@@ -13,7 +13,7 @@ import pytest
 from modelworks.cli.local_server import Answer, LocalServer
 from modelworks.lifecycle.bundle import Bundle
 from runtime import example_bundle
-from runtime.running import wait_for
+from waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_bundle_answers_as_soon_as_it_is_built_and_until_the_environment_takes
         local.begin(built, needed=lambda: True)
         assert local.answer is None
         built.set_result((None, bundle))
-        wait_for(lambda: heard.answers)
+        eventually(lambda: heard.answers)
         answer = heard.answers[0]
         again = httpx.post(f"{answer.url}/v1/predict", json=answer.row, trust_env=False)
         assert again.json()["predictions"] == answer.prediction["predictions"]
@@ -118,4 +118,4 @@ def test_the_server_of_a_command_that_was_killed_ends_too(bundle, tmp_path):
         url = command.stdout.readline().strip()
         assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
         command.kill()
-    wait_for(lambda: refuses(url))
+    eventually(lambda: refuses(url))

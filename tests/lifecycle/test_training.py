@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 import pytest
 
 import later
-from modelworks._files import read_json
+from modelworks._files import read_json, write_json
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import child_process, load_spec, training
+from modelworks.lifecycle import child_process, load_spec
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore
 from modelworks.lifecycle.runs import Home, latest_run
@@ -35,7 +35,7 @@ def test_run_keeps_checks_metrics_plots_and_origin(built):
 def test_same_inputs_give_the_same_digest_elsewhere_on_another_day_with_other_threads_and_hash_seed(
     built, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "FIXED", {**child_process.FIXED, **later.variables(tmp_path)})
+    monkeypatch.setattr(child_process, "FIXED", {**child_process.FIXED, **later.variables(tmp_path)})
     monkeypatch.setenv("PYTHONHASHSEED", "4242")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -149,7 +149,7 @@ def test_full_disk_is_one_clear_sentence(project, monkeypatch):
 
     monkeypatch.setattr("tempfile.mkstemp", full)
     with pytest.raises(ModelworksError, match="No space left on device"):
-        training.write_json(project.home.root / "x.json", {})
+        write_json(project.home.root / "x.json", {})
 
 
 def test_home_that_is_a_file_is_one_clear_sentence(project, tmp_path):

@@ -99,9 +99,10 @@ def test_serving_imports_neither_pulumi_nor_boto3_nor_pyarrow():
     import subprocess
     import sys
 
-    modules = "app bundle config custom http logs metrics predictor prediction_log schema serve service tracing"
+    server = "app config custom_app custom_service http logs metrics prediction_log tracing"
+    modules = ["bundle", "predictor", "schema", "serve", *(f"server.{name}" for name in server.split())]
     script = (
-        f"import sys; [__import__('modelworks.runtime.' + m) for m in {modules.split()!r}]; "
+        f"import sys; [__import__('modelworks.runtime.' + m) for m in {modules!r}]; "
         "print([m for m in ('pulumi', 'boto3', 'botocore', 'pyarrow', 'sklearn', 'bentoml') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
