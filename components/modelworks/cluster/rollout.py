@@ -227,7 +227,9 @@ def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: 
         seen: What the cluster shows of each model.
         force: Roll out what was aborted before.
     """
-    refused, retried, notes = {}, {}, {}
+    refused: dict[str, str] = {}
+    retried: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for model, digest in digests.items():
         here = seen[model]
         if here.rollout is None:
