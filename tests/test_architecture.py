@@ -80,6 +80,7 @@ def test_the_contract_about_ml_libraries_names_every_component():
     [
         ("import modelworks.lifecycle.pod", ["pulumi", "typer", "rich", "modelworks.laptop", "modelworks.cli"]),
         ("import modelworks.cluster.training_job", ["boto3", "kr8s", "pulumi", *ML]),
+        ("import modelworks.lifecycle.release", ["pulumi", *ML]),
         ("import modelworks.lifecycle.promotion", ["pulumi", "typer", "rich", "modelworks.laptop", "modelworks.cli"]),
         ("import modelworks.runtime.manifest", ["pulumi", "pulumi_aws", "pulumi_kubernetes"]),
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
