@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from modelworks.errors import ModelworksError
@@ -31,6 +33,28 @@ def test_two_projects_do_not_share_a_module(project, tmp_path):
 
     other = load_spec(scaffold("other", tmp_path / "models"))
     assert (project.spec.name, other.name) == ("churn", "other")
+
+
+@pytest.mark.parametrize("name", ["model", "words", "package/words"])
+def test_two_edits_of_one_length_in_one_second_are_two(project, monkeypatch, name):
+    """Python's own cache of bytecode compares second and size."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    model, file = project.folder / "model.py", project.folder / f"{name}.py"
+    if file != model:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('OWNER = "your team"\n')
+        text = model.read_text().replace('owner="your team"', "owner=OWNER")
+        model.write_text(
+            text.replace(
+                "import pandas as pd\n", f"import pandas as pd\nfrom .{name.replace('/', '.')} import OWNER\n", 1
+            )
+        )
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert project.spec.owner == "your team"
+    file.write_text(file.read_text().replace("your team", "team your"))
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert project.spec.owner == "team your"
+    assert not list(project.folder.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,6 @@ class Steps:
 
 def main(job: dict[str, Any], events: IO[str]) -> None:
     """Do one job."""
-    # Python tells files apart by second and size: two quick edits of a project would run as the first one.
-    sys.dont_write_bytecode = True
     steps = Steps(events)
     verbs: dict[str, Callable[[ModelSpec, Home, dict[str, Any], Steps], dict[str, Any]]] = {
         "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,

@@ -6,6 +6,7 @@ the line where the user wrote it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import re
@@ -13,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +25,7 @@ from modelworks.lifecycle.metrics import KINDS, METRICS, Kind, Outcome, metrics_
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from _typeshed.importlib import PathEntryFinderProtocol
 
 
 FeatureType = Literal["number", "integer", "string", "boolean"]
@@ -490,13 +493,19 @@ def load_spec(name: str | Path) -> ModelSpec:
     file = find_model(str(name))
     # One module name a file, so that two projects with a model.py each never meet.
     module_name = f"_modelworks_model_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    found = importlib.util.spec_from_file_location(module_name, file, submodule_search_locations=[str(file.parent)])
-    if found is None or found.loader is None:  # pragma: no cover - a .py file always has a loader
+    for stale in [each for each in sys.modules if each.startswith(f"{module_name}.")]:
+        del sys.modules[stale]  # what an earlier version of the model imported beside itself
+    loader = _TextLoader(module_name, str(file))
+    found = importlib.util.spec_from_file_location(
+        module_name, file, loader=loader, submodule_search_locations=[str(file.parent)]
+    )
+    if found is None:  # pragma: no cover - a file with a loader has a spec
         raise ModelworksError(f"{file} cannot be imported")
     module = importlib.util.module_from_spec(found)
     sys.modules[module_name] = module
+    _find_by_text(file.parent)
     try:
-        found.loader.exec_module(module)
+        loader.exec_module(module)
     except ModelworksError:
         raise
     except Exception as error:
@@ -507,6 +516,32 @@ def load_spec(name: str | Path) -> ModelSpec:
             f"{file}: exports no spec, found {type(spec).__name__}", fix="End it with `spec = ModelSpec(...)`."
         )
     return spec
+
+
+class _TextLoader(SourceFileLoader):
+    """Loads a module from its text as it stands, never from bytecode.
+
+    Python tells versions of a file apart by second and size, so of two quick edits the first would run under the name
+    of the second.
+    """
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Nothing, which is how a loader tells that its files cannot be compared with their bytecode."""
+        raise OSError(f"{path} is read as text")
+
+
+@functools.cache
+def _find_by_text(folder: Path) -> None:
+    """Have every module below a folder loaded from its text."""
+    finder = FileFinder.path_hook((ExtensionFileLoader, EXTENSION_SUFFIXES), (_TextLoader, SOURCE_SUFFIXES))
+
+    def hook(path: str) -> PathEntryFinderProtocol:
+        if not Path(path).is_relative_to(folder):
+            raise ImportError(f"{path} is not in {folder}")
+        return finder(path)
+
+    sys.path_hooks.insert(0, hook)
+    sys.path_importer_cache.clear()
 
 
 def blame(error: Exception, folder: Path, doing: str) -> ModelworksError:
