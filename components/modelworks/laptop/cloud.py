@@ -233,28 +233,29 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     facts = read_facts(place.root / "laptop.json")
     before = json.dumps(facts)
     facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
+    if "pod_network" not in facts:
+        facts["pod_network"] = pod_network.choose(place)
+    among = pod_network.ports(facts["pod_network"])
     ports = facts.setdefault("ports", {})
     needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
     missing = [name for name in needed if name not in ports]
-    ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
+    ports |= dict(zip(missing, store.free_ports(len(missing), among, taken=store.used_ports(place)), strict=True))
     if facts["kubernetes"]:
-        facts["host_ports"] = _host_ports(place, facts.get("host_ports", []), taken=ports.values())
-    if "pod_network" not in facts:
-        facts["pod_network"] = pod_network.choose(place)
+        facts["host_ports"] = _host_ports(place, facts.get("host_ports", []), among, taken=ports.values())
     if json.dumps(facts) != before:
         _write(place, facts)
     return facts
 
 
-def _host_ports(place: Place, before: list[int], *, taken: Iterable[int]) -> list[int]:
+def _host_ports(place: Place, before: list[int], among: range, *, taken: Iterable[int]) -> list[int]:
     """The ports for single hosts: as they were, but for those that a stranger took while this place was down."""
     used = {*store.used_ports(place), *taken}
     if not before:
-        return store.free_range(caddy.HOST_PORTS, taken=used)
+        return store.free_range(caddy.HOST_PORTS, among, taken=used)
     if supervisor.running(place):
         return before
     lost = set(_foreign(place, before))
-    return [port for port in before if port not in lost] + store.free_ports(len(lost), taken=used)
+    return [port for port in before if port not in lost] + store.free_ports(len(lost), among, taken=used)
 
 
 def _write(place: Place, facts: dict[str, Any]) -> None:

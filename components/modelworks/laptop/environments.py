@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import yaml
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import control_plane, toolchain
+from modelworks.laptop import control_plane, pod_network, toolchain
 from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.project import project_root
 
@@ -53,7 +54,7 @@ def create(place: Place, environment: str) -> dict[str, Any]:
     if facts := read_facts(path):
         return facts
     config = stack_config(environment)
-    aws, provider, kubernetes = free_ports(3, taken=used_ports(place))
+    aws, provider, kubernetes = free_ports(3, _ports_of(place), taken=used_ports(place))
     facts = {
         "aws_port": aws,
         "providers": {"aws": provider, "kubernetes": kubernetes},
@@ -182,36 +183,38 @@ def used_ports(place: Place) -> set[int]:
     return ports
 
 
-def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
-    """Free loopback ports, from below those that the kernel hands out to connections: they stay free while we are down.
+def _ports_of(place: Place) -> range:
+    network = read_facts(place.root / "laptop.json").get("pod_network")
+    return pod_network.ports(network) if network else pod_network.PORTS
+
+
+def free_ports(count: int, among: range, *, taken: Iterable[int] = ()) -> list[int]:
+    """The first ports `among` these where nobody listens on loopback.
 
     Raises:
         ModelworksError: There are not as many.
     """
-    used, found = set(taken), list[int]()
-    for _ in range(1000):
-        if len(found) == count:
-            return found
-        port = 20_000 + secrets.randbelow(12_000)
-        if port not in used and holder_free(port):
-            used.add(port)
-            found.append(port)
-    raise ModelworksError(f"there are no {count} free ports between 20000 and 32000 on 127.0.0.1")
+    used = set(taken)
+    found = list(islice((port for port in among if port not in used and holder_free(port)), count))
+    if len(found) < count:
+        raise ModelworksError(f"there are no {count} free ports between {among.start} and {among.stop} on 127.0.0.1")
+    return found
 
 
-def free_range(count: int, *, taken: Iterable[int] = ()) -> list[int]:
-    """As many free loopback ports, one after the other, from where `free_ports` takes them.
+def free_range(count: int, among: range, *, taken: Iterable[int] = ()) -> list[int]:
+    """The first ports `among` these, one after the other, where nobody listens on loopback.
 
     Raises:
         ModelworksError: There is no such row of free ports.
     """
     used = set(taken)
-    for _ in range(100):
-        first = 20_000 + secrets.randbelow(12_000 - count)
-        ports = list(range(first, first + count))
-        if used.isdisjoint(ports) and all(map(holder_free, ports)):
-            return ports
-    raise ModelworksError(f"there are no {count} free ports in a row between 20000 and 32000 on 127.0.0.1")
+    for first in among[: 1 - count or None]:
+        row = list(range(first, first + count))
+        if used.isdisjoint(row) and all(map(holder_free, row)):
+            return row
+    raise ModelworksError(
+        f"there are no {count} free ports in a row between {among.start} and {among.stop} on 127.0.0.1"
+    )
 
 
 def holder_free(port: int) -> bool:
