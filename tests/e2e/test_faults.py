@@ -199,7 +199,7 @@ def test_up_converges_after_a_provider_that_died(on_laptop: OnLaptop, first: str
     on_laptop.pulumi("preview", "-s", "local", "--expect-no-changes")
 
 
-@pytest.mark.parametrize("made", [1, 5, 11])
+@pytest.mark.parametrize("made", [1, pytest.param(5, marks=pytest.mark.soak), 11])
 def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop: OnLaptop, made: int):
     before = on_laptop.buckets()
     process = on_laptop.start("up", "local", "--yes", "--skip-preview")

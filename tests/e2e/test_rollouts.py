@@ -43,7 +43,7 @@ def endpoint(bundles):
         program.mkdir()
         endpoint = Rehearsal(place, program)
         endpoint.serving = endpoint.release(rehearsal.build(bundles, trees=10))
-        until(endpoint.healthy, what=endpoint.rollout)
+        until(endpoint.takes_over, what=endpoint.rollout)
         yield endpoint
     finally:
         cloud.down(place)
@@ -58,7 +58,7 @@ def test_what_was_declared_is_there_and_a_preview_finds_nothing_to_do(endpoint):
 def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
     with Load(endpoint.gateway, rate=400) as load:
         version = endpoint.release(rehearsal.build(bundles, trees=11))
-        until(endpoint.healthy, 180, endpoint.rollout)
+        until(endpoint.takes_over, 180, endpoint.rollout)
         # The old pods are still to end, and no request may be lost to that either.
         until(lambda: len(endpoint.pods()) == 2 and load.count >= 20_000, 120, endpoint.pods)
     assert load.failed == 0, load.faults
@@ -144,7 +144,7 @@ def test_parts_of_the_cloud_are_killed_and_a_good_release_takes_over(endpoint, b
         endpoint.kill("apiserver")
         until(lambda: endpoint.weight() == 50, 120, endpoint.rollout)
         endpoint.kill("gateway")
-        until(endpoint.healthy, 180, endpoint.rollout)
+        until(endpoint.takes_over, 180, endpoint.rollout)
         assert load.failed == 0, load.faults
         # The one part that requests pass through: what is on its way is lost with it, and nothing after that.
         endpoint.kill("caddy")
@@ -183,12 +183,13 @@ def until_only(endpoint, load):
 
 
 def test_a_release_with_a_service_of_its_own_takes_over_and_no_request_is_lost(endpoint, bundles):
-    # BentoML takes longer to start and to answer than a graph does: that is not what is rehearsed here.
-    patience = {"ready_deadline_seconds": 60, "step_seconds": 8, "minimum_requests": 20}
+    # BentoML takes longer to start and to answer than a graph does, and its first answers are counted late: a step has
+    # all the time for them, and once they are counted its pause is cut short.
+    patience = {"ready_deadline_seconds": 120, "step_seconds": 120, "minimum_requests": 20}
     canary = {**rehearsal.SETTINGS["canary"], **patience}
     with Load(endpoint.gateway, rate=40) as load:
-        version = endpoint.release(rehearsal.own(bundles), latency_objective_ms=1000, canary=canary)
-        until(endpoint.healthy, 180, endpoint.rollout)
+        version = endpoint.release(rehearsal.own(bundles), latency_objective_ms=10_000, canary=canary)
+        until(lambda: endpoint.go_on() or endpoint.takes_over(), 300, endpoint.rollout)
         until(lambda: load.of(version) > 100, 60, endpoint.pods)
     assert load.failed == 0, load.faults
     endpoint.serving = version
