@@ -30,7 +30,7 @@ def stack_config() -> "StackConfig":
     Raises:
         ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
     """
-    from modelworks.settings import parse  # Pydantic is for programs that have settings of ours
+    from modelworks.stack_config import parse  # Pydantic is for programs that have settings of ours
 
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]

@@ -142,7 +142,7 @@ def token_of(target: Target, model: str, file: Path | None = None) -> str:
         except OSError as error:
             raise ModelworksError(f"cannot read the token file {file}: {error.strerror}") from error
     else:
-        from modelworks.settings import load
+        from modelworks.stack_config import load
 
         tokens = load(target.stack_file).secrets.tokens
         text = target.secret(f"tokens.{model}") if model in tokens else ""

@@ -19,7 +19,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from modelworks._files import locked
 from modelworks.errors import ModelworksError
-from modelworks.settings import RELEASES_KEY, Release, load
+from modelworks.settings import RELEASES_KEY, Release
+from modelworks.stack_config import load
 
 ORDER = ("dev", "staging", "prod")
 LOCAL = "local"
