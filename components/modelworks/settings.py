@@ -97,7 +97,7 @@ class Registry(_Strict):
     URI is the secret `registry_database`."""
     volume_gib: Annotated[int, Field(ge=1, le=16_384)] = defaults.REGISTRY["volume_gib"]
     """Size of the embedded database's volume, in GiB."""
-    superseded_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["superseded_days"]
+    noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["noncurrent_days"]
     """How long a superseded or deleted bundle is kept, in days."""
 
 
@@ -108,17 +108,19 @@ class Training(_Strict):
     """CPU of all runs together, in thousandths of a core."""
     memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["memory_mib"]
     """Memory of all runs together, in MiB."""
-    concurrent_runs: Annotated[int, Field(ge=1, le=1000)] = defaults.TRAINING["concurrent_runs"]
+    max_jobs: Annotated[int, Field(ge=1, le=1000)] = defaults.TRAINING["max_jobs"]
     """Most runs that exist at a time, finished ones that are still kept included."""
     run_cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["run_cpu_millicores"]
     """CPU of one run, in thousandths of a core."""
     run_memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["run_memory_mib"]
     """Memory that one run requests and may use at most, in MiB."""
-    time_limit_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.TRAINING["time_limit_seconds"]
+    active_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.TRAINING["active_deadline_seconds"]
     """A run that takes longer is ended, its retries included, in seconds."""
     retries: Annotated[int, Field(ge=0, le=10)] = defaults.TRAINING["retries"]
     """How often a run that was killed is tried again. One that failed by itself would fail again, and never is."""
-    kept_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = defaults.TRAINING["kept_seconds"]
+    ttl_seconds_after_finished: Annotated[int, Field(ge=60, le=2_592_000)] = defaults.TRAINING[
+        "ttl_seconds_after_finished"
+    ]
     """How long a finished run stays in the cluster with its log, in seconds."""
 
     @model_validator(mode="after")
@@ -140,7 +142,7 @@ class Canary(_Strict):
     """How long each step lasts, in seconds. Its measurements are taken meanwhile."""
     bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = defaults.CANARY["bake_seconds"]
     """How long the last good version stays warm after the new one took all traffic, in seconds."""
-    ready_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["ready_deadline_seconds"]
+    progress_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["progress_deadline_seconds"]
     """A version that is not ready by then is given up."""
     minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.CANARY["minimum_requests"]
     """Fewer requests than this by the end of the first step are no evidence: back to the stable version."""

@@ -195,8 +195,8 @@ def _meaning(location: tuple[str | int, ...]) -> str:
 
 
 def _unit(location: tuple[str | int, ...]) -> str:
-    name = str(location[-1])
-    unit = _UNITS.get(name.rpartition("_")[2])
+    words = str(location[-1]).split("_")
+    unit = next((_UNITS[word] for word in words if word in _UNITS), None)
     return f" in {unit}, without a suffix" if unit else ""
 
 

@@ -181,7 +181,7 @@ def test_no_step_waits_for_ever():
 
 
 def test_a_version_that_never_becomes_ready_is_given_up():
-    spec = endpoint(canary={"ready_deadline_seconds": 90}).one(ROLLOUT)["spec"]
+    spec = endpoint(canary={"progress_deadline_seconds": 90}).one(ROLLOUT)["spec"]
     assert (spec["progressDeadlineSeconds"], spec["progressDeadlineAbort"]) == (90, True)
 
 

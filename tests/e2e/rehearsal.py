@@ -89,7 +89,7 @@ SETTINGS: dict[str, Any] = {
         "steps": [20, 50],
         "step_seconds": 15,
         "bake_seconds": 10,
-        "ready_deadline_seconds": 15,
+        "progress_deadline_seconds": 15,
         "minimum_requests": 50,
     },
 }

@@ -184,7 +184,7 @@ def until_only(endpoint, load):
 
 def test_a_release_with_a_service_of_its_own_takes_over_and_no_request_is_lost(endpoint, bundles):
     # BentoML takes longer to start and to answer than a graph does: that is not what is rehearsed here.
-    patience = {"ready_deadline_seconds": 60, "step_seconds": 8, "minimum_requests": 20}
+    patience = {"progress_deadline_seconds": 60, "step_seconds": 8, "minimum_requests": 20}
     canary = {**rehearsal.SETTINGS["canary"], **patience}
     with Load(endpoint.gateway, rate=40) as load:
         version = endpoint.release(rehearsal.own(bundles), latency_objective_ms=1000, canary=canary)

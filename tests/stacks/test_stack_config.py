@@ -96,6 +96,11 @@ def test_good_config_is_read_with_safe_defaults():
             {"run_memory_mib": 32_768},
             "run_memory_mib must be at most memory_mib (16384), got 32768",
         ),
+        (
+            "modelworks:settings/training",
+            {"ttl_seconds_after_finished": "1d"},
+            "training.ttl_seconds_after_finished: should be a valid integer in seconds, without a suffix, found the",
+        ),
         ("modelworks:settings/endpoints/Flight", {}, "endpoints.Flight: should match pattern"),
         ("modelworks:releases/other", {"digest": DIGEST}, "modelworks:releases names 'other'"),
         ("modelworks:releases/flight-delay/digest", "latest", "releases.flight-delay.digest: should match pattern"),
