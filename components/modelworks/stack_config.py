@@ -55,19 +55,36 @@ def load(path: Path) -> StackConfig:
     Raises:
         ModelworksError: The file is not there, is not YAML, or `parse` finds a mistake.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ModelworksError(f"{path} does not exist", fix="Check the environment's name.") from error
+    except UnicodeDecodeError as error:
+        raise ModelworksError(f"{path} is not YAML: {error}") from error
+    return parse_yaml(text, source=str(path))
+
+
+def parse_yaml(text: str, *, source: str) -> StackConfig:
+    """The settings in the text of a stack's config file.
+
+    Args:
+        text: YAML, as Pulumi keeps a stack's config.
+        source: Where it comes from, for messages.
+
+    Raises:
+        ModelworksError: It is not YAML, or `parse` finds a mistake.
+    """
     from ruamel.yaml import YAML  # a Pulumi program gets its config from the engine, and never pays
     from ruamel.yaml.error import YAMLError
 
     try:
-        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelworksError(f"{path} does not exist", fix="Check the environment's name.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ModelworksError(f"{path} is not YAML: {error}") from error
+        document = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ModelworksError(f"{source} is not YAML: {error}") from error
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
-        raise ModelworksError(f"{path}: config: expected a mapping of keys to values, found {_kind(config)}")
-    return parse(_with_placeholders(config), source=str(path))
+        raise ModelworksError(f"{source}: config: expected a mapping of keys to values, found {_kind(config)}")
+    return parse(_with_placeholders(config), source=source)
 
 
 def _with_placeholders(value: Any) -> Any:
