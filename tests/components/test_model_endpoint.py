@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from declared import ACCOUNT, declare
+from mocks import ACCOUNT, declare
 from modelworks import ModelEndpoint, contract
 
 DIGEST = "sha256:" + "ab" * 32

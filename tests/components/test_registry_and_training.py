@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from declared import ACCOUNT, declare
+from mocks import ACCOUNT, declare
 from modelworks import ModelRegistry, TrainingCompute
 from modelworks.cluster.training_job import Place
 

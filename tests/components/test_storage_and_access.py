@@ -5,7 +5,7 @@ import json
 import pulumi
 import pytest
 
-from declared import declare
+from mocks import declare
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import least_privilege_role, policy_document, statement
 
