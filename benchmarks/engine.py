@@ -125,7 +125,7 @@ for number in range(NUMBER):
 EVALUATION = """
 import json, runpy, sys
 sys.path.insert(0, "tests")
-from declared import Declared, declare
+from mocks import Declared, declare
 from ruamel.yaml import YAML
 config = YAML(typ="safe").load(open("stacks/local.template.yaml"))["config"]
 config["modelworks:secrets"] = {"registry_password": "of the benchmark alone"}

@@ -246,7 +246,7 @@ _UNITS = {
     "seconds": "s",
     "usd": "US dollars",
 }
-"""A setting's unit is the last word of its name."""
+"""A setting's unit by the word for it in the setting's name."""
 
 
 def _settings() -> str:
@@ -286,7 +286,7 @@ def _keys(definition: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     rows = []
     for name, raw in definition["properties"].items():
         facts = _resolved(raw, schema)
-        unit = _UNITS.get(name.rpartition("_")[2], "")
+        unit = next((_UNITS[word] for word in name.split("_") if word in _UNITS), "")
         meaning, stated = _meaning_and_default(_line(facts["description"]))
         default = "**required**" if name in required else stated or _default(raw)
         kind = ", ".join(part for part in (_json_type(facts), _bounds(facts)) if part)

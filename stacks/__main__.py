@@ -61,7 +61,7 @@ if settings.registry:
             "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
             "postgres_uri": secret(config.secrets.registry_database),
             "volume_gib": settings.registry.volume_gib,
-            "superseded_days": settings.registry.superseded_days,
+            "noncurrent_days": settings.registry.noncurrent_days,
         },
     )
     pulumi.export("registry_url", registry.url)

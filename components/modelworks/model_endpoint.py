@@ -225,7 +225,7 @@ class ModelEndpoint(KubernetesComponent):
                 # Git knows what to go back to. And Argo holds no release to its deadline as long as it keeps the
                 # ReplicaSet of an earlier one that it gave up and scaled down: its scale-down deadline stays on it.
                 "revisionHistoryLimit": 0,
-                "progressDeadlineSeconds": self._args["canary"]["ready_deadline_seconds"],
+                "progressDeadlineSeconds": self._args["canary"]["progress_deadline_seconds"],
                 "progressDeadlineAbort": True,
                 "selector": {"matchLabels": self.selector},
                 "template": self._pod(release),

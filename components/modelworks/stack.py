@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pulumi
 import pulumi_aws as aws
 from pulumi.runtime.config import CONFIG, is_config_secret
 
+from modelworks._git import git
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def stack_config() -> "StackConfig":
     Raises:
         ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
     """
-    from modelworks.settings import parse  # Pydantic is for programs that have settings of ours
+    from modelworks.stack_config import parse  # Pydantic is for programs that have settings of ours
 
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]
@@ -171,14 +171,11 @@ def commit() -> str:
 
     An output of the stack, not a tag: as a tag it would update every resource at every commit.
     """
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return described.stdout.strip()
+    try:
+        described = git(Path.cwd(), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+    except ModelworksError:
+        return ""
+    return described.decode().strip()
 
 
 def secret(value: str | None) -> pulumi.Output[str] | None:

@@ -16,9 +16,9 @@ PLACE = Place(
     image="registry.example/training@sha256:0",
     run_cpu_millicores=1500,
     run_memory_mib=2048,
-    time_limit_seconds=600,
+    active_deadline_seconds=600,
     retries=2,
-    kept_seconds=3600,
+    ttl_seconds_after_finished=3600,
 )
 ORDER = Order("dev", "churn", "sha256:aa", "sha256:bb", "c0ffee-dirty", "ada")
 JOB = manifest("train-churn-1", PLACE, ORDER)

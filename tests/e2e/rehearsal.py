@@ -90,7 +90,7 @@ SETTINGS: dict[str, Any] = {
         "steps": [20, 50],
         "step_seconds": 15,
         "bake_seconds": 10,
-        "ready_deadline_seconds": 120,
+        "progress_deadline_seconds": 120,
         "minimum_requests": 50,
     },
 }

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from declared import ROOT
 from e2e.rehearsal import ROWS, until
+from mocks import ROOT
 from modelworks import contract
 from modelworks.laptop import cloud, environments
 from modelworks.laptop.state_dir import Place, read_facts

@@ -48,7 +48,7 @@ config:
           steps: [50]
           step_seconds: 10
           bake_seconds: 10
-          ready_deadline_seconds: 60
+          progress_deadline_seconds: 60
           minimum_requests: 5
 """
 STRANGER = """\

@@ -27,7 +27,7 @@ class CanaryArgs(TypedDict):
     bake_seconds: NotRequired[int]
     """How long the last good version stays warm after the new one took all traffic. Default 600."""
 
-    ready_deadline_seconds: NotRequired[int]
+    progress_deadline_seconds: NotRequired[int]
     """A version that is not ready by then is given up. Default 600."""
 
     minimum_requests: NotRequired[int]

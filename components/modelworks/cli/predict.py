@@ -19,7 +19,7 @@ from modelworks.cli.context import Target
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _EXAMPLES_A_SECOND = 20
 """How often the laptop's idle endpoint is asked while a rollout waits for evidence."""
@@ -96,6 +96,30 @@ class Endpoint:
         answer = self._ask("POST", "/v1/predict", body)
         return answer, str(answer.get("version", ""))
 
+    def first_answer(self, *, within: float, pause: Callable[[float], object] = time.sleep) -> tuple[Any, Any]:
+        """Ask for a row of the model's own example until it is answered.
+
+        Args:
+            within: Seconds after which the last failure is raised.
+            pause: Waits these seconds between two tries, or raises what ends them.
+
+        Returns:
+            The row, and the answer to it.
+
+        Raises:
+            ModelworksError: It does not answer in time.
+        """
+        deadline = time.monotonic() + within
+        while True:
+            try:
+                body = self.example()
+                row = body["rows"][0] if "rows" in body else body
+                return row, self.predict(row)[0]
+            except ModelworksError:
+                if time.monotonic() > deadline:
+                    raise
+            pause(0.1)
+
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         import httpx
 
@@ -142,7 +166,7 @@ def token_of(target: Target, model: str, file: Path | None = None) -> str:
         except OSError as error:
             raise ModelworksError(f"cannot read the token file {file}: {error.strerror}") from error
     else:
-        from modelworks.settings import load
+        from modelworks.stack_config import load
 
         tokens = load(target.stack_file).secrets.tokens
         text = target.secret(f"tokens.{model}") if model in tokens else ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks._git import GitError, git, git_succeeds
 from modelworks.cli.console import RELEASES, Model, Override, err, out, progress
 from modelworks.cli.context import Target
 from modelworks.cli.lineage import verdict
@@ -21,9 +23,6 @@ from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version
-
-_GIT_BOUND = 120
-"""Seconds for a step of git, the project's own commit hooks included."""
 
 
 def register(app: typer.Typer) -> None:
@@ -82,17 +81,18 @@ def promote(
 # -- For review ------------------------------------------------------------------------------------------------------
 def _refuse_branch(file: Path, branch: str) -> None:
     """Find what would keep a commit from being made before anything else is done."""
-    if _git(file, "rev-parse", "--verify", "--quiet", f"HEAD:./{file.name}", must=False) is None:
+    folder = file.parent
+    if not git_succeeds(folder, "rev-parse", "--verify", "--quiet", f"HEAD:./{file.name}"):
         raise ModelworksError(
             f"{file} is in no commit of a git repository: there is nothing to review a change against",
             fix="Commit it first, or leave out --pr.",
         )
-    if _git(file, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", must=False) is not None:
+    if git_succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}"):
         raise ModelworksError(
             f"the branch {branch} is there already: this promotion waits for its review",
             fix=f"Push it, or drop it with `git branch -D {branch}` to make it anew.",
         )
-    if _git(file, "var", "GIT_COMMITTER_IDENT", must=False) is None:
+    if not git_succeeds(folder, "var", "GIT_COMMITTER_IDENT"):
         raise ModelworksError(
             "git does not know who you are, and a commit needs an author",
             fix="Run `git config user.name NAME` and `git config user.email ADDRESS`.",
@@ -106,19 +106,31 @@ def _on_branch(file: Path, version: Version, *, branch: str, environment: str) -
     """
     from modelworks.lifecycle.registration import write_release
 
-    with tempfile.TemporaryDirectory(prefix="modelworks-review-") as scratch:
-        checkout = Path(scratch) / "checkout"
-        prefix = _git(file, "rev-parse", "--show-prefix") or ""
-        _git(file, "worktree", "add", "--quiet", "--detach", str(checkout), "HEAD")
-        try:
-            copy = checkout / prefix.strip() / file.name
+    try:
+        with _checkout(file.parent) as folder:
+            copy = folder / file.name
             if not write_release(copy, version):
                 return False
-            _git(copy, "commit", "--quiet", "--message", _message(environment, version), "--", copy.name)
-            _git(copy, "branch", branch, "HEAD")
-        finally:
-            _git(file, "worktree", "remove", "--force", str(checkout))
+            git(folder, "commit", "--quiet", "--message", _message(environment, version), "--", copy.name)
+            git(folder, "branch", branch, "HEAD")
+    except GitError as error:
+        raise ModelworksError(
+            error.message, fix="Put that right and promote again: what is copied already is found again."
+        ) from error
     return True
+
+
+@contextmanager
+def _checkout(folder: Path) -> Iterator[Path]:
+    """A copy of `folder` in a working tree of its own, at the commit that is checked out."""
+    with tempfile.TemporaryDirectory(prefix="modelworks-review-") as scratch:
+        tree = Path(scratch) / "checkout"
+        prefix = git(folder, "rev-parse", "--show-prefix").decode().strip()
+        git(folder, "worktree", "add", "--quiet", "--detach", str(tree), "HEAD")
+        try:
+            yield tree / prefix
+        finally:
+            git(folder, "worktree", "remove", "--force", str(tree))
 
 
 def _message(environment: str, version: Version) -> str:
@@ -135,15 +147,3 @@ def _message(environment: str, version: Version) -> str:
         *(f"Override: {each['reason']} ({each['by']}, for {each['environment']})" for each in facts["overrides"]),
     ]
     return "\n".join(lines)
-
-
-def _git(file: Path, *arguments: str, must: bool = True) -> str | None:
-    """What git says beside a file; None if it fails and need not go well."""
-    command = ["git", "-C", str(file.parent), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_BOUND)
-    if done.returncode and must:
-        raise ModelworksError(
-            f"`git {arguments[0]}` failed: {done.stderr.strip() or done.stdout.strip()}",
-            fix="Put that right and promote again: what is copied already is found again.",
-        )
-    return None if done.returncode else done.stdout

@@ -266,20 +266,14 @@ def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
     """An example row of the model's own, and what the endpoint says to it."""
     from modelworks.cli.predict import endpoint_of, token_of
 
-    token, deadline = token_of(target, model), time.monotonic() + ANSWER_DEADLINE
-    while True:
-        try:
-            endpoint = endpoint_of(target, model, token)
-            body = endpoint.example()
-            row = body["rows"][0] if "rows" in body else body
-            return row, endpoint.predict(row)[0]
-        except ModelworksError as error:
-            if time.monotonic() > deadline:
-                raise ModelworksError(
-                    f"{model} gave no prediction within {ANSWER_DEADLINE} s: {error.message}",
-                    fix=f"`modelworks status {target.environment}` and `modelworks logs {model}` tell why.",
-                ) from error
-            time.sleep(0.3)
+    endpoint = endpoint_of(target, model, token_of(target, model))
+    try:
+        return endpoint.first_answer(within=ANSWER_DEADLINE)
+    except ModelworksError as error:
+        raise ModelworksError(
+            f"{model} gave no prediction within {ANSWER_DEADLINE} s: {error.message}",
+            fix=f"`modelworks status {target.environment}` and `modelworks logs {model}` tell why.",
+        ) from error
 
 
 def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import typer
 from modelworks._files import write_whole
 from modelworks.cli.console import ENVIRONMENTS
 from modelworks.project import project_root
-from modelworks.settings import load, schema
+from modelworks.stack_config import load, schema
 
 
 def register(app: typer.Typer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks._git import git_succeeds
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
 from modelworks.cli.context import Target
 from modelworks.errors import ModelworksError
@@ -311,8 +311,8 @@ def _same_program(here: str, there: str) -> bool:
     one, other = here.removesuffix("-dirty"), there.removesuffix("-dirty")
     if one == other:
         return True
-    command = ["git", "diff", "--quiet", one, other, "--", ":/", ":(exclude,top,glob)**/Pulumi.*.yaml"]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    paths = (":/", ":(exclude,top,glob)**/Pulumi.*.yaml")
+    return git_succeeds(Path.cwd(), "diff", "--quiet", one, other, "--", *paths)
 
 
 def _deployed(target: Target) -> dict[str, Any]:

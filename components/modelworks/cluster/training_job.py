@@ -30,9 +30,9 @@ class Place:
     image: str
     run_cpu_millicores: int
     run_memory_mib: int
-    time_limit_seconds: int
+    active_deadline_seconds: int
     retries: int
-    kept_seconds: int
+    ttl_seconds_after_finished: int
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
@@ -96,8 +96,8 @@ def manifest(name: str, place: Place, order: Order) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": place.namespace, "labels": labels, "annotations": notes},
         "spec": {
             "backoffLimit": place.retries,
-            "activeDeadlineSeconds": place.time_limit_seconds,
-            "ttlSecondsAfterFinished": place.kept_seconds,
+            "activeDeadlineSeconds": place.active_deadline_seconds,
+            "ttlSecondsAfterFinished": place.ttl_seconds_after_finished,
             "podFailurePolicy": {"rules": rules},
             "template": {"metadata": {"labels": labels}, "spec": _pod(name, place, order)},
         },
@@ -194,8 +194,8 @@ def _failed(condition: Object, pods: Sequence[Object], place: Place) -> Ending:
     if condition.get("reason") == "DeadlineExceeded":
         return Ending(
             code,
-            f"it took longer than its time limit of {place.time_limit_seconds} s",
-            "Raise training.time_limit_seconds in the stack's settings, or train on less.",
+            f"it took longer than its time limit of {place.active_deadline_seconds} s",
+            "Raise training.active_deadline_seconds in the stack's settings, or train on less.",
         )
     if last.get("reason") == "OOMKilled":
         return Ending(
@@ -216,7 +216,7 @@ def _refused(message: str) -> Ending:
     return Ending(1, quota_text(message), QUOTA_FIX, refused=True)
 
 
-QUOTA_FIX = "Wait until other runs end, or raise training's cpu_millicores, memory_mib or concurrent_runs."
+QUOTA_FIX = "Wait until other runs end, or raise training's cpu_millicores, memory_mib or max_jobs."
 
 
 def quota_text(message: str) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from modelworks._files import write_whole
+from modelworks._git import git_succeeds
 from modelworks.deploy import pending_operations, process
 from modelworks.deploy.lookup import search_of
 from modelworks.errors import ModelworksError
@@ -207,9 +208,8 @@ class Engine:
         self._have_secrets(file, template)
 
     def _in_git(self, file: Path) -> bool:
-        argv = ["git", "ls-files", "--error-unmatch", str(file)]
-        with suppress(OSError, subprocess.TimeoutExpired):
-            return subprocess.run(argv, cwd=self.project, capture_output=True, timeout=30, check=False).returncode == 0
+        with suppress(ModelworksError):  # a machine without git
+            return git_succeeds(self.project, "ls-files", "--error-unmatch", str(file))
         return False
 
     def _have_secrets(self, file: Path, template: Path) -> None:

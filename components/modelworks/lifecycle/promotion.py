@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import io
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modelworks._git import GitError, git
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import note_release, was_released
 from modelworks.lifecycle.child_process import Progress
@@ -28,10 +28,6 @@ from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.spec import ChampionGate, ModelSpec, find_model, load_spec
-
-_GIT_BOUND = 60
-"""Seconds for git to give a folder of a commit."""
-
 
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
 """Facts that a promoted version does not take along."""
@@ -251,21 +247,12 @@ def _unpack(folder: Path, commit: str, into: Path) -> None:
     """Write what `folder` was at a commit to `into`."""
     try:
         # Asked from the top: git takes a path of the tree as below the folder that it is called in.
-        top = Path(_git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
-        packed = _git(top, "archive", "--format=tar", f"{commit}:{folder.relative_to(top).as_posix()}")
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        top = Path(git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
+        packed = git(top, "archive", "--format=tar", f"{commit}:{folder.relative_to(top).as_posix()}")
+    except GitError as error:
         raise ModelworksError(
-            f"git has no {folder.name} of the commit {commit[:12] or '(none)'}: {said}",
+            f"git has no {folder.name} of the commit {commit[:12] or '(none)'}: {error.said}",
             fix="Fetch that commit: `git fetch`.",
         ) from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelworksError(f"git cannot be asked for the commit {commit[:12]}: {error}") from error
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(into, filter="data")
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, timeout=_GIT_BOUND
-    ).stdout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from modelworks._files import digest_of, digest_of_facts
+from modelworks._git import git
+from modelworks.errors import ModelworksError
 
 TRAINING = ("archive", "child", "child_process", "data", "metrics", "scores", "spec")
 """Modules of the lifecycle that decide what a run holds: the model's bytes, its metrics and its slices."""
@@ -56,15 +57,9 @@ def source_of(folder: Path, lock: Path) -> tuple[str, bool]:
     """
     package = Path(__file__).parent.parent
     try:
-        top = _git(folder, "rev-parse", "--show-toplevel").strip()
-        commit = _git(folder, "rev-parse", "HEAD").strip()
+        top = git(folder, "rev-parse", "--show-toplevel").decode().strip()
+        commit = git(folder, "rev-parse", "HEAD").decode().strip()
         paths = [str(path) for path in (folder, lock, package) if path.is_relative_to(top)]
-        return commit, bool(_git(folder, "status", "--porcelain", "--", *paths).strip())
-    except (OSError, subprocess.SubprocessError):
+        return commit, bool(git(folder, "status", "--porcelain", "--", *paths).strip())
+    except ModelworksError:
         return "", True
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, timeout=30
-    ).stdout

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,9 +15,10 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from modelworks._files import locked
+from modelworks._files import locked, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.settings import RELEASES_KEY, Release, load
+from modelworks.settings import RELEASES_KEY, Release
+from modelworks.stack_config import load, parse_yaml
 
 ORDER = ("dev", "staging", "prod")
 LOCAL = "local"
@@ -62,7 +61,8 @@ def set_release(path: Path, model: str, release: Release) -> bool:
         releases[model] = _line(release)
         buffer = io.StringIO()
         _yaml().dump(document, buffer)
-        _replace(path, buffer.getvalue())
+        parse_yaml(buffer.getvalue(), source=str(path))  # a release that breaks a rule never reaches the file
+        write_whole(path, buffer.getvalue(), mode=path.stat().st_mode & 0o777)
     return True
 
 
@@ -157,24 +157,3 @@ def _read(path: Path) -> str:
     except (YAMLError, UnicodeDecodeError) as error:
         raise ModelworksError(f"{path} is not YAML: {error}") from error
     return text
-
-
-def _replace(path: Path, text: str) -> None:
-    """Check the new text as a stack's config, then put it in place of the old one in one step."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".yaml")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            load(temporary)
-            temporary.chmod(path.stat().st_mode & 0o777)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ModelworksError(
-            f"cannot write {path}: {error.strerror}", fix="Free space or fix its permissions."
-        ) from error
