@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 
 import modelworks
 from modelworks import cli, contract
+from modelworks.cli.exit_codes import COMMON, EXIT_CODES
 
 ROOT = Path(__file__).parents[1]
 _SOURCE = "https://github.com/modelworks/modelworks/tree/main"
@@ -49,7 +50,13 @@ def write(folder: Path) -> None:
 
 def pages() -> dict[str, str]:
     """Every page of the reference, by its path in the folder."""
-    found = {**_component_pages(), "settings.md": _settings(), "commands.md": _commands(), "runtime.md": _runtime()}
+    found = {
+        **_component_pages(),
+        "settings.md": _settings(),
+        "commands.md": _commands(),
+        "exit-codes.md": _exit_codes(),
+        "runtime.md": _runtime(),
+    }
     return {path: f"{_GENERATED}\n\n{text.rstrip()}\n" for path, text in {"index.md": _index(found), **found}.items()}
 
 
@@ -427,6 +434,22 @@ def _parameter_meaning(parameter: Any) -> str:
     listed = f"One of {', '.join(f'`{member.value}`' for member in members)}." if members else ""
     variable = f"Also read from `{parameter.envvar}`." if parameter.envvar else ""
     return " ".join(part for part in (_line(parameter.help), listed, variable) if part)
+
+
+# -- Exit codes ------------------------------------------------------------------------------------------------------
+def _exit_codes() -> str:
+    rows = [
+        (f"`modelworks {name}`", f"{code}", text) for name, codes in EXIT_CODES.items() for code, text in codes.items()
+    ]
+    return "\n\n".join(
+        [
+            "# Exit codes",
+            "Every command returns these codes:",
+            _table(("code", "meaning"), [(f"{code}", text) for code, text in COMMON.items()]),
+            "Some commands define more, or narrow a meaning:",
+            _table(("command", "code", "meaning"), rows),
+        ]
+    )
 
 
 # -- The runtime -----------------------------------------------------------------------------------------------------

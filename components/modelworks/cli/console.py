@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
-Env = Annotated[str, typer.Option("--env", help="The environment.")]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Override = Annotated[
     str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
+import typer
 import yaml
 
 from modelworks import contract
@@ -23,6 +24,49 @@ from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Registry
+
+
+def _complete(incomplete: str) -> list[str]:
+    """Names of environments that a shell completes: those of the laptop, and those with a stack file."""
+    try:
+        stacks = [path.name.split(".")[1] for path in (project_root() / "stacks").glob("Pulumi.*.yaml")]
+        names = {*Place.here().environments(), *stacks}
+    except ModelworksError:
+        return []  # outside of a project there is nothing to complete
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+# Every command takes --env. A command whose only subject is an environment takes it as an argument as well.
+DEFAULT_ENVIRONMENT = "local"
+Env = Annotated[str, typer.Option("--env", "-e", metavar="ENV", autocompletion=_complete, help="The environment.")]
+EnvArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENV",
+        autocompletion=_complete,
+        show_default=False,
+        help=f"The environment. Default: {DEFAULT_ENVIRONMENT}.",
+    ),
+]
+EnvOption = Annotated[
+    str,
+    typer.Option(
+        "--env", "-e", metavar="ENV", autocompletion=_complete, show_default=False, help="The same as the argument."
+    ),
+]
+
+
+def environment_of(argument: str, option: str) -> str:
+    """The environment that a command was given, as its argument or with --env.
+
+    Raises:
+        ModelworksError: The argument and --env differ.
+    """
+    if argument and option and argument != option:
+        raise ModelworksError(
+            f"the argument names the environment {argument}, --env names {option}", fix="Give one of them."
+        )
+    return argument or option or DEFAULT_ENVIRONMENT
 
 
 @dataclass(frozen=True)

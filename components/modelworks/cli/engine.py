@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from modelworks.cli.console import ENVIRONMENTS, err, say
+from modelworks.cli.context import EnvArgument, EnvOption, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.deploy.stack import Engine
 
-_EXIT_CODES = """
-Exit codes: 0 done; 1 refused or failed; 130 interrupted; any other is Pulumi's own (4 a resource failed,
-5 a policy was violated, 6 no such stack, 7 `--expect-no-changes` found some).
-"""
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-_Environment = Annotated[str, typer.Argument(metavar="ENV", help="The environment, which is a stack of the project.")]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 
@@ -36,14 +33,15 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("up", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_up)
-    app.command("preview", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_preview)
-    app.command("destroy", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_destroy)
+    app.command("up", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=epilog("up"))(_up)
+    app.command("preview", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=epilog("preview"))(_preview)
+    app.command("destroy", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=epilog("destroy"))(_destroy)
 
 
 def _up(
     context: typer.Context,
-    environment: _Environment,
+    environment: EnvArgument = "",
+    env: EnvOption = "",
     yes: _Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print Pulumi's JSON instead of a report.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Roll out a release that was aborted here before.")] = False,
@@ -62,15 +60,16 @@ def _up(
     nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment aborted
     before is refused without --force. Plain `pulumi up` does none of this.
     """
-    from modelworks.cli.context import Target
+    from modelworks.cli.context import Target  # so that --help answers at once
     from modelworks.cli.rollouts import prepare_update, retry_aborted
 
+    environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.prepare(say)
     target = Target(environment, engine)
     retried = prepare_update(target, force=force, say=say)
-    options = [*engine.policy(), *context.args, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
-    if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in context.args):
+    options = [*engine.policy(), *passed, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
+    if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in passed):
         options.append("--refresh")  # the laptop's AWS forgets when it dies; asking costs milliseconds
     _run(engine, "up", options, quiet=as_json)
     retry_aborted(target, retried)
@@ -78,7 +77,8 @@ def _up(
 
 def _preview(
     context: typer.Context,
-    environment: _Environment,
+    environment: EnvArgument = "",
+    env: EnvOption = "",
     form: Annotated[
         Format, typer.Option("--format", help="`text` is Pulumi's own; `markdown` is for a pull request.")
     ] = Format.text,
@@ -93,9 +93,10 @@ def _preview(
     The markdown is a table of what is created, changed, replaced and deleted, property by property. Replacements and
     deletions of what holds data are in bold, secrets are masked. Options that this command does not know are Pulumi's.
     """
+    environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.have_stack(say)
-    options = [*engine.policy(), *context.args]
+    options = [*engine.policy(), *passed]
     form = Format.json if as_json else form
     if form is Format.text:
         _run(engine, "preview", options)
@@ -117,7 +118,7 @@ def _preview(
         _failed(engine, "preview", code)
 
 
-def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = False) -> None:
+def _destroy(context: typer.Context, environment: EnvArgument = "", env: EnvOption = "", yes: _Yes = False) -> None:
     """Delete everything that ENV declares.
 
     For example:
@@ -126,11 +127,27 @@ def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = Fals
 
     Protected resources are refused, by Pulumi. Options that this command does not know are Pulumi's.
     """
+    environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.mend(say)
     engine.unlock(say)
     engine.settle(say)
-    _run(engine, "destroy", [*context.args, *(["--yes"] if yes else [])])
+    _run(engine, "destroy", [*passed, *(["--yes"] if yes else [])])
+
+
+def _given(context: typer.Context, argument: str, option: str) -> tuple[str, list[str]]:
+    """The environment, and the options for Pulumi.
+
+    Click takes the first word it does not know for the argument; after --env, that is an option for Pulumi.
+    """
+    if not argument.startswith("-"):
+        return environment_of(argument, option), context.args
+    if not option:
+        raise ModelworksError(
+            f"the environment must come before Pulumi's option {argument}",
+            fix=f"Run `modelworks {context.info_name} ENV {argument} …`.",
+        )
+    return option, [argument, *context.args]
 
 
 def _engine(environment: str) -> Engine:
@@ -152,7 +169,7 @@ def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) 
             f"[bold]interrupted:[/] nothing is left running. What was in flight is in the state; "
             f"`modelworks up {engine.environment}` takes it from there."
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if code:
         _failed(engine, verb, code)
 

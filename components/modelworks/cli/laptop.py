@@ -11,12 +11,13 @@ import typer
 
 from modelworks import contract
 from modelworks.cli.console import LAPTOP, Json, err, out, say, table
+from modelworks.cli.context import EnvArgument, EnvOption, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.laptop.state_dir import Place
 
-_EXIT_CODES = "Exit codes: 0 done or up; 1 refused, failed or not up; 130 interrupted."
 
 _SECRET = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"}
 _KEPT = {"PATH", "NO_PROXY", "no_proxy"}
@@ -32,10 +33,10 @@ laptop = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(laptop, name="laptop", rich_help_panel=LAPTOP)
-    app.command("env", rich_help_panel=LAPTOP, epilog="Exit codes: 0 printed; 1 there is no such environment.")(_env)
+    app.command("env", rich_help_panel=LAPTOP, epilog=epilog("env"))(_env)
 
 
-@laptop.command("up", epilog=_EXIT_CODES)
+@laptop.command("up", epilog=epilog("laptop up"))
 def _up(
     environments: Annotated[
         list[str] | None, typer.Argument(metavar="ENV...", help="Environments to have. Default: local.")
@@ -60,7 +61,7 @@ def _up(
         _print_json(facts)
 
 
-@laptop.command("down", epilog=_EXIT_CODES)
+@laptop.command("down", epilog=epilog("laptop down"))
 def _down(
     keep: Annotated[bool, typer.Option("--keep", help="Stop, but keep the files for the next `up`.")] = False,
 ) -> None:
@@ -77,7 +78,7 @@ def _down(
     cloud.down(_place(), keep=keep, report=say)
 
 
-@laptop.command("status", epilog=_EXIT_CODES)
+@laptop.command("status", epilog=epilog("laptop status"))
 def _status(as_json: Json = False) -> None:
     """Show what runs, where it answers, and what it does not do as a cloud would.
 
@@ -96,10 +97,10 @@ def _status(as_json: Json = False) -> None:
     else:
         _show(found)
     if not found["up"]:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
-@laptop.command("logs", epilog=_EXIT_CODES)
+@laptop.command("logs", epilog=epilog("laptop logs"))
 def _logs(
     name: Annotated[str | None, typer.Argument(help="A process, as `status` names it. Default: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
@@ -119,7 +120,7 @@ def _logs(
         print(line, flush=follow)
 
 
-@laptop.command("toolchain", epilog=_EXIT_CODES)
+@laptop.command("toolchain", epilog=epilog("laptop toolchain"))
 def _toolchain(
     names: Annotated[list[str] | None, typer.Argument(metavar="TOOL...", help="Tools. Default: all.")] = None,
     build: Annotated[bool, typer.Option("--build", help="Get what is missing: download it, or build it.")] = False,
@@ -146,7 +147,9 @@ def _toolchain(
 
 
 def _env(
-    environment: Annotated[str, typer.Argument(metavar="ENV", help="An environment of the laptop cloud.")],
+    environment: EnvArgument = "",
+    *,
+    env: EnvOption = "",
     unset: Annotated[bool, typer.Option("--unset", help="Print the lines that take it back.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -163,6 +166,7 @@ def _env(
     """
     from modelworks.laptop.environments import environment_variables
 
+    environment = environment_of(environment, env)
     variables = environment_variables(_place(), environment)
     if unset:
         print("\n".join(f"unset {name}" for name in (*variables, *contract.MLFLOW_VARIABLES) if name not in _KEPT))

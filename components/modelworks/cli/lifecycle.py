@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelworks.cli.console import COLOURS, MODELS, Json, Override, err, out, progress, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 from modelworks.laptop.state_dir import Place
 
@@ -19,20 +21,16 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.gates import GateReport
     from modelworks.lifecycle.runs import Home
 
-_TRAIN_CODES = """
-Exit codes: 0 trained; 1 the data, the model's code or the environment stopped it; 75 a bucket did not answer;
-130 Ctrl-C; with --env also that of a container that was killed (137: out of memory).
-"""
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("new", rich_help_panel=MODELS)(new)
-    app.command("check-data", rich_help_panel=MODELS)(check_data)
-    app.command("train", rich_help_panel=MODELS, epilog=_TRAIN_CODES)(train)
-    app.command("bundle", rich_help_panel=MODELS)(bundle)
-    app.command("gates", rich_help_panel=MODELS)(gates)
+    app.command("new", rich_help_panel=MODELS, epilog=epilog("new"))(new)
+    app.command("check-data", rich_help_panel=MODELS, epilog=epilog("check-data"))(check_data)
+    app.command("train", rich_help_panel=MODELS, epilog=epilog("train"))(train)
+    app.command("bundle", rich_help_panel=MODELS, epilog=epilog("bundle"))(bundle)
+    app.command("gates", rich_help_panel=MODELS, epilog=epilog("gates"))(gates)
 
 
 def new(
@@ -73,13 +71,13 @@ def check_data(
         _print_checks(report)
         out.print(f"report: {home.checks(spec.name) / 'checks.html'}", soft_wrap=True)
     if not report.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def train(
     model: Model,
     *,
-    env: Annotated[str, typer.Option("--env", help="Environment to train in, as a Job. Default: here.")] = "",
+    env: Env = "",
     data: Annotated[str, typer.Option("--data", help="Digest of a kept snapshot to train on again.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -149,7 +147,7 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
 def gates(
     model: Model,
     *,
-    env: Annotated[str, typer.Option("--env", help="Environment it is meant for: its policy decides.")] = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     champion: Annotated[Path | None, typer.Option(help="Bundle that serves there now, to be compared with.")] = None,
     override: Override = "",
     as_json: Json = False,

@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import COLOURS, RELEASES, Env, Json, moment, out, table
-from modelworks.cli.context import Target
+from modelworks.cli.console import COLOURS, RELEASES, Json, moment, out, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.exit_codes import epilog
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version
@@ -21,16 +22,16 @@ _ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "custom": "a service of its
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("models", rich_help_panel=RELEASES)(models)
-    app.command("lineage", rich_help_panel=RELEASES)(lineage)
+    app.command("models", rich_help_panel=RELEASES, epilog=epilog("models"))(models)
+    app.command("lineage", rich_help_panel=RELEASES, epilog=epilog("lineage"))(lineage)
 
 
-def models(*, env: Env = "local", as_json: Json = False) -> None:
+def models(environment: EnvArgument = "", *, env: EnvOption = "", as_json: Json = False) -> None:
     """List the versions of every model that an environment's registry holds.
 
-    Example: `modelworks models --env prod`.
+    Example: `modelworks models prod`.
     """
-    registry = Target.of(env).registry
+    registry = Target.of(environment_of(environment, env)).registry
     found = [version for model in registry.models() for version in registry.versions(model)]
     if as_json:
         print(json.dumps([facts_of(version) for version in found], indent=2))
@@ -54,7 +55,7 @@ def models(*, env: Env = "local", as_json: Json = False) -> None:
 def lineage(
     model: Annotated[str, typer.Argument(help="MODEL, or MODEL@VERSION, an alias or a digest.", metavar="MODEL[@V]")],
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     as_json: Json = False,
 ) -> None:
     """Tell what a version is made of: data, code, lock, run, gates, overrides, who released it, where and when.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from modelworks.cli.console import OBSERVE, Env, Json, Model, err, out
-from modelworks.cli.context import Target
+from modelworks.cli.console import OBSERVE, Json, Model, err, out
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ _EXAMPLES_A_SECOND = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("predict", rich_help_panel=OBSERVE)(predict)
+    app.command("predict", rich_help_panel=OBSERVE, epilog=epilog("predict"))(predict)
 
 
 def predict(
     model: Model,
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     example: Annotated[bool, typer.Option("--example", help="Send the model's own example. The default.")] = False,
     data: Annotated[str, typer.Option("--data", metavar="JSON|@FILE", help='One row, or {"rows": [...]}.')] = "",
     token_file: Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.")] = None,

@@ -14,6 +14,7 @@ from rich.markup import escape
 from modelworks import contract
 from modelworks.cli.console import RELEASES, Model, Override, err, out, progress
 from modelworks.cli.context import Target
+from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import verdict
 from modelworks.cli.release import say_release
 from modelworks.errors import ModelworksError
@@ -28,7 +29,7 @@ _GIT_BOUND = 120
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("promote", rich_help_panel=RELEASES)(promote)
+    app.command("promote", rich_help_panel=RELEASES, epilog=epilog("promote"))(promote)
 
 
 def promote(

@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from modelworks import contract
 from modelworks.cli.console import LAPTOP, Json
+from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ _DONE = re.compile(r"\s+\S+\s+\S+ (\S+) (?:created|updated|replaced|deleted)\b")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    codes = "Exit codes: 0 the model answers; 1 a step failed, and says which and why."
-    app.command("quickstart", rich_help_panel=LAPTOP, epilog=codes)(_run)
+    app.command("quickstart", rich_help_panel=LAPTOP, epilog=epilog("quickstart"))(_run)
 
 
 def _run(

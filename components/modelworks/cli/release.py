@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelworks import contract
-from modelworks.cli.console import RELEASES, Env, Json, Model, Override, out, progress
-from modelworks.cli.context import Target
+from modelworks.cli.console import RELEASES, Json, Model, Override, out, progress
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import facts_of
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("register", rich_help_panel=RELEASES)(register_model)
-    app.command("release", rich_help_panel=RELEASES)(release)
-    app.command("rollback", rich_help_panel=RELEASES)(rollback)
+    app.command("register", rich_help_panel=RELEASES, epilog=epilog("register"))(register_model)
+    app.command("release", rich_help_panel=RELEASES, epilog=epilog("release"))(release)
+    app.command("rollback", rich_help_panel=RELEASES, epilog=epilog("rollback"))(rollback)
 
 
-def register_model(model: Model, *, env: Env = "local", override: Override = "", as_json: Json = False) -> None:
+def register_model(
+    model: Model, *, env: Env = DEFAULT_ENVIRONMENT, override: Override = "", as_json: Json = False
+) -> None:
     """Keep the last bundle of a model in an environment's store, and name it as a version with its whole lineage.
 
     Its gates are judged for that environment first. Registering twice is registering once.
@@ -44,7 +47,7 @@ def register_model(model: Model, *, env: Env = "local", override: Override = "",
 def release(
     model: Model,
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     version: Annotated[str, typer.Option("--version", help="Number, alias or digest. Default: the newest.")] = "",
     override: Override = "",
 ) -> None:
@@ -71,7 +74,7 @@ def release(
     say_release(target, found, registration.release(target.registry, target.stack_file, found))
 
 
-def rollback(model: Model, *, env: Env = "local") -> None:
+def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
     """Go back to what served before: the previous release line.
 
     Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.

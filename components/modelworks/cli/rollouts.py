@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelworks.cli.console import RELEASES, Env, Json, Model, out
-from modelworks.cli.context import Target
-from modelworks.cli.status import STATUS_CODES, Timeout, tell
+from modelworks.cli.console import RELEASES, Json, Model, out
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import epilog
+from modelworks.cli.status import Timeout, tell
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
@@ -24,8 +25,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(rollouts, rich_help_panel=RELEASES)
 
 
-@rollouts.command("watch", epilog=STATUS_CODES)
-def _watch(model: Model, *, env: Env = "local", timeout: Timeout = 0, as_json: Json = False) -> None:
+@rollouts.command("watch", epilog=epilog("rollout watch"))
+def _watch(model: Model, *, env: Env = DEFAULT_ENVIRONMENT, timeout: Timeout = 0, as_json: Json = False) -> None:
     """Follow a rollout until it ends: `modelworks status --wait` of one model.
 
     Example: `modelworks rollout watch flight-delay --env dev`.
@@ -33,11 +34,11 @@ def _watch(model: Model, *, env: Env = "local", timeout: Timeout = 0, as_json: J
     tell(Target.of(env), [model], wait=True, timeout=timeout, as_json=as_json)
 
 
-@rollouts.command("promote")
+@rollouts.command("promote", epilog=epilog("rollout promote"))
 def _promote(
     model: Model,
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     full: Annotated[bool, typer.Option("--full", help="Skip every step and analysis that is left.")] = False,
 ) -> None:
     """Let a rollout go on past the step it is at; with --full straight to all traffic.
@@ -53,8 +54,8 @@ def _promote(
     _next(model, env, "takes all traffic, without further analysis" if full else "goes on to its next step")
 
 
-@rollouts.command("abort")
-def _abort(model: Model, *, env: Env = "local") -> None:
+@rollouts.command("abort", epilog=epilog("rollout abort"))
+def _abort(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
     """Take all traffic back to the stable version. The release is remembered as turned back.
 
     Example: `modelworks rollout abort flight-delay --env dev`.
@@ -70,8 +71,8 @@ def _abort(model: Model, *, env: Env = "local") -> None:
     _next(model, env, "goes back to the stable version")
 
 
-@rollouts.command("retry")
-def _retry(model: Model, *, env: Env = "local") -> None:
+@rollouts.command("retry", epilog=epilog("rollout retry"))
+def _retry(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
     """Try a release again that was turned back, from its first step.
 
     Example: `modelworks rollout retry flight-delay --env dev`.

@@ -10,14 +10,15 @@ import typer
 
 from modelworks._files import write_whole
 from modelworks.cli.console import ENVIRONMENTS
+from modelworks.cli.exit_codes import epilog
 from modelworks.project import project_root
 from modelworks.settings import load, schema
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("schema", rich_help_panel=ENVIRONMENTS)(_schema)
-    app.command("check", rich_help_panel=ENVIRONMENTS)(_check)
+    app.command("schema", rich_help_panel=ENVIRONMENTS, epilog=epilog("schema"))(_schema)
+    app.command("check", rich_help_panel=ENVIRONMENTS, epilog=epilog("check"))(_check)
 
 
 def _schema(

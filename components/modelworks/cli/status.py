@@ -11,8 +11,9 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import OBSERVE, Env, Json, Model, err, moment, out, table
-from modelworks.cli.context import Target
+from modelworks.cli.console import OBSERVE, Json, Model, err, moment, out, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.cli.predict import examples
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Registry
     from modelworks.settings import Release
 
-STATUS_CODES = """
-Exit codes: 0 every released endpoint is Healthy; 1 one is Aborted, Degraded or OutOfSync, or
-the environment is unreachable; 2 a rollout is still Progressing (with --wait: when the time it was given is over).
-"""
 _POLL_SECONDS = 1.0
 
 Timeout = Annotated[
@@ -40,13 +37,14 @@ Timeout = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("status", rich_help_panel=OBSERVE, epilog=STATUS_CODES)(status)
-    app.command("logs", rich_help_panel=OBSERVE)(logs)
+    app.command("status", rich_help_panel=OBSERVE, epilog=epilog("status"))(status)
+    app.command("logs", rich_help_panel=OBSERVE, epilog=epilog("logs"))(logs)
 
 
 def status(
-    environment: Annotated[str, typer.Argument(metavar="[ENV]", help="The environment.")] = "local",
+    environment: EnvArgument = "",
     *,
+    env: EnvOption = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until no rollout is under way.")] = False,
     timeout: Timeout = 0,
     as_json: Json = False,
@@ -58,13 +56,13 @@ def status(
 
     Example: `modelworks up local && modelworks status local --wait`.
     """
-    tell(Target.of(environment), [], wait=wait, timeout=timeout, as_json=as_json)
+    tell(Target.of(environment_of(environment, env)), [], wait=wait, timeout=timeout, as_json=as_json)
 
 
 def logs(
     model: Model,
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, with pods that come.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of each pod's last lines.")] = 50,
     previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the container that ended last.")] = False,
@@ -83,7 +81,7 @@ def logs(
     try:
         pods = cluster.logs(model, say, follow=follow, lines=lines, previous=previous)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not pods:
         which = "pods that restarted" if previous else "pods"
         raise ModelworksError(f"{model} has no {which} in {env}", fix=f"Run `modelworks status {env}`.")
@@ -118,11 +116,11 @@ class Told:
         }
 
 
-def exit_code(stands: list[rollout.Status]) -> int:
+def exit_code(stands: list[rollout.Status]) -> ExitCode:
     """0 all serve what is wanted, 1 one was turned back or is degraded, 2 one is still under way."""
     if any(not item.good and item.ended for item in stands):
-        return 1
-    return 2 if any(not item.ended for item in stands) else 0
+        return ExitCode.FAILED
+    return ExitCode.PROGRESSING if any(not item.ended for item in stands) else ExitCode.OK
 
 
 def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json: bool) -> None:

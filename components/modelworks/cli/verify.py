@@ -16,19 +16,14 @@ from rich.markup import escape
 
 from modelworks import contract
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
-from modelworks.cli.context import Target
+from modelworks.cli.context import EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.cluster.rollout import Object
     from modelworks.settings import Release
 
-_VERIFY_CODES = """
-Exit codes: 0 everything is as the code says, or was repaired; 1 something is not, or a check could not be performed.
-"""
-_COMPARE_CODES = """
-Exit codes: 0 every difference is declared; 1 there are undeclared ones, or an environment is unreachable.
-"""
 _COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "repaired": "cyan"}
 
 
@@ -57,13 +52,14 @@ class Difference:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("verify", rich_help_panel=ENVIRONMENTS, epilog=_VERIFY_CODES)(verify)
-    app.command("compare", rich_help_panel=ENVIRONMENTS, epilog=_COMPARE_CODES)(compare)
+    app.command("verify", rich_help_panel=ENVIRONMENTS, epilog=epilog("verify"))(verify)
+    app.command("compare", rich_help_panel=ENVIRONMENTS, epilog=epilog("compare"))(compare)
 
 
 def verify(
-    environment: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    environment: EnvArgument = "",
     *,
+    env: EnvOption = "",
     repair: Annotated[bool, typer.Option("--repair", help="Repair the registry after an interrupted step.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +69,7 @@ def verify(
 
     Example: `modelworks verify staging`.
     """
-    target = Target.of(environment)
+    target = Target.of(environment_of(environment, env))
     found: list[Finding] = []
     for name, check in _CHECKS.items():
         if err.is_terminal:
@@ -81,13 +77,13 @@ def verify(
         try:
             found += check(target, repair)
         except ModelworksError as error:
-            found.append(Finding(name, environment, "unknown", error.message, error.fix or ""))
+            found.append(Finding(name, target.environment, "unknown", error.message, error.fix or ""))
     if as_json:
-        print(json.dumps({"environment": environment, "findings": [asdict(each) for each in found]}, indent=2))
+        print(json.dumps({"environment": target.environment, "findings": [asdict(each) for each in found]}, indent=2))
     else:
         _show(found)
     if any(each.verdict in {"wrong", "unknown"} for each in found):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def compare(
@@ -114,7 +110,7 @@ def compare(
             rows.add_row(kind, escape(each.path), escape(_shown(each.here)), escape(_shown(each.there)))
         out.print(rows if found else f"{here} and {there} do not differ")
     if any(not each.declared for each in found):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 # -- Checks ----------------------------------------------------------------------------------------------------------
