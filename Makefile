@@ -41,10 +41,11 @@ soak: $(SYNCED) ## Search for faults at random, for as long as it takes (SOAK_EX
 mutants: $(SYNCED) ## Change the pure modules at random and show what no test notices (ONLY="contract alarms")
 	@$(BIN)/python tests/mutants.py $(ONLY)
 
-lint: $(SYNCED) ## Check style, layers and types
+lint: $(SYNCED) ## Check style, layers, words and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python docs/prose.py
 	@$(BIN)/mypy
 
 format: $(SYNCED) ## Rewrite the sources in our style

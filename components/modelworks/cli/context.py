@@ -1,4 +1,4 @@
-"""An environment as the command line reaches it: what its stack says, its registry, its cloud and its cluster."""
+"""An environment as the command line reaches it: its stack, registry, cloud and cluster."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Target:
         """The environment of that name: the laptop's, if the laptop holds it, else the cloud's.
 
         Raises:
-            ModelworksError: There is no project here, or no engine can be had.
+            ModelworksError: There is no project here, or no engine is available.
         """
         engine = engine_of(environment)
         if engine.on_laptop:
@@ -93,7 +93,7 @@ class Target:
 
     @property
     def stack_file(self) -> Path:
-        """The stack's config: what is declared, and what is released."""
+        """The stack's config file: settings and releases."""
         return self.engine.stack_file
 
     @cached_property
@@ -121,7 +121,7 @@ class Target:
         """One output of the stack.
 
         Raises:
-            ModelworksError: The stack does not declare what it is of.
+            ModelworksError: The stack does not have that output.
         """
         if name not in self.outputs:
             raise ModelworksError(
@@ -211,7 +211,7 @@ class Target:
 
     @property
     def mlflow_variables(self) -> dict[str, str]:
-        """What makes MLflow's own client reach the environment's registry.
+        """Variables that point MLflow's own client to the environment's registry.
 
         Raises:
             ModelworksError: The environment has no registry yet, or its password cannot be read.
@@ -231,7 +231,7 @@ def engine_of(environment: str) -> Engine:
     """The engine for `environment`: the laptop's, if the laptop holds it, else of the user's own backend and cloud.
 
     Raises:
-        ModelworksError: There is no project here, or no `pulumi` can be had.
+        ModelworksError: There is no project here, or no `pulumi` is available.
     """
     project = project_root()
     place = Place.here()

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 
 
 class Format(StrEnum):
-    """How a preview is told."""
+    """The format of a preview."""
 
     text = "text"
     markdown = "markdown"
@@ -46,19 +46,19 @@ def _up(
     as_json: Annotated[bool, typer.Option("--json", help="Print Pulumi's JSON instead of a report.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Roll out a release that was aborted here before.")] = False,
 ) -> None:
-    """Bring ENV to what the program declares, by the real Pulumi engine.
+    """Deploy what the program declares to ENV, with the real Pulumi engine.
 
     For example:
 
         modelworks up local --yes
         modelworks up dev --target 'urn:pulumi:dev::…'
 
-    An environment that the laptop holds goes there, and is compared with what really stands there first; any other goes
-    to your own backend and cloud, with your own credentials. Options that this command does not know are Pulumi's.
+    An environment of the laptop cloud is refreshed first. Any other environment uses your own Pulumi backend, cloud and
+    credentials. Unknown options are passed to Pulumi.
 
-    What a killed update left behind is cleaned up first: its lock if its process is gone, and each resource of which
-    nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment aborted
-    before is refused without --force. Plain `pulumi up` does none of this.
+    The command first cleans up after a killed update: it removes the lock of a dead process, looks up each resource
+    whose creation is uncertain, and imports or forgets it. A release that this environment aborted before is refused
+    without --force. Plain `pulumi up` does none of this.
     """
     from modelworks.cli.context import Target  # so that --help answers at once
     from modelworks.cli.rollouts import prepare_update, retry_aborted
@@ -84,14 +84,14 @@ def _preview(
     ] = Format.text,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Show what `up` would do to ENV, and change nothing.
+    """Show what `up` would change in ENV, without changing it.
 
     For example:
 
         modelworks preview prod --format markdown > preview.md
 
-    The markdown is a table of what is created, changed, replaced and deleted, property by property. Replacements and
-    deletions of what holds data are in bold, secrets are masked. Options that this command does not know are Pulumi's.
+    The markdown lists created, changed, replaced and deleted resources, property by property. Replacements and
+    deletions of resources that hold data are in bold; secrets are masked. Unknown options are passed to Pulumi.
     """
     environment, passed = _given(context, environment, env)
     engine = _engine(environment)
@@ -109,7 +109,7 @@ def _preview(
         preview = Preview.read(environment, text)
     except ValueError:
         code = code or 1
-        preview = Preview(environment, (), 0, (f"the engine ended with {code} before it could tell anything",))
+        preview = Preview(environment, (), 0, (f"the engine exited with {code} before it reported a change",))
     if form is Format.json:
         print(json.dumps({**preview.facts(), "failed": bool(code)}, indent=2, ensure_ascii=False))
     else:
@@ -125,7 +125,7 @@ def _destroy(context: typer.Context, environment: EnvArgument = "", env: EnvOpti
 
         modelworks destroy local --yes
 
-    Protected resources are refused, by Pulumi. Options that this command does not know are Pulumi's.
+    Pulumi refuses to delete protected resources. Unknown options are passed to Pulumi.
     """
     environment, passed = _given(context, environment, env)
     engine = _engine(environment)
@@ -138,7 +138,7 @@ def _destroy(context: typer.Context, environment: EnvArgument = "", env: EnvOpti
 def _given(context: typer.Context, argument: str, option: str) -> tuple[str, list[str]]:
     """The environment, and the options for Pulumi.
 
-    Click takes the first word it does not know for the argument; after --env, that is an option for Pulumi.
+    Click parses the first unknown word as the argument; after --env, that word is an option for Pulumi.
     """
     if not argument.startswith("-"):
         return environment_of(argument, option), context.args
@@ -166,8 +166,8 @@ def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) 
         code = engine.run(verb, options, terminal=terminal)
     except Interrupted:
         err.print(
-            f"[bold]interrupted:[/] nothing is left running. What was in flight is in the state; "
-            f"`modelworks up {engine.environment}` takes it from there."
+            f"[bold]interrupted:[/] no process is left running. Pending operations are in the state; "
+            f"`modelworks up {engine.environment}` resolves them."
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     if code:
@@ -175,6 +175,6 @@ def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) 
 
 
 def _failed(engine: Engine, verb: str, code: int) -> NoReturn:
-    failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} ended with {code}; log: {engine.log(verb)}")
+    failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} exited with {code}; log: {engine.log(verb)}")
     failure.exit_code = code if 0 < code < 128 else 1
     raise failure

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command returns to the shell."""
+    """The exit code of a command."""
 
     OK = 0
     FAILED = 1
@@ -23,7 +23,7 @@ COMMON: Mapping[int, str] = {
     2: "the command line is invalid",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
-"""What a code means where a command does not define it otherwise."""
+"""Meanings that hold unless a command defines another."""
 
 _PULUMI: Mapping[int, str] = {
     4: "a resource failed (Pulumi's own code, like all others)",

@@ -1,4 +1,4 @@
-"""`modelworks laptop` and `modelworks env`: the laptop cloud, and a shell that means one of its environments."""
+"""`modelworks laptop` and `modelworks env`: the laptop cloud, and a shell for one of its environments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SECRET = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"}
 _KEPT = {"PATH", "NO_PROXY", "no_proxy"}
-"""What `--unset` leaves: these held something before, and what is added to them does no harm."""
+"""Variables that `--unset` keeps: they had a value before, and the additions do no harm."""
 
 laptop = typer.Typer(
     help="The laptop cloud: AWS, Kubernetes and a gateway on this machine.",
@@ -39,19 +39,19 @@ def register(app: typer.Typer) -> None:
 @laptop.command("up", epilog=epilog("laptop up"))
 def _up(
     environments: Annotated[
-        list[str] | None, typer.Argument(metavar="ENV...", help="Environments to have. Default: local.")
+        list[str] | None, typer.Argument(metavar="ENV...", help="Environments to create. Default: local.")
     ] = None,
-    aws_only: Annotated[bool, typer.Option("--aws-only", help="Leave Kubernetes and the gateway out.")] = False,
+    aws_only: Annotated[bool, typer.Option("--aws-only", help="Start neither Kubernetes nor the gateway.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring the laptop cloud up. Run again, it starts what is not running and adds what is not there.
+    """Start the laptop cloud. A second run starts stopped processes and adds missing environments.
 
     For example:
 
         modelworks laptop up
         modelworks laptop up dev staging      # two environments side by side
 
-    Tools that are not at hand are downloaded, or built from pinned Go modules, once.
+    Missing tools are downloaded, or built from pinned Go modules, once.
     """
     from modelworks.laptop import cloud
 
@@ -63,15 +63,15 @@ def _up(
 
 @laptop.command("down", epilog=epilog("laptop down"))
 def _down(
-    keep: Annotated[bool, typer.Option("--keep", help="Stop, but keep the files for the next `up`.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the files for the next `up`.")] = False,
 ) -> None:
-    """Stop everything and wipe it: an environment comes from code, so nothing here is precious.
+    """Stop the laptop cloud and delete its files. Environments are reproduced from code.
 
     For example:
 
         modelworks laptop down
 
-    Only what belongs to this laptop cloud is ended: another checkout's goes on.
+    The laptop cloud of another checkout keeps running.
     """
     from modelworks.laptop import cloud
 
@@ -80,14 +80,14 @@ def _down(
 
 @laptop.command("status", epilog=epilog("laptop status"))
 def _status(as_json: Json = False) -> None:
-    """Show what runs, where it answers, and what it does not do as a cloud would.
+    """Show the processes, their addresses, and the differences from a real cloud.
 
     For example:
 
         modelworks laptop status
         modelworks laptop status --json | jq .endpoints
 
-    What is recorded but not emulated, and what is not enforced, is listed too: do not rely on it here.
+    The differences are resources that are recorded but not emulated, and rules that are not enforced.
     """
     from modelworks.laptop.status import condition
 
@@ -103,8 +103,8 @@ def _status(as_json: Json = False) -> None:
 @laptop.command("logs", epilog=epilog("laptop logs"))
 def _logs(
     name: Annotated[str | None, typer.Argument(help="A process, as `status` names it. Default: all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines from the end.")] = 20,
 ) -> None:
     """Print the end of a process's log.
 
@@ -112,7 +112,7 @@ def _logs(
 
         modelworks laptop logs apiserver -f
 
-    What an endpoint's pods write is elsewhere: `modelworks logs`.
+    For the logs of an endpoint's pods, use `modelworks logs`.
     """
     from modelworks.laptop import cloud
 
@@ -123,10 +123,10 @@ def _logs(
 @laptop.command("toolchain", epilog=epilog("laptop toolchain"))
 def _toolchain(
     names: Annotated[list[str] | None, typer.Argument(metavar="TOOL...", help="Tools. Default: all.")] = None,
-    build: Annotated[bool, typer.Option("--build", help="Get what is missing: download it, or build it.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Build the tools that are missing, or download them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the programs the laptop cloud is made of, and where each comes from.
+    """Show the programs of the laptop cloud, and the source of each.
 
     For example:
 
@@ -150,19 +150,19 @@ def _env(
     environment: EnvArgument = "",
     *,
     env: EnvOption = "",
-    unset: Annotated[bool, typer.Option("--unset", help="Print the lines that take it back.")] = False,
+    unset: Annotated[bool, typer.Option("--unset", help="Print the lines that unset the variables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what makes a shell mean ENV: plain pulumi, kubectl, aws, boto3 and MLflow then go to the laptop.
+    """Print variables that point pulumi, kubectl, aws, boto3 and MLflow to ENV on the laptop.
 
     For example:
 
         eval "$(modelworks env local)"
         eval "$(modelworks env local --unset)"
 
-    It holds for this shell alone. The AWS keys in it open the account on the laptop and nothing else. MLflow's
-    variables are set once the registry of ENV is up, and unset before, so that no other registry is written to. Secrets
-    are not printed on a terminal.
+    The variables affect this shell alone. The AWS keys are valid for the account on the laptop only. Until the registry
+    of ENV is up, MLflow's variables are unset, so that MLflow writes to no other registry. Secrets are not printed on a
+    terminal.
     """
     from modelworks.laptop.environments import environment_variables
 
@@ -183,12 +183,12 @@ def _env(
         for name, value in shown.items():
             print(f"export {name}={shlex.quote(value)}")
     if sys.stdout.isatty():
-        err.print(f"\n# Not shown on a terminal: {', '.join(hidden)}. For a shell that means {environment}:")
+        err.print(f"\n# Not shown on a terminal: {', '.join(hidden)}. For a shell that uses {environment}:")
         err.print(f'# eval "$(modelworks env {environment})"')
 
 
 def _mlflow_variables(environment: str) -> dict[str, str]:
-    """What makes MLflow's client reach the registry of the environment; nothing, and why, while that is not up."""
+    """Variables that point MLflow's client to the registry; none while the registry is not up."""
     from modelworks.laptop.environments import stack_config
 
     # Asking the engine takes a second, and without a password in the stack there is no registry.

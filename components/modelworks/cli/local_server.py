@@ -1,4 +1,4 @@
-"""A bundle served by a process of this command, from when it is built until its environment serves it."""
+"""A process that serves a bundle from the moment it is built until its environment serves it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer:
 
     url: str
     row: Any
-    """What was asked."""
+    """The row of the request."""
     prediction: Any
     at: float
     """When it came, by the monotonic clock."""
@@ -51,8 +51,8 @@ class LocalServer:
 
     Args:
         log: File for what the server writes.
-        answered: Is called with the first answer.
-        failed: Is called with one sentence if there will be none. That fails nothing: the environment is on its way.
+        answered: Called with the first answer.
+        failed: Called with one sentence if the server fails. The command continues: the environment is coming up.
     """
 
     def __init__(self, log: Path, answered: Callable[[Answer], None], failed: Callable[[str], None]) -> None:
@@ -132,7 +132,7 @@ def _start(bundle: Bundle, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]
 
 
 def _first_answer(model: str, url: str, process: subprocess.Popen[bytes], over: threading.Event) -> Answer | None:
-    """Ask for the model's own example until it answers; None once `over` is set.
+    """Request the model's own example until the server answers; None once `over` is set.
 
     Raises:
         ModelworksError: The process ended, or does not answer in time.
@@ -149,7 +149,7 @@ def _first_answer(model: str, url: str, process: subprocess.Popen[bytes], over: 
                 return Answer(url, row, endpoint.predict(row)[0], time.monotonic())
             except ModelworksError:
                 if process.poll() is not None:
-                    raise ModelworksError(f"the server ended with {process.returncode}") from None
+                    raise ModelworksError(f"the server exited with {process.returncode}") from None
                 if time.monotonic() > deadline:
                     raise
             over.wait(0.1)

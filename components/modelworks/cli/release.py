@@ -1,4 +1,4 @@
-"""`register`, `release` and `rollback`: how a bundle becomes what serves."""
+"""`register`, `release` and `rollback`: release a bundle in an environment."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def register(app: typer.Typer) -> None:
 def register_model(
     model: Model, *, env: Env = DEFAULT_ENVIRONMENT, override: Override = "", as_json: Json = False
 ) -> None:
-    """Keep the last bundle of a model in an environment's store, and name it as a version with its whole lineage.
+    """Store the last bundle of a model in an environment, and register it as a version with its lineage.
 
-    Its gates are judged for that environment first. Registering twice is registering once.
+    The command first evaluates the gates for that environment. Registering a bundle twice changes nothing.
 
     Example: `modelworks register flight-delay --env dev`.
     """
@@ -51,9 +51,9 @@ def release(
     version: Annotated[str, typer.Option("--version", help="Number, alias or digest. Default: the newest.")] = "",
     override: Override = "",
 ) -> None:
-    """Make a registered version what an environment serves: one line of its stack's config, nothing else.
+    """Release a registered version in an environment: edit one line of its stack's config.
 
-    Only `local` and the first environment are released to directly; others are promoted to.
+    Only `local` and the first environment accept a direct release; use `promote` for the others.
 
     Example: `modelworks release flight-delay --env local`, then `modelworks up local`.
     """
@@ -63,7 +63,7 @@ def release(
     order = read_order(project_root())
     if env in order[1:]:
         raise ModelworksError(
-            f"{env} is not released to directly: a version comes up through {' → '.join(order)}",
+            f"{env} accepts no direct release: versions are promoted along {' → '.join(order)}",
             fix=f"Run `modelworks promote {model} --from {order[order.index(env) - 1]} --to {env}`.",
         )
     target = Target.of(env)
@@ -75,7 +75,7 @@ def release(
 
 
 def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
-    """Go back to what served before: the previous release line.
+    """Return to the version that served before: restore the previous release line.
 
     Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.
     """
@@ -86,7 +86,7 @@ def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
     updates = json.loads(target.engine.ask("stack", "history", "--json", "--stack", env) or "[]")
     previous = registration.previous_release(updates, model, read_releases(target.stack_file).get(model))
     if previous is None:
-        raise ModelworksError(f"{env} never released another {model}", fix="There is nothing to go back to.")
+        raise ModelworksError(f"{env} never released another {model}", fix="Register and release another version.")
     found = target.registry.find(model, previous.digest)
     say_release(target, found, registration.release(target.registry, target.stack_file, found))
 
@@ -102,7 +102,7 @@ def register_last(target: Target, model: str, override: str = "", progress: Prog
 
 
 def say_release(target: Target, version: Version, changed: bool) -> None:
-    """Tell what a stack's file releases now, and what to do next."""
+    """Print the release of a stack's file, and the next command."""
     env = target.environment
     what = f"{version.model} {version.version} ({contract.short_digest(version.digest)})"
     if changed:

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _schema(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: standard output.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a stack's config file: every setting with its meaning, unit and default.
 
@@ -46,13 +48,12 @@ def _check(
         list[Path] | None, typer.Argument(help="Stack config files. Default: every stack of the project.")
     ] = None,
 ) -> None:
-    """Check stack config files without an engine or a cloud; what is wrong is named with its path.
+    """Check stack config files without an engine or a cloud; an error names the path of the setting.
 
     For example:
 
         modelworks check stacks/Pulumi.prod.yaml
 
-    Exit code 0: all are right; 1: one is not.
     """
     for path in files or sorted((project_root() / "stacks").glob("Pulumi.*.yaml")):
         load(path)

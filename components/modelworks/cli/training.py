@@ -1,4 +1,4 @@
-"""`modelworks train MODEL --env ENV`: a run as a Job of the environment, watched to its end and brought home."""
+"""`train --env`: train a model as a Job of an environment, and fetch its run."""
 
 from __future__ import annotations
 
