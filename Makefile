@@ -16,7 +16,7 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
 .PHONY: help setup up down check test soak mutants lint format bench docs clean
 
-help: ## Say what there is
+help: ## List the targets
 	@echo "modelworks: every machine-learning environment, reproduced from code."
 	@echo
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -30,7 +30,7 @@ down: $(SYNCED) ## Stop everything and wipe it
 check: $(SYNCED) lint ## Pass style, layers, types and the fast tests: what to run while working
 	@$(BIN)/pytest -m "not e2e and not soak" -n 2
 
-test: check ## Pass every test, the long way through engine, AWS and Kubernetes included
+test: check ## Pass every test, also those that run the engine, AWS and Kubernetes
 	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m "e2e and not soak"
 
