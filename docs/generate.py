@@ -2,7 +2,7 @@
 
     python docs/generate.py     # rewrites docs/reference; `make docs` runs it
 
-A page says what the source says and nothing else: to change it, change the source. Everything is found by public names
+A page contains only facts of the source: to change it, change the source. Everything is found by public names
 (`modelworks.__all__`, the command line, `modelworks schema`, `modelworks.contract`), so that modules may move.
 """
 
@@ -62,7 +62,7 @@ def pages() -> dict[str, str]:
 
 def _index(found: Mapping[str, str]) -> str:
     links = [f"- [{text.splitlines()[0].removeprefix('# ')}]({path})" for path, text in found.items()]
-    lead = "Generated from the source of this version, and held to it by a test."
+    lead = "Generated from the source of this version; a test compares them."
     return "\n".join(["# Reference", "", lead, "", *links])
 
 
@@ -102,7 +102,7 @@ def _component(component: ComponentDefinition, types: Mapping[str, TypeDefinitio
             ],
         ),
         "## Resources",
-        "What the example declares, and the attribute for it ([escape hatches](../../guides/escape-hatches.md)).",
+        "The resources of the example, and the attribute of each ([escape hatches](../../guides/escape-hatches.md)).",
         _table(("resource", "name", "attribute"), _resources(component.name, example)),
     ]
     return "\n\n".join(parts)
@@ -399,7 +399,7 @@ def _command(path: str, command: Any) -> str:
 
 
 def _examples_fenced(text: str) -> str:
-    """The help with its indented examples as blocks that say what they are."""
+    """The help with its indented examples as blocks with a language."""
     block = r"(?:^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)"
     return re.sub(block, lambda found: f"\n\n{_fenced('sh', inspect.cleandoc(found[1]))}\n", text).strip()
 
@@ -460,7 +460,7 @@ def _runtime() -> str:
     return "\n\n".join(
         [
             "# Runtime",
-            "What a served pod, `python -m modelworks.runtime.serve`, reads and publishes.",
+            "Variables and metrics of a served pod, `python -m modelworks.runtime.serve`.",
             "[Serving](../guides/serving.md) says how it behaves.",
             "## Variables",
             _table(
