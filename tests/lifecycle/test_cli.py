@@ -53,7 +53,7 @@ def test_data_that_is_wrong_exits_with_one_and_names_the_column(project):
 
 def test_project_that_is_there_already_is_not_overwritten(project):
     done = modelworks(project, "new", "churn")
-    assert (done.returncode, "is there already" in done.stderr) == (1, True)
+    assert (done.returncode, "already exists" in done.stderr) == (1, True)
 
 
 def test_snapshot_outlives_the_machine_in_a_bucket(tmp_path, monkeypatch):
