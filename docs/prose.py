@@ -118,7 +118,10 @@ def findings(text: Text, style: Style) -> Iterator[Finding]:
     rules = [rule for rule in style.rules if rule.pattern.search(text.words)]
     for start, sentence in _sentences(text.words):
         line = text.lines[start]
-        count = len(re.findall(r"\w[\w'/.-]*", sentence))
+        # A semicolon or a colon gives a reader a place to rest, and inline code is a name.
+        count = max(
+            len(re.findall(r"\w[\w'/.-]*", part)) for part in re.split(r"[;:]\s", sentence.replace("`code`", ""))
+        )
         if count > style.longest:
             phrase = " ".join(sentence.split()[:6]) + " …"
             yield Finding(line, phrase, "long-sentence", f"{count} words; split it, {style.longest} at most")

@@ -290,7 +290,7 @@ def test_a_target_that_is_down_gets_nothing_and_no_line(world, monkeypatch, lost
     world.places["staging"].registry = replace(world.staging, **{lost: elsewhere})
     with pytest.raises(ModelworksError, match=r"(registry|store) of staging") as error:
         world.promote()
-    assert "nothing is done twice" in error.value.fix
+    assert "no step is repeated" in error.value.fix
     assert read_releases(world.places["staging"].stack_file) == {}
 
 

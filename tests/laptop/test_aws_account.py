@@ -139,7 +139,7 @@ def test_an_account_that_was_killed_comes_back_with_ids_data_and_keys(account: A
     assert account.client("kms").decrypt(CiphertextBlob=sealed)["Plaintext"] == b"a secret"
     assert account.client("cloudwatch").list_metrics(Namespace="n")["Metrics"] == []
     assert re.fullmatch(
-        r"AWS of local holds what it held: 70 requests were asked again in [\d.]+ s",
+        r"AWS of local holds what it held: 70 requests were replayed in [\d.]+ s",
         aws.memory(account.place, "local"),
     )
 
