@@ -33,6 +33,7 @@ from typer.testing import CliRunner
 import modelworks
 from modelworks import cli, contract
 from modelworks.cli.exit_codes import COMMON, EXIT_CODES
+from modelworks.cli.json_output import ENDPOINT, JSON_OUTPUT, LISTS, OPEN
 
 ROOT = Path(__file__).parents[1]
 _SOURCE = "https://github.com/modelworks/modelworks/tree/main"
@@ -55,6 +56,7 @@ def pages() -> dict[str, str]:
         "settings.md": _settings(),
         "commands.md": _commands(),
         "exit-codes.md": _exit_codes(),
+        "json-output.md": _json_output(),
         "runtime.md": _runtime(),
     }
     return {path: f"{_GENERATED}\n\n{text.rstrip()}\n" for path, text in {"index.md": _index(found), **found}.items()}
@@ -450,6 +452,22 @@ def _exit_codes() -> str:
             _table(("command", "code", "meaning"), rows),
         ]
     )
+
+
+# -- JSON output -----------------------------------------------------------------------------------------------------
+def _json_output() -> str:
+    parts = ["# JSON output", "The keys that `--json` prints, by command."]
+    for command, keys in JSON_OUTPUT.items():
+        shape = "A list of objects:" if command in LISTS else "One object:"
+        parts += [f"## modelworks {command}", shape, _keys_table(keys)]
+        if "endpoints" in keys and keys["endpoints"].endswith("below"):
+            parts += ["Each item of `endpoints`:", _keys_table(ENDPOINT)]
+    rows = [(f"`modelworks {command}`", text) for command, text in OPEN.items()]
+    return "\n\n".join([*parts, "## Other commands", _table(("command", "output"), rows)])
+
+
+def _keys_table(keys: Mapping[str, str]) -> str:
+    return _table(("key", "meaning"), [(f"`{key}`", text) for key, text in keys.items()])
 
 
 # -- The runtime -----------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: 
     """Plan an update of endpoints, before another release takes an aborted one's place and it is forgotten.
 
     Args:
-        digests: The releases of the stack's file, by model.
+        digests: The digests that the stack's file releases, by model.
         seen: The cluster's objects of each model.
         force: Roll out what was aborted before.
     """

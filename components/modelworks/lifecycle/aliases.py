@@ -24,7 +24,7 @@ def aliases_for(digest: str, versions: Sequence[Version], *, serves: bool) -> Ma
     """Where the aliases of a model belong in an environment that releases the bundle `digest`.
 
     Args:
-        digest: The releases of the stack's file.
+        digest: The digest that the stack's file releases.
         versions: The model's, as the environment's registry has them.
         serves: Whether all traffic is on it already.
 
@@ -58,7 +58,7 @@ def move_aliases(registry: Registry, model: str, digest: str, *, serves: bool) -
     Args:
         registry: Of the environment.
         model: The model.
-        digest: The releases of the environment's stack file.
+        digest: The digest that the environment's stack file releases.
         serves: Whether all traffic is on it already.
 
     Raises:

@@ -162,7 +162,7 @@ def follow_release(registry: Registry, version: Version, *, changed: bool) -> No
 
     Args:
         registry: Of the environment.
-        version: The releases of its stack file.
+        version: The version that its stack file releases.
         changed: Whether that is new. An earlier try that broke behind the line is completed in any case.
 
     Raises:
