@@ -25,7 +25,7 @@ OF_SHARD = $(shell echo $(E2E) | tr ' ' '\n' | awk -v shard=$(SHARD) '{ split(sh
 
 .PHONY: help setup up down check test e2e soak coverage mutants lint format bench docs wheel clean
 
-help: ## Say what there is
+help: ## List the targets
 	@echo "modelworks: every machine-learning environment, reproduced from code."
 	@echo
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -55,10 +55,11 @@ coverage: $(SYNCED) ## Show what the fast tests reach; less than the floor in py
 mutants: $(SYNCED) ## Change the pure modules at random and show what no test notices (ONLY="contract alarms")
 	@$(BIN)/python tests/mutants.py $(ONLY)
 
-lint: $(SYNCED) ## Check style, layers and types
+lint: $(SYNCED) ## Check style, layers, words and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python docs/prose.py
 	@$(BIN)/mypy
 
 format: $(SYNCED) ## Rewrite the sources in our style

@@ -1,4 +1,4 @@
-"""What our components cost beside bare Pulumi, and how the engine grows.
+"""The cost of our components compared with bare Pulumi, and the growth of the engine.
 
     .venv/bin/python benchmarks/engine.py [--repeats 3] [--largest 1000]
 

@@ -1,4 +1,4 @@
-"""A release in numbers: how soon it is asked, what it costs clients, and how soon a bad one is turned back.
+"""A release in numbers: the time to its first request, its cost for clients, and the time to the abort of a bad one.
 
     .venv/bin/python benchmarks/rollout.py [--rate 400] [--requests 20000]
 

@@ -27,7 +27,7 @@ class Rule:
 
 
 def required_tags(inputs: Inputs) -> Iterator[str]:
-    """A taggable resource that carries tags carries all of ours."""
+    """A taggable resource that carries tags carries all the required tags."""
     if isinstance(tags := inputs.get("tags"), Mapping) and (
         missing := [tag for tag in REQUIRED_TAGS if not tags.get(tag)]
     ):
@@ -97,7 +97,7 @@ def _list(value: Any) -> list[Any]:
 
 
 RULES = (
-    Rule("required-tags", "Every tagged resource says whose it is and who pays", ("aws:*",), required_tags),
+    Rule("required-tags", "Every tagged resource names its owner and its cost centre", ("aws:*",), required_tags),
     Rule(
         "no-public-bucket",
         "No bucket can be made public",

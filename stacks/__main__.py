@@ -18,7 +18,7 @@ from modelworks.stack import (
 
 
 class Ground(TypedDict):
-    """Arguments of every component that stands on the environment."""
+    """Arguments of every component that uses the environment."""
 
     account_id: str
     oidc_issuer: str

@@ -18,13 +18,13 @@ from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
 _PORT = 5000
 _SERVER = "server"
-"""What is behind the registry's name in the names of the server's objects."""
+"""The suffix of the server's objects, after the registry's name."""
 _DATA = "/data"
 _CONFIG = "/etc/modelworks/registry"
 
 
 class ModelRegistryArgs(TypedDict):
-    """What a registry needs."""
+    """Arguments of a `ModelRegistry`."""
 
     host: str
     """Host name of the page and the API."""
@@ -34,7 +34,7 @@ class ModelRegistryArgs(TypedDict):
 
     postgres_uri: NotRequired[pulumi.Input[str] | None]
     """An existing PostgreSQL, as `postgresql://user:password@host/database`. A secret. Default: none, and SQLite on a
-    volume of the server, for environments that can be made anew."""
+    volume of the server, for environments that can be created again."""
 
     volume_gib: NotRequired[int]
     """Size of the volume of the embedded database, in GiB. Default 5."""

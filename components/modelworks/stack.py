@@ -73,7 +73,7 @@ def require_account(allowed: Sequence[str]) -> str:
     if caller.account_id not in allowed:
         raise ModelworksError(
             f"stack {pulumi.get_stack()} is pinned to account {' or '.join(allowed)} (aws:allowedAccountIds), "
-            f"and the credentials at hand are of account {caller.account_id}",
+            f"and the credentials are of account {caller.account_id}",
             fix="Use credentials of the pinned account.",
         )
     return caller.account_id
@@ -124,7 +124,7 @@ def tag_everything(tags: Mapping[str, str]) -> None:
 
 
 def required_tags(*, environment: str, owner: str, cost_centre: str, project: str | None = None) -> dict[str, str]:
-    """The tags that every resource of ours carries.
+    """The tags that every resource carries.
 
     Args:
         environment: Name of the environment: the stack's name.

@@ -290,7 +290,7 @@ def test_a_target_that_is_down_gets_nothing_and_no_line(world, monkeypatch, lost
     world.places["staging"].registry = replace(world.staging, **{lost: elsewhere})
     with pytest.raises(ModelworksError, match=r"(registry|store) of staging") as error:
         world.promote()
-    assert "nothing is done twice" in error.value.fix
+    assert "no step is repeated" in error.value.fix
     assert read_releases(world.places["staging"].stack_file) == {}
 
 
@@ -350,7 +350,7 @@ def test_for_review_nothing_that_is_being_edited_gets_into_the_commit_or_lost(wo
 def test_a_branch_that_is_there_already_waits_for_its_review(world):
     branch = branch_of(world.promote(pr=True))
     tip = world.git("rev-parse", branch)
-    with pytest.raises(ModelworksError, match=f"the branch {branch} is there already") as refused:
+    with pytest.raises(ModelworksError, match=f"the branch {branch} already exists") as refused:
         world.promote(pr=True)
     assert f"git branch -D {branch}" in refused.value.fix
     assert world.git("rev-parse", branch) == tip

@@ -399,7 +399,7 @@ def until(true: Callable[[], Any], seconds: float = 120, what: Callable[[], obje
 # -- Clients ---------------------------------------------------------------------------------------------------------
 @dataclass
 class Load:
-    """Clients that ask one after the other, together `rate` times a second, until told to stop."""
+    """Clients that ask one after the other, together `rate` times a second, until SIGTERM."""
 
     port: int
     rate: float

@@ -195,7 +195,7 @@ def test_a_process_that_dies_takes_the_server_with_it(serve, custom_example):
     server = serve(custom_example).ready()
     assert server.ask("POST", "/v1/predict", row(DIES))[0] == 500
     assert server.ended() == 1
-    assert "ended with exit code 3" in server.lines()[-1]["message"]
+    assert "exited with code 3" in server.lines()[-1]["message"]
 
 
 def test_a_service_that_hangs_is_not_ready(serve, custom_example):

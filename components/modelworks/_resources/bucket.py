@@ -1,4 +1,4 @@
-"""Private: a bucket as every bucket of ours is."""
+"""Private: the bucket that all components use."""
 
 from __future__ import annotations
 

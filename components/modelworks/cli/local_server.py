@@ -1,4 +1,4 @@
-"""A bundle served by a process of this command, from when it is built until its environment serves it."""
+"""A process that serves a bundle from the moment it is built until its environment serves it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer:
 
     url: str
     row: Any
-    """What was asked."""
+    """The row of the request."""
     prediction: Any
     at: float
     """When it came, by the monotonic clock."""
@@ -51,8 +51,8 @@ class LocalServer:
 
     Args:
         log: File for what the server writes.
-        answered: Is called with the first answer.
-        failed: Is called with one sentence if there will be none. That fails nothing: the environment is on its way.
+        answered: Called with the first answer.
+        failed: Called with one sentence if the server fails. The command continues: the environment is coming up.
     """
 
     def __init__(self, log: Path, answered: Callable[[Answer], None], failed: Callable[[str], None]) -> None:

@@ -1,8 +1,8 @@
 """Which environment owns what in the cluster: namespaces, and kinds of its own, belong to the one that made them.
 
-RBAC cannot say "the namespaces that this user made". The API server's own admission policies can: one marks what an
+RBAC cannot express "the namespaces that this user made". The API server's own admission policies can: one marks what an
 environment makes outside of any namespace, the other refuses an environment's changes to what does not carry its mark.
-Admission is not asked about reads; those follow the mark by RBAC (see `rights`).
+Admission does not cover reads; those follow the mark by RBAC (see `rights`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FLAGS = (
         f"admissionregistration.k8s.io/v1beta1/mutatingadmission{kind}=true" for kind in ("policies", "policybindings")
     ),
 )
-"""What the API server needs for it."""
+"""The API server's configuration for it."""
 
 _OF_ENVIRONMENT = " || ".join(f"request.userInfo.username.startsWith('{user}')" for user in USERS)
 _ENVIRONMENT = "request.userInfo.username.substring(request.userInfo.username.lastIndexOf(':') + 1)"
@@ -92,7 +92,7 @@ _KEEPING_APART = {
         },
         {
             "expression": f"!variables.wide || object == null || {_mark('object')} == variables.environment",
-            "message": f"the label {LABEL} says whose this is, and stays",
+            "message": f"the label {LABEL} names the owner, and stays",
             "reason": "Forbidden",
         },
     ],

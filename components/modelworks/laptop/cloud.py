@@ -1,7 +1,7 @@
 """A laptop cloud from nothing to ready, and back to nothing.
 
 `up` may be run at any time and again: it makes what is missing, starts what is not running, and changes nothing else.
-What it knows it keeps in `laptop.json`; one lock a place keeps two commands apart.
+Its facts are in `laptop.json`; one lock a place keeps two commands apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import httpx
 
 Tell = Callable[[str], None]
-"""Is told each step, one line each."""
+"""Called with each step, one line each."""
 
 READY_SECONDS = 90
 """How long parts may take to become ready before `up` gives up; two busy cores need some twenty."""
@@ -73,15 +73,15 @@ def up(
         place: Where.
         environments: Names of environments that shall be there.
         kubernetes: Whether Kubernetes shall run. A place that has it keeps it.
-        report: Is told each step, one line each.
-        building: Is told how tools are had; default: progress on stderr.
+        report: Called with each step, one line each.
+        building: Called with the progress of the tools; default: progress on stderr.
 
     Returns:
         The facts of the place, as in `laptop.json`.
 
     Raises:
-        ModelworksError: A part cannot be had or started. What this call started is ended again, and wiped if there was
-            nothing before.
+        ModelworksError: A part is unavailable or does not start. The parts that this call started are stopped, and
+            wiped if there was nothing before.
     """
     _check_platform()
     began = time.monotonic()
@@ -154,9 +154,9 @@ def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> 
     """End everything and wipe it: processes, mounts, files. Safe when nothing is up.
 
     Args:
-        place: What.
-        keep: Keep the files, so that the next `up` goes on where this one ends.
-        report: Is told each step.
+        place: The laptop cloud to stop.
+        keep: Keep the files, so that the next `up` continues where this one ends.
+        report: Called with each step.
 
     Raises:
         ModelworksError: A process or file withstands.
@@ -296,7 +296,7 @@ def _amazon(place: Place) -> list[_Part]:
 
 
 def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
-    """What starts at once and waits for each other by itself."""
+    """Parts that start at once and wait for each other."""
     ports = facts["ports"]
     api = control_plane.client(place, ports, timeout=3)
     checks: dict[str, Callable[[], bool]] = {
@@ -310,7 +310,7 @@ def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
 
 
 def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
-    """What needs the cluster set up: rollouts controllers, node agent, gateway."""
+    """Parts that need a configured cluster: rollouts controllers, node agent, gateway."""
     tools = {name: Path(path) for name, path in facts["tools"].items()}
     parts = [
         _Part(rollouts.program(place, name, store.facts(place, name), tools), lambda: True)
@@ -328,7 +328,7 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
 
 
 def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> None:
-    """Poll until each of the parts is ready and runs; tell of each that was not running before.
+    """Poll until each of the parts is ready and runs; report each that was not running before.
 
     Raises:
         ModelworksError: One gave up, or is not ready in time; the message carries the end of its log.

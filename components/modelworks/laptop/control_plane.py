@@ -1,6 +1,6 @@
 """The real Kubernetes control plane of the laptop: who its parts are, how they are started, what they are allowed.
 
-Nothing here starts a process: it writes keys and kubeconfigs, and says which programs `supervision` shall run.
+Nothing here starts a process: it writes keys and kubeconfigs, and lists the programs that `supervision` shall run.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 """The issuer of service-account tokens."""
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-"""What the control plane itself is made of."""
+"""The programs of the control plane."""
 
 TOOLS = (*PROGRAMS, "kubectl", "rollouts-controller")
-"""What the toolchain has to provide."""
+"""The tools that the toolchain must provide."""
 
 NETWORK = "MODELWORKS_POD_NETWORK"
-"""Tells other places of this user which pod network is taken, as long as the control plane runs."""
+"""Reserves the pod network against other places of this user, while the control plane runs."""
 
 PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "agent")
 """The ports that the control plane listens on, as they are named in `laptop.json`."""
@@ -183,7 +183,7 @@ def ready(api: httpx.Client) -> bool:
 
 
 def set_up_cluster(api: httpx.Client) -> None:
-    """What is no environment's: roles, custom resources of Argo Rollouts, the ingress class."""
+    """Objects of no environment: roles, custom resources of Argo Rollouts, the ingress class."""
     for path, body in (*_cluster_objects(), *admission.objects()):
         apply(api, path, body)
     if not _served(api, "argoproj.io/v1alpha1", 5):
@@ -216,7 +216,7 @@ def _served(api: httpx.Client, group: str, kinds: int) -> bool:
 
 
 def set_up_environment(api: httpx.Client, environment: str) -> None:
-    """What an environment's user and its rollouts controller may do outside of namespaces.
+    """Permissions of an environment's user and its rollouts controller outside of namespaces.
 
     Its namespaces are declared by its program; what it may do in them is granted as they come (see `rights`). The
     controller's rights reach further than it looks: it is started for one namespace, which need not be there yet.
@@ -234,7 +234,7 @@ def set_up_environment(api: httpx.Client, environment: str) -> None:
 
 
 def binding_in_namespace(environment: str) -> dict[str, Any]:
-    """What lets an environment's user work in a namespace, to be applied in each that it made."""
+    """Permissions of an environment's user in a namespace, to be applied in each that it made."""
     return _binding("modelworks:environment", "modelworks:namespace", environment_user(environment), "RoleBinding")
 
 

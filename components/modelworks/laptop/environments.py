@@ -31,7 +31,7 @@ REGION = "eu-central-1"
 """The region of an environment whose stack names none."""
 
 NO_PROXY = ("NO_PROXY", "no_proxy")
-"""What names the hosts that no proxy stands before; who reads which of the two differs by program."""
+"""Variables that list the hosts without a proxy; programs differ in which of the two they read."""
 
 _SHELL_TOOLS = ("pulumi", "kubectl", toolchain.GENERATOR)
 
@@ -99,7 +99,7 @@ def stack_config(environment: str) -> dict[str, Any]:
 
 
 def _namespace(config: dict[str, Any]) -> str | None:
-    """The namespace that a stack's settings name; what is wrong with them is said by who checks them."""
+    """The namespace that a stack's settings name; their errors are reported by the check of the settings."""
     settings = config.get("modelworks:settings")
     cluster = settings.get("cluster") if isinstance(settings, dict) else None
     namespace = cluster.get("namespace") if isinstance(cluster, dict) else None
@@ -107,7 +107,7 @@ def _namespace(config: dict[str, Any]) -> str | None:
 
 
 def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
-    """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment, and reach it past any proxy.
+    """Variables that make plain `pulumi`, `kubectl`, `aws` and boto3 use that environment, and reach it past any proxy.
 
     Args:
         place: The laptop cloud.

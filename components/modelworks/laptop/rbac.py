@@ -1,7 +1,7 @@
-"""What an environment may do: everything in the namespaces that it made, and with the kinds that it defined.
+"""Permissions of an environment: everything in the namespaces that it made, and with the kinds that it defined.
 
-RBAC knows no "the namespaces that this user made" and no "every group but the cluster's own", so rights follow what
-carries the environment's mark (see `ownership`), a moment after it was made. What has another's mark stays unseen.
+RBAC has no "the namespaces that this user made" and no "every group but the cluster's own", so rights follow what
+carries the environment's mark (see `ownership`), a moment after it was made. Objects with another's mark stay unseen.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
-"""How long until an API server that is not there is asked again."""
+"""Seconds between two calls of an unreachable API server."""
 
 _NAMESPACES = "/api/v1/namespaces"
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -1,4 +1,4 @@
-"""The standard service of a bundle, for `bentoml serve`: what its manifest says, behind one call.
+"""The standard service of a bundle, for `bentoml serve`: its manifest, behind one call.
 
 This file is copied into every bundle and imports nothing of modelworks, so that the bundle is served by whoever has
 BentoML. In an environment of modelworks the same manifest is served by `modelworks.runtime.serve`, which is faster.

@@ -44,7 +44,7 @@ EXAMPLES = 3
 def build(
     spec: ModelSpec, folder: Path, frame: pd.DataFrame, step: Step, *, requirements: str, builder: str
 ) -> dict[str, Any]:
-    """Build the bundle of the run in `folder` and say where it is.
+    """Build the bundle of the run in `folder` and return its path.
 
     Args:
         spec: The model.
@@ -83,7 +83,7 @@ def _onnx(spec: ModelSpec, folder: Path, holdout: pd.DataFrame) -> tuple[of.Onnx
     """The model as ONNX and the proof that it is the same; nothing, and the reason in `parity.json`, otherwise."""
     (folder / "model.onnx").unlink(missing_ok=True)
     if not spec.service.onnx or spec.service.code:
-        reason = "its own service answers" if spec.service.code else "the spec does not ask for it"
+        reason = "its own service answers" if spec.service.code else "the spec does not request it"
         write_json(folder / "parity.json", {"onnx": False, "reason": reason})
         return None, None
     estimator = load_estimator(folder / "model.skops", spec.service.trusted)
@@ -165,7 +165,7 @@ def _convert(spec: ModelSpec, estimator: Any) -> tuple[bytes, tuple[of.OnnxInput
 def run_onnx(
     graph: bytes, inputs: tuple[of.OnnxInput, ...], output: str, rows: pd.DataFrame, features: Sequence[Any]
 ) -> np.ndarray:
-    """What the ONNX graph answers for some rows."""
+    """The ONNX graph's predictions for some rows."""
     import onnxruntime  # only where there is a graph
 
     options = onnxruntime.SessionOptions()

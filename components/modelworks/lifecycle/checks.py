@@ -62,7 +62,7 @@ class CheckReport:
     columns: tuple[dict[str, Any], ...]
     """Each feature's type, missing share, range or top values, and shift."""
     checks: tuple[str, ...]
-    """What was looked at."""
+    """The checked subject."""
 
     @property
     def passed(self) -> bool:
@@ -80,7 +80,7 @@ class CheckReport:
             lines = "\n".join(f"  {each.check}: {each.subject}: {each.message}" for each in errors)
             raise ModelworksError(
                 f"the data of {self.model} has {len(errors)} error{'s' if len(errors) > 1 else ''}:\n{lines}",
-                fix="Mend the data or its source; `modelworks check-data` shows rows.",
+                fix="Correct the data or its source; `modelworks check-data` shows rows.",
             )
 
     def to_facts(self) -> dict[str, Any]:
@@ -98,13 +98,13 @@ class CheckReport:
 
 
 def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | None = None) -> CheckReport:
-    """Look at the rows in every way the spec asks for.
+    """Run every check of the spec on the rows.
 
     Args:
         spec: The model's spec.
         frame: The rows.
         data: Digest of their snapshot.
-        now: What freshness is measured against; default the clock.
+        now: The time that freshness is measured from; default: now.
     """
     now = now or datetime.now(UTC)
     baseline = read_baseline(spec)

@@ -29,7 +29,7 @@ from modelworks.lifecycle.trust import trusted_types
 
 
 class Steps:
-    """Tells the parent what is being done and how long it took."""
+    """Reports each step and its duration to the parent."""
 
     def __init__(self, events: IO[str]) -> None:
         self._events = events

@@ -1,7 +1,7 @@
 """Judging a bundled model on its hold-out: every gate of the spec, a verdict each.
 
-Runs in the child process; `modelworks.lifecycle.run_gates` is the door. What is judged is the artifact that will
-serve, out of the bundle, and not the estimator it was made from.
+Runs in the child process; `modelworks.lifecycle.run_gates` is the entry point. The gates evaluate the artifact that
+will serve, out of the bundle, not the estimator it was made from.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ BEHAVIOUR_ROWS = 2000
 """Most hold-out rows a behaviour test changes."""
 LATENCY_CALLS = 500
 CHUNK_ROWS = 500
-"""Most rows that a service of its own is asked for in one call."""
+"""Maximum rows in one call of a custom service."""
 TOLERANCE = 1e-6
 """A prediction that moves by less has not moved."""
 
 
 class Judged(NamedTuple):
-    """What the gates look at."""
+    """Input of the gates."""
 
     spec: ModelSpec
     outcome: Outcome
@@ -69,7 +69,7 @@ def judge(
     job: dict[str, Any],
     step: Callable[[str], AbstractContextManager[None]],
 ) -> list[dict[str, Any]]:
-    """Verdicts of the gates that the job asks for, on the hold-out of `frame`."""
+    """Verdicts of the gates of the job, on the hold-out of `frame`."""
     parts = data.split_rows(spec, frame)
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
@@ -119,7 +119,7 @@ def _service(bento: Path, manifest: Manifest, services: ExitStack) -> Service | 
 def score_bundle(
     spec: ModelSpec, bento: Path, manifest: Manifest, rows: pd.DataFrame, service: Service | None
 ) -> np.ndarray:
-    """What an unpacked bundle answers for some rows: its own service, or the artifact in it."""
+    """Predictions of an unpacked bundle for some rows: by its own service, or by the artifact in it."""
     if service is not None:
         answer = _ask_service(service, manifest, rows)
     elif manifest.onnx:
@@ -320,7 +320,7 @@ def _(gate: stated.SliceGate, judged: Judged) -> list[dict[str, Any]]:
         part = np.nonzero(column == name)[0]
         subject = f"{gate.metric} where {gate.by} is {name}"
         if len(part) < gate.min_rows:
-            message = f"{len(part)} rows, fewer than the {gate.min_rows} it takes to tell"
+            message = f"{len(part)} rows, fewer than the {gate.min_rows} it takes to decide"
             results.append(_result(subject, "inconclusive", message, limit=gate.limit))
             continue
         value, (low, high) = _interval(judged, gate.metric, part)

@@ -96,7 +96,7 @@ def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
             f"largest difference {parity['max_difference']:.1e} (tolerance {parity['tolerance']:.0e})."
         )
     if manifest.served == "custom":
-        return "By a service of its own, which BentoML runs."
+        return "By a custom service, which BentoML runs."
     return f"By scikit-learn, from a skops file. No ONNX: {parity['reason']}."
 
 

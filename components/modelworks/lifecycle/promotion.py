@@ -34,7 +34,7 @@ _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted
 
 
 class Promotion(NamedTuple):
-    """What came of a promotion."""
+    """The result of a promotion."""
 
     version: Version
     """As the target's registry has it."""
@@ -57,9 +57,9 @@ def promote(
 ) -> Promotion:
     """Take what serves in one environment to another: gates, then bundle and lineage, then one line in git.
 
-    It is judged against what serves in the target, on the same hold-out, and held to the target's policy. Bundle,
-    signature, data and lineage are copied by digest into the target's own stores and registry and verified there; only
-    then the target's stack file changes.
+    The gates compare it with the version that serves in the target, on the same hold-out, under the target's policy.
+    Bundle, signature, data and lineage are copied by digest into the target's own stores and registry and verified
+    there; only then the target's stack file changes.
 
     Args:
         model: The model.
@@ -70,7 +70,7 @@ def promote(
         home: Where data is looked for that the source does not keep.
         override: A reason to go on in spite of what the target refuses.
         progress: Called at every step.
-        warn: Called with what goes on, but is not as it should be.
+        warn: Called with each problem that does not stop the promotion.
         write: Writes the release line of a version into the target's stack file, and returns whether it changed.
 
     Raises:
@@ -184,7 +184,7 @@ def judged_again(
     scratch: Path,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The verdicts that a version carries, those about a champion made anew against the one of its next environment.
+    """The verdicts of a version, with those about a champion evaluated again against that of the next environment.
 
     All others are of the bundle and its hold-out alone, and hold anywhere.
 
@@ -228,7 +228,7 @@ def spec_as_made(model: str, code: str, commit: str, scratch: Path) -> ModelSpec
         scratch: A folder to unpack the commit's project into.
 
     Raises:
-        ModelworksError: Neither is at hand, or the code raises.
+        ModelworksError: Neither is available, or the code raises.
     """
     folder = find_model(model).parent
     if code_digest(folder) == code:

@@ -1,4 +1,4 @@
-"""What a run and a bundle are made of: a project's code, the commit it is at, and our own code that decides bytes."""
+"""The origin of a run and a bundle: a project's code, its commit, and our own code that decides bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def code_digest(folder: Path) -> str:
 
 
 def source_files(folder: Path) -> list[Path]:
-    """What a model project consists of, sorted: every file in its folder that is neither hidden nor a cache."""
+    """The files of a model project, sorted: every file in its folder that is neither hidden nor a cache."""
     return [
         path
         for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix())

@@ -25,7 +25,7 @@ LOCAL = "local"
 
 
 def read_releases(path: Path) -> dict[str, Release]:
-    """What a stack's config file releases, by the model's name.
+    """The releases of a stack's config file, by the model's name.
 
     Raises:
         ModelworksError: The file is missing or breaks a rule.
@@ -41,7 +41,7 @@ def set_release(path: Path, model: str, release: Release) -> bool:
     Args:
         path: The stack's config file.
         model: The model's name.
-        release: What serves.
+        release: The release that serves.
 
     Returns:
         Whether the file changed.
@@ -73,7 +73,7 @@ def read_order(project: Path) -> tuple[str, ...]:
         project: The folder of `Pulumi.yaml`.
 
     Returns:
-        Their names; `dev`, `staging` and `prod` where the project says nothing.
+        Their names; `dev`, `staging` and `prod` by default.
 
     Raises:
         ModelworksError: The project's file breaks a rule.
@@ -86,7 +86,7 @@ def read_order(project: Path) -> tuple[str, ...]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelworksError(f"{file} is not TOML: {error}") from error
     if strangers := sorted(said.keys() - {"order"}):
-        raise ModelworksError(f"{file}: tool.modelworks.{strangers[0]}: unknown key", fix="It knows `order`.")
+        raise ModelworksError(f"{file}: tool.modelworks.{strangers[0]}: unknown key", fix="The only key is `order`.")
     order = said.get("order", list(ORDER))
     if problem := _problem_of(order):
         raise ModelworksError(

@@ -1,4 +1,4 @@
-"""What an estimator is given, what it answers, and its metrics over all rows and by slice."""
+"""An estimator's inputs and predictions, and its metrics over all rows and by slice."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from modelworks.runtime.manifest import PATH_IN_BENTO, Manifest, decode
 from modelworks.runtime.signature import verify
 
 _MAX_UNPACKED_BYTES = 8 << 30
-"""A bundle that unpacks to more is refused: no model of ours is near, an archive bomb is."""
+"""A bundle that unpacks to more is refused: no real model is near, an archive bomb is."""
 
 
 def open_bundle(
@@ -32,14 +32,14 @@ def open_bundle(
     found = digest_of(archive)
     if found != digest:
         raise ModelworksError(
-            f"the bundle of {model} is not the one released: its bytes are {found}, the release says {digest}",
+            f"the bundle of {model} is not the one released: its bytes are {found}, the release has {digest}",
             fix="Someone or something changed the object in the bundle store. Build and release it again.",
         )
     if trusted_keys is not None:
         beside = archive.with_name(archive.name + ".sig")
         if not beside.is_file():
             raise ModelworksError(
-                f"the bundle of {model} {digest} has no signature, and this environment asks for one",
+                f"the bundle of {model} {digest} has no signature, and this environment requires one",
                 fix="Release a bundle that this environment's pipeline signed.",
             )
         verify(model, digest, beside.read_bytes(), trusted_keys)
@@ -69,7 +69,7 @@ def unpack(archive: Path, destination: Path, what: str = "the bundle") -> None:
     Args:
         archive: The file.
         destination: A folder of its own; created.
-        what: What the archive is, for messages.
+        what: The name of the archive, for messages.
 
     Raises:
         ModelworksError: The archive is broken, holds links or devices, leaves its folder, or is too large.
@@ -117,5 +117,5 @@ def read_artifact(bento: Path, path: str, sha256: str) -> bytes:
         raise ModelworksError(f"the bundle lacks {path}, which its manifest names") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise ModelworksError(f"{path} in the bundle has sha256 {found}, its manifest says {sha256}")
+        raise ModelworksError(f"{path} in the bundle has sha256 {found}, its manifest has {sha256}")
     return data

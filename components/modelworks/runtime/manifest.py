@@ -1,4 +1,4 @@
-"""What a bundle says about its model: the one file that the builder writes and the server reads.
+"""The manifest of a bundle: the one file that the builder writes and the server reads.
 
 A bundle is an ordinary Bento; the manifest is `src/modelworks.json` inside it. Every other path in the manifest is
 relative to that `src/` folder. The builder makes a `Manifest` and writes `encode(manifest)`; the server calls `decode`.
@@ -22,7 +22,7 @@ PATH_IN_BENTO = "src/modelworks.json"
 """Where the manifest lies inside the unpacked Bento."""
 
 FORMAT = 1
-"""Version of this file format. A server refuses a manifest with a number it does not know."""
+"""Version of this file format. A server refuses a manifest with an unknown number."""
 
 Kind = Literal["binary", "multiclass", "regression"]
 FeatureType = Literal["number", "integer", "string", "boolean"]
@@ -67,7 +67,7 @@ class OnnxInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     columns: Annotated[tuple[Name, ...], Meta(min_length=1)]
     dtype: DType = "float32"
     missing: str = ""
-    """What stands for null in a string tensor."""
+    """The value for null in a string tensor."""
 
 
 class Onnx(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -116,7 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Name of the model, as in `modelworks:releases`."""
     kind: Kind
     task: str
-    """What is predicted, in one sentence a caller understands."""
+    """The meaning of the prediction, in one sentence a caller understands."""
     features: Annotated[tuple[Feature, ...], Meta(min_length=1)]
     examples: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)]
     """Rows that are valid. The first is the example in the documentation and the row that warms the server up."""
@@ -264,7 +264,7 @@ def _artifact_problems(manifest: Manifest) -> list[str]:
     if manifest.parity and (
         manifest.parity.different_labels or manifest.parity.max_difference > manifest.parity.tolerance
     ):
-        found.append("the parity report says that onnx and skops differ: leave onnx out")
+        found.append("by the parity report, onnx and skops differ: leave onnx out")
     return found
 
 

@@ -39,7 +39,7 @@ class NotANumberError(ModelworksError):
 
 
 class Cost(NamedTuple):
-    """What a call of the model costs, in seconds, as measured when it was loaded."""
+    """The duration of a call of the model, in seconds, measured when it was loaded."""
 
     call: float
     row: float
@@ -53,9 +53,9 @@ class Predictions(NamedTuple):
     """The answers for some rows, in order: one entry a row in each list."""
 
     json: list[bytes]
-    """As it stands in the response."""
+    """The name in the response."""
     values: list[float]
-    """What the distribution of predictions is made of: score or value."""
+    """The source of the distribution of predictions: score or value."""
     labels: list[int]
     """Index of the class; 0 for a regression."""
 
@@ -96,7 +96,7 @@ class Predictor:
 
         Raises:
             NotANumberError: The model answered with NaN or infinity.
-            Exception: Whatever the engine raises.
+            Exception: Any error of the engine.
         """
         return self._answers(self._infer(rows))
 
@@ -160,7 +160,7 @@ def _onnx(bento: Path, manifest: Manifest, onnx: Onnx) -> Infer:
     outputs = [each.name for each in session.get_outputs()]
     if inputs != {each.name for each in onnx.inputs} or onnx.output not in outputs:
         raise ModelworksError(
-            f"{onnx.path} has inputs {sorted(inputs)} and outputs {outputs}; its manifest says "
+            f"{onnx.path} has inputs {sorted(inputs)} and outputs {outputs}; its manifest has "
             f"{sorted(each.name for each in onnx.inputs)} and {onnx.output!r}"
         )
     run, wanted = session.run, [onnx.output]

@@ -38,7 +38,7 @@ class Rows:
         """The rows in `body`.
 
         Raises:
-            msgspec.ValidationError: Not what the schema asks for.
+            msgspec.ValidationError: The value does not match the schema.
             msgspec.DecodeError: Not JSON.
             UnicodeDecodeError: Not UTF-8.
             RecursionError: Nested beyond reason.

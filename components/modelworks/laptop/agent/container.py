@@ -31,7 +31,7 @@ RETRY_SECONDS = 5.0
 
 
 class PodContext(Protocol):
-    """What a container needs of its pod."""
+    """The facts of its pod that a container needs."""
 
     host: Host
     pod: Object
@@ -77,7 +77,7 @@ class Container:
 
     @property
     def spec(self) -> Spec:
-        """What the pod says of it."""
+        """Its part of the pod's specification."""
         return next(c for c in volumes.containers(self._pod.pod) if c["name"] == self.name)
 
     @property
@@ -116,8 +116,8 @@ class Container:
     async def _started(self, spec: Spec) -> None:
         if not spec.get("command"):
             message = (
-                f'container "{self.name}" has no command: the laptop runs processes and pulls no image whose entry '
-                "point it could know; state `command` (and `args`) in the pod's specification"
+                f'container "{self.name}" has no command: the laptop runs processes and pulls no image with an '
+                "entry point; state `command` (and `args`) in the pod's specification"
             )
             self._block("CommandRequired", message, None)
             return
@@ -169,7 +169,7 @@ class Container:
             await self._hook("PostStart", hook, 600)
 
     def _base(self, spec: Spec, home: Path) -> dict[str, str]:
-        """What a container has whatever its pod says: what an image would set."""
+        """Variables of every container: those that an image would set."""
         host, pod = self._pod.host, self._pod.pod
         venv = str(Path(sys.executable).parent)
         return {
@@ -233,7 +233,7 @@ class Container:
         )
 
     def _told(self, run: Run) -> Mapping[str, Any]:
-        """What the API server was told of that run."""
+        """The state of that run in the API server."""
         status = self._pod.pod.get("status", {})
         statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
         return next((s for s in statuses if s["name"] == self.name and s.get("restartCount") == run.number), {})

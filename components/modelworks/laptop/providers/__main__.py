@@ -1,4 +1,4 @@
-"""Serve the provider plugins of one environment until told to stop.
+"""Serve the provider plugins of one environment until SIGTERM.
 
     python -m modelworks.laptop.providers --place .modelworks --environment local
 
