@@ -159,7 +159,8 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
         findings.append(Finding("completeness", "warning", "data", "rows that repeat another row", duplicates))
     for feature in spec.features:
         missing = frame[feature.name].isna()
-        count, limit = int(missing.sum()), feature.max_missing if feature.nullable else 0.0
+        count = int(missing.sum())
+        limit = feature.max_missing if feature.nullable or not feature.required else 0.0
         if count / len(frame) > limit:
             message = f"{count / len(frame):.1%} missing, at most {limit:.1%} is allowed"
             examples = tuple(f"row {index}" for index in np.nonzero(missing.to_numpy())[0][:EXAMPLES])

@@ -16,7 +16,7 @@ from packaging.version import Version
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 
-SERVING = ("bentoml", "numpy", "onnxruntime", "pandas", "scikit-learn", "skops")
+SERVING = ("bentoml", "msgspec", "numpy", "onnxruntime", "pandas", "scikit-learn", "skops")
 """The imports of a bundle's standard service."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that serves: the minor version that trains."""

@@ -9,10 +9,22 @@ from modelworks._files import digest_of, digest_of_facts
 from modelworks._git import git
 from modelworks.errors import ModelworksError
 
-TRAINING = ("archive", "child", "child_process", "data", "metrics", "scores", "spec")
-"""Modules of the lifecycle that decide what a run holds: the model's bytes, its metrics and its slices."""
-BUILDING = ("archive", "bento_service", "build_bundle", "lockfile", "model_card", "scores", "spec", "trust")
-"""Modules of the lifecycle that decide a bundle's bytes besides those of its run."""
+TRAINING = (
+    "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
+    "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py", "runtime/encoding.py",
+)  # fmt: skip
+"""Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
+SERVICE = (
+    "errors.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py", "runtime/predictor.py",
+    "runtime/schema.py",
+)  # fmt: skip
+"""Modules that go into a bundle, because its standard service imports them."""
+BUILDING = (
+    "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
+    "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py", "lifecycle/scores.py",
+    "lifecycle/spec.py", "lifecycle/trust.py", *SERVICE,
+)  # fmt: skip
+"""Modules that decide a bundle's bytes besides those of its run."""
 
 
 def code_digest(folder: Path) -> str:
@@ -37,12 +49,12 @@ def source_files(folder: Path) -> list[Path]:
 
 def engine_digest() -> str:
     """The digest of the code of modelworks that a run's bytes depend on."""
-    return _digest_of_modules([f"lifecycle/{name}.py" for name in TRAINING])
+    return _digest_of_modules(TRAINING)
 
 
 def builder_digest() -> str:
     """The digest of the code of modelworks that makes a bundle out of a run."""
-    return _digest_of_modules([*(f"lifecycle/{name}.py" for name in BUILDING), "runtime/manifest.py"])
+    return _digest_of_modules(BUILDING)
 
 
 def _digest_of_modules(paths: Sequence[str]) -> str:

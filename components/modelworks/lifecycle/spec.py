@@ -19,8 +19,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.metrics import KINDS, METRICS, Kind, Outcome, metrics_of
+from modelworks.runtime.manifest import Feature as ServedFeature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +68,8 @@ class Feature(_Placed):
     maximum: float | None = None
     categories: tuple[str, ...] = ()
     """Strings only: the values accepted, in the order that gives each its number in a matrix."""
+    max_length: int = 256
+    """Strings only: longest text that a request may carry, in characters."""
     private: bool = False
     """Used to predict and then forgotten: never in a prediction log, a report's examples or a tracking server."""
     known_at: str | None = None
@@ -89,6 +94,7 @@ class Feature(_Placed):
             f"feature {self.name!r} is a {self.type}: it has no minimum or maximum",
         )
         self._require(len(set(self.categories)) == len(self.categories), f"feature {self.name!r} has a category twice")
+        self._require(self.max_length >= 1, f"feature {self.name!r}: max_length is 1 or more, got {self.max_length}")
         self._require(
             0 <= self.max_missing <= 1, f"feature {self.name!r}: max_missing is a share, 0 to 1, got {self.max_missing}"
         )
@@ -391,6 +397,12 @@ class ModelSpec(_Placed):
     def feature_names(self) -> tuple[str, ...]:
         """Names of the features, in order."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def served_features(self) -> tuple[ServedFeature, ...]:
+        """The features as a bundle's manifest states them."""
+        names = [each.name for each in msgspec.structs.fields(ServedFeature)]
+        return tuple(ServedFeature(**{name: getattr(feature, name) for name in names}) for feature in self.features)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of `metric` is better. Those of `evaluate` are by definition."""

@@ -7,7 +7,8 @@ import tarfile
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.manifest import PATH_IN_BENTO, Manifest, decode
+from modelworks.runtime.bento import read_manifest
+from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.signature import verify
 
 _MAX_UNPACKED_BYTES = 8 << 30
@@ -87,35 +88,3 @@ def unpack(archive: Path, destination: Path, what: str = "the bundle") -> None:
                 tar.extract(member, destination, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ModelworksError(f"{what} cannot be unpacked: {error}") from error
-
-
-def read_manifest(bento: Path) -> Manifest:
-    """The manifest of an unpacked Bento.
-
-    Raises:
-        ModelworksError: There is none, or it is not sound.
-    """
-    try:
-        data = (bento / PATH_IN_BENTO).read_bytes()
-    except OSError as error:
-        raise ModelworksError(
-            f"the bundle has no {PATH_IN_BENTO}: it was not built by modelworks",
-            fix="Build it with `modelworks bundle`.",
-        ) from error
-    return decode(data)
-
-
-def read_artifact(bento: Path, path: str, sha256: str) -> bytes:
-    """The bytes of one file of the model, checked against the manifest.
-
-    Raises:
-        ModelworksError: It is missing or has other bytes.
-    """
-    try:
-        data = (bento / "src" / path).read_bytes()
-    except OSError as error:
-        raise ModelworksError(f"the bundle lacks {path}, which its manifest names") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise ModelworksError(f"{path} in the bundle has sha256 {found}, its manifest has {sha256}")
-    return data

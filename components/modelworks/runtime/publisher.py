@@ -22,7 +22,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.runtime.bundle import read_manifest
+from modelworks.runtime.bento import read_manifest
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.server import metrics, prediction_log
 from modelworks.runtime.server.config import Config, read_config

@@ -9,13 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.manifest import Feature, Manifest
-
-FLOAT32_MAX = 3.4028234e38
-"""Largest number a request may carry: beyond it a float32 tensor holds infinity."""
-_INT_MAX = 2**63 - 1
-
-Row = tuple[Any, ...]
+from modelworks.runtime.encoding import Row
+from modelworks.runtime.manifest import Feature, Manifest, bounds
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key>.*)`$", re.DOTALL)
@@ -222,16 +217,13 @@ def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
 
 
 def _value_type(feature: Feature) -> Any:
-    low, high = feature.minimum, feature.maximum
-    if feature.type == "number":
-        return Annotated[
-            float,
-            Meta(ge=-FLOAT32_MAX if low is None else low, le=FLOAT32_MAX if high is None else high),
-        ]
-    if feature.type == "integer":
-        return Annotated[
-            int, Meta(ge=-_INT_MAX if low is None else int(low), le=_INT_MAX if high is None else int(high))
-        ]
+    if feature.type in {"number", "integer"}:
+        low, high = bounds(feature)
+        number = Annotated[float, Meta(ge=low, le=high)]
+        if feature.type == "number":
+            return number
+        # JSON knows one kind of number: 3.0 is an integer there, as in JSON Schema.
+        return Annotated[int, Meta(ge=int(low), le=int(high))] | Annotated[number, Meta(multiple_of=1)]
     if feature.type == "boolean":
         return bool
     if feature.categories:
@@ -245,10 +237,8 @@ def _value_schema(feature: Feature) -> dict[str, Any]:
     text = feature.description + (f" Unit: {feature.unit}." if feature.unit else "")
     if text:
         schema["description"] = text.strip()
-    if feature.minimum is not None:
-        schema["minimum"] = feature.minimum
-    if feature.maximum is not None:
-        schema["maximum"] = feature.maximum
+    if feature.type in {"number", "integer"}:
+        schema["minimum"], schema["maximum"] = bounds(feature)
     if feature.categories:
         schema["enum"] = [*feature.categories, *([None] if nullable else [])]
     elif feature.type == "string":

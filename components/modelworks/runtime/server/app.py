@@ -24,6 +24,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.runtime import schema
+from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions
 from modelworks.runtime.server import metrics
@@ -57,7 +58,7 @@ class Model(Protocol):
 
     cost: Cost
 
-    def predict(self, rows: list[schema.Row]) -> Predictions:
+    def predict(self, rows: list[Row]) -> Predictions:
         """Predictions for decoded rows, in order."""
 
 
@@ -67,7 +68,7 @@ class Job:
     __slots__ = ("connection", "cost", "id", "request", "rows")
 
     def __init__(
-        self, request: Request, connection: Connection, request_id: bytes, rows: list[schema.Row], cost: float
+        self, request: Request, connection: Connection, request_id: bytes, rows: list[Row], cost: float
     ) -> None:
         self.request, self.connection, self.id, self.rows, self.cost = request, connection, request_id, rows, cost
 
@@ -464,7 +465,7 @@ def tick_seconds() -> float:
     return _TICK_SECONDS
 
 
-def tried(predict: Callable[[list[schema.Row]], Predictions], rows: list[schema.Row]) -> Predictions | Exception:
+def tried(predict: Callable[[list[Row]], Predictions], rows: list[Row]) -> Predictions | Exception:
     try:
         return predict(rows)
     except Exception as error:  # noqa: BLE001 - whatever a model raises is the answer to one request, not our end

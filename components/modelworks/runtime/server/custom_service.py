@@ -25,9 +25,10 @@ import msgspec
 from msgspec import Meta
 
 from modelworks.errors import ModelworksError
+from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions, fastest
-from modelworks.runtime.schema import Row, Rows
+from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import say
 
 CONCURRENCY = 8
@@ -203,7 +204,7 @@ class Service:
         self.ready = False
         self.ended = ""
         """Why it is over; empty while it is not."""
-        self._manifest, self._local = manifest, threading.local()
+        self.manifest, self._local = manifest, threading.local()
         self._labels = {(type(label), label): number for number, label in enumerate(manifest.classes)}
         shape = {"binary": _Class, "multiclass": _ClassOfMany, "regression": _Value}[manifest.kind]
         self._read: Callable[[msgspec.Raw], Any] = msgspec.json.Decoder(shape).decode
@@ -238,7 +239,7 @@ class Service:
             ModelworksError: The response has no valid predictions of this model for these rows.
         """
         json = {"content-type": "application/json"}
-        names = [feature.name for feature in self._manifest.features]
+        names = [feature.name for feature in self.manifest.features]
         body = msgspec.json.encode({"rows": [dict(zip(names, row, strict=True)) for row in rows]})
         answer = self.ask(self.facts.predict, body, {**(headers or {}), **json})
         if answer.status != HTTPStatus.OK:
@@ -247,7 +248,7 @@ class Service:
             predictions = self._predictions(msgspec.json.decode(answer.body, type=list[msgspec.Raw]))
         except msgspec.DecodeError as error:
             raise ModelworksError(
-                f"the service answered what is no {self._manifest.kind} prediction: {error}"
+                f"the service answered what is no {self.manifest.kind} prediction: {error}"
             ) from error
         if len(predictions.json) != len(rows):
             raise ModelworksError(f"the service answered {len(predictions.json)} predictions for {len(rows)} rows")
@@ -344,9 +345,9 @@ class Service:
             time.sleep(_WATCH_SECONDS / 10)
 
     def _warm_up(self) -> Cost:
-        decode = Rows(self._manifest).decode
-        row = decode(msgspec.json.encode(self._manifest.examples[0]))
-        count = min(_WARM_UP_ROWS, self._manifest.max_rows)
+        decode = Rows(self.manifest).decode
+        row = decode(msgspec.json.encode(self.manifest.examples[0]))
+        count = min(_WARM_UP_ROWS, self.manifest.max_rows)
         try:
             self.predict(row)  # the first call loads and allocates
             one, many = fastest(lambda: self.predict(row)), fastest(lambda: self.predict(row * count))

@@ -25,8 +25,8 @@ import msgspec
 from modelworks.runtime.manifest import Feature, Manifest
 
 if TYPE_CHECKING:
+    from modelworks.runtime.encoding import Row
     from modelworks.runtime.predictor import Predictions
-    from modelworks.runtime.schema import Row
     from modelworks.runtime.server.logs import Scribe
 
 CHUNK_ROWS = 256
