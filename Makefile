@@ -41,7 +41,7 @@ check: $(SYNCED) lint ## Pass style, layers, types and the fast tests: what to r
 
 test: check e2e ## Pass every test: `check`, then `e2e`
 
-e2e: $(SYNCED) ## Pass the tests of the long way, through engine, AWS and Kubernetes (SHARD=1/2 for half of them)
+e2e: $(SYNCED) ## Pass the tests that run the engine, AWS and Kubernetes (SHARD=1/2: half of them)
 	@$(BIN)/modelworks laptop toolchain --build
 	@$(BIN)/pytest -m "e2e and not soak" -n 2 --dist loadfile --no-loadscope-reorder $(OF_SHARD)
 

@@ -22,7 +22,7 @@ class GitError(ModelworksError):
 
 
 def git(folder: Path, *arguments: str) -> bytes:
-    """What git prints.
+    """The output of git.
 
     Args:
         folder: Where it is called.

@@ -88,7 +88,7 @@ def parse_yaml(text: str, *, source: str) -> StackConfig:
 
 
 def _with_placeholders(value: Any) -> Any:
-    """`value` without what only the engine can decrypt: `{secure: …}` becomes a text that says so."""
+    """`value` without what only the engine can decrypt: `{secure: …}` becomes a text in its place."""
     if isinstance(value, dict):
         return "(encrypted value)" if set(value) == {"secure"} else {k: _with_placeholders(v) for k, v in value.items()}
     return [_with_placeholders(item) for item in value] if isinstance(value, list) else value

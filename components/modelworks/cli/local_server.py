@@ -101,7 +101,7 @@ class LocalServer:
     def _serve(self, bundle: Bundle, process: subprocess.Popen[bytes], url: str) -> None:
         def pause(seconds: float) -> None:
             if process.poll() is not None:
-                raise ModelworksError(f"the server ended with {process.returncode}")
+                raise ModelworksError(f"the server exited with {process.returncode}")
             if self._over.wait(seconds):
                 raise ModelworksError("the environment has taken over")
 

@@ -89,7 +89,7 @@ class Endpoint:
         return examples[0]["value"]
 
     def predict(self, body: Any) -> tuple[dict[str, Any], str]:
-        """Its answer, and the version that gave it.
+        """The endpoint's answer, and the version that gave it.
 
         Raises:
             ModelworksError: The endpoint does not answer, or refuses the request.
@@ -98,7 +98,7 @@ class Endpoint:
         return answer, str(answer.get("version", ""))
 
     def first_answer(self, *, within: float, pause: Callable[[float], object] = time.sleep) -> tuple[Any, Any]:
-        """Ask for a row of the model's own example until it is answered.
+        """Predict a row of the model's own example, again until an answer comes.
 
         Args:
             within: Seconds after which the last failure is raised.

@@ -1,6 +1,6 @@
 """The flags of the control plane's programs.
 
-What stands in braces differs between places: ports by their names in `laptop.json`, and the folders `{pki}` and
+Names in braces differ between places: ports by their names in `laptop.json`, and the folders `{pki}` and
 `{cluster}`.
 """
 
@@ -35,7 +35,7 @@ _CONTROLLERS = (
     "ttl-after-finished-controller",
     "validatingadmissionpolicy-status-controller",
 )
-"""What workloads rely on. Clouds, routes, attached disks, certificate requests and device claims do not exist here."""
+"""Controllers that workloads need. Clouds, routes, attached disks, certificate requests and device claims do not exist here."""
 
 
 def _serving(program: str) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def choose(place: Place) -> str:
 def ports(network: str) -> range:
     """The ports of the laptop cloud that has this network.
 
-    Whoever asks which ports are free learns nothing of those that another one has chosen and does not listen at yet.
+    A search for free ports does not find those that another cloud has chosen and does not listen on yet.
     """
     first = PORTS.start + (int(network.split(".")[1]) - _OCTETS.start) * _PORTS_EACH
     return range(first, first + _PORTS_EACH)

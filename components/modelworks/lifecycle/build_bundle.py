@@ -287,7 +287,7 @@ def _fill(source: Path, spec: ModelSpec, folder: Path, manifest: of.Manifest, re
 
 
 def _copy_runtime(package: Path) -> None:
-    """What the standard service imports of modelworks, as a package of the bundle's own."""
+    """Copy the modules of modelworks that the standard service imports."""
     for name in SERVICE:
         file = package / name
         file.parent.mkdir(exist_ok=True, parents=True)

@@ -1,4 +1,4 @@
-"""What a model's features allow at their edges, and whether an engine answers it, the same alone and among others."""
+"""Rows at the edges of what a model's features allow, and how much an answer depends on other rows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Feature, bounds
 
 NEIGHBOURS = (1, 2, 7)
-"""Rows in one call that are compared with all of them in one: linear algebra adds in another order for each."""
+"""Rows in one call that are compared with one call for all: linear algebra adds in another order for each."""
 ALONE_ROWS = 32
-"""Rows that are asked for in such calls."""
+"""Rows that such calls predict."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def edge_cases(features: Sequence[Feature], row: Row) -> list[EdgeCase]:
     """A row of the data with each feature at each edge of what requests may carry.
 
     Args:
-        features: What a row carries, in order.
+        features: The features of a row, in order.
         row: One that stands for the others.
     """
     cases = [
@@ -63,7 +63,7 @@ def _edges(feature: Feature) -> Iterator[tuple[str, Any]]:
 
 
 def dependence(infer: Callable[[list[Row]], Any], rows: list[Row]) -> float:
-    """How much answers depend on the company a row is asked in.
+    """How much an answer depends on the other rows of its request.
 
     Args:
         infer: An engine.

@@ -56,7 +56,7 @@ class Judged(NamedTuple):
     champion: Outcome | str | None
     """Of what serves now, on the same rows; or why it cannot be compared; or nothing serves."""
     score: Callable[[pd.DataFrame], np.ndarray]
-    """What it answers for other rows."""
+    """Its scores for other rows."""
     model: Predictor | Service
     size: int
     """Bytes of the bundle."""
@@ -102,7 +102,7 @@ def judge(
 
 
 def _model(bento: Path, manifest: Manifest, services: ExitStack) -> Predictor | Service:
-    """What answers in an environment: the server's own predictor, or the bundle's service as BentoML runs it."""
+    """The bundle as an environment serves it: the server's own predictor, or BentoML around a custom service."""
     if manifest.service == "standard":
         return Predictor(bento, manifest)
     scratch = bento.with_name(f"{bento.name}-service")

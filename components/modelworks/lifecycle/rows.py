@@ -25,7 +25,7 @@ def encode_table(table: pd.DataFrame, features: Sequence[Feature], how: str) -> 
 
     Args:
         table: One row a row, with a column a feature at least.
-        features: What the estimator takes, in order.
+        features: The features that the estimator takes, in order.
         how: Which of the two.
 
     Raises:
@@ -50,7 +50,7 @@ def request_rows(table: pd.DataFrame, manifest: Manifest, at_most: int) -> Itera
 
     Args:
         table: One row a row.
-        manifest: What is asked.
+        manifest: Of the bundle.
         at_most: Rows in a request; fewer where the manifest allows fewer.
 
     Raises:

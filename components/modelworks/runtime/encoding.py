@@ -2,8 +2,8 @@
 
 A row is a tuple of JSON values in the order of the features: `float`, `int`, `bool`, `str`, or None where a value is
 missing. In a numeric matrix a boolean is 0 or 1, a string is its position in the feature's categories, and a missing
-value is NaN. In a string tensor a value stands as it is. In a frame each column has the dtype that `column_dtype` says:
-what a request carries decides it never, so that a row is the same alone and among others.
+value is NaN. In a string tensor a value stands as it is. In a frame each column has the dtype of `column_dtype`,
+whatever a request carries, so that a row is the same alone and among others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def matrix_encoder(features: Sequence[Feature], columns: Sequence[str], dtype: D
     """Rows to a matrix of numbers, [rows, columns].
 
     Args:
-        features: What a row carries, in order.
+        features: The features of a row, in order.
         columns: The features that the matrix holds, in order.
         dtype: Of its numbers. Those without NaN have no place for a missing value.
     """

@@ -145,7 +145,7 @@ def onnx_engine(graph: bytes, onnx: Onnx, features: Sequence[Feature]) -> Infer:
     Args:
         graph: The file's bytes.
         onnx: How it is fed.
-        features: What a row carries, in order.
+        features: The features of a row, in order.
 
     Raises:
         ModelworksError: ONNX Runtime cannot load it, or it has other inputs or outputs.
@@ -191,7 +191,7 @@ def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind
     Args:
         content: The skops file's bytes.
         skops: How the model is fed.
-        features: What a row carries, in order.
+        features: The features of a row, in order.
         kind: Of the model.
 
     Raises:
