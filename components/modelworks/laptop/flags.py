@@ -35,7 +35,7 @@ _CONTROLLERS = (
     "ttl-after-finished-controller",
     "validatingadmissionpolicy-status-controller",
 )
-"""Controllers that workloads need. Clouds, routes, attached disks, certificate requests and device claims do not exist here."""
+"""Controllers that workloads need. A laptop has no clouds, routes, attached disks, certificate requests or device claims."""
 
 
 def _serving(program: str) -> tuple[str, ...]:
