@@ -92,31 +92,35 @@ def up(
         for name in environments:
             store.create(place, name)
         was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
-        amazon = _amazon(place)
-        if not supervisor.running(place):
-            _ports_free(place, facts)
-            # It needs no tools, and so it is there while they are still being built.
-            supervisor.apply(place, [part.program for part in amazon])
-        needed = _tool_names(kubernetes=facts["kubernetes"])
-        report(f"tools: {', '.join(needed)}")
-        with toolchain.obtaining(toolchain.Toolchain(), needed, building) as tools:
-            if facts["kubernetes"]:
-                parts = _kubernetes_up(place, facts, amazon, was, report, tools)
-            else:
-                parts = amazon
-                facts["tools"] = _paths(tools.wait_for_all())
-                supervisor.apply(place, [part.program for part in parts])
-                _wait(place, parts, was, report)
+        parts = _parts_up(place, facts, was, report, building)
         _write(place, facts)
         for name in place.environments():
             if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
                 report(memory)
-        names = ", ".join(place.environments())
-        if {part.program.name for part in parts} <= was:
-            report(f"the laptop cloud is up already: {names}")
-        else:
-            report(f"the laptop cloud is up after {time.monotonic() - began:.1f} s: {names}")
+        already = {part.program.name for part in parts} <= was
+        when = "already" if already else f"after {time.monotonic() - began:.1f} s"
+        report(f"the laptop cloud is up {when}: {', '.join(place.environments())}")
         return facts
+
+
+def _parts_up(
+    place: Place, facts: dict[str, Any], was: set[str], report: Tell, building: toolchain.Report | None
+) -> list[_Part]:
+    """Have every tool and start every part; returns the parts once they are ready."""
+    amazon = _amazon(place)
+    if not supervisor.running(place):
+        _ports_free(place, facts)
+        # It needs no tools, and so it is there while they are still being built.
+        supervisor.apply(place, [part.program for part in amazon])
+    needed = _tool_names(kubernetes=facts["kubernetes"])
+    report(f"tools: {', '.join(needed)}")
+    with toolchain.obtaining(toolchain.Toolchain(), needed, building) as tools:
+        if facts["kubernetes"]:
+            return _kubernetes_up(place, facts, amazon, was, report, tools)
+        facts["tools"] = _paths(tools.wait_for_all())
+        supervisor.apply(place, [part.program for part in amazon])
+        _wait(place, amazon, was, report)
+        return amazon
 
 
 def _kubernetes_up(
