@@ -35,7 +35,7 @@ _CONTROLLERS = (
     "ttl-after-finished-controller",
     "validatingadmissionpolicy-status-controller",
 )
-"""Controllers that workloads need. A laptop has no clouds, routes, attached disks, certificate requests or device claims."""
+"""Controllers that workloads need. Not here: clouds, routes, attached disks, certificate requests."""
 
 
 def _serving(program: str) -> tuple[str, ...]:
