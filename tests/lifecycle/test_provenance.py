@@ -19,6 +19,7 @@ DECIDES_NO_BYTES = {
 }
 """Modules that the child process loads for training and that do not count in a run, each with the reason."""
 DECIDED_BEFORE = {
+    "_git.py": "reads the commit, which the lineage has",
     "_files.py": "writes bytes as they are",
     "lifecycle/data.py": "by the run",
     "lifecycle/metrics.py": "by the run",
