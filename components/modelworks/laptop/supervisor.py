@@ -173,7 +173,7 @@ def end(found: Iterable[psutil.Process], *, grace: float) -> None:
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    psutil.wait_procs(alive, timeout=30)  # a busy machine takes its time for a kill, too
 
 
 def leftovers(place: Place) -> list[psutil.Process]:
