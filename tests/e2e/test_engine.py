@@ -295,7 +295,7 @@ def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: 
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 130, said
-    assert "nothing is left running" in said
+    assert "no process is left running" in said
     assert project.engines() == []
     (project.cloud / "slow").unlink()
     ids = {resource.get("id") for resource in project.state()["resources"] if resource["type"] == "tiny:index:Thing"}
