@@ -106,7 +106,7 @@ def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, pl
             found = client.post("/v1/predict", json={"rows": ROWS[:1]})
             return found.json() if found.status_code == 200 else None
 
-        assert until(answer, 120)["version"] == contract.short_digest(bundle.digest)
+        assert until(answer)["version"] == contract.short_digest(bundle.digest)
     example.unchanged()
 
 
