@@ -27,6 +27,7 @@ from botocore.config import Config
 
 from modelworks import contract
 from modelworks.cluster import rollout
+from modelworks.cluster.client import KubernetesClient
 from modelworks.laptop import control_plane, environments, supervisor
 from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.runtime.manifest import Onnx, OnnxInput
@@ -341,18 +342,16 @@ class Rehearsal:
 
     def takes_over(self) -> bool:
         """Whether the last release has taken over; one that was turned back fails the test with what was measured."""
-        assert not self.turned_back(), f"it was turned back: {self.status['message']}, {self.failures()}"
+        assert not self.turned_back(), f"it was turned back: {self.status.get('message')}, {self.failures()}"
         return self.healthy()
 
     def go_on(self) -> None:
         """Let a rollout that pauses go on at once, as `modelworks rollout promote` does."""
         found = self.rollout()
         if found.get("status", {}).get("pauseConditions"):
-            path = f"{ROLLOUTS.format(self.namespace)}/{found['metadata']['name']}/status"
-            patch = json.dumps({"status": rollout.promotion(found, full=False).status})
-            with control_plane.client(self.place, self.ports) as api:
-                kind = {"Content-Type": "application/merge-patch+json"}
-                api.patch(path, content=patch, headers=kind).raise_for_status()
+            KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(
+                found, rollout.promotion(found, full=False)
+            )
 
     def failures(self) -> list[str]:
         """What the analyses of the last release found wrong, as `name: phase, message, value`."""
