@@ -362,7 +362,7 @@ def test_a_branch_that_is_there_already_waits_for_its_review(world):
 def test_a_commit_needs_somebody_and_is_refused_before_anything_is_copied(world):
     world.git("config", "user.useConfigOnly", "true")
     world.git("config", "--unset", "user.email")
-    with pytest.raises(ModelworksError, match="git does not know who you are"):
+    with pytest.raises(ModelworksError, match="git has no user name and email"):
         world.promote(pr=True)
     assert world.staging.versions("churn") == []
 
@@ -370,7 +370,7 @@ def test_a_commit_needs_somebody_and_is_refused_before_anything_is_copied(world)
 def test_without_a_commit_of_the_stack_file_there_is_nothing_to_review(world):
     world.git("rm", "--quiet", "--cached", "stacks/Pulumi.staging.yaml")
     world.git("commit", "--quiet", "--message", "gone")
-    with pytest.raises(ModelworksError, match="is in no commit of a git repository"):
+    with pytest.raises(ModelworksError, match="is not committed to a git repository"):
         world.promote(pr=True)
     assert world.staging.versions("churn") == []
 

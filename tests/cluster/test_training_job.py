@@ -76,7 +76,7 @@ def test_a_complete_job_ended_with_nothing():
 @pytest.mark.parametrize(
     ("condition", "state", "code", "reason"),
     [
-        ("PodFailurePolicy", {"exitCode": 1}, 1, "exit code 1"),
+        ("PodFailurePolicy", {"exitCode": 1}, 1, "exited with code 1"),
         ("BackoffLimitExceeded", {"exitCode": 137, "reason": "OOMKilled"}, 137, "more than its 2048 MiB of memory"),
         ("BackoffLimitExceeded", {"exitCode": 137, "reason": "Error"}, 137, "killed by signal 9"),
         ("DeadlineExceeded", {"exitCode": 143}, 143, "time limit of 600 s"),

@@ -289,5 +289,5 @@ def test_a_variable_that_the_service_needs_is_asked_for(bento, custom_example, t
 
 def test_a_runtime_without_bentoml_says_what_to_install(bento, custom_example, tmp_path, monkeypatch):
     monkeypatch.setattr(custom_service.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelworksError, match="there is no BentoML here"):
+    with pytest.raises(ModelworksError, match="BentoML is not installed here"):
         custom_service.Service(custom_example.manifest, bento, tmp_path)

@@ -90,7 +90,7 @@ def _onnx(spec: ModelSpec, folder: Path, holdout: pd.DataFrame) -> tuple[of.Onnx
     x = scores.encode(holdout, spec.features, spec.input)
     try:
         graph, inputs, output = _convert(spec, estimator)
-        theirs = scores.sound(spec, run_onnx(graph, inputs, output, holdout, spec.features), len(holdout))
+        theirs = scores.validate(spec, run_onnx(graph, inputs, output, holdout, spec.features), len(holdout))
     except Exception as error:  # noqa: BLE001 - whatever a converter raises, the model is served by scikit-learn
         reason = f"it does not convert: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
             :300

@@ -23,7 +23,7 @@ from modelworks.lifecycle import data, scores
 from modelworks.lifecycle import spec as stated
 from modelworks.lifecycle.build_bundle import request_value, run_onnx
 from modelworks.lifecycle.metrics import METRICS, Outcome
-from modelworks.lifecycle.spec import ModelSpec, blame
+from modelworks.lifecycle.spec import ModelSpec, project_error
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Predictor
@@ -133,7 +133,7 @@ def score_bundle(
         answer = estimator.predict(x) if manifest.kind == "regression" else estimator.predict_proba(x)
     else:
         raise ModelworksError(f"the bundle of {manifest.model} holds no model that can be judged without its service")
-    return scores.sound(spec, np.asarray(answer, dtype="float64"), len(rows))
+    return scores.validate(spec, np.asarray(answer, dtype="float64"), len(rows))
 
 
 def _ask_service(service: Service, manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
@@ -235,7 +235,7 @@ def _call(
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, judged.spec.folder, "is evaluated") from error
+        raise project_error(error, judged.spec.folder, "is evaluated") from error
 
 
 def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[str, Any]:
@@ -433,7 +433,7 @@ def _changed(gate: stated.InvarianceGate | stated.DirectionGate, judged: Judged)
     try:
         changed = gate.change(sample.copy())
     except Exception as error:
-        raise blame(error, judged.spec.folder, f"is tested ({gate.name})") from error
+        raise project_error(error, judged.spec.folder, f"is tested ({gate.name})") from error
     if len(changed) != len(sample):
         raise ModelworksError(f"{gate.where}: the change of {gate.name!r} must keep the number of rows")
     return judged.outcome.scores[index], judged.score(changed)
