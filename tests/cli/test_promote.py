@@ -309,7 +309,7 @@ def test_the_order_is_the_project_s_own(world):
     (world.root / "pyproject.toml").write_text('[tool.modelworks]\norder = ["staging", "dev"]\n')
     with pytest.raises(ModelworksError, match="it comes up through staging → dev"):
         world.promote()
-    with pytest.raises(ModelworksError, match="dev is not released to directly"):
+    with pytest.raises(ModelworksError, match="dev accepts no direct release"):
         releasing.release("churn", env="dev")
 
 
