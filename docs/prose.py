@@ -196,10 +196,10 @@ def _plain(characters: str, numbers: Sequence[int]) -> Text:
 # -- Python ----------------------------------------------------------------------------------------------------------
 def texts_of_python(source: str) -> Iterator[Text]:
     """Docstrings, and every string that reads as a sentence: help, errors, fixes, what is printed."""
-    tree = ast.parse(source)
-    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(source)))
+    inner = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         match node:
             case ast.Constant(value=str(text)) if id(node) in docstrings:
                 yield from _docstring(text, node.lineno)

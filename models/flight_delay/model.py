@@ -154,7 +154,7 @@ spec = ModelSpec(
         out_of_scope="Other airports, other years, compensation claims, judging airlines or crews.",
         limits=(
             "One year and three airports: it has seen one winter.",
-            "Cancelled and diverted flights have no arrival and are not among the rows: it does not apply to them.",
+            "Cancelled and diverted flights have no arrival and no row here; the model does not apply to them.",
             "The hold-out is November and December, when more flights are late than in the autumn before.",
             "It ranks the flights of Virgin America (VX) barely better than chance: see the groups above.",
             "Histories and weather must be as fresh as in the data; stale ones make it timid.",

@@ -91,7 +91,7 @@ def _show(version: Version) -> None:
     aliases = "".join(f"  [green]{alias}[/]" for alias in version.aliases)
     out.print(f"[bold]{version.model}[/]  version {version.version}{aliases}")
     lines = table("", "")
-    for name, value in told(version):
+    for name, value in report_lines(version):
         lines.add_row(f"  {name}", escape(value))
     out.print(lines)
     if gates := version.facts.get("gates"):
@@ -103,7 +103,7 @@ def _show(version: Version) -> None:
         out.print(rows)
 
 
-def told(version: Version) -> Iterator[tuple[str, str]]:
+def report_lines(version: Version) -> Iterator[tuple[str, str]]:
     """The lines of a version's report, each with a name: from its bundle to its last release."""
     facts = version.facts
     yield "bundle", version.digest

@@ -103,7 +103,7 @@ def _watched(
     if ending.refused:
         cluster.cancel(name)
         raise _failure(order, ending, "")
-    came_to = artifacts.told(name)
+    came_to = artifacts.job_result(name)
     if not ending.exit_code:
         return came_to
     if not came_to.get("counted"):

@@ -180,7 +180,7 @@ def pods_of(model: str) -> str:
 
 
 # -- Releases that were turned back ----------------------------------------------------------------------------------
-def turned_back(digest: str, seen: Seen) -> str:
+def abort_reason(digest: str, seen: Seen) -> str:
     """Why this cluster aborted a release before; empty if it was not, or serves now.
 
     Known from the Rollout itself while it is aborted, from AnalysisRuns that failed (the controller keeps the last
@@ -234,7 +234,7 @@ def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: 
         here = seen[model]
         if here.rollout is None:
             continue
-        why = turned_back(digest, here)
+        why = abort_reason(digest, here)
         if why:
             (retried if force else refused)[model] = why
         note = to_forget(digest, here) if why else None

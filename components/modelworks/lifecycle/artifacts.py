@@ -141,7 +141,7 @@ class Artifacts:
         """
         self._put(contract.job_key(job), json.dumps(facts, sort_keys=True).encode())
 
-    def told(self, job: str) -> dict[str, Any]:
+    def job_result(self, job: str) -> dict[str, Any]:
         """The result that a Job recorded; empty if it recorded none.
 
         Raises:

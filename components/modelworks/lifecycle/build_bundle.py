@@ -163,7 +163,7 @@ def _try_onnx(
         graph, inputs, output = _convert(spec, estimator, precision)
         onnx = of.Onnx(path="model.onnx", sha256=digest_of(graph).removeprefix("sha256:"), inputs=inputs, output=output)
         infer = onnx_engine(graph, onnx, spec.served_features)
-        theirs = scores.sound(spec, np.asarray(infer(asked), dtype="float64"), len(asked))
+        theirs = scores.validate(spec, np.asarray(infer(asked), dtype="float64"), len(asked))
         depends = dependence(infer, asked[-spec.service.max_rows :])
     except Exception as error:  # noqa: BLE001 - whatever a converter raises, the model is served by scikit-learn
         return f"it does not convert: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]

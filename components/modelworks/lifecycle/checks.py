@@ -11,7 +11,7 @@ import numpy as np
 from modelworks._files import plain, read_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.metrics import METRICS, Outcome
-from modelworks.lifecycle.spec import blame
+from modelworks.lifecycle.spec import project_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,7 +145,7 @@ def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
             )
         return findings
     except Exception as error:
-        raise blame(error, spec.folder, "checks its schema") from error
+        raise project_error(error, spec.folder, "checks its schema") from error
     return []
 
 

@@ -25,7 +25,7 @@ from modelworks.lifecycle.archive import canonical_skops
 from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.rows import encode_table
 from modelworks.lifecycle.runs import Home, run_id
-from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, blame, load_spec
+from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
 from modelworks.lifecycle.trust import trusted_types
 
 
@@ -176,7 +176,7 @@ def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, spec.folder, "is trained") from error
+        raise project_error(error, spec.folder, "is trained") from error
     fitted = made if isinstance(made, Fitted) else Fitted(made)
     wanted = "predict" if spec.kind == "regression" else "predict_proba"
     if not hasattr(fitted.estimator, wanted):
@@ -215,7 +215,7 @@ def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: 
         except ModelworksError:
             raise
         except Exception as error:
-            raise blame(error, spec.folder, "is evaluated") from error
+            raise project_error(error, spec.folder, "is evaluated") from error
     for name, picture in plots(spec, outcome).items():
         write_whole(folder / "plots" / f"{name}.svg", picture)
     write_json(folder / "slices.json", scores.slices_of(spec, outcome))

@@ -11,7 +11,7 @@ import numpy as np
 
 from modelworks._files import digest_of, digest_of_file, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.spec import blame
+from modelworks.lifecycle.spec import project_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +144,7 @@ def load_rows(spec: ModelSpec) -> pd.DataFrame:
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, spec.folder, "loads its data") from error
+        raise project_error(error, spec.folder, "loads its data") from error
     if not isinstance(frame, pd.DataFrame):
         raise ModelworksError(f"{spec.data.where}: data.load must return a DataFrame, got {type(frame).__name__}")
     if frame.empty:

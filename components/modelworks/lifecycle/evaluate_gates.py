@@ -23,7 +23,7 @@ from modelworks.lifecycle import data, scores
 from modelworks.lifecycle import spec as stated
 from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.rows import request_rows
-from modelworks.lifecycle.spec import ModelSpec, blame
+from modelworks.lifecycle.spec import ModelSpec, project_error
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Predictions, Predictor
@@ -116,7 +116,7 @@ def score_bundle(spec: ModelSpec, model: Predictor | Service, table: pd.DataFram
     """A bundle's scores for the rows of a table, read from its answers as callers read them."""
     manifest = model.manifest
     answers = [model.predict(rows) for rows in request_rows(table, manifest, CHUNK_ROWS)]
-    return scores.sound(spec, _stated(manifest, answers), len(table))
+    return scores.validate(spec, _stated(manifest, answers), len(table))
 
 
 def _stated(manifest: Manifest, answers: list[Predictions]) -> np.ndarray:
@@ -200,7 +200,7 @@ def _call(
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, judged.spec.folder, "is evaluated") from error
+        raise project_error(error, judged.spec.folder, "is evaluated") from error
 
 
 def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[str, Any]:
@@ -398,7 +398,7 @@ def _changed(gate: stated.InvarianceGate | stated.DirectionGate, judged: Judged)
     try:
         changed = gate.change(sample.copy())
     except Exception as error:
-        raise blame(error, judged.spec.folder, f"is tested ({gate.name})") from error
+        raise project_error(error, judged.spec.folder, f"is tested ({gate.name})") from error
     if len(changed) != len(sample):
         raise ModelworksError(f"{gate.where}: the change of {gate.name!r} must keep the number of rows")
     return judged.outcome.scores[index], judged.score(changed)

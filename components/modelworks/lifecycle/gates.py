@@ -152,7 +152,7 @@ class GateReport:
         )
 
 
-def carried(result: dict[str, Any]) -> dict[str, Any]:
+def lineage_verdict(result: dict[str, Any]) -> dict[str, Any]:
     """The part of a verdict that a version's lineage keeps."""
     return {name: result[name] for name in ("gate", "subject", "verdict", "number", "limit", "message")}
 

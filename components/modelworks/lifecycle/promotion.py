@@ -20,7 +20,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import note_release, was_released
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.data import SnapshotStore
-from modelworks.lifecycle.gates import carried
+from modelworks.lifecycle.gates import lineage_verdict
 from modelworks.lifecycle.provenance import code_digest
 from modelworks.lifecycle.registration import apply_policy, fetch_champion, follow_release, write_release
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
@@ -215,7 +215,7 @@ def judged_again(
     except ModelworksError as error:
         message = f"cannot be compared with the champion: {error.message.splitlines()[0]}"
         return [*rest, *({**each, "verdict": "inconclusive", "number": None, "message": message} for each in mine)]
-    return [*rest, *map(carried, found)]
+    return [*rest, *map(lineage_verdict, found)]
 
 
 def spec_as_made(model: str, code: str, commit: str, scratch: Path) -> ModelSpec:

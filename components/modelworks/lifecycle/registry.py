@@ -18,7 +18,7 @@ from modelworks import contract
 from modelworks._files import digest_of_file, plain, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import Bundle
-from modelworks.lifecycle.gates import GateReport, carried
+from modelworks.lifecycle.gates import GateReport, lineage_verdict
 from modelworks.lifecycle.runs import TrainedModel
 from modelworks.lifecycle.tracking import track
 
@@ -332,7 +332,7 @@ def lineage_of(run: TrainedModel, bundle: Bundle, gates: GateReport, *, mlflow_r
         "commit": run.origin.get("commit", ""),
         "dirty": bool(run.origin.get("dirty", True)),
         "metrics": run.metrics,
-        "gates": [carried(asdict(item)) for item in gates.results],
+        "gates": [lineage_verdict(asdict(item)) for item in gates.results],
         "champion": gates.champion,
         "overrides": [{"environment": gates.target, **plain(asdict(gates.override))}] if gates.override else [],
         "registered_by": run.origin.get("by", ""),

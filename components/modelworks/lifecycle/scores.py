@@ -47,10 +47,10 @@ def predict(spec: ModelSpec, estimator: Any, x: Any) -> np.ndarray:
         ModelworksError: They are not finite, or not of the shape the kind demands.
     """
     raw = estimator.predict(x) if spec.kind == "regression" else estimator.predict_proba(x)
-    return sound(spec, np.asarray(raw, dtype="float64"), len(x))
+    return validate(spec, np.asarray(raw, dtype="float64"), len(x))
 
 
-def sound(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
+def validate(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
     """`scores`, proven to be finite and of the right shape.
 
     Raises:

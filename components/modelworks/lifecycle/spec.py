@@ -521,7 +521,7 @@ def load_spec(name: str | Path) -> ModelSpec:
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, file.parent, "is read") from error
+        raise project_error(error, file.parent, "is read") from error
     spec = getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
         raise ModelworksError(
@@ -556,7 +556,7 @@ def _find_by_text(folder: Path) -> None:
     sys.path_importer_cache.clear()
 
 
-def blame(error: Exception, folder: Path, doing: str) -> ModelworksError:
+def project_error(error: Exception, folder: Path, doing: str) -> ModelworksError:
     """An exception of the user's code as an error that names their file and line."""
     if isinstance(error, SyntaxError) and error.filename:
         return ModelworksError(f"{error.filename}:{error.lineno}: {error.msg}")
