@@ -124,7 +124,7 @@ def _skops(spec: ModelSpec, folder: Path, rows: list[Row], edges: list[EdgeCase]
 def _refuse_edges(spec: ModelSpec, infer: Infer, edges: list[EdgeCase]) -> None:
     for edge in edges:
         try:
-            scores.sound(spec, np.asarray(infer([edge.row]), dtype="float64"), 1)
+            scores.validate(spec, np.asarray(infer([edge.row]), dtype="float64"), 1)
         except Exception as error:
             what = f"feature {edge.feature!r} at {edge.edge}" if edge.feature else edge.edge
             raise ModelworksError(
