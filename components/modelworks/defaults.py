@@ -1,4 +1,4 @@
-"""Every default, stated once: stack settings and components read them here, and their documentation is held to them.
+"""Every default, stated once: stack settings and components read them here, and their documentation is checked by them.
 
 A default is a contract: changing one changes what runs in every environment that does not state its own. Pure, and
 imports nothing: settings never load Pulumi for it, nor components Pydantic.

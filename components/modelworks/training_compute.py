@@ -19,7 +19,7 @@ from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
 
 class TrainingComputeArgs(TypedDict):
-    """What training needs."""
+    """Arguments of `TrainingCompute`."""
 
     cpu_millicores: NotRequired[int]
     """CPU that all runs together may request, in thousandths of a core. Default 4000."""
@@ -85,7 +85,7 @@ class TrainingCompute(KubernetesComponent):
     """The service account of runs."""
 
     place: pulumi.Output[dict[str, Any]]
-    """All that `modelworks train --env` asks: export it as `training`. Holds no secret."""
+    """All that `modelworks train --env` reads: export it as `training`. Holds no secret."""
 
     def __init__(self, name: str, args: TrainingComputeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, TrainingComputeArgs, args)
@@ -124,7 +124,7 @@ class TrainingCompute(KubernetesComponent):
         )
 
     def _network_policy(self) -> KubernetesObject:
-        """Nothing comes in; out go name look-ups and TLS. The registry is told of runs by who started them."""
+        """Nothing comes in; out go name look-ups and TLS. The caller of a run reports it to the registry."""
         return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, port=None))
 
     def _alarm(self) -> "aws.cloudwatch.MetricAlarm":

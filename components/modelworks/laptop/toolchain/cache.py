@@ -25,11 +25,11 @@ from modelworks.laptop.toolchain.wheel import Wheel
 
 @dataclass(frozen=True)
 class _Missing:
-    """A tool that is not at hand."""
+    """A tool that is not cached."""
 
     tool: Tool
     why: str
-    """What was found on PATH, and why other ways were not taken."""
+    """The finding on PATH, and why other ways were not taken."""
 
 
 _Have = Callable[[Tool, Path, str], None]
@@ -38,7 +38,7 @@ _Have = Callable[[Tool, Path, str], None]
 
 @dataclass(frozen=True)
 class Toolchain(Store):
-    """Tools and where they are cached. The defaults are what everyone but a test wants."""
+    """Tools and where they are cached. Only a test needs others than the defaults."""
 
     tools: Mapping[str, Tool] = field(default_factory=lambda: TOOLS)
     wheel: Path = wheel.PINNED
@@ -141,7 +141,7 @@ class Toolchain(Store):
 
             def begin_builds(items: list[_Missing]) -> set[Future[tuple[_Missing, Path | None, str]]]:
                 items = self._with_those_along(items)
-                self._tell_disk([item.tool for item in items], report)
+                self._report_disk([item.tool for item in items], report)
                 return {builders.submit(self._get_built, item, slots, report, stop) for item in items}
 
             pending = begin_builds(build) if build else set()
@@ -284,8 +284,8 @@ class Toolchain(Store):
             for path in source.glob("*.yaml"):
                 shutil.copyfile(path, target / path.name)
 
-    def _tell_disk(self, tools: Sequence[Tool], report: Report) -> None:
-        """Say what a build takes before it is taken.
+    def _report_disk(self, tools: Sequence[Tool], report: Report) -> None:
+        """Report what a build takes before it is taken.
 
         Raises:
             ModelworksError: There is less.

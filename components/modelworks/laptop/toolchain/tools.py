@@ -1,4 +1,4 @@
-"""The programs of the laptop cloud: which, in which version, from which Go module, and how each tells its version."""
+"""The programs of the laptop cloud: which, in which version, from which Go module, and how each prints its version."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unavailable(Exception):  # noqa: N818 (an answer that the next way follows
 
 
 class Tampered(Unavailable):
-    """What was delivered is not what was pinned."""
+    """A delivered file is not the pinned one."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Tool:
     """How many leading parts of a version must match the pinned one: 2 is major and minor. The rest may be newer."""
 
     ours: str = ""
-    """The folder of the package, if it is our own, below that of the modules: then none on PATH can stand in."""
+    """The folder of the package, if it is our own, below that of the modules: then none on PATH can replace it."""
 
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
@@ -73,14 +73,14 @@ class Tool:
     """A folder of YAML in the sources that is kept beside the executable, under its last name."""
 
     def fits(self, found: str) -> bool:
-        """Whether version `found` can stand in for the pinned one."""
+        """Whether version `found` can replace the pinned one."""
         have, want = _numbers(found), _numbers(self.version)
         return have[: self.same] == want[: self.same] and have >= want
 
 
 @dataclass(frozen=True)
 class State:
-    """What there is of one tool."""
+    """The state of one tool."""
 
     name: str
     version: str
@@ -188,14 +188,14 @@ WANTED: Final = tuple(name for name in TOOLS if not any(name in tool.along for t
 
 
 def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
-    """The tool of the user's own PATH if its version fits, and one phrase that says what was found.
+    """The tool of the user's own PATH if its version fits, and one phrase on what was found.
 
     The first program of that name counts, because that is the one a shell would run, but folders of the cache
-    `besides` (which `modelworks env` puts first) do not. It is asked for its version with a bound of ten seconds; a
+    `besides` (which `modelworks env` puts first) do not. It prints its version within a bound of ten seconds; a
     wrong version, or none, is passed over.
     """
     if tool.ours:
-        return None, "with code of our own, so none on PATH will do"
+        return None, "with its own code, so none on PATH will do"
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     theirs = os.pathsep.join(folder for folder in folders if not Path(folder).is_relative_to(besides))
     if (found := shutil.which(tool.name, path=theirs)) is None:
@@ -203,7 +203,7 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
     path = Path(found)
     version = version_of(path, tool)
     if version is None:
-        return None, f"{path} did not tell its version"
+        return None, f"{path} did not print its version"
     if not tool.fits(version):
         return None, f"{path} is {version}, wanted {tool.version}"
     for companion in tool.companions:
@@ -213,7 +213,7 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
 
 
 def version_of(path: Path, tool: Tool) -> str | None:
-    """The version that the program at `path` tells, or None."""
+    """The version that the program at `path` prints, or None."""
     try:
         answer = subprocess.run(
             [path, *tool.ask],
