@@ -227,6 +227,9 @@ class Settings(_Strict):
     """Monthly limit on the account's cost. Default: none."""
     key_deletion_days: Annotated[int, Field(ge=7, le=30)] = defaults.ENVIRONMENT["key_deletion_days"]
     """How long a deleted encryption key can still be brought back, in days."""
+    protect: bool = defaults.ENVIRONMENT["protect"]
+    """Refuse to delete what holds data: the key, the buckets and their settings, the registry's volume, the namespace.
+    To delete them too: set this to false, `modelworks up`, then `modelworks destroy`."""
     cluster: Cluster = Cluster()
     """The Kubernetes cluster, and what is installed in it."""
     registry: Registry | None = None

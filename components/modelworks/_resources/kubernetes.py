@@ -70,6 +70,7 @@ class KubernetesComponent(pulumi.ComponentResource):
         *,
         annotations: Mapping[str, pulumi.Input[str]] | None = None,
         ignore_changes: Sequence[str] | None = None,
+        protect: bool | None = None,
         **fields: Any,
     ) -> KubernetesObject:
         """Declare an object as a child of the component.
@@ -80,12 +81,13 @@ class KubernetesComponent(pulumi.ComponentResource):
             suffix: The suffix of the object's name, after the component's.
             annotations: Of the object.
             ignore_changes: Paths that a controller writes and the program only starts.
+            protect: Refuse to delete it; None for what the component has.
             fields: The fields next to the metadata, such as `spec`.
         """
         return KubernetesObject(
             self.child_name(suffix),
             {"apiVersion": api_version, "kind": kind, "metadata": self.metadata(annotations), **fields},
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=list(ignore_changes or [])),
+            opts=pulumi.ResourceOptions(parent=self, protect=protect, ignore_changes=list(ignore_changes or [])),
         )
 
 
@@ -119,7 +121,9 @@ def _plugin_version() -> str:
     return version("pulumi-kubernetes")
 
 
-def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str]) -> KubernetesObject:
+def restricted_namespace(
+    name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str], protect: bool | None = None
+) -> KubernetesObject:
     """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
 
     A separate network policy allows the connections that a pod needs.
@@ -132,7 +136,7 @@ def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: pulum
             "kind": "Namespace",
             "metadata": {"name": namespace, "labels": {**labels(name, "namespace"), **level}},
         },
-        opts=pulumi.ResourceOptions(parent=parent),
+        opts=pulumi.ResourceOptions(parent=parent, protect=protect),
     )
     KubernetesObject(
         f"{name}-default-deny",
