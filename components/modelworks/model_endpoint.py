@@ -165,7 +165,7 @@ class ModelEndpoint(KubernetesComponent):
                 topic=self._args["alerts_topic_arn"],
                 **alarms.cloudwatch_alarm(alarm, self._canary.dimensions),
             )
-            for alarm in self._canary.alarms
+            for alarm in (*self._canary.alarms, alarms.heartbeat_alarm(self._args["limits"]["period_seconds"]))
         ]
 
     def _analysis(self, suffix: str, spec: Manifest) -> KubernetesObject:

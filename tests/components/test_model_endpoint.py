@@ -132,7 +132,14 @@ def test_alarms_and_canary_judge_by_the_same_limits():
     assert alarm["threshold"] == 0.02
     assert "> 0.02" in metric["failureCondition"]
     assert (query["metric"]["metricName"], query["stat"]) == (alarm["metricName"], alarm["statistic"])
-    assert set(declared.all(ALARM)) == {"flight-delay-errors", "flight-delay-slow", "flight-delay-rejected"}
+
+
+def test_an_endpoint_pages_for_its_limits_and_for_silence_and_only_limits_judge_a_canary():
+    declared = endpoint(limits={"period_seconds": 10})
+    judged = [item["name"] for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"]]
+    assert judged == ["errors", "slow", "rejected"]
+    assert set(declared.all(ALARM)) == {f"flight-delay-{name}" for name in (*judged, "silent")}
+    assert {alarm["period"] for alarm in declared.all(ALARM).values()} == {10}
 
 
 def test_every_alarm_pages_through_the_alerts_topic():

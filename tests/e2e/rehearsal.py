@@ -271,8 +271,15 @@ class Rehearsal:
 
     def pulumi(self, *arguments: str) -> str:
         """Run the engine; what it prints is in the failure."""
+        return self._run("pulumi", *arguments, "--non-interactive", "--color", "never")
+
+    def kubectl(self, *arguments: str) -> str:
+        """Run kubectl in the namespace of the endpoint."""
+        return self._run("kubectl", "--namespace", self.namespace, *arguments)
+
+    def _run(self, *argv: str) -> str:
         done = subprocess.run(
-            ["pulumi", *arguments, "--non-interactive", "--color", "never"],
+            argv,
             cwd=self.folder,
             env={**os.environ, **self.variables},
             capture_output=True,
@@ -378,6 +385,15 @@ class Rehearsal:
     def pods(self) -> list[dict[str, Any]]:
         """The endpoint's pods."""
         return self.items("/api/v1/namespaces/{}/pods")
+
+    def alarm(self, name: str) -> str:
+        """The state of an alarm of the endpoint."""
+        (found,) = (
+            each
+            for each in self.aws("cloudwatch").describe_alarms()["MetricAlarms"]
+            if each["AlarmName"].startswith(f"{MODEL}-{name}")
+        )
+        return found["StateValue"]
 
     def kill(self, part: str) -> int:
         """Kill a part of the laptop cloud; its supervisor starts it again. Returns the process it was."""

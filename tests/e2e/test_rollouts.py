@@ -197,3 +197,14 @@ def test_a_release_with_a_service_of_its_own_takes_over_and_no_request_is_lost(e
         until(lambda: load.of(version) > 100, what=endpoint.pods)
     assert load.failed == 0, load.faults
     endpoint.serving = version
+
+
+def test_an_endpoint_without_a_pod_pages_until_one_reports_again(endpoint):
+    until(lambda: endpoint.alarm("silent") == "OK", what=endpoint.pods)
+    endpoint.kubectl("create", "quota", "no-pods", "--hard=pods=0")
+    try:
+        endpoint.kubectl("delete", "pods", "--all", "--wait=false")
+        until(lambda: endpoint.alarm("silent") == "ALARM", what=endpoint.pods)
+    finally:
+        endpoint.kubectl("delete", "quota", "no-pods")
+    until(lambda: endpoint.alarm("silent") == "OK", what=endpoint.pods)
