@@ -411,8 +411,8 @@ def test_destroy_of_a_protected_environment_changes_nothing_and_lists_what_holds
         "Namespace",
     ):
         assert kind in said
-    # Without modelworks the engine refuses by itself, and as early.
-    assert "because it is protected" in rehearsal.pulumi("dev", "destroy", "--yes", "--skip-preview", fails=True)
+    # Plain Pulumi refuses as early, by its preview; told to skip that, it keeps only what is protected.
+    assert "is protected" in rehearsal.pulumi("dev", "destroy", "--yes", fails=True)
     assert rehearsal.state("dev") == before
     assert rehearsal.answers("dev") == first.removeprefix("sha256:")[:12]
 
