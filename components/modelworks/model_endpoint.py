@@ -199,11 +199,12 @@ class ModelEndpoint(KubernetesComponent):
         if self._args["allow_anonymous"]:
             return None
         tokens = pulumi.Output.secret(self._args["tokens"] or "")
-        return self.object("v1", "Secret", "tokens", stringData={"tokens": tokens})
+        # Servers read it again when it changes: a rotation needs no rollout.
+        return self.object("v1", "Secret", "tokens", fixed_name=True, stringData={"tokens": tokens})
 
     def _trusted_keys(self) -> KubernetesObject | None:
         keys = self._args["trusted_keys"]
-        return self.object("v1", "ConfigMap", "trusted-keys", data=keys) if keys else None
+        return self.object("v1", "ConfigMap", "trusted-keys", fixed_name=True, data=keys) if keys else None
 
     def _rollout(self, release: ReleaseArgs) -> KubernetesObject:
         strategy = self._canary.strategy(

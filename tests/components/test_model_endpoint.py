@@ -117,6 +117,14 @@ def test_tokens_reach_the_pods_as_a_file_and_not_as_a_variable():
     assert contract.ENV_ALLOW_ANONYMOUS not in variables(declared)
 
 
+def test_tokens_and_trusted_keys_keep_their_names_when_they_change():
+    declared = endpoint(
+        allow_anonymous=False, tokens="s3cret", trusted_keys={"release.pem": "-----BEGIN PUBLIC KEY-----"}
+    )
+    assert declared.one("kubernetes:core/v1:Secret")["metadata"]["name"] == "flight-delay-tokens"
+    assert declared.one("kubernetes:core/v1:ConfigMap")["metadata"]["name"] == "flight-delay-trusted-keys"
+
+
 def test_trusted_keys_make_a_signature_required():
     declared = endpoint(trusted_keys={"release.pem": "-----BEGIN PUBLIC KEY-----"})
     assert variables(declared)[contract.ENV_TRUSTED_KEYS] == "/etc/modelworks/keys"

@@ -243,10 +243,16 @@ class Rehearsal:
         self._up()
         return name
 
-    def back(self) -> None:
-        """The release line as it was for what serves, and `pulumi up`."""
-        self._want(self._lines[self.serving])
+    def back(self, **settings: Any) -> None:
+        """The release line as it was for what serves, with other settings of the endpoint, and `pulumi up`."""
+        self._want(self._lines[self.serving], settings)
         self._up()
+
+    def answer_to(self, token: str) -> int:
+        """The status of a prediction that was requested with a token."""
+        headers = {"Host": HOST, "Authorization": f"Bearer {token}"}
+        url = f"http://127.0.0.1:{self.gateway}/v1/predict"
+        return httpx.post(url, json={"rows": ROWS[:1]}, headers=headers, timeout=30, trust_env=False).status_code
 
     def unchanged(self) -> str:
         """A preview that must find nothing to do."""
@@ -359,6 +365,13 @@ class Rehearsal:
             KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(
                 found, rollout.promotion(found, full=False)
             )
+
+    def promote(self) -> None:
+        """Let a rollout take over at once, as `modelworks rollout promote --full` does."""
+        found = self.rollout()
+        KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(
+            found, rollout.promotion(found, full=True)
+        )
 
     def failures(self) -> list[str]:
         """What the analyses of the last release found wrong, as `name: phase, message, value`."""

@@ -208,3 +208,26 @@ def test_an_endpoint_without_a_pod_pages_until_one_reports_again(endpoint):
     finally:
         endpoint.kubectl("delete", "quota", "no-pods")
     until(lambda: endpoint.alarm("silent") == "OK", what=endpoint.pods)
+
+
+def test_rotated_tokens_reach_the_pods_that_serve_and_those_that_come_without_a_rollout(endpoint):
+    endpoint.back(allow_anonymous=False, tokens="first")
+    until(lambda: endpoint.phase() in {"Progressing", "Paused"}, what=endpoint.rollout)
+    endpoint.promote()
+    until(lambda: endpoint.healthy() and endpoint.answer_to("first") == 200, what=endpoint.rollout)
+    until(lambda: len(endpoint.pods()) == 2, what=endpoint.pods)
+    pods = {pod["metadata"]["uid"] for pod in endpoint.pods()}
+
+    endpoint.back(allow_anonymous=False, tokens="first\nsecond")
+    until(lambda: endpoint.answer_to("second") == 200, what=endpoint.pods)
+    assert endpoint.answer_to("first") == 200
+    endpoint.back(allow_anonymous=False, tokens="second")
+    until(lambda: endpoint.answer_to("first") == 401, what=endpoint.pods)
+    assert endpoint.answer_to("second") == 200
+    assert endpoint.healthy()
+    assert {pod["metadata"]["uid"] for pod in endpoint.pods()} == pods
+
+    endpoint.kubectl("delete", "pod", endpoint.pods()[0]["metadata"]["name"], "--wait=false")
+    until(lambda: len({pod["metadata"]["uid"] for pod in endpoint.pods()} - pods) == 1, what=endpoint.pods)
+    until(lambda: endpoint.kubectl("get", "pods", "-o", "jsonpath={..ready}") == "true true", what=endpoint.pods)
+    assert {endpoint.answer_to("second") for _ in range(20)} == {200}

@@ -71,6 +71,7 @@ class KubernetesComponent(pulumi.ComponentResource):
         annotations: Mapping[str, pulumi.Input[str]] | None = None,
         ignore_changes: Sequence[str] | None = None,
         protect: bool | None = None,
+        fixed_name: bool = False,
         **fields: Any,
     ) -> KubernetesObject:
         """Declare an object as a child of the component.
@@ -82,11 +83,16 @@ class KubernetesComponent(pulumi.ComponentResource):
             annotations: Of the object.
             ignore_changes: Paths that a controller writes and the program only starts.
             protect: Refuse to delete it; None for what the component has.
+            fixed_name: Call it in the cluster as it is called here. One that is replaced keeps its name then: pods that
+                run, and revisions that Argo may return to, still find it.
             fields: The fields next to the metadata, such as `spec`.
         """
+        name, metadata = self.child_name(suffix), self.metadata(annotations)
+        if fixed_name:
+            metadata["name"] = name
         return KubernetesObject(
-            self.child_name(suffix),
-            {"apiVersion": api_version, "kind": kind, "metadata": self.metadata(annotations), **fields},
+            name,
+            {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields},
             opts=pulumi.ResourceOptions(parent=self, protect=protect, ignore_changes=list(ignore_changes or [])),
         )
 
