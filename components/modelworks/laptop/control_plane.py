@@ -37,7 +37,6 @@ CONTROLLERS = (
     "cronjob-controller",
     "deployment-controller",
     "disruption-controller",
-    "endpointslice-controller",
     "ephemeral-volume-controller",
     "garbage-collector-controller",
     "horizontal-pod-autoscaler-controller",
@@ -246,7 +245,7 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
     ]
 
 
-def client(place: Place, ports: Mapping[str, int], *, timeout: float = 10) -> httpx.Client:
+def client(place: Place, ports: Mapping[str, int], *, timeout: float = 30) -> httpx.Client:
     """An HTTP client with the administrator's rights, for what is set up before anybody else has any."""
     import httpx  # a tenth of a second that `--help` does not owe
 
@@ -331,10 +330,10 @@ def _served(api: httpx.Client, group: str, kinds: int) -> bool:
 
 
 def set_up_environment(api: httpx.Client, environment: str) -> None:
-    """What an environment's user and its rollouts controller may do outside of namespaces.
+    """What an environment's user and its rollouts controller may do.
 
-    Its namespaces are declared by its program; what it may do in them is granted as they come (see `rights`). The
-    controller's rights reach further than it looks: it is started for one namespace, which need not be there yet.
+    Both reach further than it looks: admission keeps their changes to what the environment made (see `admission`), and
+    the controller is started for one namespace, which need not be there yet.
     """
     for role, user in (
         ("environment", environment_user(environment)),
@@ -346,11 +345,6 @@ def set_up_environment(api: httpx.Client, environment: str) -> None:
             f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
             _binding(name, f"modelworks:{role}", user),
         )
-
-
-def binding_in_namespace(environment: str) -> dict[str, Any]:
-    """What lets an environment's user work in a namespace, to be applied in each that it made."""
-    return _binding("modelworks:environment", "modelworks:namespace", environment_user(environment), "RoleBinding")
 
 
 def environment_user(environment: str) -> str:
@@ -382,6 +376,7 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
             _rule(["networking.k8s.io"], ["ingresses", "ingressclasses"], _READ),
             _rule(["networking.k8s.io"], ["ingresses/status"], ["update", "patch"]),
             _rule([""], ["services/status"], ["update", "patch"]),
+            _rule([""], ["endpoints"], ["create", "patch"]),
             _rule([""], ["events"], ["create", "patch"]),
         ],
         # The rights that Argo Rollouts documents for its controller, without the routers that are not here.
@@ -403,59 +398,9 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
             _rule(["networking.k8s.io"], ["ingresses"], [*_READ, "create", "update", "patch"]),
             _rule(["batch"], ["jobs"], [*_READ, "create", "update", "patch", "delete"]),
         ],
-        # Outside of namespaces. Reads are shared here, and changes kept apart by `ownership`: RBAC grants the list of
-        # namespaces whole or not at all.
-        "modelworks:environment": [
-            _rule([""], ["namespaces"], _CHANGE),
-            _rule([""], ["nodes"], _READ),
-            _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], _CHANGE),
-            _rule(["storage.k8s.io"], ["storageclasses"], _READ),
-            _rule(["networking.k8s.io"], ["ingressclasses"], _READ),
-            _rule(["scheduling.k8s.io"], ["priorityclasses"], _READ),
-        ],
-        # In each namespace that the environment made: what a team's deployer has in its own.
-        "modelworks:namespace": [
-            _rule(
-                [
-                    "apps",
-                    "argoproj.io",
-                    "autoscaling",
-                    "batch",
-                    "networking.k8s.io",
-                    "policy",
-                ],
-                ["*"],
-                ["*"],
-            ),
-            _rule(
-                [""],
-                [
-                    "bindings",
-                    "configmaps",
-                    "endpoints",
-                    "events",
-                    "limitranges",
-                    "persistentvolumeclaims",
-                    "pods",
-                    "pods/log",
-                    "pods/exec",
-                    "pods/portforward",
-                    "pods/eviction",
-                    "podtemplates",
-                    "replicationcontrollers",
-                    "resourcequotas",
-                    "secrets",
-                    "serviceaccounts",
-                    "serviceaccounts/token",
-                    "services",
-                    "services/proxy",
-                ],
-                ["*"],
-            ),
-            _rule(["coordination.k8s.io"], ["leases"], _CHANGE),
-            _rule(["discovery.k8s.io"], ["endpointslices"], _READ),
-            _rule(["rbac.authorization.k8s.io"], ["roles", "rolebindings"], _CHANGE),
-        ],
+        # Rights in single namespaces would come a moment after these, and a program that goes on at once be refused.
+        # The verbs are named: `*` would let it impersonate the administrator, to whom no admission policy applies.
+        "modelworks:environment": [_rule(["*"], ["*"], [*_CHANGE, "deletecollection"])],
     }
     for name, rules in roles.items():
         yield "clusterroles", name, _object("rbac.authorization.k8s.io/v1", "ClusterRole", name, rules=rules)
@@ -473,11 +418,6 @@ def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
     )
 
 
-def environment_role(name: str, rules: list[dict[str, Any]], user: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A cluster role of that name, and its binding to a user."""
-    return _object("rbac.authorization.k8s.io/v1", "ClusterRole", name, rules=rules), _binding(name, name, user)
-
-
 def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str, list[str]]:
     return {"apiGroups": groups, "resources": resources, "verbs": verbs}
 
@@ -486,11 +426,11 @@ def _object(version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **fields}
 
 
-def _binding(name: str, role: str, user: str, kind: str = "ClusterRoleBinding") -> dict[str, Any]:
+def _binding(name: str, role: str, user: str) -> dict[str, Any]:
     group = "rbac.authorization.k8s.io"
     return _object(
         f"{group}/v1",
-        kind,
+        "ClusterRoleBinding",
         name,
         roleRef={"apiGroup": group, "kind": "ClusterRole", "name": role},
         subjects=[{"apiGroup": group, "kind": "User", "name": user}],

@@ -1,0 +1,51 @@
+"""The provider plugins of a laptop cloud, where its engine looks for them: it starts each for one run and ends it.
+
+None of them stands by with an open port. They lie in the engine's home (`PULUMI_HOME`) under the versions of the SDKs
+that are installed here, and so nothing is downloaded, and nothing of the user's own is used or changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelworks._files import write_whole
+
+if TYPE_CHECKING:
+    from modelworks.laptop.state_dir import Place
+
+
+def install(place: Place, kubernetes: Path | None) -> None:
+    """Put the plugins in place.
+
+    Args:
+        place: The laptop cloud.
+        kubernetes: The executable of the provider of Kubernetes; none where the place has no cluster.
+    """
+    write_whole(_executable(place, "aws"), _stand_in(place), mode=0o755)
+    if kubernetes is not None:
+        _link(_executable(place, "kubernetes"), kubernetes)
+
+
+def _executable(place: Place, name: str) -> Path:
+    folder = place.root / "pulumi" / "plugins" / f"resource-{name}-v{version(f'pulumi_{name}')}"
+    return place.folder(folder) / f"pulumi-resource-{name}"
+
+
+def _stand_in(place: Place) -> str:
+    # -P: a module of the user's project must not stand in for one of ours.
+    argv = [sys.executable, "-P", "-m", "modelworks.laptop.providers", "--place", str(place.root)]
+    return f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n'
+
+
+def _link(path: Path, target: Path) -> None:
+    """Have `path` be a link to `target`, unless `pulumi plugin install --reinstall` put the official one there."""
+    if path.is_file() and not path.is_symlink():
+        return
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.symlink_to(target)
+    fresh.replace(path)
