@@ -1,4 +1,4 @@
-"""What our components cost beside bare Pulumi, and how the engine grows.
+"""The cost of our components compared with bare Pulumi, and the growth of the engine.
 
     .venv/bin/python benchmarks/engine.py [--repeats 3] [--largest 1000]
 
@@ -125,7 +125,7 @@ for number in range(NUMBER):
 EVALUATION = """
 import json, runpy, sys
 sys.path.insert(0, "tests")
-from declared import Declared, declare
+from mocks import Declared, declare
 from ruamel.yaml import YAML
 config = YAML(typ="safe").load(open("stacks/local.template.yaml"))["config"]
 config["modelworks:secrets"] = {"registry_password": "of the benchmark alone"}

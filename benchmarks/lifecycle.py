@@ -1,7 +1,7 @@
 """Times and sizes of a model's way to a bundle, whether its digest holds elsewhere, and each step of `make up`.
 
 Elsewhere is a second clone in another folder, with another hash seed, thread count, time zone and day. `make up` runs
-twice in a third one, with a laptop cloud of its own: from nothing (tools and packages at hand), and again unchanged.
+twice in a third one, with a laptop cloud of its own: from nothing (tools and packages cached), and again unchanged.
 Prints JSON, asserts nothing.
 
 Usage: `python benchmarks/lifecycle.py [MODEL]`
@@ -27,7 +27,7 @@ from modelworks.lifecycle.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
-import later  # noqa: E402 - the tests' other day
+import clock_shift  # noqa: E402 - the tests' other day
 
 
 def measured(folder: Path, home: Home) -> tuple[dict[str, float], Bundle]:
@@ -72,13 +72,13 @@ def story(folder: Path, model: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure in one clone, then in another under other conditions, then tell the whole story in a third."""
+    """Measure in one clone, then in another under other conditions, then run the quickstart in a third."""
     file = find_model(sys.argv[1] if len(sys.argv) > 1 else "flight-delay").relative_to(ROOT)
     with tempfile.TemporaryDirectory() as scratch:
         one, other, whole = (clone(Path(scratch) / name) for name in ("one", "another/clone", "whole"))
         seconds, bundle = measured(one / file, Home(Path(scratch) / "home of one"))
         os.environ |= {"PYTHONHASHSEED": "99", "OMP_NUM_THREADS": "2", "TZ": "Pacific/Auckland"}
-        child_process.FIXED |= later.variables(Path(scratch))
+        child_process.FIXED |= clock_shift.variables(Path(scratch))
         _, again = measured(other / file, Home(Path(scratch) / "home of another"))
         facts = {
             "model": bundle.model, "seconds": seconds, "bytes": bundle.size, "served": bundle.served,

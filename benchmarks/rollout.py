@@ -1,4 +1,4 @@
-"""A release in numbers: how soon it is asked, what it costs clients, and how soon a bad one is turned back.
+"""A release in numbers: the time to its first request, its cost for clients, and the time to the abort of a bad one.
 
     .venv/bin/python benchmarks/rollout.py [--rate 400] [--requests 20000]
 
@@ -26,8 +26,6 @@ from modelworks.laptop import cloud
 from modelworks.laptop.state_dir import Place
 from runtime.example_bundle import Example
 
-PATIENCE = 240
-
 
 def main() -> int:
     """Measure and print."""
@@ -53,7 +51,7 @@ def measure(place: Place, folder: Path, rate: float, requests: int) -> dict[str,
     endpoint = Rehearsal(place, program)
     began = time.monotonic()
     endpoint.serving = endpoint.release(rehearsal.build(bundles, trees=10))
-    until(endpoint.healthy, PATIENCE)
+    until(endpoint.healthy)
     first = time.monotonic() - began
     return {
         "settings": rehearsal.SETTINGS,
@@ -70,9 +68,9 @@ def _good(endpoint: Rehearsal, example: Example, rate: float, requests: int) -> 
         before, began = endpoint.serving, time.monotonic()
         endpoint.serving = version = endpoint.release(example)
         up = time.monotonic() - began
-        until(endpoint.healthy, PATIENCE, endpoint.rollout)
+        until(endpoint.healthy, what=endpoint.rollout)
         taken = time.monotonic() - began
-        until(lambda: len(endpoint.pods()) == 2 and load.count >= requests, PATIENCE)
+        until(lambda: len(endpoint.pods()) == 2 and load.count >= requests)
     return {
         "up_seconds": round(up, 1),
         "first_canary_request_seconds": round(load.firsts[version] - began, 1),
@@ -90,7 +88,7 @@ def _bad(endpoint: Rehearsal, example: Example, rate: float) -> dict[str, Any]:
     with Load(endpoint.gateway, rate) as load:
         began = time.monotonic()
         version = endpoint.release(example)
-        until(endpoint.turned_back, PATIENCE, endpoint.rollout)
+        until(endpoint.turned_back, what=endpoint.rollout)
         back = time.monotonic() - began
     first = load.firsts.get(version)
     return {

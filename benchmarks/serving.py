@@ -5,9 +5,9 @@
 One worker on the first core; the load comes from the others. modelworks has everything on that an environment has on:
 logs, metrics, trace context, prediction log. `base` is FastAPI with scikit-learn in its thread pool, `fastapi-onnx` an
 async FastAPI route around ONNX Runtime, `mlserver-onnx` MLServer with a runtime class of the same kind, installed into
-an environment of its own in the user's cache when it is asked for. They are in `parts/`. Ratios are to the base of the
-same run; of several rounds, in which the servers take turns, the middle one counts. `overload` offers modelworks three
-times what it can do.
+an environment of its own in the user's cache on request. They are in `parts/`. Ratios are to the base of the same run;
+of several rounds, in which the servers take turns, the middle one counts. `overload` offers modelworks three times what
+it can do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ POINTS = {
     "1_row_32_clients": (1, 32),
     "100_rows_32_clients": (100, 32),
 }
-"""Rows of a request, and clients that each ask again as soon as they were answered."""
+"""Rows of a request, and clients that each send the next request after the last answer."""
 OVERLOAD = 3
 CONNECTIONS = 256
 """Of an overload: far more than the server can answer within its queue."""
@@ -58,7 +58,7 @@ def named(asked: Rows) -> dict[str, Any]:
 
 
 def tensor(asked: Rows) -> dict[str, Any]:
-    """Rows as the open inference protocol has them: their order and codes are the client's to know."""
+    """Rows as the open inference protocol has them: the client must have their order and codes."""
     names = [f"x{number}" for number in range(14)]
     data = [[*(row[name] for name in names), CARRIERS.index(row["carrier"])] for row in asked]
     return {"inputs": [{"name": "X", "shape": [len(data), 15], "datatype": "FP32", "data": data}]}
@@ -87,7 +87,7 @@ class Server:
 
 
 def main() -> None:
-    """Run what is asked for and print one JSON object."""
+    """Run the requested benchmarks and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=1, help="how often each server is measured")
@@ -178,7 +178,7 @@ def check(server: Server, example: Example) -> None:
 
 
 def _overload(server: Server, count: int, seconds: float) -> dict[str, Any]:
-    """What is answered, and how, when `OVERLOAD` times as many requests come as can be answered."""
+    """The answers when `OVERLOAD` times as many requests come as can be answered."""
     request = server.request(rows(count))
     load(server.port, request, 32, 1, _others())
     capacity = load(server.port, request, 32, seconds, _others())["by_status"]["200"]["rps"]
@@ -274,7 +274,7 @@ def mlserver_environment() -> Path:
 
 @contextlib.contextmanager
 def emulated_aws(folder: Path) -> Iterator[dict[str, str]]:
-    """Where metrics and predictions go: the environment variables that say so."""
+    """Where metrics and predictions go: by environment variables."""
     import boto3
     from botocore.exceptions import EndpointConnectionError
 
@@ -309,7 +309,7 @@ def emulated_aws(folder: Path) -> Iterator[dict[str, str]]:
 
 # -- Processes -------------------------------------------------------------------------------------------------------
 def _others() -> list[int]:
-    """The cores that are not the server's; at most four, for more do not ask faster."""
+    """The cores that are not the server's; at most four, for more send no faster."""
     return sorted(os.sched_getaffinity(0))[1:5] or sorted(os.sched_getaffinity(0))
 
 

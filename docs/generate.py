@@ -2,7 +2,7 @@
 
     python docs/generate.py     # rewrites docs/reference; `make docs` runs it
 
-A page says what the source says and nothing else: to change it, change the source. Everything is found by public names
+A page contains only facts of the source: to change it, change the source. Everything is found by public names
 (`modelworks.__all__`, the command line, `modelworks schema`, `modelworks.contract`), so that modules may move.
 """
 
@@ -32,6 +32,8 @@ from typer.testing import CliRunner
 
 import modelworks
 from modelworks import cli, contract
+from modelworks.cli.exit_codes import COMMON, EXIT_CODES
+from modelworks.cli.json_output import ENDPOINT, JSON_OUTPUT, LISTS, OPEN
 
 ROOT = Path(__file__).parents[1]
 _SOURCE = "https://github.com/modelworks/modelworks/tree/main"
@@ -49,13 +51,20 @@ def write(folder: Path) -> None:
 
 def pages() -> dict[str, str]:
     """Every page of the reference, by its path in the folder."""
-    found = {**_component_pages(), "settings.md": _settings(), "commands.md": _commands(), "runtime.md": _runtime()}
+    found = {
+        **_component_pages(),
+        "settings.md": _settings(),
+        "commands.md": _commands(),
+        "exit-codes.md": _exit_codes(),
+        "json-output.md": _json_output(),
+        "runtime.md": _runtime(),
+    }
     return {path: f"{_GENERATED}\n\n{text.rstrip()}\n" for path, text in {"index.md": _index(found), **found}.items()}
 
 
 def _index(found: Mapping[str, str]) -> str:
     links = [f"- [{text.splitlines()[0].removeprefix('# ')}]({path})" for path, text in found.items()]
-    lead = "Generated from the source of this version, and held to it by a test."
+    lead = "Generated from the source of this version; a test compares them."
     return "\n".join(["# Reference", "", lead, "", *links])
 
 
@@ -95,7 +104,7 @@ def _component(component: ComponentDefinition, types: Mapping[str, TypeDefinitio
             ],
         ),
         "## Resources",
-        "What the example declares, and the attribute for it ([escape hatches](../../guides/escape-hatches.md)).",
+        "The resources of the example, and the attribute of each ([escape hatches](../../guides/escape-hatches.md)).",
         _table(("resource", "name", "attribute"), _resources(component.name, example)),
     ]
     return "\n\n".join(parts)
@@ -246,7 +255,7 @@ _UNITS = {
     "seconds": "s",
     "usd": "US dollars",
 }
-"""A setting's unit is the last word of its name."""
+"""A setting's unit by the word for it in the setting's name."""
 
 
 def _settings() -> str:
@@ -286,7 +295,7 @@ def _keys(definition: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     rows = []
     for name, raw in definition["properties"].items():
         facts = _resolved(raw, schema)
-        unit = _UNITS.get(name.rpartition("_")[2], "")
+        unit = next((_UNITS[word] for word in name.split("_") if word in _UNITS), "")
         meaning, stated = _meaning_and_default(_line(facts["description"]))
         default = "**required**" if name in required else stated or _default(raw)
         kind = ", ".join(part for part in (_json_type(facts), _bounds(facts)) if part)
@@ -392,7 +401,7 @@ def _command(path: str, command: Any) -> str:
 
 
 def _examples_fenced(text: str) -> str:
-    """The help with its indented examples as blocks that say what they are."""
+    """The help with its indented examples as blocks with a language."""
     block = r"(?:^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)"
     return re.sub(block, lambda found: f"\n\n{_fenced('sh', inspect.cleandoc(found[1]))}\n", text).strip()
 
@@ -429,6 +438,38 @@ def _parameter_meaning(parameter: Any) -> str:
     return " ".join(part for part in (_line(parameter.help), listed, variable) if part)
 
 
+# -- Exit codes ------------------------------------------------------------------------------------------------------
+def _exit_codes() -> str:
+    rows = [
+        (f"`modelworks {name}`", f"{code}", text) for name, codes in EXIT_CODES.items() for code, text in codes.items()
+    ]
+    return "\n\n".join(
+        [
+            "# Exit codes",
+            "Every command returns these codes:",
+            _table(("code", "meaning"), [(f"{code}", text) for code, text in COMMON.items()]),
+            "Some commands define more, or narrow a meaning:",
+            _table(("command", "code", "meaning"), rows),
+        ]
+    )
+
+
+# -- JSON output -----------------------------------------------------------------------------------------------------
+def _json_output() -> str:
+    parts = ["# JSON output", "The keys that `--json` prints, by command."]
+    for command, keys in JSON_OUTPUT.items():
+        shape = "A list of objects:" if command in LISTS else "One object:"
+        parts += [f"## modelworks {command}", shape, _keys_table(keys)]
+        if "endpoints" in keys and keys["endpoints"].endswith("below"):
+            parts += ["Each item of `endpoints`:", _keys_table(ENDPOINT)]
+    rows = [(f"`modelworks {command}`", text) for command, text in OPEN.items()]
+    return "\n\n".join([*parts, "## Other commands", _table(("command", "output"), rows)])
+
+
+def _keys_table(keys: Mapping[str, str]) -> str:
+    return _table(("key", "meaning"), [(f"`{key}`", text) for key, text in keys.items()])
+
+
 # -- The runtime -----------------------------------------------------------------------------------------------------
 def _runtime() -> str:
     documented = dict(_documented_constants(inspect.getsource(contract)))
@@ -437,7 +478,7 @@ def _runtime() -> str:
     return "\n\n".join(
         [
             "# Runtime",
-            "What a served pod, `python -m modelworks.runtime.serve`, reads and publishes.",
+            "Variables and metrics of a served pod, `python -m modelworks.runtime.serve`.",
             "[Serving](../guides/serving.md) says how it behaves.",
             "## Variables",
             _table(

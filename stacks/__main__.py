@@ -18,7 +18,7 @@ from modelworks.stack import (
 
 
 class Ground(TypedDict):
-    """Arguments of every component that stands on the environment."""
+    """Arguments of every component that uses the environment."""
 
     account_id: str
     oidc_issuer: str
@@ -61,7 +61,7 @@ if settings.registry:
             "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
             "postgres_uri": secret(config.secrets.registry_database),
             "volume_gib": settings.registry.volume_gib,
-            "superseded_days": settings.registry.superseded_days,
+            "noncurrent_days": settings.registry.noncurrent_days,
         },
     )
     pulumi.export("registry_url", registry.url)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from declared import ROOT, Declared, declare
+from mocks import ROOT, Declared, declare
 
 FILES = {
     "local": ROOT / "stacks/local.template.yaml",

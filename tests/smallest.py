@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 
 import modelworks
-from declared import ACCOUNT
+from mocks import ACCOUNT
 
 _GROUND = {
     "account_id": ACCOUNT,

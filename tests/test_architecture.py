@@ -87,10 +87,10 @@ def test_the_contract_about_ml_libraries_names_every_component():
         ("from modelworks import Environment; from modelworks.stack import stack_config", ML),
         (
             "from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute",
-            ["pulumi_kubernetes", "pydantic", "modelworks.settings"],
+            ["pulumi_kubernetes", "pydantic", "modelworks.settings", "modelworks.stack_config"],
         ),
         ("import modelworks.defaults", ["pulumi", "pydantic"]),
-        ("from modelworks.settings import parse", ["pulumi", "ruamel.yaml", *ML]),
+        ("from modelworks.stack_config import parse", ["pulumi", "ruamel.yaml", *ML]),
     ],
 )
 def test_an_import_loads_nothing_that_its_user_does_not_need(statement, absent):

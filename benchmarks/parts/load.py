@@ -1,7 +1,7 @@
 """Requests at a server, and how it answers: as fast as Python can, from every core that the server leaves.
 
-A plain loop over epoll and prepared bytes: some 10 us a request, of which the kernel takes most. What asks must cost
-less than what answers, or the numbers are its own.
+A plain loop over epoll and prepared bytes: about 10 us a request, of which the kernel takes most. The client must cost
+less than the server, or the numbers are the client's.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Answers = dict[str, list[float]]
 def load(
     port: int, request: bytes, connections: int, seconds: float, cores: Iterable[int], rate: float | None = None
 ) -> dict[str, Any]:
-    """Ask for `seconds`, after a warm-up that counts for nothing but `good`: the answers with status 200, all in all.
+    """Send requests for `seconds`, after a warm-up that counts for nothing but `good`: the answers with status 200.
 
     Args:
         port: Of a server on the loopback interface.
         request: As it goes over the wire.
         connections: How many; on each, one request at a time.
         seconds: How long.
-        cores: Where to ask from, one process each.
+        cores: Cores of the clients, one process each.
         rate: Requests a second, whether those before were answered or not, as far as there are connections. None: as
             soon as a connection is free.
     """

@@ -67,7 +67,7 @@ def write_json(path: Path, facts: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `path` holds.
+    """The content of `path`.
 
     Raises:
         ModelworksError: It is not there or is not JSON.

@@ -1,4 +1,4 @@
-"""Private and pure: what every pod of ours has, whether a component declares it or a command makes it."""
+"""Private and pure: the parts that all pods share, whether a component declares them or a command creates them."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """An alarm, defined once and rendered twice.
 
 The same definition pages a person (a CloudWatch metric alarm) and stops a canary (a measurement of a rollout's
-analysis), so that the two never tell different stories. Alarms here are ratios: the runtime publishes 0/1 metrics,
-whose `Average` is the ratio and whose `SampleCount` is the traffic (see `modelworks.contract`).
+analysis), so that the two always agree. Alarms here are ratios: the runtime publishes 0/1 metrics, whose `Average` is
+the ratio and whose `SampleCount` is the traffic (see `modelworks.contract`).
 
 Pure: plain values in, plain values out.
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from modelworks import contract, defaults
 
 Comparison = Literal["GreaterThanThreshold", "GreaterThanOrEqualToThreshold", "LessThanThreshold"]
-"""How a datapoint is held against the threshold, in CloudWatch's words."""
+"""How a datapoint is compared with the threshold, in CloudWatch's words."""
 
 _BREACHES: dict[str, str] = {
     "GreaterThanThreshold": ">",
@@ -36,7 +36,7 @@ class Alarm:
     name: str
     """Short and stable, such as `errors`: part of resource names and of what `status` prints."""
     meaning: str
-    """What is wrong when it fires, in one sentence."""
+    """The problem when it fires, in one sentence."""
     metric: str
     """Name of the metric, from `modelworks.contract`."""
     threshold: float
@@ -104,7 +104,7 @@ def endpoint_alarms(
 
 
 def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of an `aws.cloudwatch.MetricAlarm` that says what `alarm` says, in snake case.
+    """Arguments of an `aws.cloudwatch.MetricAlarm` equal to `alarm`, in snake case.
 
     Args:
         alarm: The definition.

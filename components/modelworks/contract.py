@@ -1,4 +1,4 @@
-"""What infrastructure and runtime must spell alike: names of metrics, dimensions, variables and paths.
+"""The names that infrastructure and runtime share: metrics, dimensions, variables and paths.
 
 Pure, and importable from a Pulumi program as from a served pod: nothing but names.
 """
@@ -57,7 +57,7 @@ ANNOTATION_VERSION = "modelworks.dev/version"
 """On a Rollout and its pods: the release's version label."""
 
 OVERRIDDEN = "is released in spite of gates that do not hold"
-"""What the program warns of where a release names an override, and a preview shows above all else."""
+"""The program's warning for a release with an override; a preview shows it first."""
 
 
 # -- Paths in a bundle store -----------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ MLFLOW_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_T
 
 # -- Environment variables of a served pod (`python -m modelworks.runtime.serve`) ------------------------------------
 ENV_BUNDLE_URI = "MODELWORKS_BUNDLE_URI"
-"""Where the bundle is: `s3://bucket/key`, or a path. Its signature lies beside it, with `.sig` appended."""
+"""Where the bundle is: `s3://bucket/key`, or a path. Its signature has the same path, with `.sig` appended."""
 ENV_BUNDLE_DIGEST = "MODELWORKS_BUNDLE_DIGEST"
 """`sha256:…` of the bundle's bytes. Nothing is loaded before it is verified."""
 ENV_MODEL = "MODELWORKS_MODEL"
@@ -153,7 +153,7 @@ ENV_MAX_BODY_BYTES = "MODELWORKS_MAX_BODY_BYTES"
 ENV_QUEUE_MS = "MODELWORKS_QUEUE_MS"
 """Milliseconds of work that may wait; what comes on top is turned away with 429. Default 25."""
 ENV_LATENCY_OBJECTIVE_MS = "MODELWORKS_LATENCY_OBJECTIVE_MS"
-"""Requests that take longer count as slow. Default: what the bundle's manifest says."""
+"""Requests that take longer count as slow. Default: the limit in the bundle's manifest."""
 ENV_ACCESS_LOG = "MODELWORKS_ACCESS_LOG"
 """Share of good requests that get a log line, 0 to 1; failed and slow ones always do. Default 0.01."""
 

@@ -1,4 +1,4 @@
-"""Every default, stated once: stack settings and components read them here, and their documentation is held to them.
+"""Every default, stated once: stack settings and components read them here, and their documentation is checked by them.
 
 A default is a contract: changing one changes what runs in every environment that does not state its own. Pure, and
 imports nothing: settings never load Pulumi for it, nor components Pydantic.
@@ -24,17 +24,17 @@ BUDGET: Final[Defaults] = {
 REGISTRY: Final[Defaults] = {
     "postgres_uri": None,
     "volume_gib": 5,
-    "superseded_days": 90,
+    "noncurrent_days": 90,
 }
 TRAINING: Final[Defaults] = {
     "cpu_millicores": 4000,
     "memory_mib": 16_384,
-    "concurrent_runs": 20,
+    "max_jobs": 20,
     "run_cpu_millicores": 1000,
     "run_memory_mib": 2048,
-    "time_limit_seconds": 3600,
+    "active_deadline_seconds": 3600,
     "retries": 1,
-    "kept_seconds": 86_400,
+    "ttl_seconds_after_finished": 86_400,
 }
 ENDPOINT: Final[Defaults] = {
     "release": None,
@@ -57,7 +57,7 @@ CANARY: Final[Defaults] = {
     "steps": [5, 25, 50],
     "step_seconds": 300,
     "bake_seconds": 600,
-    "ready_deadline_seconds": 600,
+    "progress_deadline_seconds": 600,
     "minimum_requests": 100,
 }
 LIMITS: Final[Defaults] = {

@@ -28,7 +28,7 @@ class BudgetArgs(TypedDict):
 
 
 class EnvironmentArgs(TypedDict):
-    """What an environment stands on."""
+    """Arguments of an `Environment`."""
 
     account_id: pulumi.Input[str]
     """The AWS account it lives in: 12 digits. The key and the topic trust services of this account only."""
@@ -66,7 +66,7 @@ class Environment(pulumi.ComponentResource):
     """ARN of the SNS topic that alarms and budget alerts are sent to."""
 
     namespace: pulumi.Output[str]
-    """Kubernetes namespace of the environment's pods; empty where none was asked for."""
+    """Kubernetes namespace of the environment's pods; empty if none was requested."""
 
     def __init__(self, name: str, args: EnvironmentArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, EnvironmentArgs, args)

@@ -9,8 +9,8 @@ class ModelworksError(Exception):
     The command line prints `message` and `fix` without a traceback and exits with `exit_code`.
 
     Args:
-        message: What is wrong: the input, the rule it breaks, the value found.
-        fix: What to do about it, as an imperative sentence. Empty when the message already says so.
+        message: The problem: the input, the rule it breaks, the value found.
+        fix: The remedy, as an imperative sentence. Empty if the message implies it.
     """
 
     exit_code = 1

@@ -26,7 +26,7 @@ from modelworks._resources.serving_pod import (
 
 
 class ModelEndpointArgs(TypedDict):
-    """What a model needs to be served."""
+    """Arguments of a `ModelEndpoint`."""
 
     release: NotRequired[ReleaseArgs | None]
     """The bundle that serves. Default: none, and no pods."""
@@ -35,7 +35,7 @@ class ModelEndpointArgs(TypedDict):
     """How a new release takes over."""
 
     limits: NotRequired[LimitsArgs]
-    """When alarms fire and a canary is turned back."""
+    """When alarms fire and a canary is aborted."""
 
     tokens: NotRequired[pulumi.Input[str] | None]
     """Bearer tokens that are let in, one a line. A secret. Required unless `allow_anonymous`. Default: none."""
@@ -99,12 +99,12 @@ class ModelEndpointArgs(TypedDict):
 class ModelEndpoint(KubernetesComponent):
     """A model behind an address, with canaries that undo themselves.
 
-    A new release takes traffic in steps, judged by the same alarms that page people; a bad one goes back by itself. The
-    name of the component is the name of the model.
+    A new release takes traffic in steps. The alarms that page people also abort a bad release. The name of the
+    component is the name of the model.
 
     Raises:
-        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or the endpoint is neither
-            closed by tokens nor said to be open.
+        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or the endpoint has neither
+            tokens nor `allow_anonymous`.
     """
 
     url: pulumi.Output[str]
@@ -225,7 +225,7 @@ class ModelEndpoint(KubernetesComponent):
                 # Git knows what to go back to. And Argo holds no release to its deadline as long as it keeps the
                 # ReplicaSet of an earlier one that it gave up and scaled down: its scale-down deadline stays on it.
                 "revisionHistoryLimit": 0,
-                "progressDeadlineSeconds": self._args["canary"]["ready_deadline_seconds"],
+                "progressDeadlineSeconds": self._args["canary"]["progress_deadline_seconds"],
                 "progressDeadlineAbort": True,
                 "selector": {"matchLabels": self.selector},
                 "template": self._pod(release),

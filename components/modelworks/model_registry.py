@@ -18,13 +18,13 @@ from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
 _PORT = 5000
 _SERVER = "server"
-"""What is behind the registry's name in the names of the server's objects."""
+"""The suffix of the server's objects, after the registry's name."""
 _DATA = "/data"
 _CONFIG = "/etc/modelworks/registry"
 
 
 class ModelRegistryArgs(TypedDict):
-    """What a registry needs."""
+    """Arguments of a `ModelRegistry`."""
 
     host: str
     """Host name of the page and the API."""
@@ -34,12 +34,12 @@ class ModelRegistryArgs(TypedDict):
 
     postgres_uri: NotRequired[pulumi.Input[str] | None]
     """An existing PostgreSQL, as `postgresql://user:password@host/database`. A secret. Default: none, and SQLite on a
-    volume of the server, for environments that can be made anew."""
+    volume of the server, for environments that can be created again."""
 
     volume_gib: NotRequired[int]
     """Size of the volume of the embedded database, in GiB. Default 5."""
 
-    superseded_days: NotRequired[int]
+    noncurrent_days: NotRequired[int]
     """Days a superseded or deleted bundle or artifact is kept. Default 90."""
 
     image: pulumi.Input[str]
@@ -77,7 +77,7 @@ class ModelRegistry(KubernetesComponent):
 
     def __init__(self, name: str, args: ModelRegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, ModelRegistryArgs, args)
-        require_at_least(args, {"volume_gib": 1, "superseded_days": 1})
+        require_at_least(args, {"volume_gib": 1, "noncurrent_days": 1})
         if isinstance(password := args["admin_password"], str):
             _check_password(password)  # one that is known now is refused now
         super().__init__(
@@ -103,7 +103,7 @@ class ModelRegistry(KubernetesComponent):
             self.child_name(kept),
             parent=self,
             key_arn=self._args["key_arn"],
-            superseded_days=self._args["superseded_days"],
+            noncurrent_days=self._args["noncurrent_days"],
         )
 
     def _identity(self) -> PodIdentity:

@@ -1,7 +1,7 @@
-"""What differs between environments: the settings of a stack, checked before anything is declared.
+"""The differences between environments: the models of a stack's config, checked before anything is declared.
 
-A stack's config file holds three keys of ours. `modelworks:settings` says how an environment is set up,
-`modelworks:releases` says which bundle of which model serves in it, and nothing else decides that;
+A stack's config file holds three keys of modelworks. `modelworks:settings` describes how an environment is set up,
+`modelworks:releases` names the bundle of each model that serves in it, and nothing else decides that;
 `modelworks:secrets` holds what only the engine may decrypt.
 
     config:
@@ -13,26 +13,16 @@ A stack's config file holds three keys of ours. `modelworks:settings` says how a
       modelworks:releases:
         flight-delay: {digest: "sha256:…", version: 12}
 
-A mistake is reported with its path in the file, the rule, what was found, and the nearest key that exists. Pure: no
-cloud, no clock, and no Pulumi.
+`stack_config.py` reads a file or the engine's config into these models. Pure: no cloud, no clock, and no Pulumi.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-import types
-import typing
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from modelworks import defaults
-from modelworks._spelling import did_you_mean
-from modelworks.errors import ModelworksError
 
 SETTINGS_KEY = "modelworks:settings"
 RELEASES_KEY = "modelworks:releases"
@@ -45,7 +35,7 @@ Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$")]
 """A model's name: 2 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
-"""What AWS accepts as the value of a tag."""
+"""The characters that AWS accepts in the value of a tag."""
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
 ImageDigest = Annotated[str, StringConstraints(pattern=r"^[\w./:-]+@sha256:[0-9a-f]{64}$")]
 """An image that cannot change under its name."""
@@ -103,32 +93,34 @@ class Registry(_Strict):
     """The MLflow server of the environment."""
 
     database: Literal["embedded", "postgres"] = "embedded"
-    """`embedded` is SQLite on a volume, for environments that can be made anew; `postgres` is an existing server, whose
+    """`embedded` is SQLite on a volume, for environments that can be rebuilt; `postgres` is an existing server, whose
     URI is the secret `registry_database`."""
     volume_gib: Annotated[int, Field(ge=1, le=16_384)] = defaults.REGISTRY["volume_gib"]
     """Size of the embedded database's volume, in GiB."""
-    superseded_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["superseded_days"]
+    noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["noncurrent_days"]
     """How long a superseded or deleted bundle is kept, in days."""
 
 
 class Training(_Strict):
-    """What training runs of the environment may use, all together and each."""
+    """Resources that training runs of the environment may use, all together and each."""
 
     cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["cpu_millicores"]
     """CPU of all runs together, in thousandths of a core."""
     memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["memory_mib"]
     """Memory of all runs together, in MiB."""
-    concurrent_runs: Annotated[int, Field(ge=1, le=1000)] = defaults.TRAINING["concurrent_runs"]
+    max_jobs: Annotated[int, Field(ge=1, le=1000)] = defaults.TRAINING["max_jobs"]
     """Most runs that exist at a time, finished ones that are still kept included."""
     run_cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["run_cpu_millicores"]
     """CPU of one run, in thousandths of a core."""
     run_memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["run_memory_mib"]
     """Memory that one run requests and may use at most, in MiB."""
-    time_limit_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.TRAINING["time_limit_seconds"]
+    active_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.TRAINING["active_deadline_seconds"]
     """A run that takes longer is ended, its retries included, in seconds."""
     retries: Annotated[int, Field(ge=0, le=10)] = defaults.TRAINING["retries"]
     """How often a run that was killed is tried again. One that failed by itself would fail again, and never is."""
-    kept_seconds: Annotated[int, Field(ge=60, le=2_592_000)] = defaults.TRAINING["kept_seconds"]
+    ttl_seconds_after_finished: Annotated[int, Field(ge=60, le=2_592_000)] = defaults.TRAINING[
+        "ttl_seconds_after_finished"
+    ]
     """How long a finished run stays in the cluster with its log, in seconds."""
 
     @model_validator(mode="after")
@@ -140,7 +132,7 @@ class Training(_Strict):
 
 
 class Canary(_Strict):
-    """How a new release takes over, and when it is turned back."""
+    """How a new release takes over, and when it is aborted."""
 
     steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = defaults.CANARY[
         "steps"
@@ -150,7 +142,7 @@ class Canary(_Strict):
     """How long each step lasts, in seconds. Its measurements are taken meanwhile."""
     bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = defaults.CANARY["bake_seconds"]
     """How long the last good version stays warm after the new one took all traffic, in seconds."""
-    ready_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["ready_deadline_seconds"]
+    progress_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["progress_deadline_seconds"]
     """A version that is not ready by then is given up."""
     minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.CANARY["minimum_requests"]
     """Fewer requests than this by the end of the first step are no evidence: back to the stable version."""
@@ -163,7 +155,7 @@ class Canary(_Strict):
 
 
 class Limits(_Strict):
-    """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is turned back."""
+    """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is aborted."""
 
     error_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["error_ratio"]
     """Requests that fail for a reason that is ours."""
@@ -236,7 +228,7 @@ class Settings(_Strict):
     key_deletion_days: Annotated[int, Field(ge=7, le=30)] = defaults.ENVIRONMENT["key_deletion_days"]
     """How long a deleted encryption key can still be brought back, in days."""
     cluster: Cluster = Cluster()
-    """The Kubernetes cluster, and what lies on it."""
+    """The Kubernetes cluster, and what is installed in it."""
     registry: Registry | None = None
     """The model registry; `{}` for its defaults. It needs the secret `registry_password`. Default: none."""
     training: Training | None = None
@@ -270,7 +262,7 @@ class StackConfig(_Strict):
     settings: Settings
     """How the environment is set up."""
     releases: dict[ModelName, Release] = {}
-    """What serves in it, by the model's name. A model without a release has an endpoint that is not declared yet."""
+    """The endpoints in it, by the model's name. A model without a release has an endpoint that is not declared yet."""
     account_ids: list[AccountId]
     """Accounts this stack may be deployed to."""
     secrets: Secrets = Secrets()
@@ -301,193 +293,3 @@ class StackConfig(_Strict):
                     f"it has {', '.join(self.settings.endpoints) or 'none'}"
                 )
         return self
-
-
-_KEYS = {"settings": SETTINGS_KEY, "releases": RELEASES_KEY, "account_ids": ACCOUNTS_KEY, "secrets": SECRETS_KEY}
-
-
-def parse(config: Mapping[str, Any], *, source: str, secret_keys: Collection[str] = ()) -> StackConfig:
-    """The settings in a stack's config.
-
-    Args:
-        config: Config values by full key (`modelworks:settings`, ...); keys of others are left alone.
-        source: Where the config comes from, for messages, such as `stacks/Pulumi.dev.yaml`.
-        secret_keys: Keys that the engine decrypted; messages never show what they hold, nor what our secrets hold.
-
-    Raises:
-        ModelworksError: Something is missing, unknown or out of range. All mistakes are listed at once.
-    """
-    found = {field: config[key] for field, key in _KEYS.items() if key in config}
-    strays = [key for key in config if key.startswith("modelworks:") and key not in _KEYS.values()]
-    problems = [_unknown(f"config.{key}", key, list(_KEYS.values())) for key in strays]
-    try:
-        parsed = StackConfig.model_validate(found)
-    except ValidationError as error:
-        problems += [_problem(item, found, {SECRETS_KEY, *secret_keys}) for item in error.errors(include_url=False)]
-    if problems:
-        raise ModelworksError(
-            "\n".join(f"{source}: {problem}" for problem in problems),
-            fix="`modelworks schema` prints every setting with its meaning, unit and default.",
-        )
-    return parsed
-
-
-def load(path: Path) -> StackConfig:
-    """The settings in a stack's config file.
-
-    Raises:
-        ModelworksError: The file is not there, is not YAML, or `parse` finds a mistake.
-    """
-    from ruamel.yaml import YAML  # a Pulumi program gets its config from the engine, and never pays
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelworksError(f"{path} does not exist", fix="Check the environment's name.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ModelworksError(f"{path} is not YAML: {error}") from error
-    config = document.get("config") if isinstance(document, dict) else None
-    if not isinstance(config, dict):
-        raise ModelworksError(f"{path}: config: expected a mapping of keys to values, found {_kind(config)}")
-    return parse(_with_placeholders(config), source=str(path))
-
-
-def _with_placeholders(value: Any) -> Any:
-    """`value` without what only the engine can decrypt: `{secure: …}` becomes a text that says so."""
-    if isinstance(value, dict):
-        return "(encrypted value)" if set(value) == {"secure"} else {k: _with_placeholders(v) for k, v in value.items()}
-    return [_with_placeholders(item) for item in value] if isinstance(value, list) else value
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of a stack's config file, for editors: our keys strictly, everything else as Pulumi has it."""
-    parts = StackConfig.model_json_schema(ref_template="#/$defs/{model}")
-    properties = parts["properties"]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "modelworks stack config",
-        "type": "object",
-        "properties": {
-            "config": {
-                "type": "object",
-                "properties": {key: properties[field] for field, key in _KEYS.items()},
-                "required": [_KEYS[field] for field in parts["required"]],
-            }
-        },
-        "required": ["config"],
-        "$defs": parts["$defs"],
-    }
-
-
-# -- Messages --------------------------------------------------------------------------------------------------------
-_UNITS = {
-    "usd": "US dollars",
-    "seconds": "seconds",
-    "days": "days",
-    "mib": "MiB",
-    "gib": "GiB",
-    "millicores": "thousandths of a core",
-    "ms": "milliseconds",
-    "percent": "per cent",
-    "ratio": "a share from 0 to 1",
-}
-
-
-def _problem(error: Any, found: Mapping[str, Any], secret_keys: Collection[str]) -> str:
-    location: tuple[str | int, ...] = error["loc"]
-    path = _yaml_path(location)
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        return _unknown(path, str(location[-1]), _siblings(location[:-1]))
-    if kind == "missing":
-        hint = _misspelt(location, found)
-        return f"{path}: is required and missing{hint}{_meaning(location)}"
-    if kind == "value_error":
-        return f"{path}: {error['ctx']['error']}"
-    rule = re.sub(r"^[A-Z][a-z]+ should", "should", error["msg"])
-    secret = bool(location) and _KEYS.get(str(location[0])) in secret_keys
-    found_value = "a secret" if secret else _shown(error["input"])
-    return f"{path}: {rule}{_unit(location)}, found {found_value}{_meaning(location)}"
-
-
-def _yaml_path(location: tuple[str | int, ...]) -> str:
-    if not location:
-        return "config"
-    head = _KEYS.get(str(location[0]), str(location[0]))
-    path = f"config.{head}"
-    for part in location[1:]:
-        if part == "[key]":
-            continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path
-
-
-def _unknown(path: str, key: str, known: list[str]) -> str:
-    return f"{path}: unknown key{did_you_mean(key, known)}"
-
-
-def _misspelt(location: tuple[str | int, ...], found: Mapping[str, Any]) -> str:
-    value: Any = found
-    for part in location[:-1]:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    strangers = [key for key in value if key not in _siblings(location[:-1])] if isinstance(value, Mapping) else []
-    near = difflib.get_close_matches(str(location[-1]), [str(key) for key in strangers], n=1, cutoff=0.5)
-    return f" ({near[0]!r} is there; is it meant?)" if near else ""
-
-
-def _models(location: tuple[str | int, ...]) -> Iterator[tuple[type[BaseModel] | None, str | int]]:
-    """Pairs of the model that a step of `location` starts from, and the step; None inside a mapping or a list."""
-    annotation: Any = StackConfig
-    for part in location:
-        model = _model_in(annotation)
-        yield model, part
-        if model is not None:
-            field = model.model_fields.get(str(part))
-            annotation = field.annotation if field else None
-        else:
-            arguments = [item for item in typing.get_args(_unwrapped(annotation)) if item is not type(None)]
-            annotation = arguments[-1] if arguments else None
-
-
-def _unwrapped(annotation: Any) -> Any:
-    while typing.get_origin(annotation) is Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    annotation = _unwrapped(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return next((model for item in typing.get_args(annotation) if (model := _model_in(item))), None)
-    return None
-
-
-def _siblings(location: tuple[str | int, ...]) -> list[str]:
-    model = next((model for model, part in _models((*location, "")) if part == ""), None)
-    return list(model.model_fields) if model else []
-
-
-def _meaning(location: tuple[str | int, ...]) -> str:
-    steps = list(_models(location))
-    model, part = steps[-1] if steps else (None, "")
-    field = model.model_fields.get(str(part)) if model else None
-    return f" ({field.description.splitlines()[0].rstrip('.')})" if field and field.description else ""
-
-
-def _unit(location: tuple[str | int, ...]) -> str:
-    name = str(location[-1])
-    unit = _UNITS.get(name.rpartition("_")[2])
-    return f" in {unit}, without a suffix" if unit else ""
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return f"{_kind(value)} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "the text", bool: "the truth value", type(None): "nothing"}
-    return names.get(type(value), "the number" if isinstance(value, int | float) else type(value).__name__)

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pulumi
 import pulumi_aws as aws
 from pulumi.runtime.config import CONFIG, is_config_secret
 
+from modelworks._git import git
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def stack_config() -> "StackConfig":
     Raises:
         ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
     """
-    from modelworks.settings import parse  # Pydantic is for programs that have settings of ours
+    from modelworks.stack_config import parse  # Pydantic is for programs that have settings of ours
 
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]
@@ -73,7 +73,7 @@ def require_account(allowed: Sequence[str]) -> str:
     if caller.account_id not in allowed:
         raise ModelworksError(
             f"stack {pulumi.get_stack()} is pinned to account {' or '.join(allowed)} (aws:allowedAccountIds), "
-            f"and the credentials at hand are of account {caller.account_id}",
+            f"and the credentials are of account {caller.account_id}",
             fix="Use credentials of the pinned account.",
         )
     return caller.account_id
@@ -124,7 +124,7 @@ def tag_everything(tags: Mapping[str, str]) -> None:
 
 
 def required_tags(*, environment: str, owner: str, cost_centre: str, project: str | None = None) -> dict[str, str]:
-    """The tags that every resource of ours carries.
+    """The tags that every resource carries.
 
     Args:
         environment: Name of the environment: the stack's name.
@@ -144,7 +144,7 @@ def required_tags(*, environment: str, owner: str, cost_centre: str, project: st
 def _with_tags(
     resource: pulumi.ResourceTransformationArgs, tags: Mapping[str, str]
 ) -> pulumi.ResourceTransformationResult | None:
-    if not resource.type_.startswith("aws:") or not _takes_tags(type(resource.resource)):
+    if not resource.type_.startswith("aws:") or not takes_tags(type(resource.resource)):
         return None
     own: Any = resource.props.get("tags")
     if own is None or isinstance(own, Mapping):
@@ -154,16 +154,14 @@ def _with_tags(
     return pulumi.ResourceTransformationResult(props={**resource.props, "tags": merged}, opts=resource.opts)
 
 
-_TAKES_TAGS: dict[type, bool] = {}
+def takes_tags(resource: type) -> bool:
+    """Whether an AWS resource class has `tags` that are a mapping, as the SDK declares its arguments.
 
-
-def _takes_tags(resource: type) -> bool:
-    if resource not in _TAKES_TAGS:
-        constructor = getattr(resource, "_internal_init", resource)
-        parameter = inspect.signature(constructor).parameters.get("tags")
-        # Some types (an Auto Scaling group) have tags of another shape: a list of key, value and propagation.
-        _TAKES_TAGS[resource] = parameter is not None and "Mapping" in str(parameter.annotation)
-    return _TAKES_TAGS[resource]
+    Some types (an Auto Scaling group) have tags of another shape: a list of key, value and propagation.
+    """
+    constructor = getattr(resource, "_internal_init", resource)
+    parameter = inspect.signature(constructor).parameters.get("tags")
+    return parameter is not None and "Mapping" in str(parameter.annotation)
 
 
 def commit() -> str:
@@ -171,14 +169,11 @@ def commit() -> str:
 
     An output of the stack, not a tag: as a tag it would update every resource at every commit.
     """
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return described.stdout.strip()
+    try:
+        described = git(Path.cwd(), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+    except ModelworksError:
+        return ""
+    return described.decode().strip()
 
 
 def secret(value: str | None) -> pulumi.Output[str] | None:

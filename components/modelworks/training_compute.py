@@ -19,7 +19,7 @@ from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
 
 class TrainingComputeArgs(TypedDict):
-    """What training needs."""
+    """Arguments of `TrainingCompute`."""
 
     cpu_millicores: NotRequired[int]
     """CPU that all runs together may request, in thousandths of a core. Default 4000."""
@@ -27,7 +27,7 @@ class TrainingComputeArgs(TypedDict):
     memory_mib: NotRequired[int]
     """Memory that all runs together may request, in MiB. Default 16384."""
 
-    concurrent_runs: NotRequired[int]
+    max_jobs: NotRequired[int]
     """Most runs that exist at a time, finished ones that are still kept included. Default 20."""
 
     run_cpu_millicores: NotRequired[int]
@@ -36,13 +36,13 @@ class TrainingComputeArgs(TypedDict):
     run_memory_mib: NotRequired[int]
     """Memory that one run requests and may use at most, in MiB. Default 2048."""
 
-    time_limit_seconds: NotRequired[int]
+    active_deadline_seconds: NotRequired[int]
     """A run that takes longer is ended, its retries included, in seconds. Default 3600."""
 
     retries: NotRequired[int]
     """How often a run that was killed is tried again; one that failed by itself never is. Default 1."""
 
-    kept_seconds: NotRequired[int]
+    ttl_seconds_after_finished: NotRequired[int]
     """How long a finished run stays in the cluster with its log, in seconds. Default 86400."""
 
     image: pulumi.Input[str]
@@ -85,7 +85,7 @@ class TrainingCompute(KubernetesComponent):
     """The service account of runs."""
 
     place: pulumi.Output[dict[str, Any]]
-    """All that `modelworks train --env` asks: export it as `training`. Holds no secret."""
+    """All that `modelworks train --env` reads: export it as `training`. Holds no secret."""
 
     def __init__(self, name: str, args: TrainingComputeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, TrainingComputeArgs, args)
@@ -109,7 +109,7 @@ class TrainingCompute(KubernetesComponent):
         hard = {
             "requests.cpu": f"{self._args['cpu_millicores']}m",
             "requests.memory": f"{self._args['memory_mib']}Mi",
-            "count/jobs.batch": str(self._args["concurrent_runs"]),
+            "count/jobs.batch": str(self._args["max_jobs"]),
         }
         return self.object("v1", "ResourceQuota", spec={"hard": hard})
 
@@ -124,7 +124,7 @@ class TrainingCompute(KubernetesComponent):
         )
 
     def _network_policy(self) -> KubernetesObject:
-        """Nothing comes in; out go name look-ups and TLS. The registry is told of runs by who started them."""
+        """Nothing comes in; out go name look-ups and TLS. The caller of a run reports it to the registry."""
         return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, port=None))
 
     def _alarm(self) -> "aws.cloudwatch.MetricAlarm":
@@ -152,9 +152,9 @@ class TrainingCompute(KubernetesComponent):
             image=self._args["image"],
             run_cpu_millicores=self._args["run_cpu_millicores"],
             run_memory_mib=self._args["run_memory_mib"],
-            time_limit_seconds=self._args["time_limit_seconds"],
+            active_deadline_seconds=self._args["active_deadline_seconds"],
             retries=self._args["retries"],
-            kept_seconds=self._args["kept_seconds"],
+            ttl_seconds_after_finished=self._args["ttl_seconds_after_finished"],
         )
 
 
@@ -173,12 +173,12 @@ def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
 _LOWEST = {
     "cpu_millicores": 1,
     "memory_mib": 1,
-    "concurrent_runs": 1,
+    "max_jobs": 1,
     "run_cpu_millicores": 1,
     "run_memory_mib": 1,
-    "time_limit_seconds": 1,
+    "active_deadline_seconds": 1,
     "retries": 0,
-    "kept_seconds": 1,
+    "ttl_seconds_after_finished": 1,
 }
 """The lowest value that a number may have."""
 

@@ -122,7 +122,7 @@ spec = ModelSpec(
     ),
     groups=(
         Group(column="carrier", min_rows=300, pool_small=True,
-              because="no airline's passengers should be told more wrongly than another's"),
+              because="predictions should be no worse for one airline's passengers than for another's"),
     ),
     parameters={"learning_rate": 0.08, "max_iter": 150, "max_leaf_nodes": 24, "min_samples_leaf": 60,
                 "l2_regularization": 1.0},
@@ -154,7 +154,7 @@ spec = ModelSpec(
         out_of_scope="Other airports, other years, compensation claims, judging airlines or crews.",
         limits=(
             "One year and three airports: it has seen one winter.",
-            "Cancelled and diverted flights have no arrival and are not among the rows; it says nothing about them.",
+            "Cancelled and diverted flights have no arrival and no row here; the model does not apply to them.",
             "The hold-out is November and December, when more flights are late than in the autumn before.",
             "It ranks the flights of Virgin America (VX) barely better than chance: see the groups above.",
             "Histories and weather must be as fresh as in the data; stale ones make it timid.",

@@ -87,7 +87,7 @@ spec = ModelSpec(
     card=Card(
         intended_use="Show that a project of another shape goes the same way.",
         limits=(
-            "Planes of one model are in training and hold-out alike: it knows models, not planes to come.",
+            "Planes of one model are in training and hold-out alike: it has seen models, not future planes.",
             "Jets only.",
         ),
     ),

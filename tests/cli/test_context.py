@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelworks.cli.context import Target
+from modelworks.cli import context
+from modelworks.cli.context import Target, environment_of
+from modelworks.errors import ModelworksError
 
 TABLE = {
     "hosts": {"churn.local.localhost": [], "churn.ml.example.com": [], "churn.ml.example.com.localhost": []},
@@ -56,3 +58,31 @@ def test_mlflow_is_led_to_the_registry_as_its_user(laptop):
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": "a-secret-word",
     }
+
+
+@pytest.mark.parametrize(
+    ("argument", "option", "environment"),
+    [("", "", "local"), ("dev", "", "dev"), ("", "dev", "dev"), ("dev", "dev", "dev")],
+)
+def test_the_environment_is_the_argument_or_the_option(argument, option, environment):
+    assert environment_of(argument, option) == environment
+
+
+def test_two_different_environments_are_refused():
+    with pytest.raises(ModelworksError, match="the argument names the environment dev, --env names prod"):
+        environment_of("dev", "prod")
+
+
+def test_environments_are_completed_from_the_stack_files_and_the_laptop(laptop, monkeypatch, tmp_path):
+    (tmp_path / "Pulumi.yaml").touch()
+    (tmp_path / "stacks").mkdir()
+    for name in ("Pulumi.staging.yaml", "Pulumi.prod.yaml"):
+        (tmp_path / "stacks" / name).touch()
+    monkeypatch.setattr("modelworks.cli.context.Place.environments", lambda _: ["sandbox"])
+    monkeypatch.chdir(tmp_path)
+    assert (context._complete(""), context._complete("s")) == (["prod", "sandbox", "staging"], ["sandbox", "staging"])
+
+
+def test_outside_of_a_project_nothing_is_completed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert context._complete("") == []

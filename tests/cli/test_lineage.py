@@ -31,7 +31,7 @@ FACTS = {
 
 
 def test_every_fact_has_a_line_that_a_person_can_read():
-    lines = list(lineage.told(Version("delays", 3, FACTS, ("champion",))))
+    lines = list(lineage.report_lines(Version("delays", 3, FACTS, ("champion",))))
     assert ("answers by", "ONNX") in lines
     assert ("parameters", "rate 0.1, trees 150, seed 13") in lines
     assert ("metrics", "auc 0.7183, recall -") in lines
@@ -41,7 +41,7 @@ def test_every_fact_has_a_line_that_a_person_can_read():
 
 
 def test_a_dirty_tree_is_said_beside_its_commit():
-    lines = dict(lineage.told(Version("delays", 3, {**FACTS, "dirty": True})))
+    lines = dict(lineage.report_lines(Version("delays", 3, {**FACTS, "dirty": True})))
     assert lines["commit"] == "e204d602, and the tree differed from it"
 
 

@@ -93,7 +93,7 @@ def test_a_server_that_ends_is_one_sentence_with_its_log(bundle, heard, tmp_path
         local.begin(built, needed=lambda: True)
         local._thread.join()
     (failure,) = heard.failures
-    assert failure == f"delays does not answer from a local process: the server ended with 1; log: {local._log}"
+    assert failure == f"delays does not answer from a local process: the server exited with 1; log: {local._log}"
     assert "is not the one released" in local._log.read_text()
 
 

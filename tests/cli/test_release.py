@@ -31,7 +31,7 @@ def nobody(monkeypatch):
 
 @pytest.mark.parametrize(("env", "before"), [("staging", "dev"), ("prod", "staging")])
 def test_what_is_promoted_to_is_not_released_to(nobody, env, before):
-    with pytest.raises(ModelworksError, match=f"{env} is not released to directly") as refused:
+    with pytest.raises(ModelworksError, match=f"{env} accepts no direct release") as refused:
         release.release("churn", env=env)
     assert f"modelworks promote churn --from {before} --to {env}" in refused.value.fix
 

@@ -79,7 +79,7 @@ class Registry:
 
     def versions(self, model: str) -> list[Version]:
         if self.down:
-            raise ModelworksError("listing m: the registry of local says: connection refused")
+            raise ModelworksError("listing m: the registry of local failed: connection refused")
         return [self.version, *self.others]
 
     def point(self, alias: str, version: Version | None, *, model: str) -> None:

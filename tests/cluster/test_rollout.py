@@ -220,29 +220,29 @@ def test_nothing_wanted_is_fine():
 # -- Memory ----------------------------------------------------------------------------------------------------------
 def test_an_aborted_release_is_remembered_with_its_measurement():
     seen = Seen(a_rollout(abort=True, message=ABORTED), SETS, [FAILED])
-    assert "errors: measured 0.08" in rollout.turned_back(NEW, seen)
-    assert rollout.turned_back(OLD, seen) == ""
+    assert "errors: measured 0.08" in rollout.abort_reason(NEW, seen)
+    assert rollout.abort_reason(OLD, seen) == ""
 
 
 def test_it_is_remembered_by_its_analysis_after_another_release_took_its_place():
     seen = Seen(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED])
-    assert "errors: measured 0.08" in rollout.turned_back(NEW, seen)
+    assert "errors: measured 0.08" in rollout.abort_reason(NEW, seen)
 
 
 def test_a_run_that_the_same_abort_ended_does_not_excuse_it():
     also = run("Successful", [], made=FIRST, ended=LAST)
     seen = Seen(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED, also])
-    assert rollout.turned_back(NEW, seen)
+    assert rollout.abort_reason(NEW, seen)
 
 
 def test_a_release_that_was_insisted_on_and_now_serves_is_forgiven():
     seen = Seen(a_rollout(phase="Healthy", stableRS=CANARY), SETS, [FAILED])
-    assert rollout.turned_back(NEW, seen) == ""
+    assert rollout.abort_reason(NEW, seen) == ""
 
 
 def test_a_release_that_was_insisted_on_is_not_refused_while_it_is_tried():
     again = run("Running", [], made=LAST, ended="")
-    assert rollout.turned_back(NEW, Seen(a_rollout(), SETS, [FAILED, again])) == ""
+    assert rollout.abort_reason(NEW, Seen(a_rollout(), SETS, [FAILED, again])) == ""
 
 
 def test_one_that_left_no_analysis_is_remembered_by_a_note():
@@ -250,7 +250,7 @@ def test_one_that_left_no_analysis_is_remembered_by_a_note():
     note = rollout.to_note(aborted)
     noted = Seen(a_rollout(of=OLD, annotations={rollout.ANNOTATION_TURNED_BACK: note}, currentPodHash=STABLE), SETS)
     assert note == contract.short_digest(NEW)
-    assert rollout.turned_back(NEW, noted) == "it was given up before"
+    assert rollout.abort_reason(NEW, noted) == "it was given up before"
     assert rollout.to_forget(NEW, noted) == ""
     assert rollout.to_forget(OLD, noted) is None
 

@@ -16,9 +16,9 @@ PLACE = Place(
     image="registry.example/training@sha256:0",
     run_cpu_millicores=1500,
     run_memory_mib=2048,
-    time_limit_seconds=600,
+    active_deadline_seconds=600,
     retries=2,
-    kept_seconds=3600,
+    ttl_seconds_after_finished=3600,
 )
 ORDER = Order("dev", "churn", "sha256:aa", "sha256:bb", "c0ffee-dirty", "ada")
 JOB = manifest("train-churn-1", PLACE, ORDER)
@@ -76,7 +76,7 @@ def test_a_complete_job_ended_with_nothing():
 @pytest.mark.parametrize(
     ("condition", "state", "code", "reason"),
     [
-        ("PodFailurePolicy", {"exitCode": 1}, 1, "exit code 1"),
+        ("PodFailurePolicy", {"exitCode": 1}, 1, "exited with code 1"),
         ("BackoffLimitExceeded", {"exitCode": 137, "reason": "OOMKilled"}, 137, "more than its 2048 MiB of memory"),
         ("BackoffLimitExceeded", {"exitCode": 137, "reason": "Error"}, 137, "killed by signal 9"),
         ("DeadlineExceeded", {"exitCode": 143}, 143, "time limit of 600 s"),

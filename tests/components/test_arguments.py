@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import pulumi
 import pytest
 
-from declared import declare
+from mocks import declare
 from modelworks import Environment, ModelEndpoint
 from modelworks._resources.arguments import checked
 from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments, takes_outputs

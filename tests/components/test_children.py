@@ -5,7 +5,7 @@ import dataclasses
 import pulumi
 import pytest
 
-from declared import declare
+from mocks import declare
 from smallest import COMPONENTS, FULLEST, SMALLEST
 
 

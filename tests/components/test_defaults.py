@@ -8,7 +8,7 @@ import typing
 import pytest
 from pulumi.provider.experimental.analyzer import Analyzer
 
-from declared import ROOT, declare
+from mocks import ROOT, declare
 from modelworks import ModelEndpoint, alarms, defaults, settings
 from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments, kinds_of_arguments, may_be_none
 

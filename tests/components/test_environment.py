@@ -5,7 +5,7 @@ import json
 import pulumi
 import pytest
 
-from declared import ACCOUNT, declare
+from mocks import ACCOUNT, declare
 from modelworks import Environment
 
 KEY = "aws:kms/key:Key"

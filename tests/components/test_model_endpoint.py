@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from declared import ACCOUNT, declare
+from mocks import ACCOUNT, declare
 from modelworks import ModelEndpoint, contract
 
 DIGEST = "sha256:" + "ab" * 32
@@ -181,7 +181,7 @@ def test_no_step_waits_for_ever():
 
 
 def test_a_version_that_never_becomes_ready_is_given_up():
-    spec = endpoint(canary={"ready_deadline_seconds": 90}).one(ROLLOUT)["spec"]
+    spec = endpoint(canary={"progress_deadline_seconds": 90}).one(ROLLOUT)["spec"]
     assert (spec["progressDeadlineSeconds"], spec["progressDeadlineAbort"]) == (90, True)
 
 

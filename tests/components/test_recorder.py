@@ -6,7 +6,7 @@ import pulumi
 import pulumi_aws as aws
 import pytest
 
-from declared import declare
+from mocks import declare
 
 
 class _Component(pulumi.ComponentResource):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from declared import ACCOUNT, declare
+from mocks import ACCOUNT, declare
 from modelworks import ModelRegistry, TrainingCompute
 from modelworks.cluster.training_job import Place
 
@@ -130,9 +130,9 @@ def test_a_place_is_all_that_a_run_is_made_of():
         image="registry.example/training@sha256:0",
         run_cpu_millicores=1000,
         run_memory_mib=2048,
-        time_limit_seconds=3600,
+        active_deadline_seconds=3600,
         retries=0,
-        kept_seconds=86_400,
+        ttl_seconds_after_finished=86_400,
     )
 
 
@@ -141,15 +141,15 @@ def test_a_failed_run_is_an_alarm():
     assert (alarm["metricName"], alarm["threshold"], alarm["dimensions"]) == ("run_failed", 0, {"environment": "dev"})
 
 
-@pytest.mark.parametrize("name", ["volume_gib", "superseded_days"])
+@pytest.mark.parametrize("name", ["volume_gib", "noncurrent_days"])
 def test_a_registry_that_keeps_nothing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         registry(**{name: 0})
 
 
 def test_a_quota_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="concurrent_runs must be at least 1, got 0"):
-        training(concurrent_runs=0)
+    with pytest.raises(ValueError, match="max_jobs must be at least 1, got 0"):
+        training(max_jobs=0)
 
 
 def test_a_run_that_exceeds_the_quota_is_refused():

@@ -4,7 +4,7 @@ import pulumi
 import pulumi_aws as aws
 import pytest
 
-from declared import ACCOUNT, Declared, declare
+from mocks import ACCOUNT, Declared, declare
 from modelworks.errors import ModelworksError
 from modelworks.stack import check_place, require_account, required_tags, tag_everything
 

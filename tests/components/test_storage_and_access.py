@@ -5,7 +5,7 @@ import json
 import pulumi
 import pytest
 
-from declared import declare
+from mocks import declare
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import least_privilege_role, policy_document, statement
 
@@ -52,8 +52,8 @@ def test_bucket_refuses_plain_http():
 
 
 def test_bucket_refuses_to_keep_nothing():
-    with pytest.raises(ValueError, match="superseded_days must be at least 1, got 0"):
-        bucket(superseded_days=0)
+    with pytest.raises(ValueError, match="noncurrent_days must be at least 1, got 0"):
+        bucket(noncurrent_days=0)
 
 
 def test_role_has_one_policy_and_it_is_the_given_one():

@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 import modelworks
-from declared import ROOT
+from mocks import ROOT
 from modelworks import ModelEndpoint
 
 REFERENCE = ROOT / "docs" / "reference"

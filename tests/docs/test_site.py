@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from declared import ROOT
+from mocks import ROOT
 
 ELSEWHERE = re.compile(
     r"""<(?:script|img|iframe)[^>]+src="?https?:|<link[^>]+rel="?stylesheet"?[^>]+href="?https?:|@import"""

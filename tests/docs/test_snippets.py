@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from declared import ROOT
+from mocks import ROOT
 
 PROGRAMS = [path.read_text() for path in sorted((ROOT / "examples").rglob("*.py"))]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -1,4 +1,4 @@
-"""The real engine with the toolchain's `pulumi`, a file backend, and the cloud of one folder in `tiny.py`."""
+"""The real engine with the toolchain's `pulumi`, a file backend, and the cloud of one folder in `fake_provider.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import tiny
+import fake_provider
 from modelworks.laptop import toolchain
 
 pytestmark = pytest.mark.e2e
@@ -120,7 +120,7 @@ def project(tmp_path: Path, tools: Path):
         path.mkdir(parents=True)
     (folder / "Pulumi.yaml").write_text("name: program\nruntime: python\nmain: stacks\nstackConfigDir: stacks\n")
     (folder / "stacks" / "__main__.py").write_text(PROGRAM)
-    provider = subprocess.Popen([sys.executable, tiny.__file__, str(cloud)], stdout=subprocess.PIPE, text=True)
+    provider = subprocess.Popen([sys.executable, fake_provider.__file__, str(cloud)], stdout=subprocess.PIPE, text=True)
     try:
         assert provider.stdout is not None
         port = provider.stdout.readline().strip()
@@ -155,13 +155,13 @@ def test_the_life_of_a_stack(project: Project):
     said = project.pulumi("up", "--yes", "--non-interactive")
     assert "printed" in said
     assert f"at {project.folder}" in said
-    assert len(tiny.things(project.cloud)) == 4
+    assert len(fake_provider.things(project.cloud)) == 4
 
     assert "4 unchanged" in project.pulumi("preview", "--expect-no-changes").replace("5 unchanged", "4 unchanged")
 
     outputs = json.loads(project.pulumi("stack", "output", "--json"))
     assert outputs["secret"] == "[secret]"
-    assert sorted(outputs["ids"]) == [name for name in tiny.things(project.cloud) if name.startswith("t")]
+    assert sorted(outputs["ids"]) == [name for name in fake_provider.things(project.cloud) if name.startswith("t")]
     assert project.pulumi("stack", "output", "--show-secrets", "secret").strip() == "hunter2"
     assert "hunter2" not in "".join(path.read_text() for path in project.folder.parent.glob("backend/**/*.json"))
 
@@ -176,7 +176,7 @@ def test_the_life_of_a_stack(project: Project):
     project.pulumi("state", "unprotect", "--all", "--yes")
 
     project.pulumi("destroy", "--yes", "--skip-preview")
-    assert tiny.things(project.cloud) == {}
+    assert fake_provider.things(project.cloud) == {}
     assert project.engines() == []
 
 
@@ -220,19 +220,19 @@ print(inline.destroy(on_output=lambda _: None).summary.result)
     assert "'create': 5" in said[0]
     assert "'delete': 5" in said[1]
     assert said[2:4] == ["42", "succeeded"]
-    assert tiny.things(project.cloud) == {}
+    assert fake_provider.things(project.cloud) == {}
 
 
 def test_up_after_a_killed_engine_orphans_and_doubles_nothing(project: Project):
     (project.cloud / "slow").write_text("60")
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: len(tiny.things(project.cloud)) == 4)
+    wait_for(lambda: len(fake_provider.things(project.cloud)) == 4)
     lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     os.kill(lock["pid"], signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: project.engines() == [])
     (project.cloud / "slow").unlink()
-    made = tiny.things(project.cloud)
+    made = fake_provider.things(project.cloud)
     next(project.cloud.glob("t1-*.json")).unlink()  # this one, let us say, was never made
     pending = {operation["resource"]["urn"] for operation in project.state()["pending_operations"]}
     assert len(pending) == 4
@@ -246,7 +246,7 @@ def test_up_after_a_killed_engine_orphans_and_doubles_nothing(project: Project):
     assert "dev.json.attrs, which a killed update left empty, is taken away" in said
     assert said.count("is there and is taken over") == 3
     assert said.count("was not made, and is forgotten") == 1
-    stands = tiny.things(project.cloud)
+    stands = fake_provider.things(project.cloud)
     assert len(stands) == 4
     assert {name: thing for name, thing in made.items() if name in stands}.items() <= stands.items()
     ids = {resource.get("id") for resource in project.state()["resources"] if resource["type"] == "tiny:index:Thing"}
@@ -260,48 +260,48 @@ def test_up_after_a_replacement_was_killed_leaves_one(project: Project):
     project.pulumi("config", "set", "name", "second")
     (project.cloud / "slow").write_text("60")
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: "second" in tiny.things(project.cloud))
+    wait_for(lambda: "second" in fake_provider.things(project.cloud))
     lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     os.kill(lock["pid"], signal.SIGKILL)
     process.communicate(timeout=60)
     (project.cloud / "slow").unlink()
-    made = tiny.things(project.cloud)["second"]
+    made = fake_provider.things(project.cloud)["second"]
 
     project.modelworks("up", "dev", "--yes", "--skip-preview")
 
-    assert "first" not in tiny.things(project.cloud)
-    assert tiny.things(project.cloud)["second"] == made
+    assert "first" not in fake_provider.things(project.cloud)
+    assert fake_provider.things(project.cloud)["second"] == made
     project.pulumi("preview", "--expect-no-changes")
 
 
 def test_a_second_up_says_who_holds_the_lock_and_spoils_nothing(project: Project):
     (project.cloud / "slow").write_text("60")
     first = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: tiny.things(project.cloud))
+    wait_for(lambda: fake_provider.things(project.cloud))
     lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     said = project.modelworks("up", "dev", "--yes", fine=(1,))
     assert f"{lock['username']}@{lock['hostname']}, process {lock['pid']}" in said
     (project.cloud / "slow").unlink()
     said, _ = first.communicate(timeout=90)
     assert first.returncode == 0, said
-    assert len(tiny.things(project.cloud)) == 4
+    assert len(fake_provider.things(project.cloud)) == 4
     project.pulumi("preview", "--expect-no-changes")
 
 
 def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: Project):
     (project.cloud / "slow").write_text("3")
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: tiny.things(project.cloud))
+    wait_for(lambda: fake_provider.things(project.cloud))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 130, said
-    assert "nothing is left running" in said
+    assert "no process is left running" in said
     assert project.engines() == []
     (project.cloud / "slow").unlink()
     ids = {resource.get("id") for resource in project.state()["resources"] if resource["type"] == "tiny:index:Thing"}
-    assert ids == set(tiny.things(project.cloud))
+    assert ids == set(fake_provider.things(project.cloud))
     project.modelworks("up", "dev", "--yes", "--skip-preview")
-    assert len(tiny.things(project.cloud)) == 4
+    assert len(fake_provider.things(project.cloud)) == 4
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: 
     [
         lambda project: len(project.engines()) > 1,  # the command itself, and the first engine that it asks
         lambda project: list(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")),
-        lambda project: len(tiny.things(project.cloud)) == 4,
+        lambda project: len(fake_provider.things(project.cloud)) == 4,
     ],
     ids=["asking", "locked", "all made"],
 )
@@ -323,14 +323,14 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_no_traceback(project: Projec
     assert "Traceback" not in said
     assert project.engines() == []
     project.modelworks("up", "dev", "--yes", "--skip-preview")
-    assert len(tiny.things(project.cloud)) == 4
+    assert len(fake_provider.things(project.cloud)) == 4
 
 
 def test_a_fault_of_the_provider_leaves_a_state_from_which_up_converges(project: Project):
     (project.cloud / "fail").write_text("2")
     assert "the cloud had a hiccup" in project.modelworks("up", "dev", "--yes", "--skip-preview", fine=(1, 4))
     project.modelworks("up", "dev", "--yes", "--skip-preview")
-    assert len(tiny.things(project.cloud)) == 4
+    assert len(fake_provider.things(project.cloud)) == 4
     project.pulumi("preview", "--expect-no-changes")
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tiny
+import fake_provider
 from modelworks.deploy import process
 from modelworks.laptop import environments, supervisor, toolchain
 from modelworks.laptop.state_dir import Place
@@ -192,7 +192,7 @@ def test_up_converges_after_a_provider_that_died(on_laptop: OnLaptop, first: str
     on_laptop.pulumi("preview", "-s", "local", "--expect-no-changes")
 
 
-@pytest.mark.parametrize("made", [1, 5, 11])
+@pytest.mark.parametrize("made", [1, pytest.param(5, marks=pytest.mark.soak), 11])
 def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop: OnLaptop, made: int):
     before = on_laptop.buckets()
     process = on_laptop.start("up", "local", "--yes", "--skip-preview")
@@ -338,7 +338,7 @@ class Provider:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, tiny.__file__, str(self.cloud), self.port]
+        command = [sys.executable, fake_provider.__file__, str(self.cloud), self.port]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = self.process.stdout.readline().strip()
@@ -375,7 +375,7 @@ def converges(small: SmallCloud, first: dict, second: dict, fault: tuple[str, in
 
     state = json.loads(small.pulumi("stack", "export", "-s", "dev"))["deployment"]
     ids = sorted(resource["id"] for resource in state["resources"] if resource["type"] == "tiny:index:Thing")
-    assert ids == sorted(tiny.things(cloud))
+    assert ids == sorted(fake_provider.things(cloud))
     assert len(ids) == len(second)
     assert {thing["name"] for thing in second.values() if "name" in thing} <= set(ids)
 

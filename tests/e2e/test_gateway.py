@@ -99,7 +99,7 @@ class Running:
 
     def __init__(self, place: Place) -> None:
         self.place, self.port, self.tls_port = place, free_port(), free_port()
-        self.host_ports = free_range(3)
+        self.host_ports = free_range(3, range(32_000, 32_700))  # where no laptop cloud takes any
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -206,6 +206,7 @@ def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_p
 def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
     cloud.up(empty_place, kubernetes=False)
     os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    _until(lambda: not supervisor.running(empty_place))
     cloud.down(empty_place)
     assert not supervisor.leftovers(empty_place)
     assert not empty_place.root.exists()
@@ -214,6 +215,7 @@ def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
 def test_up_takes_over_when_the_supervisor_was_killed(empty_place):
     cloud.up(empty_place, kubernetes=False)
     os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    _until(lambda: not supervisor.running(empty_place))
     cloud.up(empty_place, kubernetes=False)
     assert condition(empty_place)["up"]
 

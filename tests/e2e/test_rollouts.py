@@ -19,7 +19,7 @@ from e2e.rehearsal import Load, Rehearsal, until
 from modelworks.laptop import cloud
 from modelworks.laptop.state_dir import Place
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def endpoint(bundles):
         program.mkdir()
         endpoint = Rehearsal(place, program)
         endpoint.serving = endpoint.release(rehearsal.build(bundles, trees=10))
-        until(endpoint.healthy, what=endpoint.rollout)
+        until(endpoint.takes_over, what=endpoint.rollout)
         yield endpoint
     finally:
         cloud.down(place)
@@ -58,9 +58,9 @@ def test_what_was_declared_is_there_and_a_preview_finds_nothing_to_do(endpoint):
 def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
     with Load(endpoint.gateway, rate=400) as load:
         version = endpoint.release(rehearsal.build(bundles, trees=11))
-        until(endpoint.healthy, 180, endpoint.rollout)
+        until(endpoint.takes_over, what=endpoint.rollout)
         # The old pods are still to end, and no request may be lost to that either.
-        until(lambda: len(endpoint.pods()) == 2 and load.count >= 20_000, 120, endpoint.pods)
+        until(lambda: len(endpoint.pods()) == 2 and load.count >= 20_000, what=endpoint.pods)
     assert load.failed == 0, load.faults
     assert load.of(endpoint.serving) > load.of(version) / 10
     assert load.lasts[version] > load.lasts[endpoint.serving]
@@ -70,7 +70,7 @@ def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
 def test_a_release_that_fails_on_one_request_in_twenty_goes_back(endpoint, failing):
     with Load(endpoint.gateway, rate=200) as load:
         version = endpoint.release(failing)
-        until(endpoint.turned_back, 120, endpoint.rollout)
+        until(endpoint.turned_back, what=endpoint.rollout)
         until_only(endpoint, load)
     found = endpoint.failures()
     assert any(failure.startswith("errors: Failed") for failure in found), found
@@ -88,14 +88,14 @@ def test_what_was_turned_back_stays_so_until_the_line_changes(endpoint):
     before = {pod["metadata"]["name"] for pod in endpoint.pods()}
     endpoint.back()
     # No steps lead back to what is stable already, and none of its pods is started again.
-    until(lambda: endpoint.status and not endpoint.turned_back() and endpoint.weight() == 0, 60, endpoint.rollout)
+    until(lambda: endpoint.status and not endpoint.turned_back() and endpoint.weight() == 0, what=endpoint.rollout)
     assert {pod["metadata"]["name"] for pod in endpoint.pods()} <= before
 
 
 def test_a_release_that_is_much_slower_goes_back(endpoint, bundles):
     with Load(endpoint.gateway, rate=30) as load:
         version = endpoint.release(rehearsal.slow(bundles))
-        until(endpoint.turned_back, 120, endpoint.rollout)
+        until(endpoint.turned_back, what=endpoint.rollout)
         until_only(endpoint, load)
     found = endpoint.failures()
     # Too slow shows as missed objectives or, where requests queue up, as requests turned away.
@@ -116,20 +116,23 @@ def test_a_release_that_is_much_slower_goes_back(endpoint, bundles):
 def test_a_release_that_never_becomes_ready_gets_no_request_and_is_given_up(endpoint, bundles, make, tampered, why):
     example = make(bundles)
     # The release before was given up too, and its pods are gone: Argo must not wait for those for ever.
-    until(lambda: len(endpoint.pods()) == 2, 120, endpoint.pods)
+    until(lambda: len(endpoint.pods()) == 2, what=endpoint.pods)
     with Load(endpoint.gateway, rate=100) as load:
-        version = endpoint.release(example, example.archive.read_bytes() + tampered)
+        # No machine is too slow for that: it never is ready.
+        soon = {**rehearsal.SETTINGS["canary"], "progress_deadline_seconds": 15}
+        version = endpoint.release(example, example.archive.read_bytes() + tampered, canary=soon)
         # Argo says that it gave up; why, the pods say, as long as they are there.
-        until(lambda: why in endpoint.why(), 120, endpoint.pods)
-        until(endpoint.turned_back, 120, endpoint.rollout)
+        until(lambda: why in endpoint.why(), what=endpoint.pods)
+        until(endpoint.turned_back, what=endpoint.rollout)
     assert (load.failed, load.of(version)) == (0, 0), load.faults
     assert endpoint.failures() == []
-    assert "RolloutAborted" in endpoint.status["message"]
+    # Its message is for a moment still why it gave up.
+    until(lambda: "RolloutAborted" in endpoint.status.get("message", ""), what=endpoint.rollout)
 
 
 def test_a_release_that_nobody_asks_goes_back(endpoint, bundles):
     endpoint.release(rehearsal.build(bundles, trees=13))
-    until(endpoint.turned_back, 120, endpoint.rollout)
+    until(endpoint.turned_back, what=endpoint.rollout)
     found = endpoint.failures()
     assert any(failure.startswith("traffic: Failed") for failure in found), found
 
@@ -138,13 +141,13 @@ def test_parts_of_the_cloud_are_killed_and_a_good_release_takes_over(endpoint, b
     with Load(endpoint.gateway, rate=200) as load:
         version = endpoint.release(rehearsal.build(bundles, trees=14))
         endpoint.kill("agent")
-        until(lambda: endpoint.weight() == 20, 120, endpoint.rollout)
+        until(lambda: endpoint.weight() == 20, what=endpoint.rollout)
         endpoint.kill("rollouts-local")
-        until(lambda: endpoint.phase() == "Paused", 120, endpoint.rollout)
+        until(lambda: endpoint.phase() == "Paused", what=endpoint.rollout)
         endpoint.kill("apiserver")
-        until(lambda: endpoint.weight() == 50, 120, endpoint.rollout)
+        until(lambda: endpoint.weight() == 50, what=endpoint.rollout)
         endpoint.kill("gateway")
-        until(endpoint.healthy, 180, endpoint.rollout)
+        until(endpoint.takes_over, what=endpoint.rollout)
         assert load.failed == 0, load.faults
         # The one part that requests pass through: what is on its way is lost with it, and nothing after that.
         endpoint.kill("caddy")
@@ -161,12 +164,12 @@ def test_parts_of_the_cloud_are_killed_and_a_good_release_takes_over(endpoint, b
 def test_the_controller_the_api_server_and_aws_are_killed_and_a_bad_release_goes_back(endpoint, failing):
     with Load(endpoint.gateway, rate=200) as load:
         endpoint.release(failing)
-        until(lambda: endpoint.weight() == 20, 120, endpoint.rollout)
+        until(lambda: endpoint.weight() == 20, what=endpoint.rollout)
         endpoint.kill("rollouts-local")
         endpoint.kill("apiserver")
         # Whether its metrics come back in time or an analysis ends in errors: nothing stays in between.
         endpoint.kill("aws-local")
-        until(endpoint.turned_back, 180, endpoint.rollout)
+        until(endpoint.turned_back, what=endpoint.rollout)
         until_only(endpoint, load)
     assert {status for status, _ in load.answers} == {200, 500}
 
@@ -179,16 +182,18 @@ def until_only(endpoint, load):
         time.sleep(1)
         return load.failed == failed and load.count - before == load.of(endpoint.serving) - good > 0
 
-    until(alone, 60, lambda: load.answers)
+    until(alone, what=lambda: load.answers)
 
 
 def test_a_release_with_a_service_of_its_own_takes_over_and_no_request_is_lost(endpoint, bundles):
-    # BentoML takes longer to start and to answer than a graph does: that is not what is rehearsed here.
-    patience = {"ready_deadline_seconds": 60, "step_seconds": 8, "minimum_requests": 20}
+    # BentoML takes longer to start and to answer than a graph does, and its first answers are counted late: a step has
+    # all the time for them, and once they are counted its pause is cut short. Ten requests a second are far below its
+    # capacity on any machine: what it turns away beyond that is not what is rehearsed here.
+    patience = {"step_seconds": 120, "minimum_requests": 20}
     canary = {**rehearsal.SETTINGS["canary"], **patience}
-    with Load(endpoint.gateway, rate=40) as load:
-        version = endpoint.release(rehearsal.own(bundles), latency_objective_ms=1000, canary=canary)
-        until(endpoint.healthy, 180, endpoint.rollout)
-        until(lambda: load.of(version) > 100, 60, endpoint.pods)
+    with Load(endpoint.gateway, rate=10) as load:
+        version = endpoint.release(rehearsal.own(bundles), latency_objective_ms=10_000, canary=canary)
+        until(lambda: endpoint.go_on() or endpoint.takes_over(), what=endpoint.rollout)
+        until(lambda: load.of(version) > 100, what=endpoint.pods)
     assert load.failed == 0, load.faults
     endpoint.serving = version

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import modelworks
-from declared import ROOT, Declared, declare
+from mocks import ROOT, Declared, declare
 
 EXAMPLES = ROOT / "examples"
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from declared import ACCOUNT, ROOT, Declared, declare
+from mocks import ACCOUNT, ROOT, Declared, declare
 
 EXAMPLE = ROOT / "examples/per-model"
 PLATFORM = {

@@ -139,7 +139,7 @@ def test_an_account_that_was_killed_comes_back_with_ids_data_and_keys(account: A
     assert account.client("kms").decrypt(CiphertextBlob=sealed)["Plaintext"] == b"a secret"
     assert account.client("cloudwatch").list_metrics(Namespace="n")["Metrics"] == []
     assert re.fullmatch(
-        r"AWS of local holds what it held: 70 requests were asked again in [\d.]+ s",
+        r"AWS of local holds what it held: 70 requests were replayed in [\d.]+ s",
         aws.memory(account.place, "local"),
     )
 
@@ -189,7 +189,7 @@ def answered(environ, start_response):
 
 @pytest.mark.parametrize(
     ("bound", "why"),
-    [({"largest": 2**20}, "it was asked more than 1 MiB"), ({"most": 1}, "it was asked more than 1 times")],
+    [({"largest": 2**20}, "its requests exceed 1 MiB"), ({"most": 1}, "it had more than 1 requests")],
 )
 def test_an_account_that_was_asked_too_much_is_kept_no_further_and_says_so(tmp_path, bound, why):
     lost: list[str] = []

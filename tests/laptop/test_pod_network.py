@@ -32,6 +32,16 @@ def test_two_that_come_up_at_once_choose_two_networks(tmp_path):
     assert chosen == ["127.77.0.0/16", "127.78.0.0/16"]
 
 
+def test_two_that_come_up_at_once_choose_no_port_twice(tmp_path):
+    chosen = [pod_network.ports(pod_network.choose(Place(tmp_path / name))) for name in ("one", "two")]
+    assert set(chosen[0]).isdisjoint(chosen[1])
+
+
+def test_the_last_network_has_ports_too_and_none_of_those_that_the_kernel_gives_to_connections():
+    last = pod_network.ports(f"127.{pod_network._OCTETS[-1]}.0.0/16")
+    assert (len(last), last.stop) == (240, 32_000)
+
+
 def test_a_place_that_comes_up_again_keeps_its_network(tmp_path):
     assert pod_network.choose(Place(tmp_path / "one")) == pod_network.choose(Place(tmp_path / "one"))
 

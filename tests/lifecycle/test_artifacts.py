@@ -81,7 +81,7 @@ def test_a_project_that_holds_its_data_is_not_sent(project, monkeypatch):
 def test_a_run_of_a_pod_comes_home_as_the_run_and_the_bundle_of_a_local_one(built, artifacts, tmp_path, capfd):
     spec = built.project.spec
     assert pod.main(arguments(artifacts.send_source(spec))) == 0
-    told = artifacts.told("j")
+    told = artifacts.job_result("j")
     home = Home(tmp_path)
     artifacts.fetch_run("churn", told["run"], told["archive"], home.runs("churn") / told["run"])
     run = with_origin(home.runs("churn") / told["run"], "c0ffee", dirty=False)
@@ -99,7 +99,7 @@ def test_a_run_that_was_finished_before_is_found_and_not_trained_again(built, ar
     artifacts.keep_run(built.run.folder, "churn")
     assert pod.main(arguments(source)) == 0
     assert "train                          kept" in capfd.readouterr().out
-    assert artifacts.told("j")["run"] == built.run.run
+    assert artifacts.job_result("j")["run"] == built.run.run
 
 
 def test_a_spec_that_raises_fails_for_good_shows_its_output_and_is_counted(project, artifacts, capfd):
@@ -107,7 +107,7 @@ def test_a_spec_that_raises_fails_for_good_shows_its_output_and_is_counted(proje
         "    model = Pipeline(", "    print('as far as here')\n    raise RuntimeError('boom')\n    model = Pipeline("
     )
     assert pod.main(arguments(artifacts.send_source(spec))) == 1
-    assert "RuntimeError while the model is trained: boom" in artifacts.told("j")["error"]
+    assert "RuntimeError while the model is trained: boom" in artifacts.job_result("j")["error"]
     assert counted() == {frozenset({"environment"}): 1.0, frozenset({"environment", "model"}): 1.0}
     said = capfd.readouterr().out
     assert "as far as here" in said
@@ -131,14 +131,14 @@ def test_an_image_with_another_modelworks_is_refused(built, artifacts, capfd):
 
 def test_a_bucket_that_is_down_is_no_failure_of_the_run_and_worth_another_try(artifacts):
     assert pod.main(arguments("sha256:00", bucket="absent")) == StoreError.exit_code
-    assert artifacts.told("j") == {}
+    assert artifacts.job_result("j") == {}
 
 
 def test_data_that_lies_here_is_sent_to_be_trained_on_again(built, artifacts):
     digest = built.run.inputs["data"]
     artifacts.snapshots(built.project.home.data).share(digest)
     assert pod.main(arguments(artifacts.send_source(built.project.spec), data=digest)) == 0
-    assert artifacts.told("j")["run"] == built.run.run
+    assert artifacts.job_result("j")["run"] == built.run.run
 
 
 def test_a_run_that_is_here_already_is_left_as_it_is(built, artifacts, tmp_path):

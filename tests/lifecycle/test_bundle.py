@@ -19,7 +19,8 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.bundle import build_bundle, make_key, open_built, sign, verify_bundle
 from modelworks.lifecycle.lockfile import find_lock
-from modelworks.runtime.bundle import read_manifest, unpack
+from modelworks.runtime.bento import read_manifest
+from modelworks.runtime.bundle import unpack
 from waiting import PATIENCE, eventually, held_port
 
 

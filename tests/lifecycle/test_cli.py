@@ -10,6 +10,7 @@ import sys
 import boto3
 from moto import mock_aws
 
+from modelworks.cli.json_output import JSON_OUTPUT
 from modelworks.lifecycle.data import SnapshotStore
 
 
@@ -34,6 +35,7 @@ def test_train_bundle_and_gates_from_the_command_line(project):
     prod = modelworks(project, "gates", "churn", "--env", "prod")
     forced = modelworks(project, "gates", "churn", "--env", "prod", "--override", "a rehearsal", "--json")
     assert run["run"] == bundle["run"]
+    assert ({*run}, {*bundle}) == ({*JSON_OUTPUT["train"]}, {*JSON_OUTPUT["bundle"]})
     assert (local.returncode, json.loads(local.stdout)["digest"]) == (0, bundle["digest"])
     assert (prod.returncode, "prod refuses churn" in prod.stderr, "Traceback" in prod.stderr) == (1, True, False)
     assert (forced.returncode, json.loads(forced.stdout)["override"]["reason"]) == (0, "a rehearsal")
@@ -53,7 +55,7 @@ def test_data_that_is_wrong_exits_with_one_and_names_the_column(project):
 
 def test_project_that_is_there_already_is_not_overwritten(project):
     done = modelworks(project, "new", "churn")
-    assert (done.returncode, "is there already" in done.stderr) == (1, True)
+    assert (done.returncode, "already exists" in done.stderr) == (1, True)
 
 
 def test_snapshot_outlives_the_machine_in_a_bucket(tmp_path, monkeypatch):

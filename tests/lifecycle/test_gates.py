@@ -42,8 +42,8 @@ def judged(built):
     outcome = outcome_of(truth, positive, group=group, size=generator.normal(size=2000))
     return Judged(
         spec=dataclasses.replace(built.project.spec, groups=(Group(column="group", min_rows=100),)),
-        outcome=outcome, train_target=truth, champion=None, score=lambda rows: outcome.scores[rows.index], bento=None,
-        manifest=None, size=1,
+        outcome=outcome, train_target=truth, champion=None, score=lambda rows: outcome.scores[rows.index], model=None,
+        size=1,
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from lifecycle.conftest import Built, make_project
@@ -75,21 +77,22 @@ def test_the_service_is_timed(report):
 
 def test_labels_that_contradict_their_scores_are_refused(own):
     class Contrary:
+        manifest = verify_bundle(own.bundle.path, own.bundle.digest, "churn")
+
         def predict(self, rows):
             return Predictions([b"{}"] * len(rows), [0.9] * len(rows), [0] * len(rows))
 
     spec = own.project.spec
-    manifest = verify_bundle(own.bundle.path, own.bundle.digest, "churn")
     with pytest.raises(ModelworksError, match="5 of 5 labels of churn are not those of the scores"):
-        score_bundle(spec, None, manifest, spec.data.load().head(5), Contrary())
+        score_bundle(spec, Contrary(), spec.data.load().head(5))
 
 
 def test_a_row_that_the_endpoint_would_refuse_is_named(own):
     spec = own.project.spec
-    manifest = verify_bundle(own.bundle.path, own.bundle.digest, "churn")
+    model = SimpleNamespace(manifest=verify_bundle(own.bundle.path, own.bundle.digest, "churn"))
     rows = spec.data.load().head(5).assign(smoothness=2.0)
     with pytest.raises(ModelworksError, match=r"would be refused: rows\[0\]\.smoothness"):
-        score_bundle(spec, None, manifest, rows, object())
+        score_bundle(spec, model, rows)
 
 
 def test_a_service_without_predict_of_rows_is_not_bundled(own, tmp_path):

@@ -132,7 +132,7 @@ def test_without_its_store_nothing_is_registered(registry, bundle, signature):
 def test_without_its_server_the_error_names_where_it_should_answer(registry, session, bundle, signature, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     down = Registry("dev", "http://127.0.0.1:9", "a-password", "bundles", "artifacts", session)
-    with pytest.raises(ModelworksError, match=r"the registry of dev at http://127\.0\.0\.1:9 says"):
+    with pytest.raises(ModelworksError, match=r"the registry of dev at http://127\.0\.0\.1:9 failed"):
         down.register(facts(), bundle, signature)
 
 

@@ -90,8 +90,9 @@ def test_an_override_stands_in_the_line_and_goes_with_the_next_release_that_need
 
 @pytest.mark.parametrize("model", ["Not A Name", "nobody-serves-it"])
 def test_a_release_that_breaks_a_rule_leaves_the_file_untouched(stack, model):
-    with pytest.raises(ModelworksError, match=model):
+    with pytest.raises(ModelworksError, match=model) as error:
         set_release(stack, model, release("a"))
+    assert error.value.message.startswith(f"{stack}: config")
     assert stack.read_text() == HEAD + RELEASES + TAIL
     assert list(stack.parent.iterdir()) == [stack]
 

@@ -62,7 +62,7 @@ def test_two_edits_of_one_length_in_one_second_are_two(project, monkeypatch, nam
     [
         ('name="churn"', 'name="Churn_1"', "name must be lower-case"),
         ('kind="binary"', 'kind="binray"', "kind must be one of"),
-        ('owner="your team"', 'owner=""', "owner must say"),
+        ('owner="your team"', 'owner=""', "owner must name"),
         ("classes=(False, True)", "classes=(False,)", "binary model needs its classes"),
         ("seed=1", "seed=-1", "seed must be 0 or more"),
         ("train=train", "train=1", "train must be a function, got int"),

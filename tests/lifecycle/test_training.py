@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-import later
+import clock_shift
 from modelworks._files import read_json, write_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import child_process, load_spec
@@ -35,7 +35,7 @@ def test_run_keeps_checks_metrics_plots_and_origin(built):
 def test_same_inputs_give_the_same_digest_elsewhere_on_another_day_with_other_threads_and_hash_seed(
     built, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(child_process, "FIXED", {**child_process.FIXED, **later.variables(tmp_path)})
+    monkeypatch.setattr(child_process, "FIXED", {**child_process.FIXED, **clock_shift.variables(tmp_path)})
     monkeypatch.setenv("PYTHONHASHSEED", "4242")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("TZ", "Asia/Tokyo")

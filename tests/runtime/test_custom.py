@@ -195,7 +195,7 @@ def test_a_process_that_dies_takes_the_server_with_it(serve, custom_example):
     server = serve(custom_example).ready()
     assert server.ask("POST", "/v1/predict", row(DIES))[0] == 500
     assert server.ended() == 1
-    assert "ended with exit code 3" in server.lines()[-1]["message"]
+    assert "exited with code 3" in server.lines()[-1]["message"]
 
 
 def test_a_service_that_hangs_is_not_ready(serve, custom_example):
@@ -289,5 +289,5 @@ def test_a_variable_that_the_service_needs_is_asked_for(bento, custom_example, t
 
 def test_a_runtime_without_bentoml_says_what_to_install(bento, custom_example, tmp_path, monkeypatch):
     monkeypatch.setattr(custom_service.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelworksError, match="there is no BentoML here"):
+    with pytest.raises(ModelworksError, match="BentoML is not installed here"):
         custom_service.Service(custom_example.manifest, bento, tmp_path)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import msgspec
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.manifest import Feature, Manifest
+from modelworks.runtime.manifest import FLOAT32_MAX, INTEGER_MAX, Feature, Manifest, bounds
 from modelworks.runtime.schema import (
-    FLOAT32_MAX,
     Rows,
     check_examples,
     explain,
@@ -76,8 +78,8 @@ def test_there_is_at_least_one_row_and_at_most_as_many_as_the_manifest_says(rows
         ({"free": -FLOAT32_MAX * 1.01}, "Expected `float"),
         ({"count": -1}, "Expected `int` >= 0"),
         ({"count": 10}, "Expected `int` <= 9"),
-        ({"count": 1.5}, "Expected `int`, got `float`"),
-        ({"long": 2**63}, "Expected `int"),
+        ({"count": 1.5}, "Expected `float` that's a multiple of 1.0"),
+        ({"long": 2**53}, "Expected `int"),
         ({"on": 1}, "Expected `bool`, got `int`"),
         ({"kind": "c"}, "Invalid enum value 'c'"),
         ({"text": "abcd"}, "Expected `str` of length <= 3"),
@@ -96,11 +98,11 @@ def test_what_breaks_a_rule_names_its_field_and_the_rule(change, said):
 
 
 def test_the_limits_themselves_are_allowed():
-    edges = {"size": -1, "count": 0, "free": FLOAT32_MAX, "long": 2**63 - 1}
-    others = {"size": 2.5, "count": 9, "free": -FLOAT32_MAX, "long": -(2**63) + 1}
+    edges = {"size": -1, "count": 0, "free": FLOAT32_MAX, "long": 2**53 - 1}
+    others = {"size": 2.5, "count": 9, "free": -FLOAT32_MAX, "long": -(2**53) + 1}
     assert [row[:4] for row in decode({"rows": [{**GOOD, **edges}, {**GOOD, **others}]})] == [
-        (-1.0, FLOAT32_MAX, 0, 2**63 - 1),
-        (2.5, -FLOAT32_MAX, 9, -(2**63) + 1),
+        (-1.0, FLOAT32_MAX, 0, 2**53 - 1),
+        (2.5, -FLOAT32_MAX, 9, -(2**53) + 1),
     ]
 
 
@@ -135,9 +137,9 @@ def test_the_schema_of_a_row_states_every_rule():
                 "maximum": 2.5,
                 "examples": [0.5],
             },
-            "free": {"type": ["number", "null"]},
+            "free": {"type": ["number", "null"], "minimum": -FLOAT32_MAX, "maximum": FLOAT32_MAX},
             "count": {"type": "integer", "minimum": 0, "maximum": 9},
-            "long": {"type": ["integer", "null"]},
+            "long": {"type": ["integer", "null"], "minimum": -INTEGER_MAX, "maximum": INTEGER_MAX},
             "on": {"type": "boolean", "description": "Unit: flag."},
             "kind": {"type": ["string", "null"], "enum": ["a", "b", None]},
             "text": {"type": "string", "maxLength": 3},
@@ -189,6 +191,60 @@ def test_a_multiclass_model_answers_every_probability():
         },
         "required": ["label", "score", "probabilities"],
     }
+
+
+# -- The two agree ---------------------------------------------------------------------------------------------------
+EDGES = [
+    0,
+    1,
+    -1,
+    0.5,
+    2.5,
+    1.0,
+    -0.0,
+    9,
+    9.0,
+    10,
+    FLOAT32_MAX,
+    1e39,
+    -1e39,
+    2**24 + 1,
+    INTEGER_MAX,
+    2**53,
+    2**63,
+    1e300,
+]
+VALUES = st.one_of(
+    st.sampled_from(EDGES), st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=6), st.sampled_from(["a", "b", "left"]), st.lists(st.integers(), max_size=1),
+)  # fmt: skip
+LIMITS = st.one_of(st.none(), st.sampled_from([-1.5, -1, 0, 0.5, 1, 9, 1e39, -1e39]))
+
+
+@st.composite
+def _features(draw):
+    kind = draw(st.sampled_from(["number", "integer", "string", "boolean"]))
+    more = {}
+    if kind in {"number", "integer"}:
+        more = {"minimum": draw(LIMITS), "maximum": draw(LIMITS)}
+    elif kind == "string":
+        more = {"categories": draw(st.sampled_from([(), ("a", "b")])), "max_length": draw(st.integers(1, 4))}
+    return Feature(name="x", type=kind, nullable=draw(st.booleans()), required=draw(st.booleans()), **more)
+
+
+@given(feature=_features(), row=st.one_of(VALUES.map(lambda value: {"x": value}), st.just({}), st.just({"y": 1})))
+def test_a_row_that_the_schema_admits_is_one_that_the_decoder_takes(feature, row):
+    low, high = bounds(feature)
+    assume(low <= high)
+    stated = manifest(features=(feature,), examples=({"x": 1},))
+    body = msgspec.json.encode(row)
+    admitted = jsonschema.Draft202012Validator(row_schema(stated)).is_valid(json.loads(body))
+    try:
+        Rows(stated).decode(body)
+    except msgspec.ValidationError:
+        assert not admitted
+    else:
+        assert admitted
 
 
 # -- OpenAPI ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from declared import Declared
+from mocks import Declared
 from reference import FILES, SECRETS, evaluated
 
 RECORDS = Path(__file__).parent / "declared"

@@ -17,7 +17,7 @@ def paging_alarm(
         name: Name of the alarm as a resource.
         parent: The component it belongs to.
         topic: ARN of the alerts topic.
-        definition: What is watched, as `aws.cloudwatch.MetricAlarm` takes it.
+        definition: The watched resource, as `aws.cloudwatch.MetricAlarm` takes it.
     """
     return aws.cloudwatch.MetricAlarm(
         name,

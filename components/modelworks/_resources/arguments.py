@@ -26,8 +26,8 @@ def checked(name: str, kind: type[Args], args: Args) -> Args:
 
     Args:
         name: Name of the component, for messages.
-        kind: The `TypedDict` that says which arguments there are.
-        args: What the program gave.
+        kind: The `TypedDict` that lists the arguments.
+        args: The program's arguments.
 
     Raises:
         ValueError: A key is unknown, a required one is missing, or a value is not of its type. All mistakes are listed.

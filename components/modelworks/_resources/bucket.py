@@ -1,4 +1,4 @@
-"""Private: a bucket as every bucket of ours is."""
+"""Private: the bucket that all components use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def secure_bucket(
     *,
     parent: pulumi.Resource,
     key_arn: pulumi.Input[str],
-    superseded_days: int = defaults.REGISTRY["superseded_days"],
+    noncurrent_days: int = defaults.REGISTRY["noncurrent_days"],
 ) -> aws.s3.Bucket:
     """A private, encrypted, versioned bucket that refuses plain HTTP.
 
@@ -22,13 +22,13 @@ def secure_bucket(
         name: Name of the bucket as a resource; its settings are named after it.
         parent: The component it belongs to.
         key_arn: KMS key that encrypts it.
-        superseded_days: Days a superseded or deleted version is kept. At least 1.
+        noncurrent_days: Days a superseded or deleted version is kept. At least 1.
 
     Raises:
-        ValueError: `superseded_days` is below 1.
+        ValueError: `noncurrent_days` is below 1.
     """
-    if superseded_days < 1:
-        raise ValueError(f"superseded_days must be at least 1, got {superseded_days}")
+    if noncurrent_days < 1:
+        raise ValueError(f"noncurrent_days must be at least 1, got {noncurrent_days}")
     bucket = aws.s3.Bucket(name, opts=pulumi.ResourceOptions(parent=parent))
     within = pulumi.ResourceOptions(parent=bucket)
     aws.s3.BucketOwnershipControls(
@@ -65,7 +65,7 @@ def secure_bucket(
                 "id": "superseded",
                 "status": "Enabled",
                 "filter": {"prefix": ""},
-                "noncurrent_version_expiration": {"noncurrent_days": superseded_days},
+                "noncurrent_version_expiration": {"noncurrent_days": noncurrent_days},
                 "abort_incomplete_multipart_upload": {"days_after_initiation": 7},
             }
         ],

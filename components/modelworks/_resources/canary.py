@@ -16,7 +16,7 @@ _LOOK_SECONDS = 10
 
 
 class CanaryArgs(TypedDict):
-    """How a new release takes over, and when it is turned back."""
+    """How a new release takes over, and when it is aborted."""
 
     steps: NotRequired[list[int]]
     """Share of traffic after each step, in per cent, growing. Default 5, 25, 50."""
@@ -27,7 +27,7 @@ class CanaryArgs(TypedDict):
     bake_seconds: NotRequired[int]
     """How long the last good version stays warm after the new one took all traffic. Default 600."""
 
-    ready_deadline_seconds: NotRequired[int]
+    progress_deadline_seconds: NotRequired[int]
     """A version that is not ready by then is given up. Default 600."""
 
     minimum_requests: NotRequired[int]
@@ -35,7 +35,7 @@ class CanaryArgs(TypedDict):
 
 
 class LimitsArgs(TypedDict):
-    """Shares of requests, 0 to 1, beyond which alarms fire and a canary is turned back."""
+    """Shares of requests, 0 to 1, beyond which alarms fire and a canary is aborted."""
 
     error_ratio: NotRequired[float]
     """Requests that fail for a reason that is ours. Default 0.01."""
@@ -52,7 +52,7 @@ class LimitsArgs(TypedDict):
 
 @dataclass(frozen=True)
 class Routing:
-    """What sends traffic: two Services, between which the stable and the new version change places, and an Ingress."""
+    """The traffic of an endpoint: Services of the stable and the new version, which swap, and an Ingress."""
 
     ping: pulumi.Input[str]
     pong: pulumi.Input[str]
@@ -70,7 +70,7 @@ class Canary:
     args: CanaryArgs
     """Complete: with every default."""
     alarms: tuple[Alarm, ...]
-    """What is bad. The first one's metric counts the traffic."""
+    """Conditions of failure. The metric of the first one counts the traffic."""
     dimensions: Mapping[str, str]
     """The series of the model: that of a version is among them."""
 
@@ -110,7 +110,7 @@ class Canary:
 
         Args:
             digest: The release.
-            routing: What sends it traffic.
+            routing: The source of its traffic.
             alarms: Name of the `alarm_analysis`.
             traffic: Name of the `traffic_analysis`.
         """

@@ -59,7 +59,7 @@ def least_privilege_role(
         name: Name of the role as a resource; the policy is `<name>-policy`.
         parent: The component it belongs to.
         trust: Who may assume it: a policy document.
-        policy: What it may do: a policy document.
+        policy: Its permissions: a policy document.
         description: For the person who finds it in the console.
     """
     role = aws.iam.Role(

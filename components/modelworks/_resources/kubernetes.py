@@ -14,7 +14,7 @@ Manifest = Any
 
 
 def labels(name: str, component: str) -> dict[str, str]:
-    """The labels Kubernetes recommends, for objects of ours."""
+    """The labels Kubernetes recommends, for our objects."""
     return {
         "app.kubernetes.io/name": name,
         "app.kubernetes.io/component": component,
@@ -34,9 +34,9 @@ class KubernetesComponent(pulumi.ComponentResource):
     Args:
         token: Type token of the component.
         name: Name of the component.
-        part: What it is among components, such as `endpoint`: a label of every object.
+        part: The kind of component, such as `endpoint`: a label of every object.
         namespace: Kubernetes namespace of its objects; None where the component makes one, and sets it then.
-        opts: What the program asked for.
+        opts: The program's arguments.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class KubernetesComponent(pulumi.ComponentResource):
         Args:
             api_version: Such as `apps/v1`.
             kind: Such as `Deployment`.
-            suffix: What is behind the component's name in the object's.
+            suffix: The suffix of the object's name, after the component's.
             annotations: Of the object.
             ignore_changes: Paths that a controller writes and the program only starts.
-            fields: What is beside the metadata, such as `spec`.
+            fields: The fields next to the metadata, such as `spec`.
         """
         return KubernetesObject(
             self.child_name(suffix),
@@ -122,7 +122,7 @@ def _plugin_version() -> str:
 def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str]) -> KubernetesObject:
     """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
 
-    What a pod is to reach, or be reached by, a network policy of its own allows.
+    A separate network policy allows the connections that a pod needs.
     """
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
     home = KubernetesObject(

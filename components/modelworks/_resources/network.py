@@ -9,7 +9,7 @@ import pulumi
 from modelworks._resources.kubernetes import Manifest
 
 SERVICE_PORT = 80
-"""Port of every Service of ours."""
+"""Port of all Services."""
 AT_ONCE = {"pulumi.com/skipAwait": "true"}
 """Annotation of what is ready only when another resource is, which needs it first: waiting for it would never end."""
 
@@ -41,7 +41,7 @@ def load_balancer(*, health: str, public: bool = False) -> dict[str, str]:
 def network_policy(
     selector: Mapping[str, str], *, out: tuple[int, ...] = (443,), port: str | None = "http"
 ) -> Manifest:
-    """What the pods that `selector` finds may do: one port in, or none; out to name servers and to these ports."""
+    """Network access of the pods that `selector` matches: one port in, or none; out to name servers and these ports."""
     names = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
     return {
         "podSelector": {"matchLabels": dict(selector)} if selector else {},

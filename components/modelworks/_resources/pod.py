@@ -38,7 +38,7 @@ def environment_variables(values: Mapping[str, pulumi.Input[str]]) -> list[dict[
 
 
 def http_probe(path: str, *, port: str = "http", period_seconds: int, failures: int) -> dict[str, Any]:
-    """A probe that asks for a path."""
+    """A probe that requests a path."""
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period_seconds,

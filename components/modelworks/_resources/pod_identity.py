@@ -34,11 +34,11 @@ def pod_identity(
 
     Args:
         component: Whose pods they are.
-        suffix: What is behind the component's name in the names of both, and of the account in the cluster.
+        suffix: The suffix of both names, and of the account in the cluster, after the component's name.
         args: The component's `account_id`, `oidc_issuer`, and `key_arn`, the key of the bucket.
         bucket: The bucket that the pods use.
         permissions: Statements of what the role may do, by the ARNs of the bucket and of its key.
-        description: What the role is for.
+        description: The purpose of the role.
     """
     name, metadata = component.child_name(suffix), component.metadata()
     # The account's name is stated, because the role trusts it before the account is there.

@@ -1,4 +1,4 @@
-"""Private: a pod that runs a released bundle: what it is told, what it may do, and how it runs."""
+"""Private: a pod that runs a released bundle: its variables, its permissions and its containers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from modelworks._resources.kubernetes import KubernetesComponent, Manifest
 from modelworks._resources.pod import SCRATCH, environment_variables, http_probe, restricted_pod
 
 DRAIN_SECONDS = 15
-"""How long a pod serves on after it was told to end. Ending is a race: a load balancer learns of it at the same moment,
-and one of AWS goes on sending new requests for some seconds, until the target is deregistered everywhere. The laptop's
-gateway needs less than one; this is a margin for the slower, and costs nothing but memory."""
+"""Seconds that a pod keeps serving after its termination began. The load balancer learns of it at the same moment, and
+one of AWS continues to send requests for several seconds, until the target is deregistered everywhere. The laptop's
+gateway needs less than one; the margin is for the slower, and costs only memory."""
 _END_SECONDS = 50
 """A pod is killed after this: the drain, what requests in flight may still take (20 s), the last metrics (12 s)."""
 
@@ -36,19 +36,19 @@ class ReleaseArgs(TypedDict):
 
 @dataclass(frozen=True)
 class Files:
-    """Files that the server reads, and the variable that tells it where they are."""
+    """Files that the server reads, and the variable that holds their path."""
 
     name: str
     variable: str
     folder: str
     volume: Manifest
-    """What they come from: a Secret or a ConfigMap."""
+    """Their source: a Secret or a ConfigMap."""
     file: str = ""
     """The one that the variable names. Empty: it names the folder."""
 
     @property
     def path(self) -> str:
-        """What the variable holds."""
+        """The value of the variable."""
         return f"{self.folder}/{self.file}" if self.file else self.folder
 
 
@@ -67,11 +67,11 @@ def serving_pod(
 
     Args:
         component: Whose pods they are.
-        release: What they run.
+        release: The image and its command.
         account: Their service account.
         image: The runtime's, by digest.
-        variables: What the server is told, the `bundle_variables` among them.
-        files: What it reads.
+        variables: Variables of the server, the `bundle_variables` among them.
+        files: Files of the server.
         cpu_millicores: CPU that a pod requests; it may use twice as much.
         memory_mib: Memory that a pod requests, and its limit.
     """
@@ -129,7 +129,7 @@ def _container(
 def bundle_variables(
     model: str, release: ReleaseArgs, *, environment: str, bucket: pulumi.Input[str]
 ) -> dict[str, pulumi.Input[str]]:
-    """What any pod that runs a release is told: which bundle, and whose."""
+    """Variables of any pod that runs a release: its bundle and its model."""
     version = release["version"]
     return {
         contract.ENV_BUNDLE_URI: pulumi.Output.concat(
@@ -143,7 +143,7 @@ def bundle_variables(
 
 
 def release_annotations(release: ReleaseArgs) -> dict[str, str]:
-    """What says on an object which release it is of."""
+    """Annotations that name the release of an object."""
     version = release["version"]
     return {
         contract.ANNOTATION_DIGEST: release["digest"],
@@ -157,7 +157,7 @@ def log_prefix(model: str) -> str:
 
 
 def serving_permissions(model: str, bucket_arn: str, key_arn: str) -> list[dict[str, Any]]:
-    """What pods of a model may do: read its bundles, write its log, publish metrics."""
+    """Permissions of a model's pods: read its bundles, write its log, publish metrics."""
     return [
         statement(["s3:GetObject"], [f"{bucket_arn}/bundles/{model}/*"]),
         statement(["s3:PutObject"], [f"{bucket_arn}/{log_prefix(model)}/*"]),

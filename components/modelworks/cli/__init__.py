@@ -14,6 +14,7 @@ from rich.markup import escape
 
 import modelworks
 from modelworks.cli.console import err
+from modelworks.cli.exit_codes import ExitCode
 from modelworks.deploy.process import Interrupted
 from modelworks.errors import ModelworksError
 
@@ -47,21 +48,21 @@ def main() -> None:
         app()
     except Interrupted:
         err.print("[bold]interrupted:[/] nothing of it is left running; run the command again to go on")
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except ModelworksError as error:
         err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
         if error.fix:
             err.print(f"[bold]fix:[/] {escape(error.fix)}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except ModuleNotFoundError as error:
         if (error.name or "modelworks").startswith("modelworks"):
             raise
         err.print(f"[bold red]error:[/] this command needs the Python package {error.name}", soft_wrap=True)
         what = "`models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
         err.print(f"[bold]fix:[/] Install modelworks with the extra {what}.", soft_wrap=True)
-        sys.exit(1)
+        sys.exit(ExitCode.FAILED)
 
 
 def _register() -> None:

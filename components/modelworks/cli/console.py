@@ -1,4 +1,4 @@
-"""What commands have in common at a terminal: options that mean the same everywhere, consoles, tables."""
+"""Shared options, consoles and tables of the commands."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
-Env = Annotated[str, typer.Option("--env", help="The environment.")]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Override = Annotated[
-    str, typer.Option("--override", metavar="REASON", help="Go on in spite of refused gates; recorded and shown.")
+    str,
+    typer.Option("--override", metavar="REASON", help="Continue although gates refuse, and record the reason."),
 ]
 
 ENVIRONMENTS, MODELS, RELEASES, OBSERVE, LAPTOP = "Environments", "Models", "Releases", "Observe", "Laptop"
@@ -37,7 +37,7 @@ def say(line: str) -> None:
 
 
 def progress(step: str, state: str, seconds: float) -> None:
-    """Tell of a step that starts, is done, or was found done (`start`, `done`, `kept`)."""
+    """Print the state of a step (`start`, `done`, `kept`)."""
     if state == "start":
         if err.is_terminal:
             err.print(f"  {step} …", style="dim", end="\r")
@@ -55,7 +55,7 @@ def table(*columns: str) -> Table:
 
 
 def moment(iso: str) -> str:
-    """A time as people read it, in UTC; `iso` is ISO 8601, as every fact of ours has it, or empty if nobody knows."""
+    """A time as people read it, in UTC; `iso` is ISO 8601, or empty if the time is unknown."""
     if not iso:
         return "an unknown time"
     return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""An environment as the command line reaches it: what its stack says, its registry, its cloud and its cluster."""
+"""An environment as the command line reaches it: its stack, registry, cloud and cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
+import typer
 import yaml
 
 from modelworks import contract
@@ -25,6 +26,49 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Registry
 
 
+def _complete(incomplete: str) -> list[str]:
+    """Names of environments that a shell completes: those of the laptop, and those with a stack file."""
+    try:
+        stacks = [path.name.split(".")[1] for path in (project_root() / "stacks").glob("Pulumi.*.yaml")]
+        names = {*Place.here().environments(), *stacks}
+    except ModelworksError:
+        return []  # outside of a project there is nothing to complete
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+# Every command takes --env. A command whose only subject is an environment takes it as an argument as well.
+DEFAULT_ENVIRONMENT = "local"
+Env = Annotated[str, typer.Option("--env", "-e", metavar="ENV", autocompletion=_complete, help="The environment.")]
+EnvArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENV",
+        autocompletion=_complete,
+        show_default=False,
+        help=f"The environment. Default: {DEFAULT_ENVIRONMENT}.",
+    ),
+]
+EnvOption = Annotated[
+    str,
+    typer.Option(
+        "--env", "-e", metavar="ENV", autocompletion=_complete, show_default=False, help="The same as the argument."
+    ),
+]
+
+
+def environment_of(argument: str, option: str) -> str:
+    """The environment that a command was given, as its argument or with --env.
+
+    Raises:
+        ModelworksError: The argument and --env differ.
+    """
+    if argument and option and argument != option:
+        raise ModelworksError(
+            f"the argument names the environment {argument}, --env names {option}", fix="Give one of them."
+        )
+    return argument or option or DEFAULT_ENVIRONMENT
+
+
 @dataclass(frozen=True)
 class Target:
     """One environment, declared by its stack."""
@@ -37,7 +81,7 @@ class Target:
         """The environment of that name: the laptop's, if the laptop holds it, else the cloud's.
 
         Raises:
-            ModelworksError: There is no project here, or no engine can be had.
+            ModelworksError: There is no project here, or no engine is available.
         """
         engine = engine_of(environment)
         if engine.on_laptop:
@@ -49,7 +93,7 @@ class Target:
 
     @property
     def stack_file(self) -> Path:
-        """The stack's config: what is declared, and what is released."""
+        """The stack's config file: settings and releases."""
         return self.engine.stack_file
 
     @cached_property
@@ -77,7 +121,7 @@ class Target:
         """One output of the stack.
 
         Raises:
-            ModelworksError: The stack does not declare what it is of.
+            ModelworksError: The stack does not have that output.
         """
         if name not in self.outputs:
             raise ModelworksError(
@@ -167,7 +211,7 @@ class Target:
 
     @property
     def mlflow_variables(self) -> dict[str, str]:
-        """What makes MLflow's own client reach the environment's registry.
+        """Variables that point MLflow's own client to the environment's registry.
 
         Raises:
             ModelworksError: The environment has no registry yet, or its password cannot be read.
@@ -187,7 +231,7 @@ def engine_of(environment: str) -> Engine:
     """The engine for `environment`: the laptop's, if the laptop holds it, else of the user's own backend and cloud.
 
     Raises:
-        ModelworksError: There is no project here, or no `pulumi` can be had.
+        ModelworksError: There is no project here, or no `pulumi` is available.
     """
     project = project_root()
     place = Place.here()

@@ -11,23 +11,20 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from modelworks.cli.console import ENVIRONMENTS, err, say
+from modelworks.cli.context import EnvArgument, EnvOption, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.deploy.stack import Engine
 
-_EXIT_CODES = """
-Exit codes: 0 done; 1 refused or failed; 130 interrupted; any other is Pulumi's own (4 a resource failed,
-5 a policy was violated, 6 no such stack, 7 `--expect-no-changes` found some).
-"""
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-_Environment = Annotated[str, typer.Argument(metavar="ENV", help="The environment, which is a stack of the project.")]
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 
 
 class Format(StrEnum):
-    """How a preview is told."""
+    """The format of a preview."""
 
     text = "text"
     markdown = "markdown"
@@ -36,41 +33,43 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("up", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_up)
-    app.command("preview", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_preview)
-    app.command("destroy", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=_EXIT_CODES)(_destroy)
+    app.command("up", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=epilog("up"))(_up)
+    app.command("preview", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=epilog("preview"))(_preview)
+    app.command("destroy", rich_help_panel=ENVIRONMENTS, context_settings=_PASS_ON, epilog=epilog("destroy"))(_destroy)
 
 
 def _up(
     context: typer.Context,
-    environment: _Environment,
+    environment: EnvArgument = "",
+    env: EnvOption = "",
     yes: _Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print Pulumi's JSON instead of a report.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Roll out a release that was aborted here before.")] = False,
 ) -> None:
-    """Bring ENV to what the program declares, by the real Pulumi engine.
+    """Deploy what the program declares to ENV, with the real Pulumi engine.
 
     For example:
 
         modelworks up local --yes
         modelworks up dev --target 'urn:pulumi:dev::…'
 
-    An environment that the laptop holds goes there, and is compared with what really stands there first; any other goes
-    to your own backend and cloud, with your own credentials. Options that this command does not know are Pulumi's.
+    An environment of the laptop cloud is refreshed first. Any other environment uses your own Pulumi backend, cloud and
+    credentials. Unknown options are passed to Pulumi.
 
-    What a killed update left behind is cleaned up first: its lock if its process is gone, and each resource of which
-    nobody knows whether it was made is looked up, and taken over or forgotten. A release that this environment aborted
-    before is refused without --force. Plain `pulumi up` does none of this.
+    The command first cleans up after a killed update: it removes the lock of a dead process, looks up each resource
+    whose creation is uncertain, and imports or forgets it. A release that this environment aborted before is refused
+    without --force. Plain `pulumi up` does none of this.
     """
-    from modelworks.cli.context import Target
+    from modelworks.cli.context import Target  # so that --help answers at once
     from modelworks.cli.rollouts import prepare_update, retry_aborted
 
+    environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.prepare(say)
     target = Target(environment, engine)
     retried = prepare_update(target, force=force, say=say)
-    options = [*engine.policy(), *context.args, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
-    if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in context.args):
+    options = [*engine.policy(), *passed, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
+    if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in passed):
         options.append("--refresh")  # the laptop's AWS forgets when it dies; asking costs milliseconds
     _run(engine, "up", options, quiet=as_json)
     retry_aborted(target, retried)
@@ -78,24 +77,26 @@ def _up(
 
 def _preview(
     context: typer.Context,
-    environment: _Environment,
+    environment: EnvArgument = "",
+    env: EnvOption = "",
     form: Annotated[
         Format, typer.Option("--format", help="`text` is Pulumi's own; `markdown` is for a pull request.")
     ] = Format.text,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Show what `up` would do to ENV, and change nothing.
+    """Show what `up` would change in ENV, without changing it.
 
     For example:
 
         modelworks preview prod --format markdown > preview.md
 
-    The markdown is a table of what is created, changed, replaced and deleted, property by property. Replacements and
-    deletions of what holds data are in bold, secrets are masked. Options that this command does not know are Pulumi's.
+    The markdown lists created, changed, replaced and deleted resources, property by property. Replacements and
+    deletions of resources that hold data are in bold; secrets are masked. Unknown options are passed to Pulumi.
     """
+    environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.have_stack(say)
-    options = [*engine.policy(), *context.args]
+    options = [*engine.policy(), *passed]
     form = Format.json if as_json else form
     if form is Format.text:
         _run(engine, "preview", options)
@@ -108,7 +109,7 @@ def _preview(
         preview = Preview.read(environment, text)
     except ValueError:
         code = code or 1
-        preview = Preview(environment, (), 0, (f"the engine ended with {code} before it could tell anything",))
+        preview = Preview(environment, (), 0, (f"the engine exited with {code} before it reported a change",))
     if form is Format.json:
         print(json.dumps({**preview.facts(), "failed": bool(code)}, indent=2, ensure_ascii=False))
     else:
@@ -117,20 +118,36 @@ def _preview(
         _failed(engine, "preview", code)
 
 
-def _destroy(context: typer.Context, environment: _Environment, yes: _Yes = False) -> None:
+def _destroy(context: typer.Context, environment: EnvArgument = "", env: EnvOption = "", yes: _Yes = False) -> None:
     """Delete everything that ENV declares.
 
     For example:
 
         modelworks destroy local --yes
 
-    Protected resources are refused, by Pulumi. Options that this command does not know are Pulumi's.
+    Pulumi refuses to delete protected resources. Unknown options are passed to Pulumi.
     """
+    environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.mend(say)
     engine.unlock(say)
     engine.settle(say)
-    _run(engine, "destroy", [*context.args, *(["--yes"] if yes else [])])
+    _run(engine, "destroy", [*passed, *(["--yes"] if yes else [])])
+
+
+def _given(context: typer.Context, argument: str, option: str) -> tuple[str, list[str]]:
+    """The environment, and the options for Pulumi.
+
+    Click parses the first unknown word as the argument; after --env, that word is an option for Pulumi.
+    """
+    if not argument.startswith("-"):
+        return environment_of(argument, option), context.args
+    if not option:
+        raise ModelworksError(
+            f"the environment must come before Pulumi's option {argument}",
+            fix=f"Run `modelworks {context.info_name} ENV {argument} …`.",
+        )
+    return option, [argument, *context.args]
 
 
 def _engine(environment: str) -> Engine:
@@ -149,15 +166,15 @@ def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) 
         code = engine.run(verb, options, terminal=terminal)
     except Interrupted:
         err.print(
-            f"[bold]interrupted:[/] nothing is left running. What was in flight is in the state; "
-            f"`modelworks up {engine.environment}` takes it from there."
+            f"[bold]interrupted:[/] no process is left running. Pending operations are in the state; "
+            f"`modelworks up {engine.environment}` resolves them."
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if code:
         _failed(engine, verb, code)
 
 
 def _failed(engine: Engine, verb: str, code: int) -> NoReturn:
-    failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} ended with {code}; log: {engine.log(verb)}")
+    failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} exited with {code}; log: {engine.log(verb)}")
     failure.exit_code = code if 0 < code < 128 else 1
     raise failure

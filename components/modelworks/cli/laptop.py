@@ -1,4 +1,4 @@
-"""`modelworks laptop` and `modelworks env`: the laptop cloud, and a shell that means one of its environments."""
+"""`modelworks laptop` and `modelworks env`: the laptop cloud, and a shell for one of its environments."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import typer
 
 from modelworks import contract
 from modelworks.cli.console import LAPTOP, Json, err, out, say, table
+from modelworks.cli.context import EnvArgument, EnvOption, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.laptop.state_dir import Place
 
-_EXIT_CODES = "Exit codes: 0 done or up; 1 refused, failed or not up; 130 interrupted."
 
 _SECRET = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"}
 _KEPT = {"PATH", "NO_PROXY", "no_proxy"}
-"""What `--unset` leaves: these held something before, and what is added to them does no harm."""
+"""Variables that `--unset` keeps: they had a value before, and the additions do no harm."""
 
 laptop = typer.Typer(
     help="The laptop cloud: AWS, Kubernetes and a gateway on this machine.",
@@ -32,25 +33,25 @@ laptop = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(laptop, name="laptop", rich_help_panel=LAPTOP)
-    app.command("env", rich_help_panel=LAPTOP, epilog="Exit codes: 0 printed; 1 there is no such environment.")(_env)
+    app.command("env", rich_help_panel=LAPTOP, epilog=epilog("env"))(_env)
 
 
-@laptop.command("up", epilog=_EXIT_CODES)
+@laptop.command("up", epilog=epilog("laptop up"))
 def _up(
     environments: Annotated[
-        list[str] | None, typer.Argument(metavar="ENV...", help="Environments to have. Default: local.")
+        list[str] | None, typer.Argument(metavar="ENV...", help="Environments to create. Default: local.")
     ] = None,
-    aws_only: Annotated[bool, typer.Option("--aws-only", help="Leave Kubernetes and the gateway out.")] = False,
+    aws_only: Annotated[bool, typer.Option("--aws-only", help="Start neither Kubernetes nor the gateway.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring the laptop cloud up. Run again, it starts what is not running and adds what is not there.
+    """Start the laptop cloud. A second run starts stopped processes and adds missing environments.
 
     For example:
 
         modelworks laptop up
         modelworks laptop up dev staging      # two environments side by side
 
-    Tools that are not at hand are downloaded, or built from pinned Go modules, once.
+    Missing tools are downloaded, or built from pinned Go modules, once.
     """
     from modelworks.laptop import cloud
 
@@ -60,33 +61,33 @@ def _up(
         _print_json(facts)
 
 
-@laptop.command("down", epilog=_EXIT_CODES)
+@laptop.command("down", epilog=epilog("laptop down"))
 def _down(
-    keep: Annotated[bool, typer.Option("--keep", help="Stop, but keep the files for the next `up`.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the files for the next `up`.")] = False,
 ) -> None:
-    """Stop everything and wipe it: an environment comes from code, so nothing here is precious.
+    """Stop the laptop cloud and delete its files. Environments are reproduced from code.
 
     For example:
 
         modelworks laptop down
 
-    Only what belongs to this laptop cloud is ended: another checkout's goes on.
+    The laptop cloud of another checkout keeps running.
     """
     from modelworks.laptop import cloud
 
     cloud.down(_place(), keep=keep, report=say)
 
 
-@laptop.command("status", epilog=_EXIT_CODES)
+@laptop.command("status", epilog=epilog("laptop status"))
 def _status(as_json: Json = False) -> None:
-    """Show what runs, where it answers, and what it does not do as a cloud would.
+    """Show the processes, their addresses, and the differences from a real cloud.
 
     For example:
 
         modelworks laptop status
         modelworks laptop status --json | jq .endpoints
 
-    What is recorded but not emulated, and what is not enforced, is listed too: do not rely on it here.
+    The differences are resources that are recorded but not emulated, and rules that are not enforced.
     """
     from modelworks.laptop.status import condition
 
@@ -96,14 +97,14 @@ def _status(as_json: Json = False) -> None:
     else:
         _show(found)
     if not found["up"]:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
-@laptop.command("logs", epilog=_EXIT_CODES)
+@laptop.command("logs", epilog=epilog("laptop logs"))
 def _logs(
     name: Annotated[str | None, typer.Argument(help="A process, as `status` names it. Default: all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines from the end.")] = 20,
 ) -> None:
     """Print the end of a process's log.
 
@@ -111,7 +112,7 @@ def _logs(
 
         modelworks laptop logs apiserver -f
 
-    What an endpoint's pods write is elsewhere: `modelworks logs`.
+    For the logs of an endpoint's pods, use `modelworks logs`.
     """
     from modelworks.laptop import cloud
 
@@ -119,13 +120,13 @@ def _logs(
         print(line, flush=follow)
 
 
-@laptop.command("toolchain", epilog=_EXIT_CODES)
+@laptop.command("toolchain", epilog=epilog("laptop toolchain"))
 def _toolchain(
     names: Annotated[list[str] | None, typer.Argument(metavar="TOOL...", help="Tools. Default: all.")] = None,
-    build: Annotated[bool, typer.Option("--build", help="Get what is missing: download it, or build it.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Build the tools that are missing, or download them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the programs the laptop cloud is made of, and where each comes from.
+    """Show the programs of the laptop cloud, and the source of each.
 
     For example:
 
@@ -146,23 +147,26 @@ def _toolchain(
 
 
 def _env(
-    environment: Annotated[str, typer.Argument(metavar="ENV", help="An environment of the laptop cloud.")],
-    unset: Annotated[bool, typer.Option("--unset", help="Print the lines that take it back.")] = False,
+    environment: EnvArgument = "",
+    *,
+    env: EnvOption = "",
+    unset: Annotated[bool, typer.Option("--unset", help="Print the lines that unset the variables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what makes a shell mean ENV: plain pulumi, kubectl, aws, boto3 and MLflow then go to the laptop.
+    """Print variables that point pulumi, kubectl, aws, boto3 and MLflow to ENV on the laptop.
 
     For example:
 
         eval "$(modelworks env local)"
         eval "$(modelworks env local --unset)"
 
-    It holds for this shell alone. The AWS keys in it open the account on the laptop and nothing else. MLflow's
-    variables are set once the registry of ENV is up, and unset before, so that no other registry is written to. Secrets
-    are not printed on a terminal.
+    The variables affect this shell alone. The AWS keys are valid for the account on the laptop only. Until the registry
+    of ENV is up, MLflow's variables are unset, so that MLflow writes to no other registry. Secrets are not printed on a
+    terminal.
     """
     from modelworks.laptop.environments import environment_variables
 
+    environment = environment_of(environment, env)
     variables = environment_variables(_place(), environment)
     if unset:
         print("\n".join(f"unset {name}" for name in (*variables, *contract.MLFLOW_VARIABLES) if name not in _KEPT))
@@ -179,12 +183,12 @@ def _env(
         for name, value in shown.items():
             print(f"export {name}={shlex.quote(value)}")
     if sys.stdout.isatty():
-        err.print(f"\n# Not shown on a terminal: {', '.join(hidden)}. For a shell that means {environment}:")
+        err.print(f"\n# Not shown on a terminal: {', '.join(hidden)}. For a shell that uses {environment}:")
         err.print(f'# eval "$(modelworks env {environment})"')
 
 
 def _mlflow_variables(environment: str) -> dict[str, str]:
-    """What makes MLflow's client reach the registry of the environment; nothing, and why, while that is not up."""
+    """Variables that point MLflow's client to the registry; none while the registry is not up."""
     from modelworks.laptop.environments import stack_config
 
     # Asking the engine takes a second, and without a password in the stack there is no registry.

@@ -1,4 +1,4 @@
-"""`modelworks new`, `check-data`, `train`, `bundle` and `gates`: a model from its data to a judged bundle."""
+"""`modelworks new`, `check-data`, `train`, `bundle` and `gates`: a model from its data to an evaluated bundle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelworks.cli.console import COLOURS, MODELS, Json, Override, err, out, progress, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 from modelworks.laptop.state_dir import Place
 
@@ -19,20 +21,16 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.gates import GateReport
     from modelworks.lifecycle.runs import Home
 
-_TRAIN_CODES = """
-Exit codes: 0 trained; 1 the data, the model's code or the environment stopped it; 75 a bucket did not answer;
-130 Ctrl-C; with --env also that of a container that was killed (137: out of memory).
-"""
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("new", rich_help_panel=MODELS)(new)
-    app.command("check-data", rich_help_panel=MODELS)(check_data)
-    app.command("train", rich_help_panel=MODELS, epilog=_TRAIN_CODES)(train)
-    app.command("bundle", rich_help_panel=MODELS)(bundle)
-    app.command("gates", rich_help_panel=MODELS)(gates)
+    app.command("new", rich_help_panel=MODELS, epilog=epilog("new"))(new)
+    app.command("check-data", rich_help_panel=MODELS, epilog=epilog("check-data"))(check_data)
+    app.command("train", rich_help_panel=MODELS, epilog=epilog("train"))(train)
+    app.command("bundle", rich_help_panel=MODELS, epilog=epilog("bundle"))(bundle)
+    app.command("gates", rich_help_panel=MODELS, epilog=epilog("gates"))(gates)
 
 
 def new(
@@ -54,13 +52,13 @@ def check_data(
     model: Model,
     *,
     save_baseline: Annotated[
-        bool, typer.Option("--save-baseline", help="Write today's distributions as those to compare with.")
+        bool, typer.Option("--save-baseline", help="Save today's distributions as the baseline.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at a model's data: schema, completeness, distribution, freshness, leakage, balance.
+    """Check a model's data: schema, completeness, distribution, freshness, leakage, balance.
 
-    Exit code 1 if training must not go on. Example: `modelworks check-data flight-delay`.
+    Example: `modelworks check-data flight-delay`.
     """
     from modelworks.lifecycle import load_spec, training
 
@@ -73,23 +71,23 @@ def check_data(
         _print_checks(report)
         out.print(f"report: {home.checks(spec.name) / 'checks.html'}", soft_wrap=True)
     if not report.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def train(
     model: Model,
     *,
-    env: Annotated[str, typer.Option("--env", help="Environment to train in, as a Job. Default: here.")] = "",
-    data: Annotated[str, typer.Option("--data", help="Digest of a kept snapshot to train on again.")] = "",
+    env: Env = "",
+    data: Annotated[str, typer.Option("--data", help="Digest of a stored snapshot to train on.")] = "",
     as_json: Json = False,
 ) -> None:
     """Train a model and evaluate it on rows it has not seen.
 
-    The same data, code, parameters, seed and lock give the same run, which is then found and not trained again. With
-    MLFLOW_TRACKING_URI set, the run is logged there.
+    The same data, code, parameters, seed and lock give the same run; if it exists, the command returns it without
+    training. If MLFLOW_TRACKING_URI is set, the run is logged there.
 
-    With --env it is trained in that environment's cluster, with its data access and in its image; its log appears here
-    as it is written, and the run is brought here and logged to the environment's MLflow. Ctrl-C cancels it.
+    With --env, a Job in that environment's cluster trains the model, with the environment's data access and image. The
+    command streams its log, fetches the run and logs it to the environment's MLflow. Ctrl-C cancels the Job.
 
     Example: `modelworks train flight-delay`, or `modelworks train flight-delay --env dev`.
     """
@@ -149,14 +147,14 @@ def bundle(model: Model, *, as_json: Json = False) -> None:
 def gates(
     model: Model,
     *,
-    env: Annotated[str, typer.Option("--env", help="Environment it is meant for: its policy decides.")] = "local",
-    champion: Annotated[Path | None, typer.Option(help="Bundle that serves there now, to be compared with.")] = None,
+    env: Env = DEFAULT_ENVIRONMENT,
+    champion: Annotated[Path | None, typer.Option(help="Bundle to compare with, such as the one that serves.")] = None,
     override: Override = "",
     as_json: Json = False,
 ) -> None:
-    """Judge the bundled model: metrics, baseline, champion, slices, fairness, latency, size, behaviour.
+    """Evaluate the gates of the bundled model: metrics, champion, slices, fairness, latency, size, behaviour.
 
-    Exit code 1 if the environment refuses it. Example: `modelworks gates flight-delay --env staging`.
+    The environment's policy decides which results refuse it. Example: `modelworks gates flight-delay --env staging`.
     """
     from modelworks.lifecycle import bundle as bundles
     from modelworks.lifecycle import load_spec, run_gates, runs

@@ -1,4 +1,4 @@
-"""`models` and `lineage`: what a registry knows of versions, what they are made of, and who decided what about them."""
+"""`models` and `lineage`: the versions of a registry, their origin and their approvals."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import COLOURS, RELEASES, Env, Json, moment, out, table
-from modelworks.cli.context import Target
+from modelworks.cli.console import COLOURS, RELEASES, Json, moment, out, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.exit_codes import epilog
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version
 
-_ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "custom": "a service of its own"}
+_ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "custom": "a custom service"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("models", rich_help_panel=RELEASES)(models)
-    app.command("lineage", rich_help_panel=RELEASES)(lineage)
+    app.command("models", rich_help_panel=RELEASES, epilog=epilog("models"))(models)
+    app.command("lineage", rich_help_panel=RELEASES, epilog=epilog("lineage"))(lineage)
 
 
-def models(*, env: Env = "local", as_json: Json = False) -> None:
+def models(environment: EnvArgument = "", *, env: EnvOption = "", as_json: Json = False) -> None:
     """List the versions of every model that an environment's registry holds.
 
-    Example: `modelworks models --env prod`.
+    Example: `modelworks models prod`.
     """
-    registry = Target.of(env).registry
+    registry = Target.of(environment_of(environment, env)).registry
     found = [version for model in registry.models() for version in registry.versions(model)]
     if as_json:
         print(json.dumps([facts_of(version) for version in found], indent=2))
@@ -54,12 +55,12 @@ def models(*, env: Env = "local", as_json: Json = False) -> None:
 def lineage(
     model: Annotated[str, typer.Argument(help="MODEL, or MODEL@VERSION, an alias or a digest.", metavar="MODEL[@V]")],
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     as_json: Json = False,
 ) -> None:
-    """Tell what a version is made of: data, code, lock, run, gates, overrides, who released it, where and when.
+    """Show the origin of a version: data, code, lock, run, gates, overrides, and every release of it.
 
-    With a data digest (`sha256:…`) after the `@`, every version that came from that data.
+    With a data digest (`sha256:…`) after the `@`, the command shows every version trained on that data.
 
     Example: `modelworks lineage flight-delay@champion --env prod`.
     """
@@ -75,12 +76,12 @@ def lineage(
 
 
 def facts_of(version: Version) -> dict[str, Any]:
-    """Everything that a registry knows of a version, as plain values."""
+    """All facts of a version in its registry, as plain values."""
     return {"model": version.model, "version": version.version, "aliases": list(version.aliases), **version.facts}
 
 
 def verdict(facts: dict[str, Any]) -> str:
-    """How a version's gates stand, in a few words."""
+    """A summary of a version's gates."""
     verdicts = [gate["verdict"] for gate in facts.get("gates", [])]
     text = f"{verdicts.count('pass')} of {len(verdicts)} pass"
     return f"{text}, overridden" if facts.get("overrides") else text
@@ -90,7 +91,7 @@ def _show(version: Version) -> None:
     aliases = "".join(f"  [green]{alias}[/]" for alias in version.aliases)
     out.print(f"[bold]{version.model}[/]  version {version.version}{aliases}")
     lines = table("", "")
-    for name, value in told(version):
+    for name, value in report_lines(version):
         lines.add_row(f"  {name}", escape(value))
     out.print(lines)
     if gates := version.facts.get("gates"):
@@ -102,8 +103,8 @@ def _show(version: Version) -> None:
         out.print(rows)
 
 
-def told(version: Version) -> Iterator[tuple[str, str]]:
-    """What there is to say of a version: a name and a line each, from its bundle to where it was last."""
+def report_lines(version: Version) -> Iterator[tuple[str, str]]:
+    """The lines of a version's report, each with a name: from its bundle to its last release."""
     facts = version.facts
     yield "bundle", version.digest
     yield "answers by", _ENGINES[facts["served"]]
@@ -118,7 +119,7 @@ def told(version: Version) -> Iterator[tuple[str, str]]:
         yield "override", f"{override['reason']}, by {override['by']} for {override['environment']}"
     yield "registered", f"{moment(facts['registered_at'])} by {facts['registered_by']}"
     if source := facts.get("promoted_from"):
-        yield "promoted", f"from {source} by {facts.get('promoted_by', 'somebody')}"
+        yield "promoted", f"from {source} by {facts.get('promoted_by', 'an unknown user')}"
     for each in facts.get("released", []):
         yield "released", f"{moment(each['at'])} to {each['environment']} by {each['by']}"
 

@@ -1,4 +1,4 @@
-"""A bundle served by a process of this command, from when it is built until its environment serves it."""
+"""A process that serves a bundle from the moment it is built until its environment serves it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer:
 
     url: str
     row: Any
-    """What was asked."""
+    """The row of the request."""
     prediction: Any
     at: float
     """When it came, by the monotonic clock."""
@@ -51,8 +51,8 @@ class LocalServer:
 
     Args:
         log: File for what the server writes.
-        answered: Is called with the first answer.
-        failed: Is called with one sentence if there will be none. That fails nothing: the environment is on its way.
+        answered: Called with the first answer.
+        failed: Called with one sentence if the server fails. The command continues: the environment is coming up.
     """
 
     def __init__(self, log: Path, answered: Callable[[Answer], None], failed: Callable[[str], None]) -> None:
@@ -99,15 +99,20 @@ class LocalServer:
                 _end(process)
 
     def _serve(self, bundle: Bundle, process: subprocess.Popen[bytes], url: str) -> None:
+        def pause(seconds: float) -> None:
+            if process.poll() is not None:
+                raise ModelworksError(f"the server exited with {process.returncode}")
+            if self._over.wait(seconds):
+                raise ModelworksError("the environment has taken over")
+
         try:
-            answer = _first_answer(bundle.model, url, process, self._over)
+            self.answer = _first_answer(bundle.model, url, pause)
         except ModelworksError as error:
-            self._failed(f"{bundle.model} does not answer from a local process: {error.message}; log: {self._log}")
+            if not self._over.is_set():
+                self._failed(f"{bundle.model} does not answer from a local process: {error.message}; log: {self._log}")
             return
-        if answer is not None:
-            self.answer = answer
-            self._answered(answer)
-            self._over.wait()
+        self._answered(self.answer)
+        self._over.wait()
 
 
 def _start(bundle: Bundle, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -131,29 +136,12 @@ def _start(bundle: Bundle, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]
     )
 
 
-def _first_answer(model: str, url: str, process: subprocess.Popen[bytes], over: threading.Event) -> Answer | None:
-    """Ask for the model's own example until it answers; None once `over` is set.
-
-    Raises:
-        ModelworksError: The process ended, or does not answer in time.
-    """
+def _first_answer(model: str, url: str, pause: Callable[[float], None]) -> Answer:
     import httpx
 
-    deadline = time.monotonic() + _READY_SECONDS
     with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
-        endpoint = Endpoint(model, client)
-        while not over.is_set():
-            try:
-                body = endpoint.example()
-                row = body["rows"][0] if "rows" in body else body
-                return Answer(url, row, endpoint.predict(row)[0], time.monotonic())
-            except ModelworksError:
-                if process.poll() is not None:
-                    raise ModelworksError(f"the server ended with {process.returncode}") from None
-                if time.monotonic() > deadline:
-                    raise
-            over.wait(0.1)
-    return None
+        row, prediction = Endpoint(model, client).first_answer(within=_READY_SECONDS, pause=pause)
+    return Answer(url, row, prediction, time.monotonic())
 
 
 def _free_port() -> int:

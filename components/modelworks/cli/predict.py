@@ -1,4 +1,4 @@
-"""`predict`: an endpoint, and what it answers."""
+"""`predict`: send a row to an endpoint."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from modelworks.cli.console import OBSERVE, Env, Json, Model, err, out
-from modelworks.cli.context import Target
+from modelworks.cli.console import OBSERVE, Json, Model, err, out
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _EXAMPLES_A_SECOND = 20
-"""How often the laptop's idle endpoint is asked while a rollout waits for evidence."""
+"""Requests a second to the laptop's idle endpoint, while a rollout waits for evidence."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("predict", rich_help_panel=OBSERVE)(predict)
+    app.command("predict", rich_help_panel=OBSERVE, epilog=epilog("predict"))(predict)
 
 
 def predict(
     model: Model,
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     example: Annotated[bool, typer.Option("--example", help="Send the model's own example. The default.")] = False,
     data: Annotated[str, typer.Option("--data", metavar="JSON|@FILE", help='One row, or {"rows": [...]}.')] = "",
     token_file: Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask an endpoint for a prediction, and print its answer.
+    """Send a row to an endpoint, and print its prediction.
 
-    Without --token-file a token of the stack's own secrets is used, if there is one.
+    Without --token-file, the command uses a token of the stack's secrets, if there is one.
 
     Example: `modelworks predict flight-delay --env dev --data '{"rows": [{"carrier": "UA", "distance": 1400}]}'`.
     """
@@ -57,7 +58,7 @@ def predict(
         print(json.dumps(answer, indent=2))
         return
     if not data:
-        out.print(f"[dim]asked:[/] {escape(json.dumps(body))}", soft_wrap=True)
+        out.print(f"[dim]sent:[/] {escape(json.dumps(body))}", soft_wrap=True)
     for prediction in answer.get("predictions", []):
         out.print("  ".join(f"{name} [bold]{escape(_shown(value))}[/]" for name, value in prediction.items()))
     out.print(f"[dim]{escape(str(answer.get('model', model)))} {escape(version)}, {milliseconds:.0f} ms[/]")
@@ -76,7 +77,7 @@ class Endpoint:
         """A request that is valid, as the model itself documents it.
 
         Raises:
-            ModelworksError: It does not answer, or documents none.
+            ModelworksError: The endpoint does not answer, or documents no example.
         """
         answer = self._ask("GET", "/openapi.json")
         content = answer["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
@@ -88,13 +89,37 @@ class Endpoint:
         return examples[0]["value"]
 
     def predict(self, body: Any) -> tuple[dict[str, Any], str]:
-        """Its answer, and the version that gave it.
+        """The endpoint's answer, and the version that gave it.
 
         Raises:
-            ModelworksError: It does not answer, or refuses the request.
+            ModelworksError: The endpoint does not answer, or refuses the request.
         """
         answer = self._ask("POST", "/v1/predict", body)
         return answer, str(answer.get("version", ""))
+
+    def first_answer(self, *, within: float, pause: Callable[[float], object] = time.sleep) -> tuple[Any, Any]:
+        """Predict a row of the model's own example, again until an answer comes.
+
+        Args:
+            within: Seconds after which the last failure is raised.
+            pause: Waits these seconds between two tries, or raises what ends them.
+
+        Returns:
+            The row, and the answer to it.
+
+        Raises:
+            ModelworksError: It does not answer in time.
+        """
+        deadline = time.monotonic() + within
+        while True:
+            try:
+                body = self.example()
+                row = body["rows"][0] if "rows" in body else body
+                return row, self.predict(row)[0]
+            except ModelworksError:
+                if time.monotonic() > deadline:
+                    raise
+            pause(0.1)
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         import httpx
@@ -115,7 +140,7 @@ class Endpoint:
                 f"{self.model} answers {response.status_code}: {_problem(answer)}", fix=_fix(response)
             )
         if not isinstance(answer, dict):
-            raise ModelworksError(f"{self.model} answers something else than an object at {path}")
+            raise ModelworksError(f"{self.model} returned no JSON object at {path}")
         return answer
 
 
@@ -142,7 +167,7 @@ def token_of(target: Target, model: str, file: Path | None = None) -> str:
         except OSError as error:
             raise ModelworksError(f"cannot read the token file {file}: {error.strerror}") from error
     else:
-        from modelworks.settings import load
+        from modelworks.stack_config import load
 
         tokens = load(target.stack_file).secrets.tokens
         text = target.secret(f"tokens.{model}") if model in tokens else ""
@@ -171,7 +196,7 @@ def _fix(response: Any) -> str:
     return {
         401: "Give a token of the stack's secrets with --token-file.",
         422: "See the schema at /v1/schema, or send the model's own with --example.",
-        429: "It is full; try again in a moment.",
+        429: "The endpoint is overloaded; retry later.",
     }.get(response.status_code, "See `modelworks status` and `modelworks logs`.")
 
 
@@ -181,7 +206,7 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def examples(target: Target, model: str) -> Iterator[None]:
-    """On the laptop, ask the endpoint for its example meanwhile: nobody else may, and a rollout needs evidence."""
+    """On the laptop, send the endpoint its example meanwhile: a rollout without other traffic needs evidence."""
     if not target.engine.on_laptop:
         yield
         return
@@ -190,7 +215,7 @@ def examples(target: Target, model: str) -> Iterator[None]:
     try:
         endpoint = endpoint_of(target, model, token_of(target, model))
     except ModelworksError as error:
-        err.print(f"no examples are sent: {escape(error.message)}", soft_wrap=True)
+        err.print(f"examples are not sent: {escape(error.message)}", soft_wrap=True)
         yield
         return
 

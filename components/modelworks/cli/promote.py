@@ -1,9 +1,10 @@
-"""`promote`: what serves in one environment, taken to the next."""
+"""`promote`: release the version of one environment in the next."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,10 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks._git import GitError, git, git_succeeds
 from modelworks.cli.console import RELEASES, Model, Override, err, out, progress
 from modelworks.cli.context import Target
+from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import verdict
 from modelworks.cli.release import say_release
 from modelworks.errors import ModelworksError
@@ -22,30 +25,27 @@ from modelworks.project import project_root
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version
 
-_GIT_BOUND = 120
-"""Seconds for a step of git, the project's own commit hooks included."""
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("promote", rich_help_panel=RELEASES)(promote)
+    app.command("promote", rich_help_panel=RELEASES, epilog=epilog("promote"))(promote)
 
 
 def promote(
     model: Model,
     *,
-    source: Annotated[str, typer.Option("--from", help="Environment it serves in now.")],
-    to: Annotated[str, typer.Option("--to", help="Environment it is to serve in.")],
+    source: Annotated[str, typer.Option("--from", help="The environment that serves it now.")],
+    to: Annotated[str, typer.Option("--to", help="The environment to release it in.")],
     override: Override = "",
     pr: Annotated[
-        bool, typer.Option("--pr", help="Commit the line on a branch of its own, for review; your checkout stays.")
+        bool, typer.Option("--pr", help="Commit the line on a new branch, for review; your checkout does not change.")
     ] = False,
 ) -> None:
-    """Take what serves in one environment to the next: gates, then bundle and lineage, then one line in git.
+    """Release the version that serves in one environment in the next: one line in git.
 
-    It is judged against what serves in the target, on the same hold-out, and held to the target's policy. Bundle,
-    signature, data and lineage are copied by digest into the target's own stores and registry and verified there; only
-    then the target's stack file changes. Run `modelworks up` to roll it out.
+    The gates compare it with the version that serves in the target, on the same hold-out, under the target's policy.
+    The command copies bundle, signature, data and lineage by digest into the target's stores and registry, verifies
+    them there, and only then edits the target's stack file. Run `modelworks up` to roll it out.
 
     Example: `modelworks promote flight-delay --from dev --to staging`.
     """
@@ -81,44 +81,57 @@ def promote(
 
 # -- For review ------------------------------------------------------------------------------------------------------
 def _refuse_branch(file: Path, branch: str) -> None:
-    """Find what would keep a commit from being made before anything else is done."""
-    if _git(file, "rev-parse", "--verify", "--quiet", f"HEAD:./{file.name}", must=False) is None:
+    """Raise before any other step if the commit cannot be made."""
+    folder = file.parent
+    if not git_succeeds(folder, "rev-parse", "--verify", "--quiet", f"HEAD:./{file.name}"):
         raise ModelworksError(
-            f"{file} is in no commit of a git repository: there is nothing to review a change against",
+            f"{file} is not committed to a git repository, so a change cannot be reviewed",
             fix="Commit it first, or leave out --pr.",
         )
-    if _git(file, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", must=False) is not None:
+    if git_succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}"):
         raise ModelworksError(
-            f"the branch {branch} is there already: this promotion waits for its review",
-            fix=f"Push it, or drop it with `git branch -D {branch}` to make it anew.",
+            f"the branch {branch} already exists: this promotion is under review",
+            fix=f"Push it, or delete it with `git branch -D {branch}` and run the command again.",
         )
-    if _git(file, "var", "GIT_COMMITTER_IDENT", must=False) is None:
+    if not git_succeeds(folder, "var", "GIT_COMMITTER_IDENT"):
         raise ModelworksError(
-            "git does not know who you are, and a commit needs an author",
+            "git has no user name and email, and a commit needs an author",
             fix="Run `git config user.name NAME` and `git config user.email ADDRESS`.",
         )
 
 
 def _on_branch(file: Path, version: Version, *, branch: str, environment: str) -> bool:
-    """Commit the release line on a branch of its own, off the commit that is checked out. Returns whether it changed.
+    """Commit the release line on a new branch from the checked-out commit. Returns whether it changed.
 
-    It is done in a working tree of its own: the user's keeps its branch, and whatever is being edited in it.
+    The commit is made in a temporary working tree: the user's keeps its branch and its edits.
     """
     from modelworks.lifecycle.registration import write_release
 
-    with tempfile.TemporaryDirectory(prefix="modelworks-review-") as scratch:
-        checkout = Path(scratch) / "checkout"
-        prefix = _git(file, "rev-parse", "--show-prefix") or ""
-        _git(file, "worktree", "add", "--quiet", "--detach", str(checkout), "HEAD")
-        try:
-            copy = checkout / prefix.strip() / file.name
+    try:
+        with _checkout(file.parent) as folder:
+            copy = folder / file.name
             if not write_release(copy, version):
                 return False
-            _git(copy, "commit", "--quiet", "--message", _message(environment, version), "--", copy.name)
-            _git(copy, "branch", branch, "HEAD")
-        finally:
-            _git(file, "worktree", "remove", "--force", str(checkout))
+            git(folder, "commit", "--quiet", "--message", _message(environment, version), "--", copy.name)
+            git(folder, "branch", branch, "HEAD")
+    except GitError as error:
+        raise ModelworksError(
+            error.message, fix="Put that right and promote again: what is copied already is found again."
+        ) from error
     return True
+
+
+@contextmanager
+def _checkout(folder: Path) -> Iterator[Path]:
+    """A copy of `folder` in a working tree of its own, at the commit that is checked out."""
+    with tempfile.TemporaryDirectory(prefix="modelworks-review-") as scratch:
+        tree = Path(scratch) / "checkout"
+        prefix = git(folder, "rev-parse", "--show-prefix").decode().strip()
+        git(folder, "worktree", "add", "--quiet", "--detach", str(tree), "HEAD")
+        try:
+            yield tree / prefix
+        finally:
+            git(folder, "worktree", "remove", "--force", str(tree))
 
 
 def _message(environment: str, version: Version) -> str:
@@ -135,15 +148,3 @@ def _message(environment: str, version: Version) -> str:
         *(f"Override: {each['reason']} ({each['by']}, for {each['environment']})" for each in facts["overrides"]),
     ]
     return "\n".join(lines)
-
-
-def _git(file: Path, *arguments: str, must: bool = True) -> str | None:
-    """What git says beside a file; None if it fails and need not go well."""
-    command = ["git", "-C", str(file.parent), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_BOUND)
-    if done.returncode and must:
-        raise ModelworksError(
-            f"`git {arguments[0]}` failed: {done.stderr.strip() or done.stdout.strip()}",
-            fix="Put that right and promote again: what is copied already is found again.",
-        )
-    return None if done.returncode else done.stdout

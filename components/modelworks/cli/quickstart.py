@@ -1,4 +1,4 @@
-"""`modelworks quickstart`: the whole story in one command, from nothing to an answered prediction on a laptop."""
+"""`modelworks quickstart`: from an empty machine to a prediction, in one command."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from modelworks import contract
 from modelworks.cli.console import LAPTOP, Json
+from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -35,17 +36,16 @@ ENVIRONMENT = "local"
 ANSWER_DEADLINE = 120
 """Seconds that a released model has to answer its first prediction."""
 _Step = Callable[[str, str], AbstractContextManager[Callable[[str], None]]]
-"""Begins a step by its name and the command it stands for; what it gives takes what came of it."""
+"""Begins a step, by its name and its command, and gives a function that takes its result."""
 
 TOLD_SECONDS = 5
-"""Between two words on how far an update is."""
+"""Seconds between two reports of an update's progress."""
 _DONE = re.compile(r"\s+\S+\s+\S+ (\S+) (?:created|updated|replaced|deleted)\b")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    codes = "Exit codes: 0 the model answers; 1 a step failed, and says which and why."
-    app.command("quickstart", rich_help_panel=LAPTOP, epilog=codes)(_run)
+    app.command("quickstart", rich_help_panel=LAPTOP, epilog=epilog("quickstart"))(_run)
 
 
 def _run(
@@ -53,15 +53,15 @@ def _run(
     *,
     as_json: Json = False,
 ) -> None:
-    """From nothing to an answered prediction: laptop cloud, environment, training, gates, release, serving.
+    """Create everything up to a prediction: laptop cloud, environment, training, gates, release, serving.
 
     For example:
 
         modelworks quickstart
 
-    Run again, it finds every step done and changes nothing. Each step is a command of its own, named on its line. The
-    model is trained while the laptop cloud and its environment come up, and answers from a local process as soon as it
-    is bundled; the environment takes over.
+    A second run finds every step done and changes nothing. Each step is also a command, which its line names. The model
+    trains while the laptop cloud and its environment start. A local process serves it as soon as it is bundled, until
+    the environment takes over.
     """
     began = time.monotonic()
     seconds: dict[str, float] = {}
@@ -78,7 +78,7 @@ def _run(
 
 
 def _story(model: str, step: _Step, local: LocalServer) -> tuple[Target, dict[str, Any], dict[str, Any]]:
-    """All steps; returns the environment, a row that was asked, and the answer to it."""
+    """All steps; returns the environment, the row of a request, and its answer."""
     from modelworks.cli.status import tell
 
     bundled, outcome = _begin_bundle(model)
@@ -88,7 +88,7 @@ def _story(model: str, step: _Step, local: LocalServer) -> tuple[Target, dict[st
     with step("environment", f"modelworks up {ENVIRONMENT}") as done:
         target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
         stands = _stands(target, model)
-        done("its registry answers: it stands" if stands else _up(target)[0])
+        done("it is up: its registry answers" if stands else _up(target)[0])
     if not stands:
         target = _fresh()
     with step("train", f"modelworks train {model}") as done:
@@ -189,7 +189,7 @@ def _begin_bundle(
     """Train and bundle in a thread.
 
     Returns:
-        What prints its steps, waits for its end and raises what it did; and its outcome.
+        A function that prints the steps, waits for the result and raises its error; and the future result.
     """
     from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import bundle as bundles
@@ -237,9 +237,9 @@ def _release(target: Target, version: Version) -> str:
 
 
 def _up(target: Target) -> tuple[str, bool]:
-    """Run `pulumi up`, tell every few seconds how far it is, and return what it did and whether that was anything.
+    """Run `pulumi up` and report its progress; returns a summary, and whether it changed anything.
 
-    Nobody is asked about a preview of it, so that the program runs once; policies are held to in the update as well.
+    The update skips its preview, so that the program runs once; it enforces the policies as well.
     """
     engine, began, count, last = target.engine, time.monotonic(), 0, time.monotonic()
 
@@ -255,7 +255,7 @@ def _up(target: Target) -> tuple[str, bool]:
     if code:
         tail = "\n".join(text.rstrip().splitlines()[-25:])
         raise ModelworksError(
-            f"`pulumi up` of {target.environment} ended with {code}:\n{tail}", fix=f"The whole log: {engine.log('up')}"
+            f"`pulumi up` of {target.environment} exited with {code}:\n{tail}", fix=f"The whole log: {engine.log('up')}"
         )
     done = text.rpartition("Resources:")[2]
     lines = [" ".join(line.split()) for line in done.splitlines() if re.match(r"\s+(\S )?\d+ \w", line)]
@@ -263,28 +263,22 @@ def _up(target: Target) -> tuple[str, bool]:
 
 
 def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
-    """An example row of the model's own, and what the endpoint says to it."""
+    """The model's own example row, and the endpoint's answer."""
     from modelworks.cli.predict import endpoint_of, token_of
 
-    token, deadline = token_of(target, model), time.monotonic() + ANSWER_DEADLINE
-    while True:
-        try:
-            endpoint = endpoint_of(target, model, token)
-            body = endpoint.example()
-            row = body["rows"][0] if "rows" in body else body
-            return row, endpoint.predict(row)[0]
-        except ModelworksError as error:
-            if time.monotonic() > deadline:
-                raise ModelworksError(
-                    f"{model} gave no prediction within {ANSWER_DEADLINE} s: {error.message}",
-                    fix=f"`modelworks status {target.environment}` and `modelworks logs {model}` tell why.",
-                ) from error
-            time.sleep(0.3)
+    endpoint = endpoint_of(target, model, token_of(target, model))
+    try:
+        return endpoint.first_answer(within=ANSWER_DEADLINE)
+    except ModelworksError as error:
+        raise ModelworksError(
+            f"{model} gave no prediction within {ANSWER_DEADLINE} s: {error.message}",
+            fix=f"Run `modelworks status {target.environment}` and `modelworks logs {model}`.",
+        ) from error
 
 
 def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
     url = target.models[model]
-    out.print(f"  ask it       {escape(_curl(url, row))}")
+    out.print(f"  predict      {escape(_curl(url, row))}")
     out.print(f"  its page     {url}/  (API: {url}/openapi.json)")
     out.print(f"  experiments  {target.registry.uri}  (user {contract.REGISTRY_USER}; the password is printed by")
     out.print("               pulumi config get --path modelworks:secrets.registry_password -s local)")
@@ -294,8 +288,8 @@ def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
             'eval "$(.venv/bin/modelworks env local)"',
             "pulumi, kubectl, aws, boto3 and MLflow now mean the laptop",
         ),
-        ("modelworks status", "what is wanted, what serves, with which share of traffic"),
-        (f"modelworks lineage {model}@champion", "what it is made of, and who released it"),
+        ("modelworks status", "the desired and the live version, and their shares of traffic"),
+        (f"modelworks lineage {model}@champion", "its data, code, gates and releases"),
         (
             f"$EDITOR models/{model.replace('-', '_')}/model.py",
             "change something, and `make up` again: a canary takes over",
@@ -323,7 +317,7 @@ def _progress(step: str, state: str, seconds: float) -> None:
 
 @contextmanager
 def _step(seconds: dict[str, float], name: str, command: str) -> Iterator[Callable[[str], None]]:
-    """One step of the story: its name, the command it stands for, what came of it and how long it took."""
+    """Print a step: its name, its command, its result and its duration."""
     began = time.monotonic()
     out.print(f"[bold]{name}[/]  [dim]{escape(command)}[/]")
     told: list[str] = []

@@ -1,4 +1,4 @@
-"""`register`, `release` and `rollback`: how a bundle becomes what serves."""
+"""`register`, `release` and `rollback`: release a bundle in an environment."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelworks import contract
-from modelworks.cli.console import RELEASES, Env, Json, Model, Override, out, progress
-from modelworks.cli.context import Target
+from modelworks.cli.console import RELEASES, Json, Model, Override, out, progress
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import facts_of
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("register", rich_help_panel=RELEASES)(register_model)
-    app.command("release", rich_help_panel=RELEASES)(release)
-    app.command("rollback", rich_help_panel=RELEASES)(rollback)
+    app.command("register", rich_help_panel=RELEASES, epilog=epilog("register"))(register_model)
+    app.command("release", rich_help_panel=RELEASES, epilog=epilog("release"))(release)
+    app.command("rollback", rich_help_panel=RELEASES, epilog=epilog("rollback"))(rollback)
 
 
-def register_model(model: Model, *, env: Env = "local", override: Override = "", as_json: Json = False) -> None:
-    """Keep the last bundle of a model in an environment's store, and name it as a version with its whole lineage.
+def register_model(
+    model: Model, *, env: Env = DEFAULT_ENVIRONMENT, override: Override = "", as_json: Json = False
+) -> None:
+    """Store the last bundle of a model in an environment, and register it as a version with its lineage.
 
-    Its gates are judged for that environment first. Registering twice is registering once.
+    The command first evaluates the gates for that environment. Registering a bundle twice changes nothing.
 
     Example: `modelworks register flight-delay --env dev`.
     """
@@ -44,13 +47,13 @@ def register_model(model: Model, *, env: Env = "local", override: Override = "",
 def release(
     model: Model,
     *,
-    env: Env = "local",
+    env: Env = DEFAULT_ENVIRONMENT,
     version: Annotated[str, typer.Option("--version", help="Number, alias or digest. Default: the newest.")] = "",
     override: Override = "",
 ) -> None:
-    """Make a registered version what an environment serves: one line of its stack's config, nothing else.
+    """Release a registered version in an environment: edit one line of its stack's config.
 
-    Only `local` and the first environment are released to directly; others are promoted to.
+    Only `local` and the first environment accept a direct release; use `promote` for the others.
 
     Example: `modelworks release flight-delay --env local`, then `modelworks up local`.
     """
@@ -60,7 +63,7 @@ def release(
     order = read_order(project_root())
     if env in order[1:]:
         raise ModelworksError(
-            f"{env} is not released to directly: a version comes up through {' → '.join(order)}",
+            f"{env} accepts no direct release: versions are promoted along {' → '.join(order)}",
             fix=f"Run `modelworks promote {model} --from {order[order.index(env) - 1]} --to {env}`.",
         )
     target = Target.of(env)
@@ -71,8 +74,8 @@ def release(
     say_release(target, found, registration.release(target.registry, target.stack_file, found))
 
 
-def rollback(model: Model, *, env: Env = "local") -> None:
-    """Go back to what served before: the previous release line.
+def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
+    """Return to the version that served before: restore the previous release line.
 
     Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.
     """
@@ -83,7 +86,7 @@ def rollback(model: Model, *, env: Env = "local") -> None:
     updates = json.loads(target.engine.ask("stack", "history", "--json", "--stack", env) or "[]")
     previous = registration.previous_release(updates, model, read_releases(target.stack_file).get(model))
     if previous is None:
-        raise ModelworksError(f"{env} never released another {model}", fix="There is nothing to go back to.")
+        raise ModelworksError(f"{env} never released another {model}", fix="Register and release another version.")
     found = target.registry.find(model, previous.digest)
     say_release(target, found, registration.release(target.registry, target.stack_file, found))
 
@@ -99,7 +102,7 @@ def register_last(target: Target, model: str, override: str = "", progress: Prog
 
 
 def say_release(target: Target, version: Version, changed: bool) -> None:
-    """Tell what a stack's file releases now, and what to do next."""
+    """Print the release of a stack's file, and the next command."""
     env = target.environment
     what = f"{version.model} {version.version} ({contract.short_digest(version.digest)})"
     if changed:

@@ -1,4 +1,4 @@
-"""`rollout`: watch a rollout or take it in hand; and what `up` refuses because it was turned back before."""
+"""`rollout`: watch and control a rollout; and the releases that `up` refuses because they were aborted before."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelworks.cli.console import RELEASES, Env, Json, Model, out
-from modelworks.cli.context import Target
-from modelworks.cli.status import STATUS_CODES, Timeout, tell
+from modelworks.cli.console import RELEASES, Json, Model, out
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import epilog
+from modelworks.cli.status import Timeout, tell
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
@@ -16,7 +17,7 @@ from modelworks.errors import ModelworksError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-rollouts = typer.Typer(name="rollout", help="Watch a rollout, or take it in hand.", no_args_is_help=True)
+rollouts = typer.Typer(name="rollout", help="Watch and control a rollout.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,8 +25,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(rollouts, rich_help_panel=RELEASES)
 
 
-@rollouts.command("watch", epilog=STATUS_CODES)
-def _watch(model: Model, *, env: Env = "local", timeout: Timeout = 0, as_json: Json = False) -> None:
+@rollouts.command("watch", epilog=epilog("rollout watch"))
+def _watch(model: Model, *, env: Env = DEFAULT_ENVIRONMENT, timeout: Timeout = 0, as_json: Json = False) -> None:
     """Follow a rollout until it ends: `modelworks status --wait` of one model.
 
     Example: `modelworks rollout watch flight-delay --env dev`.
@@ -33,29 +34,29 @@ def _watch(model: Model, *, env: Env = "local", timeout: Timeout = 0, as_json: J
     tell(Target.of(env), [model], wait=True, timeout=timeout, as_json=as_json)
 
 
-@rollouts.command("promote")
+@rollouts.command("promote", epilog=epilog("rollout promote"))
 def _promote(
     model: Model,
     *,
-    env: Env = "local",
-    full: Annotated[bool, typer.Option("--full", help="Skip every step and analysis that is left.")] = False,
+    env: Env = DEFAULT_ENVIRONMENT,
+    full: Annotated[bool, typer.Option("--full", help="Skip the remaining steps and analyses.")] = False,
 ) -> None:
-    """Let a rollout go on past the step it is at; with --full straight to all traffic.
+    """Continue a rollout past its current step; with --full, to all traffic at once.
 
     Example: `modelworks rollout promote flight-delay --env dev --full`.
     """
     cluster, seen = _rollout(env, model)
     patches = rollout.promotion(seen, full=full)
     if not patches.status and not patches.spec:
-        out.print(f"{model} in {env} serves what it was told already: nothing to promote")
+        out.print(f"{model} in {env} already serves its release: there is nothing to promote")
         return
     cluster.patch(seen, patches)
-    _next(model, env, "takes all traffic, without further analysis" if full else "goes on to its next step")
+    _next(model, env, "takes all traffic, without further analysis" if full else "continues with its next step")
 
 
-@rollouts.command("abort")
-def _abort(model: Model, *, env: Env = "local") -> None:
-    """Take all traffic back to the stable version. The release is remembered as turned back.
+@rollouts.command("abort", epilog=epilog("rollout abort"))
+def _abort(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
+    """Return all traffic to the stable version, and record the release as aborted.
 
     Example: `modelworks rollout abort flight-delay --env dev`.
     """
@@ -63,36 +64,36 @@ def _abort(model: Model, *, env: Env = "local") -> None:
     now = seen.get("status") or {}
     if now.get("stableRS") == now.get("currentPodHash"):
         raise ModelworksError(
-            f"no rollout of {model} is under way in {env}: all traffic is on what it was told to serve",
-            fix=f"To serve what it did before: `modelworks rollback {model} --env {env}`.",
+            f"{model} has no rollout in progress in {env}: its release takes all traffic",
+            fix=f"To serve the previous version: `modelworks rollback {model} --env {env}`.",
         )
     cluster.patch(seen, rollout.ABORT)
     _next(model, env, "goes back to the stable version")
 
 
-@rollouts.command("retry")
-def _retry(model: Model, *, env: Env = "local") -> None:
-    """Try a release again that was turned back, from its first step.
+@rollouts.command("retry", epilog=epilog("rollout retry"))
+def _retry(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
+    """Retry an aborted release, from its first step.
 
     Example: `modelworks rollout retry flight-delay --env dev`.
     """
     cluster, seen = _rollout(env, model)
     if not (seen.get("status") or {}).get("abort"):
         raise ModelworksError(
-            f"the rollout of {model} in {env} is not aborted: there is nothing to try again",
+            f"the rollout of {model} in {env} is not aborted: there is nothing to retry",
             fix=f"Run `modelworks status {env}`.",
         )
     cluster.patch(seen, rollout.RETRY)
-    _next(model, env, "is tried again")
+    _next(model, env, "is retried")
 
 
 def prepare_update(target: Target, *, force: bool, say: Callable[[str], None]) -> tuple[str, ...]:
-    """Keep `up` from rolling out what the cluster aborted before, and note on each Rollout what it replaces.
+    """Refuse an update that rolls out an aborted release, and note on each Rollout which release it replaces.
 
     Args:
         target: The environment.
-        force: Roll it out all the same.
-        say: Called with what is worth telling.
+        force: Roll it out nevertheless.
+        say: Called with each message.
 
     Returns:
         Models whose release is retried after the update, if Argo still has it aborted: see `retry_aborted`.

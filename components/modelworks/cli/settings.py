@@ -10,18 +10,21 @@ import typer
 
 from modelworks._files import write_whole
 from modelworks.cli.console import ENVIRONMENTS
+from modelworks.cli.exit_codes import epilog
 from modelworks.project import project_root
-from modelworks.settings import load, schema
+from modelworks.stack_config import load, schema
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("schema", rich_help_panel=ENVIRONMENTS)(_schema)
-    app.command("check", rich_help_panel=ENVIRONMENTS)(_check)
+    app.command("schema", rich_help_panel=ENVIRONMENTS, epilog=epilog("schema"))(_schema)
+    app.command("check", rich_help_panel=ENVIRONMENTS, epilog=epilog("check"))(_check)
 
 
 def _schema(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: standard output.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a stack's config file: every setting with its meaning, unit and default.
 
@@ -45,13 +48,12 @@ def _check(
         list[Path] | None, typer.Argument(help="Stack config files. Default: every stack of the project.")
     ] = None,
 ) -> None:
-    """Check stack config files without an engine or a cloud; what is wrong is named with its path.
+    """Check stack config files without an engine or a cloud; an error names the path of the setting.
 
     For example:
 
         modelworks check stacks/Pulumi.prod.yaml
 
-    Exit code 0: all are right; 1: one is not.
     """
     for path in files or sorted((project_root() / "stacks").glob("Pulumi.*.yaml")):
         load(path)

@@ -1,4 +1,4 @@
-"""`status` and `logs`: what is wanted, what serves and why, and what its pods say."""
+"""`status` and `logs`: the desired and the live version of each endpoint, and the logs of its pods."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
-from modelworks.cli.console import OBSERVE, Env, Json, Model, err, moment, out, table
-from modelworks.cli.context import Target
+from modelworks.cli.console import OBSERVE, Json, Model, err, moment, out, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.cli.predict import examples
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
@@ -24,52 +25,53 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Registry
     from modelworks.settings import Release
 
-STATUS_CODES = """
-Exit codes: 0 every released endpoint is Healthy; 1 one is Aborted, Degraded or OutOfSync, or
-the environment is unreachable; 2 a rollout is still Progressing (with --wait: when the time it was given is over).
-"""
 _POLL_SECONDS = 1.0
 
 Timeout = Annotated[
     float,
     typer.Option(
-        "--timeout", min=0, show_default=False, help="Seconds to wait at most. Default: what the rollout's steps need."
+        "--timeout",
+        min=0,
+        show_default=False,
+        help="Seconds to wait at most. Default: the length of the rollout.",
     ),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("status", rich_help_panel=OBSERVE, epilog=STATUS_CODES)(status)
-    app.command("logs", rich_help_panel=OBSERVE)(logs)
+    app.command("status", rich_help_panel=OBSERVE, epilog=epilog("status"))(status)
+    app.command("logs", rich_help_panel=OBSERVE, epilog=epilog("logs"))(logs)
 
 
 def status(
-    environment: Annotated[str, typer.Argument(metavar="[ENV]", help="The environment.")] = "local",
+    environment: EnvArgument = "",
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until no rollout is under way.")] = False,
+    env: EnvOption = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until no rollout is in progress.")] = False,
     timeout: Timeout = 0,
     as_json: Json = False,
 ) -> None:
-    """Tell of each endpoint what is wanted, what serves and why, and what its alarms say.
+    """Show each endpoint's desired and live version, and its alarms.
 
-    A version that took all traffic becomes the registry's `champion`. With --wait on the laptop, the model's example is
-    sent to an endpoint whose rollout is under way: without requests there is no evidence, and it would go back.
+    A version that takes all traffic becomes the registry's `champion`. With --wait on the laptop, the command sends the
+    model's example to each endpoint whose rollout is in progress: without requests a rollout has no evidence and is
+    aborted.
 
     Example: `modelworks up local && modelworks status local --wait`.
     """
-    tell(Target.of(environment), [], wait=wait, timeout=timeout, as_json=as_json)
+    tell(Target.of(environment_of(environment, env)), [], wait=wait, timeout=timeout, as_json=as_json)
 
 
 def logs(
     model: Model,
     *,
-    env: Env = "local",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, with pods that come.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of each pod's last lines.")] = 50,
-    previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the container that ended last.")] = False,
+    env: Env = DEFAULT_ENVIRONMENT,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the logs, also of new pods.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines from the end of each log.")] = 50,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="Logs of the previous container.")] = False,
 ) -> None:
-    """Print what an endpoint's pods write, each line with its pod's version and name.
+    """Print the logs of an endpoint's pods, each line with the version and name of its pod.
 
     Example: `modelworks logs flight-delay --env dev -f`.
     """
@@ -83,7 +85,7 @@ def logs(
     try:
         pods = cluster.logs(model, say, follow=follow, lines=lines, previous=previous)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not pods:
         which = "pods that restarted" if previous else "pods"
         raise ModelworksError(f"{model} has no {which} in {env}", fix=f"Run `modelworks status {env}`.")
@@ -92,7 +94,7 @@ def logs(
 # -- Status ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Told:
-    """All that `status` says of one endpoint."""
+    """The report of `status` on one endpoint."""
 
     stands: rollout.Status
     url: str
@@ -101,7 +103,7 @@ class Told:
     overrides: tuple[dict[str, Any], ...] = ()
     aliases: tuple[str, ...] = ()
     registry: str = ""
-    """What kept the registry from answering or from being told; empty if nothing did."""
+    """The error of the registry; empty if there is none."""
     champion_moved: bool = False
 
     def facts(self) -> dict[str, Any]:
@@ -118,11 +120,11 @@ class Told:
         }
 
 
-def exit_code(stands: list[rollout.Status]) -> int:
-    """0 all serve what is wanted, 1 one was turned back or is degraded, 2 one is still under way."""
+def exit_code(stands: list[rollout.Status]) -> ExitCode:
+    """The worst state decides: a failed endpoint, then one in progress."""
     if any(not item.good and item.ended for item in stands):
-        return 1
-    return 2 if any(not item.ended for item in stands) else 0
+        return ExitCode.FAILED
+    return ExitCode.PROGRESSING if any(not item.ended for item in stands) else ExitCode.OK
 
 
 def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json: bool) -> None:
@@ -167,7 +169,7 @@ def _wait(
     *,
     quiet: bool,
 ) -> rollout.Status:
-    """Look until the rollout ends or its time is over, and say what changes."""
+    """Poll until the rollout ends or its time is over, and print each change."""
     seen = cluster.seen(item.model)
     bound = timeout or (rollout.seconds_needed(seen.rollout) if seen.rollout else 60)
     started, last, missed = time.monotonic(), "", 0
@@ -195,7 +197,7 @@ def _pause() -> None:
 
 
 def _ask_around(target: Target, stands: rollout.Status) -> Told:
-    """What CloudWatch and the registry add. Neither keeps `status` from telling the rest."""
+    """Add the facts of CloudWatch and the registry. If one fails, `status` reports it and continues."""
     alarms, alarms_unknown = _alarms(target, stands.model)
     facts: dict[str, Any] = {"alarms": alarms, "alarms_unknown": alarms_unknown}
     if stands.wanted:
@@ -207,7 +209,7 @@ def _ask_around(target: Target, stands: rollout.Status) -> Told:
 
 
 def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
-    """What the registry holds of the wanted version; it becomes the champion once it serves."""
+    """The registry's facts of the desired version, which becomes the champion once it serves."""
     from modelworks.lifecycle.aliases import move_aliases
     from modelworks.lifecycle.registry import CHAMPION
 
@@ -237,7 +239,7 @@ def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
         pages = client.get_paginator("describe_alarms").paginate(AlarmTypes=["MetricAlarm"])
         found = [alarm for page in pages for alarm in page["MetricAlarms"]]
     except (BotoCoreError, ClientError) as error:
-        return [], f"CloudWatch says: {error}"
+        return [], f"CloudWatch failed: {error}"
     mine = [
         alarm
         for alarm in found

@@ -1,4 +1,4 @@
-"""`modelworks train MODEL --env ENV`: a run as a Job of the environment, watched to its end and brought home."""
+"""`train --env`: train a model as a Job of an environment, and fetch its run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from modelworks._files import read_json
 from modelworks.cli.console import err, say
+from modelworks.cli.exit_codes import ExitCode
 from modelworks.cluster import training_job
 from modelworks.cluster.client import KubernetesClient, RefusedError
 from modelworks.errors import ModelworksError
@@ -98,11 +99,11 @@ def _watched(
     except KeyboardInterrupt:
         cluster.cancel(name)
         err.print(f"[bold]cancelled:[/] the job {name} is deleted, and nothing of it was kept", soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if ending.refused:
         cluster.cancel(name)
         raise _failure(order, ending, "")
-    came_to = artifacts.told(name)
+    came_to = artifacts.job_result(name)
     if not ending.exit_code:
         return came_to
     if not came_to.get("counted"):

@@ -1,10 +1,9 @@
-"""`modelworks verify` and `compare`: whether an environment is what its code says, and how two of them differ."""
+"""`modelworks verify` and `compare`: an environment against its code, and against another one."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,26 +14,22 @@ import typer
 from rich.markup import escape
 
 from modelworks import contract
+from modelworks._git import git_succeeds
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
-from modelworks.cli.context import Target
+from modelworks.cli.context import EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.cluster.rollout import Object
     from modelworks.settings import Release
 
-_VERIFY_CODES = """
-Exit codes: 0 everything is as the code says, or was repaired; 1 something is not, or a check could not be performed.
-"""
-_COMPARE_CODES = """
-Exit codes: 0 every difference is declared; 1 there are undeclared ones, or an environment is unreachable.
-"""
 _COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "repaired": "cyan"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says of one thing."""
+    """The result of a check on one subject."""
 
     check: str
     subject: str
@@ -46,10 +41,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that two environments do not have in common."""
+    """A difference between two environments."""
 
     declared: bool
-    """Whether their stack files say so."""
+    """Whether the stack files declare it."""
     path: str
     here: Any
     there: Any
@@ -57,23 +52,25 @@ class Difference:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("verify", rich_help_panel=ENVIRONMENTS, epilog=_VERIFY_CODES)(verify)
-    app.command("compare", rich_help_panel=ENVIRONMENTS, epilog=_COMPARE_CODES)(compare)
+    app.command("verify", rich_help_panel=ENVIRONMENTS, epilog=epilog("verify"))(verify)
+    app.command("compare", rich_help_panel=ENVIRONMENTS, epilog=epilog("compare"))(compare)
 
 
 def verify(
-    environment: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    environment: EnvArgument = "",
     *,
+    env: EnvOption = "",
     repair: Annotated[bool, typer.Option("--repair", help="Repair the registry after an interrupted step.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove that ENV is what the code says: releases, aliases, packages, tools, cloud and pods.
+    """Check that ENV matches the code: releases, aliases, packages, tools, cloud and pods.
 
-    Changes nothing without --repair, and then only the registry; the rest is for `modelworks up`.
+    Only --repair changes anything, and only in the registry; run `modelworks up` to repair the rest. A check that
+    cannot be performed is `unknown` and fails the command.
 
     Example: `modelworks verify staging`.
     """
-    target = Target.of(environment)
+    target = Target.of(environment_of(environment, env))
     found: list[Finding] = []
     for name, check in _CHECKS.items():
         if err.is_terminal:
@@ -81,13 +78,13 @@ def verify(
         try:
             found += check(target, repair)
         except ModelworksError as error:
-            found.append(Finding(name, environment, "unknown", error.message, error.fix or ""))
+            found.append(Finding(name, target.environment, "unknown", error.message, error.fix or ""))
     if as_json:
-        print(json.dumps({"environment": environment, "findings": [asdict(each) for each in found]}, indent=2))
+        print(json.dumps({"environment": target.environment, "findings": [asdict(each) for each in found]}, indent=2))
     else:
         _show(found)
     if any(each.verdict in {"wrong", "unknown"} for each in found):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def compare(
@@ -98,8 +95,8 @@ def compare(
 ) -> None:
     """List how two environments differ: as their stack files declare, or in any other way.
 
-    Undeclared is a resource that one has and the other has not, though neither file says so, or another commit of the
-    program.
+    A difference is undeclared if one environment has a resource that no stack file explains, or if the commits of the
+    program differ.
 
     Example: `modelworks compare staging prod`.
     """
@@ -114,7 +111,7 @@ def compare(
             rows.add_row(kind, escape(each.path), escape(_shown(each.here)), escape(_shown(each.there)))
         out.print(rows if found else f"{here} and {there} do not differ")
     if any(not each.declared for each in found):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 # -- Checks ----------------------------------------------------------------------------------------------------------
@@ -132,19 +129,19 @@ def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
             )  # fmt: skip
         elif release.version not in {None, known[0].version}:
             yield Finding(
-                "release", model, "wrong", f"the line says version {release.version}, the registry {known[0].version}",
+                "release", model, "wrong", f"the line has version {release.version}, the registry {known[0].version}",
                 f"Correct the label in {target.stack_file.name}.",
             )  # fmt: skip
         elif known[0].facts["overrides"] and not release.override:
             yield Finding(
-                "release", model, "wrong", "its gates were overridden, and the line does not say so",
+                "release", model, "wrong", "its gates were overridden, and the release line omits that",
                 f"Release it again: `modelworks release {model} --env {target.environment}`, or promote it again.",
             )  # fmt: skip
         elif not was_released(known[0], target.environment):
             if repair:
                 note_release(target.registry, known[0], target.environment)
             yield Finding(
-                "release", model, "repaired" if repair else "wrong", f"the lineage of {short} did not know its release",
+                "release", model, "repaired" if repair else "wrong", f"the lineage of {short} lacks this release",
                 "" if repair else "Run this with --repair.",
             )  # fmt: skip
         else:
@@ -188,7 +185,7 @@ def _check_aliases(target: Target, repair: bool) -> Iterator[Finding]:
 
 
 def _check_packages(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
-    """What is installed here against the lock: a program deploys with it, and a model is trained with it."""
+    """The installed packages against the lock, which programs deploy and models train with."""
     from modelworks.lifecycle.lockfile import find_lock
 
     lock = find_lock(target.engine.project)
@@ -220,7 +217,7 @@ def _check_tools(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: AR
 
 
 def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
-    """Program, state and what really stands there: a refreshed preview that must find nothing to do."""
+    """Program, state and cloud: a refreshed preview must find no change."""
     from modelworks.deploy.preview import Preview
 
     engine = target.engine
@@ -238,7 +235,7 @@ def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: AR
         yield Finding(
             "cloud", f"{change.type} {change.name}", "wrong",
             f"`up` would {change.action} it" + (f": {paths}" if paths else ""),
-            f"Run `modelworks up {target.environment}`, if that is meant.",
+            f"Run `modelworks up {target.environment}`, or correct the program.",
         )  # fmt: skip
     if not preview.changes:
         yield Finding("cloud", target.environment, "ok", f"{preview.unchanged} resources are as they are declared")
@@ -253,7 +250,7 @@ def _check_pods(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG
 
 
 def pods_against(model: str, digest: str, pods: list[Object], environment: str) -> Iterator[Finding]:
-    """What pods run, held against the release."""
+    """The digests of the pods against the release."""
     others = [
         pod for pod in pods if (pod["metadata"].get("annotations") or {}).get(contract.ANNOTATION_DIGEST) != digest
     ]
@@ -261,7 +258,7 @@ def pods_against(model: str, digest: str, pods: list[Object], environment: str) 
         runs = (pod["metadata"].get("annotations") or {}).get(contract.ANNOTATION_DIGEST, "nothing that is ours")
         yield Finding(
             "pods", pod["metadata"]["name"], "wrong", f"runs {runs}, released is {digest}",
-            f"`modelworks status {environment} --wait` tells whether a rollout is under way.",
+            f"`modelworks status {environment} --wait` shows whether a rollout is in progress.",
         )  # fmt: skip
     if not pods:
         yield Finding("pods", model, "wrong", "no pod runs it", f"Run `modelworks up {environment}`.")
@@ -307,16 +304,16 @@ def undeclared(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Differ
 
 
 def _same_program(here: str, there: str) -> bool:
-    """Whether two commits differ in nothing but stack files: a release is a commit too, and a declared difference."""
+    """Whether two commits differ only in stack files: a release is a commit too, and a declared difference."""
     one, other = here.removesuffix("-dirty"), there.removesuffix("-dirty")
     if one == other:
         return True
-    command = ["git", "diff", "--quiet", one, other, "--", ":/", ":(exclude,top,glob)**/Pulumi.*.yaml"]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    paths = (":/", ":(exclude,top,glob)**/Pulumi.*.yaml")
+    return git_succeeds(Path.cwd(), "diff", "--quiet", one, other, "--", *paths)
 
 
 def _deployed(target: Target) -> dict[str, Any]:
-    """What a stack's state holds, the environment's own name taken out of it."""
+    """The state of a stack, without the environment's own name."""
     exported = json.loads(target.engine.ask("stack", "export", "--stack", target.environment))
     resources, own = set(), target.environment
     for each in exported["deployment"].get("resources") or []:

@@ -1,1 +1,1 @@
-"""What runs in an environment's cluster, as it is reached from outside: a client, rollouts and training jobs."""
+"""An environment's cluster, seen from outside: a client, rollouts and training jobs."""

@@ -52,7 +52,7 @@ class KubernetesClient:
 
     # -- Endpoints -------------------------------------------------------------------------------------------------
     def seen(self, model: str) -> Seen:
-        """What the cluster shows of an endpoint.
+        """The cluster's objects of an endpoint.
 
         Raises:
             ModelworksError: It cannot be reached, or refuses.
@@ -236,7 +236,7 @@ class KubernetesClient:
         return Run(found, sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])), events)
 
     async def _copy(self, pod: str, said: dict[str, int], say: Callable[[str], None]) -> bool:
-        """Say what a pod writes and was not said before; False if the log broke off."""
+        """Report the new lines of a pod's log; False if the log broke off."""
         path, count = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", 0
         try:
             async with self._answer("GET", path, query={"follow": "true"}, stream=True) as response:

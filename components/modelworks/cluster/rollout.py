@@ -1,4 +1,4 @@
-"""What a rollout came to: from what a cluster shows of an endpoint to what serves, and why a release was turned back.
+"""The status of a rollout: from the cluster's objects to the live version, and the reason of an abort.
 
 Pure: objects as the API server sends them go in, plain values come out. The words of Argo Rollouts (a phase, a message,
 a measurement) become the words of a release: what is wanted, what serves, with which share, and what was measured
@@ -27,13 +27,13 @@ on its way there. `Aborted`: the release was given up, and traffic is on the las
 HASH = "rollouts-pod-template-hash"
 """Label by which Argo Rollouts ties pods, ReplicaSets and AnalysisRuns to one version of the pod template."""
 ANNOTATION_TURNED_BACK = "modelworks.dev/turned-back"
-"""On a Rollout: short digests of releases that were turned back, as `modelworks up` last saw them; oldest first."""
+"""On a Rollout: short digests of aborted releases, as `modelworks up` last saw them; oldest first."""
 _REMEMBERED = 20
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a cluster shows of one endpoint."""
+    """The cluster's objects of one endpoint."""
 
     rollout: Object | None = None
     replica_sets: Sequence[Object] = ()
@@ -49,7 +49,7 @@ class Share:
     """How much of the traffic one version has."""
 
     digest: str
-    """Of the release; empty if the cluster does not say."""
+    """Of the release; empty if the cluster has none."""
     version: str
     """Its label in the registry; empty without one."""
     percent: int
@@ -58,7 +58,7 @@ class Share:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for people."""
         return name_of(self.digest, self.version)
 
 
@@ -99,7 +99,7 @@ class Status:
     progress: str = ""
     """Where a rollout that is under way stands."""
     reason: str = ""
-    """Why a release was turned back or an endpoint is degraded."""
+    """Why a release was aborted or an endpoint is degraded."""
     measured: tuple[Measured, ...] = ()
     fix: str = ""
 
@@ -125,7 +125,7 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
         model: Its model.
         wanted: Digest that the stack's file releases; empty without a release.
         wanted_version: Its label.
-        seen: What the cluster shows.
+        seen: The cluster's objects.
     """
     shares = _shares(seen)
     stands = Status(model, "NotReleased", wanted, wanted_version, shares)
@@ -137,7 +137,7 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
         return replace(
             stands,
             state="OutOfSync",
-            reason=f"the stack's file releases {name_of(wanted, wanted_version)}, the cluster was told {told}",
+            reason=f"the stack's file releases {name_of(wanted, wanted_version)}, the cluster has {told}",
             fix="Run `modelworks up ENV`.",
         )
     status = rollout.get("status") or {}
@@ -164,13 +164,13 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Statu
 
 
 def name_of(digest: str, version: str) -> str:
-    """What people call a release: `version 12 (3f2a9c01d4e8)`."""
+    """The name of a release for people: `version 12 (3f2a9c01d4e8)`."""
     short = digest.removeprefix("sha256:")[:12]
     return f"version {version} ({short})" if version and short else short or "unknown"
 
 
 def declared(rollout: Object) -> str:
-    """The digest that a Rollout was told to serve."""
+    """The digest in the pod template of a Rollout."""
     return str((rollout["metadata"].get("annotations") or {}).get(contract.ANNOTATION_DIGEST, ""))
 
 
@@ -180,8 +180,8 @@ def pods_of(model: str) -> str:
 
 
 # -- Releases that were turned back ----------------------------------------------------------------------------------
-def turned_back(digest: str, seen: Seen) -> str:
-    """Why a release was turned back by this cluster before; empty if it was not, or serves now.
+def abort_reason(digest: str, seen: Seen) -> str:
+    """Why this cluster aborted a release before; empty if it was not, or serves now.
 
     Known from the Rollout itself while it is aborted, from AnalysisRuns that failed (the controller keeps the last
     few), and from what `modelworks up` noted on the Rollout before it rolled out something else.
@@ -209,7 +209,7 @@ def turned_back(digest: str, seen: Seen) -> str:
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """What an update does about releases that the cluster aborted before."""
+    """How an update treats releases that the cluster aborted before."""
 
     refused: Mapping[str, str]
     """Why each model's release was aborted, by model: those that keep the update from running."""
@@ -223,8 +223,8 @@ def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: 
     """Plan an update of endpoints, before another release takes an aborted one's place and it is forgotten.
 
     Args:
-        digests: What the stack's file releases, by model.
-        seen: What the cluster shows of each model.
+        digests: The digests that the stack's file releases, by model.
+        seen: The cluster's objects of each model.
         force: Roll out what was aborted before.
     """
     refused: dict[str, str] = {}
@@ -234,7 +234,7 @@ def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: 
         here = seen[model]
         if here.rollout is None:
             continue
-        why = turned_back(digest, here)
+        why = abort_reason(digest, here)
         if why:
             (retried if force else refused)[model] = why
         note = to_forget(digest, here) if why else None
@@ -274,7 +274,7 @@ class Patches:
 
 
 def promotion(rollout: Object, *, full: bool) -> Patches:
-    """What lets a rollout go on: past its pause or analysis, or with `full` past everything that is left.
+    """Patches that continue a rollout past its pause or analysis, or with `full` past all remaining steps.
 
     The same as `kubectl argo rollouts promote` 1.8 sends.
     """
@@ -432,8 +432,8 @@ def _why(seen: Seen) -> tuple[str, tuple[Measured, ...]]:
 def _never_ready(seen: Seen) -> bool:
     """Whether an aborted rollout ran into its deadline before any pod was ready.
 
-    Argo says so for a moment, then overwrites its message by that of any abort. What stays is that no step was judged,
-    although the deadline went by.
+    Argo reports this for a moment, then overwrites the message with that of any abort. One fact remains: no step was
+    analysed, although the deadline passed.
     """
     rollout = seen.rollout or {}
     status = rollout.get("status") or {}
@@ -515,7 +515,7 @@ def _is_ready(pod: Object) -> bool:
 
 
 def _pod_trouble(pods: Sequence[Object]) -> str:
-    """What keeps pods from being ready, as they say themselves."""
+    """Why pods are not ready, by their own status."""
     for pod in pods:
         for container in (pod.get("status") or {}).get("containerStatuses") or []:
             now, before = container.get("state") or {}, container.get("lastState") or {}
@@ -564,7 +564,7 @@ def _version_of(run: Object) -> str:
 
 
 def _is_background(run: Object) -> bool:
-    """Whether it goes on for as long as its rollout does."""
+    """Whether it runs as long as its rollout."""
     return (run["metadata"].get("labels") or {}).get("rollout-type") == "Background"
 
 

@@ -1,4 +1,4 @@
-"""A training run as a Kubernetes Job: what to ask the cluster for, and what became of it. Pure."""
+"""A training run as a Kubernetes Job: its manifests, and its status. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTAINER = "train"
 SCRATCH = "/scratch"
 """The one place that a run can write to."""
 GRACE_SECONDS = 10
-"""A run that is told to end has this long to do so."""
+"""Seconds that a run has to end after SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Place:
     image: str
     run_cpu_millicores: int
     run_memory_mib: int
-    time_limit_seconds: int
+    active_deadline_seconds: int
     retries: int
-    kept_seconds: int
+    ttl_seconds_after_finished: int
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
@@ -52,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Order:
-    """One run that is wanted: what goes into it, and whom to tell of it."""
+    """A requested run: its inputs, and who gets its result."""
 
     environment: str
     model: str
@@ -61,7 +61,7 @@ class Order:
     engine: str
     """Digest of the modelworks that is to train: the caller's own, so that the image must hold the same."""
     commit: str
-    """What the project was sent from, with `-dirty` behind it where files differ."""
+    """The commit of the project, with `-dirty` behind it where files differ."""
     by: str
     """Who sent it."""
     data: str = ""
@@ -71,13 +71,13 @@ class Order:
 def manifest(name: str, place: Place, order: Order) -> dict[str, Any]:
     """The Job of one run.
 
-    A run that says why it failed (exit code 1) has failed; one that was killed, or lost its store, is tried again. What
-    a node that is drained or preempted ends does not count as a try.
+    A run that exits with 1 has failed; one that was killed, or lost its store, is retried. A run that a drained or
+    preempted node ends does not count as a try.
 
     Args:
         name: The Job's name.
         place: Where it is to run.
-        order: What is wanted.
+        order: The requested run.
     """
     labels = {
         "app.kubernetes.io/name": CONTAINER,
@@ -96,8 +96,8 @@ def manifest(name: str, place: Place, order: Order) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": place.namespace, "labels": labels, "annotations": notes},
         "spec": {
             "backoffLimit": place.retries,
-            "activeDeadlineSeconds": place.time_limit_seconds,
-            "ttlSecondsAfterFinished": place.kept_seconds,
+            "activeDeadlineSeconds": place.active_deadline_seconds,
+            "ttlSecondsAfterFinished": place.ttl_seconds_after_finished,
             "podFailurePolicy": {"rules": rules},
             "template": {"metadata": {"labels": labels}, "spec": _pod(name, place, order)},
         },
@@ -146,7 +146,7 @@ def _pod(name: str, place: Place, order: Order) -> dict[str, Any]:
 # -- What became of it -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Seen:
-    """What a cluster shows of a run."""
+    """The cluster's objects of a run."""
 
     job: Object | None
     """None when it is gone."""
@@ -169,7 +169,7 @@ class Ending:
 
 
 def ending_of(seen: Seen, place: Place) -> Ending | None:
-    """How a run ended; None while it goes on."""
+    """How a run ended; None while it is running."""
     if seen.job is None:
         return Ending(1, "its Job was deleted by somebody else", "Train again.")
     conditions = {
@@ -194,8 +194,8 @@ def _failed(condition: Object, pods: Sequence[Object], place: Place) -> Ending:
     if condition.get("reason") == "DeadlineExceeded":
         return Ending(
             code,
-            f"it took longer than its time limit of {place.time_limit_seconds} s",
-            "Raise training.time_limit_seconds in the stack's settings, or train on less.",
+            f"it took longer than its time limit of {place.active_deadline_seconds} s",
+            "Raise training.active_deadline_seconds in the stack's settings, or train on less.",
         )
     if last.get("reason") == "OOMKilled":
         return Ending(
@@ -206,7 +206,7 @@ def _failed(condition: Object, pods: Sequence[Object], place: Place) -> Ending:
     if code > 128:
         return Ending(code, f"it was killed by signal {code - 128}", "Its node may have been out of memory: try again.")
     if last:
-        return Ending(code, f"it ended with exit code {code}")
+        return Ending(code, f"it exited with code {code}")
     return Ending(code, str(condition.get("message") or condition.get("reason") or "its Job failed"))
 
 
@@ -216,11 +216,11 @@ def _refused(message: str) -> Ending:
     return Ending(1, quota_text(message), QUOTA_FIX, refused=True)
 
 
-QUOTA_FIX = "Wait until other runs end, or raise training's cpu_millicores, memory_mib or concurrent_runs."
+QUOTA_FIX = "Wait until other runs end, or raise training's cpu_millicores, memory_mib or max_jobs."
 
 
 def quota_text(message: str) -> str:
-    """What an API server says of a used-up quota, without the object that it was said of."""
+    """The API server's message on an exhausted quota, without the object's name."""
     return f"the quota for training is used up ({message.partition('exceeded quota: ')[2]})"
 
 
@@ -240,7 +240,7 @@ def started(pod: Object) -> bool:
 
 
 def waiting_for(seen: Seen) -> str:
-    """Why the newest pod does not run yet; empty when it does, or when there is nothing to say."""
+    """Why the newest pod does not run yet; empty if it runs, or if no reason is known."""
     if not seen.pods or started(seen.pods[-1]):
         return ""
     status = seen.pods[-1].get("status") or {}

@@ -1,1 +1,1 @@
-"""The road to an environment, on the laptop and in a cloud: Pulumi's engine, its previews and its unfinished work."""
+"""Deployments, on the laptop and in a cloud: Pulumi's engine, its previews and its pending operations."""

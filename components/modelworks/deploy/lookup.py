@@ -1,8 +1,8 @@
-"""Resources that a killed engine may have made and whose names do not tell their ids are looked for by what they are.
+"""Finds half-created resources by their properties, where their names do not determine their ids.
 
 AWS gives a KMS key, a subscription, a secret and each of its versions an id of its own choice. A key is recognised by
 its description and all of its tags, a subscription by topic, protocol and endpoint, a secret by its name, a version by
-the stages that it holds; what the state knows already is never meant.
+the stages that it holds; resources that the state contains are never candidates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 Search = Callable[[dict[str, Any], Collection[str]], "str | None"]
-"""Given a pending resource and the ids that the state knows: its id, empty if it is not there, None if nobody knows."""
+"""Given a pending resource and the ids in the state: its id, empty if it does not exist, None if that is unknown."""
 
 
 def search_of(variables: Mapping[str, str], region: str) -> Search:

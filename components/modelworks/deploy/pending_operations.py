@@ -1,10 +1,10 @@
-"""What a killed engine left behind in a stack's state, and the name under which each half-made resource would be found.
+"""Pending operations of a killed engine in a stack's state, and the id of each half-created resource.
 
 The engine records a create before it starts it: the inputs, physical name included, but no id. Whether the resource
 came to be is unknown, and a later update would make a second one. Where the physical name gives the id, the record
-becomes an ordinary resource with that id, and a refresh asks its provider: a resource that is there is completed, one
-that is not is dropped. (`pulumi refresh --import-pending-creates` of 3.259 forgets the record without importing, which
-orphans the resource: tried.)
+becomes an ordinary resource with that id, and a refresh reads it from its provider: an existing resource is completed,
+a missing one is dropped. (`pulumi refresh --import-pending-creates` of 3.259 forgets the record without importing,
+which orphans the resource: tried.)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NAMED: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Where:
-    """What an id needs beside a name."""
+    """The facts that an id needs next to a name."""
 
     account: str
     region: str
@@ -70,7 +70,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Resolution:
-    """A state without pending operations, and what has yet to be asked of the providers."""
+    """A state without pending operations, and the resources that providers have yet to confirm."""
 
     deployment: dict[str, Any]
     """As `pulumi stack export` writes it."""
@@ -82,7 +82,7 @@ class Resolution:
     """URNs of pending creates that were looked for and were not made."""
 
     forgotten: tuple[str, ...]
-    """URNs of pending creates whose id nothing tells: whether they were made must be looked up by hand."""
+    """URNs of pending creates whose id is unknown: a person must look for these resources."""
 
 
 def operations(deployment: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,8 +95,8 @@ def resolve(exported: dict[str, Any], where: Where, search: Search = lambda *_: 
 
     Args:
         exported: The stack, as `pulumi stack export` writes it.
-        where: What an id needs beside a name.
-        search: Looks for a resource whose name does not tell its id.
+        where: The facts that an id needs next to a name.
+        search: Finds a resource whose name does not determine its id.
     """
     exported = copy.deepcopy(exported)
     deployment = exported["deployment"]
@@ -126,7 +126,7 @@ def resolve(exported: dict[str, Any], where: Where, search: Search = lambda *_: 
 
 
 def physical_id(resource: dict[str, Any], where: Where) -> str | None:
-    """The id that a resource with these recorded inputs has if it was made; None where the inputs do not tell."""
+    """The id that a resource with these recorded inputs has if it was made; None if the inputs do not determine it."""
     kind, inputs = resource["type"], resource.get("inputs") or {}
     if kind.startswith("kubernetes:"):
         metadata = inputs.get("metadata") or {}

@@ -1,4 +1,4 @@
-"""What a preview would do, read from the engine's JSON: for a pull request, for a terminal's reader, for machines."""
+"""The changes of a preview, read from the engine's JSON: as Markdown, as text, as JSON."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Preview:
-    """What an update of one environment would do."""
+    """The changes that an update of one environment would make."""
 
     environment: str
     changes: tuple[Change, ...]
@@ -91,7 +91,7 @@ class Preview:
     problems: tuple[str, ...]
     """Errors and warnings of the engine, the program and the policies."""
     overrides: tuple[str, ...] = ()
-    """What serves, or would serve, in spite of its gates: model, reason and who decided, a sentence each."""
+    """Releases in spite of refused gates: model, reason and person, a sentence each."""
 
     @classmethod
     def read(cls, environment: str, text: str) -> Preview:

@@ -23,14 +23,14 @@ LAST_GRACE: Final = 5.0
 
 
 class Interrupted(Exception):  # noqa: N818 (the user's wish, not an error)
-    """The user pressed Ctrl-C, or the command was asked to end; the program has ended and left nothing running."""
+    """The user pressed Ctrl-C, or the command received SIGTERM; the program has ended and left nothing running."""
 
 
 def run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path | None, output: Path | None = None) -> int:
     """Run `argv` to its end and return its exit code.
 
-    It gets a session of its own, so that all of its descendants can be found, and the terminal as it is. What it writes
-    is copied to `log` as well, except on a terminal, where a program draws instead of writing.
+    It gets a session of its own, so that all of its descendants can be found, and the terminal as it is. Its output is
+    copied to `log` as well, except on a terminal, where a program draws instead of writing.
 
     Args:
         argv: The program and its arguments.

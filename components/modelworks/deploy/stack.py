@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from modelworks._files import write_whole
+from modelworks._git import git_succeeds
 from modelworks.deploy import pending_operations, process
 from modelworks.deploy.lookup import search_of
 from modelworks.errors import ModelworksError
@@ -66,7 +67,7 @@ class Engine:
     on_laptop: bool
 
     def check(self) -> None:
-        """Say so at once where the laptop cloud that holds the environment is not running.
+        """Fail at once if the laptop cloud of the environment is not running.
 
         Raises:
             ModelworksError: Its AWS account does not answer.
@@ -90,7 +91,7 @@ class Engine:
         Args:
             verb: `up`, `preview`, `refresh`, `destroy`, ...
             options: Passed on as they are.
-            terminal: Let it draw and ask on the terminal; its log is then its own list of events.
+            terminal: Let the engine draw and prompt on the terminal; its log is then its own list of events.
 
         Raises:
             Interrupted: Ctrl-C. Nothing is left running; what was in flight is recorded in the state.
@@ -111,7 +112,7 @@ class Engine:
         Args:
             verb: `up`, `preview`, ...
             options: Passed on as they are.
-            heard: Is told each line of stdout as it comes.
+            heard: Called with each line of stdout.
 
         Raises:
             Interrupted: Ctrl-C.
@@ -126,7 +127,7 @@ class Engine:
             output.unlink(missing_ok=True)
 
     def ask(self, *arguments: str, feed: str | None = None, fine: Sequence[int] = (0,)) -> str:
-        """What `pulumi ARGUMENTS` prints on stdout, for questions and for small changes of the state.
+        """The output of `pulumi ARGUMENTS`, for queries and for small changes of the state.
 
         Raises:
             ModelworksError: It failed; its own words and the log are in the message.
@@ -161,7 +162,7 @@ class Engine:
         return self.logs / f"pulumi-{verb}-{self.environment}.log"
 
     def policy(self) -> list[str]:
-        """The project's own policy pack, which every preview and update is held to."""
+        """The project's own policy pack, which every preview and update enforces."""
         return ["--policy-pack", str(self.project / "policy")] if (self.project / "policy").is_dir() else []
 
     # -- before an update ------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class Engine:
         """Have a stack, free of what a killed engine left: its lock, and operations of which nobody knows the end.
 
         Raises:
-            ModelworksError: Another update is running; the message says whose.
+            ModelworksError: Another update is running; the message names its process.
         """
         self.mend(say)
         self.have_stack(say)
@@ -208,9 +209,8 @@ class Engine:
         self._have_secrets(file, template)
 
     def _in_git(self, file: Path) -> bool:
-        argv = ["git", "ls-files", "--error-unmatch", str(file)]
-        with suppress(OSError, subprocess.TimeoutExpired):
-            return subprocess.run(argv, cwd=self.project, capture_output=True, timeout=30, check=False).returncode == 0
+        with suppress(ModelworksError):  # a machine without git
+            return git_succeeds(self.project, "ls-files", "--error-unmatch", str(file))
         return False
 
     def _have_secrets(self, file: Path, template: Path) -> None:
@@ -239,7 +239,7 @@ class Engine:
         return self.project / os.path.expanduser(url.removeprefix("file://").split("?")[0])  # noqa: PTH111 (`~` in a URL)
 
     def locks(self) -> list[Lock]:
-        """Who holds the stack. Only a backend in files can be looked at; elsewhere the engine itself tells."""
+        """Who holds the stack. Only a backend of files can be inspected; elsewhere the engine reports it."""
         if (folder := self._backend_folder()) is None:
             return []
         found = []
@@ -272,7 +272,7 @@ class Engine:
         """Find out about each operation that a killed engine did not see the end of; see `pending`.
 
         Raises:
-            ModelworksError: A provider could not be asked.
+            ModelworksError: A provider is unreachable.
         """
         try:
             exported = json.loads(self.ask("stack", "export", "--stack", self.environment))
@@ -285,7 +285,7 @@ class Engine:
         where = self._where()
         resolution = pending_operations.resolve(exported, where, search_of(self.variables, where.region))
         count = len(pending_operations.operations(exported))
-        say(f"a killed update left {count} operation{'s' if count > 1 else ''} half done; asking what became of each")
+        say(f"a killed update left {count} operation{'s' if count > 1 else ''} pending; looking up each resource")
         self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))
         if resolution.asked:
             targets = [part for urn in resolution.asked for part in ("--target", urn)]
@@ -299,8 +299,8 @@ class Engine:
             say(f"  {_short(urn)} was not made, and is forgotten")
         for urn in resolution.forgotten:
             say(
-                f"  {_short(urn)}: its inputs do not tell its id, so it is forgotten; if it was made, "
-                "it is still there and has to be looked for by its tags"
+                f"  {_short(urn)}: its inputs do not determine its id, so it is forgotten; if it was created, find "
+                f"and delete it by its tags"
             )
 
     def _where(self) -> pending_operations.Where:
@@ -312,7 +312,7 @@ class Engine:
 
 @contextmanager
 def _followed(path: Path, heard: Callable[[str], None] | None) -> Iterator[None]:
-    """Tell the lines that are written to a file meanwhile, half a second late at most."""
+    """Report the lines that are appended to a file, with a delay of half a second at most."""
     if heard is None:
         yield
         return
@@ -367,7 +367,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelworksError(f"{file} is not YAML: {error}", fix="Mend it; `modelworks check` says more.") from error
+        raise ModelworksError(f"{file} is not YAML: {error}", fix="Correct it: `modelworks check`.") from error
     config = document.get("config") if isinstance(document, dict) else None
     return config if isinstance(config, dict) else {}
 

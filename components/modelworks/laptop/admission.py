@@ -1,8 +1,8 @@
 """Which environment owns what in the cluster: namespaces, and kinds of its own, belong to the one that made them.
 
-RBAC cannot say "the namespaces that this user made", nor "every kind but the cluster's own". The API server's own
+RBAC cannot express "the namespaces that this user made", nor "every kind but the cluster's own". The API server's own
 admission policies can: one marks what an environment makes outside of any namespace, the other refuses an environment's
-changes to what does not carry its mark. Admission is not asked about reads: RBAC lets an environment read everything.
+changes to what does not carry its mark. Admission does not cover reads: RBAC lets an environment read everything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FLAGS = (
         f"admissionregistration.k8s.io/v1beta1/mutatingadmission{kind}=true" for kind in ("policies", "policybindings")
     ),
 )
-"""What the API server needs for it."""
+"""The API server's configuration for it."""
 
 _OF_ENVIRONMENT = " || ".join(f"request.userInfo.username.startsWith('{user}')" for user in USERS)
 _ENVIRONMENT = "request.userInfo.username.substring(request.userInfo.username.lastIndexOf(':') + 1)"
@@ -39,92 +39,86 @@ def _mark(of: str) -> str:
     return f"{of}.metadata.?labels['{LABEL}'].orValue('')"
 
 
+_EVERYTHING = {"apiGroups": ["*"], "apiVersions": ["*"]}
+
+_MARKING = {
+    "matchConstraints": {
+        "resourceRules": [{**_EVERYTHING, "operations": ["CREATE", "UPDATE"], "resources": ["*"], "scope": "Cluster"}]
+    },
+    # An update that leaves the label out keeps it; one that changes it is refused below.
+    "matchConditions": [*_ONLY_THEIRS, {"name": "unmarked", "expression": f"{_mark('object')} == ''"}],
+    "failurePolicy": "Fail",
+    "reinvocationPolicy": "Never",
+    "mutations": [
+        {
+            "patchType": "ApplyConfiguration",
+            "applyConfiguration": {
+                "expression": f"Object{{metadata: Object.metadata{{labels: {{'{LABEL}': {_ENVIRONMENT}}}}}}}"
+            },
+        }
+    ],
+}
+"""Marks what an environment makes outside of any namespace."""
+
+_KEEPING_APART = {
+    "matchConstraints": {"resourceRules": [{**_EVERYTHING, "operations": ["*"], "resources": ["*/*"], "scope": "*"}]},
+    "matchConditions": [
+        *_ONLY_THEIRS,
+        # Questions about one's own rights and name are objects to create, and change nothing.
+        {
+            "name": "changes",
+            "expression": "!(request.resource.group in ['authorization.k8s.io', 'authentication.k8s.io'])",
+        },
+    ],
+    "failurePolicy": "Fail",
+    "variables": [
+        {"name": "environment", "expression": _ENVIRONMENT},
+        {
+            "name": "wide",
+            "expression": "request.resource.resource == 'namespaces' || !has(request.namespace)"
+            " || request.namespace == ''",
+        },
+        {
+            "name": "theirs_to_make",
+            "expression": "request.resource.resource in ['namespaces', 'customresourcedefinitions']"
+            " || (request.resource.group.contains('.') && !('.' + request.resource.group).endsWith('.k8s.io')"
+            " && !request.resource.group.endsWith('.kubernetes.io'))",
+        },
+        {
+            "name": "owner",
+            "expression": f"variables.wide ? (oldObject != null ? {_mark('oldObject')} : {_mark('object')})"
+            f" : {_mark('namespaceObject')}",
+        },
+    ],
+    "validations": [
+        {
+            "expression": "variables.owner == variables.environment",
+            "messageExpression": "(variables.wide ? request.resource.resource + ' ' + request.name"
+            " : 'namespace ' + request.namespace) + (variables.owner == ''"
+            " ? ' belongs to the laptop cloud itself' : ' belongs to the environment ' + variables.owner)"
+            " + ', and not to ' + variables.environment + ': declare a namespace of its own'",
+            "reason": "Forbidden",
+        },
+        {
+            "expression": "!variables.wide || variables.theirs_to_make",
+            "messageExpression": "request.resource.resource + ' are for the laptop cloud alone to change:'"
+            " + ' outside of namespaces, an environment has these, and kinds of its own with their objects'",
+            "reason": "Forbidden",
+        },
+        {
+            "expression": f"!variables.wide || object == null || {_mark('object')} == variables.environment",
+            "message": f"the label {LABEL} names the owner, and stays",
+            "reason": "Forbidden",
+        },
+    ],
+}
+"""Refuses an environment's changes to what does not carry its mark."""
+
+
 def objects() -> Iterator[tuple[str, dict[str, Any]]]:
     """The path of each policy and binding, and what to apply there."""
-    everything = {"apiGroups": ["*"], "apiVersions": ["*"]}
-    yield from _policy(
-        "Mutating",
-        "v1beta1",
-        {
-            "matchConstraints": {
-                "resourceRules": [
-                    {**everything, "operations": ["CREATE", "UPDATE"], "resources": ["*"], "scope": "Cluster"}
-                ]
-            },
-            # An update that leaves the label out keeps it; one that changes it is refused below.
-            "matchConditions": [*_ONLY_THEIRS, {"name": "unmarked", "expression": f"{_mark('object')} == ''"}],
-            "failurePolicy": "Fail",
-            "reinvocationPolicy": "Never",
-            "mutations": [
-                {
-                    "patchType": "ApplyConfiguration",
-                    "applyConfiguration": {
-                        "expression": f"Object{{metadata: Object.metadata{{labels: {{'{LABEL}': {_ENVIRONMENT}}}}}}}"
-                    },
-                }
-            ],
-        },
-        {},
-    )
-    yield from _policy(
-        "Validating",
-        "v1",
-        {
-            "matchConstraints": {
-                "resourceRules": [{**everything, "operations": ["*"], "resources": ["*/*"], "scope": "*"}]
-            },
-            "matchConditions": [
-                *_ONLY_THEIRS,
-                # Questions about one's own rights and name are objects to create, and change nothing.
-                {
-                    "name": "changes",
-                    "expression": "!(request.resource.group in ['authorization.k8s.io', 'authentication.k8s.io'])",
-                },
-            ],
-            "failurePolicy": "Fail",
-            "variables": [
-                {"name": "environment", "expression": _ENVIRONMENT},
-                {
-                    "name": "wide",
-                    "expression": "request.resource.resource == 'namespaces' || !has(request.namespace)"
-                    " || request.namespace == ''",
-                },
-                {
-                    "name": "theirs_to_make",
-                    "expression": "request.resource.resource in ['namespaces', 'customresourcedefinitions']"
-                    " || (request.resource.group.contains('.') && !('.' + request.resource.group).endsWith('.k8s.io')"
-                    " && !request.resource.group.endsWith('.kubernetes.io'))",
-                },
-                {
-                    "name": "owner",
-                    "expression": f"variables.wide ? (oldObject != null ? {_mark('oldObject')} : {_mark('object')})"
-                    f" : {_mark('namespaceObject')}",
-                },
-            ],
-            "validations": [
-                {
-                    "expression": "variables.owner == variables.environment",
-                    "messageExpression": "(variables.wide ? request.resource.resource + ' ' + request.name"
-                    " : 'namespace ' + request.namespace) + (variables.owner == ''"
-                    " ? ' belongs to the laptop cloud itself' : ' belongs to the environment ' + variables.owner)"
-                    " + ', and not to ' + variables.environment + ': declare a namespace of its own'",
-                    "reason": "Forbidden",
-                },
-                {
-                    "expression": "!variables.wide || variables.theirs_to_make",
-                    "messageExpression": "request.resource.resource + ' are for the laptop cloud alone to change:'"
-                    " + ' outside of namespaces, an environment has these, and kinds of its own with their objects'",
-                    "reason": "Forbidden",
-                },
-                {
-                    "expression": f"!variables.wide || object == null || {_mark('object')} == variables.environment",
-                    "message": f"the label {LABEL} says whose this is, and stays",
-                    "reason": "Forbidden",
-                },
-            ],
-        },
-        {"validationActions": ["Deny"]},
-    )
+    yield from _policy("Mutating", "v1beta1", _MARKING, {})
+    yield from _policy("Validating", "v1", _KEEPING_APART, {"validationActions": ["Deny"]})
 
 
 def in_force(api: httpx.Client) -> bool:

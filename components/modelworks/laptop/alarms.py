@@ -47,7 +47,7 @@ STATISTICS = ("Average", "Sum", "SampleCount", "Minimum", "Maximum")
 
 @dataclass(frozen=True)
 class Alarm:
-    """What of an alarm its evaluation depends on, in CloudWatch's words."""
+    """The fields of an alarm that its evaluation depends on, in CloudWatch's words."""
 
     statistic: str
     comparison: str
@@ -74,7 +74,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an evaluation comes to."""
+    """The result of an evaluation."""
 
     state: State
     reason: str
@@ -86,9 +86,9 @@ def evaluate(alarm: Alarm, datapoints: Mapping[datetime, float], now: datetime) 
     """The state that `alarm` shall have at `now`.
 
     Real datapoints are preferred over missing ones, also those a little older than the evaluation periods. Only what
-    they leave open of the evaluation periods is filled as `alarm.missing` says. Where missing ones are not filled
-    (`missing`), an alarm fires on fewer datapoints than it asks for if all there are breach and the first of them is at
-    least `datapoints_to_alarm` periods old, since by then the rest should have come.
+    they leave open of the evaluation periods is filled by `alarm.missing`. Where missing ones are not filled
+    (`missing`), an alarm fires on fewer datapoints than it requires if all existing ones breach and the first of them
+    is at least `datapoints_to_alarm` periods old, since by then the rest should have come.
 
     Args:
         alarm: The alarm, with the state it is in.
@@ -313,7 +313,7 @@ def start(interval: float = INTERVAL_SECONDS) -> Evaluator:
 
 
 def _rule(alarm: Any, state: State) -> Alarm | None:
-    """What is to be evaluated, or None for the kinds that are only recorded."""
+    """The alarm to evaluate, or None for the kinds that are only recorded."""
     if alarm.rule is not None or alarm.metric_data_queries or alarm.extended_statistic:
         return None
     if alarm.statistic not in STATISTICS or alarm.comparison_operator not in _HOLDS:

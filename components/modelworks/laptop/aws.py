@@ -1,4 +1,4 @@
-"""The AWS account of one environment: a moto server that remembers, by its journal, what it was asked before it died.
+"""The AWS account of one environment: a moto server that replays its journal after a crash.
 
 python -m modelworks.laptop.aws --place ROOT --environment ENV
 """
@@ -38,14 +38,14 @@ def program(place: Place, environment: str, facts: Mapping[str, Any]) -> Program
 
 
 def memory(place: Place, environment: str) -> str:
-    """What an account holds of what its last process held, in a sentence; empty for one that had nothing to hold."""
+    """The restored part of an account, in a sentence; empty if there was nothing to restore."""
     facts = read_facts(_memory(place, environment))
     restore = f"`modelworks up {environment}` restores what is declared, running the pipelines again the data"
     if why := facts.get("empty"):
         return f"AWS of {environment} is empty, for {why}: {restore}"
     if not facts.get("requests"):
         return ""
-    again = f"{facts['requests']} requests were asked again in {facts['seconds']} s"
+    again = f"{facts['requests']} requests were replayed in {facts['seconds']} s"
     if refused := facts["refused"]:
         return f"AWS of {environment} holds most of what it held: {again}, and {refused} refused; {restore}"
     return f"AWS of {environment} holds what it held: {again}"

@@ -1,7 +1,7 @@
 """A laptop cloud from nothing to ready, and back to nothing.
 
 `up` may be run at any time and again: it makes what is missing, starts what is not running, and changes nothing else.
-What it knows it keeps in `laptop.json`; one lock a place keeps two commands apart.
+Its facts are in `laptop.json`; one lock a place keeps two commands apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import httpx
 
 Tell = Callable[[str], None]
-"""Is told each step, one line each."""
+"""Called with each step, one line each."""
 
 READY_SECONDS = 90
 """How long parts may take to become ready before `up` gives up; two busy cores need some twenty."""
@@ -73,15 +73,15 @@ def up(
         place: Where.
         environments: Names of environments that shall be there.
         kubernetes: Whether Kubernetes shall run. A place that has it keeps it.
-        report: Is told each step, one line each.
-        building: Is told how tools are had; default: progress on stderr.
+        report: Called with each step, one line each.
+        building: Called with the progress of the tools; default: progress on stderr.
 
     Returns:
         The facts of the place, as in `laptop.json`.
 
     Raises:
-        ModelworksError: A part cannot be had or started. What this call started is ended again, and wiped if there was
-            nothing before.
+        ModelworksError: A part is unavailable or does not start. The parts that this call started are stopped, and
+            wiped if there was nothing before.
     """
     _check_platform()
     began = time.monotonic()
@@ -92,32 +92,36 @@ def up(
         for name in environments:
             store.create(place, name)
         was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
-        amazon = _amazon(place)
-        if not supervisor.running(place):
-            _ports_free(place, facts)
-            # It needs no tools, and so it is there while they are still being built.
-            supervisor.apply(place, [part.program for part in amazon])
-        needed = _tool_names(kubernetes=facts["kubernetes"])
-        report(f"tools: {', '.join(needed)}")
-        with toolchain.obtaining(toolchain.Toolchain(), needed, building) as tools:
-            if facts["kubernetes"]:
-                parts = _kubernetes_up(place, facts, amazon, was, report, tools)
-            else:
-                parts = amazon
-                facts["tools"] = _paths(tools.wait_for_all())
-                supervisor.apply(place, [part.program for part in parts])
-                _wait(place, parts, was, report)
+        parts = _parts_up(place, facts, was, report, building)
         _write(place, facts)
         plugins.install(place, Path(facts["tools"][toolchain.PROVIDER]) if facts["kubernetes"] else None)
         for name in place.environments():
             if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
                 report(memory)
-        names = ", ".join(place.environments())
-        if {part.program.name for part in parts} <= was:
-            report(f"the laptop cloud is up already: {names}")
-        else:
-            report(f"the laptop cloud is up after {time.monotonic() - began:.1f} s: {names}")
+        already = {part.program.name for part in parts} <= was
+        when = "already" if already else f"after {time.monotonic() - began:.1f} s"
+        report(f"the laptop cloud is up {when}: {', '.join(place.environments())}")
         return facts
+
+
+def _parts_up(
+    place: Place, facts: dict[str, Any], was: set[str], report: Tell, building: toolchain.Report | None
+) -> list[_Part]:
+    """Have every tool and start every part; returns the parts once they are ready."""
+    amazon = _amazon(place)
+    if not supervisor.running(place):
+        _ports_free(place, facts)
+        # It needs no tools, and so it is there while they are still being built.
+        supervisor.apply(place, [part.program for part in amazon])
+    needed = _tool_names(kubernetes=facts["kubernetes"])
+    report(f"tools: {', '.join(needed)}")
+    with toolchain.obtaining(toolchain.Toolchain(), needed, building) as tools:
+        if facts["kubernetes"]:
+            return _kubernetes_up(place, facts, amazon, was, report, tools)
+        facts["tools"] = _paths(tools.wait_for_all())
+        supervisor.apply(place, [part.program for part in amazon])
+        _wait(place, amazon, was, report)
+        return amazon
 
 
 def _kubernetes_up(
@@ -155,9 +159,9 @@ def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> 
     """End everything and wipe it: processes, mounts, files. Safe when nothing is up.
 
     Args:
-        place: What.
-        keep: Keep the files, so that the next `up` goes on where this one ends.
-        report: Is told each step.
+        place: The laptop cloud to stop.
+        keep: Keep the files, so that the next `up` continues where this one ends.
+        report: Called with each step.
 
     Raises:
         ModelworksError: A process or file withstands.
@@ -234,28 +238,29 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     facts = read_facts(place.root / "laptop.json")
     before = json.dumps(facts)
     facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
+    if "pod_network" not in facts:
+        facts["pod_network"] = pod_network.choose(place)
+    among = pod_network.ports(facts["pod_network"])
     ports = facts.setdefault("ports", {})
     needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
     missing = [name for name in needed if name not in ports]
-    ports |= dict(zip(missing, store.free_ports(len(missing), taken=store.used_ports(place)), strict=True))
+    ports |= dict(zip(missing, store.free_ports(len(missing), among, taken=store.used_ports(place)), strict=True))
     if facts["kubernetes"]:
-        facts["host_ports"] = _host_ports(place, facts.get("host_ports", []), taken=ports.values())
-    if "pod_network" not in facts:
-        facts["pod_network"] = pod_network.choose(place)
+        facts["host_ports"] = _host_ports(place, facts.get("host_ports", []), among, taken=ports.values())
     if json.dumps(facts) != before:
         _write(place, facts)
     return facts
 
 
-def _host_ports(place: Place, before: list[int], *, taken: Iterable[int]) -> list[int]:
+def _host_ports(place: Place, before: list[int], among: range, *, taken: Iterable[int]) -> list[int]:
     """The ports for single hosts: as they were, but for those that a stranger took while this place was down."""
     used = {*store.used_ports(place), *taken}
     if not before:
-        return store.free_range(caddy.HOST_PORTS, taken=used)
+        return store.free_range(caddy.HOST_PORTS, among, taken=used)
     if supervisor.running(place):
         return before
     lost = set(_foreign(place, before))
-    return [port for port in before if port not in lost] + store.free_ports(len(lost), taken=used)
+    return [port for port in before if port not in lost] + store.free_ports(len(lost), among, taken=used)
 
 
 def _write(place: Place, facts: dict[str, Any]) -> None:
@@ -284,7 +289,7 @@ def _amazon(place: Place) -> list[_Part]:
 
 
 def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
-    """What starts at once and waits for each other by itself."""
+    """Parts that start at once and wait for each other."""
     ports = facts["ports"]
     api = control_plane.client(place, ports, timeout=3)
     checks: dict[str, Callable[[], bool]] = {
@@ -298,7 +303,7 @@ def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
 
 
 def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
-    """What needs the cluster set up: rollouts controllers, node agent, gateway."""
+    """Parts that need a configured cluster: rollouts controllers, node agent, gateway."""
     tools = {name: Path(path) for name, path in facts["tools"].items()}
     parts = [
         _Part(rollouts.program(place, name, store.facts(place, name), tools), lambda: True)
@@ -316,7 +321,7 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
 
 
 def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> None:
-    """Poll until each of the parts is ready and runs; tell of each that was not running before.
+    """Poll until each of the parts is ready and runs; report each that was not running before.
 
     Raises:
         ModelworksError: One gave up, or is not ready in time; the message carries the end of its log.

@@ -1,6 +1,6 @@
 """The real Kubernetes control plane of the laptop: who its parts are, how they are started, what they are allowed.
 
-Nothing here starts a process: it writes keys and kubeconfigs, and says which programs `supervision` shall run.
+Nothing here starts a process: it writes keys and kubeconfigs, and lists the programs that `supervision` shall run.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import admission, pki, rollouts
+from modelworks.laptop import admission, flags, pki, rollouts
+from modelworks.laptop.cluster_roles import ROLES
 from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import httpx
@@ -32,40 +33,14 @@ which means nothing on a laptop can never reach somebody else's machine. The gat
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 """The issuer of service-account tokens."""
 
-CONTROLLERS = (
-    "clusterrole-aggregation-controller",
-    "cronjob-controller",
-    "deployment-controller",
-    "disruption-controller",
-    "ephemeral-volume-controller",
-    "garbage-collector-controller",
-    "horizontal-pod-autoscaler-controller",
-    "job-controller",
-    "namespace-controller",
-    "node-lifecycle-controller",
-    "persistentvolume-binder-controller",
-    "persistentvolume-protection-controller",
-    "persistentvolumeclaim-protection-controller",
-    "pod-garbage-collector-controller",
-    "replicaset-controller",
-    "resourcequota-controller",
-    "root-ca-certificate-publisher-controller",
-    "serviceaccount-controller",
-    "statefulset-controller",
-    "taint-eviction-controller",
-    "ttl-after-finished-controller",
-    "validatingadmissionpolicy-status-controller",
-)
-"""What workloads rely on. Clouds, routes, attached disks, certificate requests and device claims do not exist here."""
-
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-"""What the control plane itself is made of."""
+"""The programs of the control plane."""
 
 TOOLS = (*PROGRAMS, "kubectl", "rollouts-controller")
-"""What the toolchain has to provide."""
+"""The tools that the toolchain must provide."""
 
 NETWORK = "MODELWORKS_POD_NETWORK"
-"""Tells other places of this user which pod network is taken, as long as the control plane runs."""
+"""Reserves the pod network against other places of this user, while the control plane runs."""
 
 PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "agent")
 """The ports that the control plane listens on, as they are named in `laptop.json`."""
@@ -136,112 +111,26 @@ def server(ports: Mapping[str, int]) -> str:
 
 def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> list[Program]:
     """etcd, API server, controller manager and scheduler."""
-    ports = facts["ports"]
     # Go's collector trades memory for CPU; the cluster is small, idle most of the time, and shares memory with models.
     environ = {"GOGC": "50", NETWORK: facts["pod_network"]}
     # Bounds its heap while it comes up; lower, and it would collect garbage all the time.
     lean = {**environ, "GOMEMLIMIT": "220MiB"}
-    pki_folder = place.cluster / "pki"
+    values = {
+        **facts["ports"],
+        "cluster": place.cluster,
+        "pki": place.cluster / "pki",
+        "issuer": ISSUER,
+        "service_network": SERVICE_NETWORK,
+    }
 
-    def kept(name: str) -> Path:
-        return pki_folder / name
+    def argv(tool: str, table: Sequence[str]) -> list[str | Path]:
+        return [tools[tool], *(flag.format_map(values) for flag in table)]
 
-    etcd_url = f"https://127.0.0.1:{ports['etcd']}"
-    peer_url = f"https://127.0.0.1:{ports['etcd-peer']}"
-    trusted = [f"--trusted-ca-file={kept('etcd-ca.crt')}", f"--peer-trusted-ca-file={kept('etcd-ca.crt')}"]
-    etcd: list[str | Path] = [
-        tools["etcd"],
-        "--name=laptop",
-        f"--data-dir={place.cluster / 'etcd'}",
-        f"--listen-client-urls={etcd_url}",
-        f"--advertise-client-urls={etcd_url}",
-        f"--listen-peer-urls={peer_url}",
-        f"--initial-advertise-peer-urls={peer_url}",
-        f"--initial-cluster=laptop={peer_url}",
-        *trusted,
-        f"--cert-file={kept('etcd.crt')}",
-        f"--key-file={kept('etcd.key')}",
-        f"--peer-cert-file={kept('etcd.crt')}",
-        f"--peer-key-file={kept('etcd.key')}",
-        "--client-cert-auth",
-        "--peer-client-cert-auth",
-        # A killed etcd loses nothing by this, a laptop that loses power may: then it is declared anew from code.
-        "--unsafe-no-fsync",
-        "--auto-compaction-retention=10m",
-        "--snapshot-count=5000",
-        "--log-level=warn",
-    ]
-    apiserver: list[str | Path] = [
-        tools["kube-apiserver"],
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        f"--secure-port={ports['apiserver']}",
-        f"--tls-cert-file={kept('apiserver.crt')}",
-        f"--tls-private-key-file={kept('apiserver.key')}",
-        "--tls-min-version=VersionTLS12",
-        f"--client-ca-file={kept('ca.crt')}",
-        f"--etcd-servers={etcd_url}",
-        f"--etcd-cafile={kept('etcd-ca.crt')}",
-        f"--etcd-certfile={kept('etcd-client.crt')}",
-        f"--etcd-keyfile={kept('etcd-client.key')}",
-        "--anonymous-auth=false",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction,PodSecurity",
-        *admission.FLAGS,
-        f"--service-account-issuer={ISSUER}",
-        f"--service-account-key-file={kept('service-accounts.pub')}",
-        f"--service-account-signing-key-file={kept('service-accounts.key')}",
-        f"--service-cluster-ip-range={SERVICE_NETWORK}",
-        "--endpoint-reconciler-type=none",  # it would publish a loopback address, which the API refuses
-        f"--kubelet-certificate-authority={kept('ca.crt')}",
-        f"--kubelet-client-certificate={kept('kubelet-client.crt')}",
-        f"--kubelet-client-key={kept('kubelet-client.key')}",
-        "--kubelet-preferred-address-types=InternalIP,Hostname",
-        "--enable-priority-and-fairness=false",  # one user; it costs start-up time and memory
-        "--profiling=false",
-        "--delete-collection-workers=1",
-        "--event-ttl=1h",
-    ]
-
-    def serving(name: str, kubeconfig: Path) -> list[str]:
-        return [
-            f"--kubeconfig={kubeconfig}",
-            f"--authentication-kubeconfig={kubeconfig}",
-            f"--authorization-kubeconfig={kubeconfig}",
-            f"--client-ca-file={kept('ca.crt')}",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={ports[name]}",
-            f"--tls-cert-file={kept(f'{name}-server.crt')}",
-            f"--tls-private-key-file={kept(f'{name}-server.key')}",
-            "--authentication-skip-lookup",  # the request headers it would look up belong to aggregated APIs
-            "--leader-elect=false",
-            "--profiling=false",
-        ]
-
-    manager: list[str | Path] = [
-        tools["kube-controller-manager"],
-        *serving("controller-manager", place.cluster / "controller-manager.kubeconfig"),
-        "--use-service-account-credentials",
-        f"--service-account-private-key-file={kept('service-accounts.key')}",
-        f"--root-ca-file={kept('ca.crt')}",
-        f"--controllers={','.join(CONTROLLERS)}",
-        "--node-monitor-grace-period=20s",
-        "--node-monitor-period=2s",
-        "--terminated-pod-gc-threshold=200",
-        "--kube-api-qps=100",
-        "--kube-api-burst=200",
-    ]
-    scheduler: list[str | Path] = [
-        tools["kube-scheduler"],
-        *serving("scheduler", place.cluster / "scheduler.kubeconfig"),
-        "--kube-api-qps=100",
-        "--kube-api-burst=200",
-    ]
     return [
-        Program("etcd", etcd, environ),
-        Program("apiserver", apiserver, lean),
-        Program("controller-manager", manager, environ),
-        Program("scheduler", scheduler, environ),
+        Program("etcd", argv("etcd", flags.ETCD), environ),
+        Program("apiserver", argv("kube-apiserver", flags.APISERVER), lean),
+        Program("controller-manager", argv("kube-controller-manager", flags.CONTROLLER_MANAGER), environ),
+        Program("scheduler", argv("kube-scheduler", flags.SCHEDULER), environ),
     ]
 
 
@@ -294,11 +183,8 @@ def ready(api: httpx.Client) -> bool:
 
 
 def set_up_cluster(api: httpx.Client) -> None:
-    """What is no environment's: roles, custom resources of Argo Rollouts, the ingress class."""
-    for kind, name, body in _cluster_objects():
-        group = "networking.k8s.io/v1" if kind == "ingressclasses" else "rbac.authorization.k8s.io/v1"
-        apply(api, f"/apis/{group}/{kind}/{name}", body)
-    for path, body in admission.objects():
+    """Objects of no environment: roles, custom resources of Argo Rollouts, the ingress class."""
+    for path, body in (*_cluster_objects(), *admission.objects()):
         apply(api, path, body)
     if not _served(api, "argoproj.io/v1alpha1", 5):
         for name, text in rollouts.custom_resources():
@@ -330,10 +216,10 @@ def _served(api: httpx.Client, group: str, kinds: int) -> bool:
 
 
 def set_up_environment(api: httpx.Client, environment: str) -> None:
-    """What an environment's user and its rollouts controller may do.
+    """Permissions of an environment's user and its rollouts controller.
 
-    Both reach further than it looks: admission keeps their changes to what the environment made (see `admission`), and
-    the controller is started for one namespace, which need not be there yet.
+    Both reach further than it looks: admission keeps the user's changes to what its environment made (see
+    `admission`), and the controller is started for one namespace, which need not be there yet.
     """
     for role, user in (
         ("environment", environment_user(environment)),
@@ -342,7 +228,7 @@ def set_up_environment(api: httpx.Client, environment: str) -> None:
         name = f"modelworks:{role}:{environment}"
         apply(
             api,
-            f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
+            f"{_RBAC}/clusterrolebindings/{name}",
             _binding(name, f"modelworks:{role}", user),
         )
 
@@ -357,69 +243,29 @@ def rollouts_user(environment: str) -> str:
     return f"modelworks:rollouts:{environment}"
 
 
-_READ = ["get", "list", "watch"]
-_CHANGE = [*_READ, "create", "update", "patch", "delete"]
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_BINDINGS = (
+    ("modelworks:agent", "modelworks:agent", f"system:node:{NODE}"),
+    ("modelworks:gateway", "modelworks:gateway", "modelworks:gateway"),
+    ("modelworks:kubelet-client", "system:kubelet-api-admin", "kube-apiserver-kubelet-client"),
+)
+"""Names of cluster role bindings, each with its role and its user."""
 
 
-def _cluster_objects() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    roles = {
-        # Beyond what the API server grants any node: claims are bound to local folders by the agent itself.
-        "modelworks:agent": [
-            _rule([""], ["namespaces"], ["get"]),  # whose pods these are
-            _rule([""], ["persistentvolumes"], _CHANGE),
-            _rule([""], ["persistentvolumeclaims"], _READ),
-            _rule([""], ["persistentvolumeclaims/status"], ["update", "patch"]),
-            _rule(["storage.k8s.io"], ["storageclasses"], _CHANGE),
-        ],
-        "modelworks:gateway": [
-            _rule([""], ["services", "pods"], _READ),
-            _rule(["networking.k8s.io"], ["ingresses", "ingressclasses"], _READ),
-            _rule(["networking.k8s.io"], ["ingresses/status"], ["update", "patch"]),
-            _rule([""], ["services/status"], ["update", "patch"]),
-            _rule([""], ["endpoints"], ["create", "patch"]),
-            _rule([""], ["events"], ["create", "patch"]),
-        ],
-        # The rights that Argo Rollouts documents for its controller, without the routers that are not here.
-        "modelworks:rollouts": [
-            _rule(["argoproj.io"], ["rollouts", "rollouts/status", "rollouts/finalizers"], [*_READ, "update", "patch"]),
-            _rule(
-                ["argoproj.io"],
-                ["analysisruns", "analysisruns/finalizers", "experiments", "experiments/finalizers"],
-                _CHANGE,
-            ),
-            _rule(["argoproj.io"], ["analysistemplates", "clusteranalysistemplates"], _READ),
-            _rule(["apps"], ["replicasets"], _CHANGE),
-            _rule(["", "apps"], ["deployments", "podtemplates"], [*_READ, "update"]),
-            _rule([""], ["services"], [*_READ, "create", "patch", "delete"]),
-            _rule([""], ["secrets", "configmaps"], _READ),
-            _rule([""], ["pods"], ["list", "watch", "update"]),
-            _rule([""], ["pods/eviction"], ["create"]),
-            _rule([""], ["events"], ["create", "update", "patch"]),
-            _rule(["networking.k8s.io"], ["ingresses"], [*_READ, "create", "update", "patch"]),
-            _rule(["batch"], ["jobs"], [*_READ, "create", "update", "patch", "delete"]),
-        ],
-        # Rights in single namespaces would come a moment after these, and a program that goes on at once be refused.
-        # The verbs are named: `*` would let it impersonate the administrator, to whom no admission policy applies.
-        "modelworks:environment": [_rule(["*"], ["*"], [*_CHANGE, "deletecollection"])],
-    }
-    for name, rules in roles.items():
-        yield "clusterroles", name, _object("rbac.authorization.k8s.io/v1", "ClusterRole", name, rules=rules)
-    for name, user in (("modelworks:agent", f"system:node:{NODE}"), ("modelworks:gateway", "modelworks:gateway")):
-        yield "clusterrolebindings", name, _binding(name, name, user)
-    yield (
-        "clusterrolebindings",
-        "modelworks:kubelet-client",
-        _binding("modelworks:kubelet-client", "system:kubelet-api-admin", "kube-apiserver-kubelet-client"),
+def _cluster_objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path of each object, and what to apply there."""
+    for name, rules in ROLES.items():
+        yield f"{_RBAC}/clusterroles/{name}", _role(name, rules)
+    for name, role, user in _BINDINGS:
+        yield f"{_RBAC}/clusterrolebindings/{name}", _binding(name, role, user)
+    ingress_class = _object(
+        "networking.k8s.io/v1", "IngressClass", "alb", spec={"controller": "modelworks.dev/gateway"}
     )
-    yield (
-        "ingressclasses",
-        "alb",
-        _object("networking.k8s.io/v1", "IngressClass", "alb", spec={"controller": "modelworks.dev/gateway"}),
-    )
+    yield "/apis/networking.k8s.io/v1/ingressclasses/alb", ingress_class
 
 
-def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str, list[str]]:
-    return {"apiGroups": groups, "resources": resources, "verbs": verbs}
+def _role(name: str, rules: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return _object("rbac.authorization.k8s.io/v1", "ClusterRole", name, rules=list(rules))
 
 
 def _object(version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import yaml
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import control_plane, toolchain
+from modelworks.laptop import control_plane, pod_network, toolchain
 from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.project import project_root
 
@@ -30,7 +31,7 @@ REGION = "eu-central-1"
 """The region of an environment whose stack names none."""
 
 NO_PROXY = ("NO_PROXY", "no_proxy")
-"""What names the hosts that no proxy stands before; who reads which of the two differs by program."""
+"""Variables that list the hosts without a proxy; programs differ in which of the two they read."""
 
 _SHELL_TOOLS = ("pulumi", "kubectl", toolchain.GENERATOR)
 
@@ -53,7 +54,7 @@ def create(place: Place, environment: str) -> dict[str, Any]:
     if facts := read_facts(path):
         return facts
     config = stack_config(environment)
-    [port] = free_ports(1, taken=used_ports(place))
+    [port] = free_ports(1, _ports_of(place), taken=used_ports(place))
     facts = {
         "aws_port": port,
         "account": next(iter(config.get("aws:allowedAccountIds") or []), ACCOUNT),
@@ -97,7 +98,7 @@ def stack_config(environment: str) -> dict[str, Any]:
 
 
 def _namespace(config: dict[str, Any]) -> str | None:
-    """The namespace that a stack's settings name; what is wrong with them is said by who checks them."""
+    """The namespace that a stack's settings name; their errors are reported by the check of the settings."""
     settings = config.get("modelworks:settings")
     cluster = settings.get("cluster") if isinstance(settings, dict) else None
     namespace = cluster.get("namespace") if isinstance(cluster, dict) else None
@@ -105,7 +106,7 @@ def _namespace(config: dict[str, Any]) -> str | None:
 
 
 def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
-    """What makes plain `pulumi`, `kubectl`, `aws` and boto3 mean that environment, and reach it past any proxy.
+    """Variables that make plain `pulumi`, `kubectl`, `aws` and boto3 use that environment, and reach it past any proxy.
 
     Args:
         place: The laptop cloud.
@@ -180,36 +181,38 @@ def used_ports(place: Place) -> set[int]:
     return ports
 
 
-def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
-    """Free loopback ports, from below those that the kernel hands out to connections: they stay free while we are down.
+def _ports_of(place: Place) -> range:
+    network = read_facts(place.root / "laptop.json").get("pod_network")
+    return pod_network.ports(network) if network else pod_network.PORTS
+
+
+def free_ports(count: int, among: range, *, taken: Iterable[int] = ()) -> list[int]:
+    """The first ports `among` these where nobody listens on loopback.
 
     Raises:
         ModelworksError: There are not as many.
     """
-    used, found = set(taken), list[int]()
-    for _ in range(1000):
-        if len(found) == count:
-            return found
-        port = 20_000 + secrets.randbelow(12_000)
-        if port not in used and holder_free(port):
-            used.add(port)
-            found.append(port)
-    raise ModelworksError(f"there are no {count} free ports between 20000 and 32000 on 127.0.0.1")
+    used = set(taken)
+    found = list(islice((port for port in among if port not in used and holder_free(port)), count))
+    if len(found) < count:
+        raise ModelworksError(f"there are no {count} free ports between {among.start} and {among.stop} on 127.0.0.1")
+    return found
 
 
-def free_range(count: int, *, taken: Iterable[int] = ()) -> list[int]:
-    """As many free loopback ports, one after the other, from where `free_ports` takes them.
+def free_range(count: int, among: range, *, taken: Iterable[int] = ()) -> list[int]:
+    """The first ports `among` these, one after the other, where nobody listens on loopback.
 
     Raises:
         ModelworksError: There is no such row of free ports.
     """
     used = set(taken)
-    for _ in range(100):
-        first = 20_000 + secrets.randbelow(12_000 - count)
-        ports = list(range(first, first + count))
-        if used.isdisjoint(ports) and all(map(holder_free, ports)):
-            return ports
-    raise ModelworksError(f"there are no {count} free ports in a row between 20000 and 32000 on 127.0.0.1")
+    for first in among[: 1 - count or None]:
+        row = list(range(first, first + count))
+        if used.isdisjoint(row) and all(map(holder_free, row)):
+            return row
+    raise ModelworksError(
+        f"there are no {count} free ports in a row between {among.start} and {among.stop} on 127.0.0.1"
+    )
 
 
 def holder_free(port: int) -> bool:

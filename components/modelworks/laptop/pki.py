@@ -1,7 +1,7 @@
 """Certificates of the laptop's control plane: two authorities, one certificate an identity, all private to the user.
 
-etcd has an authority of its own, because whoever holds a certificate that etcd trusts may read and write everything in
-the cluster, whatever RBAC says.
+etcd has its own authority, because the holder of a certificate that etcd trusts may read and write everything in the
+cluster, regardless of RBAC.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def issue(authority: Pair, name: str, *, groups: Sequence[str] = (), hosts: Sequ
 
     Args:
         authority: Who signs.
-        name: The common name, which Kubernetes takes for the user.
-        groups: Organisations, which Kubernetes takes for the user's groups.
+        name: The common name, which Kubernetes reads as the user.
+        groups: Organisations, which Kubernetes reads as the user's groups.
         hosts: Names and addresses the server answers to.
     """
     key = new_key()

@@ -1,7 +1,7 @@
 """The provider plugins of a laptop cloud, where its engine looks for them: it starts each for one run and ends it.
 
-None of them stands by with an open port. They lie in the engine's home (`PULUMI_HOME`) under the versions of the SDKs
-that are installed here, and so nothing is downloaded, and nothing of the user's own is used or changed.
+None keeps a port open between runs. They are in the engine's home (`PULUMI_HOME`) under the versions of the SDKs that
+are installed here, so nothing is downloaded, and nothing of the user's own is used or changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _executable(place: Place, name: str) -> Path:
 
 
 def _stand_in(place: Place) -> str:
-    # -P: a module of the user's project must not stand in for one of ours.
+    # -P: no module of the user's project may shadow one of these.
     argv = [sys.executable, "-P", "-m", "modelworks.laptop.providers", "--place", str(place.root)]
     return f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n'
 

@@ -1,4 +1,4 @@
-"""The loopback network that a laptop cloud's pods live in: one that no other laptop cloud of this machine has."""
+"""The loopback network of a laptop cloud's pods, and its ports: no other laptop cloud of this machine has them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _OCTETS = range(77, 127)
 """127.77 first, for then addresses in the docs are right."""
+PORTS = range(20_000, 32_000)
+"""Of all laptop clouds. The kernel hands out none of these to connections: they stay free while a cloud is down."""
+_PORTS_EACH = len(PORTS) // len(_OCTETS)
 _CLAIM_SECONDS = 60
 """How long a claim counts whose laptop cloud is not written down yet, or no more."""
 
@@ -45,6 +48,15 @@ def choose(place: Place) -> str:
             fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
         ) from error
     raise ModelworksError("every loopback network from 127.77 to 127.126 is in use", fix="End another laptop cloud.")
+
+
+def ports(network: str) -> range:
+    """The ports of the laptop cloud that has this network.
+
+    A search for free ports does not find those that another cloud has chosen and does not listen on yet.
+    """
+    first = PORTS.start + (int(network.split(".")[1]) - _OCTETS.start) * _PORTS_EACH
+    return range(first, first + _PORTS_EACH)
 
 
 def _free(claim: Path, root: Path) -> bool:

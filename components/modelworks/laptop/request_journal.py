@@ -1,10 +1,10 @@
-"""What an AWS account of the laptop was asked to change, so that the moto that follows a dead one can be asked again.
+"""The changing requests of an emulated AWS account, so that a new moto can replay those of a dead one.
 
 moto keeps everything in memory. Each request that changed something is appended to a file before its answer goes out:
-what a client was told is kept, whatever dies next. Identifiers, keys and upload ids come from dice of the request's
-own, and so are the same the second time, in whatever order requests were served. (Why not moto's recorder: docs/adr.)
+an acknowledged request survives any crash. Identifiers, keys and upload ids come from the request's own random seed,
+and so are the same in a replay, in whatever order requests were served. (Why not moto's recorder: docs/adr.)
 
-What passes is not kept: metrics, logs, messages on their way. Dates of creation are those of the second time.
+Transient data is not kept: metrics, logs, messages in flight. Dates of creation are those of the replay.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any, Final
 
 LARGEST: Final = 512 * 2**20
-"""Bytes that a journal may hold. An account that was asked more is not kept any further, and says so."""
+"""Bytes that a journal may hold. Beyond that the account is not kept any further, and reports it."""
 
 MOST: Final = 15_000
-"""Requests that a journal may hold: at some 2 ms each, asking them again takes half a minute."""
+"""Requests that a journal may hold: at about 2 ms each, a replay takes half a minute."""
 
 _PASSING: Final = re.compile(
     r"GET|HEAD|OPTIONS|Get|List|Describe|BatchGet|Query$|Scan$|Encrypt$|Decrypt$|ReEncrypt$|Generate|Sign$|Verify(Mac)?$|"
@@ -47,7 +47,7 @@ _request = threading.local()
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of asking an account everything again."""
+    """The result of a replay."""
 
     requests: int
     refused: int
@@ -61,7 +61,7 @@ class Journal:
     Args:
         application: moto.
         path: The file. It holds secrets in the clear, and is readable by its owner only.
-        lost: Is told why when the account cannot be kept any further; the file is gone then.
+        lost: Called with the reason when the account cannot be kept any further; the file is gone then.
         largest: Bytes that the file may hold.
         most: Requests that the file may hold.
     """
@@ -108,7 +108,7 @@ class Journal:
         return answer
 
     def replay(self) -> Replayed:
-        """Ask the application everything in the file again, in its order. To be called before anybody else asks."""
+        """Replay the file to the application, in its order, before the first request."""
         began, requests, refused, whole = time.monotonic(), 0, 0, 0
         with self._path.open("rb") as file:
             for line in file:
@@ -151,10 +151,10 @@ class Journal:
                 return
             try:
                 if self._file.tell() + len(line) > self._largest:
-                    self._give_up(f"it was asked more than {self._largest // 2**20} MiB")
+                    self._give_up(f"its requests exceed {self._largest // 2**20} MiB")
                     return
                 if self._count == self._most:
-                    self._give_up(f"it was asked more than {self._most} times")
+                    self._give_up(f"it had more than {self._most} requests")
                     return
                 self._count += 1
                 self._file.write(line)
@@ -181,7 +181,7 @@ def _body(environ: dict[str, Any]) -> bytes:
 
 
 def _operation(environ: dict[str, Any], body: bytes) -> str:
-    """What the request asks for, in AWS's words; of S3, which has none, the method."""
+    """The action of the request, in AWS's words; for S3, which has none, the method."""
     if target := environ.get("HTTP_X_AMZ_TARGET"):
         return str(target).rpartition(".")[2]
     if found := re.search(r"/operation/(\w+)$", environ.get("PATH_INFO", "")):

@@ -1,6 +1,6 @@
 """Argo Rollouts on the laptop: one controller an environment, and the custom resources of its own module.
 
-A controller asks one AWS account for the metrics of an analysis, and environments must not see each other: so each
+A controller reads from one AWS account the metrics of an analysis, and environments must not see each other: so each
 has its own, which looks at its own namespace and its own account.
 """
 

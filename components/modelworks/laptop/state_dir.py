@@ -1,4 +1,4 @@
-"""Where the laptop cloud keeps its things on disk, and the facts its parts tell each other.
+"""The laptop cloud's folders on disk, and the facts that its parts share.
 
 Every path below the place is private to the user (mode 0700) and removed by `modelworks laptop down`.
 """
@@ -61,7 +61,7 @@ class Place:
         return self.root / "gateway"
 
     def environment(self, name: str) -> Path:
-        """What belongs to one environment: Pulumi backend, passphrase, AWS account, kubeconfig."""
+        """Files of one environment: Pulumi backend, passphrase, AWS account, kubeconfig."""
         return self.root / "environments" / name
 
     def environments(self) -> list[str]:
@@ -72,7 +72,7 @@ class Place:
         """`path`, made with private permissions if it is not there.
 
         Raises:
-            ModelworksError: It cannot be made; the message says why.
+            ModelworksError: It cannot be created; the message has the reason.
         """
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -96,8 +96,8 @@ def read_facts(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise ModelworksError(
-            f"{path} is not JSON: {error}", fix="Run `modelworks laptop down` to start anew."
+            f"{path} is not JSON: {error}", fix="Run `modelworks laptop down` to start again."
         ) from error
     if not isinstance(facts, dict):
-        raise ModelworksError(f"{path} does not hold a JSON object", fix="Run `modelworks laptop down` to start anew.")
+        raise ModelworksError(f"{path} does not hold a JSON object", fix="Run `modelworks laptop down` to start again.")
     return facts

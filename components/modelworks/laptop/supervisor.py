@@ -1,4 +1,4 @@
-"""The processes of a laptop cloud under supervisord: what is configured, started, asked and ended.
+"""The processes of a laptop cloud under supervisord: their configuration, start, status and end.
 
 supervisord runs as a daemon of the place and listens on a unix socket only. Every process carries
 `MODELWORKS_LAPTOP=<place>` in its environment, so that what a crash left behind is found exactly and nothing else is.
@@ -44,7 +44,7 @@ class Program:
     """Its name in `status`, and of its log file."""
 
     argv: Sequence[str | Path]
-    """What is run. Never a secret in here: the process list shows it."""
+    """The command line. Never a secret in here: the process list shows it."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the small environment that every process of the laptop gets. No secrets either, but paths to them."""
@@ -98,12 +98,12 @@ def apply(place: Place, programs: Sequence[Program]) -> None:
 
 
 def processes(place: Place) -> list[dict[str, Any]]:
-    """What supervisord knows of each process; empty when it does not run."""
+    """The state of each process in supervisord; empty when it does not run."""
     return list(_rpc(place, "getAllProcessInfo") or [])
 
 
 def restart(place: Place, name: str) -> None:
-    """End one process and start it anew.
+    """Restart one process.
 
     Raises:
         ModelworksError: There is no such process.
@@ -140,7 +140,7 @@ def stop(place: Place, *, grace: float) -> None:
 
     Args:
         place: Whose processes.
-        grace: Seconds between asking and killing.
+        grace: Seconds between SIGTERM and SIGKILL.
     """
     # supervisord goes first, and at once: alive, it would restart what ends.
     for process in _marked(place):
@@ -173,7 +173,7 @@ def end(found: Iterable[psutil.Process], *, grace: float) -> None:
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    psutil.wait_procs(alive, timeout=30)  # a busy machine takes its time for a kill, too
 
 
 def leftovers(place: Place) -> list[psutil.Process]:
@@ -228,7 +228,7 @@ def _start(place: Place) -> None:
             start_new_session=True,  # Ctrl-C in a terminal is for the command, not for the cloud
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        said = str(error.stderr or error.output or error).strip().splitlines() or ["it said nothing"]
+        said = str(error.stderr or error.output or error).strip().splitlines() or ["it logged nothing"]
         raise ModelworksError(
             f"the process supervisor does not start: {said[-1]}", fix=f"Look into {place.logs / 'supervisord.log'}."
         ) from error
@@ -255,7 +255,7 @@ def _reload(place: Place) -> None:
 
 
 def _rpc(place: Place, method: str, *args: object) -> Any:
-    """What supervisord answers, or None when it does not run.
+    """The answer of supervisord, or None when it does not run.
 
     Raises:
         Fault: It refuses.
@@ -273,7 +273,7 @@ def _rpc(place: Place, method: str, *args: object) -> Any:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    """What every process starts with: nothing of the user's credentials, proxies or settings."""
+    """Variables of every process: none of the user's credentials, proxies or settings."""
     kept = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "MODELWORKS_CACHE")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "PATH": os.pathsep.join(

@@ -1,4 +1,4 @@
-"""What happens to a model: spec, data checks, training, bundle, gates. Never imports pulumi.
+"""The lifecycle of a model: spec, data checks, training, bundle, gates. Never imports pulumi.
 
 A project is a folder with a `model.py` that ends in `spec = ModelSpec(...)`. The steps are plain functions that can be
 called again after a crash: each finds what is already done by the digest of its inputs.

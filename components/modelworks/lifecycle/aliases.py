@@ -1,4 +1,4 @@
-"""What the aliases of a registry mean: `champion` has an environment's traffic, `challenger` is on its way there."""
+"""Aliases of a registry: `champion` has an environment's traffic, `challenger` is on its way there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def aliases_for(digest: str, versions: Sequence[Version], *, serves: bool) -> Ma
     """Where the aliases of a model belong in an environment that releases the bundle `digest`.
 
     Args:
-        digest: What the stack's file releases.
+        digest: The digest that the stack's file releases.
         versions: The model's, as the environment's registry has them.
         serves: Whether all traffic is on it already.
 
@@ -39,7 +39,7 @@ def aliases_for(digest: str, versions: Sequence[Version], *, serves: bool) -> Ma
 
 
 def moves(wanted: Mapping[str, str | None], versions: Sequence[Version]) -> list[Move]:
-    """What has to change for the aliases to be where they belong.
+    """The changes that put the aliases where they belong.
 
     A digest that no version is registered for is left out: the release itself is wrong then.
     """
@@ -58,7 +58,7 @@ def move_aliases(registry: Registry, model: str, digest: str, *, serves: bool) -
     Args:
         registry: Of the environment.
         model: The model.
-        digest: What the environment's stack file releases.
+        digest: The digest that the environment's stack file releases.
         serves: Whether all traffic is on it already.
 
     Raises:
@@ -72,7 +72,7 @@ def move_aliases(registry: Registry, model: str, digest: str, *, serves: bool) -
 
 
 def was_released(version: Version, environment: str) -> bool:
-    """Whether the lineage of a version says that an environment released it."""
+    """Whether the lineage of a version records a release in an environment."""
     return any(release["environment"] == environment for release in version.facts.get("released", []))
 
 

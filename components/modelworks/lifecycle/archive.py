@@ -25,7 +25,7 @@ PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt",
 def pack(folder: Path) -> bytes:
     """A `.tar.gz` of everything in `folder`: sorted paths, fixed times, owners and modes.
 
-    The gzip layer stores without compressing, because compressed bytes depend on the zlib at hand and these must not.
+    The gzip layer stores without compressing, because compressed bytes depend on the installed zlib and these must not.
 
     Raises:
         ModelworksError: There is a link or a device in the folder.
@@ -89,7 +89,7 @@ def canonical_skops(data: bytes) -> bytes:
 def refuse_pickles(folder: Path) -> None:
     """Look into every file of an unpacked bundle, and into archives in it, for a pickle.
 
-    Unpickling runs code; nothing in a bundle may need it, whatever its name says.
+    Unpickling runs code; no file in a bundle may need it, whatever its name.
 
     Raises:
         ModelworksError: There is one.

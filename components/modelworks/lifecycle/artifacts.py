@@ -1,4 +1,4 @@
-"""What goes to a training run in an environment and what comes back: by digest, through its artifact bucket.
+"""Inputs and results of a training run in an environment: by digest, through its artifact bucket.
 
 Everything is written before what names it, and verified before it is used. Nothing is overwritten by other content, so
 that two runs of the same inputs at once are harmless.
@@ -109,7 +109,7 @@ class Artifacts:
                 inputs = read_json(fetched / "inputs.json")
                 if run_id(inputs) != run or not (fetched / "metrics.json").is_file():
                     raise ModelworksError(
-                        f"what lies in s3://{self.bucket} as the run {run} of {model} is not that run"
+                        f"the object in s3://{self.bucket} as the run {run} of {model} is not that run"
                     )
                 shutil.rmtree(folder, ignore_errors=True)
                 fetched.rename(folder)
@@ -123,7 +123,7 @@ class Artifacts:
         """Bring a finished run to `folder` if the bucket holds it.
 
         Raises:
-            ModelworksError: What it holds is not that run.
+            ModelworksError: The bucket holds another run.
             StoreError: The bucket does not answer.
         """
         prefix = contract.run_key(model, run)
@@ -141,8 +141,8 @@ class Artifacts:
         """
         self._put(contract.job_key(job), json.dumps(facts, sort_keys=True).encode())
 
-    def told(self, job: str) -> dict[str, Any]:
-        """What a Job came to, as it noted itself; empty if it could not.
+    def job_result(self, job: str) -> dict[str, Any]:
+        """The result that a Job recorded; empty if it recorded none.
 
         Raises:
             StoreError: The bucket does not answer.
@@ -176,7 +176,7 @@ class Artifacts:
 def pack_source(spec: ModelSpec) -> bytes:
     """A model project with its lock, as bytes that depend on nothing but their content.
 
-    Hidden files and `__pycache__` stay behind. Whatever else lies in the project's folder goes along.
+    All files of the project's folder are sent, except hidden files and `__pycache__`.
 
     Raises:
         ModelworksError: There is no lock, the project is too large, or holds links.

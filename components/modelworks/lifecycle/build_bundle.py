@@ -9,22 +9,28 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
+import msgspec
 import numpy as np
 
 from modelworks._files import digest_of, digest_of_facts, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle.archive import pack, refuse_pickles
+from modelworks.lifecycle.edge_cases import EdgeCase, dependence, edge_cases
 from modelworks.lifecycle.lockfile import PYTHON
 from modelworks.lifecycle.model_card import model_card
+from modelworks.lifecycle.provenance import SERVICE
+from modelworks.lifecycle.rows import rows_of
 from modelworks.lifecycle.trust import load_estimator, trusted_types
 from modelworks.runtime import manifest as of
+from modelworks.runtime.encoding import Row, column_dtype
+from modelworks.runtime.predictor import Infer, onnx_engine, skops_engine
 from modelworks.runtime.server.custom_service import read_facts
 
 if TYPE_CHECKING:
@@ -37,6 +43,12 @@ Step = Callable[[str], AbstractContextManager[None]]
 OPSET = 21
 """ONNX operator set: what ONNX Runtime 1.20 and later run."""
 ONNX_DOMAIN_ML = 3
+Precision = Literal["float64", "float32"]
+
+PARITY_ROWS = 100_000
+"""Most hold-out rows over which the two engines are compared."""
+ROUNDING = 1e-6
+"""Largest difference, relative to the largest answer, that comes of adding the same numbers in another order."""
 EXAMPLES = 3
 """Example rows in the manifest, the spec's own first."""
 
@@ -44,7 +56,7 @@ EXAMPLES = 3
 def build(
     spec: ModelSpec, folder: Path, frame: pd.DataFrame, step: Step, *, requirements: str, builder: str
 ) -> dict[str, Any]:
-    """Build the bundle of the run in `folder` and say where it is.
+    """Build the bundle of the run in `folder` and return its path.
 
     Args:
         spec: The model.
@@ -56,12 +68,17 @@ def build(
     """
     parts = data.split_rows(spec, frame)
     holdout = frame.iloc[parts["holdout"]]
+    positions = np.unique(np.linspace(0, len(holdout) - 1, min(PARITY_ROWS, len(holdout))).astype(int))
+    rows = rows_of(holdout.iloc[positions], spec.served_features)
+    edges = [] if spec.service.code else edge_cases(spec.served_features, rows[0])
+    with step("try the edges of the schema"):
+        skops = _skops(spec, folder, rows, edges)
     with step("convert to ONNX"):
-        onnx, parity = _onnx(spec, folder, holdout)
+        onnx, parity = _onnx(spec, folder, skops, [*rows, *(edge.row for edge in edges)])
     with step("build the Bento"), tempfile.TemporaryDirectory(prefix="modelworks-bento-") as scratch:
         source = Path(scratch) / "source"
         source.mkdir()
-        manifest = _manifest(spec, folder, holdout, onnx, parity)
+        manifest = _manifest(spec, holdout, skops, onnx, parity)
         _fill(source, spec, folder, manifest, requirements)
         bento = _bento(spec, source, Path(scratch) / "store")
         refuse_pickles(bento)
@@ -78,48 +95,102 @@ def build(
     return facts
 
 
-# -- ONNX ------------------------------------------------------------------------------------------------------------
-def _onnx(spec: ModelSpec, folder: Path, holdout: pd.DataFrame) -> tuple[of.Onnx | None, of.Parity | None]:
+# -- The engines -----------------------------------------------------------------------------------------------------
+def _skops(spec: ModelSpec, folder: Path, rows: list[Row], edges: list[EdgeCase]) -> of.Skops:
+    """How scikit-learn serves the model.
+
+    Raises:
+        ModelworksError: It does not answer a row that its features allow, or its answer depends on other rows.
+    """
+    content = (folder / "model.skops").read_bytes()
+    skops = of.Skops(
+        path="model.skops", sha256=digest_of(content).removeprefix("sha256:"), columns=spec.feature_names,
+        trusted=tuple(trusted_types(content, spec.service.trusted)), input=spec.input,
+    )  # fmt: skip
+    if spec.service.code:
+        return skops
+    infer = skops_engine(content, skops, spec.served_features, spec.kind)
+    _refuse_edges(spec, infer, edges)
+    asked = [*(edge.row for edge in edges), *rows][: spec.service.max_rows]
+    depends = dependence(infer, asked)
+    if depends > ROUNDING:
+        raise ModelworksError(
+            f"{spec.where}: the answer of {spec.name} to a row depends on the rows beside it, by {depends:.1e}",
+            fix="Every step must treat each row by itself; what needs many rows belongs into train.",
+        )
+    return msgspec.structs.replace(skops, together=depends == 0)
+
+
+def _refuse_edges(spec: ModelSpec, infer: Infer, edges: list[EdgeCase]) -> None:
+    for edge in edges:
+        try:
+            scores.validate(spec, np.asarray(infer([edge.row]), dtype="float64"), 1)
+        except Exception as error:
+            what = f"feature {edge.feature!r} at {edge.edge}" if edge.feature else edge.edge
+            raise ModelworksError(
+                f"{spec.where}: {spec.name} does not answer a row that its features allow: {what}: {error}",
+                fix="Have the pipeline take it, or state what is allowed: nullable, minimum and maximum, categories, "
+                "max_length.",
+            ) from error
+
+
+def _onnx(spec: ModelSpec, folder: Path, skops: of.Skops, asked: list[Row]) -> tuple[of.Onnx | None, of.Parity | None]:
     """The model as ONNX and the proof that it is the same; nothing, and the reason in `parity.json`, otherwise."""
     (folder / "model.onnx").unlink(missing_ok=True)
     if not spec.service.onnx or spec.service.code:
-        reason = "its own service answers" if spec.service.code else "the spec does not ask for it"
+        reason = "its own service answers" if spec.service.code else "the spec does not request it"
         write_json(folder / "parity.json", {"onnx": False, "reason": reason})
         return None, None
+    infer = skops_engine((folder / skops.path).read_bytes(), skops, spec.served_features, spec.kind)
+    ours = np.asarray(infer(asked), dtype="float64")
+    reasons = []
+    # float64 answers as scikit-learn does; graphs of trees exist in float32 only, which may do as well.
+    for precision in ("float64", "float32"):
+        found = _try_onnx(spec, folder, precision, asked, ours)
+        if not isinstance(found, str):
+            return found
+        reasons.append(found)
+    write_json(folder / "parity.json", {"onnx": False, "reason": "; ".join(dict.fromkeys(reasons))})
+    return None, None
+
+
+def _try_onnx(
+    spec: ModelSpec, folder: Path, precision: Precision, asked: list[Row], ours: np.ndarray
+) -> tuple[of.Onnx, of.Parity] | str:
+    """The graph of one precision and its proof, or why it does not serve."""
     estimator = load_estimator(folder / "model.skops", spec.service.trusted)
-    x = scores.encode(holdout, spec.features, spec.input)
     try:
-        graph, inputs, output = _convert(spec, estimator)
-        theirs = scores.sound(spec, run_onnx(graph, inputs, output, holdout, spec.features), len(holdout))
+        graph, inputs, output = _convert(spec, estimator, precision)
+        onnx = of.Onnx(path="model.onnx", sha256=digest_of(graph).removeprefix("sha256:"), inputs=inputs, output=output)
+        infer = onnx_engine(graph, onnx, spec.served_features)
+        theirs = scores.validate(spec, np.asarray(infer(asked), dtype="float64"), len(asked))
+        depends = dependence(infer, asked[-spec.service.max_rows :])
     except Exception as error:  # noqa: BLE001 - whatever a converter raises, the model is served by scikit-learn
-        reason = f"it does not convert: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
-            :300
-        ]
-        write_json(folder / "parity.json", {"onnx": False, "reason": reason})
-        return None, None
-    ours = scores.predict(spec, estimator, x)
+        return f"it does not convert: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+    if depends > ROUNDING:
+        return f"its answer to a row depends on the rows beside it, by {depends:.1e}"
     parity, at = compare(spec, ours, theirs)
-    proven = parity.different_labels == 0 and parity.max_difference <= parity.tolerance
+    if parity.different_labels or parity.max_difference > parity.tolerance:
+        return f"its answers differ from scikit-learn's, by up to {parity.max_difference:.1e}"
     facts = {
-        "onnx": proven, "rows": parity.rows, "different_labels": parity.different_labels,
-        "max_difference": parity.max_difference, "tolerance": parity.tolerance, "worst_row": at,
-        "reason": "" if proven else "its answers differ from scikit-learn's",
+        "onnx": True, "rows": parity.rows, "different_labels": parity.different_labels,
+        "max_difference": parity.max_difference, "tolerance": parity.tolerance, "worst_row": at, "reason": "",
     }  # fmt: skip
     write_json(folder / "parity.json", facts)
-    if not proven:
-        return None, None
     write_whole(folder / "model.onnx", graph)
-    sha = digest_of(graph).removeprefix("sha256:")
-    return of.Onnx(path="model.onnx", sha256=sha, inputs=inputs, output=output), parity
+    return msgspec.structs.replace(onnx, together=depends == 0), parity
 
 
 def compare(spec: ModelSpec, ours: np.ndarray, theirs: np.ndarray) -> tuple[of.Parity, int]:
     """How the two engines differ over the same rows, and the row where they differ most.
 
-    Probabilities are compared as they are, values relative to the size of the typical value.
+    Probabilities are compared as they are, values relative to their size, and to that of the typical value where they
+    are smaller.
     """
-    scale = float(np.mean(np.abs(ours))) or 1.0 if spec.kind == "regression" else 1.0
-    by_row = np.abs(ours - theirs).reshape(len(ours), -1).max(axis=1) / scale
+    ours, theirs = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+    size = np.abs(ours).max(axis=1)
+    scale = np.maximum(size, float(np.median(size)) or 1.0) if spec.kind == "regression" else 1.0
+    by_row = np.abs(ours - theirs).max(axis=1) / scale
     if spec.kind == "regression":
         different = 0
     elif spec.kind == "binary":
@@ -137,21 +208,22 @@ def compare(spec: ModelSpec, ours: np.ndarray, theirs: np.ndarray) -> tuple[of.P
     return parity, at
 
 
-def _convert(spec: ModelSpec, estimator: Any) -> tuple[bytes, tuple[of.OnnxInput, ...], str]:
+def _convert(spec: ModelSpec, estimator: Any, precision: Precision) -> tuple[bytes, tuple[of.OnnxInput, ...], str]:
     from skl2onnx import to_onnx  # it takes a second to import
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from skl2onnx.common import data_types
 
     if spec.input == "matrix":
-        inputs: tuple[of.OnnxInput, ...] = (of.OnnxInput(name="rows", columns=spec.feature_names, dtype="float32"),)
+        inputs: tuple[of.OnnxInput, ...] = (of.OnnxInput(name="rows", columns=spec.feature_names, dtype=precision),)
     else:
         inputs = tuple(
-            of.OnnxInput(name=each.name, columns=(each.name,), dtype="string" if each.type == "string" else "float32")
-            for each in spec.features
+            of.OnnxInput(name=each.name, columns=(each.name,), dtype=_tensor_dtype(each, precision))
+            for each in spec.served_features
         )
-    types = [
-        (each.name, (StringTensorType if each.dtype == "string" else FloatTensorType)([None, len(each.columns)]))
-        for each in inputs
-    ]
+    of_dtype = {
+        "string": data_types.StringTensorType, "float32": data_types.FloatTensorType,
+        "float64": data_types.DoubleTensorType, "int64": data_types.Int64TensorType,
+    }  # fmt: skip
+    types = [(each.name, of_dtype[each.dtype]([None, len(each.columns)])) for each in inputs]
     options = {} if spec.kind == "regression" else {"zipmap": False}
     model = to_onnx(
         estimator, initial_types=types, options=options, target_opset={"": OPSET, "ai.onnx.ml": ONNX_DOMAIN_ML},
@@ -162,51 +234,23 @@ def _convert(spec: ModelSpec, estimator: Any) -> tuple[bytes, tuple[of.OnnxInput
     return model.SerializeToString(deterministic=True), inputs, output
 
 
-def run_onnx(
-    graph: bytes, inputs: tuple[of.OnnxInput, ...], output: str, rows: pd.DataFrame, features: Sequence[Any]
-) -> np.ndarray:
-    """What the ONNX graph answers for some rows."""
-    import onnxruntime  # only where there is a graph
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    feeds = {}
-    for each in inputs:
-        taken = [feature for feature in features if feature.name in each.columns]
-        if each.dtype == "string":
-            column = rows[each.columns[0]]
-            feeds[each.name] = column.astype(object).where(column.notna(), each.missing).to_numpy(object).reshape(-1, 1)
-        else:
-            feeds[each.name] = np.asarray(scores.encode(rows, taken, "matrix"), dtype="float32")
-    return np.asarray(session.run([output], feeds)[0])
+def _tensor_dtype(feature: of.Feature, precision: Precision) -> of.DType:
+    if feature.type == "string":
+        return "string"
+    return "int64" if precision == "float64" and column_dtype(feature) == "int64" else precision
 
 
 # -- The Bento -------------------------------------------------------------------------------------------------------
 def _manifest(
-    spec: ModelSpec, folder: Path, holdout: pd.DataFrame, onnx: of.Onnx | None, parity: of.Parity | None
+    spec: ModelSpec, holdout: pd.DataFrame, skops: of.Skops, onnx: of.Onnx | None, parity: of.Parity | None
 ) -> of.Manifest:
-    content = (folder / "model.skops").read_bytes()
-    skops = of.Skops(
-        path="model.skops", sha256=digest_of(content).removeprefix("sha256:"), columns=spec.feature_names,
-        trusted=tuple(trusted_types(content, spec.service.trusted)), input=spec.input,
-    )  # fmt: skip
     return of.Manifest(
         model=spec.name, kind=spec.kind, task=spec.description, owner=spec.owner, classes=spec.classes,
-        features=tuple(_feature(each) for each in spec.features), examples=_examples(spec, holdout),
+        features=spec.served_features, examples=_examples(spec, holdout),
         threshold=spec.service.threshold, unit=spec.unit, service="custom" if spec.service.code else "standard",
         onnx=onnx, skops=skops, parity=parity, latency_objective_ms=spec.service.latency_objective_ms,
         max_rows=spec.service.max_rows, card="card.md",
     )  # fmt: skip
-
-
-def _feature(feature: Any) -> of.Feature:
-    names = (
-        "name", "type", "description", "required", "nullable", "minimum", "maximum", "categories", "private", "unit",
-        "example",
-    )  # fmt: skip
-    return of.Feature(**{name: getattr(feature, name) for name in names})
 
 
 def _examples(spec: ModelSpec, holdout: pd.DataFrame) -> tuple[dict[str, Any], ...]:
@@ -215,21 +259,15 @@ def _examples(spec: ModelSpec, holdout: pd.DataFrame) -> tuple[dict[str, Any], .
     examples = [stated] if all(value is not None for value in stated.values()) else []
     shared = not any(feature.private for feature in spec.features)
     if shared or not examples:
-        for position in np.linspace(0, len(holdout) - 1, EXAMPLES).astype(int):
-            row = holdout.iloc[position]
-            examples.append({feature.name: request_value(row[feature.name], feature.type) for feature in spec.features})
+        positions = np.linspace(0, len(holdout) - 1, EXAMPLES).astype(int)
+        rows = rows_of(holdout.iloc[positions], spec.served_features)
+        examples += [dict(zip(spec.feature_names, map(_readable, row), strict=True)) for row in rows]
     return tuple(examples[:EXAMPLES])
 
 
-def request_value(value: Any, kind: str) -> Any:
-    """A value of a table as a request carries it."""
-    if value is None or value != value:  # noqa: PLR0124 - NaN differs from itself
-        return None
-    if kind == "string":
-        return str(value)
-    if kind == "boolean":
-        return bool(value)
-    return int(value) if kind == "integer" or float(value).is_integer() else float(np.float32(value).astype(str))
+def _readable(value: Any) -> Any:
+    """A value as people write it: a float32 of the data in the digits that it has."""
+    return float(str(np.float32(value))) if isinstance(value, float) and np.float32(value) == value else value
 
 
 def _fill(source: Path, spec: ModelSpec, folder: Path, manifest: of.Manifest, requirements: str) -> None:
@@ -244,6 +282,18 @@ def _fill(source: Path, spec: ModelSpec, folder: Path, manifest: of.Manifest, re
     if not service.is_file():
         raise ModelworksError(f"{spec.service.where}: there is no {service}", fix="Name a file beside model.py.")
     shutil.copyfile(service, source / "service.py")
+    if not spec.service.code:
+        _copy_runtime(source / "modelworks")
+
+
+def _copy_runtime(package: Path) -> None:
+    """Copy the modules of modelworks that the standard service imports."""
+    for name in SERVICE:
+        file = package / name
+        file.parent.mkdir(exist_ok=True, parents=True)
+        shutil.copyfile(Path(__file__).parents[1] / name, file)
+    for folder in (package, package / "runtime"):
+        (folder / "__init__.py").write_text("", encoding="utf-8")
 
 
 def _bento(spec: ModelSpec, source: Path, store: Path) -> Path:
@@ -252,7 +302,8 @@ def _bento(spec: ModelSpec, source: Path, store: Path) -> Path:
     os.environ["BENTOML_HOME"] = str(store)
     import bentoml  # reads BENTOML_HOME when imported
 
-    version = digest_of_facts({path.name: digest_of(path.read_bytes()) for path in sorted(source.iterdir())})[7:23]
+    files = {path.relative_to(source).as_posix(): path for path in sorted(source.rglob("*")) if path.is_file()}
+    version = digest_of_facts({name: digest_of(path.read_bytes()) for name, path in files.items()})[7:23]
     card = (source / "card.md").read_text(encoding="utf-8")
     # BentoML asks for the uv command even where there is nothing to lock.
     with patch("bentoml._internal.configuration.get_uv_command", return_value=["uv"]):
@@ -261,7 +312,7 @@ def _bento(spec: ModelSpec, source: Path, store: Path) -> Path:
             name=spec.name,
             version=version,
             build_ctx=str(source),
-            include=[path.name for path in sorted(source.iterdir()) if path.name != "requirements.txt"],
+            include=[name for name in files if name != "requirements.txt"],
             python={"requirements_txt": "requirements.txt", "lock_packages": False},
             docker={"python_version": PYTHON},
             description=card,

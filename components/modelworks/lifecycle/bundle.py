@@ -95,7 +95,7 @@ def open_built(run: TrainedModel) -> Bundle:
 
 
 def verify_bundle(path: Path, digest: str, model: str, trusted_keys: Path | None = None) -> Manifest:
-    """Prove that a bundle is what a release names: bytes, signature if asked for, manifest, no pickle anywhere.
+    """Verify that a bundle is the one of a release: bytes, signature if required, manifest, no pickle anywhere.
 
     Raises:
         ModelworksError: It is not; nothing in it was loaded.

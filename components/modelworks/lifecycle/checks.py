@@ -11,7 +11,7 @@ import numpy as np
 from modelworks._files import plain, read_json
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.metrics import METRICS, Outcome
-from modelworks.lifecycle.spec import blame
+from modelworks.lifecycle.spec import project_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class CheckReport:
     columns: tuple[dict[str, Any], ...]
     """Each feature's type, missing share, range or top values, and shift."""
     checks: tuple[str, ...]
-    """What was looked at."""
+    """The checked subject."""
 
     @property
     def passed(self) -> bool:
@@ -80,7 +80,7 @@ class CheckReport:
             lines = "\n".join(f"  {each.check}: {each.subject}: {each.message}" for each in errors)
             raise ModelworksError(
                 f"the data of {self.model} has {len(errors)} error{'s' if len(errors) > 1 else ''}:\n{lines}",
-                fix="Mend the data or its source; `modelworks check-data` shows rows.",
+                fix="Correct the data or its source; `modelworks check-data` shows rows.",
             )
 
     def to_facts(self) -> dict[str, Any]:
@@ -98,13 +98,13 @@ class CheckReport:
 
 
 def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | None = None) -> CheckReport:
-    """Look at the rows in every way the spec asks for.
+    """Run every check of the spec on the rows.
 
     Args:
         spec: The model's spec.
         frame: The rows.
         data: Digest of their snapshot.
-        now: What freshness is measured against; default the clock.
+        now: The time that freshness is measured from; default: now.
     """
     now = now or datetime.now(UTC)
     baseline = read_baseline(spec)
@@ -145,7 +145,7 @@ def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
             )
         return findings
     except Exception as error:
-        raise blame(error, spec.folder, "checks its schema") from error
+        raise project_error(error, spec.folder, "checks its schema") from error
     return []
 
 
@@ -159,7 +159,8 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
         findings.append(Finding("completeness", "warning", "data", "rows that repeat another row", duplicates))
     for feature in spec.features:
         missing = frame[feature.name].isna()
-        count, limit = int(missing.sum()), feature.max_missing if feature.nullable else 0.0
+        count = int(missing.sum())
+        limit = feature.max_missing if feature.nullable or not feature.required else 0.0
         if count / len(frame) > limit:
             message = f"{count / len(frame):.1%} missing, at most {limit:.1%} is allowed"
             examples = tuple(f"row {index}" for index in np.nonzero(missing.to_numpy())[0][:EXAMPLES])

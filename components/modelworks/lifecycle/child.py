@@ -23,13 +23,14 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, scores
 from modelworks.lifecycle.archive import canonical_skops
 from modelworks.lifecycle.metrics import Outcome
+from modelworks.lifecycle.rows import encode_table
 from modelworks.lifecycle.runs import Home, run_id
-from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, blame, load_spec
+from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
 from modelworks.lifecycle.trust import trusted_types
 
 
 class Steps:
-    """Tells the parent what is being done and how long it took."""
+    """Reports each step and its duration to the parent."""
 
     def __init__(self, events: IO[str]) -> None:
         self._events = events
@@ -161,9 +162,9 @@ def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[
     target = scores.encode_target(spec, frame)
     rows, validation = frame.iloc[parts["train"]], frame.iloc[parts["validation"]]
     given = TrainingData(
-        x=scores.encode(rows, spec.features, spec.input),
+        x=encode_table(rows, spec.served_features, spec.input),
         y=target[parts["train"]],
-        x_validation=scores.encode(validation, spec.features, spec.input),
+        x_validation=encode_table(validation, spec.served_features, spec.input),
         y_validation=target[parts["validation"]],
         columns=spec.feature_names,
         rows=rows,
@@ -175,7 +176,7 @@ def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, spec.folder, "is trained") from error
+        raise project_error(error, spec.folder, "is trained") from error
     fitted = made if isinstance(made, Fitted) else Fitted(made)
     wanted = "predict" if spec.kind == "regression" else "predict_proba"
     if not hasattr(fitted.estimator, wanted):
@@ -207,14 +208,14 @@ def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: 
     found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}
     for part in ("train", "validation", "holdout"):
         rows = frame.iloc[parts[part]]
-        predicted = scores.predict(spec, estimator, scores.encode(rows, spec.features, spec.input))
+        predicted = scores.predict(spec, estimator, encode_table(rows, spec.served_features, spec.input))
         outcome = Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
         try:
             found[part] = scores.all_metrics(spec, outcome)
         except ModelworksError:
             raise
         except Exception as error:
-            raise blame(error, spec.folder, "is evaluated") from error
+            raise project_error(error, spec.folder, "is evaluated") from error
     for name, picture in plots(spec, outcome).items():
         write_whole(folder / "plots" / f"{name}.svg", picture)
     write_json(folder / "slices.json", scores.slices_of(spec, outcome))

@@ -35,7 +35,7 @@ FIXED = {
     "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1",
     "LOKY_MAX_CPU_COUNT": "1", "ARROW_DEFAULT_MEMORY_POOL": "system", "BENTOML_DO_NOT_TRACK": "True",
 }  # fmt: skip
-"""What could otherwise reach into the bytes of a model, or wait for a network."""
+"""Variables that could change the bytes of a model, or make it wait for a network."""
 
 
 def work(
@@ -46,12 +46,12 @@ def work(
     Args:
         spec: The model.
         home: Where things are kept.
-        job: What to do, as the child understands it.
+        job: The job, as JSON for the child.
         progress: Called at every step.
         shown: Let the child print where this process does; else into a log file.
 
     Raises:
-        ModelworksError: What the child raised, or that it was killed; its log is named.
+        ModelworksError: The child raised this, or was killed; the message names its log.
     """
     where = {"home": str(home.root), "data_store": home.data_store, "artifact_bucket": home.artifact_bucket}
     job = {"spec": str(spec.file), **where, **job}
@@ -106,7 +106,7 @@ def _converse(
                 process.kill()
                 process.wait()
     if code or result is None:
-        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"exited with code {code}"
         where = f"; its log: {log}\n{_last_lines(log)}" if log else ""
         raise ModelworksError(
             f"the process that does `{job['verb']}` {how}{where}",

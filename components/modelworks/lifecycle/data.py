@@ -11,7 +11,7 @@ import numpy as np
 
 from modelworks._files import digest_of, digest_of_file, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.spec import blame
+from modelworks.lifecycle.spec import project_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ class StoreError(ModelworksError):
     """A bucket does not answer, or refuses: the same may work a little later."""
 
     exit_code = 75
-    """EX_TEMPFAIL of sysexits.h: a Job tries again what ended with it."""
+    """EX_TEMPFAIL of sysexits.h: a Job retries a run that exits with it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Snapshot:
     digest: str
     """sha256 of the Parquet file."""
     path: Path
-    """Where it lies on this machine."""
+    """Its path on this machine."""
     rows: int
 
 
@@ -43,7 +43,7 @@ class SnapshotStore:
     Args:
         folder: The local folder.
         remote: `s3://bucket/prefix`, or empty.
-        session: A boto3 session for it. Default: what the process's own variables say.
+        session: A boto3 session for it. Default: by the process's own variables.
     """
 
     def __init__(self, folder: Path, remote: str = "", session: Any = None) -> None:
@@ -67,7 +67,7 @@ class SnapshotStore:
         return Snapshot(digest, path, len(frame))
 
     def share(self, digest: str) -> None:
-        """Put a snapshot that lies in the folder into the bucket too; where it does not, the bucket may have it.
+        """Copy a local snapshot to the bucket too; without a local one, the bucket may have it.
 
         Raises:
             ModelworksError: It was changed, or the bucket does not answer.
@@ -88,7 +88,7 @@ class SnapshotStore:
             if not self._remote:
                 raise ModelworksError(
                     f"no data with digest {digest} in {self._folder}",
-                    fix="Name a data store that has it, or load it anew.",
+                    fix="Name a data store that has it, or load it again.",
                 )
             write_whole(path, self._download(digest))
         if digest_of_file(path) != digest:
@@ -132,7 +132,7 @@ class SnapshotStore:
 
 
 def load_rows(spec: ModelSpec) -> pd.DataFrame:
-    """What the spec's `data.load` returns.
+    """The result of the spec's `data.load`.
 
     Raises:
         ModelworksError: It raises, returns something else than a DataFrame, nothing, or not the columns the spec names.
@@ -144,7 +144,7 @@ def load_rows(spec: ModelSpec) -> pd.DataFrame:
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, spec.folder, "loads its data") from error
+        raise project_error(error, spec.folder, "loads its data") from error
     if not isinstance(frame, pd.DataFrame):
         raise ModelworksError(f"{spec.data.where}: data.load must return a DataFrame, got {type(frame).__name__}")
     if frame.empty:

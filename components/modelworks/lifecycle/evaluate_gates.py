@@ -1,7 +1,7 @@
 """Judging a bundled model on its hold-out: every gate of the spec, a verdict each.
 
-Runs in the child process; `modelworks.lifecycle.run_gates` is the door. What is judged is the artifact that will
-serve, out of the bundle, and not the estimator it was made from.
+Runs in the child process; `modelworks.lifecycle.run_gates` is the entry point. The gates evaluate the artifact that
+will serve, out of the bundle, not the estimator it was made from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from functools import singledispatch
+from functools import partial, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,13 +21,13 @@ import numpy as np
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import data, scores
 from modelworks.lifecycle import spec as stated
-from modelworks.lifecycle.build_bundle import request_value, run_onnx
 from modelworks.lifecycle.metrics import METRICS, Outcome
-from modelworks.lifecycle.spec import ModelSpec, blame
+from modelworks.lifecycle.rows import request_rows
+from modelworks.lifecycle.spec import ModelSpec, project_error
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Predictor
-from modelworks.runtime.schema import Rows, explain
+from modelworks.runtime.predictor import Predictions, Predictor
+from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.custom_service import Service
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ BEHAVIOUR_ROWS = 2000
 """Most hold-out rows a behaviour test changes."""
 LATENCY_CALLS = 500
 CHUNK_ROWS = 500
-"""Most rows that a service of its own is asked for in one call."""
+"""Maximum rows of one request to a bundle."""
 TOLERANCE = 1e-6
 """A prediction that moves by less has not moved."""
 
 
 class Judged(NamedTuple):
-    """What the gates look at."""
+    """Input of the gates."""
 
     spec: ModelSpec
     outcome: Outcome
@@ -56,11 +56,10 @@ class Judged(NamedTuple):
     champion: Outcome | str | None
     """Of what serves now, on the same rows; or why it cannot be compared; or nothing serves."""
     score: Callable[[pd.DataFrame], np.ndarray]
-    bento: Path
-    manifest: Manifest
+    """Its scores for other rows."""
+    model: Predictor | Service
     size: int
-    service: Service | None = None
-    """Where the bundle has one of its own: it answers, and not the artifact it is made of."""
+    """Bytes of the bundle."""
 
 
 def judge(
@@ -69,7 +68,7 @@ def judge(
     job: dict[str, Any],
     step: Callable[[str], AbstractContextManager[None]],
 ) -> list[dict[str, Any]]:
-    """Verdicts of the gates that the job asks for, on the hold-out of `frame`."""
+    """Verdicts of the gates of the job, on the hold-out of `frame`."""
     parts = data.split_rows(spec, frame)
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
@@ -77,12 +76,9 @@ def judge(
         path = Path(job["bundle"])
         bento = Path(scratch) / "bento"
         manifest = open_bundle(path, job["digest"], spec.name, bento)
-        service = _service(bento, manifest, services)
-
-        def score(some: pd.DataFrame) -> np.ndarray:
-            return score_bundle(spec, bento, manifest, some, service)
-
         with step("score the hold-out"):
+            model = _model(bento, manifest, services)
+            score = partial(score_bundle, spec, model)
             truth = target[parts["holdout"]]
             predicted = score(rows)
             if spec.kind == "binary":
@@ -92,7 +88,7 @@ def judge(
             outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold)
             champion = _champion(spec, job, Path(scratch) / "champion", outcome)
         size = path.stat().st_size
-        judged = Judged(spec, outcome, target[parts["train"]], champion, score, bento, manifest, size, service)
+        judged = Judged(spec, outcome, target[parts["train"]], champion, score, model, size)
         results = []
         asked = [gate for gate in spec.gates if job["only"] in {"", type(gate).__name__}]
         with step(f"judge {len(asked)} gate{'s' if len(asked) != 1 else ''}"):
@@ -105,10 +101,10 @@ def judge(
     return results
 
 
-def _service(bento: Path, manifest: Manifest, services: ExitStack) -> Service | None:
-    """The bundle's own service, run by BentoML as it will be in an environment; None for the standard one."""
+def _model(bento: Path, manifest: Manifest, services: ExitStack) -> Predictor | Service:
+    """The bundle as an environment serves it: the server's own predictor, or BentoML around a custom service."""
     if manifest.service == "standard":
-        return None
+        return Predictor(bento, manifest)
     scratch = bento.with_name(f"{bento.name}-service")
     scratch.mkdir()
     service = Service(manifest, bento, scratch)
@@ -116,45 +112,15 @@ def _service(bento: Path, manifest: Manifest, services: ExitStack) -> Service | 
     return service
 
 
-def score_bundle(
-    spec: ModelSpec, bento: Path, manifest: Manifest, rows: pd.DataFrame, service: Service | None
-) -> np.ndarray:
-    """What an unpacked bundle answers for some rows: its own service, or the artifact in it."""
-    if service is not None:
-        answer = _ask_service(service, manifest, rows)
-    elif manifest.onnx:
-        graph = (bento / "src" / manifest.onnx.path).read_bytes()
-        answer = run_onnx(graph, manifest.onnx.inputs, manifest.onnx.output, rows, manifest.features)
-    elif manifest.skops:
-        import skops.io  # brings scikit-learn
-
-        estimator = skops.io.load(bento / "src" / manifest.skops.path, trusted=list(manifest.skops.trusted))
-        x = scores.encode(rows, manifest.features, manifest.skops.input)
-        answer = estimator.predict(x) if manifest.kind == "regression" else estimator.predict_proba(x)
-    else:
-        raise ModelworksError(f"the bundle of {manifest.model} holds no model that can be judged without its service")
-    return scores.sound(spec, np.asarray(answer, dtype="float64"), len(rows))
+def score_bundle(spec: ModelSpec, model: Predictor | Service, table: pd.DataFrame) -> np.ndarray:
+    """A bundle's scores for the rows of a table, read from its answers as callers read them."""
+    manifest = model.manifest
+    answers = [model.predict(rows) for rows in request_rows(table, manifest, CHUNK_ROWS)]
+    return scores.validate(spec, _stated(manifest, answers), len(table))
 
 
-def _ask_service(service: Service, manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
-    """Scores of a bundle's own service, whose labels must be those of its scores."""
-    columns = [rows[feature.name].tolist() for feature in manifest.features]
-    named = [
-        {each.name: request_value(value, each.type) for each, value in zip(manifest.features, values, strict=True)}
-        for values in zip(*columns, strict=True)
-    ]
-    decode, size = Rows(manifest).decode, min(CHUNK_ROWS, manifest.max_rows)
-    answers = []
-    for start in range(0, len(named), size):
-        try:
-            asked = decode(msgspec.json.encode({"rows": named[start : start + size]}))
-        except msgspec.ValidationError as error:
-            field, what = explain(error)
-            raise ModelworksError(
-                f"a row that {manifest.model} is judged by would be refused: {field}: {what}",
-                fix="The spec's features must allow what is in the data.",
-            ) from error
-        answers.append(service.predict(asked))
+def _stated(manifest: Manifest, answers: list[Predictions]) -> np.ndarray:
+    """The scores in some answers, whose labels must be those of the scores."""
     values = np.array([value for each in answers for value in each.values])  # noqa: PD011 - no table, a list
     if manifest.kind == "regression":
         return values
@@ -184,8 +150,7 @@ def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outco
     if (manifest.kind, manifest.classes) != (spec.kind, spec.classes):
         return "the champion answers another question: its classes differ"
     with ExitStack() as services:
-        service = _service(folder, manifest, services)
-        answer = score_bundle(spec, folder, manifest, outcome.rows, service)
+        answer = score_bundle(spec, _model(folder, manifest, services), outcome.rows)
     return Outcome(spec.kind, outcome.truth, answer, outcome.rows, manifest.threshold)
 
 
@@ -235,7 +200,7 @@ def _call(
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, judged.spec.folder, "is evaluated") from error
+        raise project_error(error, judged.spec.folder, "is evaluated") from error
 
 
 def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[str, Any]:
@@ -320,7 +285,7 @@ def _(gate: stated.SliceGate, judged: Judged) -> list[dict[str, Any]]:
         part = np.nonzero(column == name)[0]
         subject = f"{gate.metric} where {gate.by} is {name}"
         if len(part) < gate.min_rows:
-            message = f"{len(part)} rows, fewer than the {gate.min_rows} it takes to tell"
+            message = f"{len(part)} rows, fewer than the {gate.min_rows} it takes to decide"
             results.append(_result(subject, "inconclusive", message, limit=gate.limit))
             continue
         value, (low, high) = _interval(judged, gate.metric, part)
@@ -377,8 +342,8 @@ def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
 
 @_judge.register
 def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
-    model = judged.service or Predictor(judged.bento, judged.manifest)
-    [row] = Rows(judged.manifest).decode(msgspec.json.encode(judged.manifest.examples[0]))
+    model, manifest = judged.model, judged.model.manifest
+    [row] = Rows(manifest).decode(msgspec.json.encode(manifest.examples[0]))
     taken = []
     gc.disable()  # a pause of the collector is the server's to count, not the model's
     try:
@@ -390,7 +355,7 @@ def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
         gc.enable()
     value = float(np.quantile(taken, 0.99)) * 1000
     verdict = "pass" if value <= gate.p99_ms else "fail"
-    by = " by its own service" if judged.service else ""
+    by = " by its own service" if manifest.service == "custom" else ""
     message = f"p99 of {LATENCY_CALLS} predictions of one row{by} at most {gate.p99_ms:g} ms, on this machine"
     return [_result("latency of one row", verdict, message, number=value, limit=gate.p99_ms)]
 
@@ -433,7 +398,7 @@ def _changed(gate: stated.InvarianceGate | stated.DirectionGate, judged: Judged)
     try:
         changed = gate.change(sample.copy())
     except Exception as error:
-        raise blame(error, judged.spec.folder, f"is tested ({gate.name})") from error
+        raise project_error(error, judged.spec.folder, f"is tested ({gate.name})") from error
     if len(changed) != len(sample):
         raise ModelworksError(f"{gate.where}: the change of {gate.name!r} must keep the number of rows")
     return judged.outcome.scores[index], judged.score(changed)

@@ -20,7 +20,7 @@ SOURCE = "SourceGate"
 
 @dataclass(frozen=True)
 class Policy:
-    """What an environment does about a gate that does not pass."""
+    """The action of an environment on a gate that does not pass."""
 
     fail: Action
     inconclusive: Action
@@ -28,7 +28,7 @@ class Policy:
     """About a model trained from a tree that differs from its commit."""
 
     def action(self, gate: str, verdict: str) -> Literal["", "warn", "refuse"]:
-        """What follows from a verdict; nothing from one that passes.
+        """The action on a verdict; none if it passes.
 
         Args:
             gate: Name of the gate's class, or `SOURCE`.
@@ -71,7 +71,7 @@ class GateResult:
     """File and line that states the limit."""
     because: str
     action: Literal["", "warn", "refuse"]
-    """What the target does about it."""
+    """The action of the target."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Override:
     by: str
     at: str
     gates: tuple[str, ...]
-    """What it overrides."""
+    """The overridden gates."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class GateReport:
         )
 
 
-def carried(result: dict[str, Any]) -> dict[str, Any]:
-    """What a version's lineage keeps of a verdict."""
+def lineage_verdict(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of a verdict that a version's lineage keeps."""
     return {name: result[name] for name in ("gate", "subject", "verdict", "number", "limit", "message")}
 
 

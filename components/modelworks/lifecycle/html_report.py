@@ -121,7 +121,7 @@ def gates_page(report: GateReport) -> str:
 
 
 def _action(action: str) -> str:
-    """What the target does about a verdict."""
+    """The action of the target on a verdict."""
     done = {"warn": "warned of", "refuse": "refused"}
     return f"<small>{done[action]}</small>" if action else ""
 

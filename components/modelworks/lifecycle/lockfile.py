@@ -1,4 +1,4 @@
-"""What a bundle installs: exact versions and hashes out of `uv.lock`, for the platform that serves."""
+"""The packages of a bundle: exact versions and hashes out of `uv.lock`, for the platform that serves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from packaging.version import Version
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 
-SERVING = ("bentoml", "numpy", "onnxruntime", "pandas", "scikit-learn", "skops")
-"""What the standard service of a bundle imports."""
+SERVING = ("bentoml", "msgspec", "numpy", "onnxruntime", "pandas", "scikit-learn", "skops")
+"""The imports of a bundle's standard service."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that serves: the minor version that trains."""
 PLATFORM = {
@@ -79,7 +79,7 @@ class Lock:
         return "\n".join(lines) + "\n"
 
     def refuse_other_versions(self, roots: tuple[str, ...]) -> None:
-        """Check that what is installed here is what the lock says.
+        """Check that the installed packages match the lock.
 
         Raises:
             ModelworksError: It is not: what this environment trains would not be what the lock describes.
@@ -94,7 +94,7 @@ class Lock:
                 wrong.append(f"{name} {installed} (locked: {package['version']})")
         if wrong:
             raise ModelworksError(
-                f"this environment is not what {self.file} says: {', '.join(wrong[:5])}",
+                f"this environment differs from {self.file}: {', '.join(wrong[:5])}",
                 fix="Run `uv sync` with the extras of the project, then train again.",
             )
 

@@ -21,7 +21,7 @@ FLOOR = 1e-15
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was true and what was predicted for the same rows."""
+    """True values and predictions of the same rows."""
 
     kind: Kind
     truth: np.ndarray

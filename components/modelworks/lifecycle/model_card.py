@@ -91,12 +91,13 @@ def _features(spec: ModelSpec) -> str:
 def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
     if manifest.served == "onnx":
         return (
-            f"As ONNX. Over {parity['rows']:,} hold-out rows it answers as scikit-learn does: "
+            f"As ONNX. Over {parity['rows']:,} rows, of the hold-out and at the edges of the schema, it answers as "
+            f"scikit-learn does: "
             f"{parity['different_labels']} other labels, "
             f"largest difference {parity['max_difference']:.1e} (tolerance {parity['tolerance']:.0e})."
         )
     if manifest.served == "custom":
-        return "By a service of its own, which BentoML runs."
+        return "By a custom service, which BentoML runs."
     return f"By scikit-learn, from a skops file. No ONNX: {parity['reason']}."
 
 

@@ -1,7 +1,7 @@
 """The program of a training run's pod: `python -m modelworks.lifecycle.pod`.
 
-It fetches a project by digest, trains it as `modelworks train` does, and leaves the run in the artifact bucket.
-Exit codes: 0 trained; 1 failed, and would fail again; 75 the bucket did not answer; 143 told to end.
+It fetches a project by digest, trains it as `modelworks train` does, and leaves the run in the artifact bucket. Exit
+codes: 0 trained; 1 failed, and would fail again; 75 the bucket did not answer; 143 terminated.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _train(order: argparse.Namespace, artifacts: Artifacts) -> dict[str, Any]:
     """Train, keep the run, and return what to note of it."""
     if engine_digest() != order.engine:
         raise ModelworksError(
-            "this image holds another modelworks than the one that asks, so that the run would be another",
+            "this image holds another modelworks than the caller, so the run would differ",
             fix="Build images/training from the commit you train with, and name it in the settings: "
             "cluster.training_image.",
         )
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         ("model", "name of the model"),
         ("bucket", "the environment's artifact bucket"),
         ("source", "digest of the project's archive"),
-        ("engine", "digest of the modelworks that asks"),
+        ("engine", "digest of the caller's modelworks"),
     ):
         parser.add_argument(f"--{name}", required=True, help=meaning)
     parser.add_argument("--data", default="", help="digest of a snapshot to train on, instead of loading")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import io
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -16,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modelworks._git import GitError, git
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import note_release, was_released
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.data import SnapshotStore
-from modelworks.lifecycle.gates import carried
+from modelworks.lifecycle.gates import lineage_verdict
 from modelworks.lifecycle.provenance import code_digest
 from modelworks.lifecycle.registration import apply_policy, fetch_champion, follow_release, write_release
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
@@ -29,16 +29,12 @@ from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.spec import ChampionGate, ModelSpec, find_model, load_spec
 
-_GIT_BOUND = 60
-"""Seconds for git to give a folder of a commit."""
-
-
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
 """Facts that a promoted version does not take along."""
 
 
 class Promotion(NamedTuple):
-    """What came of a promotion."""
+    """The result of a promotion."""
 
     version: Version
     """As the target's registry has it."""
@@ -61,9 +57,9 @@ def promote(
 ) -> Promotion:
     """Take what serves in one environment to another: gates, then bundle and lineage, then one line in git.
 
-    It is judged against what serves in the target, on the same hold-out, and held to the target's policy. Bundle,
-    signature, data and lineage are copied by digest into the target's own stores and registry and verified there; only
-    then the target's stack file changes.
+    The gates compare it with the version that serves in the target, on the same hold-out, under the target's policy.
+    Bundle, signature, data and lineage are copied by digest into the target's own stores and registry and verified
+    there; only then the target's stack file changes.
 
     Args:
         model: The model.
@@ -74,7 +70,7 @@ def promote(
         home: Where data is looked for that the source does not keep.
         override: A reason to go on in spite of what the target refuses.
         progress: Called at every step.
-        warn: Called with what goes on, but is not as it should be.
+        warn: Called with each problem that does not stop the promotion.
         write: Writes the release line of a version into the target's stack file, and returns whether it changed.
 
     Raises:
@@ -188,7 +184,7 @@ def judged_again(
     scratch: Path,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The verdicts that a version carries, those about a champion made anew against the one of its next environment.
+    """The verdicts of a version, with those about a champion evaluated again against that of the next environment.
 
     All others are of the bundle and its hold-out alone, and hold anywhere.
 
@@ -219,7 +215,7 @@ def judged_again(
     except ModelworksError as error:
         message = f"cannot be compared with the champion: {error.message.splitlines()[0]}"
         return [*rest, *({**each, "verdict": "inconclusive", "number": None, "message": message} for each in mine)]
-    return [*rest, *map(carried, found)]
+    return [*rest, *map(lineage_verdict, found)]
 
 
 def spec_as_made(model: str, code: str, commit: str, scratch: Path) -> ModelSpec:
@@ -232,7 +228,7 @@ def spec_as_made(model: str, code: str, commit: str, scratch: Path) -> ModelSpec
         scratch: A folder to unpack the commit's project into.
 
     Raises:
-        ModelworksError: Neither is at hand, or the code raises.
+        ModelworksError: Neither is available, or the code raises.
     """
     folder = find_model(model).parent
     if code_digest(folder) == code:
@@ -251,21 +247,12 @@ def _unpack(folder: Path, commit: str, into: Path) -> None:
     """Write what `folder` was at a commit to `into`."""
     try:
         # Asked from the top: git takes a path of the tree as below the folder that it is called in.
-        top = Path(_git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
-        packed = _git(top, "archive", "--format=tar", f"{commit}:{folder.relative_to(top).as_posix()}")
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        top = Path(git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
+        packed = git(top, "archive", "--format=tar", f"{commit}:{folder.relative_to(top).as_posix()}")
+    except GitError as error:
         raise ModelworksError(
-            f"git has no {folder.name} of the commit {commit[:12] or '(none)'}: {said}",
+            f"git has no {folder.name} of the commit {commit[:12] or '(none)'}: {error.said}",
             fix="Fetch that commit: `git fetch`.",
         ) from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelworksError(f"git cannot be asked for the commit {commit[:12]}: {error}") from error
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(into, filter="data")
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, timeout=_GIT_BOUND
-    ).stdout

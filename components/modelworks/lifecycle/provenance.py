@@ -1,17 +1,30 @@
-"""What a run and a bundle are made of: a project's code, the commit it is at, and our own code that decides bytes."""
+"""The origin of a run and a bundle: a project's code, its commit, and our own code that decides bytes."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from modelworks._files import digest_of, digest_of_facts
+from modelworks._git import git
+from modelworks.errors import ModelworksError
 
-TRAINING = ("archive", "child", "child_process", "data", "metrics", "scores", "spec")
-"""Modules of the lifecycle that decide what a run holds: the model's bytes, its metrics and its slices."""
-BUILDING = ("archive", "bento_service", "build_bundle", "lockfile", "model_card", "scores", "spec", "trust")
-"""Modules of the lifecycle that decide a bundle's bytes besides those of its run."""
+TRAINING = (
+    "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
+    "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py", "runtime/encoding.py",
+)  # fmt: skip
+"""Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
+SERVICE = (
+    "errors.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py", "runtime/predictor.py",
+    "runtime/schema.py",
+)  # fmt: skip
+"""Modules that go into a bundle, because its standard service imports them."""
+BUILDING = (
+    "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
+    "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py", "lifecycle/scores.py",
+    "lifecycle/spec.py", "lifecycle/trust.py", *SERVICE,
+)  # fmt: skip
+"""Modules that decide a bundle's bytes besides those of its run."""
 
 
 def code_digest(folder: Path) -> str:
@@ -25,7 +38,7 @@ def code_digest(folder: Path) -> str:
 
 
 def source_files(folder: Path) -> list[Path]:
-    """What a model project consists of, sorted: every file in its folder that is neither hidden nor a cache."""
+    """The files of a model project, sorted: every file in its folder that is neither hidden nor a cache."""
     return [
         path
         for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix())
@@ -36,12 +49,12 @@ def source_files(folder: Path) -> list[Path]:
 
 def engine_digest() -> str:
     """The digest of the code of modelworks that a run's bytes depend on."""
-    return _digest_of_modules([f"lifecycle/{name}.py" for name in TRAINING])
+    return _digest_of_modules(TRAINING)
 
 
 def builder_digest() -> str:
     """The digest of the code of modelworks that makes a bundle out of a run."""
-    return _digest_of_modules([*(f"lifecycle/{name}.py" for name in BUILDING), "runtime/manifest.py"])
+    return _digest_of_modules(BUILDING)
 
 
 def _digest_of_modules(paths: Sequence[str]) -> str:
@@ -56,15 +69,9 @@ def source_of(folder: Path, lock: Path) -> tuple[str, bool]:
     """
     package = Path(__file__).parent.parent
     try:
-        top = _git(folder, "rev-parse", "--show-toplevel").strip()
-        commit = _git(folder, "rev-parse", "HEAD").strip()
+        top = git(folder, "rev-parse", "--show-toplevel").decode().strip()
+        commit = git(folder, "rev-parse", "HEAD").decode().strip()
         paths = [str(path) for path in (folder, lock, package) if path.is_relative_to(top)]
-        return commit, bool(_git(folder, "status", "--porcelain", "--", *paths).strip())
-    except (OSError, subprocess.SubprocessError):
+        return commit, bool(git(folder, "status", "--porcelain", "--", *paths).strip())
+    except ModelworksError:
         return "", True
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, timeout=30
-    ).stdout

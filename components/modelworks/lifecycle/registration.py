@@ -101,7 +101,7 @@ def apply_policy(version: Version, environment: str, override: str) -> dict[str,
         override: A reason to go on in spite of what is refused.
 
     Returns:
-        What the version's lineage says of an override from then on; nothing if nothing had to be overridden.
+        The override for the version's lineage; none if no gate had to be overridden.
 
     Raises:
         ModelworksError: The environment refuses it, and there is no override.
@@ -162,7 +162,7 @@ def follow_release(registry: Registry, version: Version, *, changed: bool) -> No
 
     Args:
         registry: Of the environment.
-        version: What its stack file releases.
+        version: The version that its stack file releases.
         changed: Whether that is new. An earlier try that broke behind the line is completed in any case.
 
     Raises:
@@ -174,12 +174,12 @@ def follow_release(registry: Registry, version: Version, *, changed: bool) -> No
 
 
 def previous_release(updates: Iterable[Mapping[str, Any]], model: str, current: Release | None) -> Release | None:
-    """What an environment released before, by the engine's own history of its stack (`pulumi stack history --json`).
+    """The previous release of an environment, by the engine's own history of its stack (`pulumi stack history --json`).
 
     Args:
         updates: The history, newest first.
         model: The model.
-        current: What is released now.
+        current: The current release.
 
     Returns:
         The last release of another bundle that an update brought up; None if there is none.

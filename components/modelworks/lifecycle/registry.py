@@ -18,7 +18,7 @@ from modelworks import contract
 from modelworks._files import digest_of_file, plain, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import Bundle
-from modelworks.lifecycle.gates import GateReport, carried
+from modelworks.lifecycle.gates import GateReport, lineage_verdict
 from modelworks.lifecycle.runs import TrainedModel
 from modelworks.lifecycle.tracking import track
 
@@ -70,7 +70,7 @@ class Registry:
     session: Any
 
     def track(self, run: TrainedModel, bundle: Bundle | None = None) -> str:
-        """Tell this registry's MLflow about a run, and return its id there.
+        """Log a run to this registry's MLflow, and return its id there.
 
         Raises:
             ModelworksError: It does not answer, or refuses.
@@ -113,13 +113,13 @@ class Registry:
             return call()
         except (MlflowException, OSError) as error:
             raise ModelworksError(
-                f"{doing}: the registry of {self.environment} at {self.uri} says: {str(error).splitlines()[0]}",
-                fix="See that it runs (`modelworks status`), and try again: nothing is done twice.",
+                f"{doing}: the registry of {self.environment} at {self.uri} failed: {str(error).splitlines()[0]}",
+                fix="Check that it runs (`modelworks status`), and retry: no step is repeated.",
             ) from error
         except (ClientError, BotoCoreError) as error:
             raise ModelworksError(
-                f"{doing}: the store of {self.environment} (s3://{self.bucket}, s3://{self.artifacts}) says: {error}",
-                fix="See that it is there (`modelworks verify`), and try again: nothing is done twice.",
+                f"{doing}: the store of {self.environment} (s3://{self.bucket}, s3://{self.artifacts}) failed: {error}",
+                fix="Check that it exists (`modelworks verify`), and retry: no step is repeated.",
             ) from error
 
     # -- Versions ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Registry:
         return sorted(item.name for item in self._ask("listing models", self._mlflow.search_registered_models))
 
     def find(self, model: str, which: str = "") -> Version:
-        """A version by number, alias, digest or start of its hex; the newest if nothing is said.
+        """A version by number, alias, digest or start of its hex; the newest by default.
 
         Raises:
             ModelworksError: There is none, or the start of a digest is that of several.
@@ -283,7 +283,7 @@ class Registry:
             ModelworksError: The file is not the digest's, or the store does not answer.
         """
         if digest_of_file(path) != digest:
-            raise ModelworksError(f"{path} is not {digest}: it was changed", fix="Train on the data anew.")
+            raise ModelworksError(f"{path} is not {digest}: it was changed", fix="Train on the data again.")
         self._ask(f"keeping {path.name}", lambda: self._put(path, self.artifacts, contract.data_key(digest)))
 
     def fetch_data(self, digest: str, into: Path) -> Path:
@@ -306,7 +306,7 @@ class Registry:
             into.unlink()
             raise ModelworksError(
                 f"s3://{bucket}/{key} is not {digest}: it was tampered with",
-                fix="Do not release it. `modelworks lineage` tells what it was made of; train it again.",
+                fix="Do not release it. `modelworks lineage` shows its origin; train it again.",
             )
 
     def _get(self, bucket: str, key: str) -> bytes:
@@ -332,7 +332,7 @@ def lineage_of(run: TrainedModel, bundle: Bundle, gates: GateReport, *, mlflow_r
         "commit": run.origin.get("commit", ""),
         "dirty": bool(run.origin.get("dirty", True)),
         "metrics": run.metrics,
-        "gates": [carried(asdict(item)) for item in gates.results],
+        "gates": [lineage_verdict(asdict(item)) for item in gates.results],
         "champion": gates.champion,
         "overrides": [{"environment": gates.target, **plain(asdict(gates.override))}] if gates.override else [],
         "registered_by": run.origin.get("by", ""),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,16 +15,17 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from modelworks._files import locked
+from modelworks._files import locked, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.settings import RELEASES_KEY, Release, load
+from modelworks.settings import RELEASES_KEY, Release
+from modelworks.stack_config import load, parse_yaml
 
 ORDER = ("dev", "staging", "prod")
 LOCAL = "local"
 
 
 def read_releases(path: Path) -> dict[str, Release]:
-    """What a stack's config file releases, by the model's name.
+    """The releases of a stack's config file, by the model's name.
 
     Raises:
         ModelworksError: The file is missing or breaks a rule.
@@ -42,7 +41,7 @@ def set_release(path: Path, model: str, release: Release) -> bool:
     Args:
         path: The stack's config file.
         model: The model's name.
-        release: What serves.
+        release: The release that serves.
 
     Returns:
         Whether the file changed.
@@ -62,7 +61,8 @@ def set_release(path: Path, model: str, release: Release) -> bool:
         releases[model] = _line(release)
         buffer = io.StringIO()
         _yaml().dump(document, buffer)
-        _replace(path, buffer.getvalue())
+        parse_yaml(buffer.getvalue(), source=str(path))  # a release that breaks a rule never reaches the file
+        write_whole(path, buffer.getvalue(), mode=path.stat().st_mode & 0o777)
     return True
 
 
@@ -73,7 +73,7 @@ def read_order(project: Path) -> tuple[str, ...]:
         project: The folder of `Pulumi.yaml`.
 
     Returns:
-        Their names; `dev`, `staging` and `prod` where the project says nothing.
+        Their names; `dev`, `staging` and `prod` by default.
 
     Raises:
         ModelworksError: The project's file breaks a rule.
@@ -86,7 +86,7 @@ def read_order(project: Path) -> tuple[str, ...]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelworksError(f"{file} is not TOML: {error}") from error
     if strangers := sorted(said.keys() - {"order"}):
-        raise ModelworksError(f"{file}: tool.modelworks.{strangers[0]}: unknown key", fix="It knows `order`.")
+        raise ModelworksError(f"{file}: tool.modelworks.{strangers[0]}: unknown key", fix="The only key is `order`.")
     order = said.get("order", list(ORDER))
     if problem := _problem_of(order):
         raise ModelworksError(
@@ -157,24 +157,3 @@ def _read(path: Path) -> str:
     except (YAMLError, UnicodeDecodeError) as error:
         raise ModelworksError(f"{path} is not YAML: {error}") from error
     return text
-
-
-def _replace(path: Path, text: str) -> None:
-    """Check the new text as a stack's config, then put it in place of the old one in one step."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".yaml")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            load(temporary)
-            temporary.chmod(path.stat().st_mode & 0o777)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ModelworksError(
-            f"cannot write {path}: {error.strerror}", fix="Free space or fix its permissions."
-        ) from error

@@ -34,7 +34,7 @@ def run_gates(
     Args:
         spec: The model.
         run: The run it was bundled from.
-        bundle: What would serve.
+        bundle: The bundle that would serve.
         home: Where runs are kept.
         target: The environment it is meant for.
         champion: The bundle that serves there now, if any.
@@ -42,7 +42,8 @@ def run_gates(
         progress: Called at every step.
 
     Raises:
-        ModelworksError: Something cannot be judged. What does not hold is in the report: see `GateReport.require`.
+        ModelworksError: A gate cannot be evaluated. The report contains the gates that failed: see
+            `GateReport.require`.
     """
     found = judge(spec, home, run.inputs["data"], bundle.path, bundle.digest, champion=champion, progress=progress)
     against = digest_of_file(champion) if champion else ""
@@ -72,11 +73,11 @@ def judge(
         bundle: The `.bento` file.
         digest: Of that file.
         champion: A bundle to be compared with.
-        only: Name of the one kind of gate that is asked, such as `ChampionGate`. Default: all that the spec states.
+        only: Name of the one kind of gate to evaluate, such as `ChampionGate`. Default: all that the spec states.
         progress: Called at every step.
 
     Raises:
-        ModelworksError: Something cannot be judged.
+        ModelworksError: A gate cannot be evaluated.
     """
     job = {
         "verb": "gates", "data": data, "bundle": str(bundle), "digest": digest, "only": only,

@@ -15,7 +15,7 @@ def scaffold(name: str, into: Path) -> Path:
     """Make a project called `name` in the folder `into` and return its folder.
 
     Raises:
-        ModelworksError: The name is no model's name, or the project is there already.
+        ModelworksError: The name is no model's name, or the project exists.
     """
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
         raise ModelworksError(
@@ -24,7 +24,7 @@ def scaffold(name: str, into: Path) -> Path:
         )
     folder = into / name.replace("-", "_")
     if folder.exists():
-        raise ModelworksError(f"{folder} is there already", fix="Choose another name, or edit what is there.")
+        raise ModelworksError(f"{folder} already exists", fix="Choose another name, or edit what is there.")
     for template in sorted(TEMPLATES.glob("*.txt")):
         text = template.read_text(encoding="utf-8").replace("__NAME__", name)
         write_whole(folder / template.name.removesuffix(".txt"), text)

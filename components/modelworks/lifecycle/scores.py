@@ -1,4 +1,4 @@
-"""What an estimator is given, what it answers, and its metrics over all rows and by slice."""
+"""An estimator's targets and predictions, and its metrics over all rows and by slice."""
 
 from __future__ import annotations
 
@@ -10,35 +10,11 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.metrics import METRICS, Kind, Outcome, metrics_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
-    from modelworks.lifecycle.spec import Feature, ModelSpec
-    from modelworks.runtime.manifest import Feature as ServedFeature
-
-
-def encode(rows: pd.DataFrame, features: Sequence[Feature | ServedFeature], how: str) -> Any:
-    """Features as the estimator takes them; `modelworks.runtime.manifest` states the rule for a matrix.
-
-    Values pass through float32 first, as they do in ONNX, so that training sees the numbers that serving will see.
-    """
-    import pandas as pd  # only where rows are at hand
-
-    columns = {}
-    for feature in features:
-        column = rows[feature.name]
-        if feature.type == "string":
-            if how == "frame":
-                columns[feature.name] = column.astype(object).where(column.notna(), None)
-            else:
-                codes = pd.Categorical(column, categories=list(feature.categories)).codes
-                columns[feature.name] = np.where(codes < 0, np.nan, codes)
-        else:
-            columns[feature.name] = pd.to_numeric(column).astype("float32").astype("float64")
-    if how == "frame":
-        return pd.DataFrame(columns, index=rows.index)
-    return np.column_stack([np.asarray(each, dtype="float64") for each in columns.values()])
+    from modelworks.lifecycle.spec import ModelSpec
 
 
 def encode_target(spec: ModelSpec, rows: pd.DataFrame) -> np.ndarray:
@@ -71,10 +47,10 @@ def predict(spec: ModelSpec, estimator: Any, x: Any) -> np.ndarray:
         ModelworksError: They are not finite, or not of the shape the kind demands.
     """
     raw = estimator.predict(x) if spec.kind == "regression" else estimator.predict_proba(x)
-    return sound(spec, np.asarray(raw, dtype="float64"), len(x))
+    return validate(spec, np.asarray(raw, dtype="float64"), len(x))
 
 
-def sound(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
+def validate(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
     """`scores`, proven to be finite and of the right shape.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a model project states: one `model.py` with `spec = ModelSpec(...)`, and nothing found by magic.
+"""The declaration of a model project: one `model.py` with `spec = ModelSpec(...)`, and nothing found by magic.
 
 Everything here is frozen and checked when it is made. A mistake is a `ModelworksError` that begins with the file and
 the line where the user wrote it.
@@ -19,8 +19,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.metrics import KINDS, METRICS, Kind, Outcome, metrics_of
+from modelworks.runtime.manifest import Feature as ServedFeature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +68,8 @@ class Feature(_Placed):
     maximum: float | None = None
     categories: tuple[str, ...] = ()
     """Strings only: the values accepted, in the order that gives each its number in a matrix."""
+    max_length: int = 256
+    """Strings only: longest text that a request may carry, in characters."""
     private: bool = False
     """Used to predict and then forgotten: never in a prediction log, a report's examples or a tracking server."""
     known_at: str | None = None
@@ -89,6 +94,7 @@ class Feature(_Placed):
             f"feature {self.name!r} is a {self.type}: it has no minimum or maximum",
         )
         self._require(len(set(self.categories)) == len(self.categories), f"feature {self.name!r} has a category twice")
+        self._require(self.max_length >= 1, f"feature {self.name!r}: max_length is 1 or more, got {self.max_length}")
         self._require(
             0 <= self.max_missing <= 1, f"feature {self.name!r}: max_missing is a share, 0 to 1, got {self.max_missing}"
         )
@@ -129,7 +135,7 @@ class DataSource(_Placed):
     load: Callable[[], pd.DataFrame]
     """Returns all rows: features, target and the columns named below. Must give the same rows for the same source."""
     description: str
-    """What the data is, for whom, from where, under which licence: it stands in the model card."""
+    """Description of the data, for the model card: content, audience, source, licence."""
     split: Split = field(default_factory=Split)
     prediction_time: str | None = None
     """Column with the moment at which the prediction is made. Needed for freshness and for the leakage check."""
@@ -144,10 +150,10 @@ class DataSource(_Placed):
     def __post_init__(self) -> None:
         """Check what can be checked without loading."""
         self._require(callable(self.load), f"data.load must be a function, got {type(self.load).__name__}")
-        self._require(bool(self.description), "data.description must say what the data is: it stands in the model card")
+        self._require(bool(self.description), "data.description must describe the data: the model card shows it")
         self._require(
             self.max_age_days is None or self.prediction_time is not None,
-            "data.max_age_days needs data.prediction_time, the column that says how old a row is",
+            "data.max_age_days needs data.prediction_time, the column with the time of a row",
         )
 
 
@@ -235,7 +241,7 @@ class FairnessGate(Gate):
 class LatencyGate(Gate):
     """Time of one prediction of one row by the bundled model itself, without a server: 99th percentile.
 
-    A service of its own is timed as BentoML runs it, its socket included.
+    A custom service is timed as BentoML runs it, its socket included.
     """
 
     p99_ms: float
@@ -294,7 +300,7 @@ class Service(_Placed):
 
 @dataclass(frozen=True, kw_only=True)
 class Card(_Placed):
-    """What a reader must know that numbers do not say."""
+    """Caveats for a reader, beyond the numbers."""
 
     intended_use: str
     out_of_scope: str = ""
@@ -304,7 +310,7 @@ class Card(_Placed):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `train` is given. Nothing else may decide its result."""
+    """Inputs of `train`. Nothing else may decide its result."""
 
     x: Any
     """Training features: a float64 array, or a DataFrame when the spec's `input` is `frame`."""
@@ -336,7 +342,7 @@ class ModelSpec(_Placed):
     name: str
     """Lower-case letters, digits and dashes: the name in stacks, stores and URLs."""
     description: str
-    """What is predicted, in one sentence a caller understands."""
+    """The meaning of the prediction, in one sentence a caller understands."""
     owner: str
     kind: Kind
     data: DataSource
@@ -350,7 +356,7 @@ class ModelSpec(_Placed):
     """The metric that decides, one of `metrics_of(kind)` or of `evaluate`."""
     card: Card
     classes: tuple[str | int | bool, ...] = ()
-    """Labels as they stand in the target column. Binary: (negative, positive)."""
+    """Labels, with the spelling of the target column. Binary: (negative, positive)."""
     evaluate: Callable[[Outcome], Mapping[str, float]] | None = None
     """More metrics, higher is better, from truth and predictions."""
     groups: tuple[Group, ...] = ()
@@ -392,6 +398,12 @@ class ModelSpec(_Placed):
         """Names of the features, in order."""
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def served_features(self) -> tuple[ServedFeature, ...]:
+        """The features as a bundle's manifest states them."""
+        names = [each.name for each in msgspec.structs.fields(ServedFeature)]
+        return tuple(ServedFeature(**{name: getattr(feature, name) for name in names}) for feature in self.features)
+
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of `metric` is better. Those of `evaluate` are by definition."""
         return metric not in metrics_of(self.kind) or METRICS[metric].higher_is_better
@@ -402,7 +414,7 @@ class ModelSpec(_Placed):
             f"name must be lower-case letters, digits and dashes, at most 63, got {self.name!r}",
         )
         self._require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        self._require(bool(self.owner), "owner must say who answers for this model")
+        self._require(bool(self.owner), "owner must name who is responsible for this model")
         self._require(callable(self.train), f"train must be a function, got {type(self.train).__name__}")
         self._require(isinstance(self.seed, int) and self.seed >= 0, f"seed must be 0 or more, got {self.seed!r}")
         self._require(
@@ -509,7 +521,7 @@ def load_spec(name: str | Path) -> ModelSpec:
     except ModelworksError:
         raise
     except Exception as error:
-        raise blame(error, file.parent, "is read") from error
+        raise project_error(error, file.parent, "is read") from error
     spec = getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
         raise ModelworksError(
@@ -521,12 +533,12 @@ def load_spec(name: str | Path) -> ModelSpec:
 class _TextLoader(SourceFileLoader):
     """Loads a module from its text as it stands, never from bytecode.
 
-    Python tells versions of a file apart by second and size, so of two quick edits the first would run under the name
+    Python distinguishes versions of a file by second and size, so of two quick edits the first would run under the name
     of the second.
     """
 
     def path_stats(self, path: str) -> Mapping[str, Any]:
-        """Nothing, which is how a loader tells that its files cannot be compared with their bytecode."""
+        """Nothing, which is how a loader shows that its files cannot be compared with their bytecode."""
         raise OSError(f"{path} is read as text")
 
 
@@ -544,7 +556,7 @@ def _find_by_text(folder: Path) -> None:
     sys.path_importer_cache.clear()
 
 
-def blame(error: Exception, folder: Path, doing: str) -> ModelworksError:
+def project_error(error: Exception, folder: Path, doing: str) -> ModelworksError:
     """An exception of the user's code as an error that names their file and line."""
     if isinstance(error, SyntaxError) and error.filename:
         return ModelworksError(f"{error.filename}:{error.lineno}: {error.msg}")

@@ -1,6 +1,6 @@
-"""Telling an MLflow server about a run: parameters, metrics, curves, plots, digests, commit and reports.
+"""Log a run to an MLflow server: parameters, metrics, curves, plots, digests, commit and reports.
 
-What the run is made of was decided before; nothing here changes it. Told twice, a run is one run there.
+Nothing here changes the run. A run that is logged twice is one run in MLflow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUN_TAG = "modelworks.run"
 def track(run: TrainedModel, uri: str, bundle: Bundle | None = None) -> str:
     """Log a run to the MLflow server at `uri` and return its MLflow run id.
 
-    A run that is already there in full is left alone; one that was half told is told again.
+    A run that is complete in MLflow is left alone; one that was logged in part is logged again.
 
     Raises:
         ModelworksError: The server does not answer or refuses.
@@ -91,7 +91,7 @@ def _run_there(client: Any, experiment: str, run: str) -> Any:
 
 
 def _tell_facts(client: Any, run_id: str, run: TrainedModel, tags: list[Any]) -> None:
-    """Tell everything in few requests: a server with authentication takes a fifth of a second for each."""
+    """Log everything in few requests: a server with authentication takes a fifth of a second for each."""
     from mlflow.entities import Metric, Param  # two seconds to import
 
     told = read_json(run.folder / "metrics.json")

@@ -1,7 +1,7 @@
 """Training as a function of data, code, parameters, seed and lock.
 
-Everything a user's code does happens in a child process (`modelworks.lifecycle.child`), which leaves its results in
-the run's folder. A run that was killed goes on where it stopped.
+Everything a user's code does happens in a child process (`modelworks.lifecycle.child`), which leaves its results in the
+run's folder. A run that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelworks.lifecycle.spec import ModelSpec
 def check_data(
     spec: ModelSpec, home: Home, *, save_baseline: bool = False, progress: Progress | None = None
 ) -> CheckReport:
-    """Load the model's data, keep it by digest, and look at it in every way the spec asks for.
+    """Load the model's data, keep it by digest, and run every check of the spec on it.
 
     Args:
         spec: The model.
@@ -55,7 +55,7 @@ def train(spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | N
 def make_run(
     spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | None = None, shown: bool = False
 ) -> Path:
-    """A finished run without its origin, which is its caller's: `train` on a machine that knows neither git nor user.
+    """A finished run without its origin, which is its caller's: `train` on a machine without git and user.
 
     Args:
         spec: The model.

@@ -46,7 +46,7 @@ def trusted_types(content: bytes, trusted: Collection[str], *, where: str = "") 
     if foreign:
         raise ModelworksError(
             f"{where and where + ': '}the model holds types that are not scikit-learn's: {', '.join(foreign)}",
-            fix="Leave them out, or name them in Service(trusted=...) and their package in packages; code of your own "
-            "needs a service of its own (Service(code=...)).",
+            fix="Leave them out, or name them in Service(trusted=...) and their package in packages; "
+            "your own code needs a custom service (Service(code=...)).",
         )
     return found

@@ -7,11 +7,12 @@ import tarfile
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.manifest import PATH_IN_BENTO, Manifest, decode
+from modelworks.runtime.bento import read_manifest
+from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.signature import verify
 
 _MAX_UNPACKED_BYTES = 8 << 30
-"""A bundle that unpacks to more is refused: no model of ours is near, an archive bomb is."""
+"""A bundle that unpacks to more is refused: no real model is near, an archive bomb is."""
 
 
 def open_bundle(
@@ -32,14 +33,14 @@ def open_bundle(
     found = digest_of(archive)
     if found != digest:
         raise ModelworksError(
-            f"the bundle of {model} is not the one released: its bytes are {found}, the release says {digest}",
+            f"the bundle of {model} is not the one released: its bytes are {found}, the release has {digest}",
             fix="Someone or something changed the object in the bundle store. Build and release it again.",
         )
     if trusted_keys is not None:
         beside = archive.with_name(archive.name + ".sig")
         if not beside.is_file():
             raise ModelworksError(
-                f"the bundle of {model} {digest} has no signature, and this environment asks for one",
+                f"the bundle of {model} {digest} has no signature, and this environment requires one",
                 fix="Release a bundle that this environment's pipeline signed.",
             )
         verify(model, digest, beside.read_bytes(), trusted_keys)
@@ -69,7 +70,7 @@ def unpack(archive: Path, destination: Path, what: str = "the bundle") -> None:
     Args:
         archive: The file.
         destination: A folder of its own; created.
-        what: What the archive is, for messages.
+        what: The name of the archive, for messages.
 
     Raises:
         ModelworksError: The archive is broken, holds links or devices, leaves its folder, or is too large.
@@ -87,35 +88,3 @@ def unpack(archive: Path, destination: Path, what: str = "the bundle") -> None:
                 tar.extract(member, destination, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ModelworksError(f"{what} cannot be unpacked: {error}") from error
-
-
-def read_manifest(bento: Path) -> Manifest:
-    """The manifest of an unpacked Bento.
-
-    Raises:
-        ModelworksError: There is none, or it is not sound.
-    """
-    try:
-        data = (bento / PATH_IN_BENTO).read_bytes()
-    except OSError as error:
-        raise ModelworksError(
-            f"the bundle has no {PATH_IN_BENTO}: it was not built by modelworks",
-            fix="Build it with `modelworks bundle`.",
-        ) from error
-    return decode(data)
-
-
-def read_artifact(bento: Path, path: str, sha256: str) -> bytes:
-    """The bytes of one file of the model, checked against the manifest.
-
-    Raises:
-        ModelworksError: It is missing or has other bytes.
-    """
-    try:
-        data = (bento / "src" / path).read_bytes()
-    except OSError as error:
-        raise ModelworksError(f"the bundle lacks {path}, which its manifest names") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise ModelworksError(f"{path} in the bundle has sha256 {found}, its manifest says {sha256}")
-    return data

@@ -1,15 +1,15 @@
-"""What a bundle says about its model: the one file that the builder writes and the server reads.
+"""The manifest of a bundle: the one file that the builder writes and the server reads.
 
 A bundle is an ordinary Bento; the manifest is `src/modelworks.json` inside it. Every other path in the manifest is
 relative to that `src/` folder. The builder makes a `Manifest` and writes `encode(manifest)`; the server calls `decode`.
 
-How a row becomes tensors follows one rule, the same for ONNX and for a scikit-learn matrix. In a numeric tensor a
-boolean is 0 or 1, a string is its position in the feature's `categories`, and null or absent is NaN. In a string tensor
-a value stands as it is, and null or absent is the input's `missing` text.
+How a row becomes what the model takes is stated, and done, in `modelworks.runtime.encoding`.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -22,11 +22,14 @@ PATH_IN_BENTO = "src/modelworks.json"
 """Where the manifest lies inside the unpacked Bento."""
 
 FORMAT = 1
-"""Version of this file format. A server refuses a manifest with a number it does not know."""
+"""Version of this file format. A server refuses a manifest with an unknown number."""
 
 Kind = Literal["binary", "multiclass", "regression"]
 FeatureType = Literal["number", "integer", "string", "boolean"]
 DType = Literal["float32", "float64", "int64", "string", "bool"]
+
+FLOAT32_MAX = 3.4028234e38
+INTEGER_MAX = 2**53 - 1
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -57,6 +60,19 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     example: float | int | str | bool | None = None
 
 
+def bounds(feature: Feature) -> tuple[float, float]:
+    """Smallest and largest value that a number or an integer may have: what is stated, within what is exact.
+
+    Beyond the largest float32 a tree of scikit-learn and a float32 tensor see infinity; beyond 2^53 a float64 skips
+    integers (RFC 8259, section 6).
+    """
+    low = -math.inf if feature.minimum is None else feature.minimum
+    high = math.inf if feature.maximum is None else feature.maximum
+    if feature.type == "integer":
+        return math.ceil(max(-INTEGER_MAX, low)), math.floor(min(INTEGER_MAX, high))
+    return max(-FLOAT32_MAX, low), min(FLOAT32_MAX, high)
+
+
 class OnnxInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One input tensor of the graph, of shape [rows, len(columns)].
 
@@ -67,7 +83,7 @@ class OnnxInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     columns: Annotated[tuple[Name, ...], Meta(min_length=1)]
     dtype: DType = "float32"
     missing: str = ""
-    """What stands for null in a string tensor."""
+    """The value for null in a string tensor."""
 
 
 class Onnx(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -79,6 +95,8 @@ class Onnx(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     output: Name
     """The tensor that decides: for classes their probabilities, [rows, classes] in the order of `Manifest.classes`;
     for a regression the values, [rows] or [rows, 1]."""
+    together: bool = True
+    """Whether a row's answer is the same, bit for bit, alone and among others. Otherwise each is answered by itself."""
 
 
 class Skops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -91,12 +109,14 @@ class Skops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     trusted: tuple[str, ...] = ()
     """Types beyond skops' own safe list that the builder vouches for. Any other type in the file is refused."""
     input: Literal["matrix", "frame"] = "matrix"
-    """`matrix`: a float64 array. `frame`: a pandas DataFrame with these columns and raw values, for pipelines that pick
-    columns by name; costs memory and time."""
+    """`matrix`: a float64 array. `frame`: a pandas DataFrame with these columns, for pipelines that pick columns by
+    name; costs memory and time."""
+    together: bool = True
+    """As `Onnx.together`."""
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Proof that the ONNX graph answers as the scikit-learn model does, over the hold-out."""
+    """Proof that the ONNX graph answers as scikit-learn does, over the hold-out and the edges of the schema."""
 
     rows: Annotated[int, Meta(ge=1)]
     different_labels: Annotated[int, Meta(ge=0)]
@@ -116,7 +136,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Name of the model, as in `modelworks:releases`."""
     kind: Kind
     task: str
-    """What is predicted, in one sentence a caller understands."""
+    """The meaning of the prediction, in one sentence a caller understands."""
     features: Annotated[tuple[Feature, ...], Meta(min_length=1)]
     examples: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)]
     """Rows that are valid. The first is the example in the documentation and the row that warms the server up."""
@@ -218,6 +238,8 @@ def _feature_problems(manifest: Manifest) -> list[str]:
             found.append(f"feature {feature.name!r} is a {feature.type}: it has no minimum or maximum")
         if feature.minimum is not None and feature.maximum is not None and feature.minimum > feature.maximum:
             found.append(f"feature {feature.name!r}: minimum {feature.minimum} is above maximum {feature.maximum}")
+        elif numeric and operator.gt(*bounds(feature)):
+            found.append(f"feature {feature.name!r}: no {feature.type} is between its minimum and its maximum")
         if feature.categories and feature.type != "string":
             found.append(f"feature {feature.name!r} is a {feature.type}: only strings have categories")
         if len(set(feature.categories)) != len(feature.categories):
@@ -264,7 +286,7 @@ def _artifact_problems(manifest: Manifest) -> list[str]:
     if manifest.parity and (
         manifest.parity.different_labels or manifest.parity.max_difference > manifest.parity.tolerance
     ):
-        found.append("the parity report says that onnx and skops differ: leave onnx out")
+        found.append("by the parity report, onnx and skops differ: leave onnx out")
     return found
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +16,12 @@ import msgspec
 import numpy as np
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.bundle import read_artifact
-from modelworks.runtime.manifest import DType, Feature, Manifest, Onnx, Skops
-from modelworks.runtime.schema import Row, Rows
+from modelworks.runtime.bento import read_artifact
+from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
+from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops
+from modelworks.runtime.schema import Rows
 
-_DTYPES: dict[DType, Any] = {
-    "float32": np.float32,
-    "float64": np.float64,
-    "int64": np.int64,
-    "string": object,
-    "bool": np.bool_,
-}
-
-Infer = Callable[[list[Row]], Any]
+Infer = Callable[[Sequence[Row]], Any]
 """Rows to probabilities [rows, classes], or to values [rows]."""
 
 
@@ -39,7 +30,7 @@ class NotANumberError(ModelworksError):
 
 
 class Cost(NamedTuple):
-    """What a call of the model costs, in seconds, as measured when it was loaded."""
+    """The duration of a call of the model, in seconds, measured when it was loaded."""
 
     call: float
     row: float
@@ -53,9 +44,9 @@ class Predictions(NamedTuple):
     """The answers for some rows, in order: one entry a row in each list."""
 
     json: list[bytes]
-    """As it stands in the response."""
+    """The name in the response."""
     values: list[float]
-    """What the distribution of predictions is made of: score or value."""
+    """The source of the distribution of predictions: score or value."""
     labels: list[int]
     """Index of the class; 0 for a regression."""
 
@@ -77,14 +68,9 @@ class Predictor:
 
     def __init__(self, bento: Path, manifest: Manifest) -> None:
         self.manifest = manifest
-        if manifest.onnx is not None:
-            self._infer = _onnx(bento, manifest, manifest.onnx)
-        elif manifest.skops is not None:
-            self._infer = _skops(bento, manifest, manifest.skops)
-        else:
-            raise ModelworksError("the bundle has neither an ONNX nor a skops artifact")
+        self._infer = _load(bento, manifest)
         self._labels = [msgspec.json.encode(label) for label in manifest.classes]
-        self._binary_answers = [b'{"label":%b,"score":%%.7g}' % label.replace(b"%", b"%%") for label in self._labels]
+        self._binary_answers = [b'{"label":%b,"score":%%b}' % label.replace(b"%", b"%%") for label in self._labels]
         self._keys = [msgspec.json.encode(_key(label)) for label in manifest.classes]
         self._answers = {"binary": self._binary, "multiclass": self._multiclass, "regression": self._regression}[
             manifest.kind
@@ -96,7 +82,7 @@ class Predictor:
 
         Raises:
             NotANumberError: The model answered with NaN or infinity.
-            Exception: Whatever the engine raises.
+            Exception: Any error of the engine.
         """
         return self._answers(self._infer(rows))
 
@@ -117,16 +103,17 @@ class Predictor:
         threshold = self.manifest.threshold
         labels = [1 if score >= threshold else 0 for score in scores]
         answers = self._binary_answers
-        json = [answers[label] % score for label, score in zip(labels, scores, strict=True)]
+        json = [answers[label] % text for label, text in zip(labels, _texts(scores), strict=True)]
         return Predictions(json, scores, labels)
 
     def _multiclass(self, probabilities: Any) -> Predictions:
         answers = Predictions([], [], [])
         for scores in probabilities.tolist():
             best = max(range(len(scores)), key=self._finite(scores).__getitem__)
-            each = b",".join(b"%b:%.7g" % pair for pair in zip(self._keys, scores, strict=True))
+            texts = _texts(scores)
+            each = b",".join(b"%b:%b" % pair for pair in zip(self._keys, texts, strict=True))
             answers.json.append(
-                b'{"label":%b,"score":%.7g,"probabilities":{%b}}' % (self._labels[best], scores[best], each)
+                b'{"label":%b,"score":%b,"probabilities":{%b}}' % (self._labels[best], texts[best], each)
             )
             answers.values.append(scores[best])
             answers.labels.append(best)
@@ -134,7 +121,7 @@ class Predictor:
 
     def _regression(self, values: Any) -> Predictions:
         numbers = self._finite(values.reshape(-1).tolist())
-        return Predictions([b'{"value":%.9g}' % number for number in numbers], numbers, [0] * len(numbers))
+        return Predictions([b'{"value":%b}' % text for text in _texts(numbers)], numbers, [0] * len(numbers))
 
     def _finite(self, numbers: list[float]) -> list[float]:
         if not all(map(math.isfinite, numbers)):
@@ -142,7 +129,27 @@ class Predictor:
         return numbers
 
 
-def _onnx(bento: Path, manifest: Manifest, onnx: Onnx) -> Infer:
+def _load(bento: Path, manifest: Manifest) -> Infer:
+    if manifest.onnx is not None:
+        graph = read_artifact(bento, manifest.onnx.path, manifest.onnx.sha256)
+        return onnx_engine(graph, manifest.onnx, manifest.features)
+    if manifest.skops is not None:
+        content = read_artifact(bento, manifest.skops.path, manifest.skops.sha256)
+        return skops_engine(content, manifest.skops, manifest.features, manifest.kind)
+    raise ModelworksError("the bundle has neither an ONNX nor a skops artifact")
+
+
+def onnx_engine(graph: bytes, onnx: Onnx, features: Sequence[Feature]) -> Infer:
+    """A function from rows to what an ONNX graph answers.
+
+    Args:
+        graph: The file's bytes.
+        onnx: How it is fed.
+        features: The features of a row, in order.
+
+    Raises:
+        ModelworksError: ONNX Runtime cannot load it, or it has other inputs or outputs.
+    """
     import onnxruntime as ort  # not paid for by a model that is served by scikit-learn
 
     options = ort.SessionOptions()
@@ -151,7 +158,6 @@ def _onnx(bento: Path, manifest: Manifest, onnx: Onnx) -> Infer:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    graph = read_artifact(bento, onnx.path, onnx.sha256)
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -160,84 +166,59 @@ def _onnx(bento: Path, manifest: Manifest, onnx: Onnx) -> Infer:
     outputs = [each.name for each in session.get_outputs()]
     if inputs != {each.name for each in onnx.inputs} or onnx.output not in outputs:
         raise ModelworksError(
-            f"{onnx.path} has inputs {sorted(inputs)} and outputs {outputs}; its manifest says "
+            f"{onnx.path} has inputs {sorted(inputs)} and outputs {outputs}; its manifest has "
             f"{sorted(each.name for each in onnx.inputs)} and {onnx.output!r}"
         )
     run, wanted = session.run, [onnx.output]
-    fills = [
-        (each.name, _tensor([manifest.feature(name) for name in each.columns], manifest, each.dtype, each.missing))
+    encoders = [
+        (
+            each.name,
+            text_encoder(features, each.columns, each.missing)
+            if each.dtype == "string"
+            else matrix_encoder(features, each.columns, each.dtype),
+        )
         for each in onnx.inputs
     ]
-    if len(fills) == 1:
-        [(name, fill)] = fills
-        return lambda rows: run(wanted, {name: fill(rows)})[0]
-    return lambda rows: run(wanted, {name: fill(rows) for name, fill in fills})[0]
+    if len(encoders) == 1:
+        [(name, encode)] = encoders
+        return _each_alone(lambda rows: run(wanted, {name: encode(rows)})[0], onnx.together)
+    return _each_alone(lambda rows: run(wanted, {name: encode(rows) for name, encode in encoders})[0], onnx.together)
 
 
-def _skops(bento: Path, manifest: Manifest, artifact: Skops) -> Infer:
-    import skops.io  # brings scikit-learn: a second and a hundred megabytes
+def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind: Kind) -> Infer:
+    """A function from rows to what a scikit-learn model answers.
 
-    data = read_artifact(bento, artifact.path, artifact.sha256)
-    unknown = set(skops.io.get_untrusted_types(data=data)) - set(artifact.trusted)
+    Args:
+        content: The skops file's bytes.
+        skops: How the model is fed.
+        features: The features of a row, in order.
+        kind: Of the model.
+
+    Raises:
+        ModelworksError: It holds types that nobody vouched for.
+    """
+    import skops.io as files  # brings scikit-learn: a second and a hundred megabytes
+
+    unknown = set(files.get_untrusted_types(data=content)) - set(skops.trusted)
     if unknown:
         raise ModelworksError(
-            f"{artifact.path} holds types that nobody vouched for: {', '.join(sorted(unknown))}",
+            f"{skops.path} holds types that nobody vouched for: {', '.join(sorted(unknown))}",
             fix="If they are yours, name them in the bundle's trusted types.",
         )
-    model = skops.io.loads(data, trusted=list(artifact.trusted))
-    columns = [manifest.feature(name) for name in artifact.columns]
-    answer = model.predict if manifest.kind == "regression" else model.predict_proba
-    if artifact.input == "frame":
-        import pandas as pd  # only pipelines that ask for a frame pay for pandas
-
-        positions, names = _positions(columns, manifest), list(artifact.columns)
-        return lambda rows: np.asarray(
-            answer(pd.DataFrame([[row[position] for position in positions] for row in rows], columns=names))
-        )
-    fill = _tensor(columns, manifest, "float64", "")
-    return lambda rows: np.asarray(answer(fill(rows)))
+    model = files.loads(content, trusted=list(skops.trusted))
+    encode = (frame_encoder if skops.input == "frame" else matrix_encoder)(features, skops.columns)
+    answer = model.predict if kind == "regression" else model.predict_proba
+    return _each_alone(lambda rows: np.asarray(answer(encode(rows))), skops.together)
 
 
-def _tensor(features: Sequence[Feature], manifest: Manifest, dtype: DType, missing: str) -> Infer:
-    """A function from rows to the tensor [rows, features] (see the rule at the top of `manifest`)."""
-    kind, width = _DTYPES[dtype], len(features)
-    pick = _pick(_positions(features, manifest), len(manifest.features))
-    if dtype == "string":
-
-        def fill(rows: list[Row]) -> Any:
-            values = [missing if value is None else value for value in pick(rows)]
-            return np.array(values, dtype=kind).reshape(-1, width)
-
-        return fill
-    codes = [
-        (number, {category: code for code, category in enumerate(feature.categories)})
-        for number, feature in enumerate(features)
-        if feature.type == "string"
-    ]
-
-    def fill_numbers(rows: list[Row]) -> Any:
-        values = list(pick(rows))
-        for number, code in codes:
-            values[number::width] = map(code.get, values[number::width])
-        return np.fromiter(values, kind, len(values)).reshape(-1, width)
-
-    return fill_numbers
+def _each_alone(infer: Infer, together: bool) -> Infer:
+    """`infer`, called for one row at a time unless rows may be answered together."""
+    return infer if together else lambda rows: np.concatenate([infer([row]) for row in rows])
 
 
-def _pick(positions: Sequence[int], width: int) -> Callable[[list[Row]], Iterable[Any]]:
-    """A function from rows of `width` values to the values at `positions`, row after row."""
-    if list(positions) == list(range(width)):
-        return chain.from_iterable
-    if len(positions) == 1:
-        only = itemgetter(positions[0])
-        return lambda rows: map(only, rows)
-    some = itemgetter(*positions)
-    return lambda rows: chain.from_iterable(map(some, rows))
-
-
-def _positions(features: Sequence[Feature], manifest: Manifest) -> list[int]:
-    position = {feature.name: number for number, feature in enumerate(manifest.features)}
-    return [position[feature.name] for feature in features]
+def _texts(numbers: list[float]) -> list[bytes]:
+    """The shortest text of each finite number that reads back as the very same number."""
+    return msgspec.json.encode(numbers)[1:-1].split(b",")
 
 
 def _key(label: str | int | bool) -> str:

@@ -22,7 +22,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.runtime.bundle import read_manifest
+from modelworks.runtime.bento import read_manifest
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.server import metrics, prediction_log
 from modelworks.runtime.server.config import Config, read_config
@@ -31,7 +31,7 @@ from modelworks.runtime.server.logs import say
 _KEPT_PUBLICATIONS = 360
 """Publications that wait for CloudWatch while it is away; then the oldest go. An hour at ten seconds each."""
 _OFTEN_SECONDS = 10.0
-"""Who publishes more often than this wants datapoints shorter than a minute."""
+"""A shorter interval publishes datapoints of less than a minute."""
 _LAST_SECONDS = 10.0
 """How long the last words may take when the server has ended."""
 
@@ -43,7 +43,7 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Fetch, tell where, publish until the server is gone. Arguments: scratch folder, descriptor to answer on."""
+    """Fetch, return the path, publish until the server is gone. Arguments: scratch folder, descriptor to answer on."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pipe says when: workers count until the end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config, scratch = read_config(), Path(sys.argv[1])
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def fetch(config: Config, scratch: Path) -> Path:
-    """Bring the bundle, and its signature where one is asked for, onto this machine.
+    """Fetch the bundle, and its signature if one is required, to this machine.
 
     Raises:
         ModelworksError: It is not there, or the store does not answer.
@@ -194,7 +194,7 @@ class Companion:
         self._note("prediction_log_up", "predictions cannot be written to S3; they wait on disk", error)
 
     def _note(self, what: str, trouble: str, error: str) -> None:
-        """Say once that something fails, and once that it works again; the gauge says it all the time."""
+        """Log once that a step fails, and once that it works again; the gauge always shows the state."""
         up = 0.0 if error else 1.0
         if up != self._state[what]:
             if error:

@@ -9,13 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from modelworks.errors import ModelworksError
-from modelworks.runtime.manifest import Feature, Manifest
-
-FLOAT32_MAX = 3.4028234e38
-"""Largest number a request may carry: beyond it a float32 tensor holds infinity."""
-_INT_MAX = 2**63 - 1
-
-Row = tuple[Any, ...]
+from modelworks.runtime.encoding import Row
+from modelworks.runtime.manifest import Feature, Manifest, bounds
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key>.*)`$", re.DOTALL)
@@ -38,7 +33,7 @@ class Rows:
         """The rows in `body`.
 
         Raises:
-            msgspec.ValidationError: Not what the schema asks for.
+            msgspec.ValidationError: The value does not match the schema.
             msgspec.DecodeError: Not JSON.
             UnicodeDecodeError: Not UTF-8.
             RecursionError: Nested beyond reason.
@@ -116,25 +111,47 @@ def prediction_schema(manifest: Manifest) -> dict[str, Any]:
 
 def openapi(manifest: Manifest, release: str) -> dict[str, Any]:
     """The OpenAPI 3.1 description of the model's service."""
-    problem = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": manifest.model, "description": manifest.task, "version": release},
+        "paths": {"/v1/predict": {"post": _predict_operation(manifest)}, **_DOCUMENTS},
+        "components": {
+            "schemas": {
+                "Row": row_schema(manifest),
+                "Prediction": prediction_schema(manifest),
+                "Problem": _PROBLEM,
+            },
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
 
-    def refused(description: str) -> dict[str, Any]:
-        return {"description": description, "content": {"application/problem+json": {"schema": problem}}}
 
-    def gives(description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
-        return {"200": {"description": description, "content": {media: {"schema": schema}}}}
+def _predict_operation(manifest: Manifest) -> dict[str, Any]:
+    examples = {
+        "many": {"summary": "Many rows", "value": {"rows": list(manifest.examples)}},
+        "one": {"summary": "One row", "value": manifest.examples[0]},
+    }
+    content = {"schema": {"oneOf": [_rows_schema(manifest), _ROW]}, "examples": examples}
+    return {
+        "summary": "Predict one row or many",
+        "description": manifest.task,
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": {**_gives("A prediction for each row, in order.", _answer_schema(manifest)), **_REFUSALS},
+    }
 
-    def get(summary: str, description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
-        return {"get": {"summary": summary, "responses": gives(description, schema, media)}}
 
-    row = {"$ref": "#/components/schemas/Row"}
-    rows = {
+def _rows_schema(manifest: Manifest) -> dict[str, Any]:
+    return {
         "type": "object",
-        "properties": {"rows": {"type": "array", "items": row, "minItems": 1, "maxItems": manifest.max_rows}},
+        "properties": {"rows": {"type": "array", "items": _ROW, "minItems": 1, "maxItems": manifest.max_rows}},
         "required": ["rows"],
         "additionalProperties": False,
     }
-    answer = {
+
+
+def _answer_schema(manifest: Manifest) -> dict[str, Any]:
+    return {
         "type": "object",
         "properties": {
             "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
@@ -143,63 +160,47 @@ def openapi(manifest: Manifest, release: str) -> dict[str, Any]:
         },
         "required": ["predictions", "model", "version"],
     }
-    first = manifest.examples[0]
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": manifest.model, "description": manifest.task, "version": release},
-        "paths": {
-            "/v1/predict": {
-                "post": {
-                    "summary": "Predict one row or many",
-                    "description": manifest.task,
-                    "requestBody": {
-                        "required": True,
-                        "content": {
-                            "application/json": {
-                                "schema": {"oneOf": [rows, row]},
-                                "examples": {
-                                    "many": {"summary": "Many rows", "value": {"rows": list(manifest.examples)}},
-                                    "one": {"summary": "One row", "value": first},
-                                },
-                            }
-                        },
-                    },
-                    "responses": {
-                        **gives("A prediction for each row, in order.", answer),
-                        "400": refused("The body is not JSON."),
-                        "401": refused("No bearer token, or a wrong one."),
-                        "413": refused("The body is too large."),
-                        "422": refused("A row breaks the schema; the field is named."),
-                        "429": refused("The server is full; try again after Retry-After seconds."),
-                        "500": refused("The model failed."),
-                    },
-                }
-            },
-            "/v1/schema": get("The schema of rows and predictions", "JSON Schemas", {"type": "object"}),
-            "/v1/version": get("What is served", "Release, artifact and objective", {"type": "object"}),
-            "/v1/card": get("The model card", "Markdown", {"type": "string"}, "text/markdown"),
-        },
-        "components": {
-            "schemas": {
-                "Row": row_schema(manifest),
-                "Prediction": prediction_schema(manifest),
-                "Problem": {
-                    "type": "object",
-                    "description": "RFC 9457 problem details.",
-                    "properties": {
-                        "title": {"type": "string"},
-                        "status": {"type": "integer"},
-                        "detail": {"type": "string"},
-                        "field": {"type": "string", "description": "The field of the request that is wrong."},
-                        "request_id": {"type": "string"},
-                    },
-                    "required": ["title", "status"],
-                },
-            },
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
-        "security": [{"token": []}],
-    }
+
+
+def _gives(description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
+    return {"200": {"description": description, "content": {media: {"schema": schema}}}}
+
+
+def _get(summary: str, description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": _gives(description, schema, media)}}
+
+
+def _refused(description: str) -> dict[str, Any]:
+    problem = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {"application/problem+json": {"schema": problem}}}
+
+
+_ROW = {"$ref": "#/components/schemas/Row"}
+_REFUSALS = {
+    "400": _refused("The body is not JSON."),
+    "401": _refused("No bearer token, or a wrong one."),
+    "413": _refused("The body is too large."),
+    "422": _refused("A row breaks the schema; the field is named."),
+    "429": _refused("The server is full; try again after Retry-After seconds."),
+    "500": _refused("The model failed."),
+}
+_DOCUMENTS = {
+    "/v1/schema": _get("The schema of rows and predictions", "JSON Schemas", {"type": "object"}),
+    "/v1/version": _get("What is served", "Release, artifact and objective", {"type": "object"}),
+    "/v1/card": _get("The model card", "Markdown", {"type": "string"}, "text/markdown"),
+}
+_PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457 problem details.",
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "field": {"type": "string", "description": "The field of the request that is wrong."},
+        "request_id": {"type": "string"},
+    },
+    "required": ["title", "status"],
+}
 
 
 def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
@@ -216,16 +217,13 @@ def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
 
 
 def _value_type(feature: Feature) -> Any:
-    low, high = feature.minimum, feature.maximum
-    if feature.type == "number":
-        return Annotated[
-            float,
-            Meta(ge=-FLOAT32_MAX if low is None else low, le=FLOAT32_MAX if high is None else high),
-        ]
-    if feature.type == "integer":
-        return Annotated[
-            int, Meta(ge=-_INT_MAX if low is None else int(low), le=_INT_MAX if high is None else int(high))
-        ]
+    if feature.type in {"number", "integer"}:
+        low, high = bounds(feature)
+        number = Annotated[float, Meta(ge=low, le=high)]
+        if feature.type == "number":
+            return number
+        # JSON knows one kind of number: 3.0 is an integer there, as in JSON Schema.
+        return Annotated[int, Meta(ge=int(low), le=int(high))] | Annotated[number, Meta(multiple_of=1)]
     if feature.type == "boolean":
         return bool
     if feature.categories:
@@ -239,10 +237,8 @@ def _value_schema(feature: Feature) -> dict[str, Any]:
     text = feature.description + (f" Unit: {feature.unit}." if feature.unit else "")
     if text:
         schema["description"] = text.strip()
-    if feature.minimum is not None:
-        schema["minimum"] = feature.minimum
-    if feature.maximum is not None:
-        schema["maximum"] = feature.maximum
+    if feature.type in {"number", "integer"}:
+        schema["minimum"], schema["maximum"] = bounds(feature)
     if feature.categories:
         schema["enum"] = [*feature.categories, *([None] if nullable else [])]
     elif feature.type == "string":

@@ -1,7 +1,7 @@
 """`python -m modelworks.runtime.serve`: one released bundle, served.
 
-Told what to serve by the environment variables in `modelworks.contract`. Exit codes: 0 after a graceful end, 1 when the
-bundle, the model or the settings are not what they should be (the log says which), and then nothing was served.
+Configured by the environment variables in `modelworks.contract`. Exit codes: 0 after a graceful end, 1 when the bundle,
+the model or the settings are invalid (the log names which), and then nothing was served.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _run(config: Config, scratch: Path, began: float) -> int:
 
 
 def _shared(config: Config, manifest: Manifest) -> bool:
-    """Whether several servers share the port. Of a service of its own there are several behind one server instead."""
+    """Whether several servers share the port. For a custom service, several processes run behind one server."""
     return config.workers > 1 and manifest.service == "standard"
 
 
@@ -141,7 +141,7 @@ class _Worker:
         self._service: Service | None = None
 
     def run(self) -> int:
-        """Load the model, then serve until told to end."""
+        """Load the model, then serve until SIGTERM."""
         import uvloop  # after the fork
 
         uvloop.run(self._serve())
@@ -252,7 +252,7 @@ class _Worker:
             raise ModelworksError(broken)
 
     def _load(self, scribe: Scribe) -> tuple[type[App], Model]:
-        """What predicts, and the door that goes with it."""
+        """The predictor, and its HTTP handler."""
         if self._manifest.service == "custom":
             from modelworks.runtime.server.custom_app import CustomApp
             from modelworks.runtime.server.custom_service import Service

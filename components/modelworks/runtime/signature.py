@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the `.sig` file holds."""
+    """The content of the `.sig` file."""
 
     model: str
     digest: str
@@ -52,11 +52,11 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def verify(model: str, digest: str, data: bytes, trusted_keys: Path) -> str:
-    """Check that a trusted key signed this bundle, and say which.
+    """Check that a trusted key signed this bundle, and return which.
 
     Args:
         model: Name of the model that is about to be served.
-        digest: Digest of the bytes at hand, as computed from them.
+        digest: Digest computed from the bytes.
         data: Contents of the `.sig` file.
         trusted_keys: Folder of `*.pem` public keys.
 

@@ -1,4 +1,4 @@
-"""What all models of an environment share. Its outputs are the contract with their stacks."""
+"""The resources that all models of an environment share. Its outputs are the contract with their stacks."""
 
 import pulumi
 

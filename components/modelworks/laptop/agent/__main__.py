@@ -1,4 +1,4 @@
-"""`python -m modelworks.laptop.agent --place ROOT`: run the node agent of a place until it is told to stop.
+"""`python -m modelworks.laptop.agent --place ROOT`: run the node agent of a place until SIGTERM.
 
 SIGTERM and SIGINT end the agent and leave its pods running: the next one adopts them. `modelworks laptop down` ends
 both.

@@ -61,7 +61,7 @@ class Cluster:
             user = _named(config["users"], context["user"])["user"]
         except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
             raise ModelworksError(
-                f"{path} is not a usable kubeconfig: {error}", fix="Run `modelworks laptop up` to make it anew."
+                f"{path} is not a usable kubeconfig: {error}", fix="Run `modelworks laptop up` to create it again."
             ) from error
         tls = ssl.create_default_context()
         if authority := _content(cluster, "certificate-authority"):
@@ -91,7 +91,7 @@ class Cluster:
         """One request; the answer's JSON object.
 
         Raises:
-            RefusedError: The API server said no.
+            RefusedError: The API server refused the request.
             httpx.TransportError: It could not be reached.
         """
         content = None if body is None else json.dumps(body)
@@ -109,8 +109,8 @@ class Cluster:
     async def watch(self, path: str, **query: str) -> AsyncIterator[tuple[str, Object]]:
         """List, then follow: yields (`ADDED`, object)…, (`SYNCED`, {}), then changes, for ever.
 
-        After a lost connection it lists anew, so that a consumer sees every object that exists (again as `ADDED`) and
-        then `SYNCED`: what it did not see between two of these is gone.
+        After a lost connection it lists again, so that a consumer sees every object that exists (again as `ADDED`) and
+        then `SYNCED`: an object without an event between two of these is gone.
         """
         while True:
             try:
@@ -121,7 +121,7 @@ class Cluster:
                 async for event in self._changes(path, query, listing["metadata"]["resourceVersion"]):
                     yield event
             except (httpx.HTTPError, RefusedError) as error:
-                log.warning("watch of %s ended (%s), listing anew in 1 s", path, error or type(error).__name__)
+                log.warning("watch of %s ended (%s), listing again in 1 s", path, error or type(error).__name__)
                 await asyncio.sleep(1)
 
     async def _changes(self, path: str, query: Mapping[str, str], version: str) -> AsyncIterator[tuple[str, Object]]:

@@ -64,7 +64,7 @@ class Memory:
         return folder
 
     def killed(self, folder: Path) -> bool:
-        """Whether the kernel ended a process of the group for want of memory."""
+        """Whether the kernel ended a process of the group for lack of memory."""
         file = folder / ("memory.events" if self.version == 2 else "memory.oom_control")
         try:
             lines = dict(line.split() for line in file.read_text(encoding="ascii").splitlines())

@@ -1,4 +1,4 @@
-"""What is kept of a pod on disk, so that an agent that starts anew knows what the last one did."""
+"""The state of a pod on disk, so that a restarted agent continues the work of the last one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Records:
     # The pod
 
     def save(self, pod: Object, view: PodView) -> None:
-        """Keep what no look at the machine would tell."""
+        """Keep the facts that the machine itself does not show."""
         facts: dict[str, Any] = {
             "namespace": pod["metadata"]["namespace"],
             "name": pod["metadata"]["name"],
@@ -56,7 +56,7 @@ class Records:
         write_whole(self.folder / "pod.json", json.dumps(facts))
 
     def restored(self) -> PodView | None:
-        """What was saved, without containers; None if nothing was."""
+        """The saved state, without containers; None if there is none."""
         facts = read_facts(self.folder / "pod.json")
         if not facts:
             return None

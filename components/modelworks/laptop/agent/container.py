@@ -31,7 +31,7 @@ RETRY_SECONDS = 5.0
 
 
 class PodContext(Protocol):
-    """What a container needs of its pod."""
+    """The facts of its pod that a container needs."""
 
     host: Host
     pod: Object
@@ -77,7 +77,7 @@ class Container:
 
     @property
     def spec(self) -> Spec:
-        """What the pod says of it."""
+        """Its part of the pod's specification."""
         return next(c for c in volumes.containers(self._pod.pod) if c["name"] == self.name)
 
     @property
@@ -101,7 +101,7 @@ class Container:
     async def start(self) -> None:
         """Start its next run."""
         try:
-            await self._started(self.spec)
+            await self._start(self.spec)
         except UnresolvedError as error:
             self._block("CreateContainerConfigError", str(error), time.time() + RETRY_SECONDS)
         except (RefusedError, httpx.HTTPError, OSError, ValueError) as error:
@@ -113,16 +113,34 @@ class Container:
         self._note(blocked=Blocked(reason, message, until))
         self._tell("Warning", "Failed", f"Error: {message}")
 
-    async def _started(self, spec: Spec) -> None:
+    async def _start(self, spec: Spec) -> None:
         if not spec.get("command"):
             message = (
-                f'container "{self.name}" has no command: the laptop runs processes and pulls no image whose entry '
-                "point it could know; state `command` (and `args`) in the pod's specification"
+                f'container "{self.name}" has no command: the laptop runs processes and pulls no image with an '
+                "entry point; state `command` (and `args`) in the pod's specification"
             )
             self._block("CommandRequired", message, None)
             return
-        host, records, previous = self._pod.host, self._pod.records, self.view.run
-        run = Run(previous.number + 1 if previous else 0, time.time(), host.backoff.after(previous))
+        previous = self.view.run
+        run = Run(previous.number + 1 if previous else 0, time.time(), self._pod.host.backoff.after(previous))
+        process, failure = await self._launch(spec, run)
+        run = replace(run, started=time.time())
+        if failure:
+            await process.ended()
+            run = replace(run, finished=time.time(), exit_code=128, reason="StartError", message=failure)
+            self._tell("Warning", "Failed", f"Error: {failure}")
+        self._begin(spec, run, previous)
+        if failure:
+            return
+        self._tell("Normal", "Started", f"Started container {self.name}")
+        self._process = process
+        self._follow(process)
+        if hook := (spec.get("lifecycle") or {}).get("postStart"):
+            await self._hook("PostStart", hook, 600)
+
+    async def _launch(self, spec: Spec, run: Run) -> tuple[Process, str]:
+        """Start the process of a run; returns it, and why it could not start."""
+        host, records = self._pod.host, self._pod.records
         known = env.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
         aws = await host.aws(self._pod.pod["metadata"]["namespace"])
         mounts = volumes.mounts(self._pod.pod, spec, records.volumes, self._pod.supplies.claimed, known)
@@ -136,7 +154,7 @@ class Container:
         if mounts and host.sandbox.isolation.kind == "none":
             message = "this kernel gives no mount namespace: volumes do not appear at their mountPath"
             self._tell("Warning", "NoMountNamespace", message)
-        process, failure = await host.sandbox.start(
+        return await host.sandbox.start(
             folder,
             env.argv(spec, known),
             {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(host.place.root)},
@@ -146,12 +164,10 @@ class Container:
             hosts=self._hosts(),
             cgroup=self._cgroup(spec, run),
         )
-        run = replace(run, started=time.time())
-        if failure:
-            await process.ended()
-            run = replace(run, finished=time.time(), exit_code=128, reason="StartError", message=failure)
-            self._tell("Warning", "Failed", f"Error: {failure}")
-        records.keep(self.name, run)
+
+    def _begin(self, spec: Spec, run: Run, previous: Run | None) -> None:
+        """Note that a run is the current one, and forget what is older than the one before."""
+        self._pod.records.keep(self.name, run)
         self._note(
             run=run,
             last=previous,
@@ -160,16 +176,9 @@ class Container:
             ready="readinessProbe" not in spec,
         )
         self._forget(run.number - 2)
-        if failure:
-            return
-        self._tell("Normal", "Started", f"Started container {self.name}")
-        self._process = process
-        self._follow(process)
-        if hook := (spec.get("lifecycle") or {}).get("postStart"):
-            await self._hook("PostStart", hook, 600)
 
     def _base(self, spec: Spec, home: Path) -> dict[str, str]:
-        """What a container has whatever its pod says: what an image would set."""
+        """Variables of every container: those that an image would set."""
         host, pod = self._pod.host, self._pod.pod
         venv = str(Path(sys.executable).parent)
         return {
@@ -233,7 +242,7 @@ class Container:
         )
 
     def _told(self, run: Run) -> Mapping[str, Any]:
-        """What the API server was told of that run."""
+        """The state of that run in the API server."""
         status = self._pod.pod.get("status", {})
         statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
         return next((s for s in statuses if s["name"] == self.name and s.get("restartCount") == run.number), {})

@@ -21,7 +21,7 @@ class UnresolvedError(ValueError):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a pod's variables may refer to."""
+    """The sources of a pod's variables."""
 
     ip: str
     config_maps: Mapping[str, Object] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def service_links(services: Sequence[Object]) -> dict[str, str]:
 
 
 def field_value(pod: Spec, path: str, ip: str) -> str:
-    """What a `fieldRef` gives.
+    """The value of a `fieldRef`.
 
     Raises:
         UnresolvedError: There is no such field.
@@ -133,10 +133,10 @@ def field_value(pod: Spec, path: str, ip: str) -> str:
 
 
 def resource_value(pod: Spec, container: Spec, reference: Mapping[str, Any], around: Surroundings) -> str:
-    """What a `resourceFieldRef` gives: a limit that is not stated is what the machine has.
+    """The value of a `resourceFieldRef`: an unset limit is the capacity of the machine.
 
     Raises:
-        UnresolvedError: It asks for something else than a request or limit.
+        UnresolvedError: It selects something else than a request or limit.
     """
     if name := reference.get("containerName"):
         everyone = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or [])]

@@ -1,4 +1,4 @@
-"""Events about pods, told in the background and counted instead of repeated."""
+"""Events about pods, sent in the background and counted instead of repeated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Told:
 
 
 class Events:
-    """A queue of events; when it is full the newest are dropped, and the log says so."""
+    """A queue of events; when it is full, the newest are dropped and logged."""
 
     def __init__(self, cluster: Cluster, node: str) -> None:
         self._cluster = cluster
@@ -36,15 +36,15 @@ class Events:
         self._told: dict[tuple[str, ...], _Told] = {}
 
     def tell(self, about: Object, kind: str, reason: str, message: str, path: str = "") -> None:
-        """Tell of something that happened to an object, now."""
+        """Record an event of an object, now."""
         log.info("%s/%s: %s: %s", about["metadata"].get("namespace", ""), about["metadata"]["name"], reason, message)
         try:
             self._queue.put_nowait((about, kind, reason, message[:1000], path, time.time()))
         except asyncio.QueueFull:
-            log.warning("more than %d events wait to be told, this one is not", _WAITING)
+            log.warning("more than %d events are queued, this one is dropped", _WAITING)
 
     async def run(self) -> None:
-        """Tell what is queued, for ever."""
+        """Send the queue, for ever."""
         while True:
             item = await self._queue.get()
             for attempt in range(5):

@@ -1,4 +1,4 @@
-"""What the pods of a node share: its API server, its addresses, its folders, and how their processes run."""
+"""Facts that the pods of a node share: its API server, its addresses, its folders, and how their processes run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Host:
-    """What a pod needs of its node."""
+    """The facts of its node that a pod needs."""
 
     place: Place
     cluster: Cluster
@@ -71,7 +71,7 @@ class Host:
     """None where the kernel enforces no memory limits."""
     backoff: Backoff
     refresh_seconds: float
-    """How often the files of mounted ConfigMaps, Secrets and tokens are written anew."""
+    """How often the files of mounted ConfigMaps, Secrets and tokens are refreshed."""
     events: Events
     _services: dict[tuple[str, str], Object] = field(default_factory=dict)
     _services_listed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,7 +122,7 @@ class Host:
                 self._services[key] = service
 
     async def aws(self, namespace: str) -> dict[str, str]:
-        """What leads an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
+        """Variables that lead an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
         home = await self.cluster.get(f"/api/v1/namespaces/{namespace}")
         owner = (home["metadata"].get("labels") or {}).get(admission.LABEL)
         if owner not in self.place.environments():

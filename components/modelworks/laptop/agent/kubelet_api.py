@@ -1,4 +1,4 @@
-"""What the API server asks of a node: the logs of its containers, over mutually authenticated TLS on loopback."""
+"""The API of a node for the API server: the logs of its containers, over mutually authenticated TLS on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FOLLOW_SECONDS = 0.25
 
 
 async def serve(node: Node, pki: Path) -> None:
-    """Answer until cancelled. Without keys or a port there are no logs through the API server, which the log says."""
+    """Answer until cancelled. Without keys or a port there are no logs through the API server; the agent logs that."""
     if not node.port or not (pki / "agent.crt").exists():
         log.warning("no port or certificate: logs cannot be read through the API server, only in %s", node.host.logs)
         return
@@ -54,7 +54,7 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
     method, target, _ = head.split("\r\n", 1)[0].split(" ")
     subject = dict(part[0] for part in writer.get_extra_info("peercert")["subject"])
     if subject.get("commonName") != CLIENT:
-        return await _say(writer, "403 Forbidden", f"only {CLIENT} may ask")
+        return await _say(writer, "403 Forbidden", f"only {CLIENT} may call this API")
     url = urlsplit(target)
     words = [unquote(word) for word in url.path.strip("/").split("/")]
     if method != "GET" or words[0] != "containerLogs" or len(words) != 4:
@@ -95,7 +95,7 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a log, as `kubectl logs` names it."""
+    """Options of a log request, as `kubectl logs` names it."""
 
     tail: int | None = None
     since: float | None = None
@@ -107,7 +107,7 @@ class Wanted:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wanted:
-        """As the API server asks a kubelet.
+        """The request of the API server to a kubelet.
 
         Raises:
             ValueError: A number or a time is none.
@@ -126,7 +126,7 @@ class Wanted:
         )
 
     async def lines(self, path: Path, alive: Callable[[], bool]) -> AsyncIterator[bytes]:
-        """The log in pieces; with `follow`, and what is written as long as `alive` says so."""
+        """The log in pieces; with `follow`, also new lines while `alive` is true."""
         if not path.exists():  # noqa: ASYNC240 - a local file, read in pieces
             return
         timed = self.timestamps or self.since is not None
@@ -159,7 +159,7 @@ class Wanted:
         return start
 
     def _stamped(self, chunk: bytes, position: int, times: Times, *, begins: bool) -> bytes:
-        """The same with its time before each line; `begins` says whether `chunk` begins one."""
+        """The same with its time before each line; `begins` is true if `chunk` begins one."""
         stamped = bytearray()
         for line in chunk.splitlines(keepends=True):
             if begins:

@@ -1,7 +1,7 @@
 """Logs of containers: one file a run, rotated by cutting its head off while it is written.
 
-A process writes its log itself, so that it needs no agent to go on, and writes no times. The agent notes beside it
-how far it had come when, to half a second: that is where `kubectl logs --timestamps` and `--since` know it from.
+A process writes its log itself, so it continues without an agent, and writes no times. The agent records its length
+every half second: from this, `kubectl logs --timestamps` and `--since` work.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def rotate_all(folder: Path, limit: int = LIMIT) -> None:
 
 
 def rotate(path: Path) -> None:
-    """Move all but the end of a log to `PATH.1`, while its process goes on appending.
+    """Move all but the end of a log to `PATH.1`, while its process keeps appending.
 
     Where the file system can take the head off a file (ext4, xfs), not a byte is lost. Elsewhere what is written
     between copying and cutting is, as with any copy-and-truncate.

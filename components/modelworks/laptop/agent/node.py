@@ -27,7 +27,7 @@ from modelworks.laptop.agent.status import timestamp
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 20
-"""After this long without a heartbeat the node is taken for dead."""
+"""After this long without a heartbeat the node counts as dead."""
 HEARTBEAT_SECONDS = 5.0
 STATUS_SECONDS = 60.0
 CORES_PROMISED = 16
@@ -185,10 +185,10 @@ class Node:
                 if error.status == 404:
                     await self._registered()
             except httpx.HTTPError as error:
-                log.warning("the node's status was not told: %s", error or type(error).__name__)
+                log.warning("the node's status was not sent: %s", error or type(error).__name__)
 
     def status(self) -> dict[str, Any]:
-        """What the node says of itself."""
+        """The status of the node."""
         cores = os.cpu_count() or 1
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         disk = shutil.disk_usage(self.host.place.root)

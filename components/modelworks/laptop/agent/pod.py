@@ -26,7 +26,7 @@ from modelworks.laptop.agent.status import full_name, pod_status
 log = logging.getLogger(__name__)
 
 FORCED_GRACE_SECONDS = 2.0
-"""What a pod gets that was deleted from the API without waiting for it."""
+"""Grace period of a pod that was deleted from the API without waiting for it."""
 
 
 class Pod:
@@ -38,7 +38,7 @@ class Pod:
         self.uid: str = pod["metadata"]["uid"]
         self.records = Records(host.pods / self.uid)
         self.hurry = asyncio.Event()
-        """Set when it must end earlier than was said before."""
+        """Set when it must end earlier than first planned."""
         self._gone = asyncio.Event()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,7 +49,7 @@ class Pod:
         self.supplies = Supplies(host, self.view.ip)
 
     def _restored(self) -> PodView:
-        """What an earlier agent left on disk, with the processes that still run; or a fresh view."""
+        """The state that an earlier agent left on disk, with the running processes; or a fresh one."""
         view = self.records.restored()
         if view is None:
             ip = "127.0.0.1" if self.pod["spec"].get("hostNetwork") else self.host.addresses.take()
@@ -129,7 +129,7 @@ class Pod:
             await asyncio.wait_for(self._changed.wait(), timeout)
 
     async def _only_wait(self) -> None:
-        """Its work was done before this agent knew it: nothing is left to do but to let it go."""
+        """Its work was done before this agent started: only its removal is left."""
         while not self.gone:
             self._changed.clear()
             if self.pod["metadata"].get("deletionTimestamp"):
@@ -179,7 +179,7 @@ class Pod:
         task.add_done_callback(self._tasks.discard)
 
     async def guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`; one pod's trouble is said in the log, and is not the node's."""
+        """Do `work`; the trouble of one pod is logged, and does not affect the node."""
         try:
             await work
         except asyncio.CancelledError:
@@ -191,7 +191,7 @@ class Pod:
     # Status
 
     async def _report(self, now: float) -> float | None:
-        """Tell the API server if there is news; when to try again if it could not be told."""
+        """Send a changed status to the API server; returns when to retry if that failed."""
         if self.gone:
             return None
         status = pod_status(self._as_told(), self.view, now)
@@ -210,13 +210,13 @@ class Pod:
             log.warning("status of pod %s refused: %s", meta["name"], error.reason)
             return now + RETRY_SECONDS
         except httpx.HTTPError as error:
-            log.warning("status of pod %s not told: %s", meta["name"], error or type(error).__name__)
+            log.warning("status of pod %s not sent: %s", meta["name"], error or type(error).__name__)
             return now + 1
         self._sent = status
         return None
 
     def _as_told(self) -> Object:
-        """The pod with the conditions that were told last: the watch may lag behind."""
+        """The pod with the conditions that were sent last: the watch may lag behind."""
         if self._sent is None:
             return self.pod
         mine = self._sent["conditions"]
@@ -226,7 +226,7 @@ class Pod:
         return {**self.pod, "status": {**self.pod.get("status", {}), "conditions": [*others, *mine]}}
 
     def event(self, kind: str, reason: str, message: str, container: Container | None = None) -> None:
-        """Tell the user something about the pod or one of its containers."""
+        """Record an event of the pod or one of its containers."""
         path = ""
         if container is not None:
             path = f"spec.{'initContainers' if container.init else 'containers'}{{{container.name}}}"

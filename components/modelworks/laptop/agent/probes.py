@@ -18,7 +18,7 @@ Exec = Callable[[Sequence[str], float], Awaitable[tuple[int, str]]]
 
 @dataclass(frozen=True)
 class Tally:
-    """What the answers of one probe so far amount to."""
+    """The result of one probe so far."""
 
     healthy: bool | None = None
     """None until a threshold was reached."""
@@ -48,7 +48,7 @@ def port_of(container: Spec, port: str | int) -> int:
 
 
 async def ask(probe: Mapping[str, Any], container: Spec, ip: str, run: Exec) -> tuple[bool, str]:
-    """Ask once: whether the answer is good, and what to say if it is not."""
+    """Probe once: whether the answer is good, and the message if it is not."""
     limit = float(probe.get("timeoutSeconds", 1))
     try:
         if command := probe.get("exec"):

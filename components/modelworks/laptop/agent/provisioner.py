@@ -57,7 +57,7 @@ async def _reclaim(cluster: Cluster, folder: Path) -> None:
 
 
 def wanted(claim: Object) -> bool:
-    """Whether a claim waits for a volume of ours."""
+    """Whether a claim waits for a volume of this provisioner."""
     spec = claim["spec"]
     pending = claim.get("status", {}).get("phase", "Pending") == "Pending"
     deleted = claim["metadata"].get("deletionTimestamp")
@@ -70,7 +70,7 @@ def volume_name(claim: Object) -> str:
 
 
 def volume(claim: Object, path: Path, node: str) -> dict[str, Any]:
-    """The volume that a claim is bound to. Its size is what was asked for; nothing enforces it."""
+    """The volume that a claim is bound to. Its size is the requested one; nothing enforces it."""
     meta, spec = claim["metadata"], claim["spec"]
     hostname = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
     return {

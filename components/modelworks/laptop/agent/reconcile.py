@@ -1,6 +1,6 @@
-"""What the agent knows of a pod, and what follows from it: pure functions from specification and observations.
+"""Decisions of the agent on a pod: pure functions of specification and observations.
 
-`decide` says what to do now and when to look again; `modelworks.laptop.agent.status` says what to tell the API server.
+`decide` returns the next actions and the next time to look; `modelworks.laptop.agent.status` makes the pod's status.
 The rules (order of init containers, restart policy, crash-loop back-off, phases) are those documented for pods at
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/.
 """
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended with exit code 0."""
+        """Whether it exited with 0."""
         return self.exit_code == 0
 
 
@@ -154,7 +154,7 @@ Action = Prepare | Start | Stop | Finish
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, and when to decide anew if nothing happens before (Unix seconds)."""
+    """The next actions, and when to decide again if nothing happens before (Unix seconds)."""
 
     actions: tuple[Action, ...] = ()
     wake: float | None = None
@@ -228,7 +228,7 @@ def phase(pod: Spec, view: PodView) -> str:
 
 
 def decide(pod: Spec, view: PodView, now: float) -> Decision:
-    """What to do about a pod now."""
+    """The next actions on a pod."""
     if view.ending or work_done(pod, view):
         return _wind_down(pod, view)
     if not view.prepared:
@@ -312,7 +312,7 @@ def _probe_grace(pod: Spec, container: Spec) -> float:
 
 
 def grace_of(pod: Spec) -> float:
-    """Seconds a container has between SIGTERM and SIGKILL, as the pod asks."""
+    """Seconds a container has between SIGTERM and SIGKILL, as the pod requests."""
     return float(pod["spec"].get("terminationGracePeriodSeconds", 30))
 
 

@@ -1,4 +1,4 @@
-"""What a pod's volumes and variables are made of, asked of the API server."""
+"""The sources of a pod's volumes and variables, read from the API server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Supplies:
     """The ConfigMaps, Secrets, tokens and claims of one pod.
 
     Args:
-        host: Whose API server is asked.
+        host: The namespace of the pod and its API server.
         ip: The pod's address.
     """
 
@@ -29,11 +29,11 @@ class Supplies:
         """Folders of the pod's persistent volume claims, by volume."""
 
     async def of_volumes(self, pod: Object, *, fresh: bool = True) -> volumes.Sources:
-        """What volumes refer to; what is not there is left out. Unless `fresh`, it may be half a minute old.
+        """The objects that volumes refer to, without missing ones. Unless `fresh`, it may be half a minute old.
 
         Raises:
             UnresolvedError: A claim is not bound.
-            RefusedError: The API server said no.
+            RefusedError: The API server refused the request.
             httpx.HTTPError: It cannot be reached.
         """
         if fresh:
@@ -43,10 +43,10 @@ class Supplies:
         return volumes.Sources(around, tokens, self.claimed)
 
     async def of_variables(self, pod: Object) -> env.Surroundings:
-        """What variables refer to; what is not there is left out.
+        """The objects that variables refer to, without missing ones.
 
         Raises:
-            RefusedError: The API server said no.
+            RefusedError: The API server refused the request.
             httpx.HTTPError: It cannot be reached.
         """
         return await self._around(pod, env.references(pod), 0, services=True)

@@ -36,7 +36,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Isolation:
-    """What this kernel lets the agent do for a container."""
+    """The isolation that this kernel allows for a container."""
 
     kind: str
     """`overlay`: a private copy of the whole root. `links`: a root of links and binds, as an ordinary user can make it.
@@ -44,7 +44,7 @@ class Isolation:
     flags: tuple[str, ...]
     """Arguments of `unshare`; empty where there are no namespaces."""
     layers_in_memory: bool = False
-    """What a container writes outside its volumes is kept in memory, because the place's own disk cannot be layered."""
+    """Writes of a container outside its volumes are kept in memory, because the place's own disk cannot be layered."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ _CANDIDATES = (
 
 
 def host_mounts(mountinfo: str, without: Path) -> list[HostMount]:
-    """The file systems to show in a private root: the topmost ones, except special ones and what lies in `without`."""
+    """The file systems to show in a private root: the topmost ones, except special ones and those below `without`."""
     found: dict[str, HostMount] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")

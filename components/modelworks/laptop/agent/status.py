@@ -1,4 +1,4 @@
-"""The status of a pod as the API server is told: pure functions of specification and observations."""
+"""The status of a pod for the API server: pure functions of specification and observations."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SUPPORTED = (*_RENDERED, "emptyDir", "persistentVolumeClaim", "ephemeral")
 
 @dataclass(frozen=True)
 class Sources:
-    """What the volumes of a pod are made of."""
+    """The sources of a pod's volumes."""
 
     around: Surroundings
     tokens: Mapping[tuple[str, int], str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def check(pod: Spec) -> None:
     """Refuse volumes that cannot be had here.
 
     Raises:
-        UnresolvedError: There is one; the message says which, and what there is.
+        UnresolvedError: There is one; the message names it, and the supported ones.
     """
     for volume in pod["spec"].get("volumes") or []:
         if not any(kind in SUPPORTED for kind in volume):
@@ -147,8 +147,8 @@ def _items(data: Mapping[str, bytes], reference: Mapping[str, Any], mode: int, w
 def write(folder: Path, files: Files) -> bool:
     """Make `folder` show exactly `files`; whether that changed anything.
 
-    As the kubelet does, all change at once: they lie in a folder of their own, `..data` is a link to it, and every name
-    is a link through `..data`.
+    As the kubelet does, all change at once: they are in a separate folder, `..data` is a link to it, and every name is
+    a link through `..data`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = folder / "..data"
@@ -191,7 +191,7 @@ def prepare(pod: Spec, folder: Path, sources: Sources) -> list[str]:
     """Make or refresh all volumes of a pod in `folder`, one folder a volume.
 
     Returns:
-        What could not be had as asked for: volumes in memory that this kernel lets the agent only keep on disk.
+        Unmet requests: volumes in memory that this kernel lets the agent only keep on disk.
 
     Raises:
         UnresolvedError: Something a volume shows is not there and not optional.
@@ -212,7 +212,7 @@ def prepare(pod: Spec, folder: Path, sources: Sources) -> list[str]:
 
 
 def _mount_memory(path: Path, limit: str | None) -> str:
-    """Have what is written below `path` kept in memory, no more than `limit`; returns why that cannot be."""
+    """Keep writes below `path` in memory, no more than `limit`; returns the obstacle, if any."""
     # Outside of the containers' namespaces, for all of the pod's containers share it.
     options = "mode=0777" + (f",size={int(parse(limit))}" if limit else "")
     argv = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
@@ -230,7 +230,7 @@ def unmount(folder: Path) -> None:
 def mounts(
     pod: Spec, container: Spec, folder: Path, claimed: Mapping[str, Path], variables: Mapping[str, str]
 ) -> list[Mount]:
-    """What a container sees where: its `volumeMounts`.
+    """The mounts of a container: its `volumeMounts`.
 
     Raises:
         UnresolvedError: A `subPath` leaves its volume.

@@ -1,4 +1,4 @@
-"""`python -m modelworks.laptop.gateway --place ROOT`: the process that tells Caddy the routes."""
+"""`python -m modelworks.laptop.gateway --place ROOT`: the process that sends Caddy the routes."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _by_name(place: Place, host: str) -> str:
 def _ports(place: Place, table: dict[str, Any]) -> dict[str, int]:
     ports = table.get("ports", {})
     if not isinstance(ports, dict) or not all(type(port) is int for port in ports.values()):
-        raise _damaged(place, "it does not say which host has which port")
+        raise _damaged(place, "it does not map hosts to ports")
     return ports
 
 
@@ -82,5 +82,5 @@ def _table(place: Place) -> dict[str, Any]:
 def _damaged(place: Place, why: str) -> ModelworksError:
     return ModelworksError(
         f"{caddy.table_path(place)} is damaged: {why}",
-        fix="Run `modelworks laptop down --keep` and `modelworks laptop up`: the gateway then writes it anew.",
+        fix="Run `modelworks laptop down --keep` and `modelworks laptop up`: the gateway then writes a new one.",
     )

@@ -1,4 +1,4 @@
-"""Follows the cluster: renders the routes at each change, tells Caddy, and writes back who is reached where."""
+"""Follows the cluster: renders the routes at each change, sends them to Caddy, and writes the addresses back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Followed(Cluster):
     async def follow(self, path: str) -> AsyncIterator[tuple[str, Any]]:
         """Yields (`LISTED`, all objects) at first and after each lost connection, else one change at a time, for ever.
 
-        Never ends, whatever the API server does: it is asked again after a second.
+        Never ends, whatever the API server does: it is called again after a second.
         """
         while True:
             try:
@@ -49,7 +49,7 @@ class Followed(Cluster):
                 async for change in self._changes(path, {}, listing["metadata"]["resourceVersion"]):
                     yield change
             except (httpx.HTTPError, RefusedError) as error:
-                log.warning("following %s ended (%s), listing anew in 1 s", path, error or type(error).__name__)
+                log.warning("following %s ended (%s), listing again in 1 s", path, error or type(error).__name__)
                 await asyncio.sleep(1)
 
 
@@ -141,7 +141,7 @@ class Gateway:
         try:
             return addresses.remembered(self._place)
         except ModelworksError as error:
-            log.warning("the ports of hosts are assigned anew: %s", error)
+            log.warning("the ports of hosts are assigned again: %s", error)
             return {}
 
     async def _report(self) -> None:

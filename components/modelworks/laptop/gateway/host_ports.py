@@ -14,7 +14,7 @@ def assign(hosts: Iterable[str], before: Mapping[str, int], ports: Sequence[int]
 
     Args:
         hosts: The hosts that are there.
-        before: What this function returned last.
+        before: The last result of this function.
         ports: Those that may be given; a host whose port is not among them gets another.
     """
     present = list(dict.fromkeys(hosts))
@@ -41,6 +41,6 @@ def _kept(before: Mapping[str, int], ports: Sequence[int]) -> dict[str, int]:
 
 
 def _unused(host: str, ports: Sequence[int], used: set[int]) -> int | None:
-    """A port that no host has. The search begins where the name says: if all is forgotten, most ports come back."""
+    """A port that no host has. The search begins at a port of the name: without a table, most stay the same."""
     first = int(hashlib.sha256(host.encode()).hexdigest(), 16) % max(len(ports), 1)
     return next((port for port in (*ports[first:], *ports[:first]) if port not in used), None)

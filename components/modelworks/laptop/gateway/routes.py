@@ -1,7 +1,7 @@
 """From Ingresses, Services and Pods to the table of routes that Caddy follows. Pure: no cluster, no clock, no Caddy.
 
 An Ingress is read as the AWS load balancer controller reads it (class `alb`), `actions.*` annotations with their
-weights included, so that what Argo Rollouts writes for AWS works here unchanged. The guide says where the two differ.
+weights included, so that what Argo Rollouts writes for AWS works here unchanged. The guide lists the differences.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Ranked = tuple[tuple[int, int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Notice:
-    """Something about an object that its owner should know: becomes a Kubernetes Event."""
+    """A message for the owner of an object: becomes a Kubernetes Event."""
 
     kind: str
     namespace: str
@@ -50,7 +50,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the cluster's objects come to."""
+    """The result of the cluster's objects."""
 
     table: dict[str, Any]
     """Routes by host, the hosts that are answered over TLS too, and the ports of hosts, as Caddy's gateway module takes
@@ -69,7 +69,7 @@ def render(
     ports: Sequence[int] = (),
     assigned: Mapping[str, int] | None = None,
 ) -> Rendered:
-    """The routes that these objects ask for.
+    """The routes of these objects.
 
     A host belongs to the namespace whose Ingress named it first (by creation time, then by name): another namespace's
     rules for it are refused with a notice, for two environments on one laptop must not see each other.
@@ -78,7 +78,7 @@ def render(
         ingresses: All Ingresses.
         services: All Services.
         pods: All Pods.
-        ports: What may be given to hosts, a port each.
+        ports: The available ports, one a host.
         assigned: The ports that hosts had before.
     """
     world = _World.of(services, pods)
@@ -237,7 +237,7 @@ def _aliases(host: str, name: str, namespace: str) -> Iterator[str]:
 
 
 def _as_pods_know(host: str, name: str, namespace: str) -> str | None:
-    """The one name of a host that stands in the requests to its own port; a pattern has no such name."""
+    """The one name of a host in the requests to its own port; a pattern has no such name."""
     if host == "*":
         return f"{name}.{namespace}.{LOCAL}"
     return None if host.startswith("*.") else host
@@ -263,7 +263,7 @@ def _rules(ingress: Object, world: _World, said: list[str]) -> dict[str, list[_R
 
 
 def _over_tls(ingress: Object, said: list[str]) -> Callable[[str], bool]:
-    """Whether a host of this Ingress asks for TLS: as one of `spec.tls`, or by the load balancer's annotations."""
+    """Whether a host of this Ingress requests TLS: as one of `spec.tls`, or by the load balancer's annotations."""
     annotations = _annotations(ingress)
     try:
         ports = json.loads(annotations.get(f"{ALB}/listen-ports", "[]"))

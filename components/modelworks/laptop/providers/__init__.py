@@ -1,3 +1,3 @@
-"""The provider plugin that stands in for Pulumi's of AWS on the laptop. On a real cloud nothing of this is loaded."""
+"""The provider plugin that replaces Pulumi's of AWS on the laptop. On a real cloud nothing of this is loaded."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     pulumi-resource-aws ENGINE
 
-Its port is the first line of stdout. Which environment it is for says the variable that `modelworks env` sets.
+Its port is the first line of stdout. The variable that `modelworks env` sets names the environment.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOG_BYTES = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until the engine says so, or is gone; returns the exit code."""
+    """Serve until the engine ends it, or is gone; returns the exit code."""
     parser = argparse.ArgumentParser(prog="pulumi-resource-aws", description=__doc__)
     parser.add_argument("engine", nargs="?", help="address of the engine, which it also states in its handshake")
     parser.add_argument("--place", type=Path, required=True, help="the laptop cloud's state folder")

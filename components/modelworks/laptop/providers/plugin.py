@@ -1,8 +1,8 @@
 """A Pulumi provider plugin: everything about the engine's protocol, and nothing about a cloud.
 
-`Plugin` speaks gRPC with the engine and hands plain values (see `values`) to a `Provider`, one for each connection:
-an engine opens one connection for each provider of a program (the default one and every explicit one) and tells each
-its configuration only once. Why this stands on the protocol and not on `pulumi.provider.experimental`: see `docs/adr/`.
+`Plugin` speaks gRPC with the engine and hands plain values (see `values`) to a `Provider`, one for each connection: an
+engine opens one connection for each provider of a program (the default one and every explicit one) and configures each
+only once. For the reasons to use the protocol and not `pulumi.provider.experimental`: see `docs/adr/`.
 """
 
 # The protocol gives the servicer's methods their names, and arguments that not every method needs.
@@ -60,8 +60,8 @@ class ProviderError(ModelworksError):
     """The cloud, or the provider, refuses a request.
 
     Args:
-        message: What is wrong.
-        fix: What to do about it.
+        message: The problem.
+        fix: The remedy.
         code: The gRPC status that the engine sees.
         path: The property at fault, where one is.
     """
@@ -105,7 +105,7 @@ class Incomplete(ModelworksError):  # noqa: N818  it reads as what it is, where 
 
 @dataclass(frozen=True)
 class Naming:
-    """How the engine wants a name to be made, where the program gives none."""
+    """The engine's rule for a name that the program does not give."""
 
     name: str
     """The resource's name in the program."""
@@ -130,9 +130,9 @@ class Call:
     timeout: float | None = None
     """Seconds, from the resource's `custom_timeouts`; `None` where the program leaves it to the provider."""
     cancelled: threading.Event = field(default_factory=threading.Event)
-    """Set when the engine asks its providers to stop (Ctrl-C). Whoever waits must look at it."""
+    """Set when the engine cancels its providers (Ctrl-C). Every wait must check it."""
     ignored: Sequence[Path] = ()
-    """What the program's `ignore_changes` names, in an update. Their inputs are the old ones already."""
+    """Properties in the program's `ignore_changes`, in an update. Their inputs are the old ones already."""
     show: Callable[[str, str, bool], None] | None = None
     """Where `say` goes."""
 
@@ -140,7 +140,7 @@ class Call:
         """Show `message` at the resource in the engine's output.
 
         Args:
-            message: What to show.
+            message: The text to show.
             severity: `debug`, `info`, `warning` or `error`.
             passing: Only as the resource's status line, replaced by the next one.
         """
@@ -174,7 +174,7 @@ class Found:
 
     id: str
     inputs: Mapping[str, Any]
-    """What a program would have to declare to get it."""
+    """The inputs that would declare it."""
     state: Mapping[str, Any]
 
 
@@ -207,7 +207,7 @@ class Provider(ABC):
 
     @abstractmethod
     def read(self, call: Call, id_: str, inputs: dict[str, Any], state: dict[str, Any]) -> Found | None:
-        """The resource as it is; `None` when it is gone. An import knows only the id: the rest is empty then."""
+        """The resource as it is; `None` when it is gone. An import has only the id: the rest is empty then."""
 
     @abstractmethod
     def update(
@@ -242,7 +242,7 @@ class Provider(ABC):
 
 @dataclass(eq=False)
 class _Connection:
-    """What one connection of one engine has told us."""
+    """The state of one connection of one engine."""
 
     provider: Provider | None = None
     engine: engine_pb2_grpc.EngineStub | None = None
@@ -255,12 +255,12 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
 
     Args:
         name: Package name, as in `PULUMI_DEBUG_PROVIDERS`.
-        version: What `GetPluginInfo` answers: the version of the SDK that programs use.
+        version: Answer of `GetPluginInfo`: the version of the SDK that programs use.
         connect: Makes the provider of a connection from its checked configuration. Raises `ModelworksError` where the
             configuration does not fit.
         check_config: Checks a configuration, given the resource's name; raises `InvalidInputs`. Default: as given.
         replaces_provider: Configuration keys whose change replaces the provider, and so everything it manages.
-        schema: The package's schema, for `pulumi import` to write code. May be costly: asked for only when needed.
+        schema: The package's schema, for `pulumi import` to write code. May be costly: requested only when needed.
     """
 
     def __init__(
@@ -522,7 +522,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         answer: Callable[[], _T],
         marked: Mapping[str, Any] | None = None,
     ) -> _T:
-        """What `answer` returns, or its error as the engine understands it. Secrets of `marked` never get into it."""
+        """The result of `answer`, or its error in the engine's form. Secrets of `marked` never get into it."""
         try:
             return answer()
         except Incomplete as error:

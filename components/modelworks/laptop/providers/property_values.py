@@ -1,7 +1,7 @@
 """Property values as they cross the engine's wire, and as plain Python.
 
 Plain values are `None`, `bool`, `int`, `float`, `str`, `list`, `dict`, `Asset` and `Archive`, plus two marks that must
-never get lost: `UNKNOWN`, a value that a preview cannot know yet, and `Secret`, a value that must not be shown.
+never get lost: `UNKNOWN`, a value that is unknown in a preview, and `Secret`, a value that must not be shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RESOURCE = "5cf8f73096256a8f31e491e813e4eb8e"
 _OUTPUT = "d0e6a833031e9bbcd3f4e8bde6ca49a4"
 
 Path = tuple[str | int, ...]
-"""Where a value stands in a property map: `("tags", "owner")`, `("rules", 0, "id")`."""
+"""The path of a value in a property map: `("tags", "owner")`, `("rules", 0, "id")`."""
 
 
 class Unknown:
@@ -119,8 +119,8 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def keep_secret(value: Any, like: Any) -> Any:
     """`value` with the secrets of `like` marked again.
 
-    A list is marked as a whole when `like` has a secret anywhere in it: its elements may stand in another order. One
-    that is the very same keeps its marks where they are.
+    A list is marked as a whole when `like` has a secret anywhere in it: its elements may be in another order. One that
+    is the very same keeps its marks where they are.
     """
     if isinstance(value, Secret) or value is None:
         return value

@@ -25,11 +25,11 @@ from modelworks.laptop.toolchain.wheel import Wheel
 
 @dataclass(frozen=True)
 class _Missing:
-    """A tool that is not at hand."""
+    """A tool that is not cached."""
 
     tool: Tool
     why: str
-    """What was found on PATH, and why other ways were not taken."""
+    """The finding on PATH, and why other ways were not taken."""
 
 
 _Got = tuple[_Missing, Path | None, str]
@@ -41,7 +41,7 @@ _Have = Callable[[Tool, Path, str], None]
 
 @dataclass(frozen=True)
 class Toolchain(Store):
-    """Tools and where they are cached. The defaults are what everyone but a test wants."""
+    """Tools and where they are cached. Only a test needs others than the defaults."""
 
     tools: Mapping[str, Tool] = field(default_factory=lambda: TOOLS)
     wheel: Path = wheel.PINNED
@@ -144,7 +144,7 @@ class Toolchain(Store):
 
             def begin_builds(items: list[_Missing]) -> set[Future[list[_Got]]]:
                 items = self._with_those_along(items)
-                self._tell_disk([item.tool for item in items], report)
+                self._report_disk([item.tool for item in items], report)
                 programs = {
                     program: [item for item in items if item.tool.program == program]
                     for program in dict.fromkeys(item.tool.program for item in items)
@@ -306,8 +306,8 @@ class Toolchain(Store):
             if name != tool.program:
                 (folder / name).symlink_to(tool.program)
 
-    def _tell_disk(self, tools: Sequence[Tool], report: Report) -> None:
-        """Say what a build takes before it is taken.
+    def _report_disk(self, tools: Sequence[Tool], report: Report) -> None:
+        """Report what a build takes before it is taken.
 
         Raises:
             ModelworksError: There is less.

@@ -156,7 +156,7 @@ def source_folder(tool: Tool, module: Path, go: Path, work: Path) -> Path:
     """Where the module of the tool's package lies, once it was built.
 
     Raises:
-        ModelworksError: Go does not know.
+        ModelworksError: Go has no answer.
     """
     argv = [str(go), "list", "-mod=readonly", "-f", "{{.Module.Dir}}", tool.package]
     answer = subprocess.run(
@@ -187,7 +187,7 @@ def _explained(order: Build) -> ModelworksError:
     if re.search(r"signal: killed|cannot allocate memory", output):
         return ModelworksError(
             f"building {tool.name} {tool.version} was killed: the machine has too little memory; log: {order.log}",
-            fix="End other programs (a link takes some 1.8 GB), and try again: what is compiled already is kept.",
+            fix="End other programs (a link takes about 1.8 GB), and try again: what is compiled already is kept.",
         )
     if _UNREACHABLE.search(output):
         line = next((line for line in telling if _UNREACHABLE.search(line)), "")
@@ -196,7 +196,7 @@ def _explained(order: Build) -> ModelworksError:
             fix=f"Connect to a network that reaches your GOPROXY, or put {tool.name} {tool.version} on PATH.",
         )
     return ModelworksError(
-        f"building {tool.name} {tool.version} failed ({telling[-1] if telling else 'Go said nothing'}); "
+        f"building {tool.name} {tool.version} failed ({telling[-1] if telling else 'Go printed nothing'}); "
         f"log: {order.log}",
         fix="Read the log, and try again: what is compiled already is kept.",
     )
@@ -245,7 +245,7 @@ def _directive(module: Path) -> tuple[int, ...]:
     text = (module / "go.mod").read_text(encoding="utf-8")
     match = re.search(r"^go (\d+)\.(\d+)(?:\.(\d+))?", text, re.MULTILINE)
     if match is None:
-        raise ModelworksError(f"{module / 'go.mod'} does not say which Go it needs")
+        raise ModelworksError(f"{module / 'go.mod'} does not state which Go it needs")
     return tuple(int(part or 0) for part in match.groups())
 
 

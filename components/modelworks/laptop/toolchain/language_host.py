@@ -221,8 +221,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _run(request: Any, engine: str) -> Any:
     """Run one program to its end, as the engine's own host would."""
+    _configure(request, engine)
+    os.chdir(request.pwd or request.info.program_directory)
+    entry = request.info.entry_point or request.program or "."
+    program = Path(request.info.program_directory, entry).resolve()
+    sys.argv = [str(program), *request.args]
+    if program.is_dir() and not (program / "__main__.py").is_file():
+        pulumi.log.error(f"unable to find main python program `__main__.py` in `{program}`")
+        return language_pb2.RunResponse(bail=True)
+    try:
+        _evaluate(program, workers=4 * max(request.parallel, 1))
+    except SystemExit as leaving:
+        return _left(leaving.code)
+    except Exception as error:  # noqa: BLE001 (whatever a program raises is the user's to read)
+        return _failed(error, program)
+    return language_pb2.RunResponse()
+
+
+def _configure(request: Any, engine: str) -> None:
     pulumi.runtime.set_all_config(dict(request.config), list(request.configSecretKeys))
-    parallel = max(request.parallel, 1)
     pulumi.runtime.configure(
         pulumi.runtime.Settings(
             monitor=request.monitor_address,
@@ -235,18 +252,15 @@ def _run(request: Any, engine: str) -> Any:
             root_directory=request.info.root_directory,
         )
     )
-    os.chdir(request.pwd or request.info.program_directory)
-    entry = request.info.entry_point or request.program or "."
-    program = Path(request.info.program_directory, entry).resolve()
-    sys.argv = [str(program), *request.args]
-    if program.is_dir() and not (program / "__main__.py").is_file():
-        pulumi.log.error(f"unable to find main python program `__main__.py` in `{program}`")
-        return language_pb2.RunResponse(bail=True)
+
+
+def _evaluate(program: Path, *, workers: int) -> None:
+    """Run a program in an event loop of its own, until all that it declares is registered."""
     # A failing program leaves tasks behind that nobody waits for; asyncio would complain about each.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    executor = ThreadPoolExecutor(max_workers=4 * parallel)
+    executor = ThreadPoolExecutor(max_workers=workers)
     loop.set_default_executor(executor)
 
     def run() -> None:
@@ -254,20 +268,6 @@ def _run(request: Any, engine: str) -> Any:
 
     try:
         loop.run_until_complete(pulumi.runtime.run_in_stack(run))
-    except pulumi.RunError as error:
-        pulumi.log.error(str(error))
-        return language_pb2.RunResponse(bail=True)
-    except SystemExit as leaving:
-        if leaving.code in (None, 0):
-            return language_pb2.RunResponse()
-        if not isinstance(leaving.code, int):
-            pulumi.log.error(str(leaving.code))
-        return language_pb2.RunResponse(error=f"Program exited with non-zero exit code: {leaving.code}")
-    except Exception as error:  # noqa: BLE001 (whatever a program raises is the user's to read)
-        if isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAVAILABLE:
-            return language_pb2.RunResponse(bail=True)  # the engine is shutting down, and says why itself
-        pulumi.log.error("Program failed with an unhandled exception:\n" + _traceback_from(program))
-        return language_pb2.RunResponse(bail=True)
     finally:
         for task in asyncio.all_tasks(loop):
             task.cancel()
@@ -277,15 +277,33 @@ def _run(request: Any, engine: str) -> Any:
         loop.close()
         sys.stdout.flush()
         sys.stderr.flush()
-    return language_pb2.RunResponse()
 
 
-def _traceback_from(program: Path) -> str:
-    """The current exception's traceback, from the program's own first line on."""
+def _left(code: Any) -> Any:
+    """The answer to a program that called `sys.exit(code)`."""
+    if code in (None, 0):
+        return language_pb2.RunResponse()
+    if not isinstance(code, int):
+        pulumi.log.error(str(code))
+    return language_pb2.RunResponse(error=f"Program exited with non-zero exit code: {code}")
+
+
+def _failed(error: Exception, program: Path) -> Any:
+    """The answer to a program that raised `error`, which is logged."""
+    if isinstance(error, pulumi.RunError):
+        pulumi.log.error(str(error))
+    # An engine that is shutting down prints the reason itself.
+    elif not (isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAVAILABLE):
+        pulumi.log.error("Program failed with an unhandled exception:\n" + _traceback_from(error, program))
+    return language_pb2.RunResponse(bail=True)
+
+
+def _traceback_from(error: Exception, program: Path) -> str:
+    """The traceback of `error`, from the program's own first line on."""
     main = str(program / "__main__.py" if program.is_dir() else program)
-    frames = traceback.extract_tb(sys.exc_info()[2])
+    frames = traceback.extract_tb(error.__traceback__)
     first = next((index for index, frame in enumerate(frames) if Path(frame.filename) == Path(main)), 0)
-    return traceback.format_exc(limit=first - len(frames))
+    return "".join(traceback.format_exception(error, limit=first - len(frames)))
 
 
 def _watch(host: Host, parent: int) -> None:

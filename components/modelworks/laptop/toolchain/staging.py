@@ -1,4 +1,4 @@
-"""A module of our own with files of others beside it, copied at build time: only their checksums are in the repository.
+"""A module of this package with files of others beside it, copied at build time: the repository has only checksums.
 
 A package may embed files that its module publishes under other names, or need a part of a module whose whole costs far
 more to compile. Go refuses an overlay of its module cache, so the package is built from a copy.

@@ -199,7 +199,7 @@ def _whole(path: Path) -> bool:
 
 
 def _record(path: Path, source: str) -> None:
-    """Write beside the executable `path` what tells later whether it is whole, and where it came from."""
+    """Write beside the executable `path` a record of its digest and its source, which later checks read."""
     path = path.resolve()
     status = path.stat()
     record = {"sha256": _sha256(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}

@@ -1,4 +1,4 @@
-"""The programs of the laptop cloud: which, in which version, from which Go module, and how each tells its version."""
+"""The programs of the laptop cloud: which, in which version, from which Go module, and how each prints its version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Unavailable(Exception):  # noqa: N818 (an answer that the next way follows
 
 
 class Tampered(Unavailable):
-    """What was delivered is not what was pinned."""
+    """A delivered file is not the pinned one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Tool:
     """The folder of the package, if it is our own, below that of the modules."""
 
     irreplaceable: str = ""
-    """Why none on PATH can stand in; empty where one can."""
+    """Why none on PATH can replace it; empty where one can."""
 
     family: str = ""
     """The one executable that is built for this tool and others, and decides by its name which of them it is."""
@@ -102,14 +102,14 @@ class Tool:
         return self.family or self.name
 
     def fits(self, found: str) -> bool:
-        """Whether version `found` can stand in for the pinned one."""
+        """Whether version `found` can replace the pinned one."""
         have, want = _numbers(found), _numbers(self.version)
         return have[: self.same] == want[: self.same] and have >= want
 
 
 @dataclass(frozen=True)
 class State:
-    """What there is of one tool."""
+    """The state of one tool."""
 
     name: str
     version: str
@@ -201,7 +201,7 @@ _ALL: Final = (
         # What it stands in for, and what it is: the newest sources that are published as a Go module.
         "-X main.version=4.34.2+20260115.f47bc2d6f199",
         ours="pulumi-kubernetes",
-        irreplaceable="it cannot be asked for its version",
+        irreplaceable="it does not print its version",
         staged=(
             Staged(_SOURCES, "cmd/pulumi-resource-kubernetes/schema.json"),
             Staged(_SOURCES, "cmd/pulumi-resource-kubernetes/terraform-mapping.json"),
@@ -232,10 +232,10 @@ WANTED: Final = tuple(name for name in TOOLS if not any(name in tool.along for t
 
 
 def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
-    """The tool of the user's own PATH if its version fits, and one phrase that says what was found.
+    """The tool of the user's own PATH if its version fits, and one phrase on what was found.
 
     The first program of that name counts, because that is the one a shell would run, but folders of the cache
-    `besides` (which `modelworks env` puts first) do not. It is asked for its version with a bound of ten seconds; a
+    `besides` (which `modelworks env` puts first) do not. It prints its version within a bound of ten seconds; a
     wrong version, or none, is passed over.
     """
     if tool.irreplaceable:
@@ -247,7 +247,7 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
     path = Path(found)
     version = version_of(path, tool)
     if version is None:
-        return None, f"{path} did not tell its version"
+        return None, f"{path} did not print its version"
     if not tool.fits(version):
         return None, f"{path} is {version}, wanted {tool.version}"
     for companion in tool.companions:
@@ -257,7 +257,7 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
 
 
 def version_of(path: Path, tool: Tool) -> str | None:
-    """The version that the program at `path` tells, or None."""
+    """The version that the program at `path` prints, or None."""
     try:
         answer = subprocess.run(
             [path, *tool.ask],

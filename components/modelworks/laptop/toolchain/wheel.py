@@ -1,7 +1,7 @@
 """The toolchain as a platform wheel of the package index, with the executables that Go would build here.
 
 Its manifest names the cache key under which each tool was built. A tool is taken from it only if this checkout has the
-same key, so that an older or newer wheel never stands in for what is pinned here.
+same key, so that an older or newer wheel never replaces what is pinned here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelworks.laptop.toolchain.tools import Tampered, Tool, Unavailable
 NAME: Final = "modelworks-toolchain"
 PACKAGE: Final = "modelworks_toolchain"
 MANIFEST: Final = "manifest.json"
-"""In the package: by tool its `version`, its `key`, and `files` with their SHA-256 digests, which lie in `TOOL/`."""
+"""In the package: by tool its `version`, its `key`, and `files` with their SHA-256 digests, below `TOOL/`."""
 
 PINNED: Final = Path(__file__).with_name("wheel.txt")
 """The pinned release and its hashes, as the release workflow prints them."""

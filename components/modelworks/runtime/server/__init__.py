@@ -1,1 +1,1 @@
-"""What answers requests: HTTP, admission, the model behind it, and what is told of each request."""
+"""The server: HTTP, admission, the model behind it, and the records of each request."""

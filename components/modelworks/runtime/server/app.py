@@ -1,8 +1,8 @@
 """The service contract of a model, and what happens to a request on its way.
 
-A request is admitted or turned away (429) as soon as it is complete, decoded and checked, and put in a queue. Whatever
-waits there when the event loop comes round is predicted in one call: under load many requests share a call, and a lone
-one never waits. A call that would take long goes to a thread, so that probes and rejections stay prompt.
+A request is admitted or turned away (429) as soon as it is complete, decoded and checked, and put in a queue. Requests
+that wait there when the event loop comes round share one call of the model: under load many requests share a call, and
+a lone one never waits. A call that would take long goes to a thread, so that probes and rejections stay prompt.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.runtime import schema
+from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions
 from modelworks.runtime.server import metrics
@@ -38,7 +39,7 @@ OFF_LOOP_SECONDS = 0.005
 _CALL_SECONDS = 0.004
 """Requests are gathered into one call up to about this much work."""
 _LATELY_SECONDS = 0.05
-"""So much work says how long work takes: a single stall is a small part of it, and refuses nobody."""
+"""Enough work to estimate its duration: a single stall is a small part of it, and refuses no request."""
 _MOST_DRAG = 50.0
 """Most that a second of work is taken to last: a process that was stopped for a while is not slow."""
 _TICK_SECONDS = 0.5
@@ -53,11 +54,11 @@ Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
 
 
 class Model(Protocol):
-    """What predicts: the artifact of a bundle, or its own service."""
+    """The predictor: the artifact of a bundle, or its own service."""
 
     cost: Cost
 
-    def predict(self, rows: list[schema.Row]) -> Predictions:
+    def predict(self, rows: list[Row]) -> Predictions:
         """Predictions for decoded rows, in order."""
 
 
@@ -67,7 +68,7 @@ class Job:
     __slots__ = ("connection", "cost", "id", "request", "rows")
 
     def __init__(
-        self, request: Request, connection: Connection, request_id: bytes, rows: list[schema.Row], cost: float
+        self, request: Request, connection: Connection, request_id: bytes, rows: list[Row], cost: float
     ) -> None:
         self.request, self.connection, self.id, self.rows, self.cost = request, connection, request_id, rows, cost
 
@@ -79,7 +80,7 @@ class App:
         config: The server's settings.
         manifest: Of the bundle.
         predictor: The loaded model, or the service that stands for it.
-        counters: What this worker counts.
+        counters: The counters of this worker.
         scribe: Writes logs and spool files.
         bento: Folder of the unpacked bundle, for the model card.
         scratch: Where all workers' numbers and the companion's state are found.
@@ -455,16 +456,16 @@ class App:
 
 
 def listener(app: App) -> Listener:
-    """What accepts connections for `app`."""
+    """The factory of connections for `app`."""
     return Listener(app.handle, app.refusal, app.config.max_body_bytes)
 
 
 def tick_seconds() -> float:
-    """How often `App.tick` wants to be called."""
+    """Seconds between two calls of `App.tick`."""
     return _TICK_SECONDS
 
 
-def tried(predict: Callable[[list[schema.Row]], Predictions], rows: list[schema.Row]) -> Predictions | Exception:
+def tried(predict: Callable[[list[Row]], Predictions], rows: list[Row]) -> Predictions | Exception:
     try:
         return predict(rows)
     except Exception as error:  # noqa: BLE001 - whatever a model raises is the answer to one request, not our end

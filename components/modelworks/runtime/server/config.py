@@ -1,4 +1,4 @@
-"""What a served pod is told by its environment variables."""
+"""The configuration of a served pod, from its environment variables."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from modelworks.runtime.server.http import Connection, Request, clock
 
 
 class CustomApp(App):
-    """A service of its own that answers requests. Takes what `App` takes, and a `Service` for the model."""
+    """A custom service that answers requests. Takes what `App` takes, and a `Service` for the model."""
 
     def __init__(self, config: Config, manifest: Manifest, service: Service, *rest: Any, **more: Any) -> None:
         self._service = service
@@ -106,7 +106,7 @@ class CustomApp(App):
         description = msgspec.json.decode(page() if callable(page) else page)
         for route, takes in self._service.facts.others.items():
             body = {"content": {"application/json": {"schema": takes}}}
-            answers = {"200": {"description": "What the service answers."}}
+            answers = {"200": {"description": "The response of the service."}}
             description["paths"].setdefault(
                 route, {"post": {"summary": "An API of the service", "requestBody": body, "responses": answers}}
             )

@@ -25,22 +25,23 @@ import msgspec
 from msgspec import Meta
 
 from modelworks.errors import ModelworksError
+from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions, fastest
-from modelworks.runtime.schema import Row, Rows
+from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import say
 
 CONCURRENCY = 8
-"""Requests that may be at the service at once, unless it says another number: `traffic={"concurrency": 50}`."""
+"""Requests that may be at the service at once, unless it sets another number: `traffic={"concurrency": 50}`."""
 TIMEOUT_SECONDS = 60.0
-"""How long an answer may take, unless the service says another number: `traffic={"timeout": 10}`. BentoML's default."""
+"""How long an answer may take, unless the service sets another number: `traffic={"timeout": 10}`. BentoML's default."""
 _GRACE_SECONDS = 2.0
 """BentoML answers 504 by itself when the time is up; this much later we no longer wait for it."""
 _WATCH_SECONDS = 0.5
 _PROBE_SECONDS = 5.0
-"""How long the service may take to say whether it is ready."""
+"""How long the service may take to report its readiness."""
 _SILENT_SECONDS = 60.0
-"""A service that has not said anything for this long hangs."""
+"""A service without a response for this long hangs."""
 _STOP_SECONDS = 10.0
 _WARM_UP_ROWS = 10
 _RECORD = re.compile(r"^\S+ \[(?P<level>[A-Z]+)\] \[[^\]]*\] (?P<message>.*)$")
@@ -87,7 +88,7 @@ class _Bento(msgspec.Struct, frozen=True):
 
 
 class Facts(NamedTuple):
-    """What the server needs to know of a Bento's service."""
+    """The facts of a Bento's service that the server needs."""
 
     predict: str
     """Route of `predict(rows)`."""
@@ -101,7 +102,7 @@ class Facts(NamedTuple):
 
 
 def read_facts(bento: Path) -> Facts:
-    """What `bento.yaml` says about the service.
+    """The service's section of `bento.yaml`.
 
     Raises:
         ModelworksError: It cannot be read, or the service has no `predict` that takes `rows` and needs nothing else.
@@ -117,7 +118,7 @@ def read_facts(bento: Path) -> Facts:
     if predict is None:
         raise ModelworksError(
             f"{told.entry_service} has no `predict(rows)`; it has {_names(told.schema.routes)}",
-            fix="Add `@bentoml.api def predict(self, rows: list[dict]) -> list[dict]`; other APIs may stand beside it.",
+            fix="Add `@bentoml.api def predict(self, rows: list[dict]) -> list[dict]`; it may have other APIs too.",
         )
     traffic = next((each.config.traffic for each in told.services if each.name == told.entry_service), _Traffic())
     return Facts(
@@ -151,7 +152,7 @@ class RefusedError(ModelworksError):
 
     Args:
         status: As HTTP has it; 500 and above are failures.
-        detail: What it said.
+        detail: Its last output.
     """
 
     def __init__(self, status: int, detail: str) -> None:
@@ -196,14 +197,14 @@ class Service:
     ) -> None:
         if importlib.util.find_spec("bentoml") is None:
             raise ModelworksError(
-                f"{manifest.model} has a service of its own, and there is no BentoML here to run it",
+                f"{manifest.model} has a custom service, and BentoML is not installed here to run it",
                 fix="Build the runtime image with the `service` extra; see docs/guides/serving.md.",
             )
         self.facts = read_facts(bento)
         self.ready = False
         self.ended = ""
         """Why it is over; empty while it is not."""
-        self._manifest, self._local = manifest, threading.local()
+        self.manifest, self._local = manifest, threading.local()
         self._labels = {(type(label), label): number for number, label in enumerate(manifest.classes)}
         shape = {"binary": _Class, "multiclass": _ClassOfMany, "regression": _Value}[manifest.kind]
         self._read: Callable[[msgspec.Raw], Any] = msgspec.json.Decoder(shape).decode
@@ -235,10 +236,10 @@ class Service:
 
         Raises:
             RefusedError: The service refused, failed, ended or took too long.
-            ModelworksError: What it answered are not predictions of this model for these rows.
+            ModelworksError: The response has no valid predictions of this model for these rows.
         """
         json = {"content-type": "application/json"}
-        names = [feature.name for feature in self._manifest.features]
+        names = [feature.name for feature in self.manifest.features]
         body = msgspec.json.encode({"rows": [dict(zip(names, row, strict=True)) for row in rows]})
         answer = self.ask(self.facts.predict, body, {**(headers or {}), **json})
         if answer.status != HTTPStatus.OK:
@@ -247,14 +248,14 @@ class Service:
             predictions = self._predictions(msgspec.json.decode(answer.body, type=list[msgspec.Raw]))
         except msgspec.DecodeError as error:
             raise ModelworksError(
-                f"the service answered what is no {self._manifest.kind} prediction: {error}"
+                f"the service answered what is no {self.manifest.kind} prediction: {error}"
             ) from error
         if len(predictions.json) != len(rows):
             raise ModelworksError(f"the service answered {len(predictions.json)} predictions for {len(rows)} rows")
         return predictions
 
     def ask(self, route: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """What the service answers to a POST, whatever it is.
+        """The response of the service to a POST, of any status.
 
         Raises:
             RefusedError: It ended, or took too long.
@@ -340,13 +341,13 @@ class Service:
     def _wait_until_ready(self) -> None:
         while self._probe() != HTTPStatus.OK:
             if dead := self._dead():
-                raise ModelworksError(f"{dead} before it was ready; what it said is in the log lines above")
+                raise ModelworksError(f"{dead} before it was ready; its output is in the log lines above")
             time.sleep(_WATCH_SECONDS / 10)
 
     def _warm_up(self) -> Cost:
-        decode = Rows(self._manifest).decode
-        row = decode(msgspec.json.encode(self._manifest.examples[0]))
-        count = min(_WARM_UP_ROWS, self._manifest.max_rows)
+        decode = Rows(self.manifest).decode
+        row = decode(msgspec.json.encode(self.manifest.examples[0]))
+        count = min(_WARM_UP_ROWS, self.manifest.max_rows)
         try:
             self.predict(row)  # the first call loads and allocates
             one, many = fastest(lambda: self.predict(row)), fastest(lambda: self.predict(row * count))
@@ -372,7 +373,7 @@ class Service:
                 return
 
     def _probe(self) -> int | None:
-        """The status with which the service says whether it is ready; None when it says nothing."""
+        """The status of the service's readiness check; None without a response."""
         connection = _UnixConnection(self._address(), _PROBE_SECONDS)
         try:
             connection.request("GET", "/readyz")
@@ -386,7 +387,7 @@ class Service:
         for worker in self._workers:
             code = worker.poll()
             if code is not None:
-                return f"the service's process ended with exit code {code}"
+                return f"the service's process exited with code {code}"
         return ""
 
     def _predictions(self, parts: list[msgspec.Raw]) -> Predictions:
@@ -407,7 +408,7 @@ class Service:
 
 
 def detail(answer: Answer) -> str:
-    """What an answer that is no success says, in words."""
+    """The message of a response that is no success."""
     try:
         told = msgspec.json.decode(answer.body)
     except msgspec.DecodeError:
@@ -457,4 +458,4 @@ def _relay(lines: IO[bytes], say: Callable[..., object]) -> None:
 
 
 def _nothing() -> None:
-    """What is done at the end when nobody asked to be told."""
+    """The default at the end: no callback."""

@@ -61,7 +61,7 @@ Handler = Callable[[Request, "Connection"], None]
 
 
 class Listener:
-    """What connections share: limits, the handler, and the time of day as a header.
+    """State that connections share: limits, the handler, and the time of day as a header.
 
     Args:
         handler: Answers requests.
@@ -297,7 +297,7 @@ class Connection(asyncio.Protocol):
             self._listener.handler(request, self)
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Say what is wrong and hang up: what follows on this connection cannot be trusted."""
+        """Send the error and close: later bytes of this connection cannot be trusted."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return

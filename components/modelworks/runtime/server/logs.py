@@ -74,7 +74,7 @@ class Scribe:
 
 
 def line(level: str, message: str, **fields: Any) -> bytes:
-    """One log line: time, level, message, and whatever else there is to say."""
+    """One log line: time, level, message, and further fields."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return msgspec.json.encode({"time": now, "level": level, "message": message, **fields}) + b"\n"
 

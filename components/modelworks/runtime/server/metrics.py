@@ -1,9 +1,9 @@
-"""What a server counts, and how it is told: as Prometheus text and as CloudWatch data.
+"""The counters of a server, as Prometheus text and as CloudWatch data.
 
-A worker keeps cumulative numbers in one flat row of floats and copies the row into a shared file now and then. Whoever
-publishes reads the rows of all workers and subtracts what was published before: nothing is sent twice or lost, however
-often a publication fails. The request path pays for a few additions; predicted rows are only noted there, and counted
-many at a time.
+A worker keeps cumulative numbers in one flat row of floats and copies the row into a shared file now and then. The
+publisher reads the rows of all workers and subtracts the published values: nothing is sent twice or lost, however often
+a publication fails. The request path pays for a few additions; predicted rows are only noted there, and counted many at
+a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POSITIVE_EDGES = tuple(10 ** (k / 8) for k in range(-24, 73))
 _VALUE_EDGES = (*(-edge for edge in reversed(_POSITIVE_EDGES)), *_POSITIVE_EDGES)
 
 _NOTED_ROWS = 4096
-"""Predicted rows that are counted at once: some 0.2 ms of work."""
+"""Predicted rows that are counted at once: about 0.2 ms of work."""
 _MAX_VALUES = 150
 """Most distinct values that CloudWatch takes in one datum."""
 
@@ -59,7 +59,7 @@ class Counters:
 
     Args:
         layout: Where each number stands.
-        path: The worker's shared file. A worker that takes another's place goes on counting where that one stopped.
+        path: The worker's shared file. A worker that takes another's place continues its counts.
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
@@ -178,7 +178,7 @@ def cloudwatch(
     version: str,
     high_resolution: bool = False,
 ) -> list[dict[str, Any]]:
-    """What happened between two rows, as `MetricData`: every series with and without the `version` dimension.
+    """The difference of two rows, as `MetricData`: every series with and without the `version` dimension.
 
     CloudWatch answers for datapoints shorter than a minute only where they were sent with a high resolution.
     """

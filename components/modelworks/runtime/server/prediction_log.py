@@ -1,4 +1,4 @@
-"""The prediction log: what was asked, what was answered, by which release.
+"""The prediction log: each request, its answer and its release.
 
 A worker encodes what it answered in small chunks and leaves them, every second, in a spool folder: one file, whole or
 not at all. The companion process gathers these files into Parquet and takes it to S3. A process that is killed loses
@@ -25,12 +25,12 @@ import msgspec
 from modelworks.runtime.manifest import Feature, Manifest
 
 if TYPE_CHECKING:
+    from modelworks.runtime.encoding import Row
     from modelworks.runtime.predictor import Predictions
-    from modelworks.runtime.schema import Row
     from modelworks.runtime.server.logs import Scribe
 
 CHUNK_ROWS = 256
-"""Rows that are encoded at once: some 0.2 ms of work."""
+"""Rows that are encoded at once: about 0.2 ms of work."""
 SPOOL_BYTES = 64 << 20
 """Most that waits on disk for S3."""
 _WAITING_ROWS = 20_000
@@ -70,7 +70,7 @@ class PredictionLog:
         manifest: Which features there are, and which are private.
         sample: Share of requests that are kept, 0 to 1.
         scribe: Who writes the files.
-        name: Tells this worker's files from others'.
+        name: Distinguishes this worker's files from others'.
     """
 
     def __init__(self, spool: Path, manifest: Manifest, sample: float, scribe: Scribe, name: str) -> None:
@@ -85,7 +85,7 @@ class PredictionLog:
         self._chunks: list[bytes] = []
         self._waiting_rows = 0
         self.dropped = 0
-        """Rows that were not kept for want of room."""
+        """Rows that were dropped for lack of space."""
 
     def add(self, request_id: str, at: float, latency_ms: float, rows: list[Row], predictions: Predictions) -> None:
         """Keep this answer, if it is its turn. Never blocks.
@@ -152,7 +152,7 @@ class PredictionLog:
 
 
 def spooled_bytes(spool: Path) -> int:
-    """What lies in the spool."""
+    """The content of the spool."""
     total = 0
     for folder, _, names in os.walk(spool):
         for name in names:
@@ -186,7 +186,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def batches(spool: Path, pod: str, release: str) -> Iterator[Batch]:
-    """What is ready to go, oldest first: batches left from before, then a new one of the files in the spool."""
+    """Batches to upload, oldest first: batches left from before, then a new one of the files in the spool."""
     for folder in spool.glob("*.done"):
         shutil.rmtree(folder, ignore_errors=True)
     for folder in sorted(spool.glob("*.batch")):
@@ -262,7 +262,7 @@ def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
 
 
 def read_chunks(path: Path) -> Iterator[Chunk]:
-    """What a finished file of the spool holds."""
+    """The rows of a finished file of the spool."""
     data = memoryview(path.read_bytes())
     while data:
         end = _LENGTH.size + _LENGTH.unpack_from(data)[0]

@@ -26,7 +26,7 @@ class Tracer:
     """Makes a server span for each request and exports it in the background.
 
     Args:
-        model: Name of the model: the service's name unless OTEL_SERVICE_NAME says otherwise.
+        model: Name of the model: the service's name unless OTEL_SERVICE_NAME is set.
         release: The release's short digest: the service's version.
 
     Raises:

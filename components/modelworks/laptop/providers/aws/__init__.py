@@ -22,7 +22,7 @@ RECORDED_NOT_EMULATED: Mapping[str, str] = {
     "aws:cloudwatch/logGroup": "retention is stored, nothing expires",
     "aws:dynamodb/table": "capacity and backups are stored: nothing is throttled, nothing can be restored",
 }
-"""What the emulator keeps and does not act on, by type. `modelworks laptop status` shows it."""
+"""Resources that the emulator stores without acting on them, by type. `modelworks laptop status` shows it."""
 
 
 def plugin(facts: Mapping[str, Any]) -> Plugin:

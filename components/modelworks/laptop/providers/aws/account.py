@@ -78,7 +78,7 @@ class Fault:
 
     @classmethod
     def from_environment(cls) -> Fault | None:
-        """What `MODELWORKS_PROVIDER_FAULT` asks for."""
+        """The fault in `MODELWORKS_PROVIDER_FAULT`."""
         kind, _, call = os.environ.get("MODELWORKS_PROVIDER_FAULT", "").partition(":")
         return cls(kind, call) if kind else None
 
@@ -163,7 +163,7 @@ def account(endpoint: Endpoint, configuration: Mapping[str, Any], fallback_regio
 
 def identity(endpoint: Endpoint, region: str) -> dict[str, str]:
     """Who the emulator takes us for: `Account`, `Arn`, `UserId`."""
-    with translated("asking for the account"):
+    with translated("reading the account id"):
         answer: dict[str, str] = endpoint.client("sts", region).get_caller_identity()
     return answer
 
@@ -182,8 +182,8 @@ class translated:  # noqa: N801  it reads as a verb: `with translated("creating 
             raise _refusal(error, self._doing) from error
         if isinstance(error, ResponseParserError):
             raise ProviderError(
-                f"{self._doing}: the laptop's AWS emulator does not know this call (it answered with a page)",
-                fix="`modelworks laptop status` lists what is not emulated; `modelworks laptop logs` may tell why.",
+                f"{self._doing}: the laptop's AWS emulator does not support this call (it answered with a page)",
+                fix="`modelworks laptop status` lists what is not emulated; see also `modelworks laptop logs`.",
                 code=grpc.StatusCode.UNIMPLEMENTED,
             ) from error
         if isinstance(error, BotoCoreError):

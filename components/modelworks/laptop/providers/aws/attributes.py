@@ -1,4 +1,4 @@
-"""What SNS and SQS have in common: properties kept as attributes."""
+"""Properties kept as attributes, in SNS and SQS."""
 
 # A resource's methods have one signature; few need all of it.
 

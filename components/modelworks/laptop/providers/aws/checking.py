@@ -18,8 +18,8 @@ _KINDS = {"string": "a string", "integer": "an integer", "number": "a number", "
 def checked(type_: ResourceType, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], list[Failure]]:
     """`inputs` as the provider keeps them, and what is wrong with them.
 
-    As the real provider does: nulls are dropped, a number or boolean in a string is taken for what it says, and a
-    policy given as an object becomes its JSON text.
+    As the real provider does: nulls are dropped, a number or boolean in a string is converted, and a policy given as an
+    object becomes its JSON text.
     """
     failures: list[Failure] = []
     result = _properties((), inputs, type_.inputs, type_.required, type_.token.rpartition(":")[2], failures)

@@ -18,9 +18,9 @@ def caller_identity(account: Account, _: dict[str, Any]) -> dict[str, Any]:
 
 
 def region(account: Account, args: dict[str, Any]) -> dict[str, Any]:
-    """A region: the one asked for, else the provider's."""
+    """A region: the requested one, else the provider's."""
     name = args.get("region") or args.get("name") or account.region
-    described = f"{name} (as the laptop knows it)"
+    described = f"{name} (as the laptop has it)"
     return {"id": name, "name": name, "region": name, "description": described, "endpoint": f"ec2.{name}.amazonaws.com"}
 
 

@@ -1,4 +1,4 @@
-"""What the installed `pulumi_aws` says of the types that are served here; writes `schema.json`.
+"""The facts that the installed `pulumi_aws` declares of the types that are served here; writes `schema.json`.
 
     python -m modelworks.laptop.providers.aws.installed
 

@@ -30,7 +30,7 @@ from modelworks.laptop.providers.plugin import (
 from modelworks.laptop.providers.property_values import UNKNOWN, Path, Secret
 
 _AUTONAMED = "__defaults"
-"""Inputs that this provider chose, as the real one records them: its way to tell an automatic name from a given one."""
+"""Inputs that this provider chose, as the real one records them: they mark an automatic name."""
 
 
 # The protocol's arguments come to every method; not each needs all.
@@ -149,7 +149,7 @@ class AwsProvider(Provider):
         if made is None:
             raise ProviderError(
                 f"the laptop's AWS provider has no type {call.type}{nearest(call.type, RESOURCES)}",
-                fix=f"It has: {', '.join(sorted(RESOURCES))}. CONTRIBUTING.md says how to add one.",
+                fix=f"It has: {', '.join(sorted(RESOURCES))}. CONTRIBUTING.md explains how to add one.",
                 code=grpc.StatusCode.UNIMPLEMENTED,
             )
         region = inputs.get("region")
@@ -182,7 +182,7 @@ class AwsProvider(Provider):
         return frozenset(found)
 
     def _foreseen(self, kind: Resource, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What a preview of a create knows: what the program says, and what has a default."""
+        """The outputs of a previewed create: the program's inputs, and the defaults."""
         outputs = kind.type.outputs
         open_ = {key for key in outputs if key not in kind.type.inputs} | (kind.computed & outputs.keys())
         known = {key: value for key, value in kind.defaults.items() if key in outputs}
@@ -190,7 +190,7 @@ class AwsProvider(Provider):
         return {**known, **dict.fromkeys(open_, UNKNOWN), **region, **_shown(inputs)}
 
     def _state(self, kind: Resource, inputs: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
-        """What is there, in the program's own words where they mean the same."""
+        """The existing state, in the program's own words where they mean the same."""
         state = {key: value for key, value in actual.items() if value is not None}
         state |= {
             key: value
@@ -213,7 +213,7 @@ class AwsProvider(Provider):
         return {name: tag for name, tag in there.items() if name in tags or defaults.get(name) != tag}
 
     def _true_inputs(self, kind: Resource, inputs: dict[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
-        """What a program would say to get what is there. What means the same stays in its own words."""
+        """The inputs of a program that would declare the existing state. Equal values keep the program's words."""
         result = {}
         for key, spec in kind.type.inputs.items():
             said, there = inputs.get(key), actual.get(key)
@@ -299,7 +299,7 @@ def _digits(seed: bytes, urn: str) -> str:
 
 
 def _with_unique_name(kind: Resource, inputs: dict[str, Any]) -> dict[str, Any]:
-    """`inputs` with the name that a prefix asks for, made when the resource is, as Terraform's providers do."""
+    """`inputs` with the name of a prefix, made when the resource is, as Terraform's providers do."""
     rule = kind.name
     if rule is None or rule.property in inputs or rule.prefix_property not in inputs:
         return inputs
@@ -316,7 +316,7 @@ _GONE = names(
 
 
 def _unless_gone(call: Any) -> Any:
-    """What `call` returns, or `None` where AWS says that the thing is not there."""
+    """The result of `call`, or `None` where AWS reports that the resource does not exist."""
     try:
         return call()
     except ClientError as error:

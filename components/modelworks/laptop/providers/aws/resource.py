@@ -1,4 +1,4 @@
-"""What one resource type is made of: its calls, and the few things that its schema does not tell."""
+"""One resource type: its calls, and the few facts that its schema lacks."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Name:
     """Longest name that AWS takes, in characters."""
     lower: bool = False
     before: str = ""
-    """What AWS wants in front of it, such as `alias/`."""
+    """The prefix that AWS expects, such as `alias/`."""
     after: Callable[[Mapping[str, Any]], str] = lambda inputs: ""  # noqa: ARG005
-    """What AWS wants behind it, such as `.fifo`."""
+    """The suffix that AWS expects, such as `.fifo`."""
 
 
 # Its methods have one signature; few kinds need all of it.
@@ -49,18 +49,18 @@ class Resource:
     handles: ClassVar[frozenset[str]]
     """Inputs that it does something with. Any other is refused at check, not ignored."""
     recorded: ClassVar[frozenset[str]] = frozenset()
-    """Of these, the ones that the emulator does not give back: kept as the program says them."""
+    """Of these, the ones that the emulator does not give back: kept as the program has them."""
     name: ClassVar[Name | None] = None
     computed: ClassVar[frozenset[str]] = frozenset()
     """Inputs that AWS chooses where the program does not: no difference then."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """What an input means where the program does not say."""
+    """Defaults of inputs."""
     filled: ClassVar[frozenset[str]] = frozenset()
     """Names inside of objects that AWS adds on its own."""
     sets: ClassVar[frozenset[str]] = frozenset()
     """Lists in which order means nothing."""
     documents: ClassVar[frozenset[str]] = frozenset()
-    """Texts that hold JSON, besides those that the schema knows as policies."""
+    """Texts that hold JSON, besides those that the schema declares as policies."""
     changing: ClassVar[frozenset[str]] = frozenset()
     """Outputs that an update changes."""
     regional: ClassVar[bool] = True
@@ -85,12 +85,12 @@ class Resource:
     def read(self, id_: str, known: dict[str, Any]) -> dict[str, Any] | None:
         """All properties as AWS has them, `None` in place of what is absent; `None` when the resource is gone.
 
-        `known` is what inputs and state say; empty for an import.
+        `known` has the inputs and the state; empty for an import.
         """
         raise NotImplementedError
 
     def delete(self, id_: str, state: dict[str, Any]) -> None:
-        """Remove it. What is gone already may raise the error that says so."""
+        """Remove it. A missing one may raise the error of its absence."""
         raise NotImplementedError
 
     def tag(self, id_: str, add: dict[str, str], remove: list[str]) -> None:

@@ -87,7 +87,7 @@ class Bucket(Resource):
 
 
 class _OnBucket(Resource):
-    """What is set on a bucket: its id is the bucket's name, and making and changing it are the same call."""
+    """A property of a bucket: its id is the bucket's name, and one call creates and changes it."""
 
     def create(self, inputs: dict[str, Any]) -> str:
         self.put(inputs["bucket"], inputs)

@@ -1,4 +1,4 @@
-"""What the real provider's types look like: `schema.json`, a Pulumi package schema of the types served here.
+"""The real provider's types: `schema.json`, a Pulumi package schema of the types served here.
 
 It holds facts only: properties, their types, what is required, what is secret and what forces replacement.
 It is written from the installed `pulumi_aws` (`python -m modelworks.laptop.providers.aws.installed`), so that the
@@ -51,7 +51,7 @@ V5_NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ResourceType:
-    """What is known of one resource type."""
+    """The schema of one resource type."""
 
     token: str
     inputs: Mapping[str, Mapping[str, Any]]
@@ -67,7 +67,7 @@ class ResourceType:
 
     @functools.cached_property
     def secrets(self) -> frozenset[str]:
-        """Outputs that are secret whatever the program says."""
+        """Outputs that are always secret."""
         return frozenset(name for name, spec in self.outputs.items() if spec.get("secret"))
 
     @property

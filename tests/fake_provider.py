@@ -1,4 +1,6 @@
-"""A cloud of one folder and the Pulumi provider for it: `python tiny.py FOLDER [PORT]` prints its port and serves on.
+"""A cloud of one folder and the Pulumi provider for it.
+
+`python fake_provider.py FOLDER [PORT]` prints its port and serves on.
 
 It has one type, `tiny:index:Thing`, with inputs `name` (physical, auto-named; another replaces), `value` and `secret`.
 A thing is a file `<name>.json`. Faults are files too, so that a test can place them between two operations:
@@ -25,7 +27,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 SECRET = "4dabf18193072939515e22adb298388d"
 
 
-class Tiny(provider_pb2_grpc.ResourceProviderServicer):
+class FakeProvider(provider_pb2_grpc.ResourceProviderServicer):
     def __init__(self, folder: Path):
         self.folder = folder
 
@@ -153,7 +155,7 @@ def things(folder: Path) -> dict[str, dict]:
 
 def main() -> None:
     server = grpc.server(ThreadPoolExecutor(max_workers=16))
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Tiny(Path(sys.argv[1])), server)
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(FakeProvider(Path(sys.argv[1])), server)
     port = server.add_insecure_port(f"127.0.0.1:{sys.argv[2] if len(sys.argv) > 2 else 0}")
     server.start()
     print(port, flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def variables(folder: Path) -> dict[str, str]:
     """What lets a process live some eight years from now; the clock is compiled into `folder`."""
-    made = folder / "later.so"
-    source = Path(__file__).with_name("later.c")
+    made = folder / "clock_shift.so"
+    source = Path(__file__).with_name("clock_shift.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"], check=True, timeout=60)
     return {"LD_PRELOAD": str(made)}

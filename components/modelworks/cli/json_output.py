@@ -1,0 +1,163 @@
+"""The keys of each command's `--json` output: the reference shows them, and tests compare them with the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_STATUS: Final[Mapping[str, str]] = {
+    "environment": "name of the environment",
+    "endpoints": "one object an endpoint, with the keys below",
+}
+_VERSION: Final[Mapping[str, str]] = {
+    "model": "name of the model",
+    "version": "number in the registry",
+    "aliases": "`champion`, `challenger` or none",
+    "bundle": "digest of the bundle, which is the release",
+    "served": "`onnx`, `skops` or `custom`",
+    "run": "the training run",
+    "mlflow_run": "its id in MLflow; empty without one",
+    "data": "digest of the data",
+    "code": "digest of the model project's code",
+    "lock": "digest of the locked packages",
+    "parameters": "parameters of the training",
+    "seed": "seed of the training",
+    "commit": "commit of the project; empty without git",
+    "dirty": "whether the tree differed from its commit",
+    "metrics": "metrics on the hold-out, by name",
+    "gates": "verdicts of the gates",
+    "champion": "digest of the bundle that the gates compared with",
+    "overrides": "decisions to continue in spite of gates: environment, reason, person, time, gates",
+    "registered_by": "who registered it",
+    "registered_at": "when, ISO 8601 in UTC",
+}
+
+JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
+    "preview": {
+        "environment": "name of the environment",
+        "summary": "number of resources by action, and `unchanged`",
+        "changes": "one object a changed resource: action, type, name, URN, differences",
+        "overrides": "releases in spite of refused gates",
+        "problems": "errors and policy violations",
+        "failed": "whether the preview failed, so that the changes are incomplete",
+    },
+    "verify": {
+        "environment": "name of the environment",
+        "findings": "one object a finding: `check`, `subject`, `verdict`, `message`, `fix`",
+    },
+    "compare": {
+        "declared": "whether the stack files declare the difference",
+        "path": "path in the stack files, or a resource",
+        "here": "value in the first environment",
+        "there": "value in the second environment",
+    },
+    "check-data": {
+        "model": "name of the model",
+        "data": "digest of the snapshot",
+        "rows": "number of rows",
+        "at": "time of the check, ISO 8601 in UTC",
+        "findings": "one object a finding: check, severity, subject, message, count, examples",
+        "columns": "one object a feature: type, missing share, range or top values, shift",
+        "checks": "names of the checks that ran",
+        "passed": "whether training may continue",
+    },
+    "train": {
+        "model": "name of the model",
+        "run": "name of the run",
+        "folder": "folder with the results",
+        "inputs": "digests and parameters that decide the run",
+        "metrics": "metrics on the hold-out, by name",
+        "origin": "commit, dirty tree, person and time",
+        "mlflow_run": "id in MLflow; empty without one",
+    },
+    "bundle": {
+        "model": "name of the model",
+        "run": "name of the run",
+        "digest": "digest of the bundle, which is the release",
+        "path": "file of the bundle",
+        "bytes": "its size",
+        "served": "`onnx`, `skops` or `custom`",
+        "parity": "comparison of ONNX with scikit-learn",
+    },
+    "gates": {
+        "model": "name of the model",
+        "run": "name of the run",
+        "digest": "digest of the bundle",
+        "target": "the environment whose policy decides",
+        "at": "time of the evaluation, ISO 8601 in UTC",
+        "results": "one object a gate: subject, verdict, number, interval, limit, action",
+        "champion": "digest of the bundle that the gates compared with",
+        "override": "the decision to continue in spite of gates, or null",
+        "allowed": "whether the environment accepts the bundle",
+    },
+    "register": _VERSION,
+    "models": _VERSION,
+    "lineage": _VERSION,
+    "status": _STATUS,
+    "rollout watch": _STATUS,
+    "quickstart": {
+        "model": "name of the model",
+        "url": "address of the endpoint",
+        "seconds": "duration of the command",
+        "first_answer_seconds": "time to the first prediction, of the local process or the endpoint",
+        "steps": "duration of each step, by name",
+        "asked": "row of the request",
+        "answer": "the prediction",
+    },
+    "laptop status": {
+        "place": "folder of the laptop cloud",
+        "up": "whether every process is running",
+        "memory_mib": "memory of all processes",
+        "processes": "one object a process: name, state, pid, seconds since the start, memory, restarts, log",
+        "leftovers": "pids without a supervisor",
+        "endpoints": "addresses of the API server and the gateway",
+        "hosts": "hosts of the gateway and their addresses",
+        "gateway_authority": "certificate of the gateway's authority, or null",
+        "pod_network": "loopback network of the pods",
+        "environments": "one object an environment: name, AWS address, account, region, namespace, backend",
+        "tools": "versions of the tools",
+        "not_enforced": "rules that the laptop does not enforce",
+        "recorded_not_emulated": "resources that the emulator stores without acting on them",
+        "notes": "further messages",
+    },
+    "laptop toolchain": {
+        "name": "name of the tool",
+        "version": "pinned version",
+        "from": "its source: `PATH`, `wheel`, `download` or `built`",
+        "state": "`ready`, `missing` or `damaged`",
+        "path": "path of the executable, or null",
+        "note": "reason of the source",
+    },
+}
+"""By command: each key and its meaning. A command that prints a list has one object an item, with these keys."""
+
+LISTS: Final = frozenset({"compare", "lineage", "laptop toolchain", "models"})
+"""Commands that print a list of such objects."""
+
+ENDPOINT: Final[Mapping[str, str]] = {
+    "model": "name of the model",
+    "state": "`Healthy`, `Progressing`, `Degraded`, `Aborted`, `OutOfSync` or `NotReleased`",
+    "wanted": "digest of the release in the stack's file; empty without one",
+    "wanted_version": "its version in the registry",
+    "shares": "shares of traffic, largest first: version, percent, time",
+    "progress": "the step of a rollout in progress",
+    "reason": "why a release was aborted or the endpoint is degraded",
+    "measured": "measurements of the failed analysis",
+    "fix": "the command that helps",
+    "url": "address of the endpoint",
+    "alarms": "the endpoint's alarms in CloudWatch: metric, state, time, meaning",
+    "alarms_unknown": "why the alarms are unknown; empty if they are known",
+    "overrides": "decisions to continue in spite of gates",
+    "aliases": "aliases of the desired version",
+    "registry": "error of the registry; empty without one",
+    "champion_moved": "whether this run of the command moved the alias `champion`",
+}
+"""Keys of an item in `endpoints` of `status` and `rollout watch`."""
+
+OPEN: Final[Mapping[str, str]] = {
+    "up": "Pulumi's own JSON",
+    "env": "the variables, by name",
+    "predict": "the endpoint's response",
+    "laptop up": "the facts of the laptop cloud and its ports",
+}
+"""Commands whose keys another program, the environment or the model decides."""

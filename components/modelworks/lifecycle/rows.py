@@ -1,0 +1,120 @@
+"""Tables as the rows that requests carry, so that training, gates and servers encode one and the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from modelworks.errors import ModelworksError
+from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder
+from modelworks.runtime.manifest import Feature, Manifest
+from modelworks.runtime.schema import Rows, explain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK_ROWS = 50_000
+"""Rows that stand as Python objects at a time, so that a table of any length costs little more than its encoding."""
+
+
+def encode_table(table: pd.DataFrame, features: Sequence[Feature], how: str) -> Any:
+    """A table as the estimator takes it: `matrix` or `frame` (see `modelworks.runtime.encoding`).
+
+    Args:
+        table: One row a row, with a column a feature at least.
+        features: The features that the estimator takes, in order.
+        how: Which of the two.
+
+    Raises:
+        ModelworksError: A value is not of its feature's type.
+    """
+    columns = [feature.name for feature in features]
+    if how == "frame":
+        import pandas as pd  # only where rows are at hand
+
+        encode = frame_encoder(features, columns)
+        parts = [encode(rows) for rows in _chunks(table, features)] or [encode([])]
+        return pd.concat(parts, ignore_index=True).set_index(table.index)
+    encode, filled, matrix = matrix_encoder(features, columns), 0, np.empty((len(table), len(columns)))
+    for rows in _chunks(table, features):
+        matrix[filled : filled + len(rows)] = encode(rows)
+        filled += len(rows)
+    return matrix
+
+
+def request_rows(table: pd.DataFrame, manifest: Manifest, at_most: int) -> Iterator[list[Row]]:
+    """A table as requests, each decoded by the server's own decoder.
+
+    Args:
+        table: One row a row.
+        manifest: Of the bundle.
+        at_most: Rows in a request; fewer where the manifest allows fewer.
+
+    Raises:
+        ModelworksError: A row is not what the manifest accepts.
+    """
+    decode = Rows(manifest).decode
+    names = [feature.name for feature in manifest.features]
+    for rows in _chunks(table, manifest.features, min(at_most, manifest.max_rows)):
+        try:
+            yield decode(msgspec.json.encode({"rows": [dict(zip(names, row, strict=True)) for row in rows]}))
+        except msgspec.ValidationError as error:
+            field, what = explain(error)
+            raise ModelworksError(
+                f"a row that {manifest.model} is judged by would be refused: {field}: {what}",
+                fix="The spec's features must allow what is in the data.",
+            ) from error
+
+
+def rows_of(table: pd.DataFrame, features: Sequence[Feature]) -> list[Row]:
+    """A table as the rows that requests carry.
+
+    Raises:
+        ModelworksError: A value is not of its feature's type.
+    """
+    return list(zip(*(_values(table[feature.name], feature) for feature in features), strict=True))
+
+
+def _chunks(table: pd.DataFrame, features: Sequence[Feature], size: int = CHUNK_ROWS) -> Iterator[list[Row]]:
+    for start in range(0, len(table), size):
+        yield rows_of(table.iloc[start : start + size], features)
+
+
+def _values(column: pd.Series[Any], feature: Feature) -> list[Any]:
+    """The values of a column as a request carries them: None where one is missing."""
+    missing = column.isna().to_numpy()
+    try:
+        values = _present(column[~missing], feature)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelworksError(
+            f"feature {feature.name!r} is a {feature.type}, and its column holds something else: {error}",
+            fix="Convert it in data.load, or state the type that it has.",
+        ) from error
+    if not missing.any():
+        return values
+    found = np.full(len(column), None, dtype=object)
+    found[~missing] = values
+    return found.tolist()
+
+
+def _present(column: pd.Series[Any], feature: Feature) -> list[Any]:
+    if feature.type == "string":
+        return [str(value) for value in column.tolist()]
+    if feature.type == "boolean":
+        return [_boolean(value) for value in column.tolist()]
+    values = column.to_numpy("float64" if feature.type == "number" else None)
+    if feature.type == "integer" and values.dtype.kind not in "iu":
+        whole = values.astype("float64")
+        if (whole != np.floor(whole)).any():
+            raise ValueError(f"{whole[whole != np.floor(whole)][0]:g} is not a whole number")
+        values = whole.astype("int64")
+    return list(values.tolist())
+
+
+def _boolean(value: Any) -> bool:
+    if value not in {0, 1}:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return bool(value)
