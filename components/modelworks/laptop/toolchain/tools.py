@@ -84,6 +84,9 @@ class Tool:
     staged: tuple[Staged, ...] = field(default=())
     """Files of other modules that belong beside the package when it is built."""
 
+    plugin: str = ""
+    """The name under which the engine downloads it itself; empty if it is no provider plugin."""
+
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
 
@@ -202,6 +205,7 @@ _ALL: Final = (
         "-X main.version=4.34.2+20260115.f47bc2d6f199",
         ours="pulumi-kubernetes",
         irreplaceable="it does not print its version",
+        plugin="kubernetes",
         staged=(
             Staged(_SOURCES, "cmd/pulumi-resource-kubernetes/schema.json"),
             Staged(_SOURCES, "cmd/pulumi-resource-kubernetes/terraform-mapping.json"),
