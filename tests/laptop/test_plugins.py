@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from laptop.providers.engine import Engine
+from modelworks.errors import ModelworksError
 from modelworks.laptop import environments, plugins
 from modelworks.laptop.state_dir import Place
 from waiting import eventually
@@ -63,6 +64,27 @@ def test_an_official_plugin_that_the_user_installed_stays(place: Place, provider
     assert plugin(place, "kubernetes").read_text() == "official"
 
 
+def test_plugins_that_are_in_place_pass_the_check(place: Place, provider: Path):
+    (place.root / "laptop.json").write_text('{"kubernetes": true}')
+    plugins.install(place, provider)
+    plugins.check(place, "local")
+
+
+def test_a_place_without_a_cluster_needs_no_provider_of_one(place: Place):
+    (place.root / "laptop.json").write_text('{"kubernetes": false}')
+    plugins.install(place, None)
+    plugins.check(place, "local")
+
+
+def test_a_plugin_whose_tool_was_removed_is_one_clear_sentence(place: Place, provider: Path):
+    (place.root / "laptop.json").write_text('{"kubernetes": true}')
+    plugins.install(place, provider)
+    provider.unlink()
+    with pytest.raises(ModelworksError, match=r"has no plugin kubernetes \d.*started with other versions") as refused:
+        plugins.check(place, "local")
+    assert refused.value.fix == "Run `modelworks laptop up local`."
+
+
 def test_the_stand_in_of_aws_serves_the_environment_that_the_shell_means(place: Place):
     plugins.install(place, None)
     variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
@@ -92,3 +114,14 @@ def test_the_stand_in_of_aws_ends_when_its_engine_is_gone(place: Place):
     argv = [sys.executable, "-c", ENGINE, plugin(place, "aws"), "127.0.0.1:1"]
     said = subprocess.run(argv, env=variables, capture_output=True, text=True, check=True).stdout
     eventually(lambda: not psutil.pid_exists(int(said.split()[0])))
+
+
+GONE_AT_ONCE = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3).pid)"
+
+
+def test_the_stand_in_of_aws_ends_when_its_engine_was_killed_before_it_served(place: Place):
+    plugins.install(place, None)
+    variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
+    argv = [sys.executable, "-c", GONE_AT_ONCE, plugin(place, "aws"), "127.0.0.1:1"]
+    said = subprocess.run(argv, env=variables, capture_output=True, text=True, check=True).stdout
+    eventually(lambda: not psutil.pid_exists(int(said)))

@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pulumi-resource-aws", description=__doc__)
     parser.add_argument("engine", nargs="?", help="address of the engine, which it also states in its handshake")
     parser.add_argument("--place", type=Path, required=True, help="the laptop cloud's state folder")
-    place = Place(parser.parse_known_args(arguments)[0].place)
-    engine, stop = os.getppid(), threading.Event()
+    parser.add_argument("--engine-process", type=int, required=True, help="id of the process that the plugin ends with")
+    chosen, _ = parser.parse_known_args(arguments)  # the engine adds options of its own, such as for tracing
+    place, stop = Place(chosen.place), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     print(port, flush=True)
     while not stop.wait(_LOOK_SECONDS):
-        if os.getppid() != engine:  # it was killed: nobody hears what a call in flight would answer
+        if os.getppid() != chosen.engine_process:  # it was killed: nobody hears what a call in flight would answer
             os._exit(1)
     server.stop(_GRACE).wait()
     return 0

@@ -254,7 +254,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
     """Serves one provider package to engines.
 
     Args:
-        name: Package name, as in `PULUMI_DEBUG_PROVIDERS`.
+        name: Package name, as in `pulumi-resource-NAME`.
         version: Answer of `GetPluginInfo`: the version of the SDK that programs use.
         connect: Makes the provider of a connection from its checked configuration. Raises `ModelworksError` where the
             configuration does not fit.
