@@ -113,8 +113,7 @@ def test_an_environment_without_a_stack_has_the_laptops_own_account(place):
 
 def test_two_environments_share_no_port_and_no_secret(place):
     one, two = environments.create(place, "dev"), environments.create(place, "staging")
-    ports = [facts[key] for facts in (one["providers"], two["providers"]) for key in ("aws", "kubernetes")]
-    assert len({*ports, one["aws_port"], two["aws_port"]}) == 6
+    assert one["aws_port"] != two["aws_port"]
     passphrases = {(place.environment(name) / "passphrase").read_text() for name in ("dev", "staging")}
     assert len(passphrases) == 2
 

@@ -169,10 +169,10 @@ def _given(context: typer.Context, argument: str, option: str) -> tuple[str, lis
 
 
 def _engine(environment: str) -> Engine:
-    from modelworks.cli.context import engine_of  # so that --help answers at once
+    from modelworks.cli.context import check_engine, engine_of  # so that --help answers at once
 
     engine = engine_of(environment)
-    engine.check()
+    check_engine(engine)
     return engine
 
 

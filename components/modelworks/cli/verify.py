@@ -16,7 +16,7 @@ from rich.markup import escape
 from modelworks import contract
 from modelworks._git import git_succeeds
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
-from modelworks.cli.context import EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.context import EnvArgument, EnvOption, Target, check_engine, environment_of
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
@@ -221,7 +221,7 @@ def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: AR
     from modelworks.deploy.preview import Preview
 
     engine = target.engine
-    engine.check()
+    check_engine(engine)
     code, text = engine.capture("preview", ["--json", "--refresh"])
     try:
         preview = Preview.read(target.environment, text)

@@ -82,17 +82,18 @@ class Engine:
         """Fail at once if the laptop cloud of the environment is not running.
 
         Raises:
-            ModelworksError: Its provider does not answer.
+            ModelworksError: Its AWS account does not answer.
         """
-        for attached in self.variables.get("PULUMI_DEBUG_PROVIDERS", "").split(",") if self.on_laptop else ():
-            name, _, port = attached.partition(":")
-            try:
-                socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
-            except OSError as error:
-                raise ModelworksError(
-                    f"the laptop cloud is not running: nobody answers for {name} of {self.environment} on port {port}",
-                    fix=f"Run `modelworks laptop up {self.environment}`.",
-                ) from error
+        if not self.on_laptop:
+            return
+        port = int(self.variables["AWS_ENDPOINT_URL"].rpartition(":")[2])
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError as error:
+            raise ModelworksError(
+                f"the laptop cloud is not running: nobody answers for AWS of {self.environment} on port {port}",
+                fix=f"Run `modelworks laptop up {self.environment}`.",
+            ) from error
 
     # -- running it ------------------------------------------------------------------------------------------------
 
