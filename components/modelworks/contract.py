@@ -126,9 +126,10 @@ ENV_POD_NAME = "POD_NAME"
 ENV_PORT = "MODELWORKS_PORT"
 """Port to listen on. Default 8080."""
 ENV_TOKEN_FILE = "MODELWORKS_TOKEN_FILE"  # noqa: S105 - the name of a variable, not a token
-"""File with the bearer tokens that are let in, one a line. Read again when it changes."""
+"""File with the bearer tokens that are let in, one a line. Read again when it changes: emptied, it locks everyone out;
+a file that cannot be read leaves the last tokens valid."""
 ENV_ALLOW_ANONYMOUS = "MODELWORKS_ALLOW_ANONYMOUS"
-"""`true` lets everyone in. Required in so many words when there is no token file."""
+"""`true` lets everyone in, and nothing else does. Required when there is no token file."""
 ENV_TRUSTED_KEYS = "MODELWORKS_TRUSTED_KEYS"
 """Folder of public keys (`*.pem`). When set, a bundle without a signature by one of them is refused."""
 ENV_PREDICTION_LOG = "MODELWORKS_PREDICTION_LOG"

@@ -38,10 +38,11 @@ class ModelEndpointArgs(TypedDict):
     """When alarms fire and a canary is aborted."""
 
     tokens: NotRequired[pulumi.Input[str] | None]
-    """Bearer tokens that are let in, one a line. A secret. Required unless `allow_anonymous`. Default: none."""
+    """Bearer tokens that are let in, one a line and one at least. A secret. Required unless `allow_anonymous`.
+    Default: none."""
 
     allow_anonymous: NotRequired[bool]
-    """Answer without a token. Default false."""
+    """Answer without a token. This alone opens an endpoint. Default false."""
 
     trusted_keys: NotRequired[dict[str, str]]
     """Public keys in PEM, by file name. When there are any, a bundle not signed by one of them is refused. Default:
@@ -198,7 +199,7 @@ class ModelEndpoint(KubernetesComponent):
     def _token_secret(self) -> KubernetesObject | None:
         if self._args["allow_anonymous"]:
             return None
-        tokens = pulumi.Output.secret(self._args["tokens"] or "")
+        tokens = pulumi.Output.secret(self._args["tokens"]).apply(_at_least_one)
         # Servers read it again when it changes: a rotation needs no rollout.
         return self.object("v1", "Secret", "tokens", fixed_name=True, stringData={"tokens": tokens})
 
@@ -289,11 +290,20 @@ class ModelEndpoint(KubernetesComponent):
         return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy(self.selector))
 
 
+def _at_least_one(tokens: str | None) -> str:
+    """The tokens, unless there are none: pods refuse to start on an empty file."""
+    if tokens is None or not tokens.strip():
+        raise ValueError("tokens must have a bearer token on one line at least, got none")
+    return tokens
+
+
 def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     if release := args["release"]:
         contract.short_digest(release["digest"])
         if not args["allow_anonymous"] and args["tokens"] is None:
             raise ValueError("an endpoint needs tokens, or allow_anonymous=True to be open to everyone")
+    if isinstance(tokens := args["tokens"], str) and not args["allow_anonymous"]:
+        _at_least_one(tokens)
     if isinstance(image := args["image"], str) and "@sha256:" not in image:
         raise ValueError(f"image must be given by digest (…@sha256:…), got {image!r}")
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]

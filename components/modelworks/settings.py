@@ -43,6 +43,8 @@ PublicKey = Annotated[
     str, StringConstraints(pattern=r"^-----BEGIN PUBLIC KEY-----\n[\w+/=\n]+\n-----END PUBLIC KEY-----\s*$")
 ]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Tokens = Annotated[str, StringConstraints(pattern=r"\S")]
+"""Bearer tokens, one a line, and one at least."""
 
 
 class _Strict(BaseModel):
@@ -255,8 +257,8 @@ class Secrets(_Strict):
     """Password of the registry's user `admin`, at least 12 characters."""
     registry_database: str | None = None
     """URI of the registry's PostgreSQL, for `registry.database: postgres`."""
-    tokens: dict[ModelName, str] = {}
-    """Bearer tokens that an endpoint lets in, one a line, by the model's name."""
+    tokens: dict[ModelName, Tokens] = {}
+    """Bearer tokens that an endpoint lets in, one a line and one at least, by the model's name."""
 
 
 class StackConfig(_Strict):

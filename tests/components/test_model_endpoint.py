@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pulumi
 import pytest
 
 from mocks import ACCOUNT, declare
@@ -14,8 +15,8 @@ ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 INGRESS = "kubernetes:networking.k8s.io/v1:Ingress"
 
 
-def endpoint(**args):
-    given = {
+def arguments(**args):
+    return {
         "environment": "dev",
         "account_id": ACCOUNT,
         "namespace": "modelworks-dev",
@@ -29,7 +30,10 @@ def endpoint(**args):
         "allow_anonymous": True,
         **args,
     }
-    return declare(lambda: ModelEndpoint("flight-delay", given))
+
+
+def endpoint(**args):
+    return declare(lambda: ModelEndpoint("flight-delay", arguments(**args)))
 
 
 def pod(declared):
@@ -123,6 +127,20 @@ def test_tokens_and_trusted_keys_keep_their_names_when_they_change():
     )
     assert declared.one("kubernetes:core/v1:Secret")["metadata"]["name"] == "flight-delay-tokens"
     assert declared.one("kubernetes:core/v1:ConfigMap")["metadata"]["name"] == "flight-delay-trusted-keys"
+
+
+@pytest.mark.parametrize("tokens", ["", "\n", " \t\n "])
+def test_tokens_without_a_token_are_refused(tokens):
+    with pytest.raises(ValueError, match="tokens must have a bearer token on one line at least"):
+        endpoint(allow_anonymous=False, tokens=tokens)
+
+
+def test_tokens_that_turn_out_empty_are_refused():
+    def program() -> None:
+        ModelEndpoint("flight-delay", arguments(allow_anonymous=False, tokens=pulumi.Output.secret("\n")))
+
+    with pytest.raises(ValueError, match="tokens must have a bearer token on one line at least"):
+        declare(program)
 
 
 def test_trusted_keys_make_a_signature_required():
