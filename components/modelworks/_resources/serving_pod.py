@@ -52,6 +52,17 @@ class Files:
         return f"{self.folder}/{self.file}" if self.file else self.folder
 
 
+def token_file(secret: pulumi.Input[str]) -> Files:
+    """The bearer tokens in a Secret."""
+    volume = {"secret": {"secretName": secret}}
+    return Files("tokens", contract.ENV_TOKEN_FILE, "/var/run/modelworks/tokens", volume, "tokens")
+
+
+def key_folder(config_map: pulumi.Input[str]) -> Files:
+    """The public keys in a ConfigMap."""
+    return Files("keys", contract.ENV_TRUSTED_KEYS, "/etc/modelworks/keys", {"configMap": {"name": config_map}})
+
+
 def serving_pod(
     component: KubernetesComponent,
     release: ReleaseArgs,
