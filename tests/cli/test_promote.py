@@ -249,7 +249,7 @@ def test_without_its_data_a_comparison_is_inconclusive_with_the_reason_and_refus
 
 
 def test_data_goes_along_so_that_the_target_can_train_on_it_again(world):
-    digest = world.promote().facts["data"]
+    digest = world.promote().data
     world.lose_data()
     assert digest_of_file(world.staging.fetch_data(digest, world.root / "again")) == digest
 
