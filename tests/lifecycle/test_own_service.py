@@ -98,6 +98,6 @@ def test_a_row_that_the_endpoint_would_refuse_is_named(own):
 def test_a_service_without_predict_of_rows_is_not_bundled(own, tmp_path):
     other = own.copy(tmp_path / "other")
     (other.project.folder / "service.py").write_text(CODE.replace("def predict", "def answer"))
-    (other.run.folder / "bundle.json").unlink()
+    run = train(other.project.spec, other.project.home)
     with pytest.raises(ModelworksError, match=r"has no `predict\(rows\)`; it has answer\(rows\)"):
-        build_bundle(other.run, other.project.home)
+        build_bundle(run, other.project.home)
