@@ -142,9 +142,7 @@ def test_behaviour_test_that_raises_names_the_users_line(judged, built):
 
 
 def test_bundled_project_is_allowed_on_local_with_a_warning_about_its_tree(rebuilt):
-    report = run_gates(
-        rebuilt.project.spec, rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local", champion=rebuilt.bundle.path
-    )
+    report = run_gates(rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local", champion=rebuilt.bundle.path)
     assert report.allowed
     [about_tree] = [each for each in report.results if each.subject == "source"]
     assert (about_tree.verdict, about_tree.action) == ("fail", "warn")

@@ -144,7 +144,7 @@ def bundle_variables(
     version = release["version"]
     return {
         contract.ENV_BUNDLE_URI: pulumi.Output.concat(
-            "s3://", bucket, "/", contract.bundle_key(model, release["digest"])
+            "s3://", bucket, "/", contract.bundle_key(model, contract.Digest(release["digest"]))
         ),
         contract.ENV_BUNDLE_DIGEST: release["digest"],
         contract.ENV_MODEL: model,

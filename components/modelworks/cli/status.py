@@ -219,7 +219,7 @@ def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     if version is None:
         return {"registry": f"holds no version with the bundle {stands.wanted}"}
     serves = stands.state == "Healthy"
-    moved = move_aliases(registry, stands.model, stands.wanted, serves=True) if serves else []
+    moved = move_aliases(registry, stands.model, version.digest, serves=True) if serves else []
     aliases = {*version.aliases} - {move.alias for move in moved} | {move.alias for move in moved if move.wanted}
     return {
         "overrides": tuple(version.facts.get("overrides", ())),

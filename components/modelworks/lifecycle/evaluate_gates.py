@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import data, scores
+from modelworks.lifecycle import scores
 from modelworks.lifecycle import spec as stated
 from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.rows import request_rows
@@ -68,17 +69,17 @@ class Judged(NamedTuple):
 def judge(
     spec: ModelSpec,
     frame: pd.DataFrame,
+    parts: dict[str, np.ndarray],
     job: dict[str, Any],
     step: Callable[[str], AbstractContextManager[None]],
 ) -> list[dict[str, Any]]:
-    """Verdicts of the gates of the job, on the hold-out of `frame`."""
-    parts = data.split_rows(spec, frame)
+    """Verdicts of the gates of the job, on the hold-out of `frame`, as `parts` have it."""
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
     with tempfile.TemporaryDirectory(prefix="modelworks-gates-") as scratch, ExitStack() as services:
         path = Path(job["bundle"])
         bento = Path(scratch) / "bento"
-        manifest = open_bundle(path, job["digest"], spec.name, bento)
+        manifest = open_bundle(path, Digest(job["digest"]), spec.name, bento)
         with step("score the hold-out"):
             model = _model(bento, manifest, services)
             score = partial(score_bundle, spec, model)
@@ -146,7 +147,7 @@ def _stated(manifest: Manifest, answers: list[Predictions]) -> np.ndarray:
 def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outcome) -> Outcome | str | None:
     if not job["champion"]:
         return None
-    manifest = open_bundle(Path(job["champion"]), job["champion_digest"], spec.name, folder)
+    manifest = open_bundle(Path(job["champion"]), Digest(job["champion_digest"]), spec.name, folder)
     absent = [feature.name for feature in manifest.features if feature.name not in outcome.rows.columns]
     if absent:
         return f"the champion takes {', '.join(absent)}, which this data has not"
