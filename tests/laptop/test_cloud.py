@@ -280,6 +280,23 @@ def test_a_killed_supervisor_is_replaced_without_doubling_what_it_ran(supervised
     assert _pid(supervised, "one")
 
 
+@pytest.mark.parametrize("stage", ["the supervisor's copy", "its env"])
+def test_what_a_killed_supervisor_was_about_to_start_becomes_no_program(supervised, stage):
+    config = str(supervised.run / "supervisord.conf")
+    argument = config if stage == "the supervisor's copy" else f"{supervisor.PROCESS}=one"
+    mark = {**os.environ, supervisor.MARK: str(supervised.root)}
+    starting = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", argument], env=mark)
+    try:
+        eventually(lambda: argument in psutil.Process(starting.pid).cmdline())
+        os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGKILL)
+        eventually(lambda: not supervisor.running(supervised))
+        supervisor.apply(supervised, [Program("one", ["sleep", "600"])])
+        assert not psutil.pid_exists(starting.pid)
+    finally:
+        starting.kill()
+        starting.wait()
+
+
 def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     odd = "a 100% 'quoted' \"value\", with ;everything"
     code = "import json, os, sys, time; json.dump([sys.argv[1], os.environ['ODD']], open('said', 'w')); time.sleep(600)"
