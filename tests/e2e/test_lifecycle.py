@@ -147,7 +147,8 @@ class Rehearsal:
     def unprotect(self, environment: str) -> None:
         """Allow that the data of an environment is deleted, as its owner would: a setting, and an update."""
         file = self.stack(environment)
-        file.write_text(file.read_text().replace("    owner: tests\n", "    owner: tests\n    protect: false\n", 1))
+        lines = file.read_text().replace("    protect: false\n", "")
+        file.write_text(lines.replace("    owner: tests\n", "    owner: tests\n    protect: false\n", 1))
         self.modelworks("up", environment, "--yes")
 
     def state(self, environment: str) -> list[tuple[str, str | None]]:

@@ -88,6 +88,11 @@ def test_a_compressed_pickle_is_refused(bento, compress, protocol):
     refused(bento, r"src/notes\.txt, which is neither text nor an artifact")
 
 
+def test_numbers_whose_bytes_look_like_a_type_of_objects_are_numbers(bento):
+    write_skops(bento, {"1.npy": saved(np.frombuffer(b"|O" * 512, dtype=np.int64))})
+    refuse_other_files(bento, MANIFEST)
+
+
 def test_an_archive_of_its_own_is_refused(bento):
     with zipfile.ZipFile(bento / "more.zip", "w") as archive:
         archive.writestr("a.txt", "a")
@@ -107,10 +112,17 @@ def test_the_name_of_a_pickle_is_refused_whatever_is_in_it(bento, name):
         ("inner.npy", zlib.compress(pickle.dumps(Evil())), r"a pickle: src/model\.skops!inner\.npy"),
         ("inner.npy", saved(np.array([{}, []], dtype=object)), r"a pickle: src/model\.skops!inner\.npy"),
         ("inner.npz", sparse(np.array([{}], dtype=object)), r"a pickle: src/model\.skops!inner\.npz!data\.npy"),
+        (
+            "inner.npy",
+            saved(np.zeros(2, dtype=[("x", float), ("y", object)])),
+            r"a pickle: src/model\.skops!inner\.npy",
+        ),
+        ("inner.npy", saved(np.zeros(3))[:20], r"a pickle: src/model\.skops!inner\.npy"),
+        ("inner.npy", b"\x93NUMPY\x09\x00" + saved(np.zeros(3))[8:], r"a pickle: src/model\.skops!inner\.npy"),
         ("inner.npz", b"no zip", "damaged archive"),
         ("inner.pkl", b"", r"src/model\.skops!inner\.pkl, which no skops file has"),
     ],
-    ids=["pickle", "compressed", "objects", "sparse objects", "damaged", "other"],
+    ids=["pickle", "compressed", "objects", "sparse", "record", "cut off", "later format", "damaged", "other"],
 )
 def test_an_entry_of_a_skops_file_that_is_no_array_is_refused(bento, name, content, pattern):
     write_skops(bento, {name: content})

@@ -13,12 +13,16 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from numpy.lib import format as npy_format
+
 from modelworks.errors import ModelworksError
 from modelworks.runtime.manifest import Manifest
 
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth"}
 BYTES = ".bin"
 """Entry of a skops file with bytes that an object holds as they are."""
+_HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+"""Readers of the versions of the format that NumPy writes for arrays without names beyond Latin-1."""
 _CALLS = {"GLOBAL", "INST", "REDUCE", "BUILD", "OBJ"}
 
 
@@ -65,10 +69,20 @@ def _refuse_other_than_arrays(name: str, data: bytes) -> None:
         if suffix == ".npz":
             _refuse_other_than_arrays(where, content)
         elif suffix == ".npy":
-            if content[:6] != b"\x93NUMPY" or b"|O" in content[:512]:
+            if _holds_objects(content):
                 raise _pickle(where)
         elif entry != "schema.json" and suffix != BYTES:
             raise ModelworksError(f"the bundle holds {where}, which no skops file has")
+
+
+def _holds_objects(npy: bytes) -> bool:
+    """Whether an `.npy` file is anything but an array of plain values: the objects in one are a pickle."""
+    file = io.BytesIO(npy)
+    try:
+        _, _, dtype = _HEADERS[npy_format.read_magic(file)](file)
+    except (ValueError, KeyError):
+        return True
+    return bool(dtype.hasobject)
 
 
 def _pickle(name: str) -> ModelworksError:
