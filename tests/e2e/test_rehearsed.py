@@ -280,6 +280,7 @@ def test_environments_do_not_change_each_others_things(api, users, namespace):
     assert refusal in theirs("create", "configmap", "b", "-n", namespace)
     assert refusal in theirs("delete", "configmap", "a", "-n", namespace)
     assert refusal in theirs("create", "token", "default", "-n", namespace)
+    assert ours("run", "p", "--image=modelworks.invalid/none", "-n", namespace) == ""
     assert refusal in theirs("exec", "p", "-n", namespace, "--", "true")
     assert refusal in theirs("label", "namespace", namespace, "team=b", "--overwrite")
     assert refusal in theirs("delete", "namespace", namespace)
@@ -297,10 +298,15 @@ def test_environments_do_not_change_each_others_things(api, users, namespace):
 def test_an_environment_administers_nothing_of_the_laptop(users):
     ours, _ = users
     alone = "for the laptop cloud alone to change"
-    assert alone in ours("create", "clusterrolebinding", "b", "--clusterrole=cluster-admin", "--user=ours")
+    bind = ("create", "clusterrolebinding", "b", "--user=ours")
+    assert "not currently held" in ours(*bind, "--clusterrole=cluster-admin")
+    assert alone in ours(*bind, "--clusterrole=modelworks:environment")
     assert alone in ours("create", "priorityclass", "high", "--value=1")
     policy = "modelworks-environments-validating"
-    assert "belongs to the laptop cloud itself" in ours("delete", "validatingadmissionpolicy", policy)
+    for kind in ("validatingadmissionpolicy", "validatingadmissionpolicybinding"):
+        assert ours("get", kind, policy) == ""
+        assert "belongs to the laptop cloud itself" in ours("delete", kind, policy)
+        assert "belongs to the laptop cloud itself" in ours("label", kind, policy, "a=b")
     assert "belongs to the laptop cloud itself" in ours("delete", "node", control_plane.NODE)
     assert ours("get", "--raw", f"/api/v1/nodes/{control_plane.NODE}/proxy/pods") != ""
     assert "cannot impersonate" in ours("get", "pods", "--as=modelworks:admin")

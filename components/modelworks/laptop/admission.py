@@ -2,7 +2,8 @@
 
 RBAC cannot express "the namespaces that this user made", nor "every kind but the cluster's own". The API server's own
 admission policies can: one marks what an environment makes outside of any namespace, the other refuses an environment's
-changes to what does not carry its mark. Admission does not cover reads: RBAC lets an environment read everything.
+changes to what does not carry its mark. Admission does not cover reads: RBAC lets an environment read everything. Nor
+does it cover the policies themselves, which Kubernetes exempts from admission: an authorizer denies changes to these.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import httpx
 
@@ -30,9 +32,13 @@ FLAGS = (
 )
 """The API server's configuration for it."""
 
-_OF_ENVIRONMENT = " || ".join(f"request.userInfo.username.startsWith('{user}')" for user in USERS)
+
+def _of_environment(name: str) -> str:
+    return " || ".join(f"{name}.startsWith('{user}')" for user in USERS)
+
+
 _ENVIRONMENT = "request.userInfo.username.substring(request.userInfo.username.lastIndexOf(':') + 1)"
-_ONLY_THEIRS = [{"name": "of-an-environment", "expression": _OF_ENVIRONMENT}]
+_ONLY_THEIRS = [{"name": "of-an-environment", "expression": _of_environment("request.userInfo.username")}]
 
 
 def _mark(of: str) -> str:
@@ -40,6 +46,45 @@ def _mark(of: str) -> str:
 
 
 _EVERYTHING = {"apiGroups": ["*"], "apiVersions": ["*"]}
+
+
+def authorizers(kubeconfig: Path) -> dict[str, Any]:
+    """The API server's `AuthorizationConfiguration`: no environment may change the policies that keep them apart.
+
+    RBAC cannot express an exception. An authorizer denies on its own if a condition of it fails to evaluate
+    (Kubernetes, Authorization, `failurePolicy`), and the last one here always does: nothing is ever sent.
+
+    Args:
+        kubeconfig: Any that is there; the API server loads it.
+    """
+    refusal = "admission belongs to the laptop cloud itself"
+    conditions = (
+        _of_environment("request.user"),
+        "has(request.resourceAttributes)",
+        "request.resourceAttributes.group == 'admissionregistration.k8s.io'",
+        "!(request.resourceAttributes.verb in ['get', 'list', 'watch'])",
+        f"{{'': false}}['{refusal}']",
+    )
+    webhook = {
+        "timeout": "3s",
+        "subjectAccessReviewVersion": "v1",
+        "matchConditionSubjectAccessReviewVersion": "v1",
+        "authorizedTTL": "1s",
+        "unauthorizedTTL": "1s",
+        "failurePolicy": "Deny",
+        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": str(kubeconfig)},
+        "matchConditions": [{"expression": expression} for expression in conditions],
+    }
+    return {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AuthorizationConfiguration",
+        "authorizers": [
+            {"type": "Webhook", "name": "admission", "webhook": webhook},
+            {"type": "Node", "name": "node"},
+            {"type": "RBAC", "name": "rbac"},
+        ],
+    }
+
 
 _MARKING = {
     "matchConstraints": {

@@ -1,10 +1,11 @@
 """The real Kubernetes control plane of the laptop: who its parts are, how they are started, what they are allowed.
 
-Nothing here starts a process: it writes keys and kubeconfigs, and lists the programs that `supervision` shall run.
+Nothing here starts a process: it writes keys and kubeconfigs, and lists the programs that `supervisor` shall run.
 """
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ def prepare(place: Place, ports: Mapping[str, int]) -> None:
         write_whole(folder / "service-accounts.pub", pki.public_key(key))
     for name, (user, groups) in _IDENTITIES.items():
         identity(place, ports, place.cluster / f"{name}.kubeconfig", user, groups)
+    authorizers = admission.authorizers(place.cluster / "agent.kubeconfig")
+    write_whole(place.cluster / "authorization.json", json.dumps(authorizers, indent=2))
 
 
 _IDENTITIES = {

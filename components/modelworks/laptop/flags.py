@@ -89,7 +89,7 @@ APISERVER: Final = (
     "--etcd-certfile={pki}/etcd-client.crt",
     "--etcd-keyfile={pki}/etcd-client.key",
     "--anonymous-auth=false",
-    "--authorization-mode=Node,RBAC",
+    "--authorization-config={cluster}/authorization.json",
     "--enable-admission-plugins=NodeRestriction,PodSecurity",
     *admission.FLAGS,
     "--service-account-issuer={issuer}",
