@@ -77,9 +77,13 @@ def test_a_server_certificate_names_its_hosts_and_a_client_certificate_serves_no
 
 
 def test_the_api_server_knows_nobody_anonymous_and_asks_rbac(place):
+    control_plane.prepare(place, PORTS)
     argv = _argv(place)["apiserver"]
     assert "--anonymous-auth=false" in argv
-    assert "--authorization-mode=Node,RBAC" in argv
+    config = json.loads((place.cluster / "authorization.json").read_text())
+    assert f"--authorization-config={place.cluster / 'authorization.json'}" in argv
+    assert [authorizer["type"] for authorizer in config["authorizers"]] == ["Webhook", "Node", "RBAC"]
+    assert config["authorizers"][0]["webhook"]["failurePolicy"] == "Deny"
     assert "--enable-admission-plugins=NodeRestriction,PodSecurity" in argv
 
 
