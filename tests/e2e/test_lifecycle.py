@@ -420,7 +420,8 @@ def test_destroy_of_a_protected_environment_changes_nothing_and_lists_what_holds
 
 def test_destroy_that_a_bucket_refuses_leaves_it_private_and_its_key_usable(rehearsal, first):
     rehearsal.unprotect("dev")
-    assert "BucketNotEmpty" in rehearsal.modelworks("destroy", "dev", "--yes", fails=True)
+    text = rehearsal.modelworks("destroy", "dev", "--yes", fails=True)
+    assert "BucketNotEmpty" in text, text
     s3, kms = (boto3.client(service, **rehearsal.aws("dev")) for service in ("s3", "kms"))
     for bucket in (each["Name"] for each in s3.list_buckets()["Buckets"]):
         (rule,) = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
