@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from modelworks.deploy.account import Account
 
 _ASK_BOUND = 120
 """Seconds for a question to the engine that changes nothing (an export, a list)."""
@@ -94,6 +97,35 @@ class Engine:
                 f"the laptop cloud is not running: nobody answers for AWS of {self.environment} on port {port}",
                 fix=f"Run `modelworks laptop up {self.environment}`.",
             ) from error
+
+    # -- the account it changes ------------------------------------------------------------------------------------
+
+    @cached_property
+    def account(self) -> Account:
+        """The AWS account that the stack's provider changes.
+
+        Raises:
+            ModelworksError: It cannot be reached, is not one that the stack allows, or boto3 is not installed.
+        """
+        try:
+            from modelworks.deploy.account import account_of  # slow, and needs an extra
+        except ImportError as error:
+            raise ModelworksError(
+                f"the AWS account of {self.environment} cannot be reached: {error}",
+                fix="Install boto3, or modelworks with the extra `models`.",
+            ) from error
+        return account_of(self.environment, {} if self.on_laptop else self._config_of("aws"), self.variables)
+
+    def _config_of(self, namespace: str) -> dict[str, Any]:
+        """The stack's config of one namespace, by full key, as the engine resolves and decrypts it."""
+        found = json.loads(self.ask("config", "--json", "--stack", self.environment))
+        return {
+            key: _structured(self.ask("config", "get", key, "--stack", self.environment))
+            if each["secret"]
+            else each.get("objectValue") or _structured(each["value"])
+            for key, each in found.items()
+            if key.startswith(f"{namespace}:")
+        }
 
     # -- running it ------------------------------------------------------------------------------------------------
 
@@ -289,8 +321,9 @@ class Engine:
         exported = self._exported()
         if exported is None or not pending_operations.operations(exported):
             return
-        where = self._where()
-        resolution = pending_operations.resolve(exported, where, search_of(self.variables, where.region))
+        account = self.account
+        where = pending_operations.Where(account.id, account.region, self.variables.get("AWS_ENDPOINT_URL", ""))
+        resolution = pending_operations.resolve(exported, where, search_of(account.session))
         count = len(pending_operations.operations(exported))
         say(f"a killed update left {count} operation{'s' if count > 1 else ''} pending; looking up each resource")
         self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))
@@ -325,12 +358,6 @@ class Engine:
                 return None
             raise
         return exported
-
-    def _where(self) -> pending_operations.Where:
-        config = json.loads(self.ask("config", "--json", "--stack", self.environment))
-        accounts = config.get("aws:allowedAccountIds", {}).get("objectValue") or ["000000000000"]
-        region = config.get("aws:region", {}).get("value") or self.variables.get("AWS_REGION", "us-east-1")
-        return pending_operations.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
 
 
 @contextmanager
@@ -393,6 +420,15 @@ def _read_config(file: Path) -> dict[str, Any]:
         raise ModelworksError(f"{file} is not YAML: {error}", fix="Correct it: `modelworks check`.") from error
     config = document.get("config") if isinstance(document, dict) else None
     return config if isinstance(config, dict) else {}
+
+
+def _structured(text: str) -> Any:
+    """A config value: a list or a mapping may be written as JSON, as `pulumi config set` does."""
+    text = text.removesuffix("\n")
+    if text.startswith(("[", "{")):
+        with suppress(ValueError):
+            return json.loads(text)
+    return text
 
 
 def _sealed(value: object) -> bool:
