@@ -69,6 +69,11 @@ LIMITS: Final[Defaults] = {
     "period_seconds": 60,
 }
 
+LAPTOP_ISSUER: Final = "laptop.modelworks.internal"
+"""The OIDC issuer of the laptop's cluster."""
+LAPTOP_IMAGES: Final = "modelworks.invalid"
+"""The host in the names of images that nobody pulls: a laptop runs commands as processes."""
+
 OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "BudgetArgs": BUDGET,
     "CanaryArgs": CANARY,

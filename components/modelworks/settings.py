@@ -77,14 +77,16 @@ class Cluster(_Strict):
 
     namespace: Namespace | None = None
     """Namespace of the environment's pods. Default: `modelworks-<stack>`."""
-    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = "laptop.modelworks.internal"
-    """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles."""
+    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = defaults.LAPTOP_ISSUER
+    """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles. The default is the
+    laptop's, and refused elsewhere."""
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
     """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
     install_argo_rollouts: bool = defaults.ENVIRONMENT["install_argo_rollouts"]
     """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
     runtime_image: ImageDigest | None = None
-    """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none."""
+    """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none;
+    refused elsewhere."""
     registry_image: ImageDigest | None = None
     """Image of the MLflow server, by digest. Default: as above."""
     training_image: ImageDigest | None = None

@@ -232,16 +232,21 @@ class Engine:
                 say(f"{attributes.name}, which a killed update left empty, is taken away")
 
     def have_stack(self, say: Callable[[str], None]) -> None:
-        """On the laptop, have the stack and its config file, so that there is something to preview and to update."""
+        """On the laptop, have the stack and its config file, so that there is something to preview and to update.
+
+        Raises:
+            ModelworksError: Elsewhere, the stack is not in the backend: where its state and secrets are to be is the
+                user's decision.
+        """
         if not self.on_laptop:
+            self._require_stack()
             return
         file = self.stack_file
         template = file.with_name(f"{self.environment}.template.yaml")
         if not file.exists() and template.exists():
             write_whole(file, template.read_text(encoding="utf-8"), mode=0o644)
             say(f"{file.name} is made from {template.name}")
-        stacks = json.loads(self.ask("stack", "ls", "--json"))
-        if any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks):
+        if self._is_there():
             self._have_secrets(file, template)
             return
         if file.exists() and not self._in_git(file):
@@ -251,6 +256,21 @@ class Engine:
         if "secretsprovider:" in kept:
             write_whole(file, kept, mode=0o644)  # it is the real environment's; `stack init` drops that line
         self._have_secrets(file, template)
+
+    def _is_there(self) -> bool:
+        stacks = json.loads(self.ask("stack", "ls", "--json"))
+        return any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks)
+
+    def _require_stack(self) -> None:
+        if self._is_there():
+            return
+        # Without the option, Pulumi takes the provider of the shell and drops the line that names this one.
+        provider = _read_file(self.stack_file).get("secretsprovider") if self.stack_file.is_file() else None
+        option = f" --secrets-provider '{provider}'" if provider else ""
+        raise ModelworksError(
+            f"the backend has no stack {self.environment} ({self.variables.get('PULUMI_BACKEND_URL', 'your login')})",
+            fix=f"Create it: `pulumi stack init {self.environment}{option}`.",
+        )
 
     def _in_git(self, file: Path) -> bool:
         with suppress(ModelworksError):  # a machine without git
@@ -414,12 +434,16 @@ def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    config = _read_file(file).get("config")
+    return config if isinstance(config, dict) else {}
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ModelworksError(f"{file} is not YAML: {error}", fix="Correct it: `modelworks check`.") from error
-    config = document.get("config") if isinstance(document, dict) else None
-    return config if isinstance(config, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _structured(text: str) -> Any:
