@@ -40,6 +40,7 @@ environment = Environment(
         "budget": arguments(settings.budget),
         "namespace": (cluster.namespace or f"modelworks-{stack}") if settings.registry else None,
         "install_argo_rollouts": cluster.install_argo_rollouts,
+        "oidc_issuer": cluster.oidc_issuer,
         "key_deletion_days": settings.key_deletion_days,
         "protect": settings.protect,
     },
@@ -85,6 +86,9 @@ if settings.registry and settings.training:
     )
     pulumi.export("training", training.place)
 
+# A Rollout is of a kind that comes with Argo.
+argo = environment.argo_rollouts
+after_argo = pulumi.ResourceOptions(depends_on=[argo.release] if argo else None)
 endpoints = {
     model: ModelEndpoint(
         model,
@@ -101,6 +105,7 @@ endpoints = {
             "trusted_keys": settings.trusted_keys,
             "tokens": secret(config.secrets.tokens.get(model)),
         },
+        after_argo,
     )
     for model, endpoint in settings.endpoints.items()
     if model in config.releases

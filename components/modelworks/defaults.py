@@ -15,6 +15,7 @@ ENVIRONMENT: Final[Defaults] = {
     "budget": None,
     "namespace": None,
     "install_argo_rollouts": False,
+    "oidc_issuer": None,
     "key_deletion_days": 30,
     "protect": True,
 }

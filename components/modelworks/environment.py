@@ -6,12 +6,10 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
+from modelworks._resources.argo_rollouts import ArgoRollouts, argo_rollouts
 from modelworks._resources.arguments import checked
 from modelworks._resources.iam import policy_document
 from modelworks._resources.kubernetes import KubernetesObject, restricted_namespace
-
-_ARGO_ROLLOUTS_CHART = "2.40.5"
-"""Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
 
 
 class BudgetArgs(TypedDict):
@@ -44,7 +42,11 @@ class EnvironmentArgs(TypedDict):
     all that no policy of theirs allows. Default: none."""
 
     install_argo_rollouts: NotRequired[bool]
-    """Install Argo Rollouts, which endpoints need, with its Helm chart. Default false: the cluster has it."""
+    """Install Argo Rollouts, which endpoints need, with its Helm chart and a role that may read metrics. Default false:
+    the cluster has it."""
+
+    oidc_issuer: NotRequired[pulumi.Input[str] | None]
+    """The cluster's OIDC issuer without `https://`. Required for `install_argo_rollouts`. Default: none."""
 
     key_deletion_days: NotRequired[int]
     """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
@@ -82,7 +84,7 @@ class Environment(pulumi.ComponentResource):
         self.subscriptions = self._subscriptions(name, args["alert_emails"])
         self.budget = self._budget(name, args["budget"]) if args["budget"] else None
         self.home = self._home(name, args["namespace"]) if args["namespace"] else None
-        self.argo_rollouts = self._argo_rollouts(name) if args["install_argo_rollouts"] else None
+        self.argo_rollouts = self._argo_rollouts(name, args) if args["install_argo_rollouts"] else None
         self.key_arn = self.key.arn
         self.alerts_topic_arn = self.alerts.arn
         self.namespace = self.home.name if self.home else pulumi.Output.from_input("")
@@ -153,21 +155,15 @@ class Environment(pulumi.ComponentResource):
     def _home(self, name: str, namespace: str) -> KubernetesObject:
         return restricted_namespace(name, parent=self, namespace=namespace, protect=self._protect_data)
 
-    def _argo_rollouts(self, name: str) -> pulumi.Resource:
-        from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it
-
-        return Release(
-            f"{name}-argo-rollouts",
-            chart="argo-rollouts",
-            version=_ARGO_ROLLOUTS_CHART,
-            namespace="argo-rollouts",
-            create_namespace=True,
-            repository_opts={"repo": "https://argoproj.github.io/argo-helm"},
-            opts=pulumi.ResourceOptions(parent=self),
+    def _argo_rollouts(self, name: str, args: EnvironmentArgs) -> ArgoRollouts:
+        return argo_rollouts(
+            f"{name}-argo-rollouts", parent=self, account_id=args["account_id"], oidc_issuer=args["oidc_issuer"] or ""
         )
 
 
 def _refuse_out_of_range(args: EnvironmentArgs) -> None:
+    if args["install_argo_rollouts"] and args["oidc_issuer"] is None:
+        raise ValueError("install_argo_rollouts needs oidc_issuer: by it the controller assumes its role")
     days = args["key_deletion_days"]
     if not 7 <= days <= 30:
         raise ValueError(f"key_deletion_days must be from 7 to 30, as KMS has it, got {days}")

@@ -161,7 +161,7 @@ class ModelRegistry(KubernetesComponent):
             "selector": {"matchLabels": self.selector},
             "template": {"metadata": {"labels": self.labels}, "spec": self._pod()},
         }
-        return self.object("apps/v1", "Deployment", _SERVER, spec=spec)
+        return self.object("apps/v1", "Deployment", _SERVER, after=[self.identity.policy], spec=spec)
 
     def _pod(self) -> Manifest:
         claim = {"persistentVolumeClaim": {"claimName": self.volume.name}} if self.volume else {"emptyDir": {}}

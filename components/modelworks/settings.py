@@ -83,7 +83,8 @@ class Cluster(_Strict):
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
     """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
     install_argo_rollouts: bool = defaults.ENVIRONMENT["install_argo_rollouts"]
-    """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
+    """Install Argo Rollouts with its Helm chart, with a role that may read CloudWatch. Off: the cluster has it, and
+    `modelworks up` checks that it has a region."""
     runtime_image: ImageDigest | None = None
     """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none;
     refused elsewhere."""

@@ -121,3 +121,49 @@ def test_outputs_are_the_arns_other_components_take():
 
     declare(program)
     assert seen["arns"] == ["arn:aws:mock:::dev-key", "arn:aws:mock:::dev-alerts"]
+
+
+RELEASE = "kubernetes:helm.sh/v3:Release"
+ARGO = {"install_argo_rollouts": True, "oidc_issuer": "oidc.example/id"}
+
+
+def test_the_judge_of_canaries_may_read_metrics_and_how_load_balancers_route_and_nothing_else():
+    (allowed,) = json.loads(environment(**ARGO).one("aws:iam/rolePolicy:RolePolicy")["policy"])["Statement"]
+    described = ("Listeners", "LoadBalancers", "Rules", "Tags", "TargetGroups", "TargetHealth")
+    assert allowed == {
+        "Effect": "Allow",
+        "Action": ["cloudwatch:GetMetricData", *(f"elasticloadbalancing:Describe{what}" for what in described)],
+        "Resource": ["*"],
+        "Condition": {"StringEquals": {"aws:RequestedRegion": "eu-central-1"}},
+    }
+
+
+def test_only_the_controllers_service_account_assumes_its_role():
+    (trust,) = json.loads(environment(**ARGO).one("aws:iam/role:Role")["assumeRolePolicy"])["Statement"]
+    assert trust["Principal"] == {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/oidc.example/id"}
+    assert trust["Condition"]["StringEquals"] == {
+        "oidc.example/id:sub": "system:serviceaccount:argo-rollouts:argo-rollouts",
+        "oidc.example/id:aud": "sts.amazonaws.com",
+    }
+
+
+def test_the_controller_has_its_role_a_region_and_verifies_target_groups():
+    values = environment(**ARGO).one(RELEASE)["values"]
+    account, controller = values["serviceAccount"], values["controller"]
+    assert (account["name"], account["annotations"]) == (
+        "argo-rollouts",
+        {"eks.amazonaws.com/role-arn": "arn:aws:mock:::dev-argo-rollouts"},
+    )
+    assert controller["extraEnv"] == [{"name": "AWS_REGION", "value": "eu-central-1"}]
+    assert controller["extraArgs"] == ["--aws-verify-target-group"]
+
+
+def test_the_controller_starts_when_its_role_may_do_what_it_needs():
+    requests = environment(**ARGO).requests()
+    (release,) = [each for urn, each in requests.items() if RELEASE in urn]
+    assert any("RolePolicy::dev-argo-rollouts-policy" in urn for urn in release["dependencies"])
+
+
+def test_a_controller_without_an_issuer_is_refused():
+    with pytest.raises(ValueError, match="install_argo_rollouts needs oidc_issuer"):
+        environment(install_argo_rollouts=True)

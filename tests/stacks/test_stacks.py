@@ -61,6 +61,17 @@ def test_a_release_line_is_all_that_an_endpoint_needs(stack):
     assert "@sha256:" in template["spec"]["containers"][0]["image"]
 
 
+def test_endpoints_come_after_the_argo_that_the_stack_installs():
+    settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
+    settings["cluster"]["install_argo_rollouts"] = True
+    release = {"flight-delay": {"digest": "sha256:" + "ab" * 32, "version": 3}}
+    tokens = {"modelworks:secrets": {**SECRETS, "tokens": {"flight-delay": "t0ken"}}}
+    declared = evaluated("dev", **{"modelworks:settings": settings, "modelworks:releases": release}, **tokens)
+    # The children of a component are declared after it, and deleted before it.
+    (endpoint,) = [each for urn, each in declared.requests().items() if "ModelEndpoint::" in urn]
+    assert any("helm.sh/v3:Release::dev-argo-rollouts" in urn for urn in endpoint["dependencies"])
+
+
 def test_stacks_differ_by_config_alone():
     embedded = "kubernetes:core/v1:PersistentVolumeClaim"
     shapes = {stack: sorted(token for token, _ in evaluated(stack).resources if token != embedded) for stack in REAL}

@@ -72,6 +72,7 @@ class KubernetesComponent(pulumi.ComponentResource):
         ignore_changes: Sequence[str] | None = None,
         protect: bool | None = None,
         fixed_name: bool = False,
+        after: Sequence[pulumi.Resource] = (),
         **fields: Any,
     ) -> KubernetesObject:
         """Declare an object as a child of the component.
@@ -85,6 +86,7 @@ class KubernetesComponent(pulumi.ComponentResource):
             protect: Refuse to delete it; None for what the component has.
             fixed_name: Call it in the cluster as it is called here. One that is replaced keeps its name then: pods that
                 run, and revisions that Argo may return to, still find it.
+            after: Resources that it needs and does not refer to.
             fields: The fields next to the metadata, such as `spec`.
         """
         name, metadata = self.child_name(suffix), self.metadata(annotations)
@@ -93,7 +95,9 @@ class KubernetesComponent(pulumi.ComponentResource):
         return KubernetesObject(
             name,
             {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields},
-            opts=pulumi.ResourceOptions(parent=self, protect=protect, ignore_changes=list(ignore_changes or [])),
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=protect, ignore_changes=list(ignore_changes or []), depends_on=list(after)
+            ),
         )
 
 
