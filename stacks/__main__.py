@@ -14,6 +14,7 @@ from modelworks.stack import (
     secret,
     stack_config,
     tag_everything,
+    volume_driver,
 )
 
 
@@ -41,6 +42,7 @@ environment = Environment(
         "namespace": (cluster.namespace or f"modelworks-{stack}") if settings.registry else None,
         "install_argo_rollouts": cluster.install_argo_rollouts,
         "oidc_issuer": cluster.oidc_issuer,
+        "volume_driver": volume_driver(settings),
         "key_deletion_days": settings.key_deletion_days,
         "protect": settings.protect,
     },
@@ -61,8 +63,11 @@ if settings.registry:
             "host": f"registry.{domain}",
             # A stack with a registry and without its password is refused before.
             "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
-            "postgres_uri": secret(config.secrets.registry_database),
+            "postgres_uri": secret(
+                config.secrets.registry_database if settings.registry.database == "postgres" else None
+            ),
             "volume_gib": settings.registry.volume_gib,
+            "storage_class": environment.volumes.name if environment.volumes else None,
             "noncurrent_days": settings.registry.noncurrent_days,
             "protect": settings.protect,
         },

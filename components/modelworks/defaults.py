@@ -16,6 +16,7 @@ ENVIRONMENT: Final[Defaults] = {
     "namespace": None,
     "install_argo_rollouts": False,
     "oidc_issuer": None,
+    "volume_driver": None,
     "key_deletion_days": 30,
     "protect": True,
 }
@@ -25,6 +26,7 @@ BUDGET: Final[Defaults] = {
 }
 REGISTRY: Final[Defaults] = {
     "postgres_uri": None,
+    "storage_class": None,
     "volume_gib": 5,
     "noncurrent_days": 90,
     "protect": True,

@@ -9,7 +9,7 @@ import pulumi_aws as aws
 from modelworks._resources.argo_rollouts import ArgoRollouts, argo_rollouts
 from modelworks._resources.arguments import checked
 from modelworks._resources.iam import policy_document
-from modelworks._resources.kubernetes import KubernetesObject, restricted_namespace
+from modelworks._resources.kubernetes import KubernetesObject, labels, restricted_namespace
 
 
 class BudgetArgs(TypedDict):
@@ -48,6 +48,10 @@ class EnvironmentArgs(TypedDict):
     oidc_issuer: NotRequired[pulumi.Input[str] | None]
     """The cluster's OIDC issuer without `https://`. Required for `install_argo_rollouts`. Default: none."""
 
+    volume_driver: NotRequired[str | None]
+    """CSI driver of volumes that are encrypted with the key, for which a StorageClass is declared:
+    `ebs.csi.aws.com`, or `ebs.csi.eks.amazonaws.com` of EKS Auto Mode. Needs `namespace`. Default: none."""
+
     key_deletion_days: NotRequired[int]
     """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
 
@@ -79,11 +83,12 @@ class Environment(pulumi.ComponentResource):
         super().__init__("modelworks:index:Environment", name, {}, opts)
         account = pulumi.Output.from_input(args["account_id"])
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
-        self.key = self._key(name, account, args["key_deletion_days"])
+        self.key = self._key(name, account, args["key_deletion_days"], volumes=bool(args["volume_driver"]))
         self.alerts = self._alerts_topic(name, account)
         self.subscriptions = self._subscriptions(name, args["alert_emails"])
         self.budget = self._budget(name, args["budget"]) if args["budget"] else None
         self.home = self._home(name, args["namespace"]) if args["namespace"] else None
+        self.volumes = self._volumes(name, args) if args["volume_driver"] else None
         self.argo_rollouts = self._argo_rollouts(name, args) if args["install_argo_rollouts"] else None
         self.key_arn = self.key.arn
         self.alerts_topic_arn = self.alerts.arn
@@ -92,13 +97,15 @@ class Environment(pulumi.ComponentResource):
             {"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn, "namespace": self.namespace}
         )
 
-    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> "aws.kms.Key":
+    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int, *, volumes: bool) -> "aws.kms.Key":
+        partition, region = aws.get_partition_output(), aws.get_region_output().region
+        facts = pulumi.Output.all(account, partition.partition, pulumi.Output.concat(region, ".", partition.dns_suffix))
         key = aws.kms.Key(
             f"{name}-key",
             description=f"Encrypts what the environment {name} stores",
             enable_key_rotation=True,
             deletion_window_in_days=deletion_days,
-            policy=pulumi.Output.all(account, aws.get_partition_output().partition).apply(lambda v: _key_policy(*v)),
+            policy=facts.apply(lambda found: _key_policy(*found, volumes=volumes)),
             opts=pulumi.ResourceOptions(parent=self, protect=self._protect_data),
         )
         aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
@@ -155,6 +162,25 @@ class Environment(pulumi.ComponentResource):
     def _home(self, name: str, namespace: str) -> KubernetesObject:
         return restricted_namespace(name, parent=self, namespace=namespace, protect=self._protect_data)
 
+    def _volumes(self, name: str, args: EnvironmentArgs) -> KubernetesObject:
+        # The name in the cluster is stated: a claim cannot change its class, and this one may be replaced under it.
+        home = f"{args['namespace']}-encrypted"
+        return KubernetesObject(
+            f"{name}-volumes",
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": {"name": home, "labels": labels(name, "storage-class")},
+                "provisioner": args["volume_driver"],
+                "parameters": {"type": "gp3", "encrypted": "true", "kmsKeyId": self.key.arn},
+                # A volume is of one zone: that of the pod, which is scheduled first.
+                "volumeBindingMode": "WaitForFirstConsumer",
+                "allowVolumeExpansion": True,
+                "reclaimPolicy": "Delete",
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
     def _argo_rollouts(self, name: str, args: EnvironmentArgs) -> ArgoRollouts:
         return argo_rollouts(
             f"{name}-argo-rollouts", parent=self, account_id=args["account_id"], oidc_issuer=args["oidc_issuer"] or ""
@@ -162,6 +188,8 @@ class Environment(pulumi.ComponentResource):
 
 
 def _refuse_out_of_range(args: EnvironmentArgs) -> None:
+    if args["volume_driver"] and not args["namespace"]:
+        raise ValueError("volume_driver needs namespace: the StorageClass is named after it")
     if args["install_argo_rollouts"] and args["oidc_issuer"] is None:
         raise ValueError("install_argo_rollouts needs oidc_issuer: by it the controller assumes its role")
     days = args["key_deletion_days"]
@@ -173,14 +201,25 @@ def _refuse_out_of_range(args: EnvironmentArgs) -> None:
             raise ValueError(f"budget.{field} must be above 0, got {value}")
 
 
-def _key_policy(account: str, partition: str) -> str:
+def _key_policy(account: str, partition: str, region: str, *, volumes: bool) -> str:
     """Who may use the key.
 
     The account's own IAM policies decide about people and roles, as AWS advises ("Allows access to the AWS account and
     enables IAM policies", KMS developer guide, default key policy); services that publish alerts may use it for that.
+    Volumes of the account may be encrypted with it by whoever may make and attach them there, as with AWS's own key for
+    EBS: which role the cluster's driver has is not this program's to decide.
     """
+    by_volumes = {
+        "Sid": "VolumesAreEncrypted",
+        "Effect": "Allow",
+        "Principal": {"AWS": "*"},
+        "Action": ["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+        "Resource": "*",
+        "Condition": {"StringEquals": {"kms:CallerAccount": account, "kms:ViaService": f"ec2.{region}"}},
+    }
     return policy_document(
         [
+            *([by_volumes] if volumes else []),
             {
                 "Sid": "AccountDecidesByIam",
                 "Effect": "Allow",

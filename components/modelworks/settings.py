@@ -85,6 +85,9 @@ class Cluster(_Strict):
     install_argo_rollouts: bool = defaults.ENVIRONMENT["install_argo_rollouts"]
     """Install Argo Rollouts with its Helm chart, with a role that may read CloudWatch. Off: the cluster has it, and
     `modelworks up` checks that it has a region."""
+    volume_driver: Literal["ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com"] = "ebs.csi.aws.com"
+    """CSI driver of the registry's volume, which the environment's key encrypts: that of the EKS add-on, or of EKS
+    Auto Mode. A laptop has a class of its own."""
     runtime_image: ImageDigest | None = None
     """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none;
     refused elsewhere."""

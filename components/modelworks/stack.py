@@ -20,7 +20,7 @@ from modelworks.errors import ModelworksError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from modelworks.settings import StackConfig
+    from modelworks.settings import Settings, StackConfig
 
 
 def stack_config() -> "StackConfig":
@@ -183,6 +183,13 @@ def commit() -> str:
     except ModelworksError:
         return ""
     return described.decode().strip()
+
+
+def volume_driver(settings: "Settings") -> str | None:
+    """The CSI driver of the environment's volumes; None where it has none, or a laptop brings its own class."""
+    if _emulated() or settings.registry is None or settings.registry.database != "embedded":
+        return None
+    return settings.cluster.volume_driver
 
 
 def secret(value: str | None) -> pulumi.Output[str] | None:

@@ -167,3 +167,29 @@ def test_the_controller_starts_when_its_role_may_do_what_it_needs():
 def test_a_controller_without_an_issuer_is_refused():
     with pytest.raises(ValueError, match="install_argo_rollouts needs oidc_issuer"):
         environment(install_argo_rollouts=True)
+
+
+STORAGE = "kubernetes:storage.k8s.io/v1:StorageClass"
+
+
+@pytest.mark.parametrize("driver", ["ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com"])
+def test_volumes_are_encrypted_with_the_key_in_the_zone_of_their_pod_and_can_grow(driver):
+    found = environment(namespace="ours", volume_driver=driver).one(STORAGE)
+    assert (found["metadata"]["name"], found["provisioner"]) == ("ours-encrypted", driver)
+    assert found["parameters"] == {"type": "gp3", "encrypted": "true", "kmsKeyId": "arn:aws:mock:::dev-key"}
+    assert (found["volumeBindingMode"], found["allowVolumeExpansion"]) == ("WaitForFirstConsumer", True)
+
+
+def test_the_key_serves_volumes_of_the_own_account_and_region_alone_and_only_where_there_are_any():
+    key = environment(namespace="ours", volume_driver="ebs.csi.aws.com").one(KEY)
+    allowed = statements(key["policy"])["VolumesAreEncrypted"]
+    assert allowed["Condition"] == {
+        "StringEquals": {"kms:CallerAccount": ACCOUNT, "kms:ViaService": "ec2.eu-central-1.amazonaws.com"}
+    }
+    assert not [action for action in allowed["Action"] if action in {"kms:*", "kms:Encrypt", "kms:PutKeyPolicy"}]
+    assert "VolumesAreEncrypted" not in statements(environment(namespace="ours").one(KEY)["policy"])
+
+
+def test_a_class_without_a_namespace_to_be_named_after_is_refused():
+    with pytest.raises(ValueError, match="volume_driver needs namespace"):
+        environment(volume_driver="ebs.csi.aws.com")

@@ -61,6 +61,21 @@ def test_a_release_line_is_all_that_an_endpoint_needs(stack):
     assert "@sha256:" in template["spec"]["containers"][0]["image"]
 
 
+def test_the_registrys_volume_is_of_a_class_that_the_environments_key_encrypts():
+    declared = evaluated("dev")
+    claim = declared.one("kubernetes:core/v1:PersistentVolumeClaim")
+    assert claim["spec"]["storageClassName"] == "modelworks-dev-encrypted"
+    storage = declared.one("kubernetes:storage.k8s.io/v1:StorageClass")
+    assert storage["metadata"]["name"] == "modelworks-dev-encrypted"
+    assert storage["parameters"] == {"type": "gp3", "encrypted": "true", "kmsKeyId": "arn:aws:mock:::dev-key"}
+
+
+def test_on_the_laptop_the_volume_is_of_the_laptops_own_class():
+    declared = evaluated("local")
+    assert "storageClassName" not in declared.one("kubernetes:core/v1:PersistentVolumeClaim")["spec"]
+    assert declared.all("kubernetes:storage.k8s.io/v1:StorageClass") == {}
+
+
 def test_endpoints_come_after_the_argo_that_the_stack_installs():
     settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
     settings["cluster"]["install_argo_rollouts"] = True
@@ -73,8 +88,10 @@ def test_endpoints_come_after_the_argo_that_the_stack_installs():
 
 
 def test_stacks_differ_by_config_alone():
-    embedded = "kubernetes:core/v1:PersistentVolumeClaim"
-    shapes = {stack: sorted(token for token, _ in evaluated(stack).resources if token != embedded) for stack in REAL}
+    embedded = {"kubernetes:core/v1:PersistentVolumeClaim", "kubernetes:storage.k8s.io/v1:StorageClass"}
+    shapes = {
+        stack: sorted(token for token, _ in evaluated(stack).resources if token not in embedded) for stack in REAL
+    }
     assert shapes["dev"] == shapes["staging"] == shapes["prod"]
 
 
