@@ -11,6 +11,10 @@ from modelworks._resources.arguments import checked
 from modelworks._resources.iam import policy_document
 from modelworks._resources.kubernetes import KubernetesObject, labels, restricted_namespace
 
+_READY_WHEN_REACHED = {"elbv2.k8s.aws/pod-readiness-gate-inject": "enabled"}
+"""The AWS load balancer controller adds a condition to new pods: they are ready when the load balancer reaches them. So
+no pod of the last version ends before."""
+
 
 class BudgetArgs(TypedDict):
     """A monthly limit on what the account costs. It alerts; it stops nothing."""
@@ -115,7 +119,7 @@ class Environment(pulumi.ComponentResource):
         topic = aws.sns.Topic(
             f"{name}-alerts", kms_master_key_id=self.key.arn, opts=pulumi.ResourceOptions(parent=self)
         )
-        aws.sns.TopicPolicy(
+        self.alerts_policy = aws.sns.TopicPolicy(
             f"{name}-alerts-policy",
             arn=topic.arn,
             policy=pulumi.Output.all(topic.arn, account).apply(lambda v: _topic_policy(*v)),
@@ -156,11 +160,14 @@ class Environment(pulumi.ComponentResource):
                 alert("ACTUAL", budget["actual_percent"]),
                 alert("FORECASTED", budget["forecast_percent"]),
             ],
-            opts=pulumi.ResourceOptions(parent=self),
+            # AWS refuses a budget whose topic does not let it publish.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[self.alerts_policy]),
         )
 
     def _home(self, name: str, namespace: str) -> KubernetesObject:
-        return restricted_namespace(name, parent=self, namespace=namespace, protect=self._protect_data)
+        return restricted_namespace(
+            name, parent=self, namespace=namespace, protect=self._protect_data, more=_READY_WHEN_REACHED
+        )
 
     def _volumes(self, name: str, args: EnvironmentArgs) -> KubernetesObject:
         # The name in the cluster is stated: a claim cannot change its class, and this one may be replaced under it.

@@ -172,7 +172,8 @@ class Limits(_Strict):
     rejected_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["rejected_ratio"]
     """Requests turned away because the endpoint is full."""
     period_seconds: Literal[10, 60, 300] = defaults.LIMITS["period_seconds"]
-    """Length of one datapoint, in seconds. 10 needs high-resolution metrics, which CloudWatch bills."""
+    """Length of one datapoint, in seconds. 10 is for laptops, and refused elsewhere: CloudWatch may take two minutes to
+    show a new series, and a canary is judged by three datapoints."""
 
 
 class Endpoint(_Strict):

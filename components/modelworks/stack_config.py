@@ -123,6 +123,12 @@ def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
     for path, host in {"cluster.domain": cluster.domain or "localhost", **hosts}.items():
         if f".{host}".endswith(".localhost"):
             yield path, f"hosts under {host} are on a laptop alone"
+    for name, endpoint in settings.endpoints.items():
+        if (seconds := endpoint.limits.period_seconds) < 60:
+            yield (
+                f"endpoints.{name}.limits.period_seconds",
+                f"datapoints of {seconds} s are judged before CloudWatch shows them, except on a laptop",
+            )
     needed = ["registry", *(["training"] if settings.training else []), *(["runtime"] if settings.endpoints else [])]
     for name in needed:
         image = getattr(cluster, f"{name}_image")

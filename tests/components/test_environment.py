@@ -193,3 +193,14 @@ def test_the_key_serves_volumes_of_the_own_account_and_region_alone_and_only_whe
 def test_a_class_without_a_namespace_to_be_named_after_is_refused():
     with pytest.raises(ValueError, match="volume_driver needs namespace"):
         environment(volume_driver="ebs.csi.aws.com")
+
+
+def test_pods_are_ready_when_the_load_balancer_reaches_them():
+    (home,) = environment(namespace="ours").all("kubernetes:core/v1:Namespace").values()
+    assert home["metadata"]["labels"]["elbv2.k8s.aws/pod-readiness-gate-inject"] == "enabled"
+
+
+def test_a_budget_comes_after_its_topic_lets_it_publish():
+    requests = environment(budget={"monthly_usd": 5}).requests()
+    (budget,) = [each for urn, each in requests.items() if BUDGET in urn]
+    assert any(TOPIC_POLICY in urn for urn in budget["dependencies"])

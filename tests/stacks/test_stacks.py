@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -116,7 +117,7 @@ def test_prod_is_refused_with_credentials_of_dev():
         evaluated("prod", account="111111111111")
 
 
-def laptops_own(stack: str, cluster: dict, **endpoint: str) -> list[str]:
+def laptops_own(stack: str, cluster: dict, **endpoint: Any) -> list[str]:
     """The settings that a stack of a real account is refused for, as its messages name them."""
     settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
     settings["cluster"] = {name: value for name, value in (settings["cluster"] | cluster).items() if value is not None}
@@ -160,6 +161,11 @@ def test_everything_that_only_a_laptop_serves_is_listed_at_once():
         "cluster.training_image",
         "cluster.runtime_image",
     ]
+
+
+def test_a_real_account_is_refused_datapoints_that_cloudwatch_does_not_show_in_time():
+    path = "endpoints.flight-delay.limits.period_seconds"
+    assert laptops_own("dev", {}, limits={"period_seconds": 10}) == [path]
 
 
 def test_a_domain_that_only_ends_like_the_laptops_is_a_real_one():

@@ -132,11 +132,23 @@ def _plugin_version() -> str:
 
 
 def restricted_namespace(
-    name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str], protect: bool | None = None
+    name: str,
+    *,
+    parent: pulumi.Resource,
+    namespace: pulumi.Input[str],
+    protect: bool | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> KubernetesObject:
     """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
 
     A separate network policy allows the connections that a pod needs.
+
+    Args:
+        name: Name of the namespace as a resource.
+        parent: The component it belongs to.
+        namespace: Its name in the cluster.
+        protect: Refuse to delete it; None for what the parent has.
+        more: Further labels.
     """
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
     home = KubernetesObject(
@@ -144,7 +156,7 @@ def restricted_namespace(
         {
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": namespace, "labels": {**labels(name, "namespace"), **level}},
+            "metadata": {"name": namespace, "labels": {**labels(name, "namespace"), **level, **(more or {})}},
         },
         opts=pulumi.ResourceOptions(parent=parent, protect=protect),
     )
