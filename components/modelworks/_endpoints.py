@@ -16,9 +16,9 @@ def aws_endpoint(service: str, *, named: Any, variables: Mapping[str, str]) -> s
         named: The stack's `aws:endpoints`: mappings of services to addresses.
         variables: The environment of the engine.
     """
-    for addresses in named if isinstance(named, list) else [named or {}]:
-        if url := addresses.get(service):
-            return str(url)
+    for addresses in named if isinstance(named, list) else [named]:
+        if isinstance(addresses, Mapping) and addresses.get(service):  # the provider refuses what is none
+            return str(addresses[service])
     if variables.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
     own = f"AWS_ENDPOINT_URL_{service.replace('-', '_').upper()}"

@@ -185,6 +185,12 @@ def test_addresses_of_services_are_the_stacks_then_the_variables():
     assert session.resource("s3").meta.client.meta.endpoint_url == "http://127.0.0.1:2"
 
 
+@pytest.mark.parametrize("endpoints", ["http://127.0.0.1:9", ["http://127.0.0.1:9"], 7, [], {}, [None]])
+def test_addresses_that_are_no_mapping_are_the_providers_to_refuse(endpoints):
+    session = accounts._started(config(endpoints=endpoints), SHELL)
+    assert session.client("sqs").meta.endpoint_url == f"https://sqs.{REGION}.amazonaws.com"
+
+
 # -- What the engine says of a stack ---------------------------------------------------------------------------------
 class Answers(Engine):
     """An engine that answers as Pulumi does."""

@@ -232,6 +232,8 @@ def engine_of(environment: str) -> Engine:
     if on_laptop:
         from modelworks.laptop import environments  # heavy, and not needed for a real cloud
 
+        # Whatever the shell states about AWS (a token, the address of one service) is of another account.
+        variables = {name: value for name, value in variables.items() if not name.startswith("AWS_")}
         variables |= environments.environment_variables(place, environment)
     else:
         variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
