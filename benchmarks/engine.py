@@ -135,7 +135,7 @@ declare(
     lambda: runpy.run_path("stacks", run_name="__main__"),
     stack="local",
     config=config,
-    mocks=Declared(caller_arn="arn:aws:iam::000000000000:user/moto"),
+    mocks=Declared(caller_arn="arn:aws:iam::000000000000:user/somebody"),
 )
 """
 

@@ -174,7 +174,8 @@ class _Echo(pulumi.runtime.Mocks):
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         del args  # only ever asked who calls, and where
-        return {"accountId": "000000000000", "arn": "arn:aws:iam::000000000000:user/you", "partition": "aws"}
+        caller = {"accountId": "000000000000", "arn": "arn:aws:iam::000000000000:user/you"}
+        return {**caller, "partition": "aws", "dnsSuffix": "amazonaws.com", "region": "eu-central-1"}
 
 
 def _resources(component: str, example: Path) -> list[tuple[str, str, str]]:

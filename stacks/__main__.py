@@ -14,6 +14,7 @@ from modelworks.stack import (
     secret,
     stack_config,
     tag_everything,
+    volume_driver,
 )
 
 
@@ -40,6 +41,8 @@ environment = Environment(
         "budget": arguments(settings.budget),
         "namespace": (cluster.namespace or f"modelworks-{stack}") if settings.registry else None,
         "install_argo_rollouts": cluster.install_argo_rollouts,
+        "oidc_issuer": cluster.oidc_issuer,
+        "volume_driver": volume_driver(settings),
         "key_deletion_days": settings.key_deletion_days,
         "protect": settings.protect,
     },
@@ -60,8 +63,11 @@ if settings.registry:
             "host": f"registry.{domain}",
             # A stack with a registry and without its password is refused before.
             "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
-            "postgres_uri": secret(config.secrets.registry_database),
+            "postgres_uri": secret(
+                config.secrets.registry_database if settings.registry.database == "postgres" else None
+            ),
             "volume_gib": settings.registry.volume_gib,
+            "storage_class": environment.volumes.name if environment.volumes else None,
             "noncurrent_days": settings.registry.noncurrent_days,
             "protect": settings.protect,
         },
@@ -85,6 +91,9 @@ if settings.registry and settings.training:
     )
     pulumi.export("training", training.place)
 
+# A Rollout is of a kind that comes with Argo.
+argo = environment.argo_rollouts
+after_argo = pulumi.ResourceOptions(depends_on=[argo.release] if argo else None)
 endpoints = {
     model: ModelEndpoint(
         model,
@@ -101,6 +110,7 @@ endpoints = {
             "trusted_keys": settings.trusted_keys,
             "tokens": secret(config.secrets.tokens.get(model)),
         },
+        after_argo,
     )
     for model, endpoint in settings.endpoints.items()
     if model in config.releases

@@ -20,6 +20,12 @@ ACCOUNT = "111111111111"
 ROOT = Path(__file__).parents[1]
 
 
+def laptop_shell(environment: str) -> dict[str, str]:
+    """What a program reads of a shell that points at an environment of the laptop."""
+    backend = f"file:///laptop/environments/{environment}/backend"
+    return {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PULUMI_BACKEND_URL": backend}
+
+
 @dataclass
 class Declared(pulumi.runtime.Mocks):
     """Every resource by token and name, with its inputs as the engine would get them."""

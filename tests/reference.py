@@ -6,9 +6,10 @@ import json
 import runpy
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
-from mocks import ROOT, Declared, declare
+from mocks import ROOT, Declared, declare, laptop_shell
 
 FILES = {
     "local": ROOT / "stacks/local.template.yaml",
@@ -26,6 +27,9 @@ def evaluated(stack: str, account: str | None = None, **changes: Any) -> Declare
     account = account or config["aws:allowedAccountIds"][0]
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     mocks = Declared(caller_arn=f"arn:aws:iam::{account}:user/somebody")
-    return declare(
-        lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=mocks
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in laptop_shell(stack).items() if stack == "local" else ():
+            patch.setenv(name, value)
+        return declare(
+            lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=mocks
+        )

@@ -35,6 +35,8 @@ FULLEST: dict[str, dict[str, Any]] = {
         "budget": {"monthly_usd": 5},
         "namespace": "modelworks-dev",
         "install_argo_rollouts": True,
+        "oidc_issuer": "oidc.example/id",
+        "volume_driver": "ebs.csi.aws.com",
     },
     "ModelEndpoint": {
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},

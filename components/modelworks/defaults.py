@@ -15,6 +15,8 @@ ENVIRONMENT: Final[Defaults] = {
     "budget": None,
     "namespace": None,
     "install_argo_rollouts": False,
+    "oidc_issuer": None,
+    "volume_driver": None,
     "key_deletion_days": 30,
     "protect": True,
 }
@@ -24,6 +26,7 @@ BUDGET: Final[Defaults] = {
 }
 REGISTRY: Final[Defaults] = {
     "postgres_uri": None,
+    "storage_class": None,
     "volume_gib": 5,
     "noncurrent_days": 90,
     "protect": True,
@@ -68,6 +71,11 @@ LIMITS: Final[Defaults] = {
     "rejected_ratio": 0.05,
     "period_seconds": 60,
 }
+
+LAPTOP_ISSUER: Final = "laptop.modelworks.internal"
+"""The OIDC issuer of the laptop's cluster."""
+LAPTOP_IMAGES: Final = "modelworks.invalid"
+"""The host in the names of images that nobody pulls: a laptop runs commands as processes."""
 
 OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "BudgetArgs": BUDGET,

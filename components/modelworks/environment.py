@@ -6,12 +6,14 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
+from modelworks._resources.argo_rollouts import ArgoRollouts, argo_rollouts
 from modelworks._resources.arguments import checked
 from modelworks._resources.iam import policy_document
-from modelworks._resources.kubernetes import KubernetesObject, restricted_namespace
+from modelworks._resources.kubernetes import KubernetesObject, labels, restricted_namespace
 
-_ARGO_ROLLOUTS_CHART = "2.40.5"
-"""Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
+_READY_WHEN_REACHED = {"elbv2.k8s.aws/pod-readiness-gate-inject": "enabled"}
+"""The AWS load balancer controller adds a condition to new pods: they are ready when the load balancer reaches them. So
+no pod of the last version ends before."""
 
 
 class BudgetArgs(TypedDict):
@@ -44,7 +46,15 @@ class EnvironmentArgs(TypedDict):
     all that no policy of theirs allows. Default: none."""
 
     install_argo_rollouts: NotRequired[bool]
-    """Install Argo Rollouts, which endpoints need, with its Helm chart. Default false: the cluster has it."""
+    """Install Argo Rollouts, which endpoints need, with its Helm chart and a role that may read metrics. Default false:
+    the cluster has it."""
+
+    oidc_issuer: NotRequired[pulumi.Input[str] | None]
+    """The cluster's OIDC issuer without `https://`. Required for `install_argo_rollouts`. Default: none."""
+
+    volume_driver: NotRequired[str | None]
+    """CSI driver of volumes that are encrypted with the key, for which a StorageClass is declared:
+    `ebs.csi.aws.com`, or `ebs.csi.eks.amazonaws.com` of EKS Auto Mode. Needs `namespace`. Default: none."""
 
     key_deletion_days: NotRequired[int]
     """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
@@ -77,12 +87,13 @@ class Environment(pulumi.ComponentResource):
         super().__init__("modelworks:index:Environment", name, {}, opts)
         account = pulumi.Output.from_input(args["account_id"])
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
-        self.key = self._key(name, account, args["key_deletion_days"])
+        self.key = self._key(name, account, args["key_deletion_days"], volumes=bool(args["volume_driver"]))
         self.alerts = self._alerts_topic(name, account)
         self.subscriptions = self._subscriptions(name, args["alert_emails"])
         self.budget = self._budget(name, args["budget"]) if args["budget"] else None
         self.home = self._home(name, args["namespace"]) if args["namespace"] else None
-        self.argo_rollouts = self._argo_rollouts(name) if args["install_argo_rollouts"] else None
+        self.volumes = self._volumes(name, args) if args["volume_driver"] else None
+        self.argo_rollouts = self._argo_rollouts(name, args) if args["install_argo_rollouts"] else None
         self.key_arn = self.key.arn
         self.alerts_topic_arn = self.alerts.arn
         self.namespace = self.home.name if self.home else pulumi.Output.from_input("")
@@ -90,13 +101,15 @@ class Environment(pulumi.ComponentResource):
             {"key_arn": self.key_arn, "alerts_topic_arn": self.alerts_topic_arn, "namespace": self.namespace}
         )
 
-    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int) -> "aws.kms.Key":
+    def _key(self, name: str, account: pulumi.Output[str], deletion_days: int, *, volumes: bool) -> "aws.kms.Key":
+        partition, region = aws.get_partition_output(), aws.get_region_output().region
+        facts = pulumi.Output.all(account, partition.partition, pulumi.Output.concat(region, ".", partition.dns_suffix))
         key = aws.kms.Key(
             f"{name}-key",
             description=f"Encrypts what the environment {name} stores",
             enable_key_rotation=True,
             deletion_window_in_days=deletion_days,
-            policy=pulumi.Output.all(account, aws.get_partition_output().partition).apply(lambda v: _key_policy(*v)),
+            policy=facts.apply(lambda found: _key_policy(*found, volumes=volumes)),
             opts=pulumi.ResourceOptions(parent=self, protect=self._protect_data),
         )
         aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
@@ -106,7 +119,7 @@ class Environment(pulumi.ComponentResource):
         topic = aws.sns.Topic(
             f"{name}-alerts", kms_master_key_id=self.key.arn, opts=pulumi.ResourceOptions(parent=self)
         )
-        aws.sns.TopicPolicy(
+        self.alerts_policy = aws.sns.TopicPolicy(
             f"{name}-alerts-policy",
             arn=topic.arn,
             policy=pulumi.Output.all(topic.arn, account).apply(lambda v: _topic_policy(*v)),
@@ -147,27 +160,45 @@ class Environment(pulumi.ComponentResource):
                 alert("ACTUAL", budget["actual_percent"]),
                 alert("FORECASTED", budget["forecast_percent"]),
             ],
-            opts=pulumi.ResourceOptions(parent=self),
+            # AWS refuses a budget whose topic does not let it publish.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[self.alerts_policy]),
         )
 
     def _home(self, name: str, namespace: str) -> KubernetesObject:
-        return restricted_namespace(name, parent=self, namespace=namespace, protect=self._protect_data)
+        return restricted_namespace(
+            name, parent=self, namespace=namespace, protect=self._protect_data, more=_READY_WHEN_REACHED
+        )
 
-    def _argo_rollouts(self, name: str) -> pulumi.Resource:
-        from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it
-
-        return Release(
-            f"{name}-argo-rollouts",
-            chart="argo-rollouts",
-            version=_ARGO_ROLLOUTS_CHART,
-            namespace="argo-rollouts",
-            create_namespace=True,
-            repository_opts={"repo": "https://argoproj.github.io/argo-helm"},
+    def _volumes(self, name: str, args: EnvironmentArgs) -> KubernetesObject:
+        # The name in the cluster is stated: a claim cannot change its class, and this one may be replaced under it.
+        home = f"{args['namespace']}-encrypted"
+        return KubernetesObject(
+            f"{name}-volumes",
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": {"name": home, "labels": labels(name, "storage-class")},
+                "provisioner": args["volume_driver"],
+                "parameters": {"type": "gp3", "encrypted": "true", "kmsKeyId": self.key.arn},
+                # A volume is of one zone: that of the pod, which is scheduled first.
+                "volumeBindingMode": "WaitForFirstConsumer",
+                "allowVolumeExpansion": True,
+                "reclaimPolicy": "Delete",
+            },
             opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _argo_rollouts(self, name: str, args: EnvironmentArgs) -> ArgoRollouts:
+        return argo_rollouts(
+            f"{name}-argo-rollouts", parent=self, account_id=args["account_id"], oidc_issuer=args["oidc_issuer"] or ""
         )
 
 
 def _refuse_out_of_range(args: EnvironmentArgs) -> None:
+    if args["volume_driver"] and not args["namespace"]:
+        raise ValueError("volume_driver needs namespace: the StorageClass is named after it")
+    if args["install_argo_rollouts"] and args["oidc_issuer"] is None:
+        raise ValueError("install_argo_rollouts needs oidc_issuer: by it the controller assumes its role")
     days = args["key_deletion_days"]
     if not 7 <= days <= 30:
         raise ValueError(f"key_deletion_days must be from 7 to 30, as KMS has it, got {days}")
@@ -177,14 +208,25 @@ def _refuse_out_of_range(args: EnvironmentArgs) -> None:
             raise ValueError(f"budget.{field} must be above 0, got {value}")
 
 
-def _key_policy(account: str, partition: str) -> str:
+def _key_policy(account: str, partition: str, region: str, *, volumes: bool) -> str:
     """Who may use the key.
 
     The account's own IAM policies decide about people and roles, as AWS advises ("Allows access to the AWS account and
     enables IAM policies", KMS developer guide, default key policy); services that publish alerts may use it for that.
+    Volumes of the account may be encrypted with it by whoever may make and attach them there, as with AWS's own key for
+    EBS: which role the cluster's driver has is not this program's to decide.
     """
+    by_volumes = {
+        "Sid": "VolumesAreEncrypted",
+        "Effect": "Allow",
+        "Principal": {"AWS": "*"},
+        "Action": ["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+        "Resource": "*",
+        "Condition": {"StringEquals": {"kms:CallerAccount": account, "kms:ViaService": f"ec2.{region}"}},
+    }
     return policy_document(
         [
+            *([by_volumes] if volumes else []),
             {
                 "Sid": "AccountDecidesByIam",
                 "Effect": "Allow",

@@ -224,6 +224,7 @@ class ModelEndpoint(KubernetesComponent):
             annotations={**release_annotations(release), "pulumi.com/patchForce": "true"},
             # The autoscaler decides how many from then on.
             ignore_changes=["spec.replicas"],
+            after=[self.identity.policy],
             spec={
                 "replicas": self._args["minimum_replicas"],
                 # Git knows what to go back to. And Argo holds no release to its deadline as long as it keeps the

@@ -39,6 +39,9 @@ class ModelRegistryArgs(TypedDict):
     volume_gib: NotRequired[int]
     """Size of the volume of the embedded database, in GiB. Default 5."""
 
+    storage_class: NotRequired[pulumi.Input[str] | None]
+    """StorageClass of that volume. Default: none, and the cluster's default class."""
+
     noncurrent_days: NotRequired[int]
     """Days a superseded or deleted bundle or artifact is kept. Default 90."""
 
@@ -140,9 +143,11 @@ class ModelRegistry(KubernetesComponent):
         )
 
     def _volume(self) -> KubernetesObject:
+        storage_class = self._args["storage_class"]
         spec = {
             "accessModes": ["ReadWriteOnce"],
             "resources": {"requests": {"storage": f"{self._args['volume_gib']}Gi"}},
+            **({"storageClassName": storage_class} if storage_class is not None else {}),
         }
         return self.object(
             "v1",
@@ -161,7 +166,7 @@ class ModelRegistry(KubernetesComponent):
             "selector": {"matchLabels": self.selector},
             "template": {"metadata": {"labels": self.labels}, "spec": self._pod()},
         }
-        return self.object("apps/v1", "Deployment", _SERVER, spec=spec)
+        return self.object("apps/v1", "Deployment", _SERVER, after=[self.identity.policy], spec=spec)
 
     def _pod(self) -> Manifest:
         claim = {"persistentVolumeClaim": {"claimName": self.volume.name}} if self.volume else {"emptyDir": {}}

@@ -77,14 +77,20 @@ class Cluster(_Strict):
 
     namespace: Namespace | None = None
     """Namespace of the environment's pods. Default: `modelworks-<stack>`."""
-    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = "laptop.modelworks.internal"
-    """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles."""
+    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = defaults.LAPTOP_ISSUER
+    """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles. The default is the
+    laptop's, and refused elsewhere."""
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
     """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
     install_argo_rollouts: bool = defaults.ENVIRONMENT["install_argo_rollouts"]
-    """Install Argo Rollouts with its Helm chart. Off: the cluster has it."""
+    """Install Argo Rollouts with its Helm chart, with a role that may read CloudWatch. Off: the cluster has it, and
+    `modelworks up` checks that it has a region."""
+    volume_driver: Literal["ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com"] = "ebs.csi.aws.com"
+    """CSI driver of the registry's volume, which the environment's key encrypts: that of the EKS add-on, or of EKS
+    Auto Mode. A laptop has a class of its own."""
     runtime_image: ImageDigest | None = None
-    """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none."""
+    """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none;
+    refused elsewhere."""
     registry_image: ImageDigest | None = None
     """Image of the MLflow server, by digest. Default: as above."""
     training_image: ImageDigest | None = None
@@ -166,7 +172,8 @@ class Limits(_Strict):
     rejected_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["rejected_ratio"]
     """Requests turned away because the endpoint is full."""
     period_seconds: Literal[10, 60, 300] = defaults.LIMITS["period_seconds"]
-    """Length of one datapoint, in seconds. 10 needs high-resolution metrics, which CloudWatch bills."""
+    """Length of one datapoint, in seconds. 10 is for laptops, and refused elsewhere: CloudWatch may take two minutes to
+    show a new series, and a canary is judged by three datapoints."""
 
 
 class Endpoint(_Strict):

@@ -12,29 +12,33 @@ import pulumi
 import pulumi_aws as aws
 from pulumi.runtime.config import CONFIG, is_config_secret
 
+from modelworks import defaults
+from modelworks._endpoints import is_emulated
 from modelworks._git import git
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from modelworks.settings import StackConfig
-
-_EMULATOR_USER = ":user/moto"
-"""How the ARN of the caller ends when the AWS that answers is the emulator."""
+    from modelworks.settings import Settings, StackConfig
 
 
 def stack_config() -> "StackConfig":
     """The checked settings of the current stack.
 
     Raises:
-        ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file.
+        ModelworksError: The stack's config breaks a rule; every mistake is named with its path in the file. Or it
+            leaves something as a laptop has it, and AWS is not the laptop's.
     """
-    from modelworks.stack_config import parse  # Pydantic is for programs that have settings of ours
+    from modelworks.stack_config import parse, refuse_laptop  # Pydantic is for programs that have settings of ours
 
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]
-    return parse(config, source=f"stacks/Pulumi.{pulumi.get_stack()}.yaml", secret_keys=secret_keys)
+    source = f"stacks/Pulumi.{pulumi.get_stack()}.yaml"
+    parsed = parse(config, source=source, secret_keys=secret_keys)
+    if not _emulated():
+        refuse_laptop(parsed, source=source)
+    return parsed
 
 
 def arguments(part: "BaseModel | None") -> Any:
@@ -68,7 +72,7 @@ def require_account(allowed: Sequence[str]) -> str:
     check_place(
         stack=pulumi.get_stack(),
         backend=os.environ.get("PULUMI_BACKEND_URL", ""),
-        emulated=caller.arn.endswith(_EMULATOR_USER),
+        emulated=_emulated(),
     )
     if caller.account_id not in allowed:
         raise ModelworksError(
@@ -77,6 +81,11 @@ def require_account(allowed: Sequence[str]) -> str:
             fix="Use credentials of the pinned account.",
         )
     return caller.account_id
+
+
+def _emulated() -> bool:
+    """Whether AWS is an emulator, by the addresses that the provider uses: no name in an account decides it."""
+    return is_emulated(named=_value(CONFIG.get().get("aws:endpoints")), variables=os.environ)
 
 
 def check_place(*, stack: str, backend: str, emulated: bool) -> None:
@@ -176,6 +185,13 @@ def commit() -> str:
     return described.decode().strip()
 
 
+def volume_driver(settings: "Settings") -> str | None:
+    """The CSI driver of the environment's volumes; None where it has none, or a laptop brings its own class."""
+    if _emulated() or settings.registry is None or settings.registry.database != "embedded":
+        return None
+    return settings.cluster.volume_driver
+
+
 def secret(value: str | None) -> pulumi.Output[str] | None:
     """`value` as the engine keeps secrets: encrypted in the state, masked in every output."""
     return None if value is None else pulumi.Output.secret(value)
@@ -187,8 +203,13 @@ def lock_image(name: str) -> str:
     Its digest is that of the project's lock, so that changed packages roll out as a changed image would.
 
     Raises:
-        ModelworksError: The project has no `uv.lock`.
+        ModelworksError: AWS is not the laptop's, or the project has no `uv.lock`.
     """
+    if not _emulated():
+        raise ModelworksError(
+            f"the program names no {name} image, and the laptop's stand-in cannot be pulled from anywhere",
+            fix=f"Name an image by its digest: cluster.{name}_image in the stack's settings.",
+        )
     lock = Path(pulumi.runtime.get_root_directory()) / "uv.lock"
     try:
         digest = hashlib.sha256(lock.read_bytes()).hexdigest()
@@ -197,4 +218,4 @@ def lock_image(name: str) -> str:
             f"there is no {lock} to name the {name} image after",
             fix=f"Name an image in the stack's settings: cluster.{name}_image.",
         ) from error
-    return f"modelworks.invalid/{name}@sha256:{digest}"
+    return f"{defaults.LAPTOP_IMAGES}/{name}@sha256:{digest}"

@@ -16,9 +16,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
+from modelworks import defaults
 from modelworks._spelling import did_you_mean
 from modelworks.errors import ModelworksError
-from modelworks.settings import ACCOUNTS_KEY, RELEASES_KEY, SECRETS_KEY, SETTINGS_KEY, StackConfig
+from modelworks.settings import ACCOUNTS_KEY, RELEASES_KEY, SECRETS_KEY, SETTINGS_KEY, Settings, StackConfig
 
 _KEYS = {"settings": SETTINGS_KEY, "releases": RELEASES_KEY, "account_ids": ACCOUNTS_KEY, "secrets": SECRETS_KEY}
 
@@ -92,6 +93,47 @@ def _with_placeholders(value: Any) -> Any:
     if isinstance(value, dict):
         return "(encrypted value)" if set(value) == {"secure"} else {k: _with_placeholders(v) for k, v in value.items()}
     return [_with_placeholders(item) for item in value] if isinstance(value, list) else value
+
+
+def refuse_laptop(config: StackConfig, *, source: str) -> None:
+    """Refuse what only a laptop serves: a host, an image or an issuer of its own, stated or left as it is by default.
+
+    Args:
+        config: The parsed config.
+        source: Where it comes from, for messages.
+
+    Raises:
+        ModelworksError: There is some; all of it is listed at once.
+    """
+    if found := list(_of_laptop(config.settings)):
+        raise ModelworksError(
+            "\n".join(f"{source}: config.{SETTINGS_KEY}.{path}: {why}, and AWS is a real one" for path, why in found),
+            fix=f"State them in {source}, or rehearse the stack on the laptop: `modelworks laptop up STACK`.",
+        )
+
+
+def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each setting that only a laptop serves: its path, and what it is."""
+    if not settings.registry:
+        return  # nothing of it is in a cluster
+    cluster = settings.cluster
+    if cluster.oidc_issuer == defaults.LAPTOP_ISSUER:
+        yield "cluster.oidc_issuer", f"{cluster.oidc_issuer} is the laptop's"
+    hosts = {f"endpoints.{name}.host": endpoint.host for name, endpoint in settings.endpoints.items() if endpoint.host}
+    for path, host in {"cluster.domain": cluster.domain or "localhost", **hosts}.items():
+        if f".{host}".endswith(".localhost"):
+            yield path, f"hosts under {host} are on a laptop alone"
+    for name, endpoint in settings.endpoints.items():
+        if (seconds := endpoint.limits.period_seconds) < 60:
+            yield (
+                f"endpoints.{name}.limits.period_seconds",
+                f"datapoints of {seconds} s are judged before CloudWatch shows them, except on a laptop",
+            )
+    needed = ["registry", *(["training"] if settings.training else []), *(["runtime"] if settings.endpoints else [])]
+    for name in needed:
+        image = getattr(cluster, f"{name}_image")
+        if not image or image.startswith(f"{defaults.LAPTOP_IMAGES}/"):
+            yield f"cluster.{name}_image", "the stand-in of the laptop, which its default is, cannot be pulled"
 
 
 def schema() -> dict[str, Any]:

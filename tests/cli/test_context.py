@@ -49,6 +49,20 @@ def test_the_process_resolves_names_as_it_did_before(monkeypatch):
     assert socket.getaddrinfo is resolve
 
 
+def test_on_the_laptop_nothing_that_the_shell_states_about_another_account_is_used(laptop, monkeypatch, tmp_path):
+    (tmp_path / "Pulumi.yaml").write_text("name: project\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-a-real-account")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.com")
+    monkeypatch.setattr("modelworks.cli.context.Place.environments", lambda _: ["dev"])
+    monkeypatch.setattr("modelworks.cli.context.toolchain.ensure", lambda _: {"pulumi": tmp_path / "pulumi"})
+    own = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "laptop"}
+    monkeypatch.setattr("modelworks.laptop.environments.environment_variables", lambda *_: own)
+    variables = context.engine_of("dev").variables
+    assert {name: value for name, value in variables.items() if name.startswith("AWS_")} == own
+    assert context.engine_of("prod").variables["AWS_SESSION_TOKEN"] == "of-a-real-account"
+
+
 def test_mlflow_is_led_to_the_registry_as_its_user(laptop):
     engine = SimpleNamespace(on_laptop=True, ask=lambda *_: "a-secret-word\n")
     target = Target("prod", engine)

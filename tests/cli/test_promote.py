@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from modelworks._files import digest_of_file
 from modelworks.cli import release as releasing
 from modelworks.cli.context import Target
 from modelworks.cli.promote import promote
+from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
@@ -317,6 +319,78 @@ def test_a_bundle_that_was_tampered_with_in_the_source_is_not_promoted(world):
     with pytest.raises(ModelworksError, match="it was tampered with"):
         world.promote()
     assert world.staging.versions("churn") == []
+
+
+# -- Two accounts ----------------------------------------------------------------------------------------------------
+STAGING_ACCOUNT = "222222222222"
+STAGING_ROLE = {"aws:assumeRoles": [{"roleArn": f"arn:aws:iam::{STAGING_ACCOUNT}:role/deploy"}]}
+
+
+def target_of(place: Place, **config) -> Target:
+    """An environment by its stack, as the command line has it; the engine's answers alone are made up."""
+    outputs = {
+        "registry_url": place.registry.uri,
+        "bundle_bucket": place.registry.bucket,
+        "artifact_bucket": place.registry.artifacts,
+    }
+
+    class Stack(Engine):
+        stack_file = place.stack_file
+
+        def ask(self, *words: str, **_) -> str:
+            if words[:2] == ("stack", "output"):
+                return json.dumps(outputs)
+            if words[:2] == ("config", "get"):
+                return f"{place.registry.password}\n"
+            return json.dumps({key: {"objectValue": value, "secret": False} for key, value in config.items()})
+
+    folder = place.stack_file.parents[1]
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
+    variables = {**keys, "AWS_REGION": "eu-central-1"}
+    return Target(place.environment, Stack(place.environment, folder, Path("pulumi"), variables, folder, False))
+
+
+@pytest.fixture
+def accounts(world, monkeypatch):
+    """Dev and staging in accounts that give each other nothing; what staging's stack says is the test's."""
+    monkeypatch.setenv("MOTO_S3_ALLOW_CROSSACCOUNT_ACCESS", "false")
+    staging = world.places["staging"]
+    own = target_of(staging, **STAGING_ROLE).session
+    for bucket in (staging.registry.bucket, staging.registry.artifacts):
+        world.dev.session.client("s3").delete_bucket(Bucket=bucket)
+        own.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    staging.registry = replace(staging.registry, session=own)
+
+    def staging_with(**config) -> World:
+        targets = {"dev": target_of(world.places["dev"]), "staging": target_of(staging, **config)}
+        monkeypatch.setattr(Target, "of", lambda environment: targets[environment])
+        return world
+
+    return staging_with
+
+
+def test_between_two_accounts_each_side_is_reached_with_the_session_of_its_own_stack(accounts):
+    world = accounts(**STAGING_ROLE, **{"aws:allowedAccountIds": [STAGING_ACCOUNT]})
+    told = world.promote()
+    assert read_releases(world.places["staging"].stack_file)["churn"].digest == told.digest
+    assert world.staging.fetch("churn", told.digest, world.root / "again")[0].is_file()
+    assert world.staging.has_data(told.data)
+
+
+def test_credentials_of_the_source_are_refused_for_a_target_of_another_account(accounts):
+    world = accounts(**{"aws:allowedAccountIds": [STAGING_ACCOUNT]})
+    with pytest.raises(ModelworksError, match=f"stack staging is pinned to account {STAGING_ACCOUNT} .* of account "):
+        world.promote()
+    assert read_releases(world.places["staging"].stack_file) == {}
+    assert world.staging.versions("churn") == []
+
+
+def test_a_target_that_forbids_what_the_source_may_gets_no_line(accounts):
+    """Without a pin, what is left is the refusal of the target's own bucket."""
+    world = accounts()
+    with pytest.raises(ModelworksError, match=r"store of staging .*AccessDenied"):
+        world.promote()
+    assert read_releases(world.places["staging"].stack_file) == {}
 
 
 # -- Order -----------------------------------------------------------------------------------------------------------

@@ -107,7 +107,8 @@ class Place:
     def models(self) -> dict[str, str]:
         return self.outputs["endpoints"]
 
-    def cluster(self) -> KubernetesClient:
+    def cluster(self, namespace: str = "") -> KubernetesClient:
+        assert namespace in {"", "default"}
         return self.client
 
     def address(self, url: str) -> str:
@@ -440,3 +441,60 @@ def test_up_of_a_program_that_is_not_of_ours_is_not_asked_about(place):
     said: list[str] = []
     rollouts.prepare_update(place, force=False, say=said.append)
     assert said == []
+
+
+CONTROLLER = {"name": "argo-rollouts", "image": "argo-rollouts", "args": ["--aws-verify-target-group"]}
+REGION, ROLE = ({"name": name, "value": "x"} for name in ("AWS_REGION", "AWS_ROLE_ARN"))
+
+
+def controllers(*env: dict[str, str]) -> list[Any]:
+    return [{"metadata": {"name": "argo"}, "spec": {"containers": [CONTROLLER | {"env": list(env)}]}}]
+
+
+def test_up_is_refused_where_the_clusters_own_controller_cannot_read_metrics(place):
+    place.api.pods = controllers(ROLE)
+    with pytest.raises(ModelworksError, match=r"no AWS_REGION, .* CloudWatch: local cannot release a model") as refused:
+        rollouts.check_controller(place, print)
+    assert "cluster.install_argo_rollouts: true" in refused.value.fix
+
+
+def test_up_passes_a_controller_that_can_and_tells_what_it_may_do_without(place):
+    said: list[str] = []
+    place.api.pods = controllers(REGION, ROLE)
+    rollouts.check_controller(place, said.append)
+    assert said == []
+    place.api.pods = controllers(REGION)
+    rollouts.check_controller(place, said.append)
+    assert "no role of its own" in said[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("    registry: {}\n", "    registry: {}\n    cluster: {install_argo_rollouts: true}\n"),
+        (f'  modelworks:releases:\n    delays: {{digest: "{NEW}", version: 2}}\n', ""),
+        ("owner: you", "ownr: you"),
+    ],
+)
+def test_the_controller_is_not_asked_about_where_it_is_ours_or_nothing_is_released(place, change):
+    changed = STACK.replace(*change)
+    assert changed != STACK
+    place.stack_file.write_text(changed)
+    place.api.pods = []
+    rollouts.check_controller(place, print)
+
+
+def test_on_the_laptop_the_controller_is_no_pod(place):
+    place.engine = SimpleNamespace(on_laptop=True)
+    place.api.pods = []
+    rollouts.check_controller(place, print)
+
+
+def test_a_cluster_that_does_not_list_its_pods_is_told_of_and_keeps_no_update_back(place, monkeypatch):
+    def down(_: str) -> KubernetesClient:
+        raise ModelworksError("the API server refuses: pods is forbidden")
+
+    monkeypatch.setattr(place, "cluster", down)
+    said: list[str] = []
+    rollouts.check_controller(place, said.append)
+    assert "is unknown: the API server refuses" in said[0]

@@ -44,6 +44,13 @@ def test_a_run_has_the_place_s_image_account_limits_and_life():
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) == (2, 600, 3600)
 
 
+def test_no_autoscaler_moves_a_run_to_fill_nodes_better():
+    assert JOB["spec"]["template"]["metadata"]["annotations"] == {
+        "karpenter.sh/do-not-disrupt": "true",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    }
+
+
 def test_a_run_keeps_the_restricted_pod_security_standard():
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

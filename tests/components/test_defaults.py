@@ -101,7 +101,8 @@ SETTINGS = [
     (settings.Budget(monthly_usd=1), defaults.BUDGET),
     (settings.Release(digest="sha256:" + "0" * 64), defaults.RELEASE),
     (settings.Settings(owner="me", cost_centre="1"), {**defaults.ENVIRONMENT, **defaults.ENDPOINT}),
-    (settings.Cluster(), defaults.ENVIRONMENT),
+    # A stack's issuer and driver have defaults of their own: a component has neither unless it is given one.
+    (settings.Cluster(), {"install_argo_rollouts": defaults.ENVIRONMENT["install_argo_rollouts"]}),
 ]
 
 

@@ -254,3 +254,15 @@ def test_quantities_are_written_as_kubernetes_writes_them_back():
         "requests": {"cpu": "500m", "memory": "2Gi"},
         "limits": {"cpu": "1", "memory": "2Gi"},
     }
+
+
+@pytest.mark.parametrize(("memory_mib", "limit"), [(512, "2Gi"), (1024, "3Gi"), (8192, "17Gi"), (300, "1624Mi")])
+def test_a_pod_has_room_for_a_bundle_as_large_as_its_memory_allows_packed_and_unpacked(memory_mib, limit):
+    (scratch,) = [volume for volume in pod(endpoint(memory_mib=memory_mib))["volumes"] if volume["name"] == "scratch"]
+    assert scratch["emptyDir"] == {"sizeLimit": limit}
+
+
+def test_pods_of_one_version_are_spread_over_zones_whatever_another_version_has_there():
+    (spread,) = pod(endpoint())["topologySpreadConstraints"]
+    assert spread["matchLabelKeys"] == ["rollouts-pod-template-hash"]
+    assert "rollouts-pod-template-hash" not in spread["labelSelector"]["matchLabels"]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+import os
+
 import pulumi
 import pulumi_aws as aws
 import pytest
 
 from mocks import ACCOUNT, Declared, declare
 from modelworks.errors import ModelworksError
-from modelworks.stack import check_place, require_account, required_tags, tag_everything
+from modelworks.stack import check_place, lock_image, require_account, required_tags, tag_everything
 
 TAGS = {"environment": "dev", "owner": "me"}
 LAPTOP = "file:///home/me/project/.modelworks/environments/dev/backend"
@@ -64,11 +67,70 @@ def test_the_account_is_the_pinned_one():
     assert accounts == [ACCOUNT]
 
 
-def test_the_emulator_behind_a_cloud_backend_is_refused(monkeypatch):
-    monkeypatch.delenv("PULUMI_BACKEND_URL", raising=False)
-    emulator = Declared(caller_arn=f"arn:aws:sts::{ACCOUNT}:user/moto")
+@pytest.fixture
+def shell(monkeypatch):
+    """Sets what a shell says about AWS and the backend, and nothing else of it is there."""
+    for name in [name for name in os.environ if name.startswith(("PULUMI_", "AWS_"))]:
+        monkeypatch.delenv(name)
+
+    def says(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return says
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:5000", "http://localhost:4566", "http://[::1]:1", "http://aws.localhost"]
+)
+def test_an_emulator_behind_a_cloud_backend_is_refused(shell, url):
+    shell(AWS_ENDPOINT_URL=url)
     with pytest.raises(ModelworksError, match="the laptop's emulator"):
-        declare(lambda: require_account([ACCOUNT]), mocks=emulator)
+        declare(lambda: require_account([ACCOUNT]))
+
+
+def test_an_emulator_that_the_stack_names_counts_as_one_that_the_shell_names(shell):
+    endpoints = json.dumps([{"s3": "https://s3.example.com"}, {"sts": "http://127.0.0.1:5000"}])
+    with pytest.raises(ModelworksError, match="the laptop's emulator"):
+        declare(lambda: require_account([ACCOUNT]), config={"aws:endpoints": endpoints})
+
+
+def test_a_real_user_called_moto_is_no_emulator(shell):
+    real = Declared(caller_arn=f"arn:aws:iam::{ACCOUNT}:user/moto")
+    accounts = []
+    declare(lambda: accounts.append(require_account([ACCOUNT])), mocks=real)
+    assert accounts == [ACCOUNT]
+    shell(PULUMI_BACKEND_URL=LAPTOP)
+    with pytest.raises(ModelworksError, match="the AWS credentials are real ones"):
+        declare(lambda: require_account([ACCOUNT]), mocks=Declared(caller_arn=real.caller_arn))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"AWS_ENDPOINT_URL": "https://vpce-1.sts.eu-central-1.vpce.amazonaws.com"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_STS": "https://sts.eu-central-1.amazonaws.com"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+        {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000"},
+        {"AWS_ENDPOINT_URL": ""},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1.example.com"},
+    ],
+)
+def test_an_address_elsewhere_or_of_another_service_is_no_emulator(shell, variables):
+    shell(**variables)
+    accounts = []
+    declare(lambda: accounts.append(require_account([ACCOUNT])))
+    assert accounts == [ACCOUNT]
+
+
+def test_the_stand_in_for_an_image_is_the_laptops_alone(shell):
+    with pytest.raises(ModelworksError, match="names no runtime image") as refused:
+        declare(lambda: lock_image("runtime"))
+    assert "cluster.runtime_image" in refused.value.fix
+    shell(AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    images = []
+    declare(lambda: images.append(lock_image("runtime")))
+    assert images[0].startswith("modelworks.invalid/runtime@sha256:")
 
 
 def test_real_credentials_behind_the_laptops_backend_are_refused():

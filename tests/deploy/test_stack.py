@@ -224,3 +224,35 @@ def test_a_stack_file_that_is_not_yaml_is_one_clear_sentence(tmp_path):
     file.write_text("config: [")
     with pytest.raises(ModelworksError, match=r"Pulumi\.local\.yaml is not YAML"):
         stack._read_config(file)
+
+
+class Backend(stack.Engine):
+    """An engine whose backend has the stack `test` alone."""
+
+    def ask(self, *arguments: str, **_) -> str:
+        assert arguments[:2] == ("stack", "ls")
+        return json.dumps([{"name": "organization/project/test"}])
+
+
+def backend(folder: Path, environment: str) -> Backend:
+    (folder / "Pulumi.yaml").write_text("name: project\nstackConfigDir: stacks\n")
+    (folder / "stacks").mkdir(exist_ok=True)
+    variables = {"PULUMI_BACKEND_URL": "s3://states"}
+    return Backend(environment, folder, Path("pulumi"), variables, folder, on_laptop=False)
+
+
+def test_a_stack_that_no_backend_has_is_refused_with_the_command_that_keeps_its_secrets_provider(tmp_path):
+    engine = backend(tmp_path, "dev")
+    engine.stack_file.write_text("secretsprovider: awskms://alias/a?region=eu-central-1&profile=dev\nconfig: {}\n")
+    with pytest.raises(ModelworksError, match=r"the backend has no stack dev \(s3://states\)") as refused:
+        engine.have_stack(print)
+    command = "pulumi stack init dev --secrets-provider 'awskms://alias/a?region=eu-central-1&profile=dev'"
+    assert command in refused.value.fix
+    engine.stack_file.unlink()
+    with pytest.raises(ModelworksError) as refused:
+        engine.have_stack(print)
+    assert refused.value.fix == "Create it: `pulumi stack init dev`."
+
+
+def test_a_stack_that_the_backend_has_is_left_alone(tmp_path):
+    backend(tmp_path, "test").have_stack(print)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import modelworks
-from mocks import ROOT, Declared, declare
+from mocks import ROOT, Declared, declare, laptop_shell
 
 EXAMPLES = ROOT / "examples"
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
@@ -38,9 +38,11 @@ class Transforming(Declared):
 
 
 @pytest.fixture(autouse=True)
-def _no_laptop(monkeypatch):
+def _a_laptop(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("PULUMI_", "AWS_"))]:
         monkeypatch.delenv(name)
+    for name, value in laptop_shell("local").items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from mocks import ACCOUNT, ROOT, Declared, declare
 
 EXAMPLE = ROOT / "examples/per-model"
+IMAGE = "registry.example.com/image@sha256:" + "0" * 64
 PLATFORM = {
     "account": ACCOUNT,
     "oidc_issuer": "oidc.eks.eu-central-1.amazonaws.com/id/1",
@@ -62,6 +63,7 @@ def test_the_platform_exports_what_a_models_stack_reads(monkeypatch):
         "modelworks:oidc_issuer": PLATFORM["oidc_issuer"],
         "modelworks:domain": "dev.example.com",
         "modelworks:registry_password": "of the test alone",
+        "modelworks:registry_image": IMAGE,
     }
     declared, exported = evaluated("platform", config, monkeypatch)
     assert set(exported) == set(PLATFORM)
@@ -73,6 +75,7 @@ def test_a_models_stack_stands_on_the_platform_of_its_own_environment(monkeypatc
         "modelworks:host": "flight-delay.dev.example.com",
         "modelworks:release": json.dumps({"digest": f"sha256:{'a' * 64}", "version": 12}),
         "modelworks:allow_anonymous": "true",
+        "modelworks:image": IMAGE,
     }
     declared, exported = evaluated("flight-delay", config, monkeypatch)
     assert declared.referred == ["organization/platform/dev"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -60,9 +62,37 @@ def test_a_release_line_is_all_that_an_endpoint_needs(stack):
     assert "@sha256:" in template["spec"]["containers"][0]["image"]
 
 
+def test_the_registrys_volume_is_of_a_class_that_the_environments_key_encrypts():
+    declared = evaluated("dev")
+    claim = declared.one("kubernetes:core/v1:PersistentVolumeClaim")
+    assert claim["spec"]["storageClassName"] == "modelworks-dev-encrypted"
+    storage = declared.one("kubernetes:storage.k8s.io/v1:StorageClass")
+    assert storage["metadata"]["name"] == "modelworks-dev-encrypted"
+    assert storage["parameters"] == {"type": "gp3", "encrypted": "true", "kmsKeyId": "arn:aws:mock:::dev-key"}
+
+
+def test_on_the_laptop_the_volume_is_of_the_laptops_own_class():
+    declared = evaluated("local")
+    assert "storageClassName" not in declared.one("kubernetes:core/v1:PersistentVolumeClaim")["spec"]
+    assert declared.all("kubernetes:storage.k8s.io/v1:StorageClass") == {}
+
+
+def test_endpoints_come_after_the_argo_that_the_stack_installs():
+    settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
+    settings["cluster"]["install_argo_rollouts"] = True
+    release = {"flight-delay": {"digest": "sha256:" + "ab" * 32, "version": 3}}
+    tokens = {"modelworks:secrets": {**SECRETS, "tokens": {"flight-delay": "t0ken"}}}
+    declared = evaluated("dev", **{"modelworks:settings": settings, "modelworks:releases": release}, **tokens)
+    # The children of a component are declared after it, and deleted before it.
+    (endpoint,) = [each for urn, each in declared.requests().items() if "ModelEndpoint::" in urn]
+    assert any("helm.sh/v3:Release::dev-argo-rollouts" in urn for urn in endpoint["dependencies"])
+
+
 def test_stacks_differ_by_config_alone():
-    embedded = "kubernetes:core/v1:PersistentVolumeClaim"
-    shapes = {stack: sorted(token for token, _ in evaluated(stack).resources if token != embedded) for stack in REAL}
+    embedded = {"kubernetes:core/v1:PersistentVolumeClaim", "kubernetes:storage.k8s.io/v1:StorageClass"}
+    shapes = {
+        stack: sorted(token for token, _ in evaluated(stack).resources if token not in embedded) for stack in REAL
+    }
     assert shapes["dev"] == shapes["staging"] == shapes["prod"]
 
 
@@ -85,3 +115,65 @@ def test_accounts_are_never_shared_between_stacks():
 def test_prod_is_refused_with_credentials_of_dev():
     with pytest.raises(ModelworksError, match="pinned to account 333333333333"):
         evaluated("prod", account="111111111111")
+
+
+def laptops_own(stack: str, cluster: dict, **endpoint: Any) -> list[str]:
+    """The settings that a stack of a real account is refused for, as its messages name them."""
+    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
+    settings["cluster"] = {name: value for name, value in (settings["cluster"] | cluster).items() if value is not None}
+    settings["endpoints"]["flight-delay"] |= endpoint
+    with pytest.raises(ModelworksError) as refused:
+        evaluated(stack, **{"modelworks:settings": settings})
+    assert all("and AWS is a real one" in line for line in refused.value.message.splitlines())
+    return re.findall(
+        rf"^stacks/Pulumi\.{stack}\.yaml: config\.modelworks:settings\.([\w.-]+): ", refused.value.message, re.MULTILINE
+    )
+
+
+STAND_IN = "modelworks.invalid/runtime@sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("cluster", "path"),
+    [
+        ({"oidc_issuer": None}, "cluster.oidc_issuer"),
+        ({"oidc_issuer": "laptop.modelworks.internal"}, "cluster.oidc_issuer"),
+        ({"domain": None}, "cluster.domain"),
+        ({"domain": "localhost"}, "cluster.domain"),
+        ({"domain": "dev.localhost"}, "cluster.domain"),
+        ({"runtime_image": None}, "cluster.runtime_image"),
+        ({"runtime_image": STAND_IN}, "cluster.runtime_image"),
+        ({"registry_image": None}, "cluster.registry_image"),
+        ({"training_image": None}, "cluster.training_image"),
+    ],
+)
+def test_a_real_account_is_refused_what_only_a_laptop_serves(cluster, path):
+    assert laptops_own("dev", cluster) == [path]
+
+
+def test_everything_that_only_a_laptop_serves_is_listed_at_once():
+    nothing = dict.fromkeys(["oidc_issuer", "domain", "runtime_image", "registry_image", "training_image"])
+    assert laptops_own("prod", nothing, host="model.localhost") == [
+        "cluster.oidc_issuer",
+        "cluster.domain",
+        "endpoints.flight-delay.host",
+        "cluster.registry_image",
+        "cluster.training_image",
+        "cluster.runtime_image",
+    ]
+
+
+def test_a_real_account_is_refused_datapoints_that_cloudwatch_does_not_show_in_time():
+    path = "endpoints.flight-delay.limits.period_seconds"
+    assert laptops_own("dev", {}, limits={"period_seconds": 10}) == [path]
+
+
+def test_a_domain_that_only_ends_like_the_laptops_is_a_real_one():
+    settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
+    settings["cluster"]["domain"] = "notlocalhost"
+    evaluated("dev", **{"modelworks:settings": settings})
+
+
+def test_an_environment_without_a_cluster_needs_none_of_it():
+    settings = {"owner": "me", "cost_centre": "1"}
+    assert evaluated("dev", **{"modelworks:settings": settings}).all("kubernetes:core/v1:Namespace") == {}

@@ -45,6 +45,30 @@ def policy_document(statements: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [dict(item) for item in statements]}, sort_keys=True)
 
 
+def trusted_account(service_account: str, account_id: str, partition: str, issuer: str, namespace: str) -> str:
+    """The trust policy of a role that the pods of one service account assume (IRSA, as EKS has it).
+
+    Args:
+        service_account: Its name in the cluster.
+        account_id: The AWS account: 12 digits.
+        partition: Such as `aws`.
+        issuer: The cluster's OIDC issuer without `https://`.
+        namespace: Of the service account.
+    """
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},
+        "Action": "sts:AssumeRoleWithWebIdentity",
+        "Condition": {
+            "StringEquals": {
+                f"{issuer}:sub": f"system:serviceaccount:{namespace}:{service_account}",
+                f"{issuer}:aud": "sts.amazonaws.com",
+            }
+        },
+    }
+    return policy_document([trust])
+
+
 def least_privilege_role(
     name: str,
     *,
@@ -52,8 +76,8 @@ def least_privilege_role(
     trust: pulumi.Input[str],
     policy: pulumi.Input[str],
     description: str,
-) -> aws.iam.Role:
-    """A role with one inline policy, which is all that it can ever do.
+) -> tuple[aws.iam.Role, aws.iam.RolePolicy]:
+    """A role with one inline policy, which is all that it can ever do; and the policy, for what needs it at once.
 
     Args:
         name: Name of the role as a resource; the policy is `<name>-policy`.
@@ -69,8 +93,10 @@ def least_privilege_role(
         max_session_duration=3600,
         opts=pulumi.ResourceOptions(parent=parent),
     )
-    aws.iam.RolePolicy(f"{name}-policy", role=role.id, policy=policy, opts=pulumi.ResourceOptions(parent=role))
-    return role
+    allowed = aws.iam.RolePolicy(
+        f"{name}-policy", role=role.id, policy=policy, opts=pulumi.ResourceOptions(parent=role)
+    )
+    return role, allowed
 
 
 def bucket_arn(bucket: pulumi.Input[str]) -> pulumi.Output[str]:

@@ -72,6 +72,7 @@ class KubernetesComponent(pulumi.ComponentResource):
         ignore_changes: Sequence[str] | None = None,
         protect: bool | None = None,
         fixed_name: bool = False,
+        after: Sequence[pulumi.Resource] = (),
         **fields: Any,
     ) -> KubernetesObject:
         """Declare an object as a child of the component.
@@ -85,6 +86,7 @@ class KubernetesComponent(pulumi.ComponentResource):
             protect: Refuse to delete it; None for what the component has.
             fixed_name: Call it in the cluster as it is called here. One that is replaced keeps its name then: pods that
                 run, and revisions that Argo may return to, still find it.
+            after: Resources that it needs and does not refer to.
             fields: The fields next to the metadata, such as `spec`.
         """
         name, metadata = self.child_name(suffix), self.metadata(annotations)
@@ -93,7 +95,9 @@ class KubernetesComponent(pulumi.ComponentResource):
         return KubernetesObject(
             name,
             {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields},
-            opts=pulumi.ResourceOptions(parent=self, protect=protect, ignore_changes=list(ignore_changes or [])),
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=protect, ignore_changes=list(ignore_changes or []), depends_on=list(after)
+            ),
         )
 
 
@@ -128,11 +132,23 @@ def _plugin_version() -> str:
 
 
 def restricted_namespace(
-    name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str], protect: bool | None = None
+    name: str,
+    *,
+    parent: pulumi.Resource,
+    namespace: pulumi.Input[str],
+    protect: bool | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> KubernetesObject:
     """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
 
     A separate network policy allows the connections that a pod needs.
+
+    Args:
+        name: Name of the namespace as a resource.
+        parent: The component it belongs to.
+        namespace: Its name in the cluster.
+        protect: Refuse to delete it; None for what the parent has.
+        more: Further labels.
     """
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
     home = KubernetesObject(
@@ -140,7 +156,7 @@ def restricted_namespace(
         {
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": namespace, "labels": {**labels(name, "namespace"), **level}},
+            "metadata": {"name": namespace, "labels": {**labels(name, "namespace"), **level, **(more or {})}},
         },
         opts=pulumi.ResourceOptions(parent=parent, protect=protect),
     )

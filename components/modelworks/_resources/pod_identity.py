@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._resources.iam import bucket_arn, least_privilege_role, policy_document
+from modelworks._resources.iam import bucket_arn, least_privilege_role, policy_document, trusted_account
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject
 
 
@@ -19,6 +19,8 @@ class PodIdentity:
 
     account: KubernetesObject
     role: aws.iam.Role
+    policy: aws.iam.RolePolicy
+    """Its permissions: a pod that starts before them fails."""
 
 
 def pod_identity(
@@ -44,11 +46,11 @@ def pod_identity(
     # The account's name is stated, because the role trusts it before the account is there.
     trust = pulumi.Output.all(
         args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], metadata["namespace"]
-    ).apply(lambda found: policy_document([_trust(name, *found)]))
+    ).apply(lambda found: trusted_account(name, *found))
     policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"]).apply(
         lambda arns: policy_document(permissions(*arns))
     )
-    role = least_privilege_role(name, parent=component, trust=trust, policy=policy, description=description)
+    role, permitted = least_privilege_role(name, parent=component, trust=trust, policy=policy, description=description)
     account = KubernetesObject(
         name,
         {
@@ -59,18 +61,4 @@ def pod_identity(
         },
         opts=pulumi.ResourceOptions(parent=component),
     )
-    return PodIdentity(account, role)
-
-
-def _trust(service_account: str, account_id: str, partition: str, issuer: str, namespace: str) -> dict[str, Any]:
-    return {
-        "Effect": "Allow",
-        "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},
-        "Action": "sts:AssumeRoleWithWebIdentity",
-        "Condition": {
-            "StringEquals": {
-                f"{issuer}:sub": f"system:serviceaccount:{namespace}:{service_account}",
-                f"{issuer}:aud": "sts.amazonaws.com",
-            }
-        },
-    }
+    return PodIdentity(account, role, permitted)

@@ -87,7 +87,7 @@ def serving_pod(
         memory_mib: Memory that a pod requests, and its limit.
     """
     volumes = [
-        {"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": mebibytes(_scratch_mib(memory_mib))}},
         *({"name": item.name, **item.volume} for item in files),
     ]
     spread = {
@@ -95,6 +95,8 @@ def serving_pod(
         "topologyKey": "topology.kubernetes.io/zone",
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": component.selector},
+        # Of one version alone: pods of the version that is on its way out would count otherwise.
+        "matchLabelKeys": ["rollouts-pod-template-hash"],
     }
     return {
         "metadata": {"labels": component.labels, "annotations": release_annotations(release)},
@@ -106,6 +108,11 @@ def serving_pod(
             topologySpreadConstraints=[spread],
         ),
     }
+
+
+def _scratch_mib(memory_mib: int) -> int:
+    # The bundle as it came and unpacked, neither larger than the memory that its model needs; and room for the log.
+    return 2 * memory_mib + 1024
 
 
 def _container(

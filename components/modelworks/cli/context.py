@@ -153,23 +153,14 @@ class Target:
             session=self.session,
         )
 
-    @cached_property
+    @property
     def session(self) -> Any:
-        """A boto3 session of the environment's account; clients made of it answer for this environment alone."""
-        import boto3  # a sixth of a second
+        """A boto3 session of the environment's account; clients made of it answer for this environment alone.
 
-        if not self.engine.on_laptop:
-            return boto3.Session()
-        variables = self.engine.variables
-        session = boto3.Session(
-            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-            region_name=variables["AWS_REGION"],
-        )
-        # A session has no endpoint of its own, and the process's variable would be one environment's for all.
-        made = session.client
-        session.client = lambda *args, **more: made(*args, **{"endpoint_url": variables["AWS_ENDPOINT_URL"], **more})
-        return session
+        Raises:
+            ModelworksError: The account cannot be reached, or is not one that the stack allows.
+        """
+        return self.engine.account.session
 
     def address(self, url: str) -> str:
         """Where a URL of the environment answers from here: on the laptop, at an address that needs no resolver."""
@@ -241,6 +232,8 @@ def engine_of(environment: str) -> Engine:
     if on_laptop:
         from modelworks.laptop import environments  # heavy, and not needed for a real cloud
 
+        # Whatever the shell states about AWS (a token, the address of one service) is of another account.
+        variables = {name: value for name, value in variables.items() if not name.startswith("AWS_")}
         variables |= environments.environment_variables(place, environment)
     else:
         variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])

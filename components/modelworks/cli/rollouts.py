@@ -10,7 +10,7 @@ from modelworks.cli.console import RELEASES, Json, Model, out
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.status import Timeout, tell
-from modelworks.cluster import rollout
+from modelworks.cluster import argo_controller, rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 
@@ -128,6 +128,39 @@ def prepare_update(target: Target, *, force: bool, say: Callable[[str], None]) -
     for model, note in plan.notes.items():
         cluster.annotate(seen[model].rollout or {}, rollout.ANNOTATION_TURNED_BACK, note)
     return tuple(plan.retried)
+
+
+def check_controller(target: Target, say: Callable[[str], None]) -> None:
+    """Refuse an update that releases models where the cluster's own Argo Rollouts controller cannot judge canaries.
+
+    Raises:
+        ModelworksError: There is no controller, or it has no region.
+    """
+    from modelworks.lifecycle.release import read_releases
+    from modelworks.stack_config import load
+
+    if target.engine.on_laptop:
+        return  # its controller is a process of the laptop
+    try:
+        settings = load(target.stack_file).settings
+        if settings.cluster.install_argo_rollouts or not read_releases(target.stack_file):
+            return
+    except ModelworksError:
+        return  # the program says so itself, with every mistake at once
+    try:
+        pods = target.cluster("default").pods_of_cluster(argo_controller.SELECTOR)
+    except ModelworksError as error:
+        say(f"whether the Argo Rollouts controller can judge canaries is unknown: {error.message}")
+        return
+    verdict = argo_controller.judge(pods)
+    if verdict.missing:
+        raise ModelworksError(
+            f"{verdict.missing}: {target.environment} cannot release a model",
+            fix="Let modelworks install it (cluster.install_argo_rollouts: true), or set AWS_REGION and a role with "
+            "cloudwatch:GetMetricData on your own (docs/guides/aws.md, Argo Rollouts).",
+        )
+    for doubt in verdict.doubts:
+        say(doubt)
 
 
 def retry_aborted(target: Target, models: Sequence[str]) -> None:

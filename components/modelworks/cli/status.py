@@ -239,6 +239,8 @@ def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
         )
         pages = client.get_paginator("describe_alarms").paginate(AlarmTypes=["MetricAlarm"])
         found = [alarm for page in pages for alarm in page["MetricAlarms"]]
+    except ModelworksError as error:
+        return [], error.message
     except (BotoCoreError, ClientError) as error:
         return [], f"CloudWatch failed: {error}"
     mine = [

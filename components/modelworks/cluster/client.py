@@ -75,6 +75,14 @@ class KubernetesClient:
             return Seen(pods=pods, events=events)
         return Seen(rollout, sets, [run for run in runs if _owner(run) == rollout["metadata"]["uid"]], pods, events)
 
+    def pods_of_cluster(self, selector: str) -> list[Object]:
+        """Pods of every namespace that have these labels.
+
+        Raises:
+            ModelworksError: The cluster cannot be reached, or refuses.
+        """
+        return self._runner.run(self._list("/api/v1/pods", {"labelSelector": selector}))
+
     def patch(self, rollout: Object, patches: Patches) -> None:
         """Change a Rollout as `kubectl argo rollouts` does: its status first, then its spec.
 

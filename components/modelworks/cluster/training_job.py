@@ -20,6 +20,13 @@ SCRATCH = "/scratch"
 GRACE_SECONDS = 10
 """Seconds that a run has to end after SIGTERM."""
 
+_UNDISTURBED = {
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+}
+"""Annotations of pods that must not be moved to fill nodes better: a run would begin again and again. Its time
+limit bounds how long they hold a node."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -100,7 +107,10 @@ def manifest(name: str, place: Place, order: Order) -> dict[str, Any]:
             "activeDeadlineSeconds": place.active_deadline_seconds,
             "ttlSecondsAfterFinished": place.ttl_seconds_after_finished,
             "podFailurePolicy": {"rules": rules},
-            "template": {"metadata": {"labels": labels}, "spec": _pod(name, place, order)},
+            "template": {
+                "metadata": {"labels": labels, "annotations": _UNDISTURBED},
+                "spec": _pod(name, place, order),
+            },
         },
     }
 

@@ -7,41 +7,24 @@ the stages that it holds; resources that the state contains are never candidates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 Search = Callable[[dict[str, Any], Collection[str]], "str | None"]
 """Given a pending resource and the ids in the state: its id, empty if it does not exist, None if that is unknown."""
 
 
-def search_of(variables: Mapping[str, str], region: str) -> Search:
-    """A search in the account that an engine with these variables changes.
-
-    Without boto3 (the `laptop` extra), or where AWS does not answer, nobody knows.
-    """
+def search_of(session: Any) -> Search:
+    """A search in the account of a boto3 session. Where AWS does not answer, nobody knows."""
 
     def search(resource: dict[str, Any], known: Collection[str]) -> str | None:
         finder = _FINDERS.get(resource["type"])
         if finder is None:
             return None
+        from botocore.exceptions import BotoCoreError, ClientError  # there is a session, so it is installed
+
         try:
-            import boto3  # an extra, and slow
-            from botocore.exceptions import BotoCoreError, ClientError
-        except ImportError:
-            return None
-        session = boto3.Session(
-            aws_access_key_id=variables.get("AWS_ACCESS_KEY_ID"),
-            aws_secret_access_key=variables.get("AWS_SECRET_ACCESS_KEY"),
-            aws_session_token=variables.get("AWS_SESSION_TOKEN"),
-            profile_name=variables.get("AWS_PROFILE"),
-            region_name=region,
-        )
-        try:
-            return finder(
-                lambda service: session.client(service, endpoint_url=variables.get("AWS_ENDPOINT_URL")),
-                resource.get("inputs") or {},
-                known,
-            )
+            return finder(session.client, resource.get("inputs") or {}, known)
         except (BotoCoreError, ClientError):
             return None  # the caller says that it could not be looked up
 

@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from modelworks.deploy.account import Account
 
 _ASK_BOUND = 120
 """Seconds for a question to the engine that changes nothing (an export, a list)."""
@@ -94,6 +97,35 @@ class Engine:
                 f"the laptop cloud is not running: nobody answers for AWS of {self.environment} on port {port}",
                 fix=f"Run `modelworks laptop up {self.environment}`.",
             ) from error
+
+    # -- the account it changes ------------------------------------------------------------------------------------
+
+    @cached_property
+    def account(self) -> Account:
+        """The AWS account that the stack's provider changes.
+
+        Raises:
+            ModelworksError: It cannot be reached, is not one that the stack allows, or boto3 is not installed.
+        """
+        try:
+            from modelworks.deploy.account import account_of  # slow, and needs an extra
+        except ImportError as error:
+            raise ModelworksError(
+                f"the AWS account of {self.environment} cannot be reached: {error}",
+                fix="Install boto3, or modelworks with the extra `models`.",
+            ) from error
+        return account_of(self.environment, {} if self.on_laptop else self._config_of("aws"), self.variables)
+
+    def _config_of(self, namespace: str) -> dict[str, Any]:
+        """The stack's config of one namespace, by full key, as the engine resolves and decrypts it."""
+        found = json.loads(self.ask("config", "--json", "--stack", self.environment))
+        return {
+            key: _structured(self.ask("config", "get", key, "--stack", self.environment))
+            if each["secret"]
+            else each.get("objectValue") or _structured(each["value"])
+            for key, each in found.items()
+            if key.startswith(f"{namespace}:")
+        }
 
     # -- running it ------------------------------------------------------------------------------------------------
 
@@ -200,16 +232,21 @@ class Engine:
                 say(f"{attributes.name}, which a killed update left empty, is taken away")
 
     def have_stack(self, say: Callable[[str], None]) -> None:
-        """On the laptop, have the stack and its config file, so that there is something to preview and to update."""
+        """On the laptop, have the stack and its config file, so that there is something to preview and to update.
+
+        Raises:
+            ModelworksError: Elsewhere, the stack is not in the backend: where its state and secrets are to be is the
+                user's decision.
+        """
         if not self.on_laptop:
+            self._require_stack()
             return
         file = self.stack_file
         template = file.with_name(f"{self.environment}.template.yaml")
         if not file.exists() and template.exists():
             write_whole(file, template.read_text(encoding="utf-8"), mode=0o644)
             say(f"{file.name} is made from {template.name}")
-        stacks = json.loads(self.ask("stack", "ls", "--json"))
-        if any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks):
+        if self._is_there():
             self._have_secrets(file, template)
             return
         if file.exists() and not self._in_git(file):
@@ -219,6 +256,21 @@ class Engine:
         if "secretsprovider:" in kept:
             write_whole(file, kept, mode=0o644)  # it is the real environment's; `stack init` drops that line
         self._have_secrets(file, template)
+
+    def _is_there(self) -> bool:
+        stacks = json.loads(self.ask("stack", "ls", "--json"))
+        return any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks)
+
+    def _require_stack(self) -> None:
+        if self._is_there():
+            return
+        # Without the option, Pulumi takes the provider of the shell and drops the line that names this one.
+        provider = _read_file(self.stack_file).get("secretsprovider") if self.stack_file.is_file() else None
+        option = f" --secrets-provider '{provider}'" if provider else ""
+        raise ModelworksError(
+            f"the backend has no stack {self.environment} ({self.variables.get('PULUMI_BACKEND_URL', 'your login')})",
+            fix=f"Create it: `pulumi stack init {self.environment}{option}`.",
+        )
 
     def _in_git(self, file: Path) -> bool:
         with suppress(ModelworksError):  # a machine without git
@@ -289,8 +341,9 @@ class Engine:
         exported = self._exported()
         if exported is None or not pending_operations.operations(exported):
             return
-        where = self._where()
-        resolution = pending_operations.resolve(exported, where, search_of(self.variables, where.region))
+        account = self.account
+        where = pending_operations.Where(account.id, account.region, self.variables.get("AWS_ENDPOINT_URL", ""))
+        resolution = pending_operations.resolve(exported, where, search_of(account.session))
         count = len(pending_operations.operations(exported))
         say(f"a killed update left {count} operation{'s' if count > 1 else ''} pending; looking up each resource")
         self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))
@@ -325,12 +378,6 @@ class Engine:
                 return None
             raise
         return exported
-
-    def _where(self) -> pending_operations.Where:
-        config = json.loads(self.ask("config", "--json", "--stack", self.environment))
-        accounts = config.get("aws:allowedAccountIds", {}).get("objectValue") or ["000000000000"]
-        region = config.get("aws:region", {}).get("value") or self.variables.get("AWS_REGION", "us-east-1")
-        return pending_operations.Where(accounts[0], region, self.variables.get("AWS_ENDPOINT_URL", ""))
 
 
 @contextmanager
@@ -387,12 +434,25 @@ def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    config = _read_file(file).get("config")
+    return config if isinstance(config, dict) else {}
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ModelworksError(f"{file} is not YAML: {error}", fix="Correct it: `modelworks check`.") from error
-    config = document.get("config") if isinstance(document, dict) else None
-    return config if isinstance(config, dict) else {}
+    return document if isinstance(document, dict) else {}
+
+
+def _structured(text: str) -> Any:
+    """A config value: a list or a mapping may be written as JSON, as `pulumi config set` does."""
+    text = text.removesuffix("\n")
+    if text.startswith(("[", "{")):
+        with suppress(ValueError):
+            return json.loads(text)
+    return text
 
 
 def _sealed(value: object) -> bool:

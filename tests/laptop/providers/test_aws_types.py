@@ -13,6 +13,7 @@ import pytest
 
 from laptop.providers.conftest import ACCOUNT, REGION
 from modelworks.deploy import pending_operations
+from modelworks.deploy.account import account_of
 from modelworks.deploy.lookup import search_of
 from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.property_values import Secret, revealed
@@ -266,7 +267,8 @@ def test_what_a_killed_engine_made_is_found_under_its_id(life, engine, aws, moto
     inputs, id_, _ = made(engine, life.type, filled(life.inputs, ids))
     operation = {"type": "creating", "resource": {"urn": "urn", "type": life.type, "inputs": revealed(inputs)}}
     exported = {"deployment": {"resources": [], "pending_operations": [operation]}}
-    search = search_of({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": moto}, REGION)
+    variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": moto}
+    search = search_of(account_of("dev", {"aws:region": REGION}, variables).session)
     assert pending_operations.resolve(exported, pending_operations.Where(ACCOUNT, REGION, moto), search).asked == {
         "urn": id_
     }

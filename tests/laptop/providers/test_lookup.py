@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import boto3
 import pytest
 
 from modelworks.deploy import pending_operations
+from modelworks.deploy.account import account_of
 from modelworks.deploy.lookup import search_of
 
 KEY = "aws:kms/key:Key"
@@ -13,7 +17,7 @@ WHERE = pending_operations.Where("123456789012", "eu-central-1")
 @pytest.fixture
 def search(moto):
     variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": moto}
-    return search_of(variables, "eu-central-1")
+    return search_of(account_of("dev", {"aws:region": "eu-central-1"}, variables).session)
 
 
 def made(aws, description: str = "Encrypts", tags: dict[str, str] = TAGS) -> str:
@@ -98,8 +102,9 @@ def test_what_was_looked_for_and_is_not_there_is_told_from_what_nobody_knows(sea
 
 
 def test_aws_that_does_not_answer_finds_nothing():
-    nowhere = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    assert search_of(nowhere, "eu-central-1")(key(), []) is None
+    session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="eu-central-1")
+    nowhere = SimpleNamespace(client=lambda service: session.client(service, endpoint_url="http://127.0.0.1:9"))
+    assert search_of(nowhere)(key(), []) is None
 
 
 def test_a_killed_engines_key_is_taken_over_and_not_made_twice(aws, search):
