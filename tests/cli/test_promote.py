@@ -21,6 +21,7 @@ from modelworks.cli.promote import promote
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.comparison import champion_of
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
@@ -140,7 +141,7 @@ def first(tmp_path_factory):
     project.edit("at_least=0.7", "at_least=0.6")
     project.edit("margin=0.02", "margin=-0.5")
     (folder / "Pulumi.yaml").write_text("name: modelworks\nruntime: python\n")
-    (folder / ".gitignore").write_text("home/\n*.db\nmlruns/\n__pycache__/\n")
+    (folder / ".gitignore").write_text("home*/\n*.db\nmlruns/\n__pycache__/\n")
     (folder / "stacks").mkdir()
     for name in ("dev", "staging"):
         (folder / "stacks" / f"Pulumi.{name}.yaml").write_text(STACK)
@@ -173,7 +174,7 @@ def world(first, tmp_path):
             for item in first.dev.session.resource("s3").Bucket(source).objects.all():
                 bucket.copy({"Bucket": source, "Key": item.key}, item.key)
         patch.setattr(Target, "of", lambda environment: places[environment])
-        yield World(Project(folder / "models" / "churn", Home(folder / "home")), places)
+        yield World(Project(folder / "models" / "churn", Home(folder / "home-models")), places)
 
 
 def champion_verdict(version):
@@ -350,6 +351,21 @@ def test_for_review_the_line_is_a_commit_on_a_branch_of_its_own_and_the_checkout
     assert world.git("worktree", "list", "--porcelain").count("worktree ") == 1
 
 
+def test_for_review_nothing_is_noted_until_the_request_is_merged(world):
+    version = world.promote(pr=True)
+    assert [each["environment"] for each in version.facts["released"]] == ["dev"]
+    assert version.aliases == ()
+    assert [each["environment"] for each in world.dev.find("churn", "1").facts["released"]] == ["dev"]
+    branch = branch_of(version)
+    world.git("merge", "--quiet", "--ff-only", branch)
+    world.git("branch", "--quiet", "-D", branch)
+    merged = world.promote(pr=True)
+    assert [each["environment"] for each in merged.facts["released"]] == ["dev", "staging"]
+    assert merged.aliases == ("challenger",)
+    assert [each["environment"] for each in world.dev.find("churn", "1").facts["released"]] == ["dev", "staging"]
+    assert world.git("branch", "--format=%(refname:short)") == "main"
+
+
 def test_for_review_nothing_that_is_being_edited_gets_into_the_commit_or_lost(world):
     stack = world.places["staging"].stack_file
     stack.write_text(stack.read_text() + "  other:thing: being edited\n")
@@ -400,6 +416,28 @@ def test_a_commit_that_a_hook_refuses_leaves_no_branch_and_no_release_in_the_lin
     assert world.git("branch", "--format=%(refname:short)") == "main"
     assert world.git("worktree", "list", "--porcelain").count("worktree ") == 1
     assert [each["environment"] for each in world.staging.find("churn").facts["released"]] == ["dev"]
+
+
+# -- The champion of now ---------------------------------------------------------------------------------------------
+def test_a_release_is_compared_with_the_champion_of_now_and_not_with_that_of_its_registration(world):
+    """It was registered when nothing served; it was to gain 0.5 on whatever does."""
+    assert world.dev.find("churn", "1").facts["champion"] == ""
+    champion = world.serve(2)
+    before = world.places["dev"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=r"dev refuses churn 1:\n  fail: auc: not worse .* limit 0\.5\)"):
+        releasing.release("churn", env="dev", version="1")
+    assert world.places["dev"].stack_file.read_bytes() == before
+    releasing.release("churn", env="dev", version="1", override="it is what we have")
+    released = world.dev.find("churn", "1")
+    assert (released.facts["champion"], champion_verdict(released)["verdict"]) == (champion.digest, "fail")
+    assert released.facts["overrides"][0]["reason"] == "it is what we have"
+
+
+def test_a_champion_whose_release_was_left_is_still_what_others_are_compared_with(world):
+    """The line names a version that never took the traffic."""
+    world.serve(1)
+    registration.release(world.dev, world.places["dev"].stack_file, world.dev.find("churn", "2"))
+    assert champion_of(world.dev, world.places["dev"].stack_file, "churn") == world.dev.find("churn", "1").digest
 
 
 # -- Overrides -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
@@ -34,6 +35,11 @@ err = Console(stderr=True, highlight=False)
 def say(line: str) -> None:
     """Print a line to standard error as it is: nothing in it is markup."""
     print(line, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a problem that stops nothing."""
+    err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 def progress(step: str, state: str, seconds: float) -> None:

@@ -179,13 +179,15 @@ def gates(
 
 
 def home_here() -> Home:
-    from modelworks.lifecycle.runs import Home
+    """Where models are kept: beside the laptop cloud and not in it, so that no `down` deletes anything of a model."""
+    from modelworks.lifecycle.runs import Home, make_home
 
     try:
-        root = Place.here().root
+        laptop = Place.here().root
     except ModelworksError:
         # A model project needs no Pulumi project around it.
-        root = Path.cwd() / ".modelworks"
+        laptop = Path.cwd() / ".modelworks"
+    root = make_home(laptop.with_name(f"{laptop.name}-models"))
     return Home(root, os.environ.get("MODELWORKS_DATA_STORE", ""))
 
 

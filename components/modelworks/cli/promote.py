@@ -5,16 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from modelworks import contract
 from modelworks._git import GitError, git, git_succeeds
-from modelworks.cli.console import RELEASES, Model, Override, err, out, progress
+from modelworks.cli.console import RELEASES, Model, Override, out, progress, warn
 from modelworks.cli.context import Target
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import verdict
@@ -60,7 +58,7 @@ def promote(
     branch = f"release/{to}-{model}-{contract.short_digest(line.digest)}" if line else ""
     if pr and branch:
         _refuse_branch(there.stack_file, branch)
-    promoted = promotion.promote(
+    version = promotion.prepare(
         model,
         here.registry,
         there.registry,
@@ -69,14 +67,20 @@ def promote(
         home=home_here(),
         override=override,
         progress=progress,
-        warn=lambda text: err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True),
-        write=partial(_on_branch, branch=branch, environment=to) if pr else write_release,
+        warn=warn,
     )
-    if pr and promoted.changed:
+    if pr and _on_branch(there.stack_file, version, branch=branch, environment=to):
         push = f"git push --set-upstream origin {branch}"
         out.print(f"committed on the branch {branch}; next: [bold]{push}[/] and open the request", soft_wrap=True)
-    else:
-        say_release(there, promoted.version, promoted.changed)
+        out.print(
+            f"it is released when it is merged: then [bold]modelworks up {to}[/] and [bold]modelworks status {to} "
+            "--wait[/], which records the release",
+            soft_wrap=True,
+        )
+        return
+    changed = not pr and write_release(there.stack_file, version)
+    promotion.note_promotion(here.registry, there.registry, version, changed=changed)
+    say_release(there, version, changed)
 
 
 # -- For review ------------------------------------------------------------------------------------------------------

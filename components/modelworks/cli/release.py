@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelworks import contract
-from modelworks.cli.console import RELEASES, Json, Model, Override, out, progress
+from modelworks.cli.console import RELEASES, Json, Model, Override, out, progress, warn
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import facts_of
@@ -53,10 +53,13 @@ def release(
 ) -> None:
     """Release a registered version in an environment: edit one line of its stack's config.
 
+    If the champion changed since the version was registered, the gates compare it with the champion of now.
+
     Only `local` and the first environment accept a direct release; use `promote` for the others.
 
     Example: `modelworks release flight-delay --env local`, then `modelworks up local`.
     """
+    from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import registration
     from modelworks.lifecycle.release import read_order
 
@@ -68,27 +71,38 @@ def release(
         )
     target = Target.of(env)
     found = target.registry.find(model, version)
-    if override or not found.facts.get("overrides"):
-        # What was overridden when it was registered here is decided already.
-        found = target.registry.note(found, **registration.apply_policy(found, env, override))
+    found = registration.judge_for_release(
+        target.registry,
+        target.stack_file,
+        found,
+        home_here(),
+        override=override,
+        progress=progress,
+        warn=warn,
+    )
     say_release(target, found, registration.release(target.registry, target.stack_file, found))
 
 
-def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
-    """Return to the version that served before: restore the previous release line.
+def rollback(
+    model: Model,
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    to: Annotated[
+        str, typer.Option("--to", metavar="VERSION", help="Number, alias or digest of any earlier champion.")
+    ] = "",
+) -> None:
+    """Return to the last version that was champion: edit one line of the stack's config.
+
+    The command records that the current release was rolled back, and no later rollback returns to it: after two bad
+    releases, two rollbacks lead behind both. Gates are not evaluated again.
 
     Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.
     """
     from modelworks.lifecycle import registration
-    from modelworks.lifecycle.release import read_releases
 
     target = Target.of(env)
-    updates = json.loads(target.engine.ask("stack", "history", "--json", "--stack", env) or "[]")
-    previous = registration.previous_release(updates, model, read_releases(target.stack_file).get(model))
-    if previous is None:
-        raise ModelworksError(f"{env} never released another {model}", fix="Register and release another version.")
-    found = target.registry.find(model, previous.digest)
-    say_release(target, found, registration.release(target.registry, target.stack_file, found))
+    version, changed = registration.roll_back(target.registry, target.stack_file, model, to)
+    say_release(target, version, changed)
 
 
 def register_last(target: Target, model: str, override: str = "", progress: Progress | None = None) -> Version:
