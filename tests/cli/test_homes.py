@@ -8,7 +8,7 @@ from modelworks.cli.lifecycle import home_here
 from modelworks.errors import ModelworksError
 from modelworks.laptop import cloud
 from modelworks.laptop.state_dir import Place
-from modelworks.lifecycle.bundle import make_key
+from modelworks.lifecycle.signing import make_key
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ from modelworks.lifecycle.comparison import champion_of
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
+from modelworks.lifecycle.signing import make_key, read_key
 from modelworks.lifecycle.training import train
+from modelworks.runtime.signature import key_id
 
 pytestmark = pytest.mark.timeout(900)  # two models are trained before the first test
 
@@ -473,3 +475,57 @@ def test_an_override_of_the_source_goes_along_and_the_target_adds_its_own(world)
     assert [each["reason"] for each in told.facts["overrides"]] == ["it was late", "and so it stays"]
     line = read_releases(world.places["staging"].stack_file)["churn"]
     assert line.override.startswith("it was late (ada); and so it stays (")
+
+
+# -- Signatures ------------------------------------------------------------------------------------------------------
+def trusting(world: World, name: str, *pems: str) -> None:
+    place = world.places[name]
+    place.registry = replace(place.registry, trusted_keys={f"{at}.pem": text for at, text in enumerate(pems)})
+
+
+def a_key(folder: Path) -> tuple[Path, str]:
+    """The file of a private key, and its public half."""
+    path = make_key(folder)
+    return path, next((folder / "trusted").iterdir()).read_text()
+
+
+def test_a_promotion_that_the_target_would_not_trust_is_refused_and_leaves_nothing_there(world, tmp_path):
+    trusting(world, "staging", a_key(tmp_path / "ours")[1])
+    before = world.places["staging"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=r"staging does not take churn .*not among the trusted ones") as refused:
+        world.promote(override="it is urgent")
+    assert "--signing-key" in refused.value.fix
+    assert world.places["staging"].stack_file.read_bytes() == before
+    assert world.staging.versions("churn") == []
+
+
+def test_a_promotion_signs_for_its_target_with_the_key_that_it_is_given(world, tmp_path):
+    path, public = a_key(tmp_path / "ours")
+    trusting(world, "staging", public)
+    version = world.promote(signing_key=str(path))
+    key = read_key(path).public_key()
+    assert world.staging.require_trusted_release("churn", version.digest) == key_id(key)
+    assert world.dev.require_trusted_release("churn", version.digest) != key_id(key)
+
+
+def test_a_target_that_trusts_the_source_s_key_takes_its_signature_along(world):
+    trusting(world, "staging", next((world.project.home.root / "signing" / "trusted").iterdir()).read_text())
+    assert world.promote().facts["promoted_from"] == "dev"
+
+
+def test_a_release_that_pods_would_not_trust_is_refused_before_its_line_is_written(world, tmp_path):
+    trusting(world, "dev", a_key(tmp_path / "new")[1])
+    before = world.places["dev"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=r"dev does not take churn .*not among the trusted ones"):
+        registration.release(world.dev, world.places["dev"].stack_file, world.dev.find("churn", "2"))
+    assert world.places["dev"].stack_file.read_bytes() == before
+
+
+def test_register_refuses_a_key_that_the_environment_does_not_trust_and_takes_one_that_it_does(world, tmp_path):
+    path, public = a_key(tmp_path / "ours")
+    trusting(world, "dev", public)
+    with pytest.raises(ModelworksError, match="dev does not take churn"):
+        releasing.register_model("churn", env="dev")
+    releasing.register_model("churn", env="dev", signing_key=str(path))
+    version = world.dev.find("churn", "2")
+    assert world.dev.require_trusted_release("churn", version.digest) == key_id(read_key(path).public_key())

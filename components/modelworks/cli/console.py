@@ -18,6 +18,15 @@ Override = Annotated[
     str,
     typer.Option("--override", metavar="REASON", help="Continue although gates refuse, and record the reason."),
 ]
+SigningKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--signing-key",
+        metavar="KEY",
+        show_default=False,
+        help="Key that signs the bundle: a file (Ed25519, PEM), or a KMS key (awskms:///ID?region=REGION).",
+    ),
+]
 
 ENVIRONMENTS, MODELS, RELEASES, OBSERVE, LAPTOP = "Environments", "Models", "Releases", "Observe", "Laptop"
 """Panels of `modelworks --help`."""

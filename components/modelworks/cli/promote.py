@@ -12,11 +12,11 @@ import typer
 
 from modelworks import contract
 from modelworks._git import GitError, git, git_succeeds
-from modelworks.cli.console import RELEASES, Model, Override, out, progress, warn
+from modelworks.cli.console import RELEASES, Model, Override, SigningKeyOption, out, progress, warn
 from modelworks.cli.context import Target
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import verdict
-from modelworks.cli.release import say_release
+from modelworks.cli.release import key_of, say_release
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 
@@ -35,6 +35,7 @@ def promote(
     source: Annotated[str, typer.Option("--from", help="The environment that serves it now.")],
     to: Annotated[str, typer.Option("--to", help="The environment to release it in.")],
     override: Override = "",
+    signing_key: SigningKeyOption = "",
     pr: Annotated[
         bool, typer.Option("--pr", help="Commit the line on a new branch, for review; your checkout does not change.")
     ] = False,
@@ -42,7 +43,8 @@ def promote(
     """Release the version that serves in one environment in the next: one line in git.
 
     The gates compare it with the version that serves in the target, on the same hold-out, under the target's policy.
-    The command copies bundle, signature, data and lineage by digest into the target's stores and registry, verifies
+    A signature that the target does not trust is refused; with --signing-key the command signs it for the target. The
+    command copies bundle, signature, data and lineage by digest into the target's stores and registry, verifies
     them there, and only then edits the target's stack file. Run `modelworks up` to roll it out.
 
     Example: `modelworks promote flight-delay --from dev --to staging`.
@@ -66,6 +68,7 @@ def promote(
         target_file=there.stack_file,
         home=home_here(),
         override=override,
+        signing_key=key_of(there, signing_key),
         progress=progress,
         warn=warn,
     )

@@ -153,10 +153,13 @@ def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
 def _check_bundle(target: Target, model: str, release: Release) -> Finding:
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
         try:
-            _, signature = target.registry.fetch(model, contract.Digest(release.digest), Path(scratch))
+            digest = contract.Digest(release.digest)
+            target.registry.fetch(model, digest, Path(scratch))
+            key = target.registry.require_trusted_release(model, digest)
         except ModelworksError as error:
             return Finding("bundle", model, "wrong", error.message, error.fix or "")
-    signed = "signed" if signature else "without a signature"
+    trusted = "trusted" if target.registry.trusted_keys else "and the environment requires no signature"
+    signed = f"signed by key {key}, {trusted}" if key else "without a signature, and the environment requires none"
     return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
 
 

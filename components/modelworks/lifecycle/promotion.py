@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.comparison import Kept, champion_of, fetch_champion, fetch_kept, judged_again
@@ -20,6 +21,7 @@ from modelworks.lifecycle.registration import apply_policy, follow_release, writ
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
+from modelworks.runtime.signature import SigningKey, sign
 
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
 """Facts that a promoted version does not take along."""
@@ -43,6 +45,7 @@ def promote(
     target_file: Path,
     home: Home,
     override: str = "",
+    signing_key: SigningKey | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Promotion:
@@ -56,6 +59,7 @@ def promote(
         target_file: The target's stack file, whose line changes.
         home: Where data is looked for that the source does not keep.
         override: A reason to go on in spite of what the target refuses.
+        signing_key: Signs the bundle for the target; default: it keeps its signature. See `signing.open_key`.
         progress: Called at every step.
         warn: Called with each problem that does not stop the promotion.
 
@@ -65,7 +69,7 @@ def promote(
     """
     copied = prepare(
         model, source, target, source_file=source_file, target_file=target_file, home=home, override=override,
-        progress=progress, warn=warn,
+        signing_key=signing_key, progress=progress, warn=warn,
     )  # fmt: skip
     changed = write_release(target_file, copied)
     note_promotion(source, target, copied, changed=changed)
@@ -81,6 +85,7 @@ def prepare(
     target_file: Path,
     home: Home,
     override: str = "",
+    signing_key: SigningKey | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Version:
@@ -98,6 +103,7 @@ def prepare(
         target_file: The target's stack file.
         home: Where data is looked for that the source does not keep.
         override: A reason to go on in spite of what the target refuses.
+        signing_key: Signs the bundle for the target; default: it keeps its signature. See `signing.open_key`.
         progress: Called at every step.
         warn: Called with each problem that does not stop the promotion.
 
@@ -117,7 +123,8 @@ def prepare(
     _require_champion(source.environment, version)
     with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as folder:
         scratch = Path(folder)
-        kept = fetch_kept(version, source, home, scratch, warn)
+        kept = _signed(fetch_kept(version, source, home, scratch, warn), version, signing_key)
+        target.require_trust(model, version.digest, kept.signature.read_bytes() if kept.signature else None)
         judged = _verdicts(version, kept, target, target_file, scratch, progress)
         return _copy(version, kept, source, target, judged, override, scratch)
 
@@ -148,6 +155,15 @@ def _require_champion(environment: str, version: Version) -> None:
             fix=f"Bring it up and wait until it has all traffic: `modelworks up {environment}`, then "
             f"`modelworks status {environment} --wait`.",
         )
+
+
+def _signed(kept: Kept, version: Version, key: SigningKey | None) -> Kept:
+    """The same, signed by `key` if there is one."""
+    if key is None:
+        return kept
+    path = kept.bundle.with_name(f"{kept.bundle.name}.sig")
+    write_whole(path, sign(version.model, version.digest, key))
+    return replace(kept, signature=path)
 
 
 def _verdicts(

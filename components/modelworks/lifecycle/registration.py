@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import Move, move_aliases
-from modelworks.lifecycle.bundle import make_key, open_built, sign
+from modelworks.lifecycle.bundle import open_built, sign
 from modelworks.lifecycle.comparison import (
     champion_of,
     fetch_champion,
@@ -44,6 +44,8 @@ from modelworks.lifecycle.registry import Registry, Version, lineage_of
 from modelworks.lifecycle.release import read_releases, set_release
 from modelworks.lifecycle.run_gates import read_gates, run_gates
 from modelworks.lifecycle.runs import Home, TrainedModel
+from modelworks.lifecycle.signing import make_key, read_key
+from modelworks.runtime.signature import SigningKey
 from modelworks.settings import Release
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def register(
     stack_file: Path,
     *,
     override: str = "",
+    signing_key: SigningKey | None = None,
     progress: Progress | None = None,
 ) -> Version:
     """Judge a bundled run for an environment, and register it there with the rows and the project it was made from.
@@ -69,13 +72,15 @@ def register(
         registry: Of the environment.
         stack_file: The environment's: it names the champion that the bundle is compared with.
         override: A reason to go on in spite of gates that do not hold.
+        signing_key: Signs the bundle; default: the home's own key, made on first use. See `signing.open_key`.
         progress: Called at every step.
 
     Raises:
-        ModelworksError: A gate is refused, or the registry is unreachable.
+        ModelworksError: The environment does not trust the key, a gate is refused, or the registry is unreachable.
     """
     built = open_built(run)
-    sign(built, make_key(home.root / "signing"))
+    sign(built, signing_key or read_key(make_key(home.root / "signing")))
+    registry.require_trust(run.model, built.digest, built.signature.read_bytes())
     known = next((version for version in registry.versions(run.model) if version.digest == built.digest), None)
     report = read_gates(run, registry.environment) if known and not override else None
     if report is None or report.digest != built.digest:
@@ -188,8 +193,10 @@ def release(registry: Registry, stack_file: Path, version: Version) -> bool:
         Whether the line changed.
 
     Raises:
-        ModelworksError: The file cannot be read or written, or would break a rule; it is untouched then.
+        ModelworksError: The environment does not trust the bundle's signature, or the file cannot be read or written,
+            or would break a rule; it is untouched then.
     """
+    registry.require_trusted_release(version.model, version.digest)
     changed = write_release(stack_file, version)
     follow_release(registry, version, changed=changed)
     return changed
