@@ -164,7 +164,7 @@ class Rehearsal:
         """How many failed runs were counted in the last hour."""
         now = datetime.now(UTC)
         found = boto3.client("cloudwatch", **self.aws(environment)).get_metric_statistics(
-            Namespace="modelworks",
+            Namespace="modelworks/training",
             MetricName="run_failed",
             Dimensions=[{"Name": "environment", "Value": environment}, {"Name": "model", "Value": MODEL}],
             StartTime=now - timedelta(hours=1),
