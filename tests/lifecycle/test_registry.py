@@ -193,3 +193,10 @@ def test_an_alias_is_cleared_and_a_note_is_kept(registry, bundle, signature):
     assert registry.find(MODEL).aliases == (CHAMPION,)
     registry.point(CHAMPION, None, model=MODEL)
     assert registry.find(MODEL).aliases == ()
+
+
+def test_models_are_all_that_are_registered_however_many(registry):
+    names = sorted(f"model-{number}" for number in range(105))
+    for name in names:
+        registry._mlflow.create_registered_model(name)
+    assert registry.models() == names

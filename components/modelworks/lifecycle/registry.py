@@ -164,7 +164,15 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of the models that are registered."""
-        return sorted(item.name for item in self._ask("listing models", self._mlflow.search_registered_models))
+        names: list[str] = []
+        token = None
+        while True:
+            page = self._ask(
+                "listing models", lambda token=token: self._mlflow.search_registered_models(page_token=token)
+            )
+            names += [item.name for item in page]
+            if not (token := page.token):
+                return sorted(names)
 
     def find(self, model: str, which: str = "") -> Version:
         """A version by number, alias, digest or start of its hex; the newest by default.
