@@ -33,7 +33,7 @@ help: ## List the targets
 up: $(SYNCED) ## Start the laptop cloud, declare the local environment, train, release and serve a model
 	@$(BIN)/modelworks quickstart
 
-down: $(SYNCED) ## Stop everything and wipe it
+down: $(SYNCED) ## Stop everything and wipe the laptop cloud; models are kept
 	@$(BIN)/modelworks laptop down
 
 check: $(SYNCED) lint ## Pass style, layers, types and the fast tests: what to run while working

@@ -12,7 +12,9 @@ from modelworks.errors import ModelworksError
 
 # -- Metrics ---------------------------------------------------------------------------------------------------------
 METRIC_NAMESPACE = "modelworks"
-"""CloudWatch namespace of everything the runtime publishes; what a pod's role may write to."""
+"""CloudWatch namespace of everything that endpoints publish; the only one that a served pod's role may write to."""
+TRAINING_METRIC_NAMESPACE = "modelworks/training"
+"""CloudWatch namespace of training runs. A run's code is anybody's: it must not publish an endpoint's metrics."""
 METRIC_ERROR = "error"
 """1 for a request that failed for a reason that is ours, else 0. Its Average is the error ratio."""
 METRIC_SLOW = "slow"
@@ -132,7 +134,8 @@ RUNS_PREFIX = "runs"
 PROJECTS_PREFIX = "projects"
 """Under it: the projects of registered versions, by digest, each with its run's inputs and split."""
 JOBS_PREFIX = "jobs"
-"""Under it: what each Job made and, written last, what it notes of itself."""
+"""Under it: what each Job made and, written last, what it notes of itself. A Job's name cannot be guessed, and runs
+cannot list this prefix: each writes under its own name alone."""
 
 
 def source_key(digest: Digest) -> str:

@@ -246,7 +246,8 @@ class Settings(_Strict):
     training: Training | None = None
     """A namespace for training runs; `{}` for its defaults. It needs the registry. Default: none."""
     trusted_keys: dict[str, PublicKey] = {}
-    """Public keys in PEM, by file name. When there are any, pods refuse a bundle that none of them signed."""
+    """Public keys in PEM (Ed25519 or P-256), by file name. When there are any, pods and `register`, `promote` and
+    `release` refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}
     """How each model is served, by the model's name."""
 

@@ -36,6 +36,8 @@ def parse(config: Mapping[str, Any], *, source: str, secret_keys: Collection[str
         ModelworksError: Something is missing, unknown or out of range. All mistakes are listed at once.
     """
     found = {field: config[key] for field, key in _KEYS.items() if key in config}
+    if found.get("releases", {}) is None:  # every line under it is a comment
+        del found["releases"]
     strays = [key for key in config if key.startswith("modelworks:") and key not in _KEYS.values()]
     problems = [_unknown(f"config.{key}", key, list(_KEYS.values())) for key in strays]
     try:

@@ -133,7 +133,7 @@ class TrainingCompute(KubernetesComponent):
             parent=self,
             topic=self._args["alerts_topic_arn"],
             alarm_description="a training run failed",
-            namespace=contract.METRIC_NAMESPACE,
+            namespace=contract.TRAINING_METRIC_NAMESPACE,
             metric_name=contract.METRIC_RUN_FAILED,
             dimensions={contract.DIMENSION_ENVIRONMENT: self._args["environment"]},
             statistic="Maximum",
@@ -159,15 +159,20 @@ class TrainingCompute(KubernetesComponent):
 
 
 def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
-    # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: it plants no finished run.
+    # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: it plants no finished run,
+    # and cannot find where another Job hands its result over.
     read = (contract.SOURCES_PREFIX, contract.DATA_PREFIX, contract.RUNS_PREFIX)
     written = (contract.DATA_PREFIX, contract.JOBS_PREFIX)
     return [
         statement(["s3:GetObject"], [f"{artifacts}/{each}/*" for each in read]),
         statement(["s3:PutObject"], [f"{artifacts}/{each}/*" for each in written]),
-        statement(["s3:ListBucket"], [artifacts]),
+        statement(
+            ["s3:ListBucket"],
+            [artifacts],
+            condition={"StringLike": {"s3:prefix": [f"{contract.DATA_PREFIX}/*", f"{contract.RUNS_PREFIX}/*"]}},
+        ),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
-        publish_metrics(),
+        publish_metrics(contract.TRAINING_METRIC_NAMESPACE),
     ]
 
 

@@ -23,10 +23,13 @@ from modelworks.deploy.stack import Engine
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.comparison import champion_of
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
+from modelworks.lifecycle.signing import make_key, read_key
 from modelworks.lifecycle.training import train
+from modelworks.runtime.signature import key_id
 
 pytestmark = pytest.mark.timeout(900)  # two models are trained before the first test
 
@@ -142,7 +145,7 @@ def first(tmp_path_factory):
     project.edit("at_least=0.7", "at_least=0.6")
     project.edit("margin=0.02", "margin=-0.5")
     (folder / "Pulumi.yaml").write_text("name: modelworks\nruntime: python\n")
-    (folder / ".gitignore").write_text("home/\n*.db\nmlruns/\n__pycache__/\n")
+    (folder / ".gitignore").write_text("home*/\n*.db\nmlruns/\n__pycache__/\n")
     (folder / "stacks").mkdir()
     for name in ("dev", "staging"):
         (folder / "stacks" / f"Pulumi.{name}.yaml").write_text(STACK)
@@ -175,7 +178,7 @@ def world(first, tmp_path):
             for item in first.dev.session.resource("s3").Bucket(source).objects.all():
                 bucket.copy({"Bucket": source, "Key": item.key}, item.key)
         patch.setattr(Target, "of", lambda environment: places[environment])
-        yield World(Project(folder / "models" / "churn", Home(folder / "home")), places)
+        yield World(Project(folder / "models" / "churn", Home(folder / "home-models")), places)
 
 
 def champion_verdict(version):
@@ -424,6 +427,21 @@ def test_for_review_the_line_is_a_commit_on_a_branch_of_its_own_and_the_checkout
     assert world.git("worktree", "list", "--porcelain").count("worktree ") == 1
 
 
+def test_for_review_nothing_is_noted_until_the_request_is_merged(world):
+    version = world.promote(pr=True)
+    assert [each["environment"] for each in version.facts["released"]] == ["dev"]
+    assert version.aliases == ()
+    assert [each["environment"] for each in world.dev.find("churn", "1").facts["released"]] == ["dev"]
+    branch = branch_of(version)
+    world.git("merge", "--quiet", "--ff-only", branch)
+    world.git("branch", "--quiet", "-D", branch)
+    merged = world.promote(pr=True)
+    assert [each["environment"] for each in merged.facts["released"]] == ["dev", "staging"]
+    assert merged.aliases == ("challenger",)
+    assert [each["environment"] for each in world.dev.find("churn", "1").facts["released"]] == ["dev", "staging"]
+    assert world.git("branch", "--format=%(refname:short)") == "main"
+
+
 def test_for_review_nothing_that_is_being_edited_gets_into_the_commit_or_lost(world):
     stack = world.places["staging"].stack_file
     stack.write_text(stack.read_text() + "  other:thing: being edited\n")
@@ -476,6 +494,28 @@ def test_a_commit_that_a_hook_refuses_leaves_no_branch_and_no_release_in_the_lin
     assert [each["environment"] for each in world.staging.find("churn").facts["released"]] == ["dev"]
 
 
+# -- The champion of now ---------------------------------------------------------------------------------------------
+def test_a_release_is_compared_with_the_champion_of_now_and_not_with_that_of_its_registration(world):
+    """It was registered when nothing served; it was to gain 0.5 on whatever does."""
+    assert world.dev.find("churn", "1").facts["champion"] == ""
+    champion = world.serve(2)
+    before = world.places["dev"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=r"dev refuses churn 1:\n  fail: auc: not worse .* limit 0\.5\)"):
+        releasing.release("churn", env="dev", version="1")
+    assert world.places["dev"].stack_file.read_bytes() == before
+    releasing.release("churn", env="dev", version="1", override="it is what we have")
+    released = world.dev.find("churn", "1")
+    assert (released.facts["champion"], champion_verdict(released)["verdict"]) == (champion.digest, "fail")
+    assert released.facts["overrides"][0]["reason"] == "it is what we have"
+
+
+def test_a_champion_whose_release_was_left_is_still_what_others_are_compared_with(world):
+    """The line names a version that never took the traffic."""
+    world.serve(1)
+    registration.release(world.dev, world.places["dev"].stack_file, world.dev.find("churn", "2"))
+    assert champion_of(world.dev, world.places["dev"].stack_file, "churn") == world.dev.find("churn", "1").digest
+
+
 # -- Overrides -------------------------------------------------------------------------------------------------------
 def with_verdicts(registry: Registry, version: Version, verdict: str) -> None:
     registry.note(version, gates=[{**each, "verdict": verdict} for each in version.facts["gates"]])
@@ -487,7 +527,11 @@ def test_an_override_at_release_is_kept_with_the_version_and_in_the_line(world):
         releasing.release("churn", env="dev")
     releasing.release("churn", env="dev", override="the demo is today")
     (kept,) = world.dev.find("churn", "2").facts["overrides"]
-    assert (kept["environment"], kept["reason"], len(kept["gates"])) == ("dev", "the demo is today", 4)
+    assert (kept["environment"], kept["reason"], len(kept["gates"])) == (
+        "dev",
+        "the demo is today",
+        3,
+    )  # compared again, it does not lose
     assert "the demo is today (" in read_releases(world.places["dev"].stack_file)["churn"].override
     releasing.release("churn", env="dev")
     assert world.dev.find("churn", "2").facts["overrides"] == [kept]
@@ -509,3 +553,57 @@ def test_an_override_of_the_source_goes_along_and_the_target_adds_its_own(world)
     assert [each["reason"] for each in told.facts["overrides"]] == ["it was late", "and so it stays"]
     line = read_releases(world.places["staging"].stack_file)["churn"]
     assert line.override.startswith("it was late (ada); and so it stays (")
+
+
+# -- Signatures ------------------------------------------------------------------------------------------------------
+def trusting(world: World, name: str, *pems: str) -> None:
+    place = world.places[name]
+    place.registry = replace(place.registry, trusted_keys={f"{at}.pem": text for at, text in enumerate(pems)})
+
+
+def a_key(folder: Path) -> tuple[Path, str]:
+    """The file of a private key, and its public half."""
+    path = make_key(folder)
+    return path, next((folder / "trusted").iterdir()).read_text()
+
+
+def test_a_promotion_that_the_target_would_not_trust_is_refused_and_leaves_nothing_there(world, tmp_path):
+    trusting(world, "staging", a_key(tmp_path / "ours")[1])
+    before = world.places["staging"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=r"staging does not take churn .*not among the trusted ones") as refused:
+        world.promote(override="it is urgent")
+    assert "--signing-key" in refused.value.fix
+    assert world.places["staging"].stack_file.read_bytes() == before
+    assert world.staging.versions("churn") == []
+
+
+def test_a_promotion_signs_for_its_target_with_the_key_that_it_is_given(world, tmp_path):
+    path, public = a_key(tmp_path / "ours")
+    trusting(world, "staging", public)
+    version = world.promote(signing_key=str(path))
+    key = read_key(path).public_key()
+    assert world.staging.require_trusted_release("churn", version.digest) == key_id(key)
+    assert world.dev.require_trusted_release("churn", version.digest) != key_id(key)
+
+
+def test_a_target_that_trusts_the_source_s_key_takes_its_signature_along(world):
+    trusting(world, "staging", next((world.project.home.root / "signing" / "trusted").iterdir()).read_text())
+    assert world.promote().facts["promoted_from"] == "dev"
+
+
+def test_a_release_that_pods_would_not_trust_is_refused_before_its_line_is_written(world, tmp_path):
+    trusting(world, "dev", a_key(tmp_path / "new")[1])
+    before = world.places["dev"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=r"dev does not take churn .*not among the trusted ones"):
+        registration.release(world.dev, world.places["dev"].stack_file, world.dev.find("churn", "2"))
+    assert world.places["dev"].stack_file.read_bytes() == before
+
+
+def test_register_refuses_a_key_that_the_environment_does_not_trust_and_takes_one_that_it_does(world, tmp_path):
+    path, public = a_key(tmp_path / "ours")
+    trusting(world, "dev", public)
+    with pytest.raises(ModelworksError, match="dev does not take churn"):
+        releasing.register_model("churn", env="dev")
+    releasing.register_model("churn", env="dev", signing_key=str(path))
+    version = world.dev.find("churn", "2")
+    assert world.dev.require_trusted_release("churn", version.digest) == key_id(read_key(path).public_key())

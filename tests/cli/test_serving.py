@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,14 +76,23 @@ class Registry:
     others: list[Version] = field(default_factory=list)
     down: bool = False
     pointed: list[tuple[str, int | None]] = field(default_factory=list)
+    noted: list[tuple[int, str]] = field(default_factory=list)
+    environment: str = "local"
 
     def versions(self, model: str) -> list[Version]:
         if self.down:
             raise ModelworksError("listing m: the registry of local failed: connection refused")
         return [self.version, *self.others]
 
+    def find(self, model: str, which: str) -> Version:
+        return next(each for each in self.versions(model) if each.digest == which)
+
     def point(self, alias: str, version: Version | None, *, model: str) -> None:
         self.pointed.append((alias, version.version if version else None))
+
+    def note(self, version: Version, **facts: Any) -> Version:
+        self.noted += [(version.version, name) for name in facts]
+        return replace(version, facts={**version.facts, **facts})
 
 
 @dataclass
@@ -219,24 +228,42 @@ def command():
 
 
 # -- status ----------------------------------------------------------------------------------------------------------
-def test_status_of_what_serves_ends_with_zero_and_makes_it_the_champion(place, command):
+def test_status_of_what_serves_ends_with_zero_and_changes_nothing(place, command):
     done = command("status", "local", "--json")
     told = json.loads(done.stdout)["endpoints"][0]
     assert (done.exit_code, told["state"], told["shares"][0]["percent"]) == (0, "Healthy", 100)
-    assert (told["champion_moved"], place.registry.pointed) == (True, [("champion", 2), ("challenger", None)])
+    assert (told["champion_moved"], told["aliases"]) == (False, ["challenger"])
+    assert (place.registry.pointed, place.registry.noted) == ([], [])
+
+
+def test_status_that_waits_records_the_release_and_makes_what_serves_the_champion(place, command):
+    done = command("status", "local", "--wait", "--json")
+    told = json.loads(done.stdout)["endpoints"][0]
+    assert (done.exit_code, told["champion_moved"], told["aliases"]) == (0, True, ["champion"])
+    assert place.registry.noted == [(2, "became_champion"), (2, "released")]
+    assert place.registry.pointed == [("champion", 2), ("challenger", None)]
 
 
 def test_a_champion_is_not_pointed_at_again(place, command):
-    place.registry.version = Version("delays", 2, {"bundle": NEW}, ("champion",))
-    assert command("status").exit_code == 0
-    assert place.registry.pointed == []
+    released = [{"environment": "local", "at": "2026-11-01T10:00:00+00:00", "by": "ada"}]
+    place.registry.version = Version("delays", 2, {"bundle": NEW, "released": released}, ("champion",))
+    assert command("status", "--wait").exit_code == 0
+    assert (place.registry.pointed, place.registry.noted) == ([], [])
 
 
 def test_a_challenger_that_was_rolled_back_from_challenges_nothing(place, command):
     place.registry.version = Version("delays", 2, {"bundle": NEW}, ("champion",))
     place.registry.others = [Version("delays", 3, {"bundle": OLD}, ("challenger",))]
-    assert command("status").exit_code == 0
+    assert command("status", "--wait").exit_code == 0
     assert place.registry.pointed == [("challenger", None)]
+
+
+def test_a_line_that_is_not_deployed_yet_is_not_recorded_as_released(place, command):
+    place.stack_file.write_text(STACK.replace(NEW, OLD))
+    place.registry.version = Version("delays", 2, {"bundle": OLD})
+    done = command("status", "--wait", "--json")
+    assert json.loads(done.stdout)["endpoints"][0]["state"] == "OutOfSync"
+    assert (place.registry.pointed, place.registry.noted) == ([], [])
 
 
 def test_a_registry_that_is_down_is_told_and_fails_nothing(place, command):

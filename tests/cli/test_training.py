@@ -191,3 +191,11 @@ def test_ctrl_c_deletes_the_job_and_counts_nothing(watched, monkeypatch, capfd):
     assert api.deleted == ["train-1"]
     assert "cancelled" in capfd.readouterr().err
     assert counted() == []
+
+
+def test_a_job_s_name_cannot_be_guessed_and_leaves_room_for_those_of_its_pods():
+    names = {training.job_name(f"{'m' * 23}-{'x' * 39}") for _ in range(100)}
+    assert len(names) == 100
+    assert {name.rpartition("-")[0] for name in names} == {f"train-{'m' * 23}"}
+    assert all(len(name.rpartition("-")[2]) == 24 for name in names)
+    assert len(training.job_name("m" * 63) + "-12345") <= 63

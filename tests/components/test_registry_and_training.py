@@ -112,6 +112,23 @@ def test_runs_keep_data_and_results_plant_no_finished_run_and_delete_nothing():
     assert not any("Delete" in action for action in allowed)
 
 
+def conditions(declared) -> dict[str, object]:
+    statements = json.loads(declared.one(ROLE_POLICY)["policy"])["Statement"]
+    return {action: rule.get("Condition") for rule in statements for action in rule["Action"]}
+
+
+def test_a_run_cannot_publish_an_endpoint_s_metrics():
+    condition = conditions(training())["cloudwatch:PutMetricData"]
+    assert condition == {"StringEquals": {"cloudwatch:namespace": "modelworks/training"}}
+    assert training().one("aws:cloudwatch/metricAlarm:MetricAlarm")["namespace"] == "modelworks/training"
+
+
+def test_a_run_cannot_find_where_another_hands_its_result_over():
+    declared = training()
+    assert conditions(declared)["s3:ListBucket"] == {"StringLike": {"s3:prefix": ["data/*", "runs/*"]}}
+    assert not any("/jobs/" in resource for resource in actions(declared)["s3:GetObject"])
+
+
 def test_runs_reach_name_servers_and_tls_and_nobody_reaches_them():
     policy = training().all("kubernetes:networking.k8s.io/v1:NetworkPolicy")["training"]["spec"]
     assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 443}

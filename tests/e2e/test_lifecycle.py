@@ -164,7 +164,7 @@ class Rehearsal:
         """How many failed runs were counted in the last hour."""
         now = datetime.now(UTC)
         found = boto3.client("cloudwatch", **self.aws(environment)).get_metric_statistics(
-            Namespace="modelworks",
+            Namespace="modelworks/training",
             MetricName="run_failed",
             Dimensions=[{"Name": "environment", "Value": environment}, {"Name": "model", "Value": MODEL}],
             StartTime=now - timedelta(hours=1),
@@ -201,6 +201,11 @@ class Rehearsal:
             yield
         finally:
             self.spec.write_text(text)
+
+    @property
+    def models(self) -> Path:
+        """The home of runs and data."""
+        return self.place.root.with_name("home-models")
 
     @property
     def spec(self) -> Path:
@@ -347,7 +352,7 @@ def test_a_run_in_the_environment_is_the_run_of_this_machine_and_becomes_the_sam
     here = json.loads(rehearsal.modelworks("train", MODEL, "--json"))
     digest = json.loads(rehearsal.modelworks("bundle", MODEL, "--json"))["digest"]
     for name in ("runs", "data"):
-        shutil.rmtree(rehearsal.place.root / name)
+        shutil.rmtree(rehearsal.models / name)
     there = json.loads(rehearsal.modelworks("train", MODEL, "--env", "dev", "--json"))
     same = ("run", "folder", "inputs", "metrics")
     assert {name: there[name] for name in same} == {name: here[name] for name in same}
@@ -380,7 +385,7 @@ def test_a_run_that_is_killed_ends_with_the_signals_exit_code_and_is_counted_too
 
 def test_ctrl_c_cancels_a_run_and_leaves_nothing_of_it(rehearsal):
     before, jobs = rehearsal.failed_runs("dev"), rehearsal.jobs("dev")
-    runs = set((rehearsal.place.root / "runs" / MODEL).iterdir())
+    runs = set((rehearsal.models / "runs" / MODEL).iterdir())
     with rehearsal.training("print('as far as here'); import time; time.sleep(300)"):
         process = subprocess.Popen(
             [str(BIN / "modelworks"), "train", MODEL, "--env", "dev"],
@@ -396,7 +401,7 @@ def test_ctrl_c_cancels_a_run_and_leaves_nothing_of_it(rehearsal):
     assert process.returncode == 130, said
     assert "cancelled: the job train-plane-seats-" in said
     assert rehearsal.jobs("dev") == jobs
-    assert set((rehearsal.place.root / "runs" / MODEL).iterdir()) == runs
+    assert set((rehearsal.models / "runs" / MODEL).iterdir()) == runs
     assert rehearsal.failed_runs("dev") == before
 
 

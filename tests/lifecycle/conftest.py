@@ -36,7 +36,7 @@ class Project:
 
 def make_project(folder: Path) -> Project:
     shutil.copyfile(ROOT / "uv.lock", folder / "uv.lock")
-    project = Project(scaffold("churn", folder / "models").resolve(), Home(folder / "home"))
+    project = Project(scaffold("churn", folder / "models").resolve(), Home(folder / "home-models"))
     # What a loaded machine makes of a p99 is not what is tested.
     project.edit("LatencyGate(p99_ms=10,", "LatencyGate(p99_ms=1e9,")
     return project
@@ -62,7 +62,7 @@ class Built:
         """All of it in another folder."""
         shutil.copytree(self.root, folder, ignore=shutil.ignore_patterns("__pycache__"))
         return Built(
-            Project(folder / self.project.folder.relative_to(self.root), Home(folder / "home")),
+            Project(folder / self.project.folder.relative_to(self.root), Home(folder / "home-models")),
             replace(self.run, folder=folder / self.run.folder.relative_to(self.root)),
             replace(self.bundle, path=folder / self.bundle.path.relative_to(self.root)),
         )

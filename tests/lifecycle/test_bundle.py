@@ -17,8 +17,9 @@ import pytest
 from modelworks._files import digest_of_file
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
-from modelworks.lifecycle.bundle import build_bundle, make_key, open_built, sign, verify_bundle
+from modelworks.lifecycle.bundle import build_bundle, open_built, sign, verify_bundle
 from modelworks.lifecycle.lockfile import find_lock
+from modelworks.lifecycle.signing import make_key
 from modelworks.runtime.bento import read_manifest
 from modelworks.runtime.bundle import unpack
 from waiting import PATIENCE, eventually, held_port

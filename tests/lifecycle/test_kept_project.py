@@ -61,7 +61,7 @@ def committed(tmp_path_factory) -> Built:
     project.edit(
         'parameters={"C": 1.0}', 'parameters=json.loads(Path(__file__).with_name("parameters.json").read_text())'
     )
-    (folder / ".gitignore").write_text("home/\n__pycache__/\n")
+    (folder / ".gitignore").write_text("home*/\n__pycache__/\n")
     git(folder, "init", "--quiet")
     commit(folder)
     run = train(project.spec, project.home)
@@ -194,7 +194,7 @@ def test_a_link_is_refused_because_what_it_leads_to_may_change(project):
 def test_a_file_that_git_ignores_makes_a_tree_dirty(here):
     lock = here.root / "uv.lock"
     assert source_of(here.project.folder, lock)[1] is False
-    (here.root / ".gitignore").write_text("home/\n__pycache__/\nsecret.json\n")
+    (here.root / ".gitignore").write_text("home*/\n__pycache__/\nsecret.json\n")
     commit(here.root)
     assert source_of(here.project.folder, lock)[1] is False
     (here.project.folder / "secret.json").write_text("{}")

@@ -42,7 +42,7 @@ def test_same_inputs_give_the_same_digest_elsewhere_on_another_day_with_other_th
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     folder = tmp_path / "another" / "place"
-    shutil.copytree(built.project.folder.parents[1], folder, ignore=shutil.ignore_patterns("home", "__pycache__"))
+    shutil.copytree(built.project.folder.parents[1], folder, ignore=shutil.ignore_patterns("home*", "__pycache__"))
     home = Home(tmp_path / "home")
     again = load_spec(folder / "models" / "churn")
     run = train(again, home)
@@ -53,7 +53,7 @@ def test_same_inputs_give_the_same_digest_elsewhere_on_another_day_with_other_th
 
 def test_other_parameters_give_another_run(built, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(built.project.folder.parents[1], folder, ignore=shutil.ignore_patterns("home", "__pycache__"))
+    shutil.copytree(built.project.folder.parents[1], folder, ignore=shutil.ignore_patterns("home*", "__pycache__"))
     file = folder / "models" / "churn" / "model.py"
     file.write_text(file.read_text().replace('"C": 1.0', '"C": 0.5'))
     assert train(load_spec(file), Home(tmp_path / "home")).run != built.run.run
@@ -98,7 +98,7 @@ def test_a_changed_snapshot_is_mended_by_loading_the_same_rows(built, tmp_path):
 
 @pytest.mark.parametrize("form", ["{hex}", "sha256:{hex}x", "../data/{hex}", "SHA256:{hex}"])
 def test_a_digest_that_is_none_is_refused_and_the_snapshot_stays(rebuilt, monkeypatch, form):
-    monkeypatch.setenv("MODELWORKS_HOME", str(rebuilt.project.home.root))
+    monkeypatch.setenv("MODELWORKS_HOME", str(rebuilt.root / "home"))
     digest = Digest(rebuilt.run.inputs["data"])
     with pytest.raises(ModelworksError, match="a digest must be sha256: and 64 hex digits"):
         commands.train(str(rebuilt.project.folder), data=form.format(hex=digest.hex))

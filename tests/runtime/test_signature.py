@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -80,7 +80,7 @@ def test_a_key_that_nobody_trusts_is_named_beside_those_that_are(trusted, key):
     first, second = sorted(path.read_text() for path in trusted.glob("*.key"))
     assert refused.value.message.endswith(f"trusted ones: {first}, {second}")
     assert f"signed by key {key_id(stranger.public_key())}, " in refused.value.message
-    assert refused.value.fix.startswith("Release a bundle that this environment's pipeline signed")
+    assert refused.value.fix.startswith("Sign it with a trusted key (`--signing-key`)")
 
 
 def test_where_no_key_is_trusted_that_is_said(tmp_path, key):
@@ -109,6 +109,8 @@ def test_a_file_that_is_no_public_key_is_named(trusted, key):
 
 
 def test_a_key_of_another_kind_is_named(tmp_path, key):
-    folder = trust(tmp_path / "keys", generate_private_key(SECP256R1()))
-    with pytest.raises(ModelworksError, match=r"0\.pem is not an Ed25519 key"):
+    folder = trust(tmp_path / "keys", generate_private_key(SECP384R1()))
+    with pytest.raises(
+        ModelworksError, match=r"0\.pem: a key that signs bundles is an Ed25519 key, or one on the curve P-256"
+    ):
         verify("delays", DIGEST, sign("delays", DIGEST, key), folder)

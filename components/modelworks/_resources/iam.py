@@ -9,8 +9,6 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from modelworks import contract
-
 
 def statement(
     actions: Sequence[str], resources: Sequence[str], *, condition: Mapping[str, Any] | None = None
@@ -31,12 +29,12 @@ def statement(
     return allowed | ({"Condition": dict(condition)} if condition else {})
 
 
-def publish_metrics() -> dict[str, Any]:
-    """The statement that lets a role publish our metrics."""
+def publish_metrics(namespace: str) -> dict[str, Any]:
+    """The statement that lets a role publish metrics in one CloudWatch namespace."""
     return statement(
         ["cloudwatch:PutMetricData"],
         ["*"],  # the action knows no resources; the namespace is what narrows it
-        condition={"StringEquals": {"cloudwatch:namespace": contract.METRIC_NAMESPACE}},
+        condition={"StringEquals": {"cloudwatch:namespace": namespace}},
     )
 
 

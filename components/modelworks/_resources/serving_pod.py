@@ -180,5 +180,5 @@ def serving_permissions(model: str, bucket_arn: str, key_arn: str) -> list[dict[
         statement(["s3:GetObject"], [f"{bucket_arn}/bundles/{model}/*"]),
         statement(["s3:PutObject"], [f"{bucket_arn}/{log_prefix(model)}/*"]),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key_arn]),
-        publish_metrics(),
+        publish_metrics(contract.METRIC_NAMESPACE),
     ]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Model = Annotated[str, typer.Argument(help="Name of the model.", metavar="MODEL")]
@@ -16,6 +17,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Override = Annotated[
     str,
     typer.Option("--override", metavar="REASON", help="Continue although gates refuse, and record the reason."),
+]
+SigningKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--signing-key",
+        metavar="KEY",
+        show_default=False,
+        help="Key that signs the bundle: a file (Ed25519, PEM), or a KMS key (awskms:///ID?region=REGION).",
+    ),
 ]
 
 ENVIRONMENTS, MODELS, RELEASES, OBSERVE, LAPTOP = "Environments", "Models", "Releases", "Observe", "Laptop"
@@ -34,6 +44,11 @@ err = Console(stderr=True, highlight=False)
 def say(line: str) -> None:
     """Print a line to standard error as it is: nothing in it is markup."""
     print(line, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a problem that stops nothing."""
+    err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 def progress(step: str, state: str, seconds: float) -> None:

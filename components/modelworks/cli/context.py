@@ -151,7 +151,20 @@ class Target:
             bucket=self.output("bundle_bucket"),
             artifacts=self.output("artifact_bucket"),
             session=self.session,
+            trusted_keys=self.trusted_keys,
         )
+
+    @property
+    def trusted_keys(self) -> dict[str, str]:
+        """The public keys that pods of the environment require a signature of, as its stack's file states them."""
+        settings = self._config.get("modelworks:settings") or {}
+        return {str(name): str(pem) for name, pem in (settings.get("trusted_keys") or {}).items()}
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        if not self.stack_file.is_file():
+            return {}
+        return (yaml.safe_load(self.stack_file.read_text(encoding="utf-8")) or {}).get("config") or {}
 
     @property
     def session(self) -> Any:
@@ -190,7 +203,7 @@ class Target:
             )
         if self.engine.on_laptop:
             return KubernetesClient(self.engine.variables["KUBECONFIG"], None, namespace)
-        config = (yaml.safe_load(self.stack_file.read_text(encoding="utf-8")) or {}).get("config") or {}
+        config = self._config
         kubeconfig = config.get("kubernetes:kubeconfig")
         text = isinstance(kubeconfig, str)
         return KubernetesClient(kubeconfig if text else None, config.get("kubernetes:context"), namespace)

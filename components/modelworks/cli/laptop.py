@@ -67,6 +67,8 @@ def _down(
 ) -> None:
     """Stop the laptop cloud and delete its files. Environments are reproduced from code.
 
+    Runs, data snapshots, bundles and the signing key are in `.modelworks-models/`, and no command deletes them.
+
     For example:
 
         modelworks laptop down

@@ -179,13 +179,15 @@ def gates(
 
 
 def home_here() -> Home:
-    from modelworks.lifecycle.runs import Home
+    """Where models are kept: beside the laptop cloud and not in it, so that no `down` deletes anything of a model."""
+    from modelworks.lifecycle.runs import Home, make_home
 
     try:
-        root = Place.here().root
+        laptop = Place.here().root
     except ModelworksError:
         # A model project needs no Pulumi project around it.
-        root = Path.cwd() / ".modelworks"
+        laptop = Path.cwd() / ".modelworks"
+    root = make_home(laptop.with_name(f"{laptop.name}-models"))
     return Home(root, os.environ.get("MODELWORKS_DATA_STORE", ""))
 
 
@@ -231,10 +233,10 @@ def _print_checks(report: CheckReport) -> None:
     rows = table("", "check", "column", "what", "rows")
     for each in report.findings:
         colour = COLOURS[each.severity]
-        what = "\n".join([each.message, *(f"[dim]{example}[/]" for example in each.examples)])
-        rows.add_row(
-            f"[{colour}]{each.severity}[/]", each.check, each.subject, what, f"{each.count:,}" if each.count else ""
-        )
+        # Names and values of the data are no markup.
+        what = "\n".join([escape(each.message), *(f"[dim]{escape(example)}[/]" for example in each.examples)])
+        severity, count = f"[{colour}]{each.severity}[/]", f"{each.count:,}" if each.count else ""
+        rows.add_row(severity, each.check, escape(each.subject), what, count)
     out.print(rows)
     state = "[green]passed[/]" if report.passed else "[red]stopped[/]"
     out.print(f"{state}: {report.rows:,} rows, {report.data}", soft_wrap=True)
@@ -247,9 +249,10 @@ def _print_gates(report: GateReport) -> None:
         ends = each.interval and [("-" if end is None else f"{end:.4g}") for end in each.interval]
         action = f" [bold]{each.action}[/]" if each.action else ""
         verdict = f"[{COLOURS[each.verdict]}]{each.verdict}[/]{action}"
-        rows.add_row(verdict, each.subject, number, f"{ends[0]} - {ends[1]}" if ends else "", each.message)
+        interval = f"{ends[0]} - {ends[1]}" if ends else ""
+        rows.add_row(verdict, escape(each.subject), number, interval, escape(each.message))
     out.print(rows)
     if report.override:
-        out.print(f"[yellow]overridden[/] by {report.override.by}: {report.override.reason}")
+        out.print(f"[yellow]overridden[/] by {escape(report.override.by)}: {escape(report.override.reason)}")
     state = "[green]allowed[/]" if report.allowed else "[red]refused[/]"
     out.print(f"{state} for {report.target}: {report.digest}", soft_wrap=True)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from modelworks import contract
 from modelworks._git import GitError, git, git_succeeds
-from modelworks.cli.console import RELEASES, Model, Override, err, out, progress
+from modelworks.cli.console import RELEASES, Model, Override, SigningKeyOption, out, progress, warn
 from modelworks.cli.context import Target
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import verdict
-from modelworks.cli.release import say_release
+from modelworks.cli.release import key_of, say_release
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 
@@ -37,6 +35,7 @@ def promote(
     source: Annotated[str, typer.Option("--from", help="The environment that serves it now.")],
     to: Annotated[str, typer.Option("--to", help="The environment to release it in.")],
     override: Override = "",
+    signing_key: SigningKeyOption = "",
     pr: Annotated[
         bool, typer.Option("--pr", help="Commit the line on a new branch, for review; your checkout does not change.")
     ] = False,
@@ -44,7 +43,8 @@ def promote(
     """Release the version that serves in one environment in the next: one line in git.
 
     The gates compare it with the version that serves in the target, on the same hold-out, under the target's policy.
-    The command copies bundle, signature, data and lineage by digest into the target's stores and registry, verifies
+    A signature that the target does not trust is refused; with --signing-key the command signs it for the target. The
+    command copies bundle, signature, data and lineage by digest into the target's stores and registry, verifies
     them there, and only then edits the target's stack file. Run `modelworks up` to roll it out.
 
     Example: `modelworks promote flight-delay --from dev --to staging`.
@@ -60,7 +60,7 @@ def promote(
     branch = f"release/{to}-{model}-{contract.short_digest(line.digest)}" if line else ""
     if pr and branch:
         _refuse_branch(there.stack_file, branch)
-    promoted = promotion.promote(
+    version = promotion.prepare(
         model,
         here.registry,
         there.registry,
@@ -68,15 +68,22 @@ def promote(
         target_file=there.stack_file,
         home=home_here(),
         override=override,
+        signing_key=key_of(there, signing_key),
         progress=progress,
-        warn=lambda text: err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True),
-        write=partial(_on_branch, branch=branch, environment=to) if pr else write_release,
+        warn=warn,
     )
-    if pr and promoted.changed:
+    if pr and _on_branch(there.stack_file, version, branch=branch, environment=to):
         push = f"git push --set-upstream origin {branch}"
         out.print(f"committed on the branch {branch}; next: [bold]{push}[/] and open the request", soft_wrap=True)
-    else:
-        say_release(there, promoted.version, promoted.changed)
+        out.print(
+            f"it is released when it is merged: then [bold]modelworks up {to}[/] and [bold]modelworks status {to} "
+            "--wait[/], which records the release",
+            soft_wrap=True,
+        )
+        return
+    changed = not pr and write_release(there.stack_file, version)
+    promotion.note_promotion(here.registry, there.registry, version, changed=changed)
+    say_release(there, version, changed)
 
 
 # -- For review ------------------------------------------------------------------------------------------------------

@@ -167,8 +167,8 @@ def _answers(model: str) -> bool:
 
 def _local_server(model: str, began: float) -> LocalServer:
     """Serves the bundle until the environment does, and prints where."""
-    from modelworks.cli.lifecycle import home_here
     from modelworks.cli.local_server import Answer, LocalServer
+    from modelworks.laptop.state_dir import Place
 
     def answered(answer: Answer) -> None:
         out.print(
@@ -180,7 +180,7 @@ def _local_server(model: str, began: float) -> LocalServer:
     def failed(why: str) -> None:
         out.print(f"    [dim]{escape(why)}[/]")
 
-    return LocalServer(home_here().root / "local-server.log", answered, failed)
+    return LocalServer(Place.here().root / "local-server.log", answered, failed)
 
 
 def _begin_bundle(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelworks import contract
-from modelworks.cli.console import RELEASES, Json, Model, Override, out, progress
+from modelworks.cli.console import RELEASES, Json, Model, Override, SigningKeyOption, out, progress, warn
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import facts_of
@@ -18,6 +18,7 @@ from modelworks.project import project_root
 if TYPE_CHECKING:
     from modelworks.lifecycle.child_process import Progress
     from modelworks.lifecycle.registry import Version
+    from modelworks.runtime.signature import SigningKey
 
 
 def register(app: typer.Typer) -> None:
@@ -28,15 +29,22 @@ def register(app: typer.Typer) -> None:
 
 
 def register_model(
-    model: Model, *, env: Env = DEFAULT_ENVIRONMENT, override: Override = "", as_json: Json = False
+    model: Model,
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    override: Override = "",
+    signing_key: SigningKeyOption = "",
+    as_json: Json = False,
 ) -> None:
     """Store the last bundle of a model in an environment, and register it as a version with its lineage.
 
-    The command first evaluates the gates for that environment. Registering a bundle twice changes nothing.
+    The command signs the bundle, by default with the key of this checkout, which it makes on first use. A signature
+    that the environment does not trust is refused. Then it evaluates the gates for that environment. Registering a
+    bundle twice changes nothing.
 
     Example: `modelworks register flight-delay --env dev`.
     """
-    version = register_last(Target.of(env), model, override, progress)
+    version = register_last(Target.of(env), model, override, signing_key, progress)
     if as_json:
         print(json.dumps(facts_of(version), indent=2))
         return
@@ -53,10 +61,13 @@ def release(
 ) -> None:
     """Release a registered version in an environment: edit one line of its stack's config.
 
+    If the champion changed since the version was registered, the gates compare it with the champion of now.
+
     Only `local` and the first environment accept a direct release; use `promote` for the others.
 
     Example: `modelworks release flight-delay --env local`, then `modelworks up local`.
     """
+    from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import registration
     from modelworks.lifecycle.release import read_order
 
@@ -68,37 +79,59 @@ def release(
         )
     target = Target.of(env)
     found = target.registry.find(model, version)
-    if override or not found.facts.get("overrides"):
-        # What was overridden when it was registered here is decided already.
-        found = target.registry.note(found, **registration.apply_policy(found, env, override))
+    found = registration.judge_for_release(
+        target.registry,
+        target.stack_file,
+        found,
+        home_here(),
+        override=override,
+        progress=progress,
+        warn=warn,
+    )
     say_release(target, found, registration.release(target.registry, target.stack_file, found))
 
 
-def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
-    """Return to the version that served before: restore the previous release line.
+def rollback(
+    model: Model,
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    to: Annotated[
+        str, typer.Option("--to", metavar="VERSION", help="Number, alias or digest of any earlier champion.")
+    ] = "",
+) -> None:
+    """Return to the last version that was champion: edit one line of the stack's config.
+
+    The command records that the current release was rolled back, and no later rollback returns to it: after two bad
+    releases, two rollbacks lead behind both. Gates are not evaluated again.
 
     Example: `modelworks rollback flight-delay --env prod`, then `modelworks up prod`.
     """
     from modelworks.lifecycle import registration
-    from modelworks.lifecycle.release import read_releases
 
     target = Target.of(env)
-    updates = json.loads(target.engine.ask("stack", "history", "--json", "--stack", env) or "[]")
-    previous = registration.previous_release(updates, model, read_releases(target.stack_file).get(model))
-    if previous is None:
-        raise ModelworksError(f"{env} never released another {model}", fix="Register and release another version.")
-    found = target.registry.find(model, previous.digest)
-    say_release(target, found, registration.release(target.registry, target.stack_file, found))
+    version, changed = registration.roll_back(target.registry, target.stack_file, model, to)
+    say_release(target, version, changed)
 
 
-def register_last(target: Target, model: str, override: str = "", progress: Progress | None = None) -> Version:
+def register_last(
+    target: Target, model: str, override: str = "", signing_key: str = "", progress: Progress | None = None
+) -> Version:
     """Register the last bundle of a model in an environment."""
     from modelworks.cli.lifecycle import home_here, last_run
     from modelworks.lifecycle.registration import register
 
     home = home_here()
-    run = last_run(model, home)
-    return register(run, home, target.registry, target.stack_file, override=override, progress=progress)
+    run, key = last_run(model, home), key_of(target, signing_key)
+    return register(
+        run, home, target.registry, target.stack_file, override=override, signing_key=key, progress=progress
+    )
+
+
+def key_of(target: Target, where: str) -> SigningKey | None:
+    """The key that --signing-key names; None without one. A KMS key is used with the target's credentials."""
+    from modelworks.lifecycle.signing import open_key
+
+    return open_key(where, target.session) if where else None
 
 
 def say_release(target: Target, version: Version, changed: bool) -> None:

@@ -49,15 +49,18 @@ def status(
     environment: EnvArgument = "",
     *,
     env: EnvOption = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until no rollout is in progress.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until no rollout is in progress, and record the result.")
+    ] = False,
     timeout: Timeout = 0,
     as_json: Json = False,
 ) -> None:
     """Show each endpoint's desired and live version, and its alarms.
 
-    A version that takes all traffic becomes the registry's `champion`. With --wait on the laptop, the command sends the
-    model's example to each endpoint whose rollout is in progress: without requests a rollout has no evidence and is
-    aborted.
+    Without --wait the command changes nothing. With --wait it ends a release: it waits for the rollout and records the
+    result in the registry, where a version that takes all traffic becomes the `champion`. On the laptop it also sends
+    the model's example to each endpoint whose rollout is in progress: without requests a rollout has no evidence and
+    is aborted.
 
     Example: `modelworks up local && modelworks status local --wait`.
     """
@@ -106,6 +109,7 @@ class Told:
     registry: str = ""
     """The error of the registry; empty if there is none."""
     champion_moved: bool = False
+    """Whether this command made it the champion."""
 
     def facts(self) -> dict[str, Any]:
         """As plain values."""
@@ -146,7 +150,7 @@ def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json
     stands = [look(model) for model in models]
     if wait:
         stands = [item if item.ended else _wait(target, cluster, item, look, timeout, quiet=as_json) for item in stands]
-    told = [_ask_around(target, item) for item in stands]
+    told = [_ask_around(target, item, record=wait) for item in stands]
     if as_json:
         print(json.dumps({"environment": target.environment, "endpoints": [item.facts() for item in told]}, indent=2))
     else:
@@ -197,29 +201,30 @@ def _pause() -> None:
     time.sleep(_POLL_SECONDS)
 
 
-def _ask_around(target: Target, stands: rollout.Status) -> Told:
+def _ask_around(target: Target, stands: rollout.Status, *, record: bool) -> Told:
     """Add the facts of CloudWatch and the registry. If one fails, `status` reports it and continues."""
     alarms, alarms_unknown = _alarms(target, stands.model)
     facts: dict[str, Any] = {"alarms": alarms, "alarms_unknown": alarms_unknown}
     if stands.wanted:
         try:
-            facts |= _lineage(target.registry, stands)
+            facts |= _lineage(target.registry, stands, record=record)
         except ModelworksError as error:
             facts["registry"] = error.message
     return Told(stands, target.address(target.outputs.get("endpoints", {}).get(stands.model, "")), **facts)
 
 
-def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
-    """The registry's facts of the desired version, which becomes the champion once it serves."""
-    from modelworks.lifecycle.aliases import move_aliases
+def _lineage(registry: Registry, stands: rollout.Status, *, record: bool) -> dict[str, Any]:
+    """The registry's facts of the desired version; with `record`, after it learned what the cluster has."""
+    from modelworks.lifecycle.registration import follow_release
     from modelworks.lifecycle.registry import CHAMPION
 
     versions = registry.versions(stands.model)
     version = next((item for item in versions if item.digest == stands.wanted), None)
     if version is None:
         return {"registry": f"holds no version with the bundle {stands.wanted}"}
-    serves = stands.state == "Healthy"
-    moved = move_aliases(registry, stands.model, version.digest, serves=True) if serves else []
+    moved = []
+    if record and stands.state != "OutOfSync":
+        moved = follow_release(registry, version, changed=False, serves=stands.state == "Healthy")
     aliases = {*version.aliases} - {move.alias for move in moved} | {move.alias for move in moved if move.wanted}
     return {
         "overrides": tuple(version.facts.get("overrides", ())),

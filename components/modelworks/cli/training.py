@@ -77,7 +77,7 @@ def train_in(
         )
         if data:
             artifacts.snapshots(home.data).share(data)
-    name = f"train-{spec.name[:40].rstrip('-')}-{secrets.token_hex(4)}"
+    name = job_name(spec.name)
     made = _watched(target, cluster, artifacts, place, order, name)
     folder = home.runs(spec.name) / made.run
     with _step(tell, "bring the run home"):
@@ -89,6 +89,11 @@ def train_in(
     run = runs.with_origin(folder, *source)
     with _step(tell, "log to MLflow"):
         return run, target.registry.track(run)
+
+
+def job_name(model: str) -> str:
+    """A name for a Job that no other run can guess: it hands its result over under that name."""
+    return f"train-{model[:24].rstrip('-')}-{secrets.token_hex(12)}"  # short enough for the names of its pods
 
 
 def _watched(

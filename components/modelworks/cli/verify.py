@@ -117,11 +117,12 @@ def compare(
 # -- Checks ----------------------------------------------------------------------------------------------------------
 def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
     """Each release against the registry and the bytes in the store."""
-    from modelworks.lifecycle.aliases import note_release, was_released
+    from modelworks.lifecycle.history import is_last_release, note_release
 
     for model, release in _releases(target).items():
         short = contract.short_digest(release.digest)
-        known = [each for each in target.registry.versions(model) if each.digest == release.digest]
+        versions = target.registry.versions(model)
+        known = [each for each in versions if each.digest == release.digest]
         if not known:
             yield Finding(
                 "release", model, "wrong", f"{short} is released, but no version of the registry is that bundle",
@@ -137,7 +138,7 @@ def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
                 "release", model, "wrong", "its gates were overridden, and the release line omits that",
                 f"Release it again: `modelworks release {model} --env {target.environment}`, or promote it again.",
             )  # fmt: skip
-        elif not was_released(known[0], target.environment):
+        elif not is_last_release(known[0], versions, target.environment):
             if repair:
                 note_release(target.registry, known[0], target.environment)
             yield Finding(
@@ -152,10 +153,13 @@ def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
 def _check_bundle(target: Target, model: str, release: Release) -> Finding:
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
         try:
-            _, signature = target.registry.fetch(model, contract.Digest(release.digest), Path(scratch))
+            digest = contract.Digest(release.digest)
+            target.registry.fetch(model, digest, Path(scratch))
+            key = target.registry.require_trusted_release(model, digest)
         except ModelworksError as error:
             return Finding("bundle", model, "wrong", error.message, error.fix or "")
-    signed = "signed" if signature else "without a signature"
+    trusted = "trusted" if target.registry.trusted_keys else "and the environment requires no signature"
+    signed = f"signed by key {key}, {trusted}" if key else "without a signature, and the environment requires none"
     return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
 
 
@@ -176,7 +180,7 @@ def _check_aliases(target: Target, repair: bool) -> Iterator[Finding]:
                 yield Finding("alias", f"{model}@{alias}", "ok", _version_of(now))
                 continue
             if repair:
-                target.registry.point(alias, wrong[alias].wanted, model=model)
+                aliases.point_alias(target.registry, model, wrong[alias])
             yield Finding(
                 "alias", f"{model}@{alias}", "repaired" if repair else "wrong",
                 f"it was {_version_of(now)}, and should be {_version_of(wrong[alias].wanted)}",

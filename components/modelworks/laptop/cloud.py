@@ -158,6 +158,8 @@ def _kubernetes_up(
 def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> None:
     """End everything and wipe it: processes, mounts, files. Safe when nothing is up.
 
+    Models are kept elsewhere, and nothing of them is deleted.
+
     Args:
         place: The laptop cloud to stop.
         keep: Keep the files, so that the next `up` continues where this one ends.

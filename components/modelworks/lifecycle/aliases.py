@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from modelworks.contract import Digest
+from modelworks.lifecycle.history import note_champion, was_rolled_back
 from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
 
 
@@ -54,7 +53,7 @@ def moves(wanted: Mapping[str, Digest | None], versions: Sequence[Version]) -> l
 
 
 def move_aliases(registry: Registry, model: str, digest: Digest, *, serves: bool) -> list[Move]:
-    """Let the aliases of a model point where they belong, and return what was changed.
+    """Let the aliases of a model point where they belong, record a new champion, and return what was changed.
 
     Args:
         registry: Of the environment.
@@ -68,23 +67,24 @@ def move_aliases(registry: Registry, model: str, digest: Digest, *, serves: bool
     versions = registry.versions(model)
     changed = moves(aliases_for(digest, versions, serves=serves), versions)
     for move in changed:
-        registry.point(move.alias, move.wanted, model=model)
+        point_alias(registry, model, move)
+    champion = next((each for each in versions if serves and each.digest == digest), None)
+    if champion and CHAMPION in champion.aliases and was_rolled_back(champion, registry.environment):
+        note_champion(registry, champion)  # released again before it had lost the traffic
     return changed
 
 
-def was_released(version: Version, environment: str) -> bool:
-    """Whether the lineage of a version records a release in an environment."""
-    return any(release["environment"] == environment for release in version.facts.get("released", []))
-
-
-def note_release(registry: Registry, version: Version, environment: str) -> Version:
-    """Add to a version's lineage that an environment released it: now, and by whoever runs this.
+def point_alias(registry: Registry, model: str, move: Move) -> None:
+    """Let one alias point where it belongs. A champion enters the history first, so that none is ever missing there.
 
     Args:
-        registry: Whose lineage it is.
-        version: The version.
-        environment: Where it was released.
+        registry: Of the environment.
+        model: The model.
+        move: The alias, and where it belongs.
+
+    Raises:
+        ModelworksError: The registry is unreachable, or refuses.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    release = {"by": getpass.getuser(), "at": now, "environment": environment}
-    return registry.note(version, released=[*version.facts.get("released", []), release])
+    if move.alias == CHAMPION and move.wanted:
+        note_champion(registry, move.wanted)
+    registry.point(move.alias, move.wanted, model=model)

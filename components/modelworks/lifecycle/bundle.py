@@ -13,8 +13,10 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.child_process import Progress, work
 from modelworks.lifecycle.provenance import builder_digest
 from modelworks.lifecycle.runs import Home, TrainedModel
+from modelworks.lifecycle.signing import read_key
 from modelworks.runtime import bundle as runtime_bundle
 from modelworks.runtime import signature
+from modelworks.runtime.signature import SigningKey
 
 if TYPE_CHECKING:
     from modelworks.runtime.manifest import Manifest
@@ -94,50 +96,16 @@ def verify_bundle(path: Path, digest: Digest, model: str, trusted_keys: Path | N
         return runtime_bundle.open_bundle(path, digest, model, Path(scratch) / "bento", trusted_keys=trusted_keys)
 
 
-# -- Signatures ------------------------------------------------------------------------------------------------------
-def make_key(folder: Path) -> Path:
-    """The private key of an environment's pipeline in `folder`, made on first use; its public half is beside it.
+def sign(bundle: Bundle, key: SigningKey | Path) -> Path:
+    """Sign a bundle, and write the signature beside it.
 
-    Returns:
-        The private key's file, `signing.key`, readable by its owner only. The public one is `trusted/<identity>.pem`.
-
-    Raises:
-        ModelworksError: The folder cannot be written.
-    """
-    from cryptography.hazmat.primitives import serialization  # only where bundles are signed
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    path = folder / "signing.key"
-    if not path.is_file():
-        key = Ed25519PrivateKey.generate()
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_whole(path, private)  # the temporary file it is renamed from is private from the start
-    public = _read_key(path).public_key()
-    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    write_whole(folder / "trusted" / f"{signature.key_id(public)}.pem", pem)
-    return path
-
-
-def sign(bundle: Bundle, key: Path) -> Path:
-    """Sign a bundle with the private key in `key` and write the signature beside it.
+    Args:
+        bundle: The bundle.
+        key: The key, or the file of one: see `signing`.
 
     Raises:
-        ModelworksError: The key cannot be read or is no Ed25519 key.
+        ModelworksError: The key cannot be read, or does not sign bundles.
     """
-    write_whole(bundle.signature, signature.sign(bundle.model, bundle.digest, _read_key(key)))
+    made = signature.sign(bundle.model, bundle.digest, read_key(key) if isinstance(key, Path) else key)
+    write_whole(bundle.signature, made)
     return bundle.signature
-
-
-def _read_key(path: Path) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelworksError(f"the signing key {path} cannot be read: {error}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ModelworksError(f"the signing key {path} is not an Ed25519 key")
-    return key

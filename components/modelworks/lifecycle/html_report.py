@@ -39,6 +39,12 @@ tr{border-top:1px solid var(--line);padding:8px 0}tr:first-child{border:0;paddin
 """.strip()
 
 
+class Html(str):
+    """Markup that this module wrote: every other text is escaped, whatever it begins with."""
+
+    __slots__ = ()
+
+
 def page(title: str, subtitle: str, cards: Sequence[tuple[str, str, str]], body: str) -> str:
     """An HTML page: a head, some big numbers (`value`, `label`, CSS class), and the rest."""
     numbers = "".join(
@@ -53,16 +59,16 @@ def page(title: str, subtitle: str, cards: Sequence[tuple[str, str, str]], body:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; cells that are HTML already begin with `<`, cells of digits are set to the right."""
+    """A table; cells of digits are set to the right."""
     numbers = [any(_is_number(row[at]) for row in rows) for at in range(len(head))]
     lines = ["".join(f"<th{' class=n' * n}>{escape(each)}</th>" for each, n in zip(head, numbers, strict=True))]
     lines += ["".join(map(_cell, row)) for row in rows]
     return '<div class="table"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
-def tag(word: str) -> str:
+def tag(word: str) -> Html:
     """A severity or verdict as a coloured word."""
-    return f'<span class="tag {escape(word)}">{escape(word)}</span>'
+    return Html(f'<span class="tag {escape(word)}">{escape(word)}</span>')
 
 
 def checks_page(report: CheckReport) -> str:
@@ -109,9 +115,9 @@ def gates_page(report: GateReport) -> str:
         body += f"<h2>Overridden</h2><p><b>{escape(report.override.reason)}</b><br>{escape(by)}</p>"
     rows = [
         [
-            tag(each.verdict) + _action(each.action), each.subject, "" if each.number is None else f"{each.number:.4g}",
+            Html(tag(each.verdict) + _action(each.action)), each.subject, "" if each.number is None else f"{each.number:.4g}",
             "" if each.interval is None else _interval(*each.interval),
-            f"<div>{escape(each.message)}<small>{escape(each.because)}</small></div>", each.source.rpartition("/")[2],
+            Html(f"<div>{escape(each.message)}<small>{escape(each.because)}</small></div>"), each.source.rpartition("/")[2],
         ]
         for each in sorted(report.results, key=lambda each: ("fail", "inconclusive", "pass").index(each.verdict))
     ]  # fmt: skip
@@ -126,19 +132,19 @@ def _action(action: str) -> str:
     return f"<small>{done[action]}</small>" if action else ""
 
 
-def _interval(*ends: float | None) -> str:
+def _interval(*ends: float | None) -> Html:
     low, high = ("-" if each is None else f"{each:.4g}" for each in ends)
-    return f'<span class="whole">{low} to {high}</span>'
+    return Html(f'<span class="whole">{low} to {high}</span>')
 
 
 def _finding_row(finding: Finding) -> list[str]:
     examples = "".join(f"<code>{escape(each)}</code>" for each in finding.examples)
-    what = f"<div>{escape(finding.message)}{examples}</div>"
+    what = Html(f"<div>{escape(finding.message)}{examples}</div>")
     return [tag(finding.severity), finding.check, finding.subject, what, f"{finding.count:,}" if finding.count else ""]
 
 
 def _cell(text: str) -> str:
-    if text.startswith("<"):
+    if isinstance(text, Html):
         return f"<td>{text}</td>"
     return f'<td class="n">{escape(text)}</td>' if _is_number(text) else f"<td>{escape(text)}</td>"
 
@@ -152,10 +158,10 @@ def _when(moment: str) -> str:
     return f"{moment[:16].replace('T', ' ')} UTC"
 
 
-def _bars(shares: Sequence[float]) -> str:
+def _bars(shares: Sequence[float]) -> Html:
     top = max(shares, default=0) or 1
     bars = "".join(f'<i style="height:{max(1, round(26 * share / top))}px"></i>' for share in shares[:24])
-    return f'<span class="bars">{bars}</span>'
+    return Html(f'<span class="bars">{bars}</span>')
 
 
 # -- Pictures --------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def count_run(session: Any, environment: str, model: str, *, failed: bool) -> No
     config = Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 3})
     try:
         session.client("cloudwatch", config=config).put_metric_data(
-            Namespace=contract.METRIC_NAMESPACE, MetricData=data
+            Namespace=contract.TRAINING_METRIC_NAMESPACE, MetricData=data
         )
     except (BotoCoreError, ClientError) as error:
         raise StoreError(f"CloudWatch did not count the run: {error}") from error

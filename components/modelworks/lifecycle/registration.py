@@ -11,23 +11,42 @@ the command line does:
 from __future__ import annotations
 
 import getpass
-import json
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.aliases import move_aliases, note_release, was_released
-from modelworks.lifecycle.bundle import make_key, open_built, sign
+from modelworks.lifecycle.aliases import Move, move_aliases
+from modelworks.lifecycle.bundle import open_built, sign
+from modelworks.lifecycle.comparison import (
+    champion_of,
+    fetch_champion,
+    fetch_kept,
+    has_champion_verdict,
+    judged_again,
+)
 from modelworks.lifecycle.data import SnapshotStore
 from modelworks.lifecycle.gates import SOURCE, policy_of
+from modelworks.lifecycle.history import (
+    champions,
+    is_broken_rollback,
+    is_last_release,
+    note_release,
+    note_rollback,
+    way_back,
+)
 from modelworks.lifecycle.registry import Registry, Version, lineage_of
 from modelworks.lifecycle.release import read_releases, set_release
 from modelworks.lifecycle.run_gates import read_gates, run_gates
 from modelworks.lifecycle.runs import Home, TrainedModel
-from modelworks.settings import RELEASES_KEY, Release
+from modelworks.lifecycle.signing import make_key, read_key
+from modelworks.runtime.signature import SigningKey
+from modelworks.settings import Release
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.child_process import Progress
@@ -40,6 +59,7 @@ def register(
     stack_file: Path,
     *,
     override: str = "",
+    signing_key: SigningKey | None = None,
     progress: Progress | None = None,
 ) -> Version:
     """Judge a bundled run for an environment, and register it there with the rows and the project it was made from.
@@ -52,13 +72,15 @@ def register(
         registry: Of the environment.
         stack_file: The environment's: it names the champion that the bundle is compared with.
         override: A reason to go on in spite of gates that do not hold.
+        signing_key: Signs the bundle; default: the home's own key, made on first use. See `signing.open_key`.
         progress: Called at every step.
 
     Raises:
-        ModelworksError: A gate is refused, or the registry is unreachable.
+        ModelworksError: The environment does not trust the key, a gate is refused, or the registry is unreachable.
     """
     built = open_built(run)
-    sign(built, make_key(home.root / "signing"))
+    sign(built, signing_key or read_key(make_key(home.root / "signing")))
+    registry.require_trust(run.model, built.digest, built.signature.read_bytes())
     known = next((version for version in registry.versions(run.model) if version.digest == built.digest), None)
     report = read_gates(run, registry.environment) if known and not override else None
     if report is None or report.digest != built.digest:
@@ -80,16 +102,48 @@ def register(
     return version
 
 
-def fetch_champion(registry: Registry, stack_file: Path, model: str, digest: Digest, folder: Path) -> Path | None:
-    """The bundle that an environment releases, downloaded into `folder`; None if it is `digest` itself, or nothing.
+def judge_for_release(
+    registry: Registry,
+    stack_file: Path,
+    version: Version,
+    home: Home,
+    *,
+    override: str = "",
+    progress: Progress | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Version:
+    """Hold a registered version to its environment's policy, compared with the champion of now.
+
+    Verdicts against a champion of the past are evaluated again. An override at registration holds until then.
+
+    Args:
+        registry: Of the environment.
+        stack_file: The environment's.
+        version: The version.
+        home: Where data is looked for that the environment does not keep.
+        override: A reason to go on in spite of what is refused.
+        progress: Called at every step.
+        warn: Called with each problem that does not stop the release.
+
+    Returns:
+        The version, with what was decided in its lineage.
 
     Raises:
-        ModelworksError: It cannot be had, or its bytes are not the digest's.
+        ModelworksError: The environment refuses it, or a registry is unreachable.
     """
-    line = read_releases(stack_file).get(model)
-    if line is None or line.digest == digest:
-        return None
-    return registry.fetch(model, Digest(line.digest), folder)[0]
+    champion = champion_of(registry, stack_file, version.model) or ""
+    decided: dict[str, Any] = {}
+    if champion not in {version.digest, version.facts["champion"]} and has_champion_verdict(version):
+        with tempfile.TemporaryDirectory(prefix="modelworks-release-") as folder:
+            kept = fetch_kept(version, registry, home, Path(folder), warn)
+            rivals = partial(
+                fetch_champion, registry, stack_file, version.model, version.digest, Path(folder) / "champion"
+            )
+            decided = {"gates": judged_again(version, kept, rivals, progress), "champion": champion}
+    if decided or override or not version.facts.get("overrides"):
+        judged = replace(version, facts={**version.facts, **decided})
+        decided |= apply_policy(judged, registry.environment, override)
+    return registry.note(version, **decided)
 
 
 def apply_policy(version: Version, environment: str, override: str) -> dict[str, Any]:
@@ -139,8 +193,10 @@ def release(registry: Registry, stack_file: Path, version: Version) -> bool:
         Whether the line changed.
 
     Raises:
-        ModelworksError: The file cannot be read or written, or would break a rule; it is untouched then.
+        ModelworksError: The environment does not trust the bundle's signature, or the file cannot be read or written,
+            or would break a rule; it is untouched then.
     """
+    registry.require_trusted_release(version.model, version.digest)
     changed = write_release(stack_file, version)
     follow_release(registry, version, changed=changed)
     return changed
@@ -157,39 +213,75 @@ def write_release(stack_file: Path, version: Version) -> bool:
     return set_release(stack_file, version.model, line)
 
 
-def follow_release(registry: Registry, version: Version, *, changed: bool) -> None:
+def follow_release(registry: Registry, version: Version, *, changed: bool, serves: bool = False) -> list[Move]:
     """Let lineage and aliases follow a release line; `champion` moves when the traffic does.
 
     Args:
         registry: Of the environment.
         version: The version that its stack file releases.
         changed: Whether that is new. An earlier try that broke behind the line is completed in any case.
+        serves: Whether all traffic is on it.
+
+    Returns:
+        The aliases that moved.
 
     Raises:
         ModelworksError: The registry is unreachable, or refuses.
     """
-    if changed or not was_released(version, registry.environment):
-        note_release(registry, version, registry.environment)
-    move_aliases(registry, version.model, version.digest, serves=False)
+    moved = move_aliases(registry, version.model, version.digest, serves=serves)
+    # The last step: a release that the lineage has is complete.
+    latest = registry.find(version.model, version.digest)
+    if changed or not is_last_release(latest, registry.versions(version.model), registry.environment):
+        note_release(registry, latest, registry.environment)
+    return moved
 
 
-def previous_release(updates: Iterable[Mapping[str, Any]], model: str, current: Release | None) -> Release | None:
-    """The previous release of an environment, by the engine's own history of its stack (`pulumi stack history --json`).
+def roll_back(registry: Registry, stack_file: Path, model: str, to: str = "") -> tuple[Version, bool]:
+    """Return to the last champion of an environment: a line of its stack's file, then lineage and aliases after it.
+
+    The version that it leaves is recorded as rolled back, so that no later rollback leads to it.
 
     Args:
-        updates: The history, newest first.
+        registry: Of the environment.
+        stack_file: The environment's.
         model: The model.
-        current: The current release.
+        to: Another version that was champion there: its number, alias or digest.
 
     Returns:
-        The last release of another bundle that an update brought up; None if there is none.
+        The version that is released now, and whether the line changed.
+
+    Raises:
+        ModelworksError: No such version was champion there, or the file cannot be written; the line is unchanged then.
     """
-    for update in updates:
-        if update.get("kind") != "update" or update.get("result") != "succeeded":
-            continue
-        value = update.get("config", {}).get(RELEASES_KEY, {})
-        lines = value.get("objectValue") or json.loads(value.get("value") or "{}")
-        line = lines.get(model)
-        if line and (current is None or line["digest"] != current.digest):
-            return Release.model_validate(line)
-    return None
+    versions, line = registry.versions(model), read_releases(stack_file).get(model)
+    current = next((each for each in versions if line and each.digest == line.digest), None)
+    if current and not to and is_broken_rollback(current, versions, registry.environment):
+        follow_release(registry, current, changed=True)
+        return current, False
+    version = _champion(registry, versions, model, to, line.digest if line else "")
+    if current and current.digest != version.digest:
+        note_rollback(registry, current, version.digest)
+    return version, release(registry, stack_file, version)
+
+
+def _champion(registry: Registry, versions: Sequence[Version], model: str, which: str, current: str) -> Version:
+    """The version that a rollback leads to."""
+    environment = registry.environment
+    were = champions(versions, environment)
+    listed = ", ".join(str(each.version) for each in were) or "none"
+    if which:
+        named = registry.find(model, which)
+        if named.digest not in {each.digest for each in were}:
+            raise ModelworksError(
+                f"{model} {named.version} was never the champion of {environment}; its champions were: {listed}",
+                fix="Return to one of them, or release or promote that version: its gates are evaluated then.",
+            )
+        return named
+    if (found := way_back(versions, environment, current)) is None:
+        raise ModelworksError(
+            f"{environment} has no version of {model} to return to: its champions were: {listed}, and each is "
+            "released now or was rolled back",
+            fix=f"Release another version, or name one of them: `modelworks rollback {model} --env {environment} "
+            "--to VERSION`.",
+        )
+    return found

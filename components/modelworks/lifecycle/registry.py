@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from modelworks.lifecycle.bundle import Bundle
 from modelworks.lifecycle.gates import GateReport, lineage_verdict
 from modelworks.lifecycle.runs import MADE_OF, TrainedModel
 from modelworks.lifecycle.tracking import track
+from modelworks.runtime.signature import read_signature, verify
 
 CHAMPION = "champion"
 """Alias of the version that an environment's traffic is on."""
@@ -77,6 +79,7 @@ class Registry:
         bucket: The bundle store.
         artifacts: The bucket that data snapshots are kept in.
         session: A boto3 session of the environment's account.
+        trusted_keys: Public keys in PEM, by file name, that its pods require a signature of. None: they require none.
     """
 
     environment: str
@@ -85,6 +88,7 @@ class Registry:
     bucket: str
     artifacts: str
     session: Any
+    trusted_keys: Mapping[str, str] = field(default_factory=dict)
 
     def track(self, run: TrainedModel, bundle: Bundle | None = None) -> str:
         """Log a run to this registry's MLflow, and return its id there.
@@ -160,7 +164,15 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of the models that are registered."""
-        return sorted(item.name for item in self._ask("listing models", self._mlflow.search_registered_models))
+        names: list[str] = []
+        token = None
+        while True:
+            page = self._ask(
+                "listing models", lambda token=token: self._mlflow.search_registered_models(page_token=token)
+            )
+            names += [item.name for item in page]
+            if not (token := page.token):
+                return sorted(names)
 
     def find(self, model: str, which: str = "") -> Version:
         """A version by number, alias, digest or start of its hex; the newest by default.
@@ -197,11 +209,13 @@ class Registry:
             signature: Its detached signature.
 
         Raises:
-            ModelworksError: The file is not the digest's, or the store or MLflow does not answer.
+            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, or the
+                store or MLflow does not answer.
         """
         model, digest = facts["model"], Digest(facts["bundle"])
         if digest_of_file(bundle) != digest:
             raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
+        self.require_trust(model, digest, signature.read_bytes() if signature else None)
         for path, key in (
             (bundle, contract.bundle_key(model, digest)),
             (signature, contract.signature_key(model, digest)),
@@ -284,6 +298,44 @@ class Registry:
         signature = bundle.with_name(f"{bundle.name}.sig")
         write_whole(signature, self._get(self.bucket, contract.signature_key(model, digest)))
         return bundle, signature
+
+    def require_trust(self, model: str, digest: Digest, signature: bytes | None) -> str:
+        """Require the signature of a bundle to be about that bundle, and by a trusted key if there are any.
+
+        Args:
+            model: The model.
+            digest: The bundle's.
+            signature: The content of its `.sig` file; None if there is none.
+
+        Returns:
+            The identity of the key that signed it; empty without a signature.
+
+        Raises:
+            ModelworksError: It is another's, malformed, wrong, missing where one is required, or by another key.
+        """
+        named = f"{self.environment} does not take {model} {contract.short_digest(digest)}"
+        if signature is None and self.trusted_keys:
+            raise ModelworksError(
+                f"{named}: it has no signature, and pods there require one by {', '.join(sorted(self.trusted_keys))}",
+                fix="Sign it with a key that the environment trusts: `--signing-key`.",
+            )
+        if signature is None:
+            return ""
+        try:
+            if self.trusted_keys:
+                return verify(model, digest, signature, self.trusted_keys)
+            return read_signature(model, digest, signature).key
+        except ModelworksError as error:
+            raise ModelworksError(f"{named}: {error.message}", fix=error.fix) from error
+
+    def require_trusted_release(self, model: str, digest: Digest) -> str:
+        """Require the same of the signature in the store. Returns the identity of the key; empty without a signature.
+
+        Raises:
+            ModelworksError: See `require_trust`; or the store does not answer.
+        """
+        key = contract.signature_key(model, digest)
+        return self.require_trust(model, digest, self._get(self.bucket, key) if self._has(self.bucket, key) else None)
 
     def has_data(self, digest: Digest) -> bool:
         """Whether the environment keeps the rows of that digest, so that they can be trained on again."""

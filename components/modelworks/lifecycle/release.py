@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tomllib
 from collections.abc import Sequence
@@ -10,14 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
 from modelworks._files import locked, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.settings import RELEASES_KEY, Release
+from modelworks.lifecycle.release_line import with_release
+from modelworks.settings import Release
 from modelworks.stack_config import load, parse_yaml
 
 ORDER = ("dev", "staging", "prod")
@@ -34,7 +29,7 @@ def read_releases(path: Path) -> dict[str, Release]:
 
 
 def set_release(path: Path, model: str, release: Release) -> bool:
-    """Make `release` what `model` serves in a stack, keeping comments, order and every other line.
+    """Make `release` what `model` serves in a stack, and change nothing else in its file: see `release_line`.
 
     Two who edit the same file at once come one after the other; the result is checked before it replaces the file.
 
@@ -47,22 +42,17 @@ def set_release(path: Path, model: str, release: Release) -> bool:
         Whether the file changed.
 
     Raises:
-        ModelworksError: The file cannot be read or written, or would break a rule afterwards; it is untouched then.
+        ModelworksError: The file cannot be read, edited safely or written, or would break a rule afterwards; it is
+            untouched then.
     """
+    path = path.resolve()  # a link stays one
     with locked(path.parent):  # not the file, which is replaced
         before = _read(path)
-        document = _yaml().load(before)
-        config = document.get("config") if isinstance(document, dict) else None
-        if not isinstance(config, dict):
-            raise ModelworksError(f"{path} has no mapping `config`", fix="It must be a stack's config file.")
-        releases = config.setdefault(RELEASES_KEY, CommentedMap())
-        if releases.get(model) == release.model_dump(exclude_none=True):
+        edited = with_release(before, model, release, source=str(path))
+        if edited == before:
             return False
-        releases[model] = _line(release)
-        buffer = io.StringIO()
-        _yaml().dump(document, buffer)
-        parse_yaml(buffer.getvalue(), source=str(path))  # a release that breaks a rule never reaches the file
-        write_whole(path, buffer.getvalue(), mode=path.stat().st_mode & 0o777)
+        parse_yaml(edited, source=str(path))  # a release that breaks a rule never reaches the file
+        write_whole(path, edited, mode=path.stat().st_mode & 0o777)
     return True
 
 
@@ -129,31 +119,10 @@ def _problem_of(order: Any) -> str:
     return ""
 
 
-def _line(release: Release) -> Any:
-    line = CommentedMap(digest=DoubleQuotedScalarString(release.digest))
-    if release.version is not None:
-        line["version"] = release.version
-    if release.override is not None:
-        line["override"] = DoubleQuotedScalarString(release.override)
-    line.fa.set_flow_style()
-    return line
-
-
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    # As Pulumi writes its own files, so that neither tool reformats what the other wrote.
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-        _yaml().load(text)
+        return path.read_bytes().decode("utf-8")  # with its own line endings
     except FileNotFoundError as error:
         raise ModelworksError(f"{path} does not exist", fix="Check the environment's name.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ModelworksError(f"{path} is not YAML: {error}") from error
-    return text

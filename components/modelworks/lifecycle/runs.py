@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelworks._files import digest_of_facts, read_json, write_json
+from modelworks._files import digest_of_facts, read_json, write_json, write_whole
 from modelworks.contract import MODEL_NAME, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.checks import CheckReport
@@ -36,7 +36,7 @@ MADE_OF = ("inputs.json", "metrics.json", PROJECT, SPLIT)
 
 @dataclass(frozen=True)
 class Home:
-    """Where runs and data are kept on this machine."""
+    """Where runs, data and the signing key are kept on this machine. No command deletes it."""
 
     root: Path
     data_store: str = ""
@@ -62,6 +62,17 @@ class Home:
     def checks(self, model: str) -> Path:
         """The last check of a model's data outside of a run."""
         return self.root / "checks" / model
+
+
+def make_home(root: Path) -> Path:
+    """Make the folder of a home, for the user alone and ignored by git: it holds data and a private key.
+
+    Raises:
+        ModelworksError: It cannot be made.
+    """
+    if not (root / ".gitignore").is_file():
+        write_whole(root / ".gitignore", "*\n")
+    return root
 
 
 @dataclass(frozen=True)
