@@ -31,7 +31,7 @@ from modelworks.runtime.server import metrics
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.config import Config
-from modelworks.runtime.server.http import Connection, Listener, Refusal, Request, clock
+from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe, line
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.tracing import Tracer, trace_id
@@ -446,9 +446,9 @@ class App:
         )
 
 
-def listener(app: App) -> Listener:
+def listener(app: App, max_connections: int = MAX_CONNECTIONS) -> Listener:
     """The factory of connections for `app`."""
-    return Listener(app, app.config.max_body_bytes)
+    return Listener(app, app.config.max_body_bytes, max_connections)
 
 
 def _tokens(config: Config, scribe: Scribe) -> TokenFile | None:
