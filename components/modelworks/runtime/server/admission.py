@@ -133,14 +133,14 @@ class Admission(Generic[T]):
 
     def add(self, request: T, rows: int) -> None:
         """Let a request wait, whether or not it was admitted."""
-        size, index = self._size(rows), self._lane(rows)
-        while len(self._lanes) <= index:
-            self._lanes.append(_Lane())
-        lane = self._lanes[index]
+        size, index = (self._size(rows), 0) if self._alone else (rows, rows.bit_length())
+        lanes = self._lanes
+        while len(lanes) <= index:
+            lanes.append(_Lane())
+        lane = lanes[index]
         lane.waiting.append((request, size))
         lane.rows += size
         self._rows += size
-        self._peak = max(self._peak, self._rows)
 
     def drop(self, request: T) -> None:
         """Take away the rest of a request of which a call has answered a part."""
@@ -156,6 +156,7 @@ class Admission(Generic[T]):
         """The next call, which begins now; None if nothing waits or every slot is taken."""
         if not self._rows or len(self._running) >= self._slots:
             return None
+        self._peak = max(self._peak, self._rows)
         parts: list[Part[T]] = []
         rows = self._lanes[0].take(self._lanes[0].waiting[0][1], parts) if self._alone else self._shares(parts)
         self._rows -= rows
@@ -180,24 +181,21 @@ class Admission(Generic[T]):
 
     def saturation(self) -> float:
         """The most that waited since the last time, as a share of what may wait: 0 to 1."""
-        peak, self._peak = self._peak, self._rows
+        peak, self._peak = max(self._peak, self._rows), 0
         full = self.drag * self._full
         return min(1.0, self.drag * self._seconds(peak / self._most) / max(self._objective - full, full))
 
     # -- Details -------------------------------------------------------------------------------------------------
     def _size(self, rows: int) -> int:
-        """Rows; of a request that is a call of its own, as many as would cost the same one by one."""
-        return max(1, round(self._cost.of(rows) / self._cost.of(1))) if self._alone else rows
-
-    def _lane(self, rows: int) -> int:
-        return 0 if self._alone else rows.bit_length()
+        """Of a request that is a call of its own: the rows that would cost the same one by one."""
+        return max(1, round(self._cost.of(rows) / self._cost.of(1)))
 
     def _seconds(self, calls: float) -> float:
         return calls * self._full / self._slots
 
     def _rows_ahead(self, rows: int) -> int:
         """Rows that calls take before the last one of a request that comes now."""
-        index = self._lane(rows)
+        index = 0 if self._alone else rows.bit_length()
         own = self._lanes[index].rows if index < len(self._lanes) else 0
         others = sum(min(lane.rows, own + rows) for number, lane in enumerate(self._lanes) if number != index)
         return own + others

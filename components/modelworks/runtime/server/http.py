@@ -263,8 +263,6 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer is no header (RFC 9110, section 6.5.1)
         name = name.lower()
         if name in _NOTED:
             if name == b"authorization" and name in self._headers:
@@ -283,6 +281,7 @@ class Connection(asyncio.Protocol):
         # We speak nothing else, so an upgrade is answered as it is, and nothing after it can be read.
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         request = Request(parser.get_method(), path, self._headers, keep_alive=keep_alive)
+        self._headers = {}  # for trailers, which are no headers (RFC 9110, section 6.5.1)
         refusal = self._listener.check_access(request)
         if refusal is not None:
             # A client that waits for 100 Continue may now send the body or leave it out.
@@ -320,7 +319,11 @@ class Connection(asyncio.Protocol):
         self._request, self._body = None, b""
         request.body = body if type(body) is bytes else bytes(body)
         request.at = clock()
-        self._take(request)
+        if self._busy:
+            self._take(request)
+        else:
+            self._busy = True
+            self._listener.handle(request, self)
 
     # -- From the handler ----------------------------------------------------------------------------------------
     def respond(
@@ -362,8 +365,11 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self._feeding:
             self._answered = True  # the rest of this packet is parsed first
-        else:
+        elif self._backlog:
             self._next()
+        else:
+            self._busy = False
+            self._rest_since = clock()
 
     # -- Within --------------------------------------------------------------------------------------------------
     def _take(self, request: Request) -> None:
