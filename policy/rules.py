@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from modelworks.stack import takes_tags
 
 Inputs = Mapping[str, Any]
 REQUIRED_TAGS = ("environment", "owner", "cost-centre", "project", "managed-by")
@@ -17,20 +21,30 @@ class Rule:
 
     name: str
     meaning: str
-    types: tuple[str, ...]
-    """Type tokens, or a prefix of them that ends in `*`."""
+    types: tuple[str, ...] | Callable[[str], bool]
+    """Type tokens, or a test of one."""
     check: Callable[[Inputs], Iterator[str]]
 
     def applies_to(self, token: str) -> bool:
         """Whether the rule is about resources of this type."""
-        return any(token.startswith(item[:-1]) if item.endswith("*") else token == item for item in self.types)
+        return self.types(token) if callable(self.types) else token in self.types
+
+
+def taggable(token: str) -> bool:
+    """Whether the AWS SDK's class of that type takes tags."""
+    if not (parts := re.fullmatch(r"aws:(\w+)/\w+:(\w+)", token)):
+        return False
+    try:
+        module = importlib.import_module(f"pulumi_aws.{parts[1]}")
+    except ModuleNotFoundError:  # a type of a newer provider than the program's SDK
+        return False
+    return hasattr(module, parts[2]) and takes_tags(getattr(module, parts[2]))
 
 
 def required_tags(inputs: Inputs) -> Iterator[str]:
-    """A taggable resource that carries tags carries all the required tags."""
-    if isinstance(tags := inputs.get("tags"), Mapping) and (
-        missing := [tag for tag in REQUIRED_TAGS if not tags.get(tag)]
-    ):
+    """A resource carries all the required tags."""
+    tags = inputs.get("tags") or {}
+    if isinstance(tags, Mapping) and (missing := [tag for tag in REQUIRED_TAGS if not tags.get(tag)]):
         yield f"tags lack {', '.join(missing)}"
 
 
@@ -97,7 +111,7 @@ def _list(value: Any) -> list[Any]:
 
 
 RULES = (
-    Rule("required-tags", "Every tagged resource names its owner and its cost centre", ("aws:*",), required_tags),
+    Rule("required-tags", "Every taggable resource names its owner and its cost centre", taggable, required_tags),
     Rule(
         "no-public-bucket",
         "No bucket can be made public",

@@ -1,4 +1,4 @@
-"""Every default, stated once: stack settings and components read them here, and their documentation is held to them.
+"""Every default, stated once: stack settings and components read them here, and their documentation is checked by them.
 
 A default is a contract: changing one changes what runs in every environment that does not state its own. Pure, and
 imports nothing: settings never load Pulumi for it, nor components Pydantic.
@@ -16,6 +16,7 @@ ENVIRONMENT: Final[Defaults] = {
     "namespace": None,
     "install_argo_rollouts": False,
     "key_deletion_days": 30,
+    "protect": True,
 }
 BUDGET: Final[Defaults] = {
     "actual_percent": 80,
@@ -25,6 +26,7 @@ REGISTRY: Final[Defaults] = {
     "postgres_uri": None,
     "volume_gib": 5,
     "noncurrent_days": 90,
+    "protect": True,
 }
 TRAINING: Final[Defaults] = {
     "cpu_millicores": 4000,

@@ -1,7 +1,7 @@
-"""What differs between environments: the models of a stack's config, checked before anything is declared.
+"""The differences between environments: the models of a stack's config, checked before anything is declared.
 
-A stack's config file holds three keys of ours. `modelworks:settings` says how an environment is set up,
-`modelworks:releases` says which bundle of which model serves in it, and nothing else decides that;
+A stack's config file holds three keys of modelworks. `modelworks:settings` describes how an environment is set up,
+`modelworks:releases` names the bundle of each model that serves in it, and nothing else decides that;
 `modelworks:secrets` holds what only the engine may decrypt.
 
     config:
@@ -35,7 +35,7 @@ Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$")]
 """A model's name: 2 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
-"""What AWS accepts as the value of a tag."""
+"""The characters that AWS accepts in the value of a tag."""
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
 ImageDigest = Annotated[str, StringConstraints(pattern=r"^[\w./:-]+@sha256:[0-9a-f]{64}$")]
 """An image that cannot change under its name."""
@@ -95,7 +95,7 @@ class Registry(_Strict):
     """The MLflow server of the environment."""
 
     database: Literal["embedded", "postgres"] = "embedded"
-    """`embedded` is SQLite on a volume, for environments that can be made anew; `postgres` is an existing server, whose
+    """`embedded` is SQLite on a volume, for environments that can be rebuilt; `postgres` is an existing server, whose
     URI is the secret `registry_database`."""
     volume_gib: Annotated[int, Field(ge=1, le=16_384)] = defaults.REGISTRY["volume_gib"]
     """Size of the embedded database's volume, in GiB."""
@@ -104,7 +104,7 @@ class Registry(_Strict):
 
 
 class Training(_Strict):
-    """What training runs of the environment may use, all together and each."""
+    """Resources that training runs of the environment may use, all together and each."""
 
     cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["cpu_millicores"]
     """CPU of all runs together, in thousandths of a core."""
@@ -134,7 +134,7 @@ class Training(_Strict):
 
 
 class Canary(_Strict):
-    """How a new release takes over, and when it is turned back."""
+    """How a new release takes over, and when it is aborted."""
 
     steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = defaults.CANARY[
         "steps"
@@ -157,7 +157,7 @@ class Canary(_Strict):
 
 
 class Limits(_Strict):
-    """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is turned back."""
+    """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is aborted."""
 
     error_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["error_ratio"]
     """Requests that fail for a reason that is ours."""
@@ -229,8 +229,11 @@ class Settings(_Strict):
     """Monthly limit on the account's cost. Default: none."""
     key_deletion_days: Annotated[int, Field(ge=7, le=30)] = defaults.ENVIRONMENT["key_deletion_days"]
     """How long a deleted encryption key can still be brought back, in days."""
+    protect: bool = defaults.ENVIRONMENT["protect"]
+    """Refuse to delete what holds data: the key, the buckets and their settings, the registry's volume, the namespace.
+    To delete them too: set this to false, `modelworks up`, then `modelworks destroy`."""
     cluster: Cluster = Cluster()
-    """The Kubernetes cluster, and what lies on it."""
+    """The Kubernetes cluster, and what is installed in it."""
     registry: Registry | None = None
     """The model registry; `{}` for its defaults. It needs the secret `registry_password`. Default: none."""
     training: Training | None = None
@@ -264,7 +267,7 @@ class StackConfig(_Strict):
     settings: Settings
     """How the environment is set up."""
     releases: dict[ModelName, Release] = {}
-    """What serves in it, by the model's name. A model without a release has an endpoint that is not declared yet."""
+    """The endpoints in it, by the model's name. A model without a release has an endpoint that is not declared yet."""
     account_ids: list[AccountId]
     """Accounts this stack may be deployed to."""
     secrets: Secrets = Secrets()

@@ -144,7 +144,7 @@ def required_tags(*, environment: str, owner: str, cost_centre: str, project: st
 def _with_tags(
     resource: pulumi.ResourceTransformationArgs, tags: Mapping[str, str]
 ) -> pulumi.ResourceTransformationResult | None:
-    if not resource.type_.startswith("aws:") or not _takes_tags(type(resource.resource)):
+    if not resource.type_.startswith("aws:") or not takes_tags(type(resource.resource)):
         return None
     own: Any = resource.props.get("tags")
     if own is None or isinstance(own, Mapping):
@@ -154,16 +154,14 @@ def _with_tags(
     return pulumi.ResourceTransformationResult(props={**resource.props, "tags": merged}, opts=resource.opts)
 
 
-_TAKES_TAGS: dict[type, bool] = {}
+def takes_tags(resource: type) -> bool:
+    """Whether an AWS resource class has `tags` that are a mapping, as the SDK declares its arguments.
 
-
-def _takes_tags(resource: type) -> bool:
-    if resource not in _TAKES_TAGS:
-        constructor = getattr(resource, "_internal_init", resource)
-        parameter = inspect.signature(constructor).parameters.get("tags")
-        # Some types (an Auto Scaling group) have tags of another shape: a list of key, value and propagation.
-        _TAKES_TAGS[resource] = parameter is not None and "Mapping" in str(parameter.annotation)
-    return _TAKES_TAGS[resource]
+    Some types (an Auto Scaling group) have tags of another shape: a list of key, value and propagation.
+    """
+    constructor = getattr(resource, "_internal_init", resource)
+    parameter = inspect.signature(constructor).parameters.get("tags")
+    return parameter is not None and "Mapping" in str(parameter.annotation)
 
 
 def commit() -> str:

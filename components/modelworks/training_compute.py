@@ -19,7 +19,7 @@ from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
 
 class TrainingComputeArgs(TypedDict):
-    """What training needs."""
+    """Arguments of `TrainingCompute`."""
 
     cpu_millicores: NotRequired[int]
     """CPU that all runs together may request, in thousandths of a core. Default 4000."""
@@ -85,7 +85,7 @@ class TrainingCompute(KubernetesComponent):
     """The service account of runs."""
 
     place: pulumi.Output[dict[str, Any]]
-    """All that `modelworks train --env` asks: export it as `training`. Holds no secret."""
+    """All that `modelworks train --env` reads: export it as `training`. Holds no secret."""
 
     def __init__(self, name: str, args: TrainingComputeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, TrainingComputeArgs, args)
@@ -124,7 +124,7 @@ class TrainingCompute(KubernetesComponent):
         )
 
     def _network_policy(self) -> KubernetesObject:
-        """Nothing comes in; out go name look-ups and TLS. The registry is told of runs by who started them."""
+        """Nothing comes in; out go name look-ups and TLS. The caller of a run reports it to the registry."""
         return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, port=None))
 
     def _alarm(self) -> "aws.cloudwatch.MetricAlarm":
@@ -159,11 +159,12 @@ class TrainingCompute(KubernetesComponent):
 
 
 def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
-    # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: each run has its own prefixes only.
-    kept = [f"{artifacts}/{each}/*" for each in (contract.DATA_PREFIX, contract.RUNS_PREFIX, contract.JOBS_PREFIX)]
+    # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: it plants no finished run.
+    read = (contract.SOURCES_PREFIX, contract.DATA_PREFIX, contract.RUNS_PREFIX)
+    written = (contract.DATA_PREFIX, contract.JOBS_PREFIX)
     return [
-        statement(["s3:GetObject"], [f"{artifacts}/{contract.SOURCES_PREFIX}/*", *kept]),
-        statement(["s3:PutObject"], kept),
+        statement(["s3:GetObject"], [f"{artifacts}/{each}/*" for each in read]),
+        statement(["s3:PutObject"], [f"{artifacts}/{each}/*" for each in written]),
         statement(["s3:ListBucket"], [artifacts]),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         publish_metrics(),

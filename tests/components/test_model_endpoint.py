@@ -121,6 +121,14 @@ def test_tokens_reach_the_pods_as_a_file_and_not_as_a_variable():
     assert contract.ENV_ALLOW_ANONYMOUS not in variables(declared)
 
 
+def test_tokens_and_trusted_keys_keep_their_names_when_they_change():
+    declared = endpoint(
+        allow_anonymous=False, tokens="s3cret", trusted_keys={"release.pem": "-----BEGIN PUBLIC KEY-----"}
+    )
+    assert declared.one("kubernetes:core/v1:Secret")["metadata"]["name"] == "flight-delay-tokens"
+    assert declared.one("kubernetes:core/v1:ConfigMap")["metadata"]["name"] == "flight-delay-trusted-keys"
+
+
 @pytest.mark.parametrize("tokens", ["", "\n", " \t\n "])
 def test_tokens_without_a_token_are_refused(tokens):
     with pytest.raises(ValueError, match="tokens must have a bearer token on one line at least"):
@@ -150,7 +158,14 @@ def test_alarms_and_canary_judge_by_the_same_limits():
     assert alarm["threshold"] == 0.02
     assert "> 0.02" in metric["failureCondition"]
     assert (query["metric"]["metricName"], query["stat"]) == (alarm["metricName"], alarm["statistic"])
-    assert set(declared.all(ALARM)) == {"flight-delay-errors", "flight-delay-slow", "flight-delay-rejected"}
+
+
+def test_an_endpoint_pages_for_its_limits_and_for_silence_and_only_limits_judge_a_canary():
+    declared = endpoint(limits={"period_seconds": 10})
+    judged = [item["name"] for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"]]
+    assert judged == ["errors", "slow", "rejected"]
+    assert set(declared.all(ALARM)) == {f"flight-delay-{name}" for name in (*judged, "silent")}
+    assert {alarm["period"] for alarm in declared.all(ALARM).values()} == {10}
 
 
 def test_every_alarm_pages_through_the_alerts_topic():

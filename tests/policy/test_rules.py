@@ -68,13 +68,23 @@ def test_what_breaks_the_rule_is_told(check, inputs, problem):
     assert list(check(inputs)) == [problem]
 
 
-@pytest.mark.xfail(strict=True, reason="a taggable resource that has no tags at all passes the rule")
 def test_a_resource_without_any_tag_lacks_all_of_them():
     assert list(rules.required_tags({})) == [f"tags lack {', '.join(rules.REQUIRED_TAGS)}"]
 
 
-def test_a_rule_is_about_its_types_alone():
-    by_name = {rule.name: rule for rule in rules.RULES}
-    assert by_name["required-tags"].applies_to("aws:sns/topic:Topic")
-    assert not by_name["required-tags"].applies_to("kubernetes:core/v1:Pod")
-    assert not by_name["rotating-key"].applies_to("aws:kms/alias:Alias")
+@pytest.mark.parametrize(
+    ("rule", "token", "applies"),
+    [
+        ("required-tags", "aws:sns/topic:Topic", True),
+        ("required-tags", "aws:sns/topicPolicy:TopicPolicy", False),  # takes no tags
+        ("required-tags", "aws:autoscaling/group:Group", False),  # has tags of another shape
+        ("required-tags", "aws:sns/ofAnotherVersion:OfAnotherVersion", False),
+        ("required-tags", "aws:ofanotherversion/thing:Thing", False),
+        ("required-tags", "kubernetes:core/v1:Pod", False),
+        ("required-tags", "pulumi:providers:aws", False),
+        ("rotating-key", "aws:kms/key:Key", True),
+        ("rotating-key", "aws:kms/alias:Alias", False),
+    ],
+)
+def test_a_rule_is_about_its_types_alone(rule, token, applies):
+    assert {each.name: each for each in rules.RULES}[rule].applies_to(token) is applies

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
@@ -72,7 +73,7 @@ def _run(config: Config, scratch: Path, began: float) -> int:
         fetched = time.perf_counter()
         bento = scratch / "bento"
         shutil.rmtree(bento, ignore_errors=True)
-        manifest = open_bundle(archive, config.digest, config.model, bento, trusted_keys=config.trusted_keys)
+        manifest = open_bundle(archive, Digest(config.digest), config.model, bento, trusted_keys=config.trusted_keys)
         timing = {"fetch_seconds": round(fetched - began, 3), "fetched_at": fetched}
         tell = companion.stdin
         if tell is not None:

@@ -14,10 +14,11 @@ from modelworks.laptop.toolchain.background import Obtaining, obtaining
 from modelworks.laptop.toolchain.cache import Toolchain
 from modelworks.laptop.toolchain.progress import Report, narrate, table
 from modelworks.laptop.toolchain.store import cache_folder
-from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, WANTED, State, Tool
+from modelworks.laptop.toolchain.tools import GENERATOR, PROVIDER, TOOLS, WANTED, State, Tool
 
 __all__ = [
     "GENERATOR",
+    "PROVIDER",
     "TOOLS",
     "WANTED",
     "Obtaining",
@@ -50,14 +51,14 @@ def ensure(
 
     Args:
         names: Names from `TOOLS`; default all that are always needed.
-        report: Is told every step. Default: progress on stderr, silent while nothing takes long.
+        report: Called with every step. Default: progress on stderr, silent while nothing takes long.
         ready: Is called as soon as a tool can be started, while others may still be building.
 
     Returns:
         The executable of each tool, and of those that come along with one that was built.
 
     Raises:
-        ModelworksError: A tool cannot be had; the message says why and the fix what to do.
+        ModelworksError: A tool cannot be had; the message gives the reason, the fix a way out.
     """
     if report is not None:
         return Toolchain().ensure(names, report, ready)
@@ -66,10 +67,10 @@ def ensure(
 
 
 def bin_path(names: Iterable[str] = ("pulumi", "kubectl")) -> list[Path]:
-    """Folders to put first on PATH so that a shell finds the tools `names` that are at hand. Builds nothing."""
+    """Folders to put first on PATH so that a shell finds those of the tools `names` that are cached. Builds nothing."""
     return Toolchain().bin_path(names)
 
 
 def states() -> list[State]:
-    """What there is of every tool, for `modelworks laptop toolchain`. Builds nothing."""
+    """The state of every tool, for `modelworks laptop toolchain`. Builds nothing."""
     return Toolchain().states()

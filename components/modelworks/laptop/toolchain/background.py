@@ -1,4 +1,4 @@
-"""Getting tools while something else goes on that needs only some of them."""
+"""Getting tools while something else runs that needs only some of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Obtaining:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop what still goes on, and wait until nothing of it is left."""
+        """Stop what is still running, and wait until nothing of it is left."""
         self._stop.set()
         self._thread.join()
 
@@ -74,7 +74,7 @@ class Obtaining:
 
 @contextmanager
 def obtaining(toolchain: Toolchain, names: Iterable[str], report: Report | None = None) -> Iterator[Obtaining]:
-    """Get the tools `names` in a thread while the block runs. Leaving the block early stops what still goes on."""
+    """Get the tools `names` in a thread while the block runs. Leaving the block early stops what is still running."""
     tools = Obtaining(toolchain, names, report)
     tools.begin()
     try:

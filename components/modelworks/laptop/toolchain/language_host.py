@@ -280,7 +280,7 @@ def _evaluate(program: Path, *, workers: int) -> None:
 
 
 def _left(code: Any) -> Any:
-    """The answer to a program that ended with `sys.exit(code)`."""
+    """The answer to a program that called `sys.exit(code)`."""
     if code in (None, 0):
         return language_pb2.RunResponse()
     if not isinstance(code, int):
@@ -289,10 +289,10 @@ def _left(code: Any) -> Any:
 
 
 def _failed(error: Exception, program: Path) -> Any:
-    """The answer to a program that raised `error`, which the log tells of."""
+    """The answer to a program that raised `error`, which is logged."""
     if isinstance(error, pulumi.RunError):
         pulumi.log.error(str(error))
-    # An engine that is shutting down says why itself.
+    # An engine that is shutting down prints the reason itself.
     elif not (isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAVAILABLE):
         pulumi.log.error("Program failed with an unhandled exception:\n" + _traceback_from(error, program))
     return language_pb2.RunResponse(bail=True)

@@ -1,4 +1,4 @@
-"""What this machine has to spare: cores, memory, disk."""
+"""Spare resources of this machine: cores, memory, disk."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def disk(folder: Path) -> int:
 
 
 def busy() -> bool:
-    """Whether more programs want to run than there are cores."""
+    """Whether more programs are ready to run than there are cores."""
     return os.getloadavg()[0] > 1.5 * cores()

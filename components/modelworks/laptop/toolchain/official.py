@@ -38,7 +38,7 @@ _BOUND: Final = 900.0
 """Seconds for one download: at less than a megabit a second, building is faster."""
 
 _LARGEST: Final = 1 << 30
-"""Bytes; the largest of the pinned files has some 150 MB."""
+"""Bytes; the largest of the pinned files has about 150 MB."""
 
 _PIECE: Final = 1 << 20
 
@@ -90,7 +90,7 @@ def pinned() -> tuple[Download, ...]:
 
 
 def silent_hosts(downloads: Iterable[Download], patience: float = PATIENCE) -> list[str]:
-    """Hosts of `downloads` that do not answer within `patience` seconds. All are asked at once."""
+    """Hosts of `downloads` that do not answer within `patience` seconds. All are tried at once."""
     hosts = {download.host: download.address for download in downloads}
     answers: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
 
@@ -125,9 +125,9 @@ def fetch(download: Download, into: Path, goes_on: Callable[[], None], patience:
     """Download the file, verify it, and put its executables into the folder `into`.
 
     Args:
-        download: What.
+        download: The pinned file.
         into: A folder that is there; the executables are put into it under their own names.
-        goes_on: Is called again and again; what it raises ends the download.
+        goes_on: Called for every piece; an exception in it ends the download.
         patience: Seconds in which the host has to answer.
 
     Raises:

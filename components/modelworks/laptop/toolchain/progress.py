@@ -1,4 +1,4 @@
-"""How getting a tool is told: a bar on a terminal, plain lines elsewhere, nothing when all is at hand."""
+"""Progress of getting tools: a bar on a terminal, plain lines elsewhere, nothing when all are cached."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Step:
 
 
 Report = Callable[[Step], None]
-"""Is told every step of `ensure`. Called again about twice a second while a step goes on."""
+"""Called with every step of `ensure`, and again about twice a second while a step lasts."""
 
 PLAIN_EVERY = 15.0
-"""Seconds between two plain lines on one step that goes on."""
+"""Seconds between two plain lines on one step that lasts."""
 
 
 @contextmanager

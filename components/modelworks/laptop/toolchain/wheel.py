@@ -1,7 +1,7 @@
 """The toolchain as a platform wheel of the package index, with the executables that Go would build here.
 
 Its manifest names the cache key under which each tool was built. A tool is taken from it only if this checkout has the
-same key, so that an older or newer wheel never stands in for what is pinned here.
+same key, so that an older or newer wheel never replaces what is pinned here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelworks.laptop.toolchain.tools import Tampered, Tool, Unavailable
 NAME: Final = "modelworks-toolchain"
 PACKAGE: Final = "modelworks_toolchain"
 MANIFEST: Final = "manifest.json"
-"""In the package: by tool its `version`, its `key`, and `files` with their SHA-256 digests, which lie in `TOOL/`."""
+"""In the package: by tool its `version`, its `key`, and `files` with their SHA-256 digests, below `TOOL/`."""
 
 PINNED: Final = Path(__file__).with_name("wheel.txt")
 """The pinned release and its hashes, as the release workflow prints them."""
@@ -47,7 +47,7 @@ class Wheel:
 
     def has(self, tool: Tool, key: str) -> bool:
         """Whether it holds the tool as this checkout would build it."""
-        return bool(self.tools.get(tool.name, {}).get("key") == key)
+        return bool(self.tools.get(tool.program, {}).get("key") == key)
 
     def put(self, tool: Tool, into: Path) -> None:
         """Copy the tool's files, verified, into the folder `into`.
@@ -55,24 +55,24 @@ class Wheel:
         Raises:
             Tampered: A file is missing or is not the one that was built.
         """
-        for name, expected in self.tools.get(tool.name, {}).get("files", {}).items():
+        for name, expected in self.tools.get(tool.program, {}).get("files", {}).items():
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
                 raise Tampered(f"{NAME} holds {name}, which is outside of its folder")
             try:
-                content = (self.folder / tool.name / name).read_bytes()
+                content = (self.folder / tool.program / name).read_bytes()
             except OSError as error:
-                raise Tampered(f"{self.folder / tool.name / name} cannot be read: {error.strerror}") from error
+                raise Tampered(f"{self.folder / tool.program / name} cannot be read: {error.strerror}") from error
             if (found := hashlib.sha256(content).hexdigest()) != expected:
                 raise Tampered(
-                    f"{self.folder / tool.name / name} is not what was built: "
+                    f"{self.folder / tool.program / name} is not what was built: "
                     f"expected sha256:{expected}, found sha256:{found}"
                 )
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             (into / name).write_bytes(content)
-        if not (into / tool.name).is_file():
-            raise Tampered(f"{NAME} holds no {tool.name}")
-        (into / tool.name).chmod(0o755)
+        if not (into / tool.program).is_file():
+            raise Tampered(f"{NAME} holds no {tool.program}")
+        (into / tool.program).chmod(0o755)
 
 
 def installed() -> Wheel | None:

@@ -124,7 +124,9 @@ def _object(type_: type, objects: dict[str, Any] | None) -> dict[str, Any]:
 
 def _secret_outputs(resource: type) -> list[str]:
     """The SDK marks them where it builds the resource; there is no table of them to read."""
-    found = re.search(r"additional_secret_outputs=\[([^\]]*)\]", inspect.getsource(resource))
+    # Of a class, `getsource` parses the module, which now and then fails before CPython 3.11.8 (its issue 106905).
+    source = inspect.getsource(resource.__dict__["_internal_init"])
+    found = re.search(r"additional_secret_outputs=\[([^\]]*)\]", source)
     return re.findall(r'"(\w+)"', found.group(1)) if found else []
 
 
