@@ -187,7 +187,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(rows=st.integers(1, 1000))
     def ask(self, rows: int) -> None:
-        assert self.queue.admits(rows, self.now) or self.queue
+        assert self.queue.admits(rows, self.now) or self.queue.rows
 
     @rule(seconds=st.floats(0, 1000))
     def wait(self, seconds: float) -> None:
@@ -302,7 +302,7 @@ def ask(tmp_path, clock, model):
 
 
 async def until_idle(app: App) -> None:
-    while app._queue or app._away or app._scheduled:  # noqa: ASYNC110 - the turns of the loop are what is awaited
+    while app._queue.rows or app._away or app._scheduled:  # noqa: ASYNC110 - the turns of the loop are what is awaited
         await asyncio.sleep(0)
 
 

@@ -14,12 +14,17 @@ refuses for ever: the next call corrects it.
 that waits, so a request waits for those of its own size before it, and for no more rows of any other size than these
 have. A request of a thousand rows is answered in slices, and one of a single row goes past it. A connection has one
 request here at a time, so none of them takes more than its share by sending more.
+
+**Nothing of this costs a request that need not wait.** What came since the last call is sorted into lanes only if it is
+more than one call takes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Generic, TypeVar
+
+import msgspec
 
 from modelworks.runtime.predictor import Cost
 
@@ -37,16 +42,15 @@ _MOST_DRAG = 50.0
 """Most that a second of work is taken to last: a process that was stopped for a while is not slow."""
 
 
-class Call(Generic[T]):
+class Call(msgspec.Struct, Generic[T], eq=False):
     """Rows that are answered together."""
 
-    __slots__ = ("began", "parts", "work")
-
-    def __init__(self, parts: list[Part[T]], work: float, began: float) -> None:
-        self.parts = parts
-        self.work = work
-        """Seconds that it takes on an idle machine."""
-        self.began = began
+    parts: list[Part[T]]
+    whole: bool
+    """Whether each part is certain to be a whole request."""
+    work: float
+    """Seconds that it takes on an idle machine."""
+    began: float
 
 
 class _Lane(Generic[T]):
@@ -96,19 +100,19 @@ class Admission(Generic[T]):
     ) -> None:
         self._cost, self._objective, self._slots, self._alone = cost, objective, slots, alone
         self._most = 1 if alone else _most_rows(cost)
-        self._always = max(self._most * slots, 2)
-        """Rows that may wait whatever the objective is."""
+        self.rows = 0
+        """Those that wait."""
+        self.always = max(self._most * slots, 2)
+        """Rows that may wait whatever the objective is: with fewer, every request is let in."""
         self._full = cost.of(self._most) + handling * self._most
         """Seconds of a full call, and of what its rows take beside it."""
+        self._came: list[Part[T]] = []
+        """Requests since the last call, in no lane yet."""
         self._lanes: list[_Lane[T]] = [_Lane()]
-        self._rows = self._peak = self._turn = 0
+        self._in_lanes = self._peak = self._turn = 0
         self._running: list[Call[T]] = []
         self._worked = self._took = _LATELY_SECONDS / 2
         """Work done lately, in seconds as measured on the idle machine, and how long that really took."""
-
-    def __bool__(self) -> bool:
-        """Whether anything waits."""
-        return self._rows > 0
 
     @property
     def running(self) -> int:
@@ -123,24 +127,20 @@ class Admission(Generic[T]):
     # -- A request -----------------------------------------------------------------------------------------------
     def admits(self, rows: int, now: float) -> bool:
         """Whether a request of so many rows would be answered in time."""
-        if self._rows < self._always:
+        if self.rows < self.always:
             return True
+        self._sort()
         ahead = self._rows_ahead(rows)
-        if ahead < self._always:
+        if ahead < self.always:
             return True
         own = self._cost.of(rows if self._alone else self._most)  # by then its call is full
         return self._left(now) + self.drag * (self._seconds(ahead // self._most) + own) <= self._objective
 
     def add(self, request: T, rows: int) -> None:
         """Let a request wait, whether or not it was admitted."""
-        size, index = (self._size(rows), 0) if self._alone else (rows, rows.bit_length())
-        lanes = self._lanes
-        while len(lanes) <= index:
-            lanes.append(_Lane())
-        lane = lanes[index]
-        lane.waiting.append((request, size))
-        lane.rows += size
-        self._rows += size
+        size = self._size(rows) if self._alone else rows
+        self._came.append((request, 0, size))
+        self.rows += size
 
     def drop(self, request: T) -> None:
         """Take away the rest of a request of which a call has answered a part."""
@@ -148,19 +148,28 @@ class Admission(Generic[T]):
             if lane.waiting and lane.waiting[0][0] is request:
                 _, rows = lane.waiting.popleft()
                 lane.rows -= rows - lane.begun
-                self._rows -= rows - lane.begun
+                self._in_lanes -= rows - lane.begun
+                self.rows -= rows - lane.begun
                 lane.begun = 0
 
     # -- A call --------------------------------------------------------------------------------------------------
     def take(self, now: float) -> Call[T] | None:
         """The next call, which begins now; None if nothing waits or every slot is taken."""
-        if not self._rows or len(self._running) >= self._slots:
+        rows = self.rows
+        if not rows or len(self._running) >= self._slots:
             return None
-        self._peak = max(self._peak, self._rows)
-        parts: list[Part[T]] = []
-        rows = self._lanes[0].take(self._lanes[0].waiting[0][1], parts) if self._alone else self._shares(parts)
-        self._rows -= rows
-        call = Call(parts, self._cost.of(1) * rows if self._alone else self._cost.of(rows), now)
+        self._peak = max(self._peak, rows)
+        whole = rows <= self._most and not self._in_lanes
+        if whole:
+            parts, self._came = self._came, []
+        else:
+            self._sort()
+            parts = []
+            rows = self._lanes[0].take(self._lanes[0].waiting[0][1], parts) if self._alone else self._shares(parts)
+            self._in_lanes -= rows
+        self.rows -= rows
+        work = self._cost.of(1) * rows if self._alone else self._cost.of(rows)
+        call = Call(parts, whole, work, now)
         self._running.append(call)
         return call
 
@@ -181,7 +190,7 @@ class Admission(Generic[T]):
 
     def saturation(self) -> float:
         """The most that waited since the last time, as a share of what may wait: 0 to 1."""
-        peak, self._peak = max(self._peak, self._rows), 0
+        peak, self._peak = max(self._peak, self.rows), 0
         full = self.drag * self._full
         return min(1.0, self.drag * self._seconds(peak / self._most) / max(self._objective - full, full))
 
@@ -189,6 +198,18 @@ class Admission(Generic[T]):
     def _size(self, rows: int) -> int:
         """Of a request that is a call of its own: the rows that would cost the same one by one."""
         return max(1, round(self._cost.of(rows) / self._cost.of(1)))
+
+    def _sort(self) -> None:
+        """Put what came into lanes."""
+        lanes = self._lanes
+        for request, _, size in self._came:
+            index = 0 if self._alone else size.bit_length()
+            while len(lanes) <= index:
+                lanes.append(_Lane())
+            lanes[index].waiting.append((request, size))
+            lanes[index].rows += size
+        self._came.clear()
+        self._in_lanes = self.rows
 
     def _seconds(self, calls: float) -> float:
         return calls * self._full / self._slots

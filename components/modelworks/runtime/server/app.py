@@ -62,16 +62,15 @@ class Model(Protocol):
         """Predictions for decoded rows, in order."""
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """An admitted request: its rows wait to be predicted."""
 
-    __slots__ = ("connection", "failed", "id", "parts", "request", "rows")
-
-    def __init__(self, request: Request, connection: Connection, request_id: bytes, rows: list[Row]) -> None:
-        self.request, self.connection, self.id, self.rows = request, connection, request_id, rows
-        self.parts: Predictions | None = None
-        """Of the rows so far, if several calls share them."""
-        self.failed = False
+    request: Request
+    connection: Connection
+    id: bytes
+    rows: list[Row]
+    parts: Predictions | None = None
+    """Of the rows so far, if several calls share them."""
 
 
 class App:
@@ -174,12 +173,15 @@ class App:
         if request.method != b"POST":
             self._turn_away(request, connection, request_id, 405, "this takes POST", count=False)
             return None
-        # Its rows are known once it is decoded, and refusing it must cost less than that.
-        rows = min(self.manifest.max_rows, max(1, len(request.body) // self._row_bytes))
-        if not self._queue.admits(rows, clock()):
+        queue = self._queue
+        if queue.rows >= queue.always and not queue.admits(self._rows_of(request), clock()):
             self._reject(request, connection, request_id)
             return None
         return request_id
+
+    def _rows_of(self, request: Request) -> int:
+        """About how many rows it has: refusing it must cost less than to decode it."""
+        return min(self.manifest.max_rows, max(1, len(request.body) // self._row_bytes))
 
     def _request_id(self, request: Request) -> bytes:
         """The caller's, if it is well-formed; else a new one."""
@@ -226,8 +228,8 @@ class App:
 
     def _call(self, call: Call[Job]) -> tuple[list[Predictions | Exception], float | None]:
         """For each part its predictions, or the error that it alone is to blame for; and how long the model took."""
-        predict, parts = self._predictor.predict, call.parts
-        slices = [job.rows if stop - start == len(job.rows) else job.rows[start:stop] for job, start, stop in parts]
+        predict = self._predictor.predict
+        slices = [job.rows if call.whole else job.rows[start:stop] for job, start, stop in call.parts]
         began = clock()
         try:
             predictions = predict(slices[0] if len(slices) == 1 else list(itertools.chain.from_iterable(slices)))
@@ -247,31 +249,32 @@ class App:
     def _settle(self, call: Call[Job], results: list[Predictions | Exception], seconds: float | None) -> None:
         """Answer the requests that are complete with this call, and go on to what waits."""
         self._queue.finish(call, seconds)
-        jobs: list[Job] = []
-        answers: list[Predictions | Exception] = []
-        for (job, start, stop), result in zip(call.parts, results, strict=True):
-            if stop - start < len(job.rows):
-                whole = self._join(job, result, stop)
-                if whole is not None:
-                    jobs.append(job)
-                    answers.append(whole)
-            else:
-                jobs.append(job)
-                answers.append(result)
-        self._answer(jobs, answers)
-        if self._queue:
+        if call.whole:
+            self._answer([job for job, _, _ in call.parts], results)
+        else:
+            self._answer(*self._complete(call, results))
+        if self._queue.rows:
             self._schedule()
 
-    def _join(self, job: Job, part: Predictions | Exception, stop: int) -> Predictions | Exception | None:
-        """The answer of a request of several parts, once it is complete; the first error is its answer."""
-        if job.failed:
-            return None
-        if isinstance(part, Exception):
-            job.failed = True
-            self._queue.drop(job)
-            return part
-        job.parts = part if job.parts is None else job.parts.followed_by(part)
-        return job.parts if stop == len(job.rows) else None
+    def _complete(
+        self, call: Call[Job], results: list[Predictions | Exception]
+    ) -> tuple[list[Job], list[Predictions | Exception]]:
+        """The requests that are complete with this call, and their answers; the first error is an answer."""
+        jobs: list[Job] = []
+        answers: list[Predictions | Exception] = []
+        for (job, _, stop), result in zip(call.parts, results, strict=True):
+            if job in jobs:
+                continue  # an earlier part of it has failed
+            if isinstance(result, Exception):
+                self._queue.drop(job)
+                answer: Predictions | Exception = result
+            else:
+                answer = job.parts = result if job.parts is None else job.parts.followed_by(result)
+                if stop < len(job.rows):
+                    continue
+            jobs.append(job)
+            answers.append(answer)
+        return jobs, answers
 
     def _answer(self, jobs: list[Job], results: list[Predictions | Exception]) -> None:
         counters, log, objective, tail = self._counters, self._log, self._objective, self._tail

@@ -59,7 +59,7 @@ class CustomApp(App):
         result, seconds = done.result()
         self._queue.finish(call, None if isinstance(result, Exception) else seconds)
         self._answer([job], [result])
-        if self._queue:
+        if self._queue.rows:
             self._schedule()
 
     def _admission(self, objective: float, handling: float) -> Admission[Job]:

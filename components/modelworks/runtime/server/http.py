@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 import httptools
+import msgspec
 
 MAX_HEAD_BYTES = 32 << 10
 """Largest request line, headers and trailers together, with what frames the chunks of a body."""
@@ -53,33 +54,20 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request: complete, unless it is refused."""
 
-    __slots__ = ("at", "body", "headers", "keep_alive", "method", "path", "refusal")
-
-    def __init__(
-        self,
-        method: bytes,
-        path: bytes,
-        headers: dict[bytes, bytes],
-        body: bytes = b"",
-        at: float = 0.0,
-        *,
-        keep_alive: bool,
-        refusal: Refusal | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        """Without the query."""
-        self.headers = headers
-        """Those of `_NOTED`, names in lower case."""
-        self.body = body
-        self.at = at
-        """When it was complete, on `clock`: the time that a client takes to send it is not part of the latency."""
-        self.keep_alive = keep_alive
-        self.refusal = refusal
-        """Set when its head or its form is reason enough to refuse it. Its body was not read."""
+    method: bytes
+    path: bytes
+    """Without the query."""
+    headers: dict[bytes, bytes]
+    """Those of `_NOTED`, names in lower case."""
+    body: bytes = b""
+    at: float = 0.0
+    """When it was complete, on `clock`: the time that a client takes to send it is not part of the latency."""
+    keep_alive: bool = True
+    refusal: Refusal | None = None
+    """Set when its head or its form is reason enough to refuse it. Its body was not read."""
 
 
 class Door(Protocol):
