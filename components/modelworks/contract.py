@@ -217,10 +217,9 @@ ENV_DRAIN_SECONDS = "MODELWORKS_DRAIN_SECONDS"
 """After SIGTERM: seconds of serving on while load balancers learn that the pod is not ready. Default 5."""
 ENV_MAX_BODY_BYTES = "MODELWORKS_MAX_BODY_BYTES"
 """Largest request body. Default 1048576."""
-ENV_QUEUE_MS = "MODELWORKS_QUEUE_MS"
-"""Milliseconds of work that may wait; what comes on top is turned away with 429. Default 25."""
 ENV_LATENCY_OBJECTIVE_MS = "MODELWORKS_LATENCY_OBJECTIVE_MS"
-"""Requests that take longer count as slow. Default: the limit in the bundle's manifest."""
+"""Requests that take longer count as slow, and those that would have to wait longer are refused with 429. Default: the
+limit in the bundle's manifest."""
 ENV_ACCESS_LOG = "MODELWORKS_ACCESS_LOG"
 """Share of good requests that get a log line, 0 to 1; failed and slow ones always do. Default 0.01."""
 

@@ -52,9 +52,9 @@ def logged(app: App) -> list[str]:
 
 
 @asynccontextmanager
-async def listening(app: App) -> AsyncIterator[tuple[Listener, int]]:
+async def listening(app: App, **limits: int) -> AsyncIterator[tuple[Listener, int]]:
     """Its listener, and its port on loopback."""
-    front = listener(app)
+    front = listener(app, **limits)
     server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)
     try:
         yield front, server.sockets[0].getsockname()[1]

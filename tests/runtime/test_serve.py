@@ -266,9 +266,9 @@ def test_two_workers_share_a_port_and_their_numbers(serve, example):
 
 
 def test_an_overloaded_server_says_so_early(serve, scikit_example):
-    """A queue of a millisecond is full as soon as one request waits behind another."""
-    server = serve(scikit_example, **{contract.ENV_QUEUE_MS: "1"}).ready()
-    body = json.dumps({"rows": rows(100)}).encode()
+    """Within a millisecond there is time for no more than the next call."""
+    server = serve(scikit_example, **{contract.ENV_LATENCY_OBJECTIVE_MS: "1"}).ready()
+    body = json.dumps({"rows": rows(1000)}).encode()
     request = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         len(body),
         body,

@@ -55,6 +55,10 @@ class Predictions(NamedTuple):
         """The answers for the rows from `start` to before `end`."""
         return Predictions(self.json[start:end], self.values[start:end], self.labels[start:end])
 
+    def followed_by(self, rest: Predictions) -> Predictions:
+        """The answers for these rows and those after them."""
+        return Predictions(self.json + rest.json, self.values + rest.values, self.labels + rest.labels)
+
 
 class Predictor:
     """A loaded model.

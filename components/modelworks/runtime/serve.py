@@ -10,6 +10,7 @@ import asyncio
 import gc
 import itertools
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
 _WORKER_RESTART_SECONDS = 1.0
+_DESCRIPTORS = 16_384
+"""Enough for every connection."""
 
 
 def main() -> int:
@@ -152,6 +155,7 @@ class _Worker:
     async def _serve(self) -> None:
         from modelworks.runtime.schema import check_examples
         from modelworks.runtime.server.app import listener, tick_seconds
+        from modelworks.runtime.server.http import connections_of
         from modelworks.runtime.server.metrics import Counters, Layout
         from modelworks.runtime.server.prediction_log import PredictionLog
         from modelworks.runtime.server.tracing import tracer_if_wanted
@@ -188,7 +192,7 @@ class _Worker:
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
-        front = listener(app)
+        front = listener(app, connections_of(_raised_descriptors()))
         try:
             server = await loop.create_server(
                 front, config.host, config.port, backlog=2048, reuse_port=_shared(config, manifest) or None
@@ -265,6 +269,16 @@ class _Worker:
         from modelworks.runtime.server.app import App
 
         return App, Predictor(self._bento, self._manifest)
+
+
+def _raised_descriptors() -> int:
+    """The soft limit of open descriptors, raised: by default it is 1024, less than there may be connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft if soft != resource.RLIM_INFINITY else wanted
 
 
 async def _beat(tick: Callable[[], None], sweep: Callable[[], None], seconds: float, scribe: Scribe) -> None:

@@ -1,8 +1,9 @@
 """The service contract of a model, and what happens to a request on its way.
 
-A request is admitted or turned away (429) as soon as it is complete, decoded and checked, and put in a queue. Requests
-that wait there when the event loop comes round share one call of the model: under load many requests share a call, and
-a lone one never waits. A call that would take long goes to a thread, so that probes and rejections stay prompt.
+A request is admitted or refused (429) as soon as it is complete, then decoded, checked and put in a queue; see
+`admission`. Requests that wait there when the event loop comes round share one call of the model: under load many
+requests share a call, and a lone one never waits. A call that would take long goes to a thread, so that probes and
+refusals stay prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import itertools
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
@@ -26,23 +26,20 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime import schema
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Cost, Predictions
+from modelworks.runtime.predictor import Cost, Predictions, fastest
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.access import TokenFile
+from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.config import Config
-from modelworks.runtime.server.http import Connection, Listener, Refusal, Request, clock
+from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe, line
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""
-_CALL_SECONDS = 0.004
-"""Requests are gathered into one call up to about this much work."""
-_LATELY_SECONDS = 0.05
-"""Enough work to estimate its duration: a single stall is a small part of it, and refuses no request."""
-_MOST_DRAG = 50.0
-"""Most that a second of work is taken to last: a process that was stopped for a while is not slow."""
+_SAMPLE_ROWS = 100
+"""Rows that are decoded once, at the start, to measure what a row takes: time, and bytes of a body."""
 _TICK_SECONDS = 0.5
 _ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
 
@@ -65,15 +62,15 @@ class Model(Protocol):
         """Predictions for decoded rows, in order."""
 
 
-class Job:
-    """An admitted request: its rows wait to be predicted, which should take `cost` seconds."""
+class Job(msgspec.Struct, eq=False):
+    """An admitted request: its rows wait to be predicted."""
 
-    __slots__ = ("connection", "cost", "id", "request", "rows")
-
-    def __init__(
-        self, request: Request, connection: Connection, request_id: bytes, rows: list[Row], cost: float
-    ) -> None:
-        self.request, self.connection, self.id, self.rows, self.cost = request, connection, request_id, rows, cost
+    request: Request
+    connection: Connection
+    id: bytes
+    rows: list[Row]
+    parts: Predictions | None = None
+    """Of the rows so far, if several calls share them."""
 
 
 class App:
@@ -120,13 +117,8 @@ class App:
         self._scratch = scratch
         self._decode = schema.Rows(manifest).decode
         self._objective = config.latency_objective_ms or manifest.latency_objective_ms
-        self._queue: deque[Job] = deque()
-        self._queued = self._peak = 0.0
-        """Seconds of work admitted and not yet done: now, and the most since the last tick."""
-        self._limit = config.queue_ms / 1000
-        self._worked, self._took = 0.001, 0.004
-        """Work done lately, in seconds as measured on the idle model, and how long that really took."""
-        self._since = 0.0
+        handling, self._row_bytes = self._sample()
+        self._queue = self._admission(self._objective / 1000, handling)
         self._scheduled = self._away = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._ids = itertools.count()
@@ -173,7 +165,7 @@ class App:
         except RecursionError:
             self._turn_away(request, connection, request_id, 400, "the body is nested too deeply")
             return
-        self._enqueue(Job(request, connection, request_id, rows, self._predictor.cost.of(len(rows))))
+        self._enqueue(Job(request, connection, request_id, rows))
 
     def _admit(self, request: Request, connection: Connection) -> bytes | None:
         """The request's id; None when it was turned away."""
@@ -181,10 +173,15 @@ class App:
         if request.method != b"POST":
             self._turn_away(request, connection, request_id, 405, "this takes POST", count=False)
             return None
-        if self._wait(self._queued) > self._limit:
+        queue = self._queue
+        if queue.rows >= queue.always and not queue.admits(self._rows_of(request), clock()):
             self._reject(request, connection, request_id)
             return None
         return request_id
+
+    def _rows_of(self, request: Request) -> int:
+        """About how many rows it has: refusing it must cost less than to decode it."""
+        return min(self.manifest.max_rows, max(1, len(request.body) // self._row_bytes))
 
     def _request_id(self, request: Request) -> bytes:
         """The caller's, if it is well-formed; else a new one."""
@@ -193,71 +190,96 @@ class App:
             return b"%b-%x" % (self._id_prefix, next(self._ids))
         return request_id
 
-    def _wait(self, work: float) -> float:
-        """How long this much work takes at present."""
-        return work * self._took / self._worked
+    def _sample(self) -> tuple[float, int]:
+        """Seconds to decode one row, and its bytes in a body."""
+        count = min(_SAMPLE_ROWS, self.manifest.max_rows)
+        examples = (list(self.manifest.examples) * count)[:count]
+        body = msgspec.json.encode({"rows": examples})
+        return fastest(lambda: self._decode(body)) / count, max(1, len(body) // count)
+
+    def _admission(self, objective: float, handling: float) -> Admission[Job]:
+        return Admission(self._predictor.cost, objective, handling=handling)
 
     def _enqueue(self, job: Job) -> None:
-        self._queued += job.cost
-        self._peak = max(self._peak, self._queued)
-        self._queue.append(job)
+        self._queue.add(job, max(1, len(job.rows)))
+        self._schedule()
+
+    def _schedule(self) -> None:
         if not self._scheduled and not self._away:
             self._scheduled = True
-            self._since = clock()
             asyncio.get_running_loop().call_soon(self._drain)
 
     def _drain(self) -> None:
-        """Predict what waits, as much of it as goes into one call."""
+        """Begin the next call of the model."""
         self._scheduled = False
-        queue, cost = self._queue, self._predictor.cost
-        if not queue:
+        call = self._queue.take(clock())
+        if call is None:
             return
-        jobs = [queue.popleft()]
-        count = len(jobs[0].rows)
-        while queue and cost.of(count + len(queue[0].rows)) <= _CALL_SECONDS:
-            job = queue.popleft()
-            jobs.append(job)
-            count += len(job.rows)
-        if cost.of(count) > OFF_LOOP_SECONDS:
+        if call.work > OFF_LOOP_SECONDS:
             self._away = True
-            loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._pool, self._call, jobs)
-            future.add_done_callback(lambda done: self._back(jobs, done.result()))
+            future = asyncio.get_running_loop().run_in_executor(self._pool, self._call, call)
+            future.add_done_callback(lambda done: self._back(call, *done.result()))
         else:
-            self._answer(jobs, self._call(jobs))
-            if queue:
-                self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._drain)
+            self._settle(call, *self._call(call))
 
-    def _back(self, jobs: list[Job], results: list[Predictions | Exception]) -> None:
+    def _back(self, call: Call[Job], results: list[Predictions | Exception], seconds: float | None) -> None:
         self._away = False
-        self._answer(jobs, results)
-        if self._queue and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._drain)
+        self._settle(call, results, seconds)
 
-    def _call(self, jobs: list[Job]) -> list[Predictions | Exception]:
-        """For each job its predictions, or the error that it alone is to blame for."""
+    def _call(self, call: Call[Job]) -> tuple[list[Predictions | Exception], float | None]:
+        """For each part its predictions, or the error that it alone is to blame for; and how long the model took."""
         predict = self._predictor.predict
-        if len(jobs) == 1:
-            return [tried(predict, jobs[0].rows)]
+        slices = [job.rows if call.whole else job.rows[start:stop] for job, start, stop in call.parts]
+        began = clock()
         try:
-            predictions = predict([row for job in jobs for row in job.rows])
-        except Exception:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
-            return [tried(predict, job.rows) for job in jobs]
-        parts: list[Predictions | Exception] = []
+            predictions = predict(slices[0] if len(slices) == 1 else list(itertools.chain.from_iterable(slices)))
+        except Exception as error:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
+            return [error] if len(slices) == 1 else [tried(predict, rows) for rows in slices], None
+        seconds = clock() - began
+        if len(slices) == 1:
+            return [predictions], seconds
+        results: list[Predictions | Exception] = []
         start = 0
-        for job in jobs:
-            end = start + len(job.rows)
-            parts.append(predictions.part(start, end))
+        for rows in slices:
+            end = start + len(rows)
+            results.append(predictions.part(start, end))
             start = end
-        return parts
+        return results, seconds
+
+    def _settle(self, call: Call[Job], results: list[Predictions | Exception], seconds: float | None) -> None:
+        """Answer the requests that are complete with this call, and go on to what waits."""
+        self._queue.finish(call, seconds)
+        if call.whole:
+            self._answer([job for job, _, _ in call.parts], results)
+        else:
+            self._answer(*self._complete(call, results))
+        if self._queue.rows:
+            self._schedule()
+
+    def _complete(
+        self, call: Call[Job], results: list[Predictions | Exception]
+    ) -> tuple[list[Job], list[Predictions | Exception]]:
+        """The requests that are complete with this call, and their answers; the first error is an answer."""
+        jobs: list[Job] = []
+        answers: list[Predictions | Exception] = []
+        for (job, _, stop), result in zip(call.parts, results, strict=True):
+            if job in jobs:
+                continue  # an earlier part of it has failed
+            if isinstance(result, Exception):
+                self._queue.drop(job)
+                answer: Predictions | Exception = result
+            else:
+                answer = job.parts = result if job.parts is None else job.parts.followed_by(result)
+                if stop < len(job.rows):
+                    continue
+            jobs.append(job)
+            answers.append(answer)
+        return jobs, answers
 
     def _answer(self, jobs: list[Job], results: list[Predictions | Exception]) -> None:
         counters, log, objective, tail = self._counters, self._log, self._objective, self._tail
         now = time.time()
         for job, predictions in zip(jobs, results, strict=True):
-            self._queued -= job.cost
             request = job.request
             if isinstance(predictions, Exception):
                 self._failed(job, predictions)
@@ -273,15 +295,6 @@ class App:
                 log.add(job.id.decode(), now, latency, job.rows, predictions)
             if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
                 self._access(request, job.id, 200, latency, rows=len(job.rows))
-        # On a busy machine, or one whose processor time is capped, the same queue lasts longer: measure, do not guess.
-        now, done = clock(), sum([job.cost for job in jobs])
-        self._worked += done
-        self._took += min(_MOST_DRAG * done, max(done, now - self._since))
-        if self._worked > _LATELY_SECONDS:
-            self._worked, self._took = self._worked / 2, self._took / 2
-        self._since = now
-        if not self._queue and not self._away:
-            self._queued = 0.0  # rounding must not add up
 
     # -- Answers that are not predictions ------------------------------------------------------------------------
     def _failed(self, job: Job, error: Exception) -> None:
@@ -411,7 +424,6 @@ class App:
         if self._tokens is not None:
             self._tokens.refresh()
         self._counters.saturation(self._saturation())
-        self._peak = self._queued
         if self._log is not None:
             self._log.flush()
             self._counters.row[metrics.DROPPED] = self._log.dropped
@@ -419,12 +431,7 @@ class App:
         self._scribe.kick()
 
     def _saturation(self) -> float:
-        return min(1.0, self._wait(self._peak) / self._limit)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is being answered."""
-        return not self._queue and not self._away
+        return self._queue.saturation()
 
     def _access(self, request: Request, request_id: bytes, status: int, latency_ms: float, **more: Any) -> None:
         trace = trace_id(request.headers.get(b"traceparent"))
@@ -442,9 +449,9 @@ class App:
         )
 
 
-def listener(app: App) -> Listener:
+def listener(app: App, max_connections: int = MAX_CONNECTIONS) -> Listener:
     """The factory of connections for `app`."""
-    return Listener(app, app.config.max_body_bytes)
+    return Listener(app, app.config.max_body_bytes, max_connections)
 
 
 def _tokens(config: Config, scribe: Scribe) -> TokenFile | None:

@@ -35,7 +35,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     scratch: Path | None = None
     drain_seconds: float = 5.0
     max_body_bytes: int = 1 << 20
-    queue_ms: float = 25.0
     latency_objective_ms: float | None = None
     access_log: float = 0.01
 
@@ -94,7 +93,6 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         scratch=Path(scratch) if scratch else None,
         drain_seconds=_number(environ, contract.ENV_DRAIN_SECONDS, 5.0, 0, 600),
         max_body_bytes=int(_number(environ, contract.ENV_MAX_BODY_BYTES, 1 << 20, 1024, 1 << 30)),
-        queue_ms=_number(environ, contract.ENV_QUEUE_MS, 25.0, 1, 60_000),
         latency_objective_ms=_number(environ, contract.ENV_LATENCY_OBJECTIVE_MS, 0, 0.001, 600_000)
         if objective
         else None,

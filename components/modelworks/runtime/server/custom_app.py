@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.app import App, Job, Pages, tried
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.custom_service import Answer, RefusedError, Service, detail
@@ -28,8 +29,6 @@ class CustomApp(App):
 
     def __init__(self, config: Config, manifest: Manifest, service: Service, *rest: Any, **more: Any) -> None:
         self._service = service
-        self._there = 0
-        """Requests that are at the service."""
         super().__init__(config, manifest, service, *rest, **more)
         self._pool = ThreadPoolExecutor(service.facts.concurrency, thread_name_prefix="ask")
 
@@ -37,7 +36,7 @@ class CustomApp(App):
         if request.path.decode("latin-1") in self._service.facts.others and request.path not in self._pages:
             request_id = self._admit(request, connection)
             if request_id is not None:
-                self._enqueue(Job(request, connection, request_id, [], self._predictor.cost.of(1)))
+                self._enqueue(Job(request, connection, request_id, []))
         elif request.path == b"/readyz" and not self.draining and not self._service.ready:
             connection.respond(request, 503, b"the service is not ready\n", b"text/plain")
         else:
@@ -47,20 +46,25 @@ class CustomApp(App):
         """Hand what waits to the service, up to what it takes at once."""
         self._scheduled = False
         loop = asyncio.get_running_loop()
-        while self._queue and self._there < self._service.facts.concurrency:
-            job = self._queue.popleft()
-            self._there += 1
-            self._queued -= job.cost  # what is at the service does not wait here
-            future = loop.run_in_executor(self._pool, self._call, [job])
-            future.add_done_callback(partial(self._returned, job))
+        while (call := self._queue.take(clock())) is not None:
+            [(job, _, _)] = call.parts
+            future = loop.run_in_executor(self._pool, self._timed, job)
+            future.add_done_callback(partial(self._returned, job, call))
 
-    def _returned(self, job: Job, done: asyncio.Future[list[Any]]) -> None:
-        self._there -= 1
-        self._queued += job.cost  # for `_answer`, which takes it away
-        self._back([job], done.result())
+    def _timed(self, job: Job) -> tuple[Any, float]:
+        began = clock()
+        return tried(partial(self._ask, job), job.rows), clock() - began
 
-    def _call(self, jobs: list[Job]) -> list[Any]:
-        return [tried(partial(self._ask, job), job.rows) for job in jobs]
+    def _returned(self, job: Job, call: Call[Job], done: asyncio.Future[tuple[Any, float]]) -> None:
+        result, seconds = done.result()
+        self._queue.finish(call, None if isinstance(result, Exception) else seconds)
+        self._answer([job], [result])
+        if self._queue.rows:
+            self._schedule()
+
+    def _admission(self, objective: float, handling: float) -> Admission[Job]:
+        slots = self._service.facts.concurrency
+        return Admission(self._predictor.cost, objective, handling=handling, slots=slots, alone=True)
 
     def _ask(self, job: Job, rows: list[Any]) -> Any:
         headers = {name.decode(): value.decode("latin-1") for name, value in job.request.headers.items()}
@@ -78,7 +82,6 @@ class CustomApp(App):
         if not isinstance(result, Answer):
             super()._answer(jobs, results)
             return
-        self._queued -= job.cost
         request, latency = job.request, (clock() - job.request.at) * 1000
         head = self._head(job, result.status, latency / 1000)
         job.connection.respond(request, result.status, result.body, result.content_type.encode("latin-1"), head)
@@ -97,7 +100,7 @@ class CustomApp(App):
             super()._failed(job, error)
 
     def _saturation(self) -> float:
-        return max(super()._saturation(), self._there / self._service.facts.concurrency)
+        return max(super()._saturation(), self._queue.running / self._service.facts.concurrency)
 
     def _static_pages(self, bento: Path) -> Pages:
         pages = super()._static_pages(bento)

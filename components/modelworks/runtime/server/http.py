@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import time
 from collections import deque
 from email.utils import formatdate
@@ -15,13 +16,18 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 import httptools
+import msgspec
 
 MAX_HEAD_BYTES = 32 << 10
 """Largest request line, headers and trailers together, with what frames the chunks of a body."""
 MAX_CONNECTIONS = 4096
-"""Most connections of one process."""
-MAX_PIPELINED = 64
-"""Requests that wait behind one that is being answered on the same connection, before reading stops."""
+"""Most connections of one process, if it may have as many descriptors."""
+MAX_WAITING_BYTES = 64 << 20
+"""Most bytes of all bodies that are not complete, or wait for the answer before theirs; at least two of the largest."""
+_OTHER_DESCRIPTORS = 128
+"""Those that are no connections: files, pipes, the event loop."""
+_CLOSED_AT_ONCE = 64
+"""When there is no room, one connection in so many is closed: finding the longest idle ones costs a look at all."""
 RECEIVE_SECONDS = 15.0
 """How long a client may take to send one request."""
 IDLE_SECONDS = 75.0
@@ -48,33 +54,20 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request: complete, unless it is refused."""
 
-    __slots__ = ("at", "body", "headers", "keep_alive", "method", "path", "refusal")
-
-    def __init__(
-        self,
-        method: bytes,
-        path: bytes,
-        headers: dict[bytes, bytes],
-        body: bytes = b"",
-        at: float = 0.0,
-        *,
-        keep_alive: bool,
-        refusal: Refusal | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        """Without the query."""
-        self.headers = headers
-        """Those of `_NOTED`, names in lower case."""
-        self.body = body
-        self.at = at
-        """When it was complete, on `clock`: the time that a client takes to send it is not part of the latency."""
-        self.keep_alive = keep_alive
-        self.refusal = refusal
-        """Set when its head or its form is reason enough to refuse it. Its body was not read."""
+    method: bytes
+    path: bytes
+    """Without the query."""
+    headers: dict[bytes, bytes]
+    """Those of `_NOTED`, names in lower case."""
+    body: bytes = b""
+    at: float = 0.0
+    """When it was complete, on `clock`: the time that a client takes to send it is not part of the latency."""
+    keep_alive: bool = True
+    refusal: Refusal | None = None
+    """Set when its head or its form is reason enough to refuse it. Its body was not read."""
 
 
 class Door(Protocol):
@@ -93,10 +86,15 @@ class Listener:
     Args:
         door: Answers requests.
         max_body_bytes: Largest body.
+        max_connections: Most connections.
     """
 
-    def __init__(self, door: Door, max_body_bytes: int) -> None:
+    def __init__(self, door: Door, max_body_bytes: int, max_connections: int = MAX_CONNECTIONS) -> None:
         self.check_access, self.handle, self.max_body_bytes = door.check_access, door.handle, max_body_bytes
+        self.max_connections = max_connections
+        self.max_waiting_bytes = max(MAX_WAITING_BYTES, 2 * max_body_bytes)
+        self.waiting_bytes = 0
+        """See `MAX_WAITING_BYTES`."""
         self.connections: set[Connection] = set()
         self.closing = False
         """Set while the server drains: each answer is the last of its connection."""
@@ -113,6 +111,15 @@ class Listener:
         self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
         for connection in list(self.connections):
             connection.check(now)
+
+    def make_room(self) -> bool:
+        """Close connections that have done nothing for longest; False if every one waits for an answer."""
+        quiet = [connection for connection in self.connections if connection.quiet]
+        for connection in heapq.nsmallest(
+            1 + self.max_connections // _CLOSED_AT_ONCE, quiet, key=Connection.quiet_since
+        ):
+            connection.abort()
+        return bool(quiet)
 
     def close_idle(self) -> None:
         """Close every connection that is not in the middle of a request."""
@@ -147,6 +154,7 @@ class Connection(asyncio.Protocol):
         "_too_large",
         "_transport",
         "_url",
+        "_waiting_bytes",
         "_wire",
     )
 
@@ -161,6 +169,8 @@ class Connection(asyncio.Protocol):
         self._backlog: deque[Request] = deque()
         self._wire = self._size = 0
         """Bytes that the message took so far, and those of them that are its body."""
+        self._waiting_bytes = 0
+        """The share of this connection in those of the listener."""
         self._url, self._body = b"", b""
         self._headers: dict[bytes, bytes] = {}
         self._request: Request | None = None
@@ -174,12 +184,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         connections = self._listener.connections
-        connections.add(self)
-        if len(connections) > MAX_CONNECTIONS:
+        if len(connections) >= self._listener.max_connections and not self._listener.make_room():
+            connections.add(self)
             self._refuse(429, "too many connections")
+            return
+        connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._listener.connections.discard(self)
+        self._count_waiting(0)
         self._backlog.clear()
         self._transport = None
         self._parser = None
@@ -202,6 +215,10 @@ class Connection(asyncio.Protocol):
             if self._receiving and self._wire - (1 + _FRAMING) * self._size > MAX_HEAD_BYTES:
                 self._refuse(431, f"headers, trailers and chunk headers take more than {MAX_HEAD_BYTES} bytes")
         self._feeding = False
+        if self._receiving or self._backlog or self._waiting_bytes:
+            self._count_waiting(sum([len(request.body) for request in self._backlog]) + len(self._body))
+            if self._listener.waiting_bytes > self._listener.max_waiting_bytes:
+                self._refuse(429, "too many large requests at once")
         if self._answered:
             self._answered = False
             self._next()
@@ -217,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._stuck_since = 0.0
-        if len(self._backlog) <= MAX_PIPELINED:
+        if not self._backlog:
             self._resume()
 
     # -- From the parser -----------------------------------------------------------------------------------------
@@ -234,8 +251,6 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer is no header (RFC 9110, section 6.5.1)
         name = name.lower()
         if name in _NOTED:
             if name == b"authorization" and name in self._headers:
@@ -254,6 +269,7 @@ class Connection(asyncio.Protocol):
         # We speak nothing else, so an upgrade is answered as it is, and nothing after it can be read.
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         request = Request(parser.get_method(), path, self._headers, keep_alive=keep_alive)
+        self._headers = {}  # for trailers, which are no headers (RFC 9110, section 6.5.1)
         refusal = self._listener.check_access(request)
         if refusal is not None:
             # A client that waits for 100 Continue may now send the body or leave it out.
@@ -291,7 +307,11 @@ class Connection(asyncio.Protocol):
         self._request, self._body = None, b""
         request.body = body if type(body) is bytes else bytes(body)
         request.at = clock()
-        self._take(request)
+        if self._busy:
+            self._take(request)
+        else:
+            self._busy = True
+            self._listener.handle(request, self)
 
     # -- From the handler ----------------------------------------------------------------------------------------
     def respond(
@@ -333,16 +353,18 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self._feeding:
             self._answered = True  # the rest of this packet is parsed first
-        else:
+        elif self._backlog:
             self._next()
+        else:
+            self._busy = False
+            self._rest_since = clock()
 
     # -- Within --------------------------------------------------------------------------------------------------
     def _take(self, request: Request) -> None:
         """Hand a request on, or let it wait for the one before it."""
         if self._busy:
             self._backlog.append(request)
-            if len(self._backlog) > MAX_PIPELINED:
-                self._pause()
+            self._pause()
         else:
             self._busy = True
             self._listener.handle(request, self)
@@ -359,9 +381,15 @@ class Connection(asyncio.Protocol):
     def _handle_next(self) -> None:
         if self._transport is not None and self._backlog:
             request = self._backlog.popleft()
+            if request.body:
+                self._count_waiting(self._waiting_bytes - len(request.body))
             if not self._backlog and not self._stuck_since:
                 self._resume()
             self._listener.handle(request, self)
+
+    def _count_waiting(self, size: int) -> None:
+        self._listener.waiting_bytes += size - self._waiting_bytes
+        self._waiting_bytes = size
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer with an error after what is due, and read no more: what follows here cannot be trusted."""
@@ -369,6 +397,8 @@ class Connection(asyncio.Protocol):
             return
         self._parser = None
         self._receiving = False
+        self._body = b""
+        self._count_waiting(sum([len(request.body) for request in self._backlog]))
         if not self._dropping:
             self._take(Request(b"", b"", {}, at=clock(), keep_alive=False, refusal=Refusal(status, reason)))
         elif self._backlog:
@@ -379,6 +409,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """End the connection after the last answer; what the client still sends is dropped until it has read that."""
         self._backlog.clear()
+        self._count_waiting(0)
         whole = self._parser is not None and not self._receiving and not self._feeding
         self._parser = None
         if whole or self._eof or not self._transport.can_write_eof():
@@ -403,6 +434,23 @@ class Connection(asyncio.Protocol):
         elif not self._busy and not self._receiving and now - self._rest_since > IDLE_SECONDS:
             self._transport.close()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no answer is due."""
+        return not self._busy or self._closing_since > 0
+
+    def quiet_since(self) -> tuple[int, float]:
+        """Connections that are over come first, then those that rest, then those that send; the longest of each."""
+        if self._closing_since:
+            return 0, self._closing_since
+        return (2, self._began) if self._receiving and not self._dropping else (1, self._rest_since)
+
+    def abort(self) -> None:
+        """End the connection now."""
+        self._listener.connections.discard(self)
+        if self._transport is not None:
+            self._transport.abort()
+
     def close_if_idle(self) -> None:
         """Close unless a request is being received or answered."""
         if self._transport is not None and not self._busy and not self._receiving:
@@ -419,6 +467,11 @@ class Connection(asyncio.Protocol):
             with contextlib.suppress(RuntimeError):
                 self._transport.resume_reading()
             self._paused = False
+
+
+def connections_of(descriptors: int) -> int:
+    """Connections that a process with so many descriptors may have."""
+    return max(16, min(MAX_CONNECTIONS, descriptors - _OTHER_DESCRIPTORS))
 
 
 class _Refused(Exception):  # noqa: N818 - the answer to a request, not an error of ours
