@@ -48,6 +48,7 @@ for number in range(NUMBER):
             "alert_emails": ["you@example.com"],
             "budget": {{"monthly_usd": 100}},
             "key_deletion_days": 7,
+            "protect": False,  # the run ends with a destroy
         }},
     )
 """

@@ -42,8 +42,8 @@ def measured(folder: Path, home: Home) -> tuple[dict[str, float], Bundle]:
         return result
 
     run = timed("train", lambda: train(spec, home))
-    bundle = timed("bundle", lambda: build_bundle(spec, run, home))
-    timed("gates", lambda: run_gates(spec, run, bundle, home, "local"))
+    bundle = timed("bundle", lambda: build_bundle(run, home))
+    timed("gates", lambda: run_gates(run, bundle, home, "local"))
     timed("train again, nothing changed", lambda: train(spec, home))
     return seconds, bundle
 

@@ -41,6 +41,7 @@ environment = Environment(
         "namespace": (cluster.namespace or f"modelworks-{stack}") if settings.registry else None,
         "install_argo_rollouts": cluster.install_argo_rollouts,
         "key_deletion_days": settings.key_deletion_days,
+        "protect": settings.protect,
     },
 )
 on_the_ground: Ground = {
@@ -62,6 +63,7 @@ if settings.registry:
             "postgres_uri": secret(config.secrets.registry_database),
             "volume_gib": settings.registry.volume_gib,
             "noncurrent_days": settings.registry.noncurrent_days,
+            "protect": settings.protect,
         },
     )
     pulumi.export("registry_url", registry.url)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from modelworks import contract
+from modelworks.contract import Digest, RunId
+from modelworks.errors import ModelworksError
 
 HEX = "0123456789abcdef" * 4
-DIGEST = f"sha256:{HEX}"
+DIGEST = Digest(f"sha256:{HEX}")
+RUN = RunId(HEX[:16])
 
 
 @pytest.mark.parametrize(
@@ -17,13 +22,41 @@ DIGEST = f"sha256:{HEX}"
         (contract.signature_key, ("delays", DIGEST), f"bundles/delays/{HEX}.bento.sig"),
         (contract.source_key, (DIGEST,), f"sources/{HEX}.tar.gz"),
         (contract.data_key, (DIGEST,), f"data/{HEX}.parquet"),
-        (contract.run_key, ("delays", "00ff", DIGEST), f"runs/delays/00ff/{HEX}.tar.gz"),
-        (contract.run_key, ("delays", "00ff"), "runs/delays/00ff/"),
-        (contract.job_key, ("train-1",), "jobs/train-1.json"),
+        (contract.project_key, (DIGEST,), f"projects/{HEX}.tar.gz"),
+        (contract.run_key, ("delays", RUN, DIGEST), f"runs/delays/{RUN}/{HEX}.tar.gz"),
+        (contract.run_key, ("delays", RUN), f"runs/delays/{RUN}/"),
+        (contract.job_key, ("train-1",), "jobs/train-1/note.json"),
+        (contract.job_run_key, ("train-1",), "jobs/train-1/run.tar.gz"),
     ],
 )
 def test_what_lies_in_a_bucket_lies_where_it_always_did(key, arguments, expected):
     assert key(*arguments) == expected
+
+
+def test_a_digest_is_text_and_knows_its_digits():
+    assert (DIGEST, DIGEST.hex, DIGEST.short) == (f"sha256:{HEX}", HEX, HEX[:12])
+    assert json.loads(json.dumps({"digest": DIGEST})) == {"digest": f"sha256:{HEX}"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "..", "../../etc", f"{RUN}/..", f"{RUN}0", RUN[:-1], RUN.upper(), f"{RUN}\n", None, 7, b"0" * 16]
+)
+def test_a_run_id_that_climbs_or_is_none_is_refused(text):
+    with pytest.raises(ModelworksError, match=r"^a run is called by 16 hex digits, got "):
+        RunId(text)
+
+
+@pytest.mark.parametrize("kind", [Digest, RunId])
+@pytest.mark.parametrize("text", [None, 7, [], b"sha256:00"])
+def test_what_is_no_text_is_no_identity(kind, text):
+    with pytest.raises(ValueError, match="got "):
+        kind(text)
+
+
+@pytest.mark.parametrize("key", [contract.source_key, contract.data_key, contract.project_key])
+def test_no_key_is_made_of_what_is_no_digest(key):
+    with pytest.raises(ValueError, match="a digest must be"):
+        key("../../runs/x")
 
 
 def test_a_digest_is_shortened_to_its_first_twelve_digits():

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 
 
@@ -90,22 +91,22 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN differs from itself
-    if value is None or isinstance(value, str | int | bool):
+    if value is None or isinstance(value, int | bool):
         return value
     return str(value)
 
 
-def digest_of(data: bytes) -> str:
+def digest_of(data: bytes) -> Digest:
     """`sha256:` and the hex digest of `data`."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
-def digest_of_file(path: Path) -> str:
+def digest_of_file(path: Path) -> Digest:
     """`sha256:` and the hex digest of the file's bytes."""
     with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 
 
-def digest_of_facts(facts: Any) -> str:
+def digest_of_facts(facts: Any) -> Digest:
     """The digest of `facts` as canonical JSON."""
     return digest_of(json.dumps(plain(facts), sort_keys=True, separators=(",", ":"), allow_nan=False).encode())

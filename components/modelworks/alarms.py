@@ -48,6 +48,8 @@ class Alarm:
     datapoints: int = 2
     """How many of the last `evaluation_periods` datapoints must breach."""
     evaluation_periods: int = 3
+    missing: Literal["notBreaching", "breaching"] = "notBreaching"
+    """How a datapoint without values counts, in CloudWatch's words: without traffic, a ratio has none."""
 
     def __post_init__(self) -> None:
         if self.period_seconds < 10 or (self.period_seconds % 60 and self.period_seconds not in {10, 20, 30}):
@@ -103,6 +105,29 @@ def endpoint_alarms(
     )
 
 
+def heartbeat_alarm(period_seconds: int = defaults.LIMITS["period_seconds"]) -> Alarm:
+    """The alarm of an endpoint that has no pod left: pods publish their saturation whether or not they have requests.
+
+    It judges no canary: the pods of the stable version keep the series alive.
+
+    Args:
+        period_seconds: Length of one datapoint. Five without a value are an outage, so that a pod which starts, or a
+            publication that CloudWatch shows late, is none.
+    """
+    return Alarm(
+        "silent",
+        f"no pod has reported for {5 * period_seconds} s",
+        contract.METRIC_SATURATION,
+        1,
+        statistic="SampleCount",
+        comparison="LessThanThreshold",
+        period_seconds=period_seconds,
+        datapoints=5,
+        evaluation_periods=5,
+        missing="breaching",
+    )
+
+
 def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, Any]:
     """Arguments of an `aws.cloudwatch.MetricAlarm` equal to `alarm`, in snake case.
 
@@ -120,8 +145,7 @@ def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, A
         "period": alarm.period_seconds,
         "evaluation_periods": alarm.evaluation_periods,
         "datapoints_to_alarm": alarm.datapoints,
-        # No traffic is not an outage: a dead endpoint is seen by its own probes and by the load balancer.
-        "treat_missing_data": "notBreaching",
+        "treat_missing_data": alarm.missing,
         "alarm_description": alarm.meaning,
     }
 

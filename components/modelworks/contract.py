@@ -6,6 +6,9 @@ Pure, and importable from a Pulumi program as from a served pod: nothing but nam
 from __future__ import annotations
 
 import re
+from typing import Self
+
+from modelworks.errors import ModelworksError
 
 # -- Metrics ---------------------------------------------------------------------------------------------------------
 METRIC_NAMESPACE = "modelworks"
@@ -31,18 +34,66 @@ DIMENSION_VERSION = "version"
 """The release's digest, shortened by `short_digest`. Every metric is published with and without it."""
 
 
+# -- Identities ------------------------------------------------------------------------------------------------------
+class MalformedError(ModelworksError, ValueError):
+    """A text is not the identity that it was given as."""
+
+
+class Digest(str):
+    """`sha256:` and 64 hex digits: what bytes are known by. Every one was parsed, and is safe in a path and a key.
+
+    Raises:
+        MalformedError: The text is none.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Parse a text."""
+        if not (isinstance(text, str) and _DIGEST.fullmatch(text)):
+            raise MalformedError(f"a digest must be sha256: and 64 hex digits, got {text!r}")
+        return super().__new__(cls, text)
+
+    @property
+    def hex(self) -> str:
+        """The 64 hex digits."""
+        return self.removeprefix("sha256:")
+
+    @property
+    def short(self) -> str:
+        """The first 12 hex digits: what labels, dimensions and people use."""
+        return self.hex[:12]
+
+
+class RunId(str):
+    """16 hex digits: the name of a run, and of its folder.
+
+    Raises:
+        MalformedError: The text is none.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Parse a text."""
+        if not (isinstance(text, str) and _RUN.fullmatch(text)):
+            raise MalformedError(f"a run is called by 16 hex digits, got {text!r}")
+        return super().__new__(cls, text)
+
+
+MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""The name of a model, in stacks, stores, folders and URLs."""
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
+_RUN = re.compile("[0-9a-f]{16}")
 
 
 def short_digest(digest: str) -> str:
-    """The first 12 hex digits of a `sha256:…` digest: what labels, dimensions and people use.
+    """The first 12 hex digits of a digest.
 
     Raises:
-        ValueError: `digest` is not a sha256 digest.
+        MalformedError: `digest` is none.
     """
-    if not _DIGEST.fullmatch(digest):
-        raise ValueError(f"a digest must be sha256: and 64 hex digits, got {digest!r}")
-    return digest.removeprefix("sha256:")[:12]
+    return Digest(digest).short
 
 
 LABEL_MODEL = "modelworks.dev/model"
@@ -61,12 +112,12 @@ OVERRIDDEN = "is released in spite of gates that do not hold"
 
 
 # -- Paths in a bundle store -----------------------------------------------------------------------------------------
-def bundle_key(model: str, digest: str) -> str:
+def bundle_key(model: str, digest: Digest) -> str:
     """Object key of a model's bundle: `bundles/<model>/<hex>.bento`."""
-    return f"bundles/{model}/{digest.removeprefix('sha256:')}.bento"
+    return f"bundles/{model}/{Digest(digest).hex}.bento"
 
 
-def signature_key(model: str, digest: str) -> str:
+def signature_key(model: str, digest: Digest) -> str:
     """Object key of the detached signature beside a bundle."""
     return f"{bundle_key(model, digest)}.sig"
 
@@ -77,30 +128,42 @@ DATA_PREFIX = "data"
 SOURCES_PREFIX = "sources"
 """Under it: what runs are made from, by digest. Runs read it and cannot change it."""
 RUNS_PREFIX = "runs"
-"""Under it: finished runs, by model, run and digest."""
+"""Under it: finished runs, by model, run and digest. Runs read it and cannot change it: callers write there."""
+PROJECTS_PREFIX = "projects"
+"""Under it: the projects of registered versions, by digest, each with its run's inputs and split."""
 JOBS_PREFIX = "jobs"
-"""Under it: what each Job came to, written last by the run itself."""
+"""Under it: what each Job made and, written last, what it notes of itself."""
 
 
-def source_key(digest: str) -> str:
+def source_key(digest: Digest) -> str:
     """Object key of a model project as a run gets it: `sources/<hex>.tar.gz`."""
-    return f"{SOURCES_PREFIX}/{digest.removeprefix('sha256:')}.tar.gz"
+    return f"{SOURCES_PREFIX}/{Digest(digest).hex}.tar.gz"
 
 
-def run_key(model: str, run: str, digest: str = "") -> str:
+def run_key(model: str, run: RunId, digest: Digest | None = None) -> str:
     """Object key of a finished run: `runs/<model>/<run>/<hex>.tar.gz`; without a digest, the prefix of all of them."""
-    prefix = f"{RUNS_PREFIX}/{model}/{run}/"
-    return f"{prefix}{digest.removeprefix('sha256:')}.tar.gz" if digest else prefix
+    prefix = f"{RUNS_PREFIX}/{model}/{RunId(run)}/"
+    return f"{prefix}{Digest(digest).hex}.tar.gz" if digest else prefix
 
 
 def job_key(job: str) -> str:
-    """Object key of what a Job came to: `jobs/<job>.json`."""
-    return f"{JOBS_PREFIX}/{job}.json"
+    """Object key of what a Job notes of itself: `jobs/<job>/note.json`."""
+    return f"{JOBS_PREFIX}/{job}/note.json"
 
 
-def data_key(digest: str) -> str:
+def job_run_key(job: str) -> str:
+    """Object key of the run that a Job made: `jobs/<job>/run.tar.gz`."""
+    return f"{JOBS_PREFIX}/{job}/run.tar.gz"
+
+
+def data_key(digest: Digest) -> str:
     """Object key of a data snapshot in an environment's artifact bucket: `data/<hex>.parquet`."""
-    return f"{DATA_PREFIX}/{digest.removeprefix('sha256:')}.parquet"
+    return f"{DATA_PREFIX}/{Digest(digest).hex}.parquet"
+
+
+def project_key(digest: Digest) -> str:
+    """Object key of what a registered version was made from, in an artifact bucket: `projects/<hex>.tar.gz`."""
+    return f"{PROJECTS_PREFIX}/{Digest(digest).hex}.tar.gz"
 
 
 REGISTRY_USER = "admin"
@@ -126,9 +189,10 @@ ENV_POD_NAME = "POD_NAME"
 ENV_PORT = "MODELWORKS_PORT"
 """Port to listen on. Default 8080."""
 ENV_TOKEN_FILE = "MODELWORKS_TOKEN_FILE"  # noqa: S105 - the name of a variable, not a token
-"""File with the bearer tokens that are let in, one a line. Read again when it changes."""
+"""File with the bearer tokens that are let in, one a line. Read again when it changes: emptied, it locks everyone out;
+a file that cannot be read leaves the last tokens valid."""
 ENV_ALLOW_ANONYMOUS = "MODELWORKS_ALLOW_ANONYMOUS"
-"""`true` lets everyone in. Required in so many words when there is no token file."""
+"""`true` lets everyone in, and nothing else does. Required when there is no token file."""
 ENV_TRUSTED_KEYS = "MODELWORKS_TRUSTED_KEYS"
 """Folder of public keys (`*.pem`). When set, a bundle without a signature by one of them is refused."""
 ENV_PREDICTION_LOG = "MODELWORKS_PREDICTION_LOG"

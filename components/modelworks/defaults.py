@@ -16,6 +16,7 @@ ENVIRONMENT: Final[Defaults] = {
     "namespace": None,
     "install_argo_rollouts": False,
     "key_deletion_days": 30,
+    "protect": True,
 }
 BUDGET: Final[Defaults] = {
     "actual_percent": 80,
@@ -25,6 +26,7 @@ REGISTRY: Final[Defaults] = {
     "postgres_uri": None,
     "volume_gib": 5,
     "noncurrent_days": 90,
+    "protect": True,
 }
 TRAINING: Final[Defaults] = {
     "cpu_millicores": 4000,

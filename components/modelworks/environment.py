@@ -49,6 +49,9 @@ class EnvironmentArgs(TypedDict):
     key_deletion_days: NotRequired[int]
     """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
 
+    protect: NotRequired[bool]
+    """Refuse to delete the key, and the namespace with the volumes in it, until this is false. Default true."""
+
 
 class Environment(pulumi.ComponentResource):
     """An encryption key, an encrypted alerts topic and, on demand, a budget that alerts.
@@ -73,6 +76,7 @@ class Environment(pulumi.ComponentResource):
         _refuse_out_of_range(args)
         super().__init__("modelworks:index:Environment", name, {}, opts)
         account = pulumi.Output.from_input(args["account_id"])
+        self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
         self.key = self._key(name, account, args["key_deletion_days"])
         self.alerts = self._alerts_topic(name, account)
         self.subscriptions = self._subscriptions(name, args["alert_emails"])
@@ -93,7 +97,7 @@ class Environment(pulumi.ComponentResource):
             enable_key_rotation=True,
             deletion_window_in_days=deletion_days,
             policy=pulumi.Output.all(account, aws.get_partition_output().partition).apply(lambda v: _key_policy(*v)),
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, protect=self._protect_data),
         )
         aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
         return key
@@ -147,7 +151,7 @@ class Environment(pulumi.ComponentResource):
         )
 
     def _home(self, name: str, namespace: str) -> KubernetesObject:
-        return restricted_namespace(name, parent=self, namespace=namespace)
+        return restricted_namespace(name, parent=self, namespace=namespace, protect=self._protect_data)
 
     def _argo_rollouts(self, name: str) -> pulumi.Resource:
         from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it

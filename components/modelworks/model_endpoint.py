@@ -7,7 +7,7 @@ import pulumi_aws as aws
 
 from modelworks import alarms, contract
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked
+from modelworks._resources.arguments import checked, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import AT_ONCE, ingress, load_balancer, network_policy, service
@@ -18,10 +18,12 @@ from modelworks._resources.serving_pod import (
     Files,
     ReleaseArgs,
     bundle_variables,
+    key_folder,
     log_prefix,
     release_annotations,
     serving_permissions,
     serving_pod,
+    token_file,
 )
 
 
@@ -38,10 +40,11 @@ class ModelEndpointArgs(TypedDict):
     """When alarms fire and a canary is aborted."""
 
     tokens: NotRequired[pulumi.Input[str] | None]
-    """Bearer tokens that are let in, one a line. A secret. Required unless `allow_anonymous`. Default: none."""
+    """Bearer tokens that are let in, one a line and one at least. A secret. Required unless `allow_anonymous`.
+    Default: none."""
 
     allow_anonymous: NotRequired[bool]
-    """Answer without a token. Default false."""
+    """Answer without a token. This alone opens an endpoint. Default false."""
 
     trusted_keys: NotRequired[dict[str, str]]
     """Public keys in PEM, by file name. When there are any, a bundle not signed by one of them is refused. Default:
@@ -165,7 +168,7 @@ class ModelEndpoint(KubernetesComponent):
                 topic=self._args["alerts_topic_arn"],
                 **alarms.cloudwatch_alarm(alarm, self._canary.dimensions),
             )
-            for alarm in self._canary.alarms
+            for alarm in (*self._canary.alarms, alarms.heartbeat_alarm(self._args["limits"]["period_seconds"]))
         ]
 
     def _analysis(self, suffix: str, spec: Manifest) -> KubernetesObject:
@@ -198,12 +201,13 @@ class ModelEndpoint(KubernetesComponent):
     def _token_secret(self) -> KubernetesObject | None:
         if self._args["allow_anonymous"]:
             return None
-        tokens = pulumi.Output.secret(self._args["tokens"] or "")
-        return self.object("v1", "Secret", "tokens", stringData={"tokens": tokens})
+        tokens = pulumi.Output.secret(self._args["tokens"]).apply(require_token)
+        # Servers read it again when it changes: a rotation needs no rollout.
+        return self.object("v1", "Secret", "tokens", fixed_name=True, stringData={"tokens": tokens})
 
     def _trusted_keys(self) -> KubernetesObject | None:
         keys = self._args["trusted_keys"]
-        return self.object("v1", "ConfigMap", "trusted-keys", data=keys) if keys else None
+        return self.object("v1", "ConfigMap", "trusted-keys", fixed_name=True, data=keys) if keys else None
 
     def _rollout(self, release: ReleaseArgs) -> KubernetesObject:
         strategy = self._canary.strategy(
@@ -246,14 +250,8 @@ class ModelEndpoint(KubernetesComponent):
         )
 
     def _files(self) -> list[Files]:
-        files = []
-        if self.token_secret:
-            volume = {"secret": {"secretName": self.token_secret.name}}
-            files.append(Files("tokens", contract.ENV_TOKEN_FILE, "/var/run/modelworks/tokens", volume, "tokens"))
-        if self.trusted_keys:
-            volume = {"configMap": {"name": self.trusted_keys.name}}
-            files.append(Files("keys", contract.ENV_TRUSTED_KEYS, "/etc/modelworks/keys", volume))
-        return files
+        tokens = [token_file(self.token_secret.name)] if self.token_secret else []
+        return [*tokens, *([key_folder(self.trusted_keys.name)] if self.trusted_keys else [])]
 
     def _variables(self, release: ReleaseArgs) -> dict[str, pulumi.Input[str]]:
         args, bucket = self._args, self._args["bundle_bucket"]
@@ -293,8 +291,9 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
         contract.short_digest(release["digest"])
         if not args["allow_anonymous"] and args["tokens"] is None:
             raise ValueError("an endpoint needs tokens, or allow_anonymous=True to be open to everyone")
-    if isinstance(image := args["image"], str) and "@sha256:" not in image:
-        raise ValueError(f"image must be given by digest (…@sha256:…), got {image!r}")
+    if isinstance(tokens := args["tokens"], str) and not args["allow_anonymous"]:
+        require_token(tokens)
+    require_image_digest(args["image"])
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]
     if not 1 <= fewest <= most:
         raise ValueError(f"minimum_replicas must be from 1 to maximum_replicas ({most}), got {fewest}")

@@ -42,6 +42,9 @@ class ModelRegistryArgs(TypedDict):
     noncurrent_days: NotRequired[int]
     """Days a superseded or deleted bundle or artifact is kept. Default 90."""
 
+    protect: NotRequired[bool]
+    """Refuse to delete the buckets, their settings and the volume until this is false. Default true."""
+
     image: pulumi.Input[str]
     """MLflow image by digest: `…@sha256:…`."""
 
@@ -84,6 +87,7 @@ class ModelRegistry(KubernetesComponent):
             "modelworks:index:ModelRegistry", name, part="registry", namespace=args["namespace"], opts=opts
         )
         self._args = args
+        self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
         self.bundles, self.artifacts = self._bucket("bundles"), self._bucket("artifacts")
         self.identity = self._identity()
         self.secret = self._secret()
@@ -104,6 +108,7 @@ class ModelRegistry(KubernetesComponent):
             parent=self,
             key_arn=self._args["key_arn"],
             noncurrent_days=self._args["noncurrent_days"],
+            protect=self._protect_data,
         )
 
     def _identity(self) -> PodIdentity:
@@ -139,7 +144,14 @@ class ModelRegistry(KubernetesComponent):
             "accessModes": ["ReadWriteOnce"],
             "resources": {"requests": {"storage": f"{self._args['volume_gib']}Gi"}},
         }
-        return self.object("v1", "PersistentVolumeClaim", _SERVER, annotations=AT_ONCE, spec=spec)
+        return self.object(
+            "v1",
+            "PersistentVolumeClaim",
+            _SERVER,
+            annotations=AT_ONCE,
+            protect=self._protect_data,
+            spec=spec,
+        )
 
     def _server(self) -> KubernetesObject:
         spec = {

@@ -43,6 +43,8 @@ PublicKey = Annotated[
     str, StringConstraints(pattern=r"^-----BEGIN PUBLIC KEY-----\n[\w+/=\n]+\n-----END PUBLIC KEY-----\s*$")
 ]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Tokens = Annotated[str, StringConstraints(pattern=r"\S")]
+"""Bearer tokens, one a line, and one at least."""
 
 
 class _Strict(BaseModel):
@@ -227,6 +229,9 @@ class Settings(_Strict):
     """Monthly limit on the account's cost. Default: none."""
     key_deletion_days: Annotated[int, Field(ge=7, le=30)] = defaults.ENVIRONMENT["key_deletion_days"]
     """How long a deleted encryption key can still be brought back, in days."""
+    protect: bool = defaults.ENVIRONMENT["protect"]
+    """Refuse to delete what holds data: the key, the buckets and their settings, the registry's volume, the namespace.
+    To delete them too: set this to false, `modelworks up`, then `modelworks destroy`."""
     cluster: Cluster = Cluster()
     """The Kubernetes cluster, and what is installed in it."""
     registry: Registry | None = None
@@ -252,8 +257,8 @@ class Secrets(_Strict):
     """Password of the registry's user `admin`, at least 12 characters."""
     registry_database: str | None = None
     """URI of the registry's PostgreSQL, for `registry.database: postgres`."""
-    tokens: dict[ModelName, str] = {}
-    """Bearer tokens that an endpoint lets in, one a line, by the model's name."""
+    tokens: dict[ModelName, Tokens] = {}
+    """Bearer tokens that an endpoint lets in, one a line and one at least, by the model's name."""
 
 
 class StackConfig(_Strict):

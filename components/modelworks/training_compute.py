@@ -159,11 +159,12 @@ class TrainingCompute(KubernetesComponent):
 
 
 def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
-    # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: each run has its own prefixes only.
-    kept = [f"{artifacts}/{each}/*" for each in (contract.DATA_PREFIX, contract.RUNS_PREFIX, contract.JOBS_PREFIX)]
+    # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: it plants no finished run.
+    read = (contract.SOURCES_PREFIX, contract.DATA_PREFIX, contract.RUNS_PREFIX)
+    written = (contract.DATA_PREFIX, contract.JOBS_PREFIX)
     return [
-        statement(["s3:GetObject"], [f"{artifacts}/{contract.SOURCES_PREFIX}/*", *kept]),
-        statement(["s3:PutObject"], kept),
+        statement(["s3:GetObject"], [f"{artifacts}/{each}/*" for each in read]),
+        statement(["s3:PutObject"], [f"{artifacts}/{each}/*" for each in written]),
         statement(["s3:ListBucket"], [artifacts]),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         publish_metrics(),

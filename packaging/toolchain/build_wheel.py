@@ -75,13 +75,13 @@ def _built(tools: Toolchain, tool: Tool) -> Path:
 def _contents(tools: Toolchain, folders: dict[Tool, Path], info: str, tag: str) -> Iterator[tuple[str, bytes, int]]:
     """Every file of the wheel but its record: name, content and mode."""
     manifest = {}
-    for tool, folder in folders.items():
+    for tool, folder in {tool.program: (tool, folder) for tool, folder in folders.items()}.values():
         files = {}
         for path in _files(tool, folder):
             content, name = path.read_bytes(), path.relative_to(folder).as_posix()
             files[name] = hashlib.sha256(content).hexdigest()
-            yield f"{PACKAGE}/{tool.name}/{name}", content, 0o755 if name == tool.name else 0o644
-        manifest[tool.name] = {"version": tool.version, "key": tools.key(tool), "files": files}
+            yield f"{PACKAGE}/{tool.program}/{name}", content, 0o755 if name == tool.program else 0o644
+        manifest[tool.program] = {"version": tool.version, "key": tools.key(tool), "files": files}
     yield f"{PACKAGE}/__init__.py", f'"""{DESCRIPTION}"""\n'.encode(), 0o644
     yield f"{PACKAGE}/{MANIFEST}", json.dumps(manifest, indent=2).encode(), 0o644
     version = info.removeprefix(f"{PACKAGE}-").removesuffix(".dist-info")
@@ -94,7 +94,7 @@ def _contents(tools: Toolchain, folders: dict[Tool, Path], info: str, tag: str) 
 
 def _files(tool: Tool, folder: Path) -> Iterable[Path]:
     """The executable and what is kept beside it; not what modelworks writes there itself."""
-    return [folder / tool.name, *sorted(folder.glob("*/*.yaml"))]
+    return [folder / tool.program, *sorted(folder.glob("*/*.yaml"))]
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes, mode: int = 0o644) -> str:

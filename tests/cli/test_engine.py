@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from modelworks import cli
 from modelworks.cli import engine
+from modelworks.deploy.stack import Protected
 from modelworks.errors import ModelworksError
 
 cli._register()
@@ -18,14 +20,22 @@ cli._register()
 def pulumi(monkeypatch):
     """What Pulumi is called with: the environment, then the options."""
     calls = []
-    recorder = SimpleNamespace(mend=lambda _: None, unlock=lambda _: None, settle=lambda _: None)
-
-    def engine_of(environment):
-        return SimpleNamespace(**vars(recorder), environment=environment)
-
-    monkeypatch.setattr(engine, "_engine", engine_of)
-    monkeypatch.setattr(engine, "_run", lambda found, verb, options: calls.append([found.environment, *options]))
+    engine_with(monkeypatch, calls, protected=[])
     return calls
+
+
+def engine_with(monkeypatch, calls, protected):
+    recorder = SimpleNamespace(
+        mend=lambda _: None,
+        unlock=lambda _: None,
+        settle=lambda _: None,
+        protected=lambda: protected,
+        stack_file=Path("stacks/Pulumi.dev.yaml"),
+    )
+    monkeypatch.setattr(
+        engine, "_engine", lambda environment: SimpleNamespace(**vars(recorder), environment=environment)
+    )
+    monkeypatch.setattr(engine, "_run", lambda found, verb, options: calls.append([found.environment, *options]))
 
 
 @pytest.mark.parametrize(
@@ -52,3 +62,30 @@ def test_an_option_of_pulumi_before_the_environment_is_refused(pulumi):
     assert isinstance(done.exception, ModelworksError)
     assert done.exception.fix == "Run `modelworks destroy ENV --target …`."
     assert pulumi == []
+
+
+KEY = Protected("urn:pulumi:dev::ours::modelworks:index:Environment$aws:kms/key:Key::dev-key", "1234abcd")
+
+
+def test_destroy_deletes_nothing_where_something_is_protected(monkeypatch):
+    engine_with(monkeypatch, calls := [], [KEY])
+    done = CliRunner().invoke(cli.app, ["destroy", "dev", "--yes"])
+    assert calls == []
+    assert done.exception.message == (
+        "dev protects what holds data, and nothing was deleted: aws:kms/key:Key dev-key (1234abcd)"
+    )
+    assert "modelworks destroy dev --exclude-protected" in done.exception.fix
+    assert "set protect: false in Pulumi.dev.yaml" in done.exception.fix
+
+
+def test_destroy_of_everything_else_lists_what_stays(monkeypatch):
+    engine_with(monkeypatch, calls := [], [KEY])
+    done = CliRunner().invoke(cli.app, ["destroy", "dev", "--exclude-protected", "--yes"])
+    assert calls == [["dev", "--exclude-protected", "--yes"]]
+    assert "aws:kms/key:Key dev-key (1234abcd) stays: it is protected" in done.stdout
+
+
+def test_destroy_of_stated_targets_is_left_to_pulumi(monkeypatch):
+    engine_with(monkeypatch, calls := [], [KEY])
+    assert CliRunner().invoke(cli.app, ["destroy", "dev", "--target=urn"]).exit_code == 0
+    assert calls == [["dev", "--target=urn"]]

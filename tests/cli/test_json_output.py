@@ -38,7 +38,7 @@ def version():
     run = SimpleNamespace(model="m", run="r", metrics={}, origin={}, inputs=dict.fromkeys(["data", "code", "lock"], ""))
     run.inputs |= {"parameters": {}, "seed": 0}
     bundle = SimpleNamespace(digest="sha256:1", served="onnx")
-    facts = lineage_of(run, bundle, GateReport("m", "r", "sha256:1", "dev", "", ()))
+    facts = lineage_of(run, bundle, GateReport("m", "r", "sha256:1", "dev", "", ()), project="")
     return Version("m", 1, {**facts, "registered_at": ""})
 
 

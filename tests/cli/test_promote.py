@@ -82,8 +82,9 @@ class World:
     def make(self) -> None:
         """Train, bundle and register what the project is now, in dev."""
         spec, home = self.project.spec, self.project.home
-        build_bundle(spec, train(spec, home), home)
-        registration.register(spec, home, self.dev, self.places["dev"].stack_file)
+        run = train(spec, home)
+        build_bundle(run, home)
+        registration.register(run, home, self.dev, self.places["dev"].stack_file)
 
     def serve(self, number: int) -> Version:
         """Let dev serve a version."""
@@ -197,7 +198,7 @@ def test_a_version_is_judged_against_the_champion_of_the_target_and_its_lineage_
 
 
 def test_one_that_loses_to_the_champion_of_the_target_is_refused_and_leaves_nothing_there(world):
-    """By what its own commit states, which the checkout has moved on from: it was to gain 0.5."""
+    """By what its own run keeps, which the checkout has moved on from: it was to gain 0.5."""
     world.serve(2)
     world.promote()
     before = world.places["staging"].stack_file.read_text()
@@ -209,12 +210,26 @@ def test_one_that_loses_to_the_champion_of_the_target_is_refused_and_leaves_noth
     assert not world.staging.has_bundle("churn", version.digest)
 
 
-def test_code_that_is_in_no_commit_cannot_judge_and_the_verdict_says_so(world):
+def test_a_project_that_was_tampered_with_cannot_judge_and_the_verdict_says_so(world):
     world.promote()
     version = world.serve(2)
-    world.dev.note(version, code="sha256:other")
-    with pytest.raises(ModelworksError, match=r"inconclusive: auc: cannot be compared .*: .*is not the code"):
+    world.dev.session.client("s3").put_object(
+        Bucket=world.dev.artifacts, Key=contract.project_key(version.facts["project"]), Body=b"something else"
+    )
+    with pytest.raises(ModelworksError, match=r"inconclusive: auc: cannot be compared .*: the project .* is not kept"):
         world.promote()
+
+
+def test_a_version_is_promoted_from_where_its_checkout_is_not(world):
+    world.promote()
+    world.serve(2)
+    shutil.rmtree(world.project.folder)
+    assert champion_verdict(world.promote())["verdict"] == "pass"
+
+
+def test_a_project_goes_along_so_that_the_next_environment_can_judge_by_it(world):
+    version = world.promote()
+    assert world.staging.archive_of(version) == world.dev.archive_of(version)
 
 
 def test_without_its_data_a_comparison_is_inconclusive_with_the_reason_and_refused(world, capsys):
@@ -234,7 +249,7 @@ def test_without_its_data_a_comparison_is_inconclusive_with_the_reason_and_refus
 
 
 def test_data_goes_along_so_that_the_target_can_train_on_it_again(world):
-    digest = world.promote().facts["data"]
+    digest = world.promote().data
     world.lose_data()
     assert digest_of_file(world.staging.fetch_data(digest, world.root / "again")) == digest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -300,6 +300,27 @@ def test_the_alarms_of_the_endpoint_are_shown_with_their_states(place, command):
     told = json.loads(command("status", "--json").stdout)["endpoints"][0]["alarms"]
     assert [(alarm["name"], alarm["state"]) for alarm in told] == [("mine", "ALARM")]
     assert datetime.fromisoformat(told[0]["since"]).astimezone(UTC)
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "shown"),
+    [
+        ("ALARM", 359, "INSUFFICIENT_DATA"),  # CloudWatch fires it when it is made
+        ("ALARM", 361, "ALARM"),
+        ("OK", 1, "OK"),
+    ],
+)
+def test_silence_is_no_alarm_before_a_pod_can_have_reported(state, age, shown):
+    silent = alarms.cloudwatch_alarm(alarms.heartbeat_alarm(60), {})
+    described = {
+        "Period": silent["period"],
+        "EvaluationPeriods": silent["evaluation_periods"],
+        "TreatMissingData": silent["treat_missing_data"],
+        "StateValue": state,
+        "AlarmConfigurationUpdatedTimestamp": datetime.now(UTC) - timedelta(seconds=age),
+    }
+    assert status._state(described) == shown
+    assert status._state({**described, "TreatMissingData": "notBreaching"}) == state
 
 
 # -- rollout ---------------------------------------------------------------------------------------------------------

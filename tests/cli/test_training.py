@@ -17,10 +17,12 @@ from cluster.test_training_job import ORDER, PLACE, a_job, a_pod
 from modelworks.cli import training
 from modelworks.cluster import client as clusters
 from modelworks.cluster.client import KubernetesClient
+from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.artifacts import Artifacts
+from modelworks.lifecycle.artifacts import Artifacts, JobNote, Made
 
 JOBS, PODS, EVENTS = "/apis/batch/v1/namespaces/n/jobs", "/api/v1/namespaces/n/pods", "/api/v1/namespaces/n/events"
+MADE = Made(run=RunId("0123456789abcdef"), archive=Digest(f"sha256:{'0' * 64}"))
 ENDED = [
     {**a_pod(terminated={"exitCode": 137}), "metadata": {"name": "p", "creationTimestamp": "2026-11-25T10:00:00Z"}}
 ]
@@ -98,7 +100,7 @@ def watched(tmp_path, monkeypatch):
         session.client("s3").create_bucket(Bucket="artifacts")
         servers = []
 
-        def watch(api: Api) -> dict[str, Any]:
+        def watch(api: Api) -> Made:
             server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
             servers.append(server)
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -127,16 +129,23 @@ def fails(watched, api: Api) -> ModelworksError:
 
 
 def test_a_run_ends_with_what_it_noted_of_itself(watched):
-    watched.artifacts.tell("train-1", {"run": "abc", "archive": "sha256:0"})
-    assert watched(Api(a_job("Complete")))["run"] == "abc"
+    watched.artifacts.note("train-1", JobNote(made=MADE))
+    assert watched(Api(a_job("Complete"))) == MADE
+
+
+def test_a_run_that_succeeded_and_noted_none_is_an_error(watched):
+    error = fails(watched, Api(a_job("Complete")))
+    assert (error.message, error.exit_code) == ("the job train-1 succeeded and left no note of a run", 1)
 
 
 def test_a_log_that_breaks_off_is_read_on_and_no_line_is_said_twice(watched, capfd):
+    watched.artifacts.note("train-1", JobNote(made=MADE))
     watched(Api(a_job("Complete"), broken=2))
     assert capfd.readouterr().err.splitlines()[-3:] == ["one", "two", "six"]
 
 
 def test_a_cluster_that_is_away_for_a_moment_does_not_end_the_watch(watched, capfd):
+    watched.artifacts.note("train-1", JobNote(made=MADE))
     watched(Api(a_job("Complete"), away=3))
     assert "trying again" in capfd.readouterr().err
 
@@ -149,7 +158,7 @@ def test_a_run_that_was_killed_is_counted_by_who_watches(watched):
 
 
 def test_a_run_that_counted_itself_is_not_counted_again(watched):
-    watched.artifacts.tell("train-1", {"error": "model.py:7: boom", "counted": True})
+    watched.artifacts.note("train-1", JobNote(error="model.py:7: boom", counted=True))
     error = fails(watched, Api(a_job("Failed", "PodFailurePolicy")))
     assert error.message == "the run of churn in dev failed: model.py:7: boom"
     assert "kubectl -n modelworks-dev-training logs job/train-1" in error.fix

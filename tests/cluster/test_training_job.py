@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from modelworks.cluster.training_job import Ending, Order, Place, Seen, ending_of, manifest, started, waiting_for
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 
 PLACE = Place(
@@ -20,7 +21,8 @@ PLACE = Place(
     retries=2,
     ttl_seconds_after_finished=3600,
 )
-ORDER = Order("dev", "churn", "sha256:aa", "sha256:bb", "c0ffee-dirty", "ada")
+SOURCE, ENGINE, DATA = (Digest(f"sha256:{digits * 32}") for digits in ("aa", "bb", "cc"))
+ORDER = Order("dev", "churn", SOURCE, ENGINE, "c0ffee-dirty", "ada")
 JOB = manifest("train-churn-1", PLACE, ORDER)
 POD = JOB["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
@@ -59,10 +61,10 @@ def test_a_run_that_failed_by_itself_is_not_tried_again_and_a_drained_node_costs
 
 def test_a_run_says_whose_it_is_and_what_it_is_made_of():
     assert JOB["metadata"]["annotations"] == {"modelworks.dev/commit": "c0ffee-dirty", "modelworks.dev/by": "ada"}
-    assert {"--source=sha256:aa", "--engine=sha256:bb", "--bucket=artifacts"} < set(CONTAINER["args"])
+    assert {f"--source={SOURCE}", f"--engine={ENGINE}", "--bucket=artifacts"} < set(CONTAINER["args"])
     assert not any(word.startswith("--data") for word in CONTAINER["args"])
-    again = manifest("train-churn-1", PLACE, dataclasses.replace(ORDER, data="sha256:cc"))
-    assert "--data=sha256:cc" in again["spec"]["template"]["spec"]["containers"][0]["args"]
+    again = manifest("train-churn-1", PLACE, dataclasses.replace(ORDER, data=DATA))
+    assert f"--data={DATA}" in again["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
 def test_a_run_that_goes_on_has_no_ending():

@@ -79,6 +79,18 @@ def test_a_page_is_a_cloudwatch_alarm_of_the_same_numbers():
     }
 
 
+def test_silence_pages_because_a_missing_datapoint_breaches():
+    found = alarms.cloudwatch_alarm(alarms.heartbeat_alarm(60), DIMENSIONS)
+    assert (found["metric_name"], found["statistic"]) == ("saturation", "SampleCount")
+    assert (found["comparison_operator"], found["threshold"]) == ("LessThanThreshold", 1)
+    assert (found["treat_missing_data"], found["datapoints_to_alarm"], found["evaluation_periods"]) == (
+        "breaching",
+        5,
+        5,
+    )
+    assert found["alarm_description"] == "no pod has reported for 300 s"
+
+
 def query(*, window, period, statistic):
     dimensions = [{"name": "environment", "value": "dev"}, {"name": "model", "value": "delays"}]
     metric = {"namespace": "modelworks", "metricName": "error", "dimensions": dimensions}

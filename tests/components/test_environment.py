@@ -28,6 +28,28 @@ def test_key_rotates_and_can_be_brought_back_for_30_days():
     assert (key["enableKeyRotation"], key["deletionWindowInDays"]) == (True, 30)
 
 
+def guarded(**args):
+    """Types and names of what the engine refuses to delete."""
+    found = environment(**args).requests()
+    return {"::".join(urn.split("::")[-2:]).split("$")[-1] for urn, each in found.items() if each.get("protect")}
+
+
+def test_the_key_and_the_namespace_are_protected_unless_the_program_does_without():
+    alike = {"aws:kms/key:Key::dev-key", "aws:kms/alias:Alias::dev-key-alias"}
+    home = {"kubernetes:core/v1:Namespace::dev", "kubernetes:networking.k8s.io/v1:NetworkPolicy::dev-default-deny"}
+    assert guarded() == alike
+    assert guarded(namespace="ours") == alike | home
+    assert guarded(namespace="ours", protect=False) == set()
+
+
+def test_a_component_that_the_program_protects_itself_stays_protected():
+    def program():
+        Environment("dev", {"account_id": ACCOUNT, "protect": False}, pulumi.ResourceOptions(protect=True))
+
+    found = declare(program).requests()
+    assert all(each["protect"] for urn, each in found.items() if "aws:" in urn)
+
+
 def test_key_is_used_by_alerting_services_of_the_own_account_only():
     policy = statements(environment().one(KEY)["policy"])
     assert policy["AlertsAreEncrypted"]["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}

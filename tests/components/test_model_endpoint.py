@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pulumi
 import pytest
 
 from mocks import ACCOUNT, declare
@@ -14,8 +15,8 @@ ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 INGRESS = "kubernetes:networking.k8s.io/v1:Ingress"
 
 
-def endpoint(**args):
-    given = {
+def arguments(**args):
+    return {
         "environment": "dev",
         "account_id": ACCOUNT,
         "namespace": "modelworks-dev",
@@ -29,7 +30,10 @@ def endpoint(**args):
         "allow_anonymous": True,
         **args,
     }
-    return declare(lambda: ModelEndpoint("flight-delay", given))
+
+
+def endpoint(**args):
+    return declare(lambda: ModelEndpoint("flight-delay", arguments(**args)))
 
 
 def pod(declared):
@@ -117,6 +121,28 @@ def test_tokens_reach_the_pods_as_a_file_and_not_as_a_variable():
     assert contract.ENV_ALLOW_ANONYMOUS not in variables(declared)
 
 
+def test_tokens_and_trusted_keys_keep_their_names_when_they_change():
+    declared = endpoint(
+        allow_anonymous=False, tokens="s3cret", trusted_keys={"release.pem": "-----BEGIN PUBLIC KEY-----"}
+    )
+    assert declared.one("kubernetes:core/v1:Secret")["metadata"]["name"] == "flight-delay-tokens"
+    assert declared.one("kubernetes:core/v1:ConfigMap")["metadata"]["name"] == "flight-delay-trusted-keys"
+
+
+@pytest.mark.parametrize("tokens", ["", "\n", " \t\n "])
+def test_tokens_without_a_token_are_refused(tokens):
+    with pytest.raises(ValueError, match="tokens must have a bearer token on one line at least"):
+        endpoint(allow_anonymous=False, tokens=tokens)
+
+
+def test_tokens_that_turn_out_empty_are_refused():
+    def program() -> None:
+        ModelEndpoint("flight-delay", arguments(allow_anonymous=False, tokens=pulumi.Output.secret("\n")))
+
+    with pytest.raises(ValueError, match="tokens must have a bearer token on one line at least"):
+        declare(program)
+
+
 def test_trusted_keys_make_a_signature_required():
     declared = endpoint(trusted_keys={"release.pem": "-----BEGIN PUBLIC KEY-----"})
     assert variables(declared)[contract.ENV_TRUSTED_KEYS] == "/etc/modelworks/keys"
@@ -132,7 +158,14 @@ def test_alarms_and_canary_judge_by_the_same_limits():
     assert alarm["threshold"] == 0.02
     assert "> 0.02" in metric["failureCondition"]
     assert (query["metric"]["metricName"], query["stat"]) == (alarm["metricName"], alarm["statistic"])
-    assert set(declared.all(ALARM)) == {"flight-delay-errors", "flight-delay-slow", "flight-delay-rejected"}
+
+
+def test_an_endpoint_pages_for_its_limits_and_for_silence_and_only_limits_judge_a_canary():
+    declared = endpoint(limits={"period_seconds": 10})
+    judged = [item["name"] for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"]]
+    assert judged == ["errors", "slow", "rejected"]
+    assert set(declared.all(ALARM)) == {f"flight-delay-{name}" for name in (*judged, "silent")}
+    assert {alarm["period"] for alarm in declared.all(ALARM).values()} == {10}
 
 
 def test_every_alarm_pages_through_the_alerts_topic():

@@ -101,11 +101,14 @@ def test_runs_share_a_quota():
     assert quota == {"requests.cpu": "2000m", "requests.memory": "16384Mi", "count/jobs.batch": "20"}
 
 
-def test_runs_read_their_sources_keep_data_and_results_and_delete_nothing():
+def below(*prefixes: str) -> list[str]:
+    return [f"arn:aws:s3:::artifacts/{prefix}/*" for prefix in prefixes]
+
+
+def test_runs_keep_data_and_results_plant_no_finished_run_and_delete_nothing():
     allowed = actions(training())
-    kept = [f"arn:aws:s3:::artifacts/{prefix}/*" for prefix in ("data", "runs", "jobs")]
-    assert allowed["s3:PutObject"] == kept
-    assert allowed["s3:GetObject"] == ["arn:aws:s3:::artifacts/sources/*", *kept]
+    assert allowed["s3:PutObject"] == below("data", "jobs")
+    assert allowed["s3:GetObject"] == below("sources", "data", "runs")
     assert not any("Delete" in action for action in allowed)
 
 

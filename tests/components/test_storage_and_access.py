@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pulumi
+import pulumi_aws as aws
 import pytest
 
 from mocks import declare
@@ -49,6 +50,33 @@ def test_bucket_refuses_plain_http():
     (rule,) = json.loads(bucket().one("aws:s3/bucketPolicy:BucketPolicy")["policy"])["Statement"]
     assert (rule["Effect"], rule["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     assert rule["Resource"] == ["arn:aws:mock:::store", "arn:aws:mock:::store/*"]
+
+
+def requests(program):
+    """What the engine is sent for each AWS resource, by the last part of its type."""
+    found = declare(program).requests()
+    return {urn.split("::")[-2].rpartition(":")[2]: each for urn, each in found.items() if "aws:" in urn}
+
+
+def test_settings_of_a_bucket_are_deleted_with_it_and_never_before_it():
+    found = requests(lambda: secure_bucket("store", parent=_Parent("store"), key_arn=KEY))
+    settings = {kind: each for kind, each in found.items() if kind != "Bucket"}
+    assert len(settings) == 6
+    assert {each["deletedWith"].rpartition("::")[2] for each in settings.values()} == {"store"}
+
+
+def test_the_key_of_a_bucket_is_deleted_after_it():
+    def program():
+        key = aws.kms.Key("key")
+        secure_bucket("store", parent=_Parent("store"), key_arn=key.arn)
+
+    assert [urn.rpartition("::")[2] for urn in requests(program)["Bucket"]["dependencies"]] == ["key"]
+
+
+@pytest.mark.parametrize(("protect", "guarded"), [(True, {True}), (None, {None})])
+def test_a_bucket_and_its_settings_are_protected_together(protect, guarded):
+    found = requests(lambda: secure_bucket("store", parent=_Parent("store"), key_arn=KEY, protect=protect))
+    assert {each.get("protect") for each in found.values()} == guarded
 
 
 def test_bucket_refuses_to_keep_nothing():

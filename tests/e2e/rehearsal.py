@@ -243,10 +243,16 @@ class Rehearsal:
         self._up()
         return name
 
-    def back(self) -> None:
-        """The release line as it was for what serves, and `pulumi up`."""
-        self._want(self._lines[self.serving])
+    def back(self, **settings: Any) -> None:
+        """The release line as it was for what serves, with other settings of the endpoint, and `pulumi up`."""
+        self._want(self._lines[self.serving], settings)
         self._up()
+
+    def answer_to(self, token: str) -> int:
+        """The status of a prediction that was requested with a token."""
+        headers = {"Host": HOST, "Authorization": f"Bearer {token}"}
+        url = f"http://127.0.0.1:{self.gateway}/v1/predict"
+        return httpx.post(url, json={"rows": ROWS[:1]}, headers=headers, timeout=30, trust_env=False).status_code
 
     def unchanged(self) -> str:
         """A preview that must find nothing to do."""
@@ -271,8 +277,15 @@ class Rehearsal:
 
     def pulumi(self, *arguments: str) -> str:
         """Run the engine; what it prints is in the failure."""
+        return self._run("pulumi", *arguments, "--non-interactive", "--color", "never")
+
+    def kubectl(self, *arguments: str) -> str:
+        """Run kubectl in the namespace of the endpoint."""
+        return self._run("kubectl", "--namespace", self.namespace, *arguments)
+
+    def _run(self, *argv: str) -> str:
         done = subprocess.run(
-            ["pulumi", *arguments, "--non-interactive", "--color", "never"],
+            argv,
             cwd=self.folder,
             env={**os.environ, **self.variables},
             capture_output=True,
@@ -353,6 +366,13 @@ class Rehearsal:
                 found, rollout.promotion(found, full=False)
             )
 
+    def promote(self) -> None:
+        """Let a rollout take over at once, as `modelworks rollout promote --full` does."""
+        found = self.rollout()
+        KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(
+            found, rollout.promotion(found, full=True)
+        )
+
     def failures(self) -> list[str]:
         """What the analyses of the last release found wrong, as `name: phase, message, value`."""
         revision = self.rollout()["metadata"]["annotations"]["rollout.argoproj.io/revision"]
@@ -378,6 +398,15 @@ class Rehearsal:
     def pods(self) -> list[dict[str, Any]]:
         """The endpoint's pods."""
         return self.items("/api/v1/namespaces/{}/pods")
+
+    def alarm(self, name: str) -> str:
+        """The state of an alarm of the endpoint."""
+        (found,) = (
+            each
+            for each in self.aws("cloudwatch").describe_alarms()["MetricAlarms"]
+            if each["AlarmName"].startswith(f"{MODEL}-{name}")
+        )
+        return found["StateValue"]
 
     def kill(self, part: str) -> int:
         """Kill a part of the laptop cloud; its supervisor starts it again. Returns the process it was."""

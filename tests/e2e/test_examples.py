@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,11 @@ class Copy:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def destroyed(self) -> None:
+        """All but the key, which the example leaves protected, is deleted."""
+        said = self.run(MODELWORKS, "destroy", "local", "--yes", "--exclude-protected")
+        assert len(re.findall(r"^aws:kms/key:Key .* stays: it is protected$", said, re.MULTILINE)) == 1
+
     def outputs(self) -> dict[str, object]:
         return json.loads(self.run("pulumi", "stack", "output", "--json", "--stack", "local"))
 
@@ -78,7 +84,7 @@ def test_environment_goes_up_and_down(copied):
     example.run(MODELWORKS, "up", "local", "--yes")
     example.unchanged()
     assert str(example.outputs()["key"]).startswith("arn:aws:kms:eu-central-1:000000000000:key/")
-    example.run(MODELWORKS, "destroy", "local", "--yes")
+    example.destroyed()
 
 
 def test_training_compute_goes_up_and_down(copied):
@@ -88,7 +94,7 @@ def test_training_compute_goes_up_and_down(copied):
     quota = example.run("kubectl", "-n", "modelworks-local-training", "get", "resourcequotas", "-o", "yaml")
     (found,) = yaml.safe_load(quota)["items"]
     assert found["spec"]["hard"]["requests.cpu"] == "8"
-    example.run(MODELWORKS, "destroy", "local", "--yes")
+    example.destroyed()
 
 
 def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, place, tmp_path):
@@ -117,4 +123,4 @@ def test_escape_hatches_reach_what_the_engine_declares(copied):
     state = json.loads(example.run("pulumi", "stack", "export", "--stack", "local"))
     (key,) = (item for item in state["deployment"]["resources"] if item["type"] == "aws:kms/key:Key")
     assert key["inputs"]["multiRegion"] is True
-    example.run(MODELWORKS, "destroy", "local", "--yes")
+    example.destroyed()

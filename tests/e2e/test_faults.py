@@ -142,20 +142,13 @@ def on_laptop(tmp_path: Path, aws_laptop: Place):
 
 
 @contextmanager
-def spoiled(place: Place, fault: str):
-    """The AWS provider of `local`, in a process of its own that suffers a fault; the supervised one comes after it."""
-    port = environments.facts(place, "local")["providers"]["aws"]
-    supervisor._rpc(place, "stopProcess", "providers-local")
-    argv = [sys.executable, "-m", "modelworks.laptop.providers", "--place", str(place.root), "--environment", "local"]
-    process = subprocess.Popen(argv, env={**os.environ, "MODELWORKS_PROVIDER_FAULT": fault})
+def spoiled(on_laptop: OnLaptop, fault: str):
+    """Meanwhile the AWS plugin that an engine starts suffers a fault."""
+    on_laptop.variables["MODELWORKS_PROVIDER_FAULT"] = fault
     try:
-        wait_for(lambda: _answers(port))
         yield
     finally:
-        process.kill()
-        process.wait()
-        supervisor.restart(place, "providers-local")
-        wait_for(lambda: _answers(port))
+        del on_laptop.variables["MODELWORKS_PROVIDER_FAULT"]
 
 
 @pytest.mark.parametrize(("call", "made"), [("CreateKey", 1), ("CreateSecret", 2), ("PutSecretValue", 3)])
@@ -164,7 +157,7 @@ def test_what_has_an_id_of_awss_own_choice_is_taken_over_from_a_killed_engine(
 ):
     (on_laptop.folder / "stacks" / "__main__.py").write_text(KEPT)
     before = on_laptop.kept()
-    with spoiled(on_laptop.place, f"hang:{call}"):
+    with spoiled(on_laptop, f"hang:{call}"):
         process = on_laptop.start("up", "local", "--yes", "--skip-preview")
         wait_for(lambda: len(on_laptop.kept() - before) == made)
         os.kill(on_laptop.engine(), signal.SIGKILL)
@@ -188,7 +181,7 @@ def test_up_converges_after_a_provider_that_died(on_laptop: OnLaptop, first: str
     main.write_text(first)
     on_laptop.modelworks("up", "local", "--yes", "--skip-preview")
     main.write_text(PROGRAM.replace('}")', '}", tags={"owner": "tests"})'))
-    with spoiled(on_laptop.place, fault):
+    with spoiled(on_laptop, fault):
         # One at a time: what was made and not yet answered when the provider dies, no engine ever hears of.
         on_laptop.modelworks("up", "local", "--yes", "--skip-preview", "--parallel", "1", fine=(1, 4, 255))
 
@@ -273,12 +266,12 @@ def test_a_laptop_that_is_down_is_one_clear_sentence(tmp_path: Path, aws_laptop:
         (folder / name).write_bytes((aws_laptop.environment("local") / name).read_bytes())
     facts = json.loads((folder / "environment.json").read_text())
     with socket.create_server(("127.0.0.1", 0)) as free:
-        facts["providers"]["aws"] = free.getsockname()[1]
+        facts["aws_port"] = free.getsockname()[1]
     (folder / "environment.json").write_text(json.dumps(facts))
     variables = {**os.environ, "MODELWORKS_HOME": str(home)}
     command = str(Path(sys.executable).with_name("modelworks"))
     said = finished(started([command, "up", "local", "--yes"], tmp_path / "project", variables), (1,))
-    assert "the laptop cloud is not running: nobody answers for aws of local" in said
+    assert "the laptop cloud is not running: nobody answers for AWS of local" in said
     assert "Traceback" not in said
 
 

@@ -144,6 +144,18 @@ class Rehearsal:
             "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
         }
 
+    def unprotect(self, environment: str) -> None:
+        """Allow that the data of an environment is deleted, as its owner would: a setting, and an update."""
+        file = self.stack(environment)
+        lines = file.read_text().replace("    protect: false\n", "")
+        file.write_text(lines.replace("    owner: tests\n", "    owner: tests\n    protect: false\n", 1))
+        self.modelworks("up", environment, "--yes")
+
+    def state(self, environment: str) -> list[tuple[str, str | None]]:
+        """The resources of the state, by name and ID."""
+        exported = json.loads(self.pulumi(environment, "stack", "export"))
+        return [(each["urn"], each.get("id")) for each in exported["deployment"]["resources"]]
+
     def empty_buckets(self, environment: str) -> None:
         for bucket in boto3.resource("s3", **self.aws(environment)).buckets.all():
             bucket.object_versions.delete()
@@ -198,10 +210,15 @@ class Rehearsal:
     def variables(self) -> dict[str, str]:
         return {**os.environ, "MODELWORKS_HOME": str(self.place.root), "PATH": f"{BIN}:{os.environ['PATH']}"}
 
-    def _run(self, argv: list[str], *, fails: bool = False) -> str:
-        done = subprocess.run(
-            argv, cwd=self.project, env=self.variables, capture_output=True, text=True, timeout=300, check=False
-        )
+    def pulumi(self, environment: str, *arguments: str, fails: bool = False) -> str:
+        """Plain Pulumi, as in a shell that evaluated `modelworks env`."""
+        variables = json.loads(self.modelworks("env", environment, "--json"))
+        argv = ["pulumi", *arguments, "--stack", environment, "--non-interactive"]
+        return self._run(argv, fails=fails, **variables)
+
+    def _run(self, argv: list[str], *, fails: bool = False, **variables: str) -> str:
+        env = {**self.variables, **variables}
+        done = subprocess.run(argv, cwd=self.project, env=env, capture_output=True, text=True, timeout=300, check=False)
         assert (done.returncode != 0) == fails, f"{argv}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout + (done.stderr if fails else "")
 
@@ -383,9 +400,39 @@ def test_ctrl_c_cancels_a_run_and_leaves_nothing_of_it(rehearsal):
     assert rehearsal.failed_runs("dev") == before
 
 
-def test_target_serves_and_explains_itself_when_its_source_is_gone(rehearsal, first):
-    # Buckets that hold something are not destroyed: whoever wipes an environment says so by emptying them.
+def test_destroy_of_a_protected_environment_changes_nothing_and_lists_what_holds_data(rehearsal, first):
+    before = rehearsal.state("dev")
+    said = rehearsal.modelworks("destroy", "dev", "--yes", fails=True)
+    assert "dev protects what holds data, and nothing was deleted" in said
+    for kind in (
+        "aws:kms/key:Key dev-key",
+        "registry-bundles",
+        "registry-artifacts",
+        "PersistentVolumeClaim",
+        "Namespace",
+    ):
+        assert kind in said
+    # Plain Pulumi refuses as early, by its preview; told to skip that, it keeps only what is protected.
+    assert "is protected" in rehearsal.pulumi("dev", "destroy", "--yes", fails=True)
+    assert rehearsal.state("dev") == before
+    assert rehearsal.answers("dev") == first.removeprefix("sha256:")[:12]
+
+
+def test_destroy_that_a_bucket_refuses_leaves_it_private_and_its_key_usable(rehearsal, first):
+    rehearsal.unprotect("dev")
     assert "BucketNotEmpty" in rehearsal.modelworks("destroy", "dev", "--yes", fails=True)
+    s3, kms = (boto3.client(service, **rehearsal.aws("dev")) for service in ("s3", "kms"))
+    for bucket in (each["Name"] for each in s3.list_buckets()["Buckets"]):
+        (rule,) = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+        key = rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"]
+        assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
+        assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+        assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+        assert "EncryptedTransportOnly" in s3.get_bucket_policy(Bucket=bucket)["Policy"]
+
+
+def test_target_serves_and_explains_itself_when_its_source_is_gone(rehearsal, first):
+    rehearsal.unprotect("dev")
     rehearsal.empty_buckets("dev")
     rehearsal.modelworks("destroy", "dev", "--yes")
     assert rehearsal.answers("staging") == first.removeprefix("sha256:")[:12]

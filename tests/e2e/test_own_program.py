@@ -106,6 +106,7 @@ def test_a_program_of_ones_own_goes_up_on_the_laptop_from_the_wheel_alone(wheel,
         outputs = json.loads(run("pulumi", "stack", "output", "--json", "-s", "local", cwd=folder, **variables))
         assert outputs["key"].startswith("arn:aws:kms:eu-central-1:000000000000:key/")
 
-        run("pulumi", "destroy", "-s", "local", "--yes", cwd=folder, **variables)
+        run("pulumi", "destroy", "-s", "local", "--yes", "--exclude-protected", cwd=folder, **variables)
+        run(modelworks, "laptop", "down", cwd=folder, **home)
     finally:
         cloud.down(Place(folder / ".modelworks"))

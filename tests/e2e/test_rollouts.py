@@ -197,3 +197,39 @@ def test_a_release_with_a_service_of_its_own_takes_over_and_no_request_is_lost(e
         until(lambda: load.of(version) > 100, what=endpoint.pods)
     assert load.failed == 0, load.faults
     endpoint.serving = version
+
+
+def test_an_endpoint_without_a_pod_pages_until_one_reports_again(endpoint):
+    until(lambda: endpoint.alarm("silent") == "OK", what=endpoint.pods)
+    endpoint.kubectl("create", "quota", "no-pods", "--hard=pods=0")
+    try:
+        endpoint.kubectl("delete", "pods", "--all", "--wait=false")
+        until(lambda: endpoint.alarm("silent") == "ALARM", what=endpoint.pods)
+    finally:
+        endpoint.kubectl("delete", "quota", "no-pods")
+    # After a minute of refusals the controller waits for minutes; a change of the ReplicaSet ends that.
+    endpoint.kubectl("annotate", "replicasets", "--all", "rehearsal=over")
+    until(lambda: endpoint.alarm("silent") == "OK", what=endpoint.pods)
+
+
+def test_rotated_tokens_reach_the_pods_that_serve_and_those_that_come_without_a_rollout(endpoint):
+    endpoint.back(allow_anonymous=False, tokens="first")
+    until(lambda: endpoint.phase() in {"Progressing", "Paused"}, what=endpoint.rollout)
+    endpoint.promote()
+    until(lambda: endpoint.healthy() and endpoint.answer_to("first") == 200, what=endpoint.rollout)
+    until(lambda: len(endpoint.pods()) == 2, what=endpoint.pods)
+    pods = {pod["metadata"]["uid"] for pod in endpoint.pods()}
+
+    endpoint.back(allow_anonymous=False, tokens="first\nsecond")
+    until(lambda: endpoint.answer_to("second") == 200, what=endpoint.pods)
+    assert endpoint.answer_to("first") == 200
+    endpoint.back(allow_anonymous=False, tokens="second")
+    until(lambda: endpoint.answer_to("first") == 401, what=endpoint.pods)
+    assert endpoint.answer_to("second") == 200
+    assert endpoint.healthy()
+    assert {pod["metadata"]["uid"] for pod in endpoint.pods()} == pods
+
+    endpoint.kubectl("delete", "pod", endpoint.pods()[0]["metadata"]["name"], "--wait=false")
+    until(lambda: len({pod["metadata"]["uid"] for pod in endpoint.pods()} - pods) == 1, what=endpoint.pods)
+    until(lambda: endpoint.kubectl("get", "pods", "-o", "jsonpath={..ready}") == "true true", what=endpoint.pods)
+    assert {endpoint.answer_to("second") for _ in range(20)} == {200}

@@ -113,8 +113,7 @@ def test_an_environment_without_a_stack_has_the_laptops_own_account(place):
 
 def test_two_environments_share_no_port_and_no_secret(place):
     one, two = environments.create(place, "dev"), environments.create(place, "staging")
-    ports = [facts[key] for facts in (one["providers"], two["providers"]) for key in ("aws", "kubernetes")]
-    assert len({*ports, one["aws_port"], two["aws_port"]}) == 6
+    assert one["aws_port"] != two["aws_port"]
     passphrases = {(place.environment(name) / "passphrase").read_text() for name in ("dev", "staging")}
     assert len(passphrases) == 2
 
@@ -279,6 +278,23 @@ def test_a_killed_supervisor_is_replaced_without_doubling_what_it_ran(supervised
     supervisor.apply(supervised, [Program("one", ["sleep", "600"])])
     assert not orphan.is_running()
     assert _pid(supervised, "one")
+
+
+@pytest.mark.parametrize("stage", ["the supervisor's copy", "its env"])
+def test_what_a_killed_supervisor_was_about_to_start_becomes_no_program(supervised, stage):
+    config = str(supervised.run / "supervisord.conf")
+    argument = config if stage == "the supervisor's copy" else f"{supervisor.PROCESS}=one"
+    mark = {**os.environ, supervisor.MARK: str(supervised.root)}
+    starting = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", argument], env=mark)
+    try:
+        eventually(lambda: argument in psutil.Process(starting.pid).cmdline())
+        os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGKILL)
+        eventually(lambda: not supervisor.running(supervised))
+        supervisor.apply(supervised, [Program("one", ["sleep", "600"])])
+        assert not psutil.pid_exists(starting.pid)
+    finally:
+        starting.kill()
+        starting.wait()
 
 
 def test_arguments_and_values_reach_a_process_as_they_are(supervised):

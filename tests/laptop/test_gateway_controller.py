@@ -18,7 +18,7 @@ PORTS = [24_000, 24_001]
 
 
 def service() -> dict:
-    metadata = {"name": "model", "namespace": "local", "resourceVersion": "1"}
+    metadata = {"name": "model", "namespace": "local", "uid": "u-1", "resourceVersion": "1"}
     return {"metadata": metadata, "spec": {"selector": {"app": "model"}, "ports": [{"port": 80, "targetPort": 3000}]}}
 
 
@@ -49,12 +49,13 @@ class Api:
             lists.set()
         self.watched: set[str] = set()
         self.written: list[tuple[str, str, dict]] = []
+        self.taken: set[tuple[str, str]] = set()
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if request.method != "GET":
             self.written.append((request.method, path, json.loads(request.content)))
-            return httpx.Response(200, json={})
+            return httpx.Response(409 if (request.method, path) in self.taken else 200, json={})
         if "watch" in request.url.params:
             self.watched.add(path)
             return httpx.Response(200, content=self._events(path))
@@ -207,10 +208,46 @@ async def test_the_address_is_written_into_the_status(work, api):
 async def test_a_notice_becomes_one_event(work, api, told):
     api.items[SERVICES] = []
     work()
-    await eventually_async(lambda: any(method == "POST" for method, *_ in api.written))
+    await eventually_async(lambda: any(path.endswith("/events") for _, path, _ in api.written))
     api.change(PODS, "ADDED", pod("b", "127.77.0.2", "2"))
     api.change(SERVICES, "ADDED", service())
     await eventually_async(lambda: told.tables and told.tables[-1]["hosts"]["model.localhost"][0]["backends"])
-    events = [body for method, _, body in api.written if method == "POST"]
+    events = [body for _, path, body in api.written if path.endswith("/events")]
     assert [event["message"] for event in events] == ["there is no Service model in the namespace local"]
     assert events[0]["involvedObject"]["kind"] == "Ingress"
+
+
+ENDPOINTS = "/api/v1/namespaces/local/endpoints"
+OF_MODEL = {
+    "metadata": {
+        "name": "model",
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "model", "uid": "u-1"}],
+    }
+}
+
+
+def endpoints(api: Api) -> list[tuple[str, str, dict]]:
+    return [written for written in api.written if written[1].startswith(ENDPOINTS)]
+
+
+async def test_a_service_that_selects_pods_has_empty_endpoints_that_go_with_it(work, api):
+    others = [
+        ("headless", {"clusterIP": "None"}),
+        ("elsewhere", {"type": "ExternalName"}),
+        ("by-hand", {"selector": {}}),
+    ]
+    for name, spec in others:
+        found = service()
+        api.items[SERVICES].append({"metadata": {**found["metadata"], "name": name}, "spec": {**found["spec"], **spec}})
+    work()
+    await eventually_async(lambda: endpoints(api))
+    api.change(PODS, "ADDED", pod("b", "127.77.0.2", "2"))
+    await eventually_async(lambda: not api.watches[PODS].qsize())
+    assert endpoints(api) == [("POST", ENDPOINTS, OF_MODEL)]
+
+
+async def test_the_endpoints_of_a_deleted_service_pass_to_the_next_of_its_name(work, api):
+    api.taken.add(("POST", ENDPOINTS))
+    work()
+    await eventually_async(lambda: len(endpoints(api)) == 2)
+    assert endpoints(api)[1] == ("PATCH", f"{ENDPOINTS}/model", OF_MODEL)

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from rich.console import Console
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
 from modelworks.laptop.toolchain import golang, language_host, machine, packages, progress
-from modelworks.laptop.toolchain.tools import Tool, on_path
+from modelworks.laptop.toolchain.staging import required_version
+from modelworks.laptop.toolchain.tools import Staged, Tool, on_path
 
 GO = shutil.which("go")
 needs_go = pytest.mark.skipif(GO is None, reason="needs a Go of the machine, not of the cache")
@@ -139,6 +142,74 @@ def test_what_is_built_runs_is_stamped_and_is_found_again(tools, told):
     told.clear()
     assert tools.ensure(["hello"], told.append) == {"hello": path}
     assert [step.what for step in told] == ["ready"]
+
+
+@needs_go
+def test_one_executable_is_built_once_and_has_the_name_of_each_of_its_tools(tmp_path, modules: Path, told):
+    (modules / "hello" / "main.go").write_text('package main\n\nimport "os"\n\nfunc main() { println(os.Args[0]) }\n')
+    both = {
+        name: Tool(name, "1.2.3", "hello", "modelworks.dev/x", 5, ours="hello", family="both")
+        for name in ("one", "two")
+    }
+    tools = toolchain.Toolchain(cache=tmp_path / "cache", tools=both, modules=modules)
+    paths = tools.ensure(both, told.append)
+    said = [subprocess.run([path], capture_output=True, text=True, check=True).stderr for path in paths.values()]
+    assert said == [f"{paths['one']}\n", f"{paths['two']}\n"]
+    assert paths["one"].resolve() == paths["two"].resolve()
+    assert {step.tool for step in told if step.what == "building"} == {"one"}
+    assert [state.state for state in tools.states()] == ["ready", "ready"]
+
+
+EMBEDS = """package main
+
+import _ "embed"
+
+//go:embed theirs/main.go
+var theirs string
+
+func main() { println(theirs) }
+"""
+
+
+@pytest.fixture
+def staging(tmp_path: Path, modules: Path) -> toolchain.Toolchain:
+    """One tool, whose package embeds a file that the required module has under another name."""
+    (modules / "hello" / "main.go").write_text(EMBEDS)
+    staged = (Staged("example.com/hello", "*.go", "theirs"),)
+    tool = Tool("hello", "1.2.3", "hello", "modelworks.dev/x", 5, ours="hello", staged=staged)
+    return toolchain.Toolchain(cache=tmp_path / "cache", tools={"hello": tool}, modules=modules)
+
+
+@needs_go
+def test_files_of_a_required_module_are_beside_the_package_when_it_is_built(staging, told, modules: Path):
+    path = staging.ensure(["hello"], told.append)["hello"]
+    assert subprocess.run([path], capture_output=True, text=True, check=True).stderr == f"{MAIN}\n"
+    assert not (modules / "hello" / "theirs").exists()
+
+
+@needs_go
+def test_files_of_another_module_than_go_sum_states_are_refused(staging, told, modules: Path):
+    go_sum = modules / "hello" / "go.sum"
+    first, rest = go_sum.read_text().split("h1:", 1)
+    go_sum.write_text(f"{first}h1:{'A' * 43}={rest[44:]}")
+    with pytest.raises(ModelworksError, match=r"refused to build hello 1\.2\.3: .* does not match .*go\.sum"):
+        staging.ensure(["hello"], told.append)
+
+
+def test_other_staged_files_are_another_key(staging):
+    tool = staging.tools["hello"]
+    assert staging.key(tool) != staging.key(replace(tool, staged=(Staged("example.com/hello", "go.mod", "theirs"),)))
+
+
+def test_the_provider_of_kubernetes_stands_for_the_installed_sdk():
+    assert toolchain.TOOLS[toolchain.PROVIDER].version == version("pulumi-kubernetes")
+
+
+def test_what_is_staged_is_of_modules_that_go_sum_states():
+    for tool in toolchain.TOOLS.values():
+        folder = Path(toolchain.__file__).parent / tool.module
+        for staged in tool.staged:
+            assert f"{staged.module} {required_version(folder, staged.module)} h1:" in (folder / "go.sum").read_text()
 
 
 @needs_go

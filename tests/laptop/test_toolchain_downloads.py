@@ -474,3 +474,65 @@ def test_a_tool_that_cannot_be_had_fails_everyone_who_waits(told):
             tools.wait(["caddy"])
         with pytest.raises(ModelworksError, match="caddy cannot be built"):
             tools.wait_for_all()
+
+
+PLUGIN = replace(TOOL, irreplaceable="it is a plugin", plugin="greeting")
+ENGINE = Tool("pulumi", "3.0.0", "hello", "example.com/pulumi", 5, ask=("version",), same=1)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ensure) -> Callable[[str], None]:
+    """Puts an engine on PATH, whose `pulumi plugin install` is a script."""
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def install(script: str) -> None:
+        path = folder / "pulumi"
+        path.write_text(f'#!/bin/sh\n[ "$1" = version ] && echo v3.1.0 && exit\n{script}\n')
+        path.chmod(0o755)
+
+    return install
+
+
+INSTALLS = """
+folder="$PULUMI_HOME/plugins/resource-greeting-v1.2.3"
+mkdir -p "$folder"
+echo "$@" > "$folder/hello"
+chmod +x "$folder/hello"
+"""
+
+
+def test_the_engine_downloads_a_plugin_from_the_mirror_and_it_is_found_again(server, ensure, told, engine):
+    engine(INSTALLS)
+    tools = {"hello": PLUGIN, "pulumi": ENGINE}
+    source, cache = ensure(tools=tools)
+    assert source == "download"
+    arguments = f"plugin install resource greeting 1.2.3 --server {server.url}/get.pulumi.com/releases/plugins\n"
+    assert cache.states()[0].path.read_text() == arguments
+    assert leftovers(cache) == []
+    engine("exit 1")
+    told.clear()
+    assert ensure(tools=tools)[0] == "download"
+    assert lines(told, "ready") == ["hello: cached"]
+
+
+def test_a_plugin_that_the_engine_cannot_download_is_built(server, ensure, told, engine):
+    engine("echo error: no such plugin >&2; exit 1")
+    source, cache = ensure(tools={"hello": PLUGIN, "pulumi": ENGINE})
+    assert source == "built"
+    reason = "the engine cannot download the plugin: error: no such plugin"
+    assert lines(told, "note") == [f"hello: {reason}; it is built from source"]
+    assert reason in cache.states()[0].path.read_text()
+    assert leftovers(cache) == []
+
+
+def test_a_plugin_whose_host_does_not_answer_is_built_and_no_engine_is_started(silent, ensure, told):
+    assert ensure(tools={"hello": PLUGIN}, patience=0.2)[0] == "built"
+    host = silent.removeprefix("http://")
+    assert lines(told, "note") == [f"downloads: {host} cannot be reached, so hello will be built from source"]
+
+
+def test_a_plugin_is_built_where_downloads_are_off(ensure, monkeypatch):
+    monkeypatch.setenv(official.MIRROR, "off")
+    assert ensure(tools={"hello": PLUGIN})[0] == "built"

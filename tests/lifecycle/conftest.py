@@ -73,7 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A scaffolded project, trained and bundled, for tests that only read it: one that writes fails."""
     project = make_project(tmp_path_factory.mktemp("built"))
     run = train(project.spec, project.home)
-    return Built(project, run, build_bundle(project.spec, run, project.home))
+    return Built(project, run, build_bundle(run, project.home))
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import time
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from modelworks.lifecycle import (
     InvarianceGate,
     MetricGate,
     SliceGate,
+    evaluate_gates,
 )
 from modelworks.lifecycle.evaluate_gates import Judged, _judge
 from modelworks.lifecycle.gates import GateReport, policy_of
@@ -139,9 +142,7 @@ def test_behaviour_test_that_raises_names_the_users_line(judged, built):
 
 
 def test_bundled_project_is_allowed_on_local_with_a_warning_about_its_tree(rebuilt):
-    report = run_gates(
-        rebuilt.project.spec, rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local", champion=rebuilt.bundle.path
-    )
+    report = run_gates(rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local", champion=rebuilt.bundle.path)
     assert report.allowed
     [about_tree] = [each for each in report.results if each.subject == "source"]
     assert (about_tree.verdict, about_tree.action) == ("fail", "warn")
@@ -199,3 +200,28 @@ def test_environment_nobody_knows_is_treated_as_prod():
 def test_report_survives_json(built):
     report = decided(built, "prod", "fail", override="r")
     assert GateReport.from_facts(report.to_facts()) == report
+
+
+def disturbed(monkeypatch, every):
+    """Have the kernel give the processor to others in every so manieth call, which takes 5 ms more then."""
+    calls, switches = itertools.count(1), [0]
+    monkeypatch.setattr(evaluate_gates, "_involuntary_switches", lambda: switches[0])
+
+    def call():
+        if next(calls) % every == 0:
+            switches[0] += 1
+            time.sleep(0.005)
+
+    return call
+
+
+def test_latency_is_that_of_the_model_and_not_of_what_else_the_machine_does(monkeypatch):
+    monkeypatch.setattr(evaluate_gates, "LATENCY_CALLS", 40)
+    assert len(evaluate_gates._durations(disturbed(monkeypatch, every=4))) == 30
+
+
+def test_latency_of_a_model_that_was_interrupted_in_most_calls_counts_them_all(monkeypatch):
+    monkeypatch.setattr(evaluate_gates, "LATENCY_CALLS", 40)
+    taken = evaluate_gates._durations(disturbed(monkeypatch, every=1))
+    assert len(taken) == 40
+    assert min(taken) >= 0.005

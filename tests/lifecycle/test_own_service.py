@@ -49,12 +49,12 @@ def own(tmp_path_factory) -> Built:
     project.edit("    LatencyGate,\n", "    LatencyGate,\n    Service,\n")
     project.edit("    card=Card(", '    service=Service(code="service.py"),\n    card=Card(')
     run = train(project.spec, project.home)
-    return Built(project, run, build_bundle(project.spec, run, project.home))
+    return Built(project, run, build_bundle(run, project.home))
 
 
 @pytest.fixture(scope="module")
 def report(own) -> GateReport:
-    return run_gates(own.project.spec, own.run, own.bundle, own.project.home, "local")
+    return run_gates(own.run, own.bundle, own.project.home, "local")
 
 
 def result(report: GateReport, gate: str) -> GateResult:
@@ -62,7 +62,7 @@ def result(report: GateReport, gate: str) -> GateResult:
 
 
 def test_what_the_service_answers_is_judged_and_not_the_model_in_the_bundle(report, rebuilt):
-    standard = run_gates(rebuilt.project.spec, rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local")
+    standard = run_gates(rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local")
     expected = 1 - result(standard, "MetricGate").number
     assert result(report, "MetricGate").number == pytest.approx(expected, abs=1e-6)
     assert result(report, "MetricGate").verdict == "fail"
@@ -98,6 +98,6 @@ def test_a_row_that_the_endpoint_would_refuse_is_named(own):
 def test_a_service_without_predict_of_rows_is_not_bundled(own, tmp_path):
     other = own.copy(tmp_path / "other")
     (other.project.folder / "service.py").write_text(CODE.replace("def predict", "def answer"))
-    (other.run.folder / "bundle.json").unlink()
+    run = train(other.project.spec, other.project.home)
     with pytest.raises(ModelworksError, match=r"has no `predict\(rows\)`; it has answer\(rows\)"):
-        build_bundle(other.project.spec, other.run, other.project.home)
+        build_bundle(run, other.project.home)

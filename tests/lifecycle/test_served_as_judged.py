@@ -128,7 +128,7 @@ def project(folder: Path, pipeline: str, how: str, *, onnx: bool = True, day: in
 )
 def test_any_row_alone_or_with_others_gets_over_http_what_the_gates_judged(tmp_path, pipeline, how, day, served):
     spec, home = project(tmp_path, pipeline, how, day=day)
-    bundle = build_bundle(spec, train(spec, home), home)
+    bundle = build_bundle(train(spec, home), home)
     manifest = open_bundle(bundle.path, bundle.digest, "returns", tmp_path / "bento")
     table = spec.data.load().head(40)
     rows = rows_of(table, spec.served_features)
@@ -172,7 +172,7 @@ def test_a_category_that_the_pipeline_never_saw_is_named_before_it_serves(tmp_pa
     with pytest.raises(
         ModelworksError, match=r"model\.py:\d+: returns does not answer .*'kind' at the category 'tent'"
     ) as caught:
-        build_bundle(spec, train(spec, home), home)
+        build_bundle(train(spec, home), home)
     assert "state what is allowed" in caught.value.fix
 
 
@@ -184,4 +184,4 @@ def test_an_optional_feature_that_the_pipeline_cannot_miss_is_named(tmp_path):
     file.write_text(text)
     spec = load_spec(file)
     with pytest.raises(ModelworksError, match=r"does not answer .*feature 'paid' at missing.*NaN"):
-        build_bundle(spec, train(spec, home), home)
+        build_bundle(train(spec, home), home)

@@ -19,8 +19,8 @@ MODELS = Path(__file__).parents[2] / "models"
 def judged(tmp_path_factory):
     spec, home = load_spec(MODELS / "plane_seats"), Home(tmp_path_factory.mktemp("home"))
     run = train(spec, home)
-    bundle = build_bundle(spec, run, home)
-    return bundle, run_gates(spec, run, bundle, home, "local")
+    bundle = build_bundle(run, home)
+    return bundle, run_gates(run, bundle, home, "local")
 
 
 def test_a_regression_over_text_is_trained_bundled_and_judged(judged):

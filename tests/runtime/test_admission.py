@@ -67,7 +67,9 @@ def ask(tmp_path, clock, model):
         features=(Feature(name="x", type="number"),),
         examples=({"x": 1},),
     )
-    config = Config(bundle_uri="here", digest="sha256:" + "0" * 64, model="tiny", access_log=0.0, queue_ms=25)
+    config = Config(
+        bundle_uri="here", digest="sha256:" + "0" * 64, model="tiny", allow_anonymous=True, access_log=0.0, queue_ms=25
+    )
     counters = metrics.Counters(metrics.Layout("regression", 0), tmp_path / "worker-0")
     app = App(config, manifest, model, counters, Scribe(), bento=tmp_path, scratch=tmp_path)
     body = msgspec.json.encode({"x": 1})

@@ -67,7 +67,7 @@ def test_a_prediction_that_is_not_a_number_is_an_error(tmp_path):
 def test_a_type_that_nobody_vouched_for_is_not_loaded(tmp_path):
     from sklearn.preprocessing import FunctionTransformer
 
-    with pytest.raises(ModelworksError, match="nobody vouched for"):
+    with pytest.raises(ModelworksError, match="types that this server does not load"):
         scikit(tmp_path, FunctionTransformer(func=hashlib.sha256), "regression")
 
 

@@ -137,6 +137,12 @@ def test_a_secret_that_is_needed_and_missing_is_asked_for_with_its_command():
     )
 
 
+@pytest.mark.parametrize("tokens", ["", "\n", " \t\n"])
+def test_tokens_without_a_token_are_refused(tokens):
+    config = changed("modelworks:secrets/tokens/flight-delay", tokens)
+    assert "modelworks:secrets.tokens.flight-delay" in mistake(config)
+
+
 def test_an_encrypted_secret_in_a_file_counts_as_there(tmp_path):
     path = tmp_path / "Pulumi.dev.yaml"
     config = changed("modelworks:secrets/registry_password", {"secure": "v1:abc"})

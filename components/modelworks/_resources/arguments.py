@@ -49,6 +49,19 @@ def require_at_least(args: Mapping[str, Any], lowest: Mapping[str, int]) -> None
             raise ValueError(f"{name} must be at least {bound}, got {args[name]}")
 
 
+def require_image_digest(image: Any) -> None:
+    """Raises ValueError if an image that is known already may change under its name."""
+    if isinstance(image, str) and "@sha256:" not in image:
+        raise ValueError(f"image must be given by digest (…@sha256:…), got {image!r}")
+
+
+def require_token(tokens: str | None) -> str:
+    """The bearer tokens, one a line. Raises ValueError if there is none: pods would refuse to start."""
+    if tokens is None or not tokens.strip():
+        raise ValueError("tokens must have a bearer token on one line at least, got none")
+    return tokens
+
+
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     # `pulumi.Input` names Output as text, which is to be resolved as if it stood in Pulumi's own module.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pulumi
 import pulumi_aws as aws
 
@@ -15,6 +17,7 @@ def secure_bucket(
     parent: pulumi.Resource,
     key_arn: pulumi.Input[str],
     noncurrent_days: int = defaults.REGISTRY["noncurrent_days"],
+    protect: bool | None = defaults.REGISTRY["protect"],
 ) -> aws.s3.Bucket:
     """A private, encrypted, versioned bucket that refuses plain HTTP.
 
@@ -23,14 +26,21 @@ def secure_bucket(
         parent: The component it belongs to.
         key_arn: KMS key that encrypts it.
         noncurrent_days: Days a superseded or deleted version is kept. At least 1.
+        protect: Refuse to delete the bucket and its settings; None for what the parent has.
 
     Raises:
         ValueError: `noncurrent_days` is below 1.
     """
     if noncurrent_days < 1:
         raise ValueError(f"noncurrent_days must be at least 1, got {noncurrent_days}")
-    bucket = aws.s3.Bucket(name, opts=pulumi.ResourceOptions(parent=parent))
-    within = pulumi.ResourceOptions(parent=bucket)
+    bucket = aws.s3.Bucket(
+        name,
+        # The key goes last: without it, a bucket that S3 refuses to delete holds nothing that can be read.
+        opts=pulumi.ResourceOptions(parent=parent, protect=protect, depends_on=_made_by(key_arn)),
+    )
+    # Deleted with the bucket, and never before it: S3 refuses to delete one that holds something, which then stays as
+    # it was: private, encrypted, versioned.
+    within = pulumi.ResourceOptions(parent=bucket, protect=protect, deleted_with=bucket)
     aws.s3.BucketOwnershipControls(
         f"{name}-ownership", bucket=bucket.id, rule={"object_ownership": "BucketOwnerEnforced"}, opts=within
     )
@@ -76,9 +86,14 @@ def secure_bucket(
         bucket=bucket.id,
         policy=bucket.arn.apply(_encrypted_transport_only),
         # S3 refuses two changes of who may reach a bucket at the same moment.
-        opts=pulumi.ResourceOptions(parent=bucket, depends_on=[private]),
+        opts=pulumi.ResourceOptions.merge(within, pulumi.ResourceOptions(depends_on=[private])),
     )
     return bucket
+
+
+def _made_by(value: pulumi.Input[str]) -> list[Any]:
+    """The resources behind an input, as `depends_on` takes them; none behind a plain value."""
+    return [pulumi.Output.from_input(value).apply(lambda _: None)]
 
 
 def _encrypted_transport_only(arn: str) -> str:

@@ -70,6 +70,8 @@ class KubernetesComponent(pulumi.ComponentResource):
         *,
         annotations: Mapping[str, pulumi.Input[str]] | None = None,
         ignore_changes: Sequence[str] | None = None,
+        protect: bool | None = None,
+        fixed_name: bool = False,
         **fields: Any,
     ) -> KubernetesObject:
         """Declare an object as a child of the component.
@@ -80,12 +82,18 @@ class KubernetesComponent(pulumi.ComponentResource):
             suffix: The suffix of the object's name, after the component's.
             annotations: Of the object.
             ignore_changes: Paths that a controller writes and the program only starts.
+            protect: Refuse to delete it; None for what the component has.
+            fixed_name: Call it in the cluster as it is called here. One that is replaced keeps its name then: pods that
+                run, and revisions that Argo may return to, still find it.
             fields: The fields next to the metadata, such as `spec`.
         """
+        name, metadata = self.child_name(suffix), self.metadata(annotations)
+        if fixed_name:
+            metadata["name"] = name
         return KubernetesObject(
-            self.child_name(suffix),
-            {"apiVersion": api_version, "kind": kind, "metadata": self.metadata(annotations), **fields},
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=list(ignore_changes or [])),
+            name,
+            {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields},
+            opts=pulumi.ResourceOptions(parent=self, protect=protect, ignore_changes=list(ignore_changes or [])),
         )
 
 
@@ -119,7 +127,9 @@ def _plugin_version() -> str:
     return version("pulumi-kubernetes")
 
 
-def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str]) -> KubernetesObject:
+def restricted_namespace(
+    name: str, *, parent: pulumi.Resource, namespace: pulumi.Input[str], protect: bool | None = None
+) -> KubernetesObject:
     """A namespace that admits only what keeps the `restricted` Pod Security standard, and lets no traffic pass.
 
     A separate network policy allows the connections that a pod needs.
@@ -132,7 +142,7 @@ def restricted_namespace(name: str, *, parent: pulumi.Resource, namespace: pulum
             "kind": "Namespace",
             "metadata": {"name": namespace, "labels": {**labels(name, "namespace"), **level}},
         },
-        opts=pulumi.ResourceOptions(parent=parent),
+        opts=pulumi.ResourceOptions(parent=parent, protect=protect),
     )
     KubernetesObject(
         f"{name}-default-deny",

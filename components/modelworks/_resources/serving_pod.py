@@ -52,6 +52,17 @@ class Files:
         return f"{self.folder}/{self.file}" if self.file else self.folder
 
 
+def token_file(secret: pulumi.Input[str]) -> Files:
+    """The bearer tokens in a Secret."""
+    volume = {"secret": {"secretName": secret}}
+    return Files("tokens", contract.ENV_TOKEN_FILE, "/var/run/modelworks/tokens", volume, "tokens")
+
+
+def key_folder(config_map: pulumi.Input[str]) -> Files:
+    """The public keys in a ConfigMap."""
+    return Files("keys", contract.ENV_TRUSTED_KEYS, "/etc/modelworks/keys", {"configMap": {"name": config_map}})
+
+
 def serving_pod(
     component: KubernetesComponent,
     release: ReleaseArgs,
@@ -133,7 +144,7 @@ def bundle_variables(
     version = release["version"]
     return {
         contract.ENV_BUNDLE_URI: pulumi.Output.concat(
-            "s3://", bucket, "/", contract.bundle_key(model, release["digest"])
+            "s3://", bucket, "/", contract.bundle_key(model, contract.Digest(release["digest"]))
         ),
         contract.ENV_BUNDLE_DIGEST: release["digest"],
         contract.ENV_MODEL: model,

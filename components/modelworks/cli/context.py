@@ -246,3 +246,16 @@ def engine_of(environment: str) -> Engine:
         variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
     variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     return Engine(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
+
+
+def check_engine(engine: Engine) -> None:
+    """Fail at once if the laptop cloud that holds the environment cannot serve an update.
+
+    Raises:
+        ModelworksError: It is not running, or lacks a provider plugin.
+    """
+    engine.check()
+    if engine.on_laptop:
+        from modelworks.laptop import plugins
+
+        plugins.check(Place.here(), engine.environment)

@@ -119,20 +119,38 @@ def _preview(
 
 
 def _destroy(context: typer.Context, environment: EnvArgument = "", env: EnvOption = "", yes: _Yes = False) -> None:
-    """Delete everything that ENV declares.
+    """Delete everything that ENV declares, unless it protects what holds data.
 
     For example:
 
         modelworks destroy local --yes
 
-    Pulumi refuses to delete protected resources. Unknown options are passed to Pulumi.
+    An environment protects its key, buckets, volume and namespace by default (`protect` in its settings). Nothing is
+    deleted then, and the message lists them; with --exclude-protected, everything else is deleted. Unknown options are
+    passed to Pulumi.
     """
     environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.mend(say)
     engine.unlock(say)
     engine.settle(say)
+    given = {option.split("=")[0] for option in passed}
+    if not given & {"--exclude-protected", "--target", "-t"}:
+        _refuse_protected(engine)
     _run(engine, "destroy", [*passed, *(["--yes"] if yes else [])])
+    for each in engine.protected() if "--exclude-protected" in given else ():
+        print(f"{each} stays: it is protected")
+
+
+def _refuse_protected(engine: Engine) -> None:
+    if not (protected := engine.protected()):
+        return
+    environment, file = engine.environment, engine.stack_file.name
+    raise ModelworksError(
+        f"{environment} protects what holds data, and nothing was deleted: {'; '.join(map(str, protected))}",
+        fix=f"To delete everything else: `modelworks destroy {environment} --exclude-protected`. To delete these too, "
+        f"set protect: false in {file}, run `modelworks up {environment}`, and destroy again.",
+    )
 
 
 def _given(context: typer.Context, argument: str, option: str) -> tuple[str, list[str]]:
@@ -151,10 +169,10 @@ def _given(context: typer.Context, argument: str, option: str) -> tuple[str, lis
 
 
 def _engine(environment: str) -> Engine:
-    from modelworks.cli.context import engine_of  # so that --help answers at once
+    from modelworks.cli.context import check_engine, engine_of  # so that --help answers at once
 
     engine = engine_of(environment)
-    engine.check()
+    check_engine(engine)
     return engine
 
 

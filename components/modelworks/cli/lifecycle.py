@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from modelworks.cli.console import COLOURS, MODELS, Json, Override, err, out, progress, table
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env
 from modelworks.cli.exit_codes import ExitCode, epilog
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.laptop.state_dir import Place
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.checks import CheckReport
     from modelworks.lifecycle.gates import GateReport
-    from modelworks.lifecycle.runs import Home
+    from modelworks.lifecycle.runs import Home, TrainedModel
 
 Model = Annotated[str, typer.Argument(help="Name of a model in models/, its folder, or its model.py.", metavar="MODEL")]
 
@@ -93,14 +95,15 @@ def train(
     """
     from modelworks.lifecycle import load_spec, training
 
+    snapshot = Digest(data) if data else None
     spec, home = load_spec(model), home_here()
     if env:
         from modelworks.cli.context import Target
         from modelworks.cli.training import train_in
 
-        run, tracked = train_in(Target.of(env), spec, home, data, progress)
+        run, tracked = train_in(Target.of(env), spec, home, snapshot, progress)
     else:
-        run = training.train(spec, home, data=data, progress=progress)
+        run = training.train(spec, home, data=snapshot, progress=progress)
         tracked = _track(run)
     if as_json:
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
@@ -119,14 +122,15 @@ def train(
 def bundle(model: Model, *, as_json: Json = False) -> None:
     """Bundle the last run of a model as a Bento whose digest is its release.
 
+    It is made of what the run keeps: its own copy of the project, and its packages. Edits since then do not count.
+
     Example: `modelworks bundle flight-delay`, then `bentoml serve` on the unpacked bundle, or `modelworks gates`.
     """
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import load_spec, runs
 
-    spec, home = load_spec(model), home_here()
-    run = runs.latest_run(spec.name, home)
-    built = bundles.build_bundle(spec, run, home, progress)
+    home = home_here()
+    run = last_run(model, home)
+    built = bundles.build_bundle(run, home, progress)
     _track(run, built)
     facts = {
         "model": built.model, "run": run.run, "digest": built.digest, "path": str(built.path), "bytes": built.size,
@@ -154,15 +158,17 @@ def gates(
 ) -> None:
     """Evaluate the gates of the bundled model: metrics, champion, slices, fairness, latency, size, behaviour.
 
+    The gates are those of its run, whatever model.py states by now.
+
     The environment's policy decides which results refuse it. Example: `modelworks gates flight-delay --env staging`.
     """
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import load_spec, run_gates, runs
+    from modelworks.lifecycle import run_gates
 
-    spec, home = load_spec(model), home_here()
-    run = runs.latest_run(spec.name, home)
+    home = home_here()
+    run = last_run(model, home)
     report = run_gates.run_gates(
-        spec, run, bundles.open_built(run), home, env, champion=champion, override=override, progress=progress
+        run, bundles.open_built(run), home, env, champion=champion, override=override, progress=progress
     )
     if as_json:
         print(json.dumps(report.to_facts(), indent=2))
@@ -181,6 +187,32 @@ def home_here() -> Home:
         # A model project needs no Pulumi project around it.
         root = Path.cwd() / ".modelworks"
     return Home(root, os.environ.get("MODELWORKS_DATA_STORE", ""))
+
+
+def last_run(model: str, home: Home) -> TrainedModel:
+    """The last run of a model. Notes which files of its project are others by now: they do not count.
+
+    Args:
+        model: Name of the model, or its folder or `model.py`.
+        home: Where runs are kept.
+    """
+    from modelworks.lifecycle import load_spec, runs
+    from modelworks.lifecycle.model_project import changed_files
+    from modelworks.lifecycle.spec import find_model
+
+    name = model if runs.has_runs(model, home) else load_spec(model).name
+    run = runs.latest_run(name, home)
+    try:
+        changed = changed_files(find_model(model).parent, run.project())
+    except ModelworksError:
+        return run  # a run can outlive its checkout; one that was changed is refused where it is used
+    if changed:
+        err.print(
+            f"[yellow]note:[/] this is the run {run.run}, made before {escape(', '.join(changed))} changed; "
+            f"[bold]modelworks train {run.model}[/] makes one of now",
+            soft_wrap=True,
+        )
+    return run
 
 
 def _track(run: Any, built: Any = None) -> str:

@@ -205,7 +205,7 @@ def _begin_bundle(
         try:
             spec, home = load_spec(model), home_here()
             run = training.train(spec, home, progress=tell)
-            outcome.set_result((run, bundles.build_bundle(spec, run, home, tell)))
+            outcome.set_result((run, bundles.build_bundle(run, home, tell)))
         except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for the outcome
             outcome.set_exception(error)
         finally:

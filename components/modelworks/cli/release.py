@@ -93,12 +93,12 @@ def rollback(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
 
 def register_last(target: Target, model: str, override: str = "", progress: Progress | None = None) -> Version:
     """Register the last bundle of a model in an environment."""
-    from modelworks.cli.lifecycle import home_here
-    from modelworks.lifecycle import load_spec
+    from modelworks.cli.lifecycle import home_here, last_run
     from modelworks.lifecycle.registration import register
 
-    spec = load_spec(model)
-    return register(spec, home_here(), target.registry, target.stack_file, override=override, progress=progress)
+    home = home_here()
+    run = last_run(model, home)
+    return register(run, home, target.registry, target.stack_file, override=override, progress=progress)
 
 
 def say_release(target: Target, version: Version, changed: bool) -> None:

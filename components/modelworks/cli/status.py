@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from modelworks.lifecycle.registry import Registry
     from modelworks.settings import Release
@@ -218,7 +219,7 @@ def _lineage(registry: Registry, stands: rollout.Status) -> dict[str, Any]:
     if version is None:
         return {"registry": f"holds no version with the bundle {stands.wanted}"}
     serves = stands.state == "Healthy"
-    moved = move_aliases(registry, stands.model, stands.wanted, serves=True) if serves else []
+    moved = move_aliases(registry, stands.model, version.digest, serves=True) if serves else []
     aliases = {*version.aliases} - {move.alias for move in moved} | {move.alias for move in moved if move.wanted}
     return {
         "overrides": tuple(version.facts.get("overrides", ())),
@@ -250,13 +251,24 @@ def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
         {
             "name": alarm["AlarmName"],
             "metric": alarm["MetricName"],
-            "state": alarm["StateValue"],
+            "state": _state(alarm),
             "since": alarm["StateUpdatedTimestamp"].isoformat(timespec="seconds"),
             "meaning": alarm.get("AlarmDescription", ""),
             "reason": alarm.get("StateReason", ""),
         }
         for alarm in sorted(mine, key=lambda alarm: str(alarm["AlarmName"]))
     ], ""
+
+
+def _state(alarm: Mapping[str, Any]) -> str:
+    """The state of an alarm; `INSUFFICIENT_DATA` while one that takes silence for a fault is younger than its window.
+
+    CloudWatch fires such an alarm as soon as it is made, before a pod can have reported.
+    """
+    window = timedelta(seconds=alarm["Period"] * (alarm["EvaluationPeriods"] + 1))
+    young = datetime.now(UTC) - alarm["AlarmConfigurationUpdatedTimestamp"] < window
+    silent = alarm.get("TreatMissingData") == "breaching" and alarm["StateValue"] == "ALARM"
+    return "INSUFFICIENT_DATA" if silent and young else str(alarm["StateValue"])
 
 
 _COLOURS = {"Healthy": "green", "Progressing": "yellow", "Aborted": "red", "Degraded": "red"}

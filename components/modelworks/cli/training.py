@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import getpass
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 
-from modelworks._files import read_json
+from modelworks._files import plain, read_json
 from modelworks.cli.console import err, say
 from modelworks.cli.exit_codes import ExitCode
 from modelworks.cluster import training_job
 from modelworks.cluster.client import KubernetesClient, RefusedError
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import provenance, runs
-from modelworks.lifecycle.artifacts import Artifacts
+from modelworks.lifecycle.artifacts import Artifacts, Made
 from modelworks.lifecycle.data import StoreError
-from modelworks.lifecycle.lockfile import find_lock
+from modelworks.lifecycle.lockfile import find_lock_file, read_lock, run_packages
+from modelworks.lifecycle.model_project import LOCK, code_digest, copy_project
 from modelworks.lifecycle.pod import count_run
 
 if TYPE_CHECKING:
@@ -31,14 +35,16 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.spec import ModelSpec
 
 
-def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progress) -> tuple[TrainedModel, str]:
+def train_in(
+    target: Target, spec: ModelSpec, home: Home, data: Digest | None, tell: Progress
+) -> tuple[TrainedModel, str]:
     """Train a model in an environment, and bring the run here as if it had been trained here.
 
     Args:
         target: The environment.
         spec: The model.
         home: Where data and runs are kept on this machine.
-        data: Digest of a snapshot to train on again; empty: the run loads its data.
+        data: Digest of a snapshot to train on again. None: the run loads its data.
         tell: Called at every step.
 
     Returns:
@@ -50,18 +56,20 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
     """
     place = training_job.Place.of(target.output("training"))
     artifacts, cluster = Artifacts(place.artifact_bucket, target.session), target.cluster(place.namespace)
-    source = provenance.source_of(spec.folder, find_lock(spec.folder).file)
-    sent = {
-        "model": spec.name,
-        "code": provenance.code_digest(spec.folder),
-        "engine": provenance.engine_digest(),
-        "lock": find_lock(spec.folder).digest,
-    }
-    with _step(tell, "send the project"):
+    source = provenance.source_of(spec.folder, find_lock_file(spec.folder))
+    with _step(tell, "send the project"), tempfile.TemporaryDirectory(prefix="modelworks-source-") as scratch:
+        copy = copy_project(spec.folder, Path(scratch)).parent
+        sent = {
+            "model": spec.name,
+            "code": code_digest(copy),
+            "engine": provenance.engine_digest(),
+            "lock": read_lock(Path(scratch) / LOCK).digest(run_packages(spec)),
+            **plain({"parameters": dict(spec.parameters), "seed": spec.seed}),
+        }
         order = training_job.Order(
             environment=target.environment,
             model=spec.name,
-            source=artifacts.send_source(spec),
+            source=artifacts.send_source(Path(scratch)),
             engine=sent["engine"],
             commit=source[0] + ("-dirty" if source[1] else ""),
             by=getpass.getuser(),
@@ -70,14 +78,14 @@ def train_in(target: Target, spec: ModelSpec, home: Home, data: str, tell: Progr
         if data:
             artifacts.snapshots(home.data).share(data)
     name = f"train-{spec.name[:40].rstrip('-')}-{secrets.token_hex(4)}"
-    came_to = _watched(target, cluster, artifacts, place, order, name)
-    folder = home.runs(spec.name) / came_to["run"]
+    made = _watched(target, cluster, artifacts, place, order, name)
+    folder = home.runs(spec.name) / made.run
     with _step(tell, "bring the run home"):
-        artifacts.fetch_run(spec.name, came_to["run"], came_to["archive"], folder)
+        artifacts.take_over(name, made, spec.name, folder)
         inputs = read_json(folder / "inputs.json")
         if other := [what for what, value in sent.items() if inputs[what] != value]:
             raise ModelworksError(f"the run {folder.name} that came back has another {', '.join(other)} than was sent")
-        artifacts.snapshots(home.data).get(inputs["data"])
+        artifacts.snapshots(home.data).get(Digest(inputs["data"]))
     run = runs.with_origin(folder, *source)
     with _step(tell, "log to MLflow"):
         return run, target.registry.track(run)
@@ -90,8 +98,8 @@ def _watched(
     place: training_job.Place,
     order: training_job.Order,
     name: str,
-) -> dict[str, Any]:
-    """Run the Job to its end, and return what it notes of itself."""
+) -> Made:
+    """Run the Job to its end, and return what it made."""
     try:
         _start(cluster, training_job.manifest(name, place, order))
         err.print(f"  [dim]job {name} in {place.namespace}[/]")
@@ -103,13 +111,15 @@ def _watched(
     if ending.refused:
         cluster.cancel(name)
         raise _failure(order, ending, "")
-    came_to = artifacts.job_result(name)
+    note = artifacts.read_note(name)
     if not ending.exit_code:
-        return came_to
-    if not came_to.get("counted"):
+        if note.made is None:
+            raise ModelworksError(f"the job {name} succeeded and left no note of a run", fix="Train again.")
+        return note.made
+    if not note.counted:
         _count(target, order)
     log = f"`kubectl -n {place.namespace} logs job/{name}` shows its log again."
-    raise _failure(order, ending, log, came_to.get("error", ""))
+    raise _failure(order, ending, log, note.error)
 
 
 def _start(cluster: KubernetesClient, manifest: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from modelworks import contract
 from modelworks._git import git_succeeds
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
-from modelworks.cli.context import EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.context import EnvArgument, EnvOption, Target, check_engine, environment_of
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
@@ -152,7 +152,7 @@ def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
 def _check_bundle(target: Target, model: str, release: Release) -> Finding:
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
         try:
-            _, signature = target.registry.fetch(model, release.digest, Path(scratch))
+            _, signature = target.registry.fetch(model, contract.Digest(release.digest), Path(scratch))
         except ModelworksError as error:
             return Finding("bundle", model, "wrong", error.message, error.fix or "")
     signed = "signed" if signature else "without a signature"
@@ -168,7 +168,7 @@ def _check_aliases(target: Target, repair: bool) -> Iterator[Finding]:
     for model, release in _releases(target).items():
         versions = target.registry.versions(model)
         state = rollout.status_of(model, release.digest, str(release.version or ""), cluster.seen(model)).state
-        wanted = aliases.aliases_for(release.digest, versions, serves=state == "Healthy")
+        wanted = aliases.aliases_for(contract.Digest(release.digest), versions, serves=state == "Healthy")
         wrong = {move.alias: move for move in aliases.moves(wanted, versions)}
         for alias in wanted:
             now = next((version for version in versions if alias in version.aliases), None)
@@ -221,7 +221,7 @@ def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: AR
     from modelworks.deploy.preview import Preview
 
     engine = target.engine
-    engine.check()
+    check_engine(engine)
     code, text = engine.capture("preview", ["--json", "--refresh"])
     try:
         preview = Preview.read(target.environment, text)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from modelworks import contract
 from modelworks._manifests import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 
 Object = Mapping[str, Any]
@@ -56,15 +57,15 @@ class Order:
 
     environment: str
     model: str
-    source: str
+    source: Digest
     """Digest of the project's archive in the artifact bucket."""
-    engine: str
+    engine: Digest
     """Digest of the modelworks that is to train: the caller's own, so that the image must hold the same."""
     commit: str
     """The commit of the project, with `-dirty` behind it where files differ."""
     by: str
     """Who sent it."""
-    data: str = ""
+    data: Digest | None = None
     """Digest of a snapshot to train on, instead of loading."""
 
 

@@ -52,6 +52,18 @@ class Lock:
 
 
 @dataclass(frozen=True)
+class Protected:
+    """A resource that the engine refuses to delete."""
+
+    urn: str
+    identity: str
+    """Its ID at the provider."""
+
+    def __str__(self) -> str:
+        return f"{_short(self.urn)} ({self.identity})"
+
+
+@dataclass(frozen=True)
 class Engine:
     """The engine, aimed at one environment of one project."""
 
@@ -70,17 +82,18 @@ class Engine:
         """Fail at once if the laptop cloud of the environment is not running.
 
         Raises:
-            ModelworksError: Its provider does not answer.
+            ModelworksError: Its AWS account does not answer.
         """
-        for attached in self.variables.get("PULUMI_DEBUG_PROVIDERS", "").split(",") if self.on_laptop else ():
-            name, _, port = attached.partition(":")
-            try:
-                socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
-            except OSError as error:
-                raise ModelworksError(
-                    f"the laptop cloud is not running: nobody answers for {name} of {self.environment} on port {port}",
-                    fix=f"Run `modelworks laptop up {self.environment}`.",
-                ) from error
+        if not self.on_laptop:
+            return
+        port = int(self.variables["AWS_ENDPOINT_URL"].rpartition(":")[2])
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError as error:
+            raise ModelworksError(
+                f"the laptop cloud is not running: nobody answers for AWS of {self.environment} on port {port}",
+                fix=f"Run `modelworks laptop up {self.environment}`.",
+            ) from error
 
     # -- running it ------------------------------------------------------------------------------------------------
 
@@ -273,13 +286,8 @@ class Engine:
         Raises:
             ModelworksError: A provider is unreachable.
         """
-        try:
-            exported = json.loads(self.ask("stack", "export", "--stack", self.environment))
-        except ModelworksError as error:
-            if "no stack named" in error.message:
-                return
-            raise
-        if not pending_operations.operations(exported):
+        exported = self._exported()
+        if exported is None or not pending_operations.operations(exported):
             return
         where = self._where()
         resolution = pending_operations.resolve(exported, where, search_of(self.variables, where.region))
@@ -301,6 +309,22 @@ class Engine:
                 f"  {_short(urn)}: its inputs do not determine its id, so it is forgotten; if it was created, find "
                 f"and delete it by its tags"
             )
+
+    def protected(self) -> list[Protected]:
+        """The resources that the engine refuses to delete, without those that belong to another of them."""
+        resources = ((self._exported() or {}).get("deployment") or {}).get("resources") or []
+        guarded = {each["urn"]: each for each in resources if each.get("protect") and each.get("id")}
+        return [Protected(urn, each["id"]) for urn, each in guarded.items() if each.get("parent") not in guarded]
+
+    def _exported(self) -> dict[str, Any] | None:
+        """The state as the engine writes it; None where there is no stack."""
+        try:
+            exported: dict[str, Any] = json.loads(self.ask("stack", "export", "--stack", self.environment))
+        except ModelworksError as error:
+            if "no stack named" in error.message:
+                return None
+            raise
+        return exported
 
     def _where(self) -> pending_operations.Where:
         config = json.loads(self.ask("config", "--json", "--stack", self.environment))

@@ -1,8 +1,8 @@
 """Which environment owns what in the cluster: namespaces, and kinds of its own, belong to the one that made them.
 
-RBAC cannot express "the namespaces that this user made". The API server's own admission policies can: one marks what an
-environment makes outside of any namespace, the other refuses an environment's changes to what does not carry its mark.
-Admission does not cover reads; those follow the mark by RBAC (see `rights`).
+RBAC cannot express "the namespaces that this user made", nor "every kind but the cluster's own". The API server's own
+admission policies can: one marks what an environment makes outside of any namespace, the other refuses an environment's
+changes to what does not carry its mark. Admission does not cover reads: RBAC lets an environment read everything.
 """
 
 from __future__ import annotations
@@ -64,8 +64,11 @@ _KEEPING_APART = {
     "matchConstraints": {"resourceRules": [{**_EVERYTHING, "operations": ["*"], "resources": ["*/*"], "scope": "*"}]},
     "matchConditions": [
         *_ONLY_THEIRS,
-        # Questions about one's own rights are objects to create, and change nothing.
-        {"name": "changes", "expression": "request.resource.group != 'authorization.k8s.io'"},
+        # Questions about one's own rights and name are objects to create, and change nothing.
+        {
+            "name": "changes",
+            "expression": "!(request.resource.group in ['authorization.k8s.io', 'authentication.k8s.io'])",
+        },
     ],
     "failurePolicy": "Fail",
     "variables": [
@@ -74,6 +77,12 @@ _KEEPING_APART = {
             "name": "wide",
             "expression": "request.resource.resource == 'namespaces' || !has(request.namespace)"
             " || request.namespace == ''",
+        },
+        {
+            "name": "theirs_to_make",
+            "expression": "request.resource.resource in ['namespaces', 'customresourcedefinitions']"
+            " || (request.resource.group.contains('.') && !('.' + request.resource.group).endsWith('.k8s.io')"
+            " && !request.resource.group.endsWith('.kubernetes.io'))",
         },
         {
             "name": "owner",
@@ -88,6 +97,12 @@ _KEEPING_APART = {
             " : 'namespace ' + request.namespace) + (variables.owner == ''"
             " ? ' belongs to the laptop cloud itself' : ' belongs to the environment ' + variables.owner)"
             " + ', and not to ' + variables.environment + ': declare a namespace of its own'",
+            "reason": "Forbidden",
+        },
+        {
+            "expression": "!variables.wide || variables.theirs_to_make",
+            "messageExpression": "request.resource.resource + ' are for the laptop cloud alone to change:'"
+            " + ' outside of namespaces, an environment has these, and kinds of its own with their objects'",
             "reason": "Forbidden",
         },
         {

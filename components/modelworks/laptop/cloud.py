@@ -28,7 +28,7 @@ import psutil
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import aws, control_plane, pod_network, rollouts, supervisor, toolchain
+from modelworks.laptop import aws, control_plane, plugins, pod_network, rollouts, supervisor, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.gateway import caddy
@@ -94,6 +94,7 @@ def up(
         was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
         parts = _parts_up(place, facts, was, report, building)
         _write(place, facts)
+        plugins.install(place, Path(facts["tools"][toolchain.PROVIDER]) if facts["kubernetes"] else None)
         for name in place.environments():
             if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
                 report(memory)
@@ -270,7 +271,7 @@ def _write(place: Place, facts: dict[str, Any]) -> None:
 
 
 def _tool_names(*, kubernetes: bool) -> list[str]:
-    return ["pulumi", *([*control_plane.TOOLS, "caddy"] if kubernetes else [])]
+    return ["pulumi", *([*control_plane.TOOLS, "caddy", toolchain.PROVIDER] if kubernetes else [])]
 
 
 def _paths(tools: dict[str, Path]) -> dict[str, str]:
@@ -278,24 +279,12 @@ def _paths(tools: dict[str, Path]) -> dict[str, str]:
 
 
 def _amazon(place: Place) -> list[_Part]:
-    """An AWS account an environment, and the provider plugins that Pulumi attaches to."""
+    """An AWS account an environment."""
     parts = []
     for name in place.environments():
         found = store.facts(place, name)
         port = int(found["aws_port"])
         parts.append(_Part(aws.program(place, name, found), partial(_answers, port, "/moto-api/data.json")))
-        argv: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "modelworks.laptop.providers",
-            "--place",
-            place.root,
-            "--environment",
-            name,
-        ]
-        credentials = {"AWS_SHARED_CREDENTIALS_FILE": str(place.environment(name) / "aws-credentials")}
-        ports = list(found["providers"].values())
-        parts.append(_Part(Program(f"providers-{name}", argv, credentials), partial(_all_listen, ports)))
     return parts
 
 
@@ -377,10 +366,7 @@ def _ports_free(place: Place, facts: dict[str, Any]) -> None:
     """Raise if a port that the place has recorded is held by somebody else."""
     wanted = {port: name for name, port in facts["ports"].items()}
     for name in place.environments():
-        found = store.facts(place, name)
-        wanted |= {found["aws_port"]: f"AWS of {name}"} | {
-            port: f"provider {kind} of {name}" for kind, port in found["providers"].items()
-        }
+        wanted[store.facts(place, name)["aws_port"]] = f"AWS of {name}"
     if foreign := _foreign(place, wanted):
         port, holder = next(iter(foreign.items()))
         raise ModelworksError(

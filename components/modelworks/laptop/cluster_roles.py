@@ -29,6 +29,7 @@ ROLES: Final[Mapping[str, Sequence[Rule]]] = {
         _rule(["networking.k8s.io"], ["ingresses", "ingressclasses"], _READ),
         _rule(["networking.k8s.io"], ["ingresses/status"], ["update", "patch"]),
         _rule([""], ["services/status"], ["update", "patch"]),
+        _rule([""], ["endpoints"], ["create", "patch"]),
         _rule([""], ["events"], ["create", "patch"]),
     ],
     # The rights that Argo Rollouts documents for its controller, without the routers that are not here.
@@ -50,58 +51,9 @@ ROLES: Final[Mapping[str, Sequence[Rule]]] = {
         _rule(["networking.k8s.io"], ["ingresses"], [*_READ, "create", "update", "patch"]),
         _rule(["batch"], ["jobs"], [*_READ, "create", "update", "patch", "delete"]),
     ],
-    # Outside of namespaces. Reads are shared here, and changes kept apart by `ownership`: RBAC grants the list of
-    # namespaces whole or not at all.
-    "modelworks:environment": [
-        _rule([""], ["namespaces"], _CHANGE),
-        _rule([""], ["nodes"], _READ),
-        _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], _CHANGE),
-        _rule(["storage.k8s.io"], ["storageclasses"], _READ),
-        _rule(["networking.k8s.io"], ["ingressclasses"], _READ),
-        _rule(["scheduling.k8s.io"], ["priorityclasses"], _READ),
-    ],
-    # In each namespace that the environment made: what a team's deployer has in its own.
-    "modelworks:namespace": [
-        _rule(
-            [
-                "apps",
-                "argoproj.io",
-                "autoscaling",
-                "batch",
-                "networking.k8s.io",
-                "policy",
-            ],
-            ["*"],
-            ["*"],
-        ),
-        _rule(
-            [""],
-            [
-                "bindings",
-                "configmaps",
-                "endpoints",
-                "events",
-                "limitranges",
-                "persistentvolumeclaims",
-                "pods",
-                "pods/log",
-                "pods/exec",
-                "pods/portforward",
-                "pods/eviction",
-                "podtemplates",
-                "replicationcontrollers",
-                "resourcequotas",
-                "secrets",
-                "serviceaccounts",
-                "serviceaccounts/token",
-                "services",
-                "services/proxy",
-            ],
-            ["*"],
-        ),
-        _rule(["coordination.k8s.io"], ["leases"], _CHANGE),
-        _rule(["discovery.k8s.io"], ["endpointslices"], _READ),
-        _rule(["rbac.authorization.k8s.io"], ["roles", "rolebindings"], _CHANGE),
-    ],
+    # Admission keeps its changes to what it made (see `admission`). Rights in single namespaces could only follow
+    # these, and a program that uses a namespace at once would be refused.
+    # The verbs are listed: `*` would include `impersonate`, and no admission policy applies to the administrator.
+    "modelworks:environment": [_rule(["*"], ["*"], [*_CHANGE, "deletecollection"])],
 }
 """The rules of each role, by its name."""

@@ -113,8 +113,9 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
     """etcd, API server, controller manager and scheduler."""
     # Go's collector trades memory for CPU; the cluster is small, idle most of the time, and shares memory with models.
     environ = {"GOGC": "50", NETWORK: facts["pod_network"]}
-    # Bounds its heap while it comes up; lower, and it would collect garbage all the time.
-    lean = {**environ, "GOMEMLIMIT": "220MiB"}
+    # Bounds its heap while it comes up. It keeps about 220 MiB once the Kubernetes provider read its OpenAPI document;
+    # a bound near that makes it collect garbage all the time (45 % of a core at 220 MiB).
+    lean = {**environ, "GOMEMLIMIT": "360MiB"}
     values = {
         **facts["ports"],
         "cluster": place.cluster,
@@ -134,7 +135,7 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
     ]
 
 
-def client(place: Place, ports: Mapping[str, int], *, timeout: float = 10) -> httpx.Client:
+def client(place: Place, ports: Mapping[str, int], *, timeout: float = 30) -> httpx.Client:
     """An HTTP client with the administrator's rights, for what is set up before anybody else has any."""
     import httpx  # a tenth of a second that `--help` does not owe
 
@@ -216,10 +217,10 @@ def _served(api: httpx.Client, group: str, kinds: int) -> bool:
 
 
 def set_up_environment(api: httpx.Client, environment: str) -> None:
-    """Permissions of an environment's user and its rollouts controller outside of namespaces.
+    """Permissions of an environment's user and its rollouts controller.
 
-    Its namespaces are declared by its program; what it may do in them is granted as they come (see `rights`). The
-    controller's rights reach further than it looks: it is started for one namespace, which need not be there yet.
+    Both reach further than it looks: admission keeps the user's changes to what its environment made (see
+    `admission`), and the controller is started for one namespace, which need not be there yet.
     """
     for role, user in (
         ("environment", environment_user(environment)),
@@ -231,11 +232,6 @@ def set_up_environment(api: httpx.Client, environment: str) -> None:
             f"{_RBAC}/clusterrolebindings/{name}",
             _binding(name, f"modelworks:{role}", user),
         )
-
-
-def binding_in_namespace(environment: str) -> dict[str, Any]:
-    """Permissions of an environment's user in a namespace, to be applied in each that it made."""
-    return _binding("modelworks:environment", "modelworks:namespace", environment_user(environment), "RoleBinding")
 
 
 def environment_user(environment: str) -> str:
@@ -269,11 +265,6 @@ def _cluster_objects() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "/apis/networking.k8s.io/v1/ingressclasses/alb", ingress_class
 
 
-def environment_role(name: str, rules: list[dict[str, Any]], user: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A cluster role of that name, and its binding to a user."""
-    return _role(name, rules), _binding(name, name, user)
-
-
 def _role(name: str, rules: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return _object("rbac.authorization.k8s.io/v1", "ClusterRole", name, rules=list(rules))
 
@@ -282,11 +273,11 @@ def _object(version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **fields}
 
 
-def _binding(name: str, role: str, user: str, kind: str = "ClusterRoleBinding") -> dict[str, Any]:
+def _binding(name: str, role: str, user: str) -> dict[str, Any]:
     group = "rbac.authorization.k8s.io"
     return _object(
         f"{group}/v1",
-        kind,
+        "ClusterRoleBinding",
         name,
         roleRef={"apiGroup": group, "kind": "ClusterRole", "name": role},
         subjects=[{"apiGroup": group, "kind": "User", "name": user}],

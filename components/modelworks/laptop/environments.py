@@ -54,10 +54,9 @@ def create(place: Place, environment: str) -> dict[str, Any]:
     if facts := read_facts(path):
         return facts
     config = stack_config(environment)
-    aws, provider, kubernetes = free_ports(3, _ports_of(place), taken=used_ports(place))
+    [port] = free_ports(1, _ports_of(place), taken=used_ports(place))
     facts = {
-        "aws_port": aws,
-        "providers": {"aws": provider, "kubernetes": kubernetes},
+        "aws_port": port,
         "account": next(iter(config.get("aws:allowedAccountIds") or []), ACCOUNT),
         "region": config.get("aws:region") or REGION,
         "namespace": _namespace(config) or f"modelworks-{environment}",
@@ -129,7 +128,6 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
         str(folder) for folder in dict.fromkeys([*([tools] if tools else []), *foreign, Path(sys.executable).parent])
     ]
     path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
-    providers = found["providers"]
     return {
         **_past_proxies(),
         "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
@@ -144,8 +142,9 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
         # Without attributes beside each file: an engine killed while it writes them leaves a state that it cannot read.
         "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}?metadata=skip",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "passphrase"),
-        "PULUMI_DEBUG_PROVIDERS": f"aws:{providers['aws']},kubernetes:{providers['kubernetes']}",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        # A program with an older SDK of its own finds the plugins too.
+        "PULUMI_ENABLE_LEGACY_PLUGIN_SEARCH": "true",
         "PULUMI_HOME": str(place.root / "pulumi"),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
@@ -178,8 +177,7 @@ def used_ports(place: Place) -> set[int]:
     known = read_facts(place.root / "laptop.json")
     ports = {*known.get("ports", {}).values(), *known.get("host_ports", ())}
     for name in place.environments():
-        found = facts(place, name)
-        ports |= {found["aws_port"], *found["providers"].values()}
+        ports.add(facts(place, name)["aws_port"])
     return ports
 
 

@@ -15,7 +15,6 @@ _CONTROLLERS = (
     "cronjob-controller",
     "deployment-controller",
     "disruption-controller",
-    "endpointslice-controller",
     "ephemeral-volume-controller",
     "garbage-collector-controller",
     "horizontal-pod-autoscaler-controller",
@@ -35,7 +34,7 @@ _CONTROLLERS = (
     "ttl-after-finished-controller",
     "validatingadmissionpolicy-status-controller",
 )
-"""Controllers that workloads need. Not here: clouds, routes, attached disks, certificate requests."""
+"""Controllers that workloads need. Not here: clouds, routes, attached disks, certificate requests, endpoint slices."""
 
 
 def _serving(program: str) -> tuple[str, ...]:

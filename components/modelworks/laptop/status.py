@@ -21,7 +21,7 @@ NOT_ENFORCED = (
     "the user that a container runs as: every process is yours",
     "capabilities, seccomp, and a read-only root file system: what is written there ends with the container",
     "limits of cpu and sizes of volumes: those of memory hold where the kernel lets the node make control groups",
-    "a list of namespaces and kinds for each environment: their names and labels are shown to all on this laptop",
+    "reads by environment: each may read all objects, Secrets included; only changes are kept apart",
     "network policies: every process reaches every port of this machine",
     "metrics for autoscaling: an autoscaler keeps its first number of replicas",
 )

@@ -181,16 +181,12 @@ def leftovers(place: Place) -> list[psutil.Process]:
     return list(_marked(place))
 
 
-def _marked(place: Place, *needed: bytes) -> Iterator[psutil.Process]:
-    wanted = (f"{MARK}={place.root}".encode(), *needed)
+def _marked(place: Place) -> Iterator[psutil.Process]:
+    mark = f"{MARK}={place.root}".encode()
     me = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, psutil.Error):
-            entries = (folder / "environ").read_bytes().split(b"\0")
-            if all(
-                any(entry.startswith(want) if want.endswith(b"=") else entry == want for entry in entries)
-                for want in wanted
-            ):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
                 process = psutil.Process(int(folder.name))
                 if process.pid not in me and process.status() != psutil.STATUS_ZOMBIE:
                     yield process
@@ -198,12 +194,20 @@ def _marked(place: Place, *needed: bytes) -> Iterator[psutil.Process]:
 
 def _supervised(place: Place) -> list[psutil.Process]:
     """The programs themselves, without the pods: a node agent that comes back adopts those."""
-    return [*_marked(place, f"{PROCESS}=".encode())]
+    return [process for process in _marked(place) if _is_supervisor(process, place) or _is_program(process)]
 
 
 def _is_supervisor(process: psutil.Process, place: Place) -> bool:
+    """Whether it is a supervisord of the place, or a copy of one that is about to become a program."""
     with contextlib.suppress(psutil.Error):
         return str(_config(place)) in process.cmdline()
+    return False
+
+
+def _is_program(process: psutil.Process) -> bool:
+    # `env` starts a program: it has the name as an argument first, and the program has it as a variable after that.
+    with contextlib.suppress(psutil.Error):
+        return any(each.startswith(f"{PROCESS}=") for each in process.cmdline()) or PROCESS in process.environ()
     return False
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from modelworks.contract import Digest
 from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
 
 
@@ -20,7 +21,7 @@ class Move(NamedTuple):
     """Where it belongs; None for nowhere."""
 
 
-def aliases_for(digest: str, versions: Sequence[Version], *, serves: bool) -> Mapping[str, str | None]:
+def aliases_for(digest: Digest, versions: Sequence[Version], *, serves: bool) -> Mapping[str, Digest | None]:
     """Where the aliases of a model belong in an environment that releases the bundle `digest`.
 
     Args:
@@ -38,7 +39,7 @@ def aliases_for(digest: str, versions: Sequence[Version], *, serves: bool) -> Ma
     return {CHALLENGER: digest}
 
 
-def moves(wanted: Mapping[str, str | None], versions: Sequence[Version]) -> list[Move]:
+def moves(wanted: Mapping[str, Digest | None], versions: Sequence[Version]) -> list[Move]:
     """The changes that put the aliases where they belong.
 
     A digest that no version is registered for is left out: the release itself is wrong then.
@@ -52,7 +53,7 @@ def moves(wanted: Mapping[str, str | None], versions: Sequence[Version]) -> list
     return found
 
 
-def move_aliases(registry: Registry, model: str, digest: str, *, serves: bool) -> list[Move]:
+def move_aliases(registry: Registry, model: str, digest: Digest, *, serves: bool) -> list[Move]:
     """Let the aliases of a model point where they belong, and return what was changed.
 
     Args:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import pickletools
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from modelworks.errors import ModelworksError
@@ -19,13 +19,16 @@ STORED_BLOCK = 65_535
 """Most bytes in one stored block of deflate (RFC 1951, 3.2.4)."""
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip entry can have."""
-PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth"}
 
 
-def pack(folder: Path) -> bytes:
-    """A `.tar.gz` of everything in `folder`: sorted paths, fixed times, owners and modes.
+def pack(folder: Path, only: Collection[str] = ()) -> bytes:
+    """A `.tar.gz` of what is in `folder`: sorted paths, fixed times, owners and modes.
 
     The gzip layer stores without compressing, because compressed bytes depend on the installed zlib and these must not.
+
+    Args:
+        folder: The folder.
+        only: Names of the files and folders in it that are packed. Default: all.
 
     Raises:
         ModelworksError: There is a link or a device in the folder.
@@ -34,6 +37,8 @@ def pack(folder: Path) -> bytes:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix()):
             name = path.relative_to(folder).as_posix()
+            if only and name.partition("/")[0] not in only:
+                continue
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ModelworksError(f"{name} is neither a file nor a folder, and an archive holds nothing else")
             info = tarfile.TarInfo(name)
@@ -84,54 +89,6 @@ def canonical_skops(data: bytes) -> bytes:
             info.create_system, info.external_attr = 3, 0o644 << 16
             target.writestr(info, named[name])
     return stream.getvalue()
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Look into every file of an unpacked bundle, and into archives in it, for a pickle.
-
-    Unpickling runs code; no file in a bundle may need it, whatever its name.
-
-    Raises:
-        ModelworksError: There is one.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            _refuse_pickle(path.relative_to(folder).as_posix(), path.read_bytes())
-
-
-def _refuse_pickle(name: str, data: bytes, depth: int = 0) -> None:
-    if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES or is_pickle(data):
-        raise ModelworksError(
-            f"the bundle holds a pickle: {name}",
-            fix="Keep the model as skops or ONNX; loading a pickle would run whatever code is in it.",
-        )
-    if data[:4] == b"PK\x03\x04" and depth < 3:
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for each in archive.namelist():
-                    _refuse_pickle(f"{name}!{each}", archive.read(each), depth + 1)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise ModelworksError(f"the bundle holds a damaged archive: {name}: {error}") from error
-    if data[:6] == b"\x93NUMPY" and _npy_holds_objects(data):
-        raise ModelworksError(f"the bundle holds a pickle: {name} is an array of Python objects")
-
-
-def is_pickle(data: bytes) -> bool:
-    """Whether the bytes begin with a complete pickle that builds more than a plain constant."""
-    if data[:1] == b"\x80" and len(data) > 1 and data[1] <= 5:
-        return True
-    # Protocols 0 and 1 have no signature, and what follows a pickle is not read. What is dangerous is a call.
-    calls = False
-    try:
-        for opcode, _, _ in pickletools.genops(data):
-            calls = calls or opcode.name in {"GLOBAL", "INST", "REDUCE", "BUILD", "OBJ"}
-    except (ValueError, IndexError, UnicodeDecodeError, struct.error):
-        return False
-    return calls
-
-
-def _npy_holds_objects(data: bytes) -> bool:
-    return b"'descr': '|O'" in data[:512] or b"|O" in data[10:256].split(b"}")[0]
 
 
 def _gzip_stored(data: bytes) -> bytes:

@@ -1,12 +1,12 @@
 """Inputs and results of a training run in an environment: by digest, through its artifact bucket.
 
-Everything is written before what names it, and verified before it is used. Nothing is overwritten by other content, so
-that two runs of the same inputs at once are harmless.
+Everything is written before what names it, and verified before it is used: unpacked into a folder of its own, checked,
+and then moved. A run's code is anybody's: a run leaves its result under the name of its Job, and the caller verifies
+it and keeps it for others.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,20 +14,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from modelworks import contract
 from modelworks._files import digest_of, read_json
+from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.data import SnapshotStore, StoreError
-from modelworks.lifecycle.lockfile import find_lock
-from modelworks.lifecycle.provenance import source_files
-from modelworks.lifecycle.runs import run_id
-from modelworks.lifecycle.spec import ModelSpec
+from modelworks.lifecycle.model_project import model_file
+from modelworks.lifecycle.runs import FILES, open_run, run_id
 from modelworks.runtime.bundle import unpack
 
-MAX_SOURCE_BYTES = 100_000_000
-"""A model project is code and small files beside it; what is larger is data, which has a store of its own."""
 _T = TypeVar("_T")
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run that a Job made."""
+
+    run: RunId
+    archive: Digest
+    """Of what it handed over."""
+
+
+class JobNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last word of a Job about itself: the run that it made, or why it made none."""
+
+    made: Made | None = None
+    error: str = ""
+    counted: bool = False
+    """Whether it published that it failed, or did not."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +55,18 @@ class Artifacts:
     """A boto3 session of the environment's account."""
 
     # -- What goes there ---------------------------------------------------------------------------------------------
-    def send_source(self, spec: ModelSpec) -> str:
-        """Keep a model project with its lock, and return the digest of the archive.
+    def send_source(self, copy: Path) -> Digest:
+        """Keep a copied model project, and return the digest of the archive.
 
         Raises:
-            ModelworksError: There is no lock, the project is too large, or holds links.
             StoreError: The bucket does not take it.
         """
-        data = pack_source(spec)
+        data = pack(copy)
         digest = digest_of(data)
         self._put(contract.source_key(digest), data)
         return digest
 
-    def fetch_source(self, digest: str, into: Path) -> Path:
+    def fetch_source(self, digest: Digest, into: Path) -> Path:
         """Unpack a project into a folder, verified before anything of it is read. Returns its `model.py`.
 
         Raises:
@@ -64,62 +79,38 @@ class Artifacts:
                 f"the source archive is not what was sent: its bytes are {found}, not {digest}; nothing of it was run",
                 fix="Somebody or something changed it in the bucket. Find out who may write there, then train again.",
             )
-        _unpack(data, "the source archive", into)
-        models = sorted(into.glob("models/*/model.py"))
-        if len(models) != 1:
-            raise ModelworksError(f"the source archive holds {len(models)} models, not one")
-        return models[0]
+        unpack_bytes(data, "the source archive", into)
+        return model_file(into)
 
     def snapshots(self, folder: Path) -> SnapshotStore:
         """Data snapshots: a local folder with the bucket behind it."""
         return SnapshotStore(folder, f"s3://{self.bucket}/{contract.DATA_PREFIX}", self.session)
 
     # -- What comes back ---------------------------------------------------------------------------------------------
-    def keep_run(self, folder: Path, model: str) -> str:
-        """Keep a finished run, and return the digest of its archive.
+    def hand_over(self, job: str, folder: Path) -> Digest:
+        """Leave a finished run for who sent the Job, and return the digest of its archive.
 
         Raises:
             StoreError: The bucket does not take it.
         """
-        data = pack(folder)
-        digest = digest_of(data)
-        self._put(contract.run_key(model, folder.name, digest), data)
-        return digest
+        data = pack(folder, FILES)
+        self._put(contract.job_run_key(job), data)
+        return digest_of(data)
 
-    def fetch_run(self, model: str, run: str, digest: str, folder: Path) -> None:
-        """Bring a finished run to `folder`, whole or not at all; one that is finished there is left as it is.
+    def take_over(self, job: str, made: Made, model: str, folder: Path) -> None:
+        """Bring what a Job handed over to `folder`, whole or not at all, and keep it for whoever needs that run next.
+
+        One that is finished there is left as it is.
 
         Raises:
-            ModelworksError: Its bytes are not those of its digest, or it is another run.
+            ModelworksError: It is not what the Job noted, or another run.
             StoreError: The bucket does not answer.
         """
-        if (folder / "metrics.json").is_file():
-            return
-        data = self._get(contract.run_key(model, run, digest))
-        if (found := digest_of(data)) != digest:
-            raise ModelworksError(
-                f"the run {run} of {model} in s3://{self.bucket} was changed: its bytes are {found}, not {digest}",
-                fix="Find out who may write there, then train again.",
-            )
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{run}.", dir=folder.parent) as scratch:
-                fetched = Path(scratch) / run
-                _unpack(data, f"the run {run}", fetched)
-                inputs = read_json(fetched / "inputs.json")
-                if run_id(inputs) != run or not (fetched / "metrics.json").is_file():
-                    raise ModelworksError(
-                        f"the object in s3://{self.bucket} as the run {run} of {model} is not that run"
-                    )
-                shutil.rmtree(folder, ignore_errors=True)
-                fetched.rename(folder)
-        except OSError as error:
-            raise ModelworksError(
-                f"cannot keep the run in {folder}: {error.strerror or error}",
-                fix="Free space or fix its permissions, and run this again: the run itself is kept in the bucket.",
-            ) from error
+        data = self._get(contract.job_run_key(job))
+        self._put_in_place(data, made.archive, model, made.run, folder)
+        self._put(contract.run_key(model, made.run, made.archive), data)
 
-    def find_run(self, model: str, run: str, folder: Path) -> bool:
+    def find_run(self, model: str, run: RunId, folder: Path) -> bool:
         """Bring a finished run to `folder` if the bucket holds it.
 
         Raises:
@@ -129,28 +120,66 @@ class Artifacts:
         prefix = contract.run_key(model, run)
         listed = self._ask(prefix, lambda s3: s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1))
         for item in listed.get("Contents", []):
-            digest = f"sha256:{Path(item['Key']).name.removesuffix('.tar.gz')}"
-            self.fetch_run(model, run, digest, folder)
+            name = Path(item["Key"]).name.removesuffix(".tar.gz")
+            self._put_in_place(self._get(item["Key"]), Digest(f"sha256:{name}"), model, run, folder)
         return (folder / "metrics.json").is_file()
 
-    def tell(self, job: str, facts: dict[str, Any]) -> None:
-        """Note what a Job came to.
+    def _put_in_place(self, data: bytes, digest: Digest, model: str, run: RunId, folder: Path) -> None:
+        """Unpack a run, verify it, and move it to `folder`."""
+        if (folder / "metrics.json").is_file():
+            return
+        if (found := digest_of(data)) != digest:
+            raise ModelworksError(
+                f"the run {run} of {model} in s3://{self.bucket} was changed: its bytes are {found}, not {digest}",
+                fix="Find out who may write there, then train again.",
+            )
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".fetched.", dir=folder.parent) as scratch:
+                fetched = Path(scratch) / run
+                unpack_bytes(data, f"the run {run}", fetched)
+                self._verify(fetched, model, run)
+                shutil.rmtree(folder, ignore_errors=True)
+                fetched.rename(folder)
+        except OSError as error:
+            raise ModelworksError(
+                f"cannot keep the run in {folder}: {error.strerror or error}",
+                fix="Free space or fix its permissions, and run this again: the run itself is kept in the bucket.",
+            ) from error
+
+    def _verify(self, fetched: Path, model: str, run: RunId) -> None:
+        what = f"the object in s3://{self.bucket} as the run {run} of {model}"
+        if others := sorted({path.name for path in fetched.iterdir()} - FILES):
+            raise ModelworksError(f"{what} holds {', '.join(others)}, which no training makes")
+        inputs = read_json(fetched / "inputs.json")
+        finished = (fetched / "metrics.json").is_file()
+        if run_id(inputs) != run or inputs["model"] != model or not finished:
+            raise ModelworksError(f"{what} is not that run")
+        open_run(fetched).project()
+
+    def note(self, job: str, note: JobNote) -> None:
+        """Keep what a Job notes of itself.
 
         Raises:
             StoreError: The bucket does not take it.
         """
-        self._put(contract.job_key(job), json.dumps(facts, sort_keys=True).encode())
+        self._put(contract.job_key(job), msgspec.json.encode(note, enc_hook=str))
 
-    def job_result(self, job: str) -> dict[str, Any]:
-        """The result that a Job recorded; empty if it recorded none.
+    def read_note(self, job: str) -> JobNote:
+        """The note of a Job; empty if it left none.
 
         Raises:
+            ModelworksError: It is no such note.
             StoreError: The bucket does not answer.
         """
         key = contract.job_key(job)
         listed = self._ask(key, lambda s3: s3.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1))
-        facts: dict[str, Any] = json.loads(self._get(key)) if listed.get("Contents") else {}
-        return facts
+        if not listed.get("Contents"):
+            return JobNote()
+        try:
+            return msgspec.json.decode(self._get(key), type=JobNote, dec_hook=lambda kind, value: kind(value))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ModelworksError(f"s3://{self.bucket}/{key} is not what a Job notes of itself: {error}") from error
 
     # -- The bucket --------------------------------------------------------------------------------------------------
     def _put(self, key: str, data: bytes) -> None:
@@ -173,33 +202,12 @@ class Artifacts:
             ) from error
 
 
-def pack_source(spec: ModelSpec) -> bytes:
-    """A model project with its lock, as bytes that depend on nothing but their content.
-
-    All files of the project's folder are sent, except hidden files and `__pycache__`.
+def unpack_bytes(data: bytes, what: str, into: Path) -> None:
+    """Unpack an archive that was verified.
 
     Raises:
-        ModelworksError: There is no lock, the project is too large, or holds links.
+        ModelworksError: It is broken, or holds links, devices or too much: see `runtime.bundle.unpack`.
     """
-    files = source_files(spec.folder)
-    size = sum(path.stat().st_size for path in files)
-    if size > MAX_SOURCE_BYTES:
-        raise ModelworksError(
-            f"{spec.folder} holds {size / 1e6:.0f} MB, and a project is sent to an environment up to "
-            f"{MAX_SOURCE_BYTES / 1e6:.0f} MB",
-            fix="Keep data out of it: let data.load fetch it.",
-        )
-    with tempfile.TemporaryDirectory(prefix="modelworks-source-") as scratch:
-        folder = Path(scratch) / "models" / spec.name.replace("-", "_")
-        for path in files:
-            copy = folder / path.relative_to(spec.folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy, follow_symlinks=False)
-        shutil.copyfile(find_lock(spec.folder).file, Path(scratch) / "uv.lock")
-        return pack(Path(scratch))
-
-
-def _unpack(data: bytes, what: str, into: Path) -> None:
     with tempfile.NamedTemporaryFile(prefix="modelworks-", suffix=".tar.gz") as archive:
         archive.write(data)
         archive.flush()

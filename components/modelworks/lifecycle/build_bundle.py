@@ -20,8 +20,8 @@ import numpy as np
 
 from modelworks._files import digest_of, digest_of_facts, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import data, scores
-from modelworks.lifecycle.archive import pack, refuse_pickles
+from modelworks.lifecycle import scores
+from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.edge_cases import EdgeCase, dependence, edge_cases
 from modelworks.lifecycle.lockfile import PYTHON
 from modelworks.lifecycle.model_card import model_card
@@ -29,6 +29,7 @@ from modelworks.lifecycle.provenance import SERVICE
 from modelworks.lifecycle.rows import rows_of
 from modelworks.lifecycle.trust import load_estimator, trusted_types
 from modelworks.runtime import manifest as of
+from modelworks.runtime.contents import refuse_other_files
 from modelworks.runtime.encoding import Row, column_dtype
 from modelworks.runtime.predictor import Infer, onnx_engine, skops_engine
 from modelworks.runtime.server.custom_service import read_facts
@@ -54,7 +55,14 @@ EXAMPLES = 3
 
 
 def build(
-    spec: ModelSpec, folder: Path, frame: pd.DataFrame, step: Step, *, requirements: str, builder: str
+    spec: ModelSpec,
+    folder: Path,
+    frame: pd.DataFrame,
+    parts: dict[str, np.ndarray],
+    step: Step,
+    *,
+    requirements: str,
+    builder: str,
 ) -> dict[str, Any]:
     """Build the bundle of the run in `folder` and return its path.
 
@@ -62,11 +70,11 @@ def build(
         spec: The model.
         folder: The run's.
         frame: Its rows.
+        parts: How they were split.
         step: Opens a step of the work.
         requirements: Packages that the bundle is served with, as pip reads them.
         builder: Digest of the code that builds it, kept beside the bundle.
     """
-    parts = data.split_rows(spec, frame)
     holdout = frame.iloc[parts["holdout"]]
     positions = np.unique(np.linspace(0, len(holdout) - 1, min(PARITY_ROWS, len(holdout))).astype(int))
     rows = rows_of(holdout.iloc[positions], spec.served_features)
@@ -81,10 +89,10 @@ def build(
         manifest = _manifest(spec, holdout, skops, onnx, parity)
         _fill(source, spec, folder, manifest, requirements)
         bento = _bento(spec, source, Path(scratch) / "store")
-        refuse_pickles(bento)
+        refuse_other_files(bento, manifest)
         archive = pack(bento)
     digest = digest_of(archive)
-    path = folder / "bundle" / f"{digest.removeprefix('sha256:')}.bento"
+    path = folder / "bundle" / f"{digest.hex}.bento"
     write_whole(path, archive)
     facts = {
         "model": spec.name, "digest": digest, "file": path.name, "bytes": len(archive), "served": manifest.served,
@@ -104,8 +112,8 @@ def _skops(spec: ModelSpec, folder: Path, rows: list[Row], edges: list[EdgeCase]
     """
     content = (folder / "model.skops").read_bytes()
     skops = of.Skops(
-        path="model.skops", sha256=digest_of(content).removeprefix("sha256:"), columns=spec.feature_names,
-        trusted=tuple(trusted_types(content, spec.service.trusted)), input=spec.input,
+        path="model.skops", sha256=digest_of(content).hex, columns=spec.feature_names,
+        trusted=tuple(trusted_types(content, spec.service)), input=spec.input,
     )  # fmt: skip
     if spec.service.code:
         return skops
@@ -158,10 +166,10 @@ def _try_onnx(
     spec: ModelSpec, folder: Path, precision: Precision, asked: list[Row], ours: np.ndarray
 ) -> tuple[of.Onnx, of.Parity] | str:
     """The graph of one precision and its proof, or why it does not serve."""
-    estimator = load_estimator(folder / "model.skops", spec.service.trusted)
+    estimator = load_estimator(folder / "model.skops", spec.service)
     try:
         graph, inputs, output = _convert(spec, estimator, precision)
-        onnx = of.Onnx(path="model.onnx", sha256=digest_of(graph).removeprefix("sha256:"), inputs=inputs, output=output)
+        onnx = of.Onnx(path="model.onnx", sha256=digest_of(graph).hex, inputs=inputs, output=output)
         infer = onnx_engine(graph, onnx, spec.served_features)
         theirs = scores.validate(spec, np.asarray(infer(asked), dtype="float64"), len(asked))
         depends = dependence(infer, asked[-spec.service.max_rows :])

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks._files import digest_of_file, read_json, write_whole
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.archive import refuse_pickles
 from modelworks.lifecycle.child_process import Progress, work
-from modelworks.lifecycle.lockfile import find_lock
 from modelworks.lifecycle.provenance import builder_digest
 from modelworks.lifecycle.runs import Home, TrainedModel
-from modelworks.lifecycle.training import roots
 from modelworks.runtime import bundle as runtime_bundle
 from modelworks.runtime import signature
 
 if TYPE_CHECKING:
-    from modelworks.lifecycle.spec import ModelSpec
     from modelworks.runtime.manifest import Manifest
 
 
@@ -30,7 +27,7 @@ class Bundle:
     model: str
     path: Path
     """The `.bento` file."""
-    digest: str
+    digest: Digest
     """`sha256:…` of its bytes: the release."""
     size: int
     """Bytes."""
@@ -45,26 +42,19 @@ class Bundle:
         return self.path.with_name(self.path.name + ".sig")
 
 
-def build_bundle(spec: ModelSpec, run: TrainedModel, home: Home, progress: Progress | None = None) -> Bundle:
-    """Build the bundle of a run; one that is there, whole and made by the same code is kept.
+def build_bundle(run: TrainedModel, home: Home, progress: Progress | None = None) -> Bundle:
+    """Build the bundle of a run from what it keeps; one that is there, whole and made by the same code is kept.
 
     Raises:
-        ModelworksError: The run is not this spec's, the lock changed, or the model cannot be bundled.
+        ModelworksError: The run was changed, the installed packages are not its own, or the model cannot be bundled.
     """
-    if run.model != spec.name:
-        raise ModelworksError(f"the run {run.run} is of {run.model}, not of {spec.name}")
-    lock = find_lock(spec.folder)
-    if lock.digest != run.inputs["lock"]:
-        raise ModelworksError(
-            f"{lock.file} changed since the run {run.run}", fix=f"Run `modelworks train {spec.name}` with this lock."
-        )
     builder = builder_digest()
     if kept := _kept(run, builder):
         if progress:
             progress("build the Bento", "kept", 0.0)
         return kept
-    job = {"verb": "bundle", "folder": str(run.folder), "builder": builder}
-    work(spec, home, {**job, "requirements": lock.requirements(roots(spec))}, progress)
+    job = {"verb": "bundle", "folder": str(run.folder), "inputs": run.inputs, "builder": builder}
+    work(run.project(), run.model, home, job, progress)
     return open_built(run)
 
 
@@ -91,20 +81,17 @@ def open_built(run: TrainedModel) -> Bundle:
     path = run.folder / "bundle" / facts["file"]
     if not path.is_file() or digest_of_file(path) != facts["digest"]:
         raise ModelworksError(f"{path} is missing or was changed", fix=f"Run `modelworks bundle {run.model}`.")
-    return Bundle(facts["model"], path, facts["digest"], facts["bytes"], facts["served"], facts["parity"])
+    return Bundle(facts["model"], path, Digest(facts["digest"]), facts["bytes"], facts["served"], facts["parity"])
 
 
-def verify_bundle(path: Path, digest: str, model: str, trusted_keys: Path | None = None) -> Manifest:
-    """Verify that a bundle is the one of a release: bytes, signature if required, manifest, no pickle anywhere.
+def verify_bundle(path: Path, digest: Digest, model: str, trusted_keys: Path | None = None) -> Manifest:
+    """Verify that a bundle is the one of a release: bytes, signature if required, manifest, and no file beside its own.
 
     Raises:
         ModelworksError: It is not; nothing in it was loaded.
     """
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
-        bento = Path(scratch) / "bento"
-        manifest = runtime_bundle.open_bundle(path, digest, model, bento, trusted_keys=trusted_keys)
-        refuse_pickles(bento)
-    return manifest
+        return runtime_bundle.open_bundle(path, digest, model, Path(scratch) / "bento", trusted_keys=trusted_keys)
 
 
 # -- Signatures ------------------------------------------------------------------------------------------------------

@@ -18,13 +18,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from modelworks._files import plain, read_json, write_json, write_whole
+from modelworks._files import plain, write_json, write_whole
+from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, scores
 from modelworks.lifecycle.archive import canonical_skops
+from modelworks.lifecycle.lockfile import Lock, read_lock, run_packages, serving_packages
 from modelworks.lifecycle.metrics import Outcome
+from modelworks.lifecycle.model_project import (
+    LOCK,
+    code_digest,
+    keep_project,
+    model_file,
+    refuse_imports_from_outside,
+)
+from modelworks.lifecycle.provenance import engine_digest
 from modelworks.lifecycle.rows import encode_table
-from modelworks.lifecycle.runs import Home, run_id
+from modelworks.lifecycle.runs import PROJECT, SPLIT, Home, run_id
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
 from modelworks.lifecycle.trust import trusted_types
 
@@ -55,13 +65,14 @@ class Steps:
 
 def main(job: dict[str, Any], events: IO[str]) -> None:
     """Do one job."""
-    steps = Steps(events)
+    steps, before = Steps(events), frozenset(sys.modules)
     verbs: dict[str, Callable[[ModelSpec, Home, dict[str, Any], Steps], dict[str, Any]]] = {
         "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,
     }  # fmt: skip
+    job["imported"] = before
     try:
         with steps.step("load spec"):
-            spec = load_spec(job["spec"])
+            spec = _load(job)
         home = Home(Path(job["home"]), job["data_store"], job["artifact_bucket"])
         result = verbs[job["verb"]](spec, home, job, steps)
     except ModelworksError as error:
@@ -73,11 +84,39 @@ def main(job: dict[str, Any], events: IO[str]) -> None:
         steps.tell(result=plain(result))
 
 
+def _load(job: dict[str, Any]) -> ModelSpec:
+    """The spec, which must be of the model that was named, and for a run that is there, the one it was made by."""
+    spec = load_spec(job["spec"])
+    refuse_imports_from_outside(spec.folder, job["imported"])
+    if spec.name != job["model"]:
+        raise ModelworksError(f"{spec.where}: the spec is of {spec.name}, not of {job['model']}")
+    made_by = job.get("inputs")
+    if made_by is None:
+        return spec
+    if other := [name for name, value in plain(_stated(spec)).items() if made_by[name] != value]:
+        raise ModelworksError(
+            f"{spec.where}: the spec has another {' and another '.join(other)} than when the run was made: it depends "
+            "on more than the files of its project",
+            fix="State in model.py what it takes from the environment, the clock or other files; then train again.",
+        )
+    return spec
+
+
+def _stated(spec: ModelSpec) -> dict[str, Any]:
+    return {"parameters": dict(spec.parameters), "seed": spec.seed}
+
+
+def _lock(spec: ModelSpec) -> Lock:
+    return read_lock(spec.folder.parents[1] / LOCK)
+
+
 def _check(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    snapshot = _snapshot(spec, home, "", steps)
+    snapshot = _snapshot(spec, home, None, steps)
     frame = data.read_rows(snapshot)
     if job["save_baseline"]:
-        write_json(spec.folder / spec.data.baseline, checks.profile(spec, frame))
+        facts = checks.profile(spec, frame)
+        for folder in (spec.folder, Path(job["save_baseline"])):
+            write_json(folder / spec.data.baseline, facts)
     folder = Path(job["folder"])
     with steps.step("check data"):
         _write_checks(folder, checks.check_rows(spec, frame, snapshot.digest))
@@ -85,16 +124,20 @@ def _check(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
 
 
 def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    snapshot = _snapshot(spec, home, job["data"], steps)
+    lock, packages = _lock(spec), run_packages(spec)
+    lock.refuse_other_versions(packages)
+    snapshot = _snapshot(spec, home, Digest(job["data"]) if job["data"] else None, steps)
+    project = Path(job["project"])
     inputs = {
-        "model": spec.name, "data": snapshot.digest, "code": job["code"], "engine": job["engine"], "lock": job["lock"],
-        "parameters": dict(spec.parameters), "seed": spec.seed,
+        "model": spec.name, "data": snapshot.digest, "code": code_digest(model_file(project).parent),
+        "engine": engine_digest(), "lock": lock.digest(packages), **_stated(spec),
     }  # fmt: skip
     name = run_id(inputs)
     folder = home.runs(spec.name) / name
     if home.artifact_bucket:
         _look_for(spec, home, folder)
     write_json(folder / "inputs.json", inputs)
+    keep_project(project, folder / PROJECT)
     frame = data.read_rows(snapshot)
     with steps.step("check data"):
         # Freshness depends on the day, so that this is looked at anew even when the rest is kept.
@@ -105,31 +148,48 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
         steps.kept("train")
         return {"run": name}
     parts = data.split_rows(spec, frame)
+    data.write_split(folder / SPLIT, parts, len(frame))
     with steps.step("train"):
         estimator, curves = _fit(spec, frame, parts)
         _write_model(spec, folder, estimator)
     with steps.step("evaluate"):
-        _evaluate(spec, folder, estimator, frame, parts, curves)
+        found = _evaluate(spec, folder, estimator, frame, parts, curves)
+    refuse_imports_from_outside(spec.folder, job["imported"])  # functions import too
+    # Written last: a run with metrics is a finished run.
+    write_json(folder / "metrics.json", found)
     return {"run": name}
 
 
 def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
     from modelworks.lifecycle.build_bundle import build  # BentoML and ONNX are for bundling only
 
-    folder = Path(job["folder"])
-    snapshot = data.SnapshotStore(home.data, home.data_store).get(read_json(folder / "inputs.json")["data"])
-    frame = data.read_rows(snapshot)
-    return build(spec, folder, frame, steps.step, requirements=job["requirements"], builder=job["builder"])
+    folder, lock = Path(job["folder"]), _lock(spec)
+    packages = run_packages(spec)
+    if lock.digest(packages) != job["inputs"]["lock"]:
+        raise ModelworksError(
+            f"the run {folder.name} was made with another Python, or with packages that are not installed here",
+            fix="Bundle it in an environment like the one that it was trained in, or train again.",
+        )
+    lock.refuse_other_versions(packages)
+    frame, parts = _rows(home, Digest(job["inputs"]["data"]), folder / SPLIT)
+    requirements = lock.requirements(serving_packages(spec))
+    return build(spec, folder, frame, parts, steps.step, requirements=requirements, builder=job["builder"])
 
 
 def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
     from modelworks.lifecycle.evaluate_gates import judge  # Fairlearn and ONNX Runtime are for judging only
 
-    snapshot = data.SnapshotStore(home.data, home.data_store).get(job["data"])
-    return {"results": judge(spec, data.read_rows(snapshot), job, steps.step)}
+    frame, parts = _rows(home, Digest(job["inputs"]["data"]), Path(job["folder"]) / SPLIT)
+    return {"results": judge(spec, frame, parts, job, steps.step)}
 
 
-def _snapshot(spec: ModelSpec, home: Home, digest: str, steps: Steps) -> data.Snapshot:
+def _rows(home: Home, digest: Digest, split: Path) -> tuple[Any, dict[str, Any]]:
+    """The rows of a run, and which of them it was trained on."""
+    frame = data.read_rows(data.SnapshotStore(home.data, home.data_store).get(digest))
+    return frame, data.read_split(split, len(frame))
+
+
+def _snapshot(spec: ModelSpec, home: Home, digest: Digest | None, steps: Steps) -> data.Snapshot:
     store = data.SnapshotStore(home.data, home.data_store)
     if digest:
         steps.kept("load data")
@@ -144,7 +204,7 @@ def _look_for(spec: ModelSpec, home: Home, folder: Path) -> None:
 
     from modelworks.lifecycle.artifacts import Artifacts
 
-    Artifacts(home.artifact_bucket, boto3.Session()).find_run(spec.name, folder.name, folder)
+    Artifacts(home.artifact_bucket, boto3.Session()).find_run(spec.name, RunId(folder.name), folder)
 
 
 def _write_checks(folder: Path, report: checks.CheckReport) -> None:
@@ -197,16 +257,18 @@ def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
             f"{spec.name} cannot be kept without pickle: {error}",
             fix="Build it from scikit-learn's own parts; functions and lambdas have no place in a bundle.",
         ) from error
-    trusted_types(content, spec.service.trusted, where=spec.service.where)
+    trusted_types(content, spec.service)
     write_whole(folder / "model.skops", content)
 
 
-def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: dict[str, Any], curves: Any) -> None:
+def _evaluate(
+    spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: dict[str, Any], curves: Any
+) -> dict[str, Any]:
     from modelworks.lifecycle.html_report import plots  # Matplotlib is slow to import
 
     target = scores.encode_target(spec, frame)
     found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}
-    for part in ("train", "validation", "holdout"):
+    for part in data.PARTS:
         rows = frame.iloc[parts[part]]
         predicted = scores.predict(spec, estimator, encode_table(rows, spec.served_features, spec.input))
         outcome = Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
@@ -219,8 +281,7 @@ def _evaluate(spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: 
     for name, picture in plots(spec, outcome).items():
         write_whole(folder / "plots" / f"{name}.svg", picture)
     write_json(folder / "slices.json", scores.slices_of(spec, outcome))
-    # Written last: a run with metrics is a finished run.
-    write_json(folder / "metrics.json", found)
+    return found
 
 
 def _end_with_parent() -> None:

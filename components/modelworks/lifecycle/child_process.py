@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.model_project import LOCK, copy_project, lock_file
 from modelworks.lifecycle.runs import Home
-from modelworks.lifecycle.spec import ModelSpec
 
 Progress = Callable[[str, str, float], None]
 """Called with a step, its state (`start`, `done`, `kept`) and the seconds it took."""
@@ -39,12 +40,22 @@ FIXED = {
 
 
 def work(
-    spec: ModelSpec, home: Home, job: dict[str, Any], progress: Progress | None = None, *, shown: bool = False
+    folder: Path,
+    model: str,
+    home: Home,
+    job: dict[str, Any],
+    progress: Progress | None = None,
+    *,
+    shown: bool = False,
 ) -> dict[str, Any]:
     """Run one job in a child process and return its result.
 
+    The project's code runs from a copy, so that neither an edit of the folder meanwhile nor what the code writes beside
+    itself changes what a run is made of. Messages name the folder.
+
     Args:
-        spec: The model.
+        folder: The model project's.
+        model: Its name.
         home: Where things are kept.
         job: The job, as JSON for the child.
         progress: Called at every step.
@@ -54,14 +65,20 @@ def work(
         ModelworksError: The child raised this, or was killed; the message names its log.
     """
     where = {"home": str(home.root), "data_store": home.data_store, "artifact_bucket": home.artifact_bucket}
-    job = {"spec": str(spec.file), **where, **job}
-    log = None if shown else home.root / "logs" / f"{spec.name}-{job['verb']}.log"
+    log = None if shown else home.root / "logs" / f"{model}-{job['verb']}.log"
     try:
         with tempfile.TemporaryDirectory(prefix="modelworks-") as scratch, ExitStack() as files:
+            # The second copy stays as it is: it is what a run keeps.
+            project, untouched = Path(scratch) / "project", Path(scratch) / "untouched"
+            file = copy_project(folder, untouched)
+            shutil.copytree(untouched, project)
+            copy = project / file.relative_to(untouched)
+            job = {"spec": str(copy), "model": model, "project": str(untouched), **where, **job}
+            real = {copy.parent: folder, project / LOCK: lock_file(folder) or folder / LOCK}
             if log:
                 log.parent.mkdir(parents=True, exist_ok=True)
             output = files.enter_context(log.open("wb")).fileno() if log else sys.stdout.fileno()
-            return _converse(job, log, output, Path(scratch), progress)
+            return _converse(job, log, output, Path(scratch), progress, real)
     except OSError as error:
         raise ModelworksError(
             f"cannot work in {home.root}: {error.strerror or error}",
@@ -70,7 +87,12 @@ def work(
 
 
 def _converse(
-    job: dict[str, Any], log: Path | None, output: int, scratch: Path, progress: Progress | None
+    job: dict[str, Any],
+    log: Path | None,
+    output: int,
+    scratch: Path,
+    progress: Progress | None,
+    real: Mapping[Path, Path],
 ) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if _passed_on(name)} | FIXED
     environment |= {"BENTOML_HOME": str(scratch / "bentoml"), "MPLCONFIGDIR": str(scratch / "matplotlib")}
@@ -86,7 +108,7 @@ def _converse(
     try:
         with os.fdopen(reader, encoding="utf-8") as events:
             for line in events:
-                event = json.loads(line)
+                event = json.loads(_with_real_paths(line, real))
                 if "error" in event:
                     error = ModelworksError(event["error"], fix=event["fix"])
                     error.exit_code = event["code"]
@@ -113,6 +135,13 @@ def _converse(
             fix="Run it again: finished steps are kept.",
         )
     return result
+
+
+def _with_real_paths(line: str, real: Mapping[Path, Path]) -> str:
+    """A line of JSON that names files where the user has them."""
+    for copy, original in real.items():
+        line = line.replace(json.dumps(str(copy))[1:-1], json.dumps(str(original))[1:-1])
+    return line
 
 
 def _passed_on(name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelworks._files import digest_of, digest_of_file, write_whole
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.spec import project_error
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from modelworks.lifecycle.spec import ModelSpec
+
+PARTS = ("train", "validation", "holdout")
+"""The parts of a split."""
 
 
 class StoreError(ModelworksError):
@@ -30,7 +34,7 @@ class StoreError(ModelworksError):
 class Snapshot:
     """Rows of one moment, in the store."""
 
-    digest: str
+    digest: Digest
     """sha256 of the Parquet file."""
     path: Path
     """Its path on this machine."""
@@ -66,7 +70,7 @@ class SnapshotStore:
             self._upload(digest, data)
         return Snapshot(digest, path, len(frame))
 
-    def share(self, digest: str) -> None:
+    def share(self, digest: Digest) -> None:
         """Copy a local snapshot to the bucket too; without a local one, the bucket may have it.
 
         Raises:
@@ -75,8 +79,10 @@ class SnapshotStore:
         if self._path(digest).is_file():
             self._upload(digest, self.get(digest).path.read_bytes())
 
-    def get(self, digest: str) -> Snapshot:
+    def get(self, digest: Digest) -> Snapshot:
         """The snapshot with `digest`, verified.
+
+        A file that was changed is replaced by the bucket's, or left where it is.
 
         Raises:
             ModelworksError: It is nowhere, or its bytes are not those of its digest.
@@ -84,24 +90,26 @@ class SnapshotStore:
         import pyarrow.parquet as pq  # only where data is at hand
 
         path = self._path(digest)
-        if not path.is_file():
+        if not (path.is_file() and digest_of_file(path) == digest):
             if not self._remote:
-                raise ModelworksError(
-                    f"no data with digest {digest} in {self._folder}",
-                    fix="Name a data store that has it, or load it again.",
-                )
+                raise self._missing(path, digest)
             write_whole(path, self._download(digest))
-        if digest_of_file(path) != digest:
-            path.unlink()
-            raise ModelworksError(
-                f"{path} was changed: its bytes are not those of its digest; it was removed", fix="Run the step again."
-            )
         return Snapshot(digest, path, pq.read_metadata(path).num_rows)
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / f"{digest.removeprefix('sha256:')}.parquet"
+    def _missing(self, path: Path, digest: Digest) -> ModelworksError:
+        if path.is_file():
+            return ModelworksError(
+                f"{path} was changed: its bytes are not those of its digest",
+                fix="Put back what it was. If it cannot be had, train without --data, which loads the rows again.",
+            )
+        return ModelworksError(
+            f"no data with digest {digest} in {self._folder}", fix="Name a data store that has it, or load it again."
+        )
 
-    def _upload(self, digest: str, data: bytes) -> None:
+    def _path(self, digest: Digest) -> Path:
+        return self._folder / f"{digest.hex}.parquet"
+
+    def _upload(self, digest: Digest, data: bytes) -> None:
         client, bucket, key, trouble = self._s3(digest)
         try:
             if not client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("KeyCount"):
@@ -111,15 +119,20 @@ class SnapshotStore:
                 f"cannot keep the data at {self._remote}: {error}", fix="Check that the bucket is there and answers."
             ) from error
 
-    def _download(self, digest: str) -> bytes:
+    def _download(self, digest: Digest) -> bytes:
         client, bucket, key, trouble = self._s3(digest)
         try:
             content: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         except trouble as error:
             raise StoreError(f"no data with digest {digest} at {self._remote}: {error}") from error
+        if (found := digest_of(content)) != digest:
+            raise ModelworksError(
+                f"{self._remote}/{digest.hex}.parquet was changed: its bytes are {found}, not {digest}",
+                fix="Find out who may write there, then load the rows again.",
+            )
         return content
 
-    def _s3(self, digest: str) -> tuple[Any, str, str, tuple[type[Exception], ...]]:
+    def _s3(self, digest: Digest) -> tuple[Any, str, str, tuple[type[Exception], ...]]:
         import boto3  # only where there is a bucket
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
@@ -127,7 +140,7 @@ class SnapshotStore:
         bucket, _, prefix = self._remote.removeprefix("s3://").partition("/")
         config = Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 2})
         client = (self._session or boto3).client("s3", config=config)
-        key = "/".join(filter(None, [prefix, f"{digest.removeprefix('sha256:')}.parquet"]))
+        key = "/".join(filter(None, [prefix, f"{digest.hex}.parquet"]))
         return client, bucket, key, (BotoCoreError, ClientError)
 
 
@@ -200,6 +213,31 @@ def split_rows(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
                 fix="Load more rows, move the split, or take the class out of the spec.",
             )
     return found
+
+
+def write_split(file: Path, parts: dict[str, np.ndarray], rows: int) -> None:
+    """Keep a split: a byte a row, which of `PARTS` it is in, or one more for a row in none."""
+    found = np.full(rows, len(PARTS), dtype="uint8")
+    for number, name in enumerate(PARTS):
+        found[parts[name]] = number
+    stream = io.BytesIO()
+    np.save(stream, found, allow_pickle=False)
+    write_whole(file, stream.getvalue())
+
+
+def read_split(file: Path, rows: int) -> dict[str, np.ndarray]:
+    """The split that a run keeps.
+
+    Raises:
+        ModelworksError: It is not there, or not one of so many rows.
+    """
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ModelworksError(f"{file} cannot be read: {error}", fix="Train again.") from error
+    if found.shape != (rows,) or found.dtype != np.uint8:
+        raise ModelworksError(f"{file} is no split of {rows:,} rows: it was changed", fix="Train again.")
+    return {name: np.nonzero(found == number)[0] for number, name in enumerate(PARTS)}
 
 
 def _named(spec: ModelSpec) -> list[str]:

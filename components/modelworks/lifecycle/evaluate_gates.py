@@ -7,6 +7,7 @@ will serve, out of the bundle, not the estimator it was made from.
 from __future__ import annotations
 
 import gc
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import data, scores
+from modelworks.lifecycle import scores
 from modelworks.lifecycle import spec as stated
 from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.rows import request_rows
@@ -40,6 +42,8 @@ QUANTILES = (0.025, 0.975)
 BEHAVIOUR_ROWS = 2000
 """Most hold-out rows a behaviour test changes."""
 LATENCY_CALLS = 500
+LATENCY_ROUNDS = 5
+"""Most rounds of so many calls. The fastest counts: a model that is fast enough shows it once, a slow one never."""
 CHUNK_ROWS = 500
 """Maximum rows of one request to a bundle."""
 TOLERANCE = 1e-6
@@ -65,17 +69,17 @@ class Judged(NamedTuple):
 def judge(
     spec: ModelSpec,
     frame: pd.DataFrame,
+    parts: dict[str, np.ndarray],
     job: dict[str, Any],
     step: Callable[[str], AbstractContextManager[None]],
 ) -> list[dict[str, Any]]:
-    """Verdicts of the gates of the job, on the hold-out of `frame`."""
-    parts = data.split_rows(spec, frame)
+    """Verdicts of the gates of the job, on the hold-out of `frame`, as `parts` have it."""
     target = scores.encode_target(spec, frame)
     rows = frame.iloc[parts["holdout"]].reset_index(drop=True)
     with tempfile.TemporaryDirectory(prefix="modelworks-gates-") as scratch, ExitStack() as services:
         path = Path(job["bundle"])
         bento = Path(scratch) / "bento"
-        manifest = open_bundle(path, job["digest"], spec.name, bento)
+        manifest = open_bundle(path, Digest(job["digest"]), spec.name, bento)
         with step("score the hold-out"):
             model = _model(bento, manifest, services)
             score = partial(score_bundle, spec, model)
@@ -143,7 +147,7 @@ def _stated(manifest: Manifest, answers: list[Predictions]) -> np.ndarray:
 def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outcome) -> Outcome | str | None:
     if not job["champion"]:
         return None
-    manifest = open_bundle(Path(job["champion"]), job["champion_digest"], spec.name, folder)
+    manifest = open_bundle(Path(job["champion"]), Digest(job["champion_digest"]), spec.name, folder)
     absent = [feature.name for feature in manifest.features if feature.name not in outcome.rows.columns]
     if absent:
         return f"the champion takes {', '.join(absent)}, which this data has not"
@@ -343,21 +347,40 @@ def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
 @_judge.register
 def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
     model, manifest = judged.model, judged.model.manifest
-    [row] = Rows(manifest).decode(msgspec.json.encode(manifest.examples[0]))
-    taken = []
-    gc.disable()  # a pause of the collector is the server's to count, not the model's
-    try:
-        for _number in range(LATENCY_CALLS):
-            start = time.perf_counter()
-            model.predict([row])
-            taken.append(time.perf_counter() - start)
-    finally:
-        gc.enable()
-    value = float(np.quantile(taken, 0.99)) * 1000
+    rows = Rows(manifest).decode(msgspec.json.encode(manifest.examples[0]))
+    value = np.inf
+    for _number in range(LATENCY_ROUNDS):
+        value = min(value, float(np.quantile(_durations(lambda: model.predict(rows)), 0.99)) * 1000)
+        if value <= gate.p99_ms:
+            break
     verdict = "pass" if value <= gate.p99_ms else "fail"
     by = " by its own service" if manifest.service == "custom" else ""
     message = f"p99 of {LATENCY_CALLS} predictions of one row{by} at most {gate.p99_ms:g} ms, on this machine"
     return [_result("latency of one row", verdict, message, number=value, limit=gate.p99_ms)]
+
+
+def _durations(call: Callable[[], object]) -> list[float]:
+    """Seconds of each of `LATENCY_CALLS` calls, without those during which the kernel gave the processor to others.
+
+    These measure what else the machine is doing, not the model. All count where most were interrupted.
+    """
+    taken, undisturbed = [], []
+    gc.disable()  # a pause of the collector is the server's to count, not the model's
+    try:
+        for _number in range(LATENCY_CALLS):
+            switches = _involuntary_switches()
+            start = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - start)
+            if _involuntary_switches() == switches:
+                undisturbed.append(taken[-1])
+    finally:
+        gc.enable()
+    return undisturbed if len(undisturbed) * 2 > len(taken) else taken
+
+
+def _involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 @_judge.register

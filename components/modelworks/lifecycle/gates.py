@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelworks._files import plain
+from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ class GateReport:
     """All verdicts on one bundle for one target."""
 
     model: str
-    run: str
-    digest: str
+    run: RunId
+    digest: Digest
     target: str
     at: str
     results: tuple[GateResult, ...]
@@ -142,8 +143,8 @@ class GateReport:
         )
         return cls(
             facts["model"],
-            facts["run"],
-            facts["digest"],
+            RunId(facts["run"]),
+            Digest(facts["digest"]),
             facts["target"],
             facts["at"],
             results,

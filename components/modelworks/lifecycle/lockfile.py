@@ -1,23 +1,32 @@
-"""The packages of a bundle: exact versions and hashes out of `uv.lock`, for the platform that serves."""
+"""The packages of a run and of its bundle: exact versions and hashes out of `uv.lock`, for the platform that serves."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.markers import Marker
 from packaging.version import Version
 
-from modelworks._files import digest_of
+from modelworks._files import digest_of_facts
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.model_project import LOCK, imports, lock_file
+
+if TYPE_CHECKING:
+    from modelworks.lifecycle.spec import ModelSpec
 
 SERVING = ("bentoml", "msgspec", "numpy", "onnxruntime", "pandas", "scikit-learn", "skops")
 """The imports of a bundle's standard service."""
+TRAINING = ("pandas", "pandera", "pyarrow", "skl2onnx")
+"""Further packages that decide the bytes of rows, of a model and of its graph."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that serves: the minor version that trains."""
 PLATFORM = {
@@ -34,8 +43,27 @@ class Lock:
     """A `uv.lock`."""
 
     file: Path
-    digest: str
     packages: dict[str, dict[str, Any]]
+
+    def digest(self, roots: tuple[str, ...]) -> Digest:
+        """The digest of the packages that installing `roots` needs, and of the Python that they are for.
+
+        Other packages of the lock do not count.
+
+        Raises:
+            ModelworksError: One is not locked, or its version does not decide its content.
+        """
+        packages = {name: self._identity(name, package) for name, package in self.closure(roots).items()}
+        return digest_of_facts({"python": PYTHON, "packages": packages})
+
+    def _identity(self, name: str, package: dict[str, Any]) -> Any:
+        source = package.get("source", {})
+        if folder := next((source[kind] for kind in ("editable", "directory", "virtual") if kind in source), None):
+            raise ModelworksError(
+                f"{self.file} installs {name} from the folder {folder!r}, so that its version does not decide its code",
+                fix="Move what the model needs of it into the folder of model.py, or publish it as a package.",
+            )
+        return [package["version"], source.get("git", ""), *_hashes(package)]
 
     def closure(self, roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Locked packages that installing `roots` needs, sorted by name.
@@ -71,8 +99,7 @@ class Lock:
         """`requirements.txt` with a hash for every file of every package, fit for `pip install --require-hashes`."""
         lines = []
         for name, package in self.closure(roots).items():
-            files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
-            hashes = sorted({each["hash"] for each in files if "hash" in each})
+            hashes = _hashes(package)
             if not hashes:
                 raise ModelworksError(f"{name} has no hashes in {self.file}: it is not from a package index")
             lines.append(" \\\n    ".join([f"{name}=={package['version']}", *(f"--hash={each}" for each in hashes)]))
@@ -99,33 +126,86 @@ class Lock:
             )
 
 
+def serving_packages(spec: ModelSpec) -> tuple[str, ...]:
+    """Packages that a bundle of this model is served with."""
+    onnx = ("onnxruntime",) if spec.service.onnx else ()
+    standard = tuple(each for each in SERVING if each not in {"onnxruntime", "pandas"})
+    frame = ("pandas",) if spec.input == "frame" else ()
+    return tuple(sorted({*standard, *onnx, *frame, *spec.service.packages}))
+
+
+def run_packages(spec: ModelSpec) -> tuple[str, ...]:
+    """Packages that decide what a run of this model holds: those that serve, train, and are imported by its code."""
+    used = {found for name in imports(spec.folder) if (found := _package_of(name))}
+    return tuple(sorted({*serving_packages(spec), *TRAINING, *used}))
+
+
+@functools.cache
+def _package_of(module: str) -> str | None:
+    """The installed package that brings a top-level module; None for ours, Python's own and those of a project."""
+    if module in sys.stdlib_module_names or module == "modelworks":
+        return None
+    try:
+        return _normal(importlib.metadata.distribution(module).metadata["Name"])
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        pass
+    # Its files are searched as text: parsed, those of a few hundred packages take seconds.
+    brought = re.compile(rf"^{re.escape(module)}(/|\.py,|\.[^/,]*\.so,)", re.MULTILINE)
+    for each in importlib.metadata.distributions():
+        if brought.search(each.read_text("RECORD") or ""):
+            return _normal(each.metadata["Name"])
+    return None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _hashes(package: Mapping[str, Any]) -> list[str]:
+    files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
+    return sorted({each["hash"] for each in files if "hash" in each})
+
+
 def find_lock(start: Path) -> Lock:
     """The nearest `uv.lock` from `start` upwards.
 
     Raises:
         ModelworksError: There is none, or it cannot be read.
     """
-    for folder in (start, *start.parents):
-        file = folder / "uv.lock"
-        if file.is_file():
-            return _read(file)
+    return read_lock(find_lock_file(start))
+
+
+def find_lock_file(start: Path) -> Path:
+    """The file of the nearest `uv.lock` from `start` upwards.
+
+    Raises:
+        ModelworksError: There is none.
+    """
+    if file := lock_file(start):
+        return file
     raise ModelworksError(
-        f"no uv.lock in {start} or above it",
+        f"no {LOCK} in {start} or above it",
         fix="Run `uv lock`: a model can be trained again only with known packages.",
     )
 
 
-def _read(file: Path) -> Lock:
-    data = file.read_bytes()
+def read_lock(file: Path) -> Lock:
+    """The lock in a file.
+
+    Raises:
+        ModelworksError: It is not there, or is none.
+    """
     try:
-        entries = tomllib.loads(data.decode())["package"]
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))["package"]
+    except OSError as error:
+        raise ModelworksError(f"{file} cannot be read: {error.strerror}", fix="Write it with `uv lock`.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
         raise ModelworksError(f"{file} is not a uv.lock: {error}", fix="Write it again with `uv lock`.") from error
     packages: dict[str, dict[str, Any]] = {}
     for entry in entries:
         markers = entry.get("resolution-markers", [])
         fits = not markers or any(Marker(each).evaluate(PLATFORM) for each in markers)
-        name = re.sub(r"[-_.]+", "-", entry["name"]).lower()
+        name = _normal(entry["name"])
         if fits and (name not in packages or Version(entry["version"]) > Version(packages[name]["version"])):
             packages[name] = entry
-    return Lock(file, digest_of(data), packages)
+    return Lock(file, packages)

@@ -16,13 +16,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import msgspec
+
 from modelworks import contract
+from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.artifacts import Artifacts
+from modelworks.lifecycle.artifacts import Artifacts, JobNote, Made
 from modelworks.lifecycle.data import StoreError
 from modelworks.lifecycle.provenance import engine_digest
 from modelworks.lifecycle.runs import Home
-from modelworks.lifecycle.spec import load_spec
 from modelworks.lifecycle.training import make_run
 
 
@@ -34,31 +36,31 @@ def main(arguments: list[str]) -> int:
     session = boto3.Session()
     artifacts = Artifacts(order.bucket, session)
     try:
-        facts = _train(order, artifacts)
+        note = JobNote(made=_train(order, artifacts))
     except ModelworksError as error:
         _say(f"error: {error}")
         if error.exit_code == StoreError.exit_code:
             return error.exit_code
-        facts = {"error": error.message}
+        note = JobNote(error=error.message)
     except Exception as error:  # noqa: BLE001 - whatever ends a run is shown and counted
         traceback.print_exc(file=sys.stdout)
-        facts = {"error": f"{type(error).__name__}: {error}"}
-    failed = "error" in facts
+        note = JobNote(error=f"{type(error).__name__}: {error}")
+    failed = note.made is None
     try:
         count_run(session, os.environ[contract.ENV_ENVIRONMENT], order.model, failed=failed)
-        facts["counted"] = True
+        note = msgspec.structs.replace(note, counted=True)
     except StoreError as error:
         _say(f"warning: {error}")  # who watches the Job counts it instead
     try:
-        artifacts.tell(order.job, facts)
+        artifacts.note(order.job, note)
     except StoreError as error:
         _say(f"error: {error}")
         return error.exit_code
     return 1 if failed else 0
 
 
-def _train(order: argparse.Namespace, artifacts: Artifacts) -> dict[str, Any]:
-    """Train, keep the run, and return what to note of it."""
+def _train(order: argparse.Namespace, artifacts: Artifacts) -> Made:
+    """Train, hand the run over, and return what to note of it."""
     if engine_digest() != order.engine:
         raise ModelworksError(
             "this image holds another modelworks than the caller, so the run would differ",
@@ -69,13 +71,13 @@ def _train(order: argparse.Namespace, artifacts: Artifacts) -> dict[str, Any]:
         source = Path(scratch) / "source"
         home = Home(Path(scratch) / "home", f"s3://{artifacts.bucket}/{contract.DATA_PREFIX}", artifacts.bucket)
         try:
-            spec = load_spec(artifacts.fetch_source(order.source, source))
-            folder = make_run(spec, home, data=order.data, progress=_progress, shown=True)
+            project = artifacts.fetch_source(order.source, source).parent
+            folder = make_run(project, order.model, home, data=order.data, progress=_progress, shown=True)
         except ModelworksError as error:
             # Files are told as they lie at home.
             error.message = error.message.replace(f"{source}{os.sep}", "")
             raise
-        return {"run": folder.name, "archive": artifacts.keep_run(folder, spec.name)}
+        return Made(run=RunId(folder.name), archive=artifacts.hand_over(order.job, folder))
 
 
 def count_run(session: Any, environment: str, model: str, *, failed: bool) -> None:
@@ -107,11 +109,14 @@ def _parser() -> argparse.ArgumentParser:
         ("job", "name of the Job, under which it notes what became of it"),
         ("model", "name of the model"),
         ("bucket", "the environment's artifact bucket"),
+    ):
+        parser.add_argument(f"--{name}", required=True, help=meaning)
+    for name, meaning in (
         ("source", "digest of the project's archive"),
         ("engine", "digest of the caller's modelworks"),
     ):
-        parser.add_argument(f"--{name}", required=True, help=meaning)
-    parser.add_argument("--data", default="", help="digest of a snapshot to train on, instead of loading")
+        parser.add_argument(f"--{name}", required=True, type=Digest, help=meaning)
+    parser.add_argument("--data", type=Digest, help="digest of a snapshot to train on, instead of loading")
     return parser
 
 

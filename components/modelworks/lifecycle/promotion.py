@@ -6,28 +6,25 @@ Like `registration`, it takes registries and stack files, and can be called from
 from __future__ import annotations
 
 import getpass
-import io
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modelworks._git import GitError, git
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import note_release, was_released
+from modelworks.lifecycle.artifacts import unpack_bytes
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.data import SnapshotStore
 from modelworks.lifecycle.gates import lineage_verdict
-from modelworks.lifecycle.provenance import code_digest
 from modelworks.lifecycle.registration import apply_policy, fetch_champion, follow_release, write_release
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.run_gates import judge
-from modelworks.lifecycle.runs import Home
-from modelworks.lifecycle.spec import ChampionGate, ModelSpec, find_model, load_spec
+from modelworks.lifecycle.runs import Home, TrainedModel, open_run
+from modelworks.lifecycle.spec import ChampionGate
 
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
 """Facts that a promoted version does not take along."""
@@ -119,12 +116,15 @@ def _copy(
     there = Home(scratch / "home")
     bundle, signature = source.fetch(version.model, version.digest, scratch)
     data = _data(version, source, home, there, warn)
-    judged = _verdicts(version, bundle, target, target_file, there, scratch, progress)
+    project = _project(version, source, warn)
+    judged = _verdicts(version, project, bundle, target, target_file, there, scratch, progress)
     facts = {name: value for name, value in version.facts.items() if name not in _OF_ONE_ENVIRONMENT} | judged
     decided = {"promoted_from": source.environment, "promoted_by": getpass.getuser(), **judged}
     decided |= apply_policy(replace(version, facts=facts), target.environment, override)
-    if data and not target.has_data(version.facts["data"]):
-        target.keep_data(version.facts["data"], data)
+    if data and not target.has_data(version.data):
+        target.keep_data(version.data, data)
+    if project:
+        target.keep_archive(project)
     copied = target.register({**facts, **decided}, bundle, signature)
     # A version that was there already learns who decided what this time.
     missing = {name: value for name, value in decided.items() if copied.facts.get(name) != value}
@@ -135,7 +135,7 @@ def _copy(
 
 def _data(version: Version, source: Registry, home: Home, there: Home, warn: Callable[[str], None]) -> Path | None:
     """The rows that a version was trained on, copied to `there`; None, with a warning, if they are nowhere."""
-    digest = version.facts["data"]
+    digest = version.data
     if source.has_data(digest):
         return source.fetch_data(digest, there.data)
     try:
@@ -150,8 +150,21 @@ def _data(version: Version, source: Registry, home: Home, there: Home, warn: Cal
     return Path(shutil.copy(kept, there.data))
 
 
+def _project(version: Version, source: Registry, warn: Callable[[str], None]) -> bytes:
+    """The packed project of a version; nothing, with a warning, if the source does not keep it."""
+    try:
+        return source.archive_of(version)
+    except ModelworksError as error:
+        warn(
+            f"{source.environment} does not keep the project of {version.model} {version.version} ({error.message}): "
+            "it cannot be compared by its own gates"
+        )
+        return b""
+
+
 def _verdicts(
     version: Version,
+    project: bytes,
     bundle: Path,
     target: Registry,
     target_file: Path,
@@ -166,22 +179,22 @@ def _verdicts(
         known = next((item for item in target.versions(version.model) if item.digest == version.digest), None)
         return {name: (known or version).facts[name] for name in ("gates", "champion")}
     gates = judged_again(
-        version.facts,
+        version,
         bundle,
+        lambda: _run_of(version, project, home),
         lambda: fetch_champion(target, target_file, version.model, version.digest, scratch / "champion"),
         home,
-        scratch,
         progress,
     )
     return {"gates": gates, "champion": line.digest if line else ""}
 
 
 def judged_again(
-    facts: dict[str, Any],
+    version: Version,
     bundle: Path,
+    run: Callable[[], TrainedModel],
     champion: Callable[[], Path | None],
     home: Home,
-    scratch: Path,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """The verdicts of a version, with those about a champion evaluated again against that of the next environment.
@@ -189,19 +202,19 @@ def judged_again(
     All others are of the bundle and its hold-out alone, and hold anywhere.
 
     Args:
-        facts: The version's lineage.
+        version: The version.
         bundle: Its bundle.
+        run: Gives the run it was made by.
         champion: Gives the bundle that serves where it is to go; None if nothing does.
         home: Where its data is, if it could be had.
-        scratch: A folder to unpack its project into.
         progress: Called at every step.
 
     Returns:
         The verdicts. One that cannot be made is inconclusive, with its reason.
     """
     kind = ChampionGate.__name__
-    mine = [each for each in facts["gates"] if each["gate"] == kind]
-    rest = [each for each in facts["gates"] if each["gate"] != kind]
+    mine = [each for each in version.facts["gates"] if each["gate"] == kind]
+    rest = [each for each in version.facts["gates"] if each["gate"] != kind]
     if not mine:
         return rest
     try:
@@ -209,50 +222,26 @@ def judged_again(
         if rival is None:
             message = "nothing serves there yet: there is no champion to lose to"
             return [*rest, *({**each, "verdict": "pass", "number": None, "message": message} for each in mine)]
-        SnapshotStore(home.data).get(facts["data"])
-        spec = spec_as_made(facts["model"], facts["code"], facts["commit"], scratch)
-        found = judge(spec, home, facts["data"], bundle, facts["bundle"], champion=rival, only=kind, progress=progress)
+        SnapshotStore(home.data).get(version.data)
+        found = judge(run(), home, bundle, version.digest, champion=rival, only=kind, progress=progress)
     except ModelworksError as error:
         message = f"cannot be compared with the champion: {error.message.splitlines()[0]}"
         return [*rest, *({**each, "verdict": "inconclusive", "number": None, "message": message} for each in mine)]
     return [*rest, *map(lineage_verdict, found)]
 
 
-def spec_as_made(model: str, code: str, commit: str, scratch: Path) -> ModelSpec:
-    """The spec that a version was made from: the project here if its code is still that, else its commit's.
-
-    Args:
-        model: Its name.
-        code: Digest of the project's code.
-        commit: Where git has that code.
-        scratch: A folder to unpack the commit's project into.
+def _run_of(version: Version, project: bytes, home: Home) -> TrainedModel:
+    """The run that a version was made by, as far as its bundle is judged by it.
 
     Raises:
-        ModelworksError: Neither is available, or the code raises.
+        ModelworksError: Its project is not kept, or is another.
     """
-    folder = find_model(model).parent
-    if code_digest(folder) == code:
-        return load_spec(folder)
-    then = scratch / folder.name
-    _unpack(folder, commit, then)
-    if code_digest(then) != code:
-        raise ModelworksError(
-            f"{model} at the commit {commit[:12]} is not the code that it was made from",
-            fix="It was trained from a tree that differed from its commit. Train it again from a clean one.",
-        )
-    return load_spec(then)
-
-
-def _unpack(folder: Path, commit: str, into: Path) -> None:
-    """Write what `folder` was at a commit to `into`."""
-    try:
-        # Asked from the top: git takes a path of the tree as below the folder that it is called in.
-        top = Path(git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
-        packed = git(top, "archive", "--format=tar", f"{commit}:{folder.relative_to(top).as_posix()}")
-    except GitError as error:
-        raise ModelworksError(
-            f"git has no {folder.name} of the commit {commit[:12] or '(none)'}: {error.said}",
-            fix="Fetch that commit: `git fetch`.",
-        ) from error
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(into, filter="data")
+    name = f"{version.model} {version.version}"
+    if not project:
+        raise ModelworksError(f"the project of {name} is not kept")
+    folder = home.runs(version.model) / version.run
+    unpack_bytes(project, f"the project of {name}", folder)
+    run = open_run(folder)
+    if (run.model, run.inputs["data"]) != (version.model, version.data):
+        raise ModelworksError(f"the project of {name} is that of another run")
+    return run

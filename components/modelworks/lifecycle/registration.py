@@ -4,7 +4,7 @@ Everything here takes a registry and a stack's file, so that a step of a pipelin
 the command line does:
 
     registry = Registry("dev", uri, password, bucket=…, artifacts=…, session=boto3.Session())
-    version = register(load_spec("churn"), home, registry, Path("stacks/Pulumi.dev.yaml"))
+    version = register(latest_run("churn", home), home, registry, Path("stacks/Pulumi.dev.yaml"))
     release(registry, Path("stacks/Pulumi.dev.yaml"), version)
 """
 
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import move_aliases, note_release, was_released
 from modelworks.lifecycle.bundle import make_key, open_built, sign
@@ -25,16 +26,15 @@ from modelworks.lifecycle.gates import SOURCE, policy_of
 from modelworks.lifecycle.registry import Registry, Version, lineage_of
 from modelworks.lifecycle.release import read_releases, set_release
 from modelworks.lifecycle.run_gates import read_gates, run_gates
-from modelworks.lifecycle.runs import Home, latest_run
+from modelworks.lifecycle.runs import Home, TrainedModel
 from modelworks.settings import RELEASES_KEY, Release
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.child_process import Progress
-    from modelworks.lifecycle.spec import ModelSpec
 
 
 def register(
-    spec: ModelSpec,
+    run: TrainedModel,
     home: Home,
     registry: Registry,
     stack_file: Path,
@@ -42,13 +42,13 @@ def register(
     override: str = "",
     progress: Progress | None = None,
 ) -> Version:
-    """Judge the last bundle of a model for an environment, and register it there with the rows it was trained on.
+    """Judge a bundled run for an environment, and register it there with the rows and the project it was made from.
 
     Registering twice is registering once; the second time also puts back what the store lost.
 
     Args:
-        spec: The model.
-        home: Where its runs are.
+        run: The run, bundled.
+        home: Where its rows are.
         registry: Of the environment.
         stack_file: The environment's: it names the champion that the bundle is compared with.
         override: A reason to go on in spite of gates that do not hold.
@@ -57,30 +57,30 @@ def register(
     Raises:
         ModelworksError: A gate is refused, or the registry is unreachable.
     """
-    run = latest_run(spec.name, home)
     built = open_built(run)
     sign(built, make_key(home.root / "signing"))
-    known = next((version for version in registry.versions(spec.name) if version.digest == built.digest), None)
+    known = next((version for version in registry.versions(run.model) if version.digest == built.digest), None)
     report = read_gates(run, registry.environment) if known and not override else None
     if report is None or report.digest != built.digest:
-        champion = fetch_champion(registry, stack_file, spec.name, built.digest, home.root / "champions")
+        champion = fetch_champion(registry, stack_file, run.model, built.digest, home.root / "champions")
         report = run_gates(
-            spec, run, built, home, registry.environment, champion=champion, override=override, progress=progress
+            run, built, home, registry.environment, champion=champion, override=override, progress=progress
         )
     report.require()
-    if not registry.has_data(data := run.inputs["data"]):
+    if not registry.has_data(data := Digest(run.inputs["data"])):
         registry.keep_data(data, SnapshotStore(home.data, home.data_store).get(data).path)
+    project = registry.keep_project(run)
     if known is None:
-        mlflow_run = registry.track(run, built)
-        return registry.register(lineage_of(run, built, report, mlflow_run=mlflow_run), built.path, built.signature)
+        facts = lineage_of(run, built, report, project=project, mlflow_run=registry.track(run, built))
+        return registry.register(facts, built.path, built.signature)
     version = registry.register(known.facts, built.path, built.signature)
     if report.override:
-        judged = lineage_of(run, built, report)
+        judged = lineage_of(run, built, report, project=project)
         version = registry.note(version, gates=judged["gates"], overrides=judged["overrides"])
     return version
 
 
-def fetch_champion(registry: Registry, stack_file: Path, model: str, digest: str, folder: Path) -> Path | None:
+def fetch_champion(registry: Registry, stack_file: Path, model: str, digest: Digest, folder: Path) -> Path | None:
     """The bundle that an environment releases, downloaded into `folder`; None if it is `digest` itself, or nothing.
 
     Raises:
@@ -89,7 +89,7 @@ def fetch_champion(registry: Registry, stack_file: Path, model: str, digest: str
     line = read_releases(stack_file).get(model)
     if line is None or line.digest == digest:
         return None
-    return registry.fetch(model, line.digest, folder)[0]
+    return registry.fetch(model, Digest(line.digest), folder)[0]
 
 
 def apply_policy(version: Version, environment: str, override: str) -> dict[str, Any]:

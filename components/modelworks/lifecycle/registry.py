@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from modelworks import contract
-from modelworks._files import digest_of_file, plain, write_whole
+from modelworks._files import digest_of, digest_of_file, plain, write_whole
+from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.bundle import Bundle
 from modelworks.lifecycle.gates import GateReport, lineage_verdict
-from modelworks.lifecycle.runs import TrainedModel
+from modelworks.lifecycle.runs import MADE_OF, TrainedModel
 from modelworks.lifecycle.tracking import track
 
 CHAMPION = "champion"
@@ -39,14 +41,29 @@ class Version:
     model: str
     version: int
     facts: dict[str, Any]
-    """`bundle`, `data`, `code`, `lock`, `commit`, `dirty`, `run`, `metrics`, `gates`, `champion`, `overrides`,
-    `registered_by`, `registered_at`; for a promoted one also `promoted_from`."""
+    """`bundle`, `data`, `code`, `lock`, `project`, `commit`, `dirty`, `run`, `metrics`, `gates`, `champion`,
+    `overrides`, `registered_by`, `registered_at`; for a promoted one also `promoted_from`."""
     aliases: tuple[str, ...] = ()
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> Digest:
         """The bundle: what a release names."""
-        return str(self.facts["bundle"])
+        return Digest(self.facts["bundle"])
+
+    @property
+    def data(self) -> Digest:
+        """The rows it was trained on."""
+        return Digest(self.facts["data"])
+
+    @property
+    def project(self) -> Digest:
+        """Its packed project: files, lock, inputs and split of its run."""
+        return Digest(self.facts["project"])
+
+    @property
+    def run(self) -> RunId:
+        """The run it was bundled from."""
+        return RunId(self.facts["run"])
 
 
 @dataclass(frozen=True)
@@ -156,7 +173,7 @@ class Registry:
             if not which or which in {str(version.version), version.digest, *version.aliases}:
                 return version
         # A short number must never be taken for a digest: version 1 is not the one whose digest begins with 1.
-        begun = [each for each in versions if each.digest.removeprefix("sha256:").startswith(which)]
+        begun = [each for each in versions if each.digest.hex.startswith(which)]
         if len(which) >= _SHORTEST_START and len(begun) == 1:
             return begun[0]
         if len(which) >= _SHORTEST_START and begun:
@@ -182,7 +199,7 @@ class Registry:
         Raises:
             ModelworksError: The file is not the digest's, or the store or MLflow does not answer.
         """
-        model, digest = facts["model"], facts["bundle"]
+        model, digest = facts["model"], Digest(facts["bundle"])
         if digest_of_file(bundle) != digest:
             raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
         for path, key in (
@@ -203,7 +220,7 @@ class Registry:
     def _name(self, facts: dict[str, Any]) -> Version:
         from mlflow.exceptions import MlflowException
 
-        model, digest = facts["model"], facts["bundle"]
+        model, digest = facts["model"], Digest(facts["bundle"])
         stamped = {**facts, "registered_at": datetime.now(UTC).isoformat(timespec="seconds")}
         tags = {f"{_TAG}{name}": json.dumps(value, sort_keys=True) for name, value in stamped.items()}
 
@@ -250,29 +267,29 @@ class Registry:
             )
 
     # -- Bundles and data --------------------------------------------------------------------------------------------
-    def has_bundle(self, model: str, digest: str) -> bool:
+    def has_bundle(self, model: str, digest: Digest) -> bool:
         """Whether the store holds the bundle."""
         return self._has(self.bucket, contract.bundle_key(model, digest))
 
-    def fetch(self, model: str, digest: str, into: Path) -> tuple[Path, Path | None]:
+    def fetch(self, model: str, digest: Digest, into: Path) -> tuple[Path, Path | None]:
         """Download a bundle and its signature, verified against the digest.
 
         Raises:
             ModelworksError: It is not there, or its bytes are not the digest's.
         """
-        bundle = into / f"{digest.removeprefix('sha256:')}.bento"
-        self._fetch(self.bucket, contract.bundle_key(model, digest), digest, bundle)
+        bundle = into / f"{digest.hex}.bento"
+        write_whole(bundle, self._verified(self.bucket, contract.bundle_key(model, digest), digest))
         if not self._has(self.bucket, contract.signature_key(model, digest)):
             return bundle, None
         signature = bundle.with_name(f"{bundle.name}.sig")
         write_whole(signature, self._get(self.bucket, contract.signature_key(model, digest)))
         return bundle, signature
 
-    def has_data(self, digest: str) -> bool:
+    def has_data(self, digest: Digest) -> bool:
         """Whether the environment keeps the rows of that digest, so that they can be trained on again."""
         return self._has(self.artifacts, contract.data_key(digest))
 
-    def keep_data(self, digest: str, path: Path) -> None:
+    def keep_data(self, digest: Digest, path: Path) -> None:
         """Keep rows by their digest.
 
         Args:
@@ -286,28 +303,59 @@ class Registry:
             raise ModelworksError(f"{path} is not {digest}: it was changed", fix="Train on the data again.")
         self._ask(f"keeping {path.name}", lambda: self._put(path, self.artifacts, contract.data_key(digest)))
 
-    def fetch_data(self, digest: str, into: Path) -> Path:
+    def fetch_data(self, digest: Digest, into: Path) -> Path:
         """Download rows, verified against their digest.
 
         Raises:
             ModelworksError: They are not there, or their bytes are not the digest's.
         """
-        path = into / f"{digest.removeprefix('sha256:')}.parquet"
-        self._fetch(self.artifacts, contract.data_key(digest), digest, path)
+        path = into / f"{digest.hex}.parquet"
+        write_whole(path, self._verified(self.artifacts, contract.data_key(digest), digest))
         return path
+
+    def keep_project(self, run: TrainedModel) -> Digest:
+        """Keep what a run was made from, so that its version can be judged anywhere; returns its digest.
+
+        Raises:
+            ModelworksError: The run's copy was changed, or the store does not answer.
+        """
+        run.project()
+        return self.keep_archive(pack(run.folder, MADE_OF))
+
+    def keep_archive(self, data: bytes) -> Digest:
+        """Keep what `archive_of` returned in another environment; returns its digest.
+
+        Raises:
+            ModelworksError: The store does not answer.
+        """
+        digest = digest_of(data)
+        key = contract.project_key(digest)
+        self._ask(
+            f"keeping {key}",
+            lambda: self._s3.put_object(Bucket=self.artifacts, Key=key, Body=data, ChecksumAlgorithm="SHA256"),
+        )
+        return digest
+
+    def archive_of(self, version: Version) -> bytes:
+        """The packed project of a version, verified against the digest in its lineage.
+
+        Raises:
+            ModelworksError: It is not there, or its bytes are not the digest's.
+        """
+        return self._verified(self.artifacts, contract.project_key(version.project), version.project)
 
     def _has(self, bucket: str, key: str) -> bool:
         listed = self._ask(f"looking for {key}", lambda: self._s3.list_objects_v2(Bucket=bucket, Prefix=key))
         return any(item["Key"] == key for item in listed.get("Contents", []))
 
-    def _fetch(self, bucket: str, key: str, digest: str, into: Path) -> None:
-        write_whole(into, self._get(bucket, key))
-        if digest_of_file(into) != digest:
-            into.unlink()
+    def _verified(self, bucket: str, key: str, digest: Digest) -> bytes:
+        content = self._get(bucket, key)
+        if digest_of(content) != digest:
             raise ModelworksError(
                 f"s3://{bucket}/{key} is not {digest}: it was tampered with",
                 fix="Do not release it. `modelworks lineage` shows its origin; train it again.",
             )
+        return content
 
     def _get(self, bucket: str, key: str) -> bytes:
         def get() -> bytes:
@@ -316,7 +364,9 @@ class Registry:
         return bytes(self._ask(f"fetching {key.rpartition('/')[2]}", get))
 
 
-def lineage_of(run: TrainedModel, bundle: Bundle, gates: GateReport, *, mlflow_run: str = "") -> dict[str, Any]:
+def lineage_of(
+    run: TrainedModel, bundle: Bundle, gates: GateReport, *, project: Digest, mlflow_run: str = ""
+) -> dict[str, Any]:
     """The facts that a version carries: what went in, what came out, what it proved, and who did it."""
     return {
         "model": run.model,
@@ -327,6 +377,7 @@ def lineage_of(run: TrainedModel, bundle: Bundle, gates: GateReport, *, mlflow_r
         "data": run.inputs["data"],
         "code": run.inputs["code"],
         "lock": run.inputs["lock"],
+        "project": project,
         "parameters": run.inputs["parameters"],
         "seed": run.inputs["seed"],
         "commit": run.origin.get("commit", ""),

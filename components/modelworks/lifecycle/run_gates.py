@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks._files import digest_of_file, read_json, write_json, write_whole
+from modelworks.contract import Digest
 from modelworks.lifecycle.child_process import Progress, work
 from modelworks.lifecycle.gates import SOURCE, GateReport, GateResult, Override, policy_of
 from modelworks.lifecycle.html_report import gates_page
@@ -15,11 +16,9 @@ from modelworks.lifecycle.runs import Home, TrainedModel
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.bundle import Bundle
-    from modelworks.lifecycle.spec import ModelSpec
 
 
 def run_gates(
-    spec: ModelSpec,
     run: TrainedModel,
     bundle: Bundle,
     home: Home,
@@ -32,8 +31,7 @@ def run_gates(
     """Judge a bundled run for a target environment and keep the report with the run, as JSON and HTML.
 
     Args:
-        spec: The model.
-        run: The run it was bundled from.
+        run: The run it was bundled from, whose own project states the gates.
         bundle: The bundle that would serve.
         home: Where runs are kept.
         target: The environment it is meant for.
@@ -45,7 +43,7 @@ def run_gates(
         ModelworksError: A gate cannot be evaluated. The report contains the gates that failed: see
             `GateReport.require`.
     """
-    found = judge(spec, home, run.inputs["data"], bundle.path, bundle.digest, champion=champion, progress=progress)
+    found = judge(run, home, bundle.path, bundle.digest, champion=champion, progress=progress)
     against = digest_of_file(champion) if champion else ""
     report = decide(run, bundle, target, found, champion=against, override=override)
     write_json(run.folder / f"gates-{target}.json", report.to_facts())
@@ -54,11 +52,10 @@ def run_gates(
 
 
 def judge(
-    spec: ModelSpec,
+    run: TrainedModel,
     home: Home,
-    data: str,
     bundle: Path,
-    digest: str,
+    digest: Digest,
     *,
     champion: Path | None = None,
     only: str = "",
@@ -67,9 +64,8 @@ def judge(
     """Verdicts on a bundle, without any environment's opinion of them.
 
     Args:
-        spec: The model, as it was when the bundle was made.
+        run: The run it was bundled from: its gates, its rows, and which of them it has not seen.
         home: Where the rows are kept.
-        data: Digest of the rows it was trained on, and of which it has not seen the hold-out.
         bundle: The `.bento` file.
         digest: Of that file.
         champion: A bundle to be compared with.
@@ -80,10 +76,10 @@ def judge(
         ModelworksError: A gate cannot be evaluated.
     """
     job = {
-        "verb": "gates", "data": data, "bundle": str(bundle), "digest": digest, "only": only,
-        "champion": str(champion or ""), "champion_digest": digest_of_file(champion) if champion else "",
+        "verb": "gates", "folder": str(run.folder), "inputs": run.inputs, "bundle": str(bundle), "digest": digest,
+        "only": only, "champion": str(champion or ""), "champion_digest": digest_of_file(champion) if champion else "",
     }  # fmt: skip
-    return list(work(spec, home, job, progress)["results"])
+    return list(work(run.project(), run.model, home, job, progress)["results"])
 
 
 def decide(

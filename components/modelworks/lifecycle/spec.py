@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import re
+import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from modelworks.contract import MODEL_NAME
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.metrics import KINDS, METRICS, Kind, Outcome, metrics_of
 from modelworks.runtime.manifest import Feature as ServedFeature
@@ -293,7 +294,8 @@ class Service(_Placed):
     onnx_tolerance: float = 1e-5
     """Largest difference of a probability, or relative difference of a value, that counts as equal."""
     trusted: tuple[str, ...] = ()
-    """Types of other libraries (`lightgbm.sklearn.LGBMClassifier`) that the bundle may hold beside scikit-learn's."""
+    """Classes of other libraries (`lightgbm.sklearn.LGBMClassifier`) that the bundle may hold beside scikit-learn's:
+    those that the server loads, or with `code` any that your service does."""
     packages: tuple[str, ...] = ()
     """Packages of the lock that serving needs beside the standard ones."""
 
@@ -410,7 +412,7 @@ class ModelSpec(_Placed):
 
     def _check_names(self) -> None:
         self._require(
-            re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", self.name) is not None,
+            MODEL_NAME.fullmatch(self.name) is not None,
             f"name must be lower-case letters, digits and dashes, at most 63, got {self.name!r}",
         )
         self._require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
@@ -431,6 +433,13 @@ class ModelSpec(_Placed):
             f"a {self.kind} model needs {'no' if self.kind == 'regression' else 'its'} classes"
             f"{' (negative, positive)' if self.kind == 'binary' else ''}, got {self.classes!r}",
         )
+        for name, value in self.parameters.items():
+            self._require(
+                _is_plain(value),
+                f"parameter {name!r} is {value!r}: a run is called after its parameters, so that they are numbers, "
+                "text, or lists and dicts of those",
+                "State what it is made of, and make it in train.",
+            )
         self._check_metric(self.metric, self)
 
     def _check_columns(self) -> None:
@@ -467,6 +476,17 @@ class ModelSpec(_Placed):
             metric in metrics_of(self.kind) or self.evaluate is not None,
             f"{metric!r} is not a metric of a {self.kind} model: {', '.join(sorted(metrics_of(self.kind)))}",
         )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value counts by its content: not by its address, and equal to itself."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if hasattr(value, "tolist"):  # numpy
+        return _is_plain(value.tolist())
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def find_model(name: str, start: Path | None = None) -> Path:

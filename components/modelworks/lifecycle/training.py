@@ -1,4 +1,4 @@
-"""Training as a function of data, code, parameters, seed and lock.
+"""Training as a function of data, project, parameters, seed and locked packages.
 
 Everything a user's code does happens in a child process (`modelworks.lifecycle.child`), which leaves its results in the
 run's folder. A run that was killed continues where it stopped.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelworks._files import read_json
+from modelworks.contract import Digest, RunId
 from modelworks.lifecycle.checks import CheckReport
 from modelworks.lifecycle.child_process import Progress, work
-from modelworks.lifecycle.lockfile import SERVING, find_lock
-from modelworks.lifecycle.provenance import code_digest, engine_digest, source_of
-from modelworks.lifecycle.runs import Home, TrainedModel, with_origin
+from modelworks.lifecycle.lockfile import find_lock_file
+from modelworks.lifecycle.model_project import code_digest
+from modelworks.lifecycle.provenance import source_of
+from modelworks.lifecycle.runs import Home, TrainedModel, open_run, with_origin
 from modelworks.lifecycle.spec import ModelSpec
 
 
@@ -32,11 +34,12 @@ def check_data(
         ModelworksError: The data cannot be loaded or kept. Findings are in the report: see `CheckReport.require`.
     """
     folder = home.checks(spec.name)
-    work(spec, home, {"verb": "check", "folder": str(folder), "save_baseline": save_baseline}, progress)
+    job = {"verb": "check", "folder": str(folder), "save_baseline": str(spec.folder) if save_baseline else ""}
+    work(spec.folder, spec.name, home, job, progress)
     return CheckReport.from_facts(read_json(folder / "checks.json"))
 
 
-def train(spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | None = None) -> TrainedModel:
+def train(spec: ModelSpec, home: Home, *, data: Digest | None = None, progress: Progress | None = None) -> TrainedModel:
     """Check the data, train, and evaluate on the hold-out.
 
     Args:
@@ -48,17 +51,26 @@ def train(spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | N
     Raises:
         ModelworksError: The environment is not the lock's, the data has errors, or the spec's code raises.
     """
-    source = source_of(spec.folder, find_lock(spec.folder).file)
-    return with_origin(make_run(spec, home, data=data, progress=progress), *source)
+    code, (commit, dirty) = code_digest(spec.folder), source_of(spec.folder, find_lock_file(spec.folder))
+    run = make_run(spec.folder, spec.name, home, data=data, progress=progress)
+    # An edit between the two is in the run, and not known to that commit.
+    return with_origin(run, commit, dirty or open_run(run).inputs["code"] != code)
 
 
 def make_run(
-    spec: ModelSpec, home: Home, *, data: str = "", progress: Progress | None = None, shown: bool = False
+    folder: Path,
+    model: str,
+    home: Home,
+    *,
+    data: Digest | None = None,
+    progress: Progress | None = None,
+    shown: bool = False,
 ) -> Path:
     """A finished run without its origin, which is its caller's: `train` on a machine without git and user.
 
     Args:
-        spec: The model.
+        folder: The model project's.
+        model: Its name.
         home: Where data and runs are kept.
         data: Digest of a snapshot to train on again, instead of loading.
         progress: Called at every step.
@@ -70,22 +82,5 @@ def make_run(
     Raises:
         ModelworksError: As `train`.
     """
-    lock = find_lock(spec.folder)
-    lock.refuse_other_versions(roots(spec))
-    job = {
-        "verb": "train",
-        "data": data,
-        "lock": lock.digest,
-        "code": code_digest(spec.folder),
-        "engine": engine_digest(),
-    }
-    run: str = work(spec, home, job, progress, shown=shown)["run"]
-    return home.runs(spec.name) / run
-
-
-def roots(spec: ModelSpec) -> tuple[str, ...]:
-    """Packages that a bundle of this model is made of and served with."""
-    onnx = ("onnxruntime",) if spec.service.onnx else ()
-    standard = tuple(each for each in SERVING if each not in {"onnxruntime", "pandas"})
-    frame = ("pandas",) if spec.input == "frame" else ()
-    return tuple(sorted({*standard, *onnx, *frame, *spec.service.packages}))
+    made = work(folder, model, home, {"verb": "train", "data": data}, progress, shown=shown)
+    return home.runs(model) / RunId(made["run"])

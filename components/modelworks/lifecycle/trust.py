@@ -1,52 +1,62 @@
-"""Which types a skops file may hold: scikit-learn's own, and those that a spec names."""
+"""The types that a model may be made of: those of the runtime's table, and those that its own service loads."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
+from modelworks.runtime.trust import NAMED, OWN
 
-TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.", "builtins.")
-"""Libraries whose types a bundle may hold without the spec naming them."""
+if TYPE_CHECKING:
+    from modelworks.lifecycle.spec import Service
 
 
-def load_estimator(file: Path, trusted: Collection[str]) -> Any:
+def load_estimator(file: Path, service: Service) -> Any:
     """The model in a skops file.
 
     Args:
         file: The file.
-        trusted: Types that the spec vouches for, by full name.
+        service: How the model answers; it names types of other libraries.
 
     Raises:
-        ModelworksError: It holds types that nobody vouched for.
+        ModelworksError: It holds types that have no place in a bundle.
     """
     import skops.io  # brings scikit-learn
 
     content = file.read_bytes()
-    return skops.io.loads(content, trusted=trusted_types(content, trusted))
+    return skops.io.loads(content, trusted=trusted_types(content, service))
 
 
-def trusted_types(content: bytes, trusted: Collection[str], *, where: str = "") -> list[str]:
-    """Types in a skops file that are beyond skops' own list, all of them vouched for.
+def trusted_types(content: bytes, service: Service) -> list[str]:
+    """Types in a skops file that are beyond skops' own list, each with a place in a bundle.
 
     Args:
         content: The file's bytes.
-        trusted: Types that the spec vouches for, by full name.
-        where: File and line of the spec that names them, for the message.
+        service: How the model answers; it names types of other libraries.
 
     Raises:
-        ModelworksError: It holds types that nobody vouched for.
+        ModelworksError: It holds types that have none.
     """
     import skops.io  # brings scikit-learn
 
     found = sorted(skops.io.get_untrusted_types(data=content))
-    foreign = [each for each in found if not each.startswith(TRUSTED_PREFIXES) and each not in trusted]
+    foreign = [
+        each for each in found if not (each in OWN or (each in service.trusted and _may_be_named(each, service)))
+    ]
     if foreign:
         raise ModelworksError(
-            f"{where and where + ': '}the model holds types that are not scikit-learn's: {', '.join(foreign)}",
-            fix="Leave them out, or name them in Service(trusted=...) and their package in packages; "
-            "your own code needs a custom service (Service(code=...)).",
+            f"{service.where}: the model holds what has no place in a bundle: {', '.join(foreign)}",
+            fix="Leave functions out. Name classes of other libraries in Service(trusted=...) and their package in "
+            "packages; your own code needs a custom service (Service(code=...)).",
         )
     return found
+
+
+def _may_be_named(name: str, service: Service) -> bool:
+    """Whether a spec's word is enough: for a class of the table, or any class that a custom service loads."""
+    if name in NAMED:
+        return True
+    module, _, attribute = name.rpartition(".")
+    return bool(service.code) and isinstance(getattr(importlib.import_module(module), attribute, None), type)

@@ -6,8 +6,10 @@ import hashlib
 import tarfile
 from pathlib import Path
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bento import read_manifest
+from modelworks.runtime.contents import refuse_other_files
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.signature import verify
 
@@ -16,7 +18,7 @@ _MAX_UNPACKED_BYTES = 8 << 30
 
 
 def open_bundle(
-    archive: Path, digest: str, model: str, destination: Path, *, trusted_keys: Path | None = None
+    archive: Path, digest: Digest, model: str, destination: Path, *, trusted_keys: Path | None = None
 ) -> Manifest:
     """Verify the archive, unpack it into `destination` and read its manifest.
 
@@ -28,7 +30,7 @@ def open_bundle(
         trusted_keys: Folder of public keys. When given, a signature by one of them is required.
 
     Raises:
-        ModelworksError: Digest, signature, archive or manifest is not what it should be. Nothing was loaded.
+        ModelworksError: Digest, signature, archive, manifest or a file is not what it should be. Nothing was loaded.
     """
     found = digest_of(archive)
     if found != digest:
@@ -48,10 +50,11 @@ def open_bundle(
     manifest = read_manifest(destination)
     if manifest.model != model:
         raise ModelworksError(f"the bundle holds the model {manifest.model!r}, the release names {model!r}")
+    refuse_other_files(destination, manifest)
     return manifest
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path) -> Digest:
     """`sha256:…` of a file's bytes.
 
     Raises:
@@ -59,7 +62,7 @@ def digest_of(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise ModelworksError(f"{path} cannot be read: {error.strerror}") from error
 

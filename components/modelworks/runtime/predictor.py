@@ -20,6 +20,7 @@ from modelworks.runtime.bento import read_artifact
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
 from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops
 from modelworks.runtime.schema import Rows
+from modelworks.runtime.trust import TRUSTED
 
 Infer = Callable[[Sequence[Row]], Any]
 """Rows to probabilities [rows, classes], or to values [rows]."""
@@ -195,17 +196,18 @@ def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind
         kind: Of the model.
 
     Raises:
-        ModelworksError: It holds types that nobody vouched for.
+        ModelworksError: It holds types that its manifest does not name, or that no server loads.
     """
     import skops.io as files  # brings scikit-learn: a second and a hundred megabytes
 
-    unknown = set(files.get_untrusted_types(data=content)) - set(skops.trusted)
+    trusted = TRUSTED.intersection(skops.trusted)
+    unknown = set(files.get_untrusted_types(data=content)) - trusted
     if unknown:
         raise ModelworksError(
-            f"{skops.path} holds types that nobody vouched for: {', '.join(sorted(unknown))}",
-            fix="If they are yours, name them in the bundle's trusted types.",
+            f"{skops.path} holds types that this server does not load: {', '.join(sorted(unknown))}",
+            fix="Build the model from scikit-learn's own parts, or answer with a service of your own.",
         )
-    model = files.loads(content, trusted=list(skops.trusted))
+    model = files.loads(content, trusted=sorted(trusted))
     encode = (frame_encoder if skops.input == "frame" else matrix_encoder)(features, skops.columns)
     answer = model.predict if kind == "regression" else model.predict_proba
     return _each_alone(lambda rows: np.asarray(answer(encode(rows))), skops.together)

@@ -109,25 +109,33 @@ def prediction_schema(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def openapi(manifest: Manifest, release: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 description of the model's service."""
+def openapi(manifest: Manifest, release: str, *, needs_token: bool = True) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of the model's service.
+
+    Args:
+        manifest: Of the bundle.
+        release: The version of the description.
+        needs_token: Whether callers need a bearer token.
+    """
+    token = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": manifest.model, "description": manifest.task, "version": release},
-        "paths": {"/v1/predict": {"post": _predict_operation(manifest)}, **_DOCUMENTS},
+        "paths": {"/v1/predict": {"post": _predict_operation(manifest, needs_token=needs_token)}, **_DOCUMENTS},
         "components": {
             "schemas": {
                 "Row": row_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": _PROBLEM,
             },
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            **(token if needs_token else {}),
         },
-        "security": [{"token": []}],
+        **({"security": [{"token": []}]} if needs_token else {}),
     }
 
 
-def _predict_operation(manifest: Manifest) -> dict[str, Any]:
+def _predict_operation(manifest: Manifest, *, needs_token: bool) -> dict[str, Any]:
+    refusals = {status: told for status, told in _REFUSALS.items() if needs_token or status != "401"}
     examples = {
         "many": {"summary": "Many rows", "value": {"rows": list(manifest.examples)}},
         "one": {"summary": "One row", "value": manifest.examples[0]},
@@ -137,7 +145,7 @@ def _predict_operation(manifest: Manifest) -> dict[str, Any]:
         "summary": "Predict one row or many",
         "description": manifest.task,
         "requestBody": {"required": True, "content": {"application/json": content}},
-        "responses": {**_gives("A prediction for each row, in order.", _answer_schema(manifest)), **_REFUSALS},
+        "responses": {**_gives("A prediction for each row, in order.", _answer_schema(manifest)), **refusals},
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
@@ -68,7 +70,7 @@ def _run(config: Config, scratch: Path, began: float) -> int:
         fetched = time.perf_counter()
         bento = scratch / "bento"
         shutil.rmtree(bento, ignore_errors=True)
-        manifest = open_bundle(archive, config.digest, config.model, bento, trusted_keys=config.trusted_keys)
+        manifest = open_bundle(archive, Digest(config.digest), config.model, bento, trusted_keys=config.trusted_keys)
         timing = {"fetch_seconds": round(fetched - began, 3), "fetched_at": fetched}
         tell = companion.stdin
         if tell is not None:
@@ -222,7 +224,7 @@ class _Worker:
             if _shared(config, manifest) and os.getppid() != parent:  # the supervising process was killed
                 ended.set()
 
-        beat = asyncio.create_task(_beat(beat_once, front.sweep, tick_seconds()))
+        beat = asyncio.create_task(_beat(beat_once, front.sweep, tick_seconds(), scribe))
         if self._service is not None:
             self._service.tell_end(lambda: loop.call_soon_threadsafe(ended.set))
         await ended.wait()
@@ -265,14 +267,14 @@ class _Worker:
         return App, Predictor(self._bento, self._manifest)
 
 
-async def _beat(tick: Callable[[], None], sweep: Callable[[], None], seconds: float) -> None:
-    beats = 0
-    while True:
+async def _beat(tick: Callable[[], None], sweep: Callable[[], None], seconds: float, scribe: Scribe) -> None:
+    for beats in itertools.count(1):
         await asyncio.sleep(seconds)
-        tick()
-        beats += 1
-        if beats % 2 == 0:
-            sweep()
+        for chore in (tick, sweep) if beats % 2 == 0 else (tick,):
+            try:
+                chore()
+            except Exception as error:  # noqa: BLE001 - a chore that fails once must not end all chores for good
+                scribe.say("error", "housekeeping failed; it is tried again", error=f"{type(error).__name__}: {error}")
 
 
 def _supervise(config: Config, work: Callable[[str], int]) -> int:

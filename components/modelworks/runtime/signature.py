@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -33,17 +34,16 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     algorithm: Literal["ed25519"] = "ed25519"
 
 
-def sign(model: str, digest: str, key: Ed25519PrivateKey) -> bytes:
+def sign(model: str, digest: Digest, key: Ed25519PrivateKey) -> bytes:
     """The bytes of the `.sig` file for the bundle of `model` with `digest` (`sha256:…`)."""
     signature = key.sign(_message(model, digest))
-    return msgspec.json.encode(
-        Signature(
-            model=model,
-            digest=digest,
-            key=key_id(key.public_key()),
-            signature=base64.b64encode(signature).decode(),
-        )
+    made = Signature(
+        model=model,
+        digest=str(digest),  # msgspec writes plain text alone
+        key=key_id(key.public_key()),
+        signature=base64.b64encode(signature).decode(),
     )
+    return msgspec.json.encode(made)
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -51,7 +51,7 @@ def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-def verify(model: str, digest: str, data: bytes, trusted_keys: Path) -> str:
+def verify(model: str, digest: Digest, data: bytes, trusted_keys: Path) -> str:
     """Check that a trusted key signed this bundle, and return which.
 
     Args:
@@ -112,6 +112,6 @@ def load_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
     return keys
 
 
-def _message(model: str, digest: str) -> bytes:
+def _message(model: str, digest: Digest) -> bytes:
     # The first line keeps a signature made for something else from ever passing as one of these.
     return f"modelworks bundle v1\n{model}\n{digest}\n".encode()

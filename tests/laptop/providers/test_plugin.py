@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pulumi.runtime.proto import provider_pb2, status_pb2
 
 from laptop.providers.engine import Engine
-from modelworks.errors import ModelworksError
 from modelworks.laptop.providers.plugin import (
     Change,
     Diff,
@@ -211,8 +210,3 @@ def test_an_unexpected_failure_does_not_tell_secrets(engine, caplog):
 
 def test_functions_answer(engine):
     assert engine.invoke("test:index:ask", {"a": 1}) == {"token": "test:index:ask", "a": 1}
-
-
-def test_a_taken_port_is_one_clear_sentence(port):
-    with pytest.raises(ModelworksError, match=f"port {port} on 127.0.0.1 is taken"):
-        Plugin("test", "1", Notes).serve(port)

@@ -74,6 +74,7 @@ class Gateway:
         self._changed = asyncio.Event()
         self._synced: set[str] = set()
         self._told: set[Notice] = set()
+        self._with_endpoints: set[tuple[str, str, str]] = set()
         self._rendered: Rendered | None = None
         self._to_report = asyncio.Event()
 
@@ -154,6 +155,7 @@ class Gateway:
             try:
                 await self._write_addresses(rendered)
                 await self._write_notices(rendered)
+                await self._write_endpoints()
             except (httpx.HTTPError, RefusedError) as error:
                 log.warning("cannot write back to the cluster, trying again: %s", error or type(error).__name__)
                 await asyncio.sleep(1)
@@ -175,6 +177,27 @@ class Gateway:
                 except RefusedError as refused:
                     if refused.status != httpx.codes.NOT_FOUND:  # deleted meanwhile
                         raise
+
+    async def _write_endpoints(self) -> None:
+        """Have an Endpoints object beside each Service that selects pods, for who waits for one. It is empty.
+
+        The API server refuses the loopback addresses of pods in it. It goes with its Service.
+        """
+        wanted = {
+            (*key, service["metadata"]["uid"]) for key, service in self._seen[_SERVICES].items() if _selects(service)
+        }
+        for namespace, name, uid in wanted - self._with_endpoints:
+            owner = {"apiVersion": "v1", "kind": "Service", "name": name, "uid": uid}
+            metadata = {"name": name, "ownerReferences": [owner]}
+            path = f"/api/v1/namespaces/{namespace}/endpoints"
+            try:
+                await self._cluster.call("POST", path, {"metadata": metadata})
+            except RefusedError as refused:
+                if refused.status == httpx.codes.CONFLICT:  # of a Service that had the name before, and was deleted
+                    await self._cluster.call("PATCH", f"{path}/{name}", {"metadata": metadata}, kind=MERGE)
+                elif refused.status not in {httpx.codes.NOT_FOUND, httpx.codes.FORBIDDEN}:  # its namespace is going
+                    raise
+        self._with_endpoints = wanted
 
     async def _write_notices(self, rendered: Rendered) -> None:
         for notice in rendered.notices:
@@ -208,6 +231,11 @@ def _service_facts(service: Object) -> Object:
         "spec": service.get("spec") or {},
         "status": ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or [],
     }
+
+
+def _selects(service: Object) -> bool:
+    spec = service["spec"]
+    return bool(spec.get("selector")) and spec.get("clusterIP") != "None" and spec.get("type") != "ExternalName"
 
 
 def _metadata(thing: Object, *more: str) -> Object:

@@ -1,73 +1,74 @@
-"""Serve the provider plugins of one environment until SIGTERM.
+"""The `aws` plugin of one environment, as the engine starts it for one run (see `plugins`).
 
-    python -m modelworks.laptop.providers --place .modelworks --environment local
+    pulumi-resource-aws ENGINE
 
-Ports, account, region and kubeconfig are the environment's facts (`environments/<name>/environment.json`).
+Its port is the first line of stdout. The variable that `modelworks env` sets names the environment.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import rbac
-from modelworks.laptop.providers.plugin import Plugin
+from modelworks.laptop.providers.aws import plugin
 from modelworks.laptop.state_dir import Place, read_facts
 
 _GRACE = 5.0  # seconds that a call in flight gets to finish before the process ends
+_LOOK_SECONDS = 0.5  # how often it looks whether its engine is still there
+_LOG_BYTES = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve; returns the exit code once SIGTERM or SIGINT came."""
-    parser = argparse.ArgumentParser(prog="python -m modelworks.laptop.providers", description=__doc__)
+    """Serve until the engine ends it, or is gone; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="pulumi-resource-aws", description=__doc__)
+    parser.add_argument("engine", nargs="?", help="address of the engine, which it also states in its handshake")
     parser.add_argument("--place", type=Path, required=True, help="the laptop cloud's state folder")
-    parser.add_argument("--environment", required=True, help="name of the environment to serve")
-    chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = threading.Event()
+    parser.add_argument("--engine-process", type=int, required=True, help="id of the process that the plugin ends with")
+    chosen, _ = parser.parse_known_args(arguments)  # the engine adds options of its own, such as for tracing
+    place, stop = Place(chosen.place), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        servers = []
-        for name, port, plugin in plugins(Place(chosen.place.resolve()), chosen.environment):
-            server, bound = plugin.serve(port)
-            servers.append(server)
-            logging.getLogger(__package__).info("%s serves on 127.0.0.1:%d", name, bound)
+        environment = _environment(place)
+        _log_to(place, environment)
+        server, port = plugin(read_facts(place.environment(environment) / "environment.json")).serve()
     except ModelworksError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    rbac.follow(Place(chosen.place.resolve()), chosen.environment, stop)
-    stop.wait()
-    for stopped in [server.stop(_GRACE) for server in servers]:
-        stopped.wait()
+    print(port, flush=True)
+    while not stop.wait(_LOOK_SECONDS):
+        if os.getppid() != chosen.engine_process:  # it was killed: nobody hears what a call in flight would answer
+            os._exit(1)
+    server.stop(_GRACE).wait()
     return 0
 
 
-def plugins(place: Place, environment: str) -> list[tuple[str, int, Plugin]]:
-    """Name, port and plugin of each provider that `environment` of `place` has a port for.
+def _environment(place: Place) -> str:
+    name = os.environ.get("MODELWORKS_LAPTOP_ENVIRONMENT", "")
+    if name in place.environments():
+        return name
+    raise ModelworksError(
+        f"the laptop cloud in {place.root} has no environment {name!r} (MODELWORKS_LAPTOP_ENVIRONMENT)",
+        fix='Run `eval "$(modelworks env ENV)"` in this shell first.',
+    )
 
-    Raises:
-        ModelworksError: The environment is not there.
-    """
-    folder = place.environment(environment)
-    facts = read_facts(folder / "environment.json")
-    if not facts:
-        raise ModelworksError(
-            f"the laptop cloud in {place.root} has no environment {environment!r}",
-            fix=f"It has: {', '.join(place.environments()) or 'none'}.",
-        )
-    # Each is a module of this package with a function `plugin(facts, folder)`; imported only if it is served.
-    return [
-        (name, port, importlib.import_module(f"{__package__}.{name}").plugin(facts, folder))
-        for name, port in sorted(facts["providers"].items())
-    ]
+
+def _log_to(place: Place, environment: str) -> None:
+    """Write the log beside those of the laptop cloud's processes: what goes to stderr, the engine shows to the user."""
+    path = place.folder(place.logs) / f"plugin-aws-{environment}.log"
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        handlers=[RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)],
+    )
 
 
 if __name__ == "__main__":

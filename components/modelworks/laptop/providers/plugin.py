@@ -254,7 +254,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
     """Serves one provider package to engines.
 
     Args:
-        name: Package name, as in `PULUMI_DEBUG_PROVIDERS`.
+        name: Package name, as in `pulumi-resource-NAME`.
         version: Answer of `GetPluginInfo`: the version of the SDK that programs use.
         connect: Makes the provider of a connection from its checked configuration. Raises `ModelworksError` where the
             configuration does not fit.
@@ -282,12 +282,8 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         self._connections: OrderedDict[str, _Connection] = OrderedDict()
         self._lock = threading.Lock()
 
-    def serve(self, port: int = 0, *, host: str = "127.0.0.1") -> tuple[grpc.Server, int]:
-        """Start serving on loopback; the server and its port (a free one for 0).
-
-        Raises:
-            ModelworksError: The port is taken.
-        """
+    def serve(self) -> tuple[grpc.Server, int]:
+        """Start serving on loopback; the server and its port."""
         # Waiting for a workload holds a thread for minutes, and `--parallel` sets how many the engine starts at once.
         server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=64, thread_name_prefix=self._name),
@@ -298,15 +294,9 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             ],
         )
         provider_pb2_grpc.add_ResourceProviderServicer_to_server(self, server)
-        try:
-            bound = server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise ModelworksError(
-                f"port {port} on {host} is taken, so the {self._name} provider cannot serve there",
-                fix="Run `modelworks laptop down`, then `modelworks laptop up`.",
-            ) from error
+        port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        return server, bound
+        return server, port
 
     # ---- the connection
 

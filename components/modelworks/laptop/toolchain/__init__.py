@@ -14,10 +14,11 @@ from modelworks.laptop.toolchain.background import Obtaining, obtaining
 from modelworks.laptop.toolchain.cache import Toolchain
 from modelworks.laptop.toolchain.progress import Report, narrate, table
 from modelworks.laptop.toolchain.store import cache_folder
-from modelworks.laptop.toolchain.tools import GENERATOR, TOOLS, WANTED, State, Tool
+from modelworks.laptop.toolchain.tools import GENERATOR, PROVIDER, TOOLS, WANTED, State, Tool
 
 __all__ = [
     "GENERATOR",
+    "PROVIDER",
     "TOOLS",
     "WANTED",
     "Obtaining",

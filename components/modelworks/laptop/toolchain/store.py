@@ -45,10 +45,11 @@ class Store:
         """Names everything that the bytes of a built tool depend on, but for the release of Go."""
         digest = hashlib.sha256()
         for part in (
-            *(path.read_bytes() for path in sorted((self.modules / tool.ours).glob("*.go")) if tool.ours),
+            *(path.read_bytes() for path in sorted((self.modules / tool.ours).rglob("*.go")) if tool.ours),
             (self.modules / tool.module / "go.mod").read_bytes(),
             (self.modules / tool.module / "go.sum").read_bytes(),
             " ".join(golang.flags(tool)).encode(),
+            *(f"{staged.module} {staged.files} {staged.into}".encode() for staged in tool.staged),
             platform.machine().encode(),
         ):
             digest.update(len(part).to_bytes(8, "big") + part)
@@ -56,10 +57,12 @@ class Store:
 
     def built(self, tool: Tool) -> Path:
         """Where the tool's executable is, or would be, if it is built here or comes from the wheel."""
-        return self.cache / tool.name / self.key(tool) / tool.name
+        return self.cache / tool.program / self.key(tool) / tool.name
 
     def downloaded(self, tool: Tool) -> Path | None:
         """Where the tool's official executable is, or would be; None where none is pinned for this machine."""
+        if tool.plugin:
+            return self.cache / tool.name / f"{tool.version}-official" / tool.name
         if (download := self.download_of(tool)) is None:
             return None
         return self.cache / tool.name / f"{tool.version}-official-{download.sha256[:12]}" / tool.name
@@ -122,7 +125,7 @@ class Store:
     @contextmanager
     def alone_with(self, tool: Tool, report: Report, stop: threading.Event) -> Iterator[None]:
         """Keep others from getting the tool meanwhile."""
-        with self.alone(self.cache / tool.name / f"{self.key(tool)}.lock", tool.name, tool.seconds, report, stop):
+        with self.alone(self.cache / tool.program / f"{self.key(tool)}.lock", tool.name, tool.seconds, report, stop):
             yield
 
     @contextmanager
@@ -186,6 +189,7 @@ def _pause(stop: threading.Event) -> None:
 
 def _whole(path: Path) -> bool:
     """Whether `path` is the executable that was built: by size and time, by its digest where the time has changed."""
+    path = path.resolve()  # one of several names of an executable has no record of its own
     try:
         record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
         status = path.stat()
@@ -198,6 +202,7 @@ def _whole(path: Path) -> bool:
 
 def _record(path: Path, source: str) -> None:
     """Write beside the executable `path` a record of its digest and its source, which later checks read."""
+    path = path.resolve()
     status = path.stat()
     record = {"sha256": _sha256(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
     write_whole(path.parent / f"{path.name}.json", json.dumps(record), mode=0o644)
@@ -205,6 +210,7 @@ def _record(path: Path, source: str) -> None:
 
 def source_of(path: Path) -> str:
     """Where the cached executable `path` came from: `wheel`, `download` or `built`."""
+    path = path.resolve()
     record = json.loads((path.parent / f"{path.name}.json").read_text(encoding="utf-8"))
     return str(record.get("source", "built"))
 

@@ -16,9 +16,13 @@ MODULES: Final = Path(__file__).parent
 GENERATOR: Final = "pulumi-generate-python"
 """Writes code for `pulumi import`, where Pulumi's official Python host does not."""
 
-_KUBERNETES_STAMP: Final = (
-    "-X k8s.io/component-base/version.gitVersion=v1.35.0 -X k8s.io/client-go/pkg/version.gitVersion=v1.35.0"
-)
+PROVIDER: Final = "pulumi-resource-kubernetes"
+"""Pulumi's own provider of Kubernetes, which the engine starts."""
+
+_KUBERNETES: Final = "1.35.0"
+
+_SDK: Final = "github.com/pulumi/pulumi-kubernetes/sdk/v4"
+_SOURCES: Final = "github.com/pulumi/pulumi-kubernetes/provider/v4"
 
 
 class Unavailable(Exception):  # noqa: N818 (an answer that the next way follows, not an error)
@@ -27,6 +31,17 @@ class Unavailable(Exception):  # noqa: N818 (an answer that the next way follows
 
 class Tampered(Unavailable):
     """A delivered file is not the pinned one."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files that are copied out of a required module, in the version that `go.mod` states and `go.sum` verifies."""
+
+    module: str
+    files: str
+    """A pattern of paths in the module."""
+    into: str = ""
+    """The folder, below that of the tool's own module."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,19 @@ class Tool:
     """How many leading parts of a version must match the pinned one: 2 is major and minor. The rest may be newer."""
 
     ours: str = ""
-    """The folder of the package, if it is our own, below that of the modules: then none on PATH can replace it."""
+    """The folder of the package, if it is our own, below that of the modules."""
+
+    irreplaceable: str = ""
+    """Why none on PATH can replace it; empty where one can."""
+
+    family: str = ""
+    """The one executable that is built for this tool and others, and decides by its name which of them it is."""
+
+    staged: tuple[Staged, ...] = field(default=())
+    """Files of other modules that belong beside the package when it is built."""
+
+    plugin: str = ""
+    """The name under which the engine downloads it itself; empty if it is no provider plugin."""
 
     companions: tuple[str, ...] = field(default=())
     """Executables that must be found beside one on PATH, or it is passed over."""
@@ -71,6 +98,11 @@ class Tool:
 
     kept: str = ""
     """A folder of YAML in the sources that is kept beside the executable, under its last name."""
+
+    @property
+    def program(self) -> str:
+        """The file name of what is built."""
+        return self.family or self.name
 
     def fits(self, found: str) -> bool:
         """Whether version `found` can replace the pinned one."""
@@ -104,6 +136,23 @@ class State:
         }
 
 
+def _part_of_kubernetes(name: str, ask: tuple[str, ...] = ("--version",)) -> Tool:
+    """A part of Kubernetes. Most of what one is compiled of are all: one executable has two fifths of their size."""
+    return Tool(
+        name,
+        _KUBERNETES,
+        "kubernetes",
+        "modelworks.dev/toolchain/kubernetes/kube",
+        270,
+        f"-X k8s.io/component-base/version.gitVersion=v{_KUBERNETES}"
+        f" -X k8s.io/client-go/pkg/version.gitVersion=v{_KUBERNETES}",
+        ask,
+        ours="kubernetes/kube",
+        family="kube",
+        megabytes=3300,
+    )
+
+
 _ALL: Final = (
     Tool(
         "pulumi",
@@ -119,33 +168,10 @@ _ALL: Final = (
         megabytes=3300,
     ),
     Tool("etcd", "3.6.5", "etcd", "go.etcd.io/etcd/server/v3", 37, megabytes=900),
-    Tool(
-        "kube-apiserver",
-        "1.35.0",
-        "kubernetes",
-        "k8s.io/kubernetes/cmd/kube-apiserver",
-        205,
-        _KUBERNETES_STAMP,
-        megabytes=3300,
-    ),
-    Tool(
-        "kube-controller-manager",
-        "1.35.0",
-        "kubernetes",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-        55,
-        _KUBERNETES_STAMP,
-    ),
-    Tool("kube-scheduler", "1.35.0", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", 10, _KUBERNETES_STAMP),
-    Tool(
-        "kubectl",
-        "1.35.0",
-        "kubernetes",
-        "k8s.io/kubernetes/cmd/kubectl",
-        30,
-        _KUBERNETES_STAMP,
-        ("version", "--client"),
-    ),
+    _part_of_kubernetes("kube-apiserver"),
+    _part_of_kubernetes("kube-controller-manager"),
+    _part_of_kubernetes("kube-scheduler"),
+    _part_of_kubernetes("kubectl", ("version", "--client")),
     Tool(
         "rollouts-controller",
         "1.8.3",
@@ -166,8 +192,29 @@ _ALL: Final = (
         50,
         "-X github.com/caddyserver/caddy/v2.CustomVersion=v2.10.0",
         ("version",),
-        # The gateway's own module is compiled in, and a Caddy of the user's lacks it.
         ours="caddy",
+        irreplaceable="it carries the gateway's own module",
+    ),
+    Tool(
+        PROVIDER,
+        "4.34.2",
+        "pulumi-kubernetes",
+        "modelworks.dev/toolchain/pulumi-kubernetes",
+        330,
+        # What it stands in for, and what it is: the newest sources that are published as a Go module.
+        "-X main.version=4.34.2+20260115.f47bc2d6f199",
+        ours="pulumi-kubernetes",
+        irreplaceable="it does not print its version",
+        plugin="kubernetes",
+        staged=(
+            Staged(_SOURCES, "cmd/pulumi-resource-kubernetes/schema.json"),
+            Staged(_SOURCES, "cmd/pulumi-resource-kubernetes/terraform-mapping.json"),
+            Staged(_SDK, "go.mod", "sdk"),
+            Staged(_SDK, "go/kubernetes/*.go", "sdk/go/kubernetes"),
+            Staged(_SDK, "go/kubernetes/utilities/*.go", "sdk/go/kubernetes/utilities"),
+            Staged(_SDK, "go/kubernetes/helm/v4/*.go", "sdk/go/kubernetes/helm/v4"),
+        ),
+        megabytes=2500,
     ),
     Tool(
         GENERATOR,
@@ -177,6 +224,7 @@ _ALL: Final = (
         15,
         "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v3.259.0",
         ours="pulumi/generate",
+        irreplaceable="it is a program of our own",
     ),
 )
 
@@ -194,8 +242,8 @@ def on_path(tool: Tool, *, besides: Path) -> tuple[Path | None, str]:
     `besides` (which `modelworks env` puts first) do not. It prints its version within a bound of ten seconds; a
     wrong version, or none, is passed over.
     """
-    if tool.ours:
-        return None, "with its own code, so none on PATH will do"
+    if tool.irreplaceable:
+        return None, f"none on PATH will do: {tool.irreplaceable}"
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     theirs = os.pathsep.join(folder for folder in folders if not Path(folder).is_relative_to(besides))
     if (found := shutil.which(tool.name, path=theirs)) is None:

@@ -47,7 +47,7 @@ class Wheel:
 
     def has(self, tool: Tool, key: str) -> bool:
         """Whether it holds the tool as this checkout would build it."""
-        return bool(self.tools.get(tool.name, {}).get("key") == key)
+        return bool(self.tools.get(tool.program, {}).get("key") == key)
 
     def put(self, tool: Tool, into: Path) -> None:
         """Copy the tool's files, verified, into the folder `into`.
@@ -55,24 +55,24 @@ class Wheel:
         Raises:
             Tampered: A file is missing or is not the one that was built.
         """
-        for name, expected in self.tools.get(tool.name, {}).get("files", {}).items():
+        for name, expected in self.tools.get(tool.program, {}).get("files", {}).items():
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
                 raise Tampered(f"{NAME} holds {name}, which is outside of its folder")
             try:
-                content = (self.folder / tool.name / name).read_bytes()
+                content = (self.folder / tool.program / name).read_bytes()
             except OSError as error:
-                raise Tampered(f"{self.folder / tool.name / name} cannot be read: {error.strerror}") from error
+                raise Tampered(f"{self.folder / tool.program / name} cannot be read: {error.strerror}") from error
             if (found := hashlib.sha256(content).hexdigest()) != expected:
                 raise Tampered(
-                    f"{self.folder / tool.name / name} is not what was built: "
+                    f"{self.folder / tool.program / name} is not what was built: "
                     f"expected sha256:{expected}, found sha256:{found}"
                 )
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             (into / name).write_bytes(content)
-        if not (into / tool.name).is_file():
-            raise Tampered(f"{NAME} holds no {tool.name}")
-        (into / tool.name).chmod(0o755)
+        if not (into / tool.program).is_file():
+            raise Tampered(f"{NAME} holds no {tool.program}")
+        (into / tool.program).chmod(0o755)
 
 
 def installed() -> Wheel | None:

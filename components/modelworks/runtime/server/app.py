@@ -8,7 +8,6 @@ a lone one never waits. A call that would take long goes to a thread, so that pr
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
 import os
 import random
@@ -23,13 +22,15 @@ from typing import Any, Protocol
 import msgspec
 
 from modelworks import contract
+from modelworks.errors import ModelworksError
 from modelworks.runtime import schema
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Cost, Predictions
 from modelworks.runtime.server import metrics
+from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.config import Config
-from modelworks.runtime.server.http import Connection, Listener, Request, clock
+from modelworks.runtime.server.http import Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe, line
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.tracing import Tracer, trace_id
@@ -48,6 +49,8 @@ _ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _RETRY = b"retry-after: 1\r\n"
+_PROBES = frozenset({b"/livez", b"/readyz"})
+_NO_TOKEN = Refusal(401, "a bearer token is needed")
 
 Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
 """By path: content type, and the page or what makes it."""
@@ -86,6 +89,9 @@ class App:
         scratch: Where all workers' numbers and the companion's state are found.
         log: The prediction log, if there is one.
         tracer: Makes spans, if wanted.
+
+    Raises:
+        ModelworksError: Access needs tokens, and there is none.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class App:
         tracer: Tracer | None = None,
     ) -> None:
         self.config, self.manifest = config, manifest
+        self._tokens = _tokens(config, scribe)
         self.draining = False
         self._predictor, self._counters, self._scribe, self._log, self._tracer = (
             predictor,
@@ -122,8 +129,6 @@ class App:
         self._since = 0.0
         self._scheduled = self._away = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        self._tokens: list[bytes] = []
-        self._tokens_read = 0
         self._ids = itertools.count()
         self._id_prefix = os.urandom(6).hex().encode()
         self._tail = b'],"model":%b,"version":%b}' % (
@@ -131,20 +136,26 @@ class App:
             msgspec.json.encode(config.release),
         )
         self._pages = self._static_pages(bento)
-        self.read_tokens()
 
     # -- A request -----------------------------------------------------------------------------------------------
+    def check_access(self, request: Request) -> Refusal | None:
+        """Why a request is refused before its body is read; see `http.Door`."""
+        if self._tokens is None or request.path in _PROBES:
+            return None
+        return None if self._tokens.allows(request.headers.get(b"authorization", b"")) else _NO_TOKEN
+
     def handle(self, request: Request, connection: Connection) -> None:
-        """Answer a request; see `http.Handler`."""
+        """Answer a request; see `http.Door`."""
+        if request.refusal is not None:
+            self._turn_away(request, connection, self._request_id(request), *request.refusal, count=False)
+        else:
+            self._route(request, connection)
+
+    def _route(self, request: Request, connection: Connection) -> None:
         if request.path == b"/v1/predict":
             self._predict(request, connection)
         else:
             self._page(request, connection)
-
-    def refusal(self, status: int, reason: str) -> bytes:
-        """The body of an answer to a request that was not well-formed; logs it."""
-        self._scribe.add(line("warning", "request refused", status=status, reason=reason))
-        return _problem(status, reason)
 
     def _predict(self, request: Request, connection: Connection) -> None:
         request_id = self._admit(request, connection)
@@ -166,19 +177,20 @@ class App:
 
     def _admit(self, request: Request, connection: Connection) -> bytes | None:
         """The request's id; None when it was turned away."""
-        headers = request.headers
-        request_id = headers.get(b"x-request-id") if headers else None
-        if request_id is None or len(request_id) > 128 or not _ID_CHARACTERS.issuperset(request_id):
-            request_id = b"%b-%x" % (self._id_prefix, next(self._ids))
-        if self._tokens and not self._let_in(headers.get(b"authorization", b"")):
-            self._turn_away(request, connection, request_id, 401, "a bearer token is needed", count=False)
-            return None
+        request_id = self._request_id(request)
         if request.method != b"POST":
             self._turn_away(request, connection, request_id, 405, "this takes POST", count=False)
             return None
         if self._wait(self._queued) > self._limit:
             self._reject(request, connection, request_id)
             return None
+        return request_id
+
+    def _request_id(self, request: Request) -> bytes:
+        """The caller's, if it is well-formed; else a new one."""
+        request_id = request.headers.get(b"x-request-id")
+        if request_id is None or len(request_id) > 128 or not _ID_CHARACTERS.issuperset(request_id):
+            return b"%b-%x" % (self._id_prefix, next(self._ids))
         return request_id
 
     def _wait(self, work: float) -> float:
@@ -312,6 +324,8 @@ class App:
             head += b"www-authenticate: Bearer\r\n"
         elif status == 405:
             head += b"allow: POST\r\n"
+        elif status == 429:
+            head += _RETRY
         body = _problem(status, detail, field=field, request_id=request_id)
         connection.respond(request, status, body, _PROBLEM, head)
         latency = (clock() - request.at) * 1000
@@ -328,10 +342,6 @@ class App:
             ready = not self.draining
             connection.respond(request, 200 if ready else 503, b"ready\n" if ready else b"draining\n", b"text/plain")
             return
-        if self._tokens and not self._let_in(request.headers.get(b"authorization", b"")):
-            body = _problem(401, "a bearer token is needed")
-            connection.respond(request, 401, body, _PROBLEM, b"www-authenticate: Bearer\r\n")
-            return
         if path not in self._pages:
             known = b", ".join([*self._pages, b"/v1/predict", b"/livez", b"/readyz"]).decode()
             connection.respond(request, 404, _problem(404, f"nothing is here; there are {known}"), _PROBLEM)
@@ -341,15 +351,10 @@ class App:
             content_type, page = self._pages[path]
             connection.respond(request, 200, page() if callable(page) else page, content_type)
 
-    def _let_in(self, authorization: bytes) -> bool:
-        given = authorization[7:] if authorization[:7].lower() == b"bearer " else b""
-        # Every token is compared, in constant time: how long it takes tells nothing.
-        return bool(sum([hmac.compare_digest(given, token) for token in self._tokens]))
-
     # -- Pages ---------------------------------------------------------------------------------------------------
     def _static_pages(self, bento: Path) -> Pages:
         manifest, config = self.manifest, self.config
-        description = schema.openapi(manifest, config.version or config.release)
+        description = schema.openapi(manifest, config.version or config.release, needs_token=not config.allow_anonymous)
         card = bento / "src" / manifest.card
         version = {
             "model": manifest.model,
@@ -402,37 +407,19 @@ class App:
 
     # -- Now and then --------------------------------------------------------------------------------------------
     def tick(self) -> None:
-        """Housekeeping, twice a second: show the numbers, hand logs to the scribe."""
+        """Housekeeping, twice a second: read the tokens, show the numbers, hand logs to the scribe."""
+        if self._tokens is not None:
+            self._tokens.refresh()
         self._counters.saturation(self._saturation())
         self._peak = self._queued
         if self._log is not None:
             self._log.flush()
             self._counters.row[metrics.DROPPED] = self._log.dropped
         self._counters.share()
-        self.read_tokens()
         self._scribe.kick()
 
     def _saturation(self) -> float:
         return min(1.0, self._wait(self._peak) / self._limit)
-
-    def read_tokens(self) -> None:
-        """Take the tokens from their file, if it changed. A file that cannot be read leaves those there were."""
-        path = self.config.token_file
-        if path is None:
-            return
-        try:
-            changed = path.stat().st_mtime_ns
-            if changed == self._tokens_read:
-                return
-            tokens = [text.strip() for text in path.read_bytes().splitlines() if text.strip()]
-        except OSError as error:
-            if not self._tokens:
-                raise
-            self._scribe.add(line("error", "the token file cannot be read", path=str(path), error=str(error)))
-            return
-        self._tokens_read = changed
-        if tokens:
-            self._tokens = tokens
 
     @property
     def idle(self) -> bool:
@@ -457,7 +444,18 @@ class App:
 
 def listener(app: App) -> Listener:
     """The factory of connections for `app`."""
-    return Listener(app.handle, app.refusal, app.config.max_body_bytes)
+    return Listener(app, app.config.max_body_bytes)
+
+
+def _tokens(config: Config, scribe: Scribe) -> TokenFile | None:
+    """The tokens that are let in; None if everyone is, which `allow_anonymous` alone decides."""
+    if config.allow_anonymous:
+        if config.token_file is not None:
+            scribe.say("warning", "everyone is let in: the token file is not used", path=str(config.token_file))
+        return None
+    if config.token_file is None:
+        raise ModelworksError("access needs a token file, or allow_anonymous to let everyone in")
+    return TokenFile(config.token_file, scribe.say)
 
 
 def tick_seconds() -> float:

@@ -23,6 +23,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     pod: str = "pod"
     port: int = contract.DEFAULT_PORT
+    allow_anonymous: bool = False
     token_file: Path | None = None
     trusted_keys: Path | None = None
     prediction_log: str = ""
@@ -51,7 +52,8 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         ModelworksError: A variable is missing or is not what it should be.
     """
     tokens = environ.get(contract.ENV_TOKEN_FILE)
-    if not tokens and not _flag(environ, contract.ENV_ALLOW_ANONYMOUS):
+    allow_anonymous = _flag(environ, contract.ENV_ALLOW_ANONYMOUS)
+    if not tokens and not allow_anonymous:
         raise ModelworksError(
             f"neither {contract.ENV_TOKEN_FILE} nor {contract.ENV_ALLOW_ANONYMOUS} is set",
             fix="Access is closed by default: name a file with bearer tokens, or set "
@@ -80,6 +82,7 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         host=environ.get(contract.ENV_POD_IP, "127.0.0.1"),
         pod=environ.get(contract.ENV_POD_NAME) or environ.get("HOSTNAME") or "pod",
         port=int(_number(environ, contract.ENV_PORT, contract.DEFAULT_PORT, 1, 65535)),
+        allow_anonymous=allow_anonymous,
         token_file=Path(tokens) if tokens else None,
         trusted_keys=Path(keys) if keys else None,
         prediction_log=log.rstrip("/"),

@@ -33,8 +33,7 @@ class CustomApp(App):
         super().__init__(config, manifest, service, *rest, **more)
         self._pool = ThreadPoolExecutor(service.facts.concurrency, thread_name_prefix="ask")
 
-    def handle(self, request: Request, connection: Connection) -> None:
-        """Answer a request; see `http.Handler`."""
+    def _route(self, request: Request, connection: Connection) -> None:
         if request.path.decode("latin-1") in self._service.facts.others and request.path not in self._pages:
             request_id = self._admit(request, connection)
             if request_id is not None:
@@ -42,7 +41,7 @@ class CustomApp(App):
         elif request.path == b"/readyz" and not self.draining and not self._service.ready:
             connection.respond(request, 503, b"the service is not ready\n", b"text/plain")
         else:
-            super().handle(request, connection)
+            super()._route(request, connection)
 
     def _drain(self) -> None:
         """Hand what waits to the service, up to what it takes at once."""

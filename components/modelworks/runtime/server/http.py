@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 
 MAX_HEAD_BYTES = 32 << 10
-"""Largest request line and headers together."""
+"""Largest request line, headers and trailers together, with what frames the chunks of a body."""
 MAX_CONNECTIONS = 4096
 """Most connections of one process."""
 MAX_PIPELINED = 64
@@ -30,20 +29,40 @@ IDLE_SECONDS = 75.0
 to close (docs.aws.amazon.com, Application Load Balancers, connection idle timeout)."""
 WRITE_SECONDS = 20.0
 """How long a client may leave an answer unread."""
+LINGER_SECONDS = 5.0
+"""How long what a refused client still sends is read and dropped. Closing at once would reset the connection, and with
+it the answer that the client has yet to read (RFC 9112, section 9.6)."""
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NOTED = frozenset({b"authorization", b"content-type", b"x-request-id", b"traceparent", b"tracestate"})
+_FRAMING = 8
+"""Most bytes of framing for a byte of the body: a chunk of one byte has five."""
 
 clock = time.perf_counter
 
 
-class Request:
-    """One request, complete."""
+class Refusal(NamedTuple):
+    """Why a request gets an error for its answer."""
 
-    __slots__ = ("at", "body", "headers", "keep_alive", "method", "path")
+    status: int
+    reason: str
+
+
+class Request:
+    """One request: complete, unless it is refused."""
+
+    __slots__ = ("at", "body", "headers", "keep_alive", "method", "path", "refusal")
 
     def __init__(
-        self, method: bytes, path: bytes, headers: dict[bytes, bytes], body: bytes, at: float, *, keep_alive: bool
+        self,
+        method: bytes,
+        path: bytes,
+        headers: dict[bytes, bytes],
+        body: bytes = b"",
+        at: float = 0.0,
+        *,
+        keep_alive: bool,
+        refusal: Refusal | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -52,25 +71,32 @@ class Request:
         """Those of `_NOTED`, names in lower case."""
         self.body = body
         self.at = at
-        """When its first byte was read, on `clock`."""
+        """When it was complete, on `clock`: the time that a client takes to send it is not part of the latency."""
         self.keep_alive = keep_alive
+        self.refusal = refusal
+        """Set when its head or its form is reason enough to refuse it. Its body was not read."""
 
 
-Handler = Callable[[Request, "Connection"], None]
-"""Answers a request through `Connection.respond`, now or later, exactly once."""
+class Door(Protocol):
+    """Answers requests."""
+
+    def check_access(self, request: Request) -> Refusal | None:
+        """Why the request is refused, judged by its head alone; None if it is not."""
+
+    def handle(self, request: Request, connection: Connection) -> None:
+        """Answer through `Connection.respond`, now or later, exactly once."""
 
 
 class Listener:
-    """State that connections share: limits, the handler, and the time of day as a header.
+    """State that connections share: limits, the door, and the time of day as a header.
 
     Args:
-        handler: Answers requests.
-        refuse: Makes the body of an answer to a request that is not well-formed: status and reason to bytes.
+        door: Answers requests.
         max_body_bytes: Largest body.
     """
 
-    def __init__(self, handler: Handler, refuse: Callable[[int, str], bytes], max_body_bytes: int) -> None:
-        self.handler, self.refuse, self.max_body_bytes = handler, refuse, max_body_bytes
+    def __init__(self, door: Door, max_body_bytes: int) -> None:
+        self.check_access, self.handle, self.max_body_bytes = door.check_access, door.handle, max_body_bytes
         self.connections: set[Connection] = set()
         self.closing = False
         """Set while the server drains: each answer is the last of its connection."""
@@ -95,41 +121,54 @@ class Listener:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection."""
+    """One client's connection. One request at a time is answered; those that follow it wait in a backlog."""
 
     __slots__ = (
-        "_at",
+        "_answered",
         "_backlog",
+        "_began",
         "_body",
         "_busy",
-        "_head_bytes",
+        "_closing_since",
+        "_dropping",
+        "_eof",
+        "_expects",
+        "_feeding",
         "_headers",
         "_in_head",
-        "_keep_alive",
         "_listener",
         "_parser",
         "_paused",
         "_receiving",
+        "_request",
         "_rest_since",
         "_size",
         "_stuck_since",
+        "_too_large",
         "_transport",
         "_url",
+        "_wire",
     )
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: Any = None
-        self._busy = self._receiving = self._paused = False
+        self._busy = self._receiving = self._paused = self._eof = False
+        self._feeding = self._answered = self._dropping = False
         self._in_head = True
-        self._keep_alive = True
+        self._expects = self._too_large = False
         self._backlog: deque[Request] = deque()
-        self._head_bytes = self._size = 0
+        self._wire = self._size = 0
+        """Bytes that the message took so far, and those of them that are its body."""
         self._url, self._body = b"", b""
         self._headers: dict[bytes, bytes] = {}
-        self._at = self._rest_since = clock()
+        self._request: Request | None = None
+        """The one whose body is being received."""
+        self._began = self._rest_since = clock()
         self._stuck_since = 0.0
+        self._closing_since = 0.0
+        """When the last answer was given; what comes after is dropped."""
 
     # -- From the event loop -------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -146,26 +185,31 @@ class Connection(asyncio.Protocol):
         self._parser = None
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        if self._parser is None:
+            return  # the connection is over; see `_refuse` and `_close`
+        self._wire += len(data)
+        self._feeding = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # see on_headers_complete
-        except _Refused as refused:
-            self._refuse(*refused.args)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(*(cause.args if isinstance(cause, _Refused) else (400, "the request is not well-formed")))
         except httptools.HttpParserError:
             self._refuse(400, "the request is not well-formed HTTP/1.1")
         else:
-            if self._in_head and self._receiving and self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the headers are larger than {MAX_HEAD_BYTES} bytes")
+            if self._receiving and self._wire - (1 + _FRAMING) * self._size > MAX_HEAD_BYTES:
+                self._refuse(431, f"headers, trailers and chunk headers take more than {MAX_HEAD_BYTES} bytes")
+        self._feeding = False
+        if self._answered:
+            self._answered = False
+            self._next()
 
     def eof_received(self) -> bool:
-        # A client may close its sending side and still read the answer.
-        return self._busy
+        # A client may close its sending side and still read the answers that are due.
+        self._eof = True
+        return self._busy and not self._closing_since
 
     def pause_writing(self) -> None:
         self._stuck_since = clock()
@@ -173,12 +217,16 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._stuck_since = 0.0
-        self._resume()
+        if len(self._backlog) <= MAX_PIPELINED:
+            self._resume()
 
     # -- From the parser -----------------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
-        self._at = clock()
+        if self._parser is None:
+            raise _Refused(400, "the connection is over")
+        self._began = clock()
         self._receiving = self._in_head = True
+        self._expects = self._too_large = self._dropping = False
         self._url, self._body, self._size = b"", b"", 0
         self._headers = {}
 
@@ -186,28 +234,46 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer is no header (RFC 9110, section 6.5.1)
         name = name.lower()
         if name in _NOTED:
+            if name == b"authorization" and name in self._headers:
+                raise _Refused(400, "authorization is there more than once")
             self._headers[name] = value
         elif name == b"content-length":
-            if len(value) > 18 or int(value) > self._listener.max_body_bytes:
-                raise _Refused(413, f"the body is larger than {self._listener.max_body_bytes} bytes")
-        elif name == b"expect" and value.lower() == b"100-continue" and not self._busy:
-            self._headers[name] = value
+            self._too_large = len(value) > 18 or int(value) > self._listener.max_body_bytes
+        elif name == b"expect":
+            self._expects = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
-        if self._parser.should_upgrade():
-            # We speak nothing else, so the request is answered as it is, and nothing after it can be read.
-            self._keep_alive = False
-        if b"expect" in self._headers:
+        parser, path = self._parser, self._url
+        if b"?" in path:
+            path = path[: path.index(b"?")]
+        # We speak nothing else, so an upgrade is answered as it is, and nothing after it can be read.
+        keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        request = Request(parser.get_method(), path, self._headers, keep_alive=keep_alive)
+        refusal = self._listener.check_access(request)
+        if refusal is not None:
+            # A client that waits for 100 Continue may now send the body or leave it out.
+            request.keep_alive = keep_alive and not self._expects and not self._too_large
+            request.refusal, request.at = refusal, clock()
+            self._dropping = True
+            self._take(request)
+            return
+        if self._too_large:
+            raise _Refused(413, f"the body is larger than {self._listener.max_body_bytes} bytes")
+        self._request = request
+        if self._expects and not self._busy:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
         if self._size > self._listener.max_body_bytes:
             raise _Refused(413, f"the body is larger than {self._listener.max_body_bytes} bytes")
+        if self._dropping:
+            return
         if not self._body:
             self._body = body
         elif isinstance(self._body, bytearray):
@@ -218,26 +284,14 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._receiving = False
         self._in_head = True
-        parser = self._parser
-        path = self._url
-        if b"?" in path:
-            path = path[: path.index(b"?")]
-        body = self._body
-        request = Request(
-            parser.get_method(),
-            path,
-            self._headers,
-            body if type(body) is bytes else bytes(body),
-            self._at,
-            keep_alive=parser.should_keep_alive() and self._keep_alive,
-        )
-        if self._busy:
-            self._backlog.append(request)
-            if len(self._backlog) > MAX_PIPELINED:
-                self._pause()
-        else:
-            self._busy = True
-            self._listener.handler(request, self)
+        self._wire = 0
+        request, body = self._request, self._body
+        if self._dropping or request is None:
+            return
+        self._request, self._body = None, b""
+        request.body = body if type(body) is bytes else bytes(body)
+        request.at = clock()
+        self._take(request)
 
     # -- From the handler ----------------------------------------------------------------------------------------
     def respond(
@@ -247,8 +301,6 @@ class Connection(asyncio.Protocol):
         body: bytes,
         content_type: bytes = b"application/json",
         headers: bytes = b"",
-        *,
-        close: bool = False,
     ) -> None:
         """Answer `request`.
 
@@ -258,13 +310,12 @@ class Connection(asyncio.Protocol):
             body: Of the answer.
             content_type: Of the body.
             headers: Further header lines, each ended by CRLF.
-            close: Whether the connection ends with this answer.
         """
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         listener = self._listener
-        keep = request.keep_alive and not close and not listener.closing
+        keep = request.keep_alive and not listener.closing and not (self._eof and not self._backlog)
         transport.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b%b\r\n%b"
             % (
@@ -279,52 +330,75 @@ class Connection(asyncio.Protocol):
             )
         )
         if not keep:
-            transport.close()
-            return
-        self._busy = False
-        if self._backlog:
-            # Not from here: a long pipeline would become a deep stack.
-            self._busy = True
-            asyncio.get_running_loop().call_soon(self._next)
+            self._close()
+        elif self._feeding:
+            self._answered = True  # the rest of this packet is parsed first
         else:
-            self._rest_since = clock()
+            self._next()
+
+    # -- Within --------------------------------------------------------------------------------------------------
+    def _take(self, request: Request) -> None:
+        """Hand a request on, or let it wait for the one before it."""
+        if self._busy:
+            self._backlog.append(request)
+            if len(self._backlog) > MAX_PIPELINED:
+                self._pause()
+        else:
+            self._busy = True
+            self._listener.handle(request, self)
 
     def _next(self) -> None:
+        """Go on to what waits, now that the connection's last request is answered."""
+        if self._backlog:
+            # Not from here: a long pipeline would become a deep stack, and keep everybody else waiting.
+            asyncio.get_running_loop().call_soon(self._handle_next)
+        else:
+            self._busy = False
+            self._rest_since = clock()
+
+    def _handle_next(self) -> None:
         if self._transport is not None and self._backlog:
             request = self._backlog.popleft()
             if not self._backlog and not self._stuck_since:
                 self._resume()
-            self._listener.handler(request, self)
+            self._listener.handle(request, self)
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Send the error and close: later bytes of this connection cannot be trusted."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        """Answer with an error after what is due, and read no more: what follows here cannot be trusted."""
+        if self._transport is None or self._parser is None:
             return
-        if not self._busy:  # an answer that is still due comes first; then this client gets none
-            body = self._listener.refuse(status, reason)
-            transport.write(
-                b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n%b"
-                b"connection: close\r\n%b\r\n%b"
-                % (
-                    status,
-                    _REASONS[status],
-                    len(body),
-                    self._listener.date,
-                    b"retry-after: 1\r\n" if status == 429 else b"",
-                    body,
-                )
-            )
-        transport.close()
+        self._parser = None
+        self._receiving = False
+        if not self._dropping:
+            self._take(Request(b"", b"", {}, at=clock(), keep_alive=False, refusal=Refusal(status, reason)))
+        elif self._backlog:
+            self._backlog[-1].keep_alive = False  # it is the one whose body breaks the rules, and waits for its answer
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """End the connection after the last answer; what the client still sends is dropped until it has read that."""
+        self._backlog.clear()
+        whole = self._parser is not None and not self._receiving and not self._feeding
+        self._parser = None
+        if whole or self._eof or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._closing_since = clock()
+        self._transport.write_eof()
+        self._resume()
 
     # -- From the listener ---------------------------------------------------------------------------------------
     def check(self, now: float) -> None:
         """Cut the client off if it takes too long."""
         if self._transport is None:
             return
-        if self._stuck_since and now - self._stuck_since > WRITE_SECONDS:
+        if self._closing_since:
+            if now - self._closing_since > LINGER_SECONDS:
+                self._transport.abort()
+        elif self._stuck_since and now - self._stuck_since > WRITE_SECONDS:
             self._transport.abort()
-        elif self._receiving and now - self._at > RECEIVE_SECONDS:
+        elif self._receiving and now - self._began > RECEIVE_SECONDS:
             self._refuse(408, f"the request was not complete after {RECEIVE_SECONDS:g} seconds")
         elif not self._busy and not self._receiving and now - self._rest_since > IDLE_SECONDS:
             self._transport.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from modelworks.laptop.providers.plugin import Plugin, decoded
@@ -26,8 +25,8 @@ RECORDED_NOT_EMULATED: Mapping[str, str] = {
 """Resources that the emulator stores without acting on them, by type. `modelworks laptop status` shows it."""
 
 
-def plugin(facts: Mapping[str, Any], folder: Path) -> Plugin:  # noqa: ARG001  each provider's module has this signature
-    """The plugin of one environment, from its facts (`aws_port`, `region`) and folder."""
+def plugin(facts: Mapping[str, Any]) -> Plugin:
+    """The plugin of one environment, from its facts (`aws_port`, `region`)."""
     return plugin_at(f"http://127.0.0.1:{facts['aws_port']}", facts["region"])
 
 

@@ -1,0 +1,175 @@
+"""A model project as files: what counts in a run, what the run keeps, and what is sent to an environment.
+
+These three are one: the files of the model's folder, and the lock above it. Hidden files, caches, tests and the
+`README.md` are left out: they do not make the model. A copy is a folder with `uv.lock` and one model below `models/`.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from modelworks._files import digest_of_facts, digest_of_file
+from modelworks.contract import Digest
+from modelworks.errors import ModelworksError
+
+LOCK = "uv.lock"
+MAX_BYTES = 100_000_000
+"""A model project is code and small files beside it; what is larger is data, which has a store of its own."""
+_PACKAGES = {"site-packages", "dist-packages"}
+
+
+def source_files(folder: Path) -> list[Path]:
+    """The files of a model project, sorted: all in its folder but hidden files, caches, tests and `README.md`."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix())
+        if (path.is_symlink() or not path.is_dir()) and _counts(path.relative_to(folder))
+    ]
+
+
+def _counts(path: Path) -> bool:
+    if any(part.startswith(".") or part in {"__pycache__", "tests"} for part in path.parts):
+        return False
+    if path == Path("README.md"):
+        return False  # it may show the card of a run, which would be another run then
+    return not (path.suffix == ".py" and (path.name.startswith("test_") or path.name == "conftest.py"))
+
+
+def code_digest(folder: Path) -> Digest:
+    """The digest of a project's files."""
+    return digest_of_facts(_digests(folder))
+
+
+def changed_files(folder: Path, other: Path) -> list[str]:
+    """Names of the files that are in only one of two projects, or differ."""
+    one, two = _digests(folder), _digests(other)
+    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): digest_of_file(path) for path in source_files(folder)}
+
+
+def lock_file(start: Path) -> Path | None:
+    """The nearest `uv.lock` from `start` upwards, if there is one."""
+    return next((folder / LOCK for folder in (start, *start.parents) if (folder / LOCK).is_file()), None)
+
+
+def copy_project(folder: Path, into: Path) -> Path:
+    """Copy a project and its lock, and return the copy's `model.py`.
+
+    Args:
+        folder: The project's.
+        into: A folder, made if it is missing.
+
+    Raises:
+        ModelworksError: The project is too large, or holds links.
+    """
+    files = source_files(folder)
+    if links := [path for path in files if path.is_symlink() or not path.is_file()]:
+        raise ModelworksError(
+            f"{links[0]} is neither a file nor a folder, and a model project holds nothing else",
+            fix="Put the file itself there, or let data.load fetch it.",
+        )
+    size = sum(path.stat().st_size for path in files)
+    if size > MAX_BYTES:
+        raise ModelworksError(
+            f"{folder} holds {size / 1e6:.0f} MB, and a run keeps a project of up to {MAX_BYTES / 1e6:.0f} MB",
+            fix="Keep data out of it: let data.load fetch it.",
+        )
+    copy = into / "models" / folder.name
+    for path in files:
+        target = copy / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    if lock := lock_file(folder):
+        shutil.copyfile(lock, into / LOCK)
+    return copy / "model.py"
+
+
+def model_file(root: Path) -> Path:
+    """The `model.py` of a copied project.
+
+    Raises:
+        ModelworksError: It is not there, or not the only one.
+    """
+    models = sorted(root.glob("models/*/model.py"))
+    if len(models) != 1:
+        raise ModelworksError(f"{root} holds {len(models)} models, not one")
+    return models[0]
+
+
+def keep_project(copy: Path, root: Path) -> None:
+    """Have the copied project at `root`, whole or not at all; one with the same files is left as it is.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
+    """
+    code = code_digest(model_file(copy).parent)
+    kept = sorted(root.glob("models/*/model.py"))
+    if len(kept) == 1 and code_digest(kept[0].parent) == code and (root / LOCK).is_file():
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
+        whole = shutil.copytree(copy, Path(scratch) / root.name)
+        shutil.rmtree(root, ignore_errors=True)
+        whole.rename(root)
+
+
+# -- What a project imports ------------------------------------------------------------------------------------------
+def imports(folder: Path) -> dict[str, str]:
+    """Top-level names of the modules that a project's code imports, wherever in it, each with its file and line."""
+    found: dict[str, str] = {}
+    for path in source_files(folder):
+        for name, line in _imports(path) if path.suffix == ".py" else ():
+            found.setdefault(name, f"{path}:{line}")
+    return found
+
+
+def _imports(path: Path) -> list[tuple[str, int]]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return []  # whoever imports it is shown the error
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(each.name.partition(".")[0], node.lineno) for each in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.append((node.module.partition(".")[0], node.lineno))
+    return found
+
+
+def refuse_imports_from_outside(folder: Path, before: Collection[str]) -> None:
+    """Refuse a project whose code lies elsewhere too: neither its digest nor its run would have that code.
+
+    Args:
+        folder: The project's.
+        before: Names of the modules that were imported before the project's.
+
+    Raises:
+        ModelworksError: A module was imported that is neither the project's nor Python's, a package's or ours.
+    """
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name in before or not file or _belongs(Path(file), folder):
+            continue
+        top = name.partition(".")[0]
+        where = imports(folder).get(top, str(folder / "model.py"))
+        raise ModelworksError(
+            f"{where}: {name} is imported from {file}, which is not in the model's folder: no run would keep it",
+            fix="Move it into the folder of model.py (`from .features import x`), or install it as a package of "
+            "uv.lock that is not editable.",
+        )
+
+
+def _belongs(file: Path, folder: Path) -> bool:
+    library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    ours = Path(__file__).parents[1]
+    return bool(_PACKAGES & set(file.parts)) or any(file.is_relative_to(each) for each in (folder, ours, *library))
