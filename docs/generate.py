@@ -174,7 +174,12 @@ class _Echo(pulumi.runtime.Mocks):
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         del args  # only ever asked who calls, and where
-        return {"accountId": "000000000000", "arn": "arn:aws:iam::000000000000:user/you", "partition": "aws"}
+        return {
+            "accountId": "000000000000",
+            "arn": "arn:aws:iam::000000000000:user/you",
+            "partition": "aws",
+            "region": "eu-central-1",
+        }
 
 
 def _resources(component: str, example: Path) -> list[tuple[str, str, str]]:
@@ -202,6 +207,7 @@ def _evaluated(component: str, example: Path) -> pulumi.ComponentResource:
 def _under_mocks(component: str, example: Path, project: str, config: Mapping[str, Any]) -> pulumi.ComponentResource:
     pulumi.runtime.settings.ROOT.set(None)
     pulumi.runtime.set_mocks(_Echo(), project=project, stack="local", preview=False)
+    pulumi.runtime.settings.SETTINGS.root_directory = str(example)
     pulumi.runtime.set_all_config({k: v if isinstance(v, str) else json.dumps(v) for k, v in config.items()}, [])
     declared: dict[str, Any] = {}
 

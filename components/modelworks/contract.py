@@ -27,11 +27,15 @@ METRIC_PREDICTION = "prediction"
 """The prediction itself (a score or a value), for its distribution."""
 METRIC_RUN_FAILED = "run_failed"
 """1 for a training run that failed, 0 for one that did not."""
+METRIC_FEATURE_LAG = "feature_lag"
+"""Seconds from the end of the history that a feature view's online values cover to now."""
 
 DIMENSION_ENVIRONMENT = "environment"
 DIMENSION_MODEL = "model"
 DIMENSION_VERSION = "version"
 """The release's digest, shortened by `short_digest`. Every metric is published with and without it."""
+DIMENSION_VIEW = "view"
+"""Name of a feature view."""
 
 
 # -- Identities ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pulumi.runtime.config import CONFIG, is_config_secret
 
 from modelworks._git import git
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import read_manifest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -179,6 +180,22 @@ def commit() -> str:
 def secret(value: str | None) -> pulumi.Output[str] | None:
     """`value` as the engine keeps secrets: encrypted in the state, masked in every output."""
     return None if value is None else pulumi.Output.secret(value)
+
+
+def feature_views(project: Path | None = None) -> list[Any]:
+    """The feature views of the committed manifest, as `FeatureStore` takes them; none where there is no manifest.
+
+    Args:
+        project: Folder of the project. Default: that of the program's `Pulumi.yaml`.
+
+    Raises:
+        ModelworksError: The manifest is damaged.
+    """
+    manifest = read_manifest(project or Path(pulumi.runtime.get_root_directory()))
+    return [
+        {"name": name, "columns": view.columns, "path": view.path, "online": view.online}
+        for name, view in manifest.views.items()
+    ]
 
 
 def lock_image(name: str) -> str:

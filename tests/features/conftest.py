@@ -2,12 +2,26 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import boto3
 import polars as pl
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Int64
+from moto import mock_aws
 
 AIRCRAFT = Entity(name="aircraft", join_keys=["tail"], value_type=ValueType.STRING)
+
+
+@pytest.fixture(scope="module")
+def aws():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        with mock_aws():
+            yield boto3.client("dynamodb")
 
 
 @pytest.fixture

@@ -85,3 +85,16 @@ def test_accounts_are_never_shared_between_stacks():
 def test_prod_is_refused_with_credentials_of_dev():
     with pytest.raises(ModelworksError, match="pinned to account 333333333333"):
         evaluated("prod", account="111111111111")
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_a_line_of_the_settings_declares_a_feature_store(stack):
+    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
+    declared = evaluated(stack, **{"modelworks:settings": {**settings, "features": {"query_limit_gib": 5}}})
+    assert "aws:athena/workgroup:Workgroup" in {token for token, _ in declared.resources}
+    assert set(evaluated(stack).all("aws:athena/workgroup:Workgroup")) == set()
+    configuration = declared.one("aws:athena/workgroup:Workgroup")["configuration"]
+    assert configuration["bytesScannedCutoffPerQuery"] == 5 * 1024**3
+    protected = declared.requests()
+    bucket = next(request for urn, request in protected.items() if urn.endswith("::features-store"))
+    assert bool(bucket.get("protect")) == (stack != "local")

@@ -40,6 +40,16 @@ def publish_metrics() -> dict[str, Any]:
     )
 
 
+def account_decides(account_id: str, partition: str) -> dict[str, Any]:
+    """The statement by which a role trusts those that the IAM policies of its own account allow to assume it."""
+    return {
+        "Sid": "AccountDecidesByIam",
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:{partition}:iam::{account_id}:root"},
+        "Action": "sts:AssumeRole",
+    }
+
+
 def policy_document(statements: Sequence[Mapping[str, Any]]) -> str:
     """A policy document of these statements, with its keys in a fixed order."""
     return json.dumps({"Version": "2012-10-17", "Statement": [dict(item) for item in statements]}, sort_keys=True)

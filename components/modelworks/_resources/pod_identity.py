@@ -44,7 +44,7 @@ def pod_identity(
     # The account's name is stated, because the role trusts it before the account is there.
     trust = pulumi.Output.all(
         args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], metadata["namespace"]
-    ).apply(lambda found: policy_document([_trust(name, *found)]))
+    ).apply(lambda found: policy_document([service_account_trust(name, *found)]))
     policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"]).apply(
         lambda arns: policy_document(permissions(*arns))
     )
@@ -62,7 +62,10 @@ def pod_identity(
     return PodIdentity(account, role)
 
 
-def _trust(service_account: str, account_id: str, partition: str, issuer: str, namespace: str) -> dict[str, Any]:
+def service_account_trust(
+    service_account: str, account_id: str, partition: str, issuer: str, namespace: str
+) -> dict[str, Any]:
+    """The statement by which a role trusts a service account of a cluster."""
     return {
         "Effect": "Allow",
         "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},

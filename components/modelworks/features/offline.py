@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import polars as pl
@@ -30,13 +30,19 @@ from modelworks.errors import ModelworksError
 from modelworks.features import parquet
 from modelworks.features.point_in_time import Values, between, join_point_in_time
 
-EntityRows = pd.DataFrame | pa.Table | pl.DataFrame
+_BATCH_ROWS = 250_000
+"""Rows that are read together; a batch of wide rows takes some hundred MiB."""
+
+EntityRows: TypeAlias = pd.DataFrame | pa.Table | pl.DataFrame
 
 
 class PolarsOfflineStoreConfig(FeastConfigBaseModel):
     """`offline_store` of feature_store.yaml."""
 
     type: Literal["modelworks.features.offline.PolarsOfflineStore"] = "modelworks.features.offline.PolarsOfflineStore"
+
+    location: str | None = None
+    """Where sources with a relative path lie: a folder, or `s3://bucket/prefix`. Default: that of the definitions."""
 
 
 class PolarsRetrievalJob(RetrievalJob):
@@ -45,7 +51,7 @@ class PolarsRetrievalJob(RetrievalJob):
     def __init__(
         self,
         query: pl.LazyFrame,
-        repo_path: Path | None,
+        base: parquet.Base,
         *,
         on_demand: list[OnDemandFeatureView] | None = None,
         full_feature_names: bool = False,
@@ -53,7 +59,7 @@ class PolarsRetrievalJob(RetrievalJob):
     ) -> None:
         super().__init__()
         self._query = query
-        self._repo_path = repo_path
+        self._base = base
         self._on_demand = on_demand or []
         self._full_feature_names = full_feature_names
         self._metadata = metadata
@@ -81,15 +87,50 @@ class PolarsRetrievalJob(RetrievalJob):
     ) -> None:
         """Write the result, with its on-demand features, as a saved dataset."""
         source = parquet.parquet_source(storage.to_data_source())
-        if not allow_overwrite and parquet.exists(source, self._repo_path):
+        if not allow_overwrite and parquet.exists(source, self._base):
             raise SavedDatasetLocationAlreadyExists(location=source.path)
-        parquet.replace(self.to_arrow(timeout=timeout), source, self._repo_path)
+        parquet.replace(self.to_arrow(timeout=timeout), source, self._base)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 - Feast's interface
         return parquet.in_plain_types(self._query.collect(engine="streaming").to_arrow())
+
+
+class _NewestRetrievalJob(PolarsRetrievalJob):
+    """The newest row of each key, found with memory for the keys alone: the rows are read in batches."""
+
+    def __init__(self, rows: pl.LazyFrame, base: parquet.Base, keys: list[str], order: list[str]) -> None:
+        super().__init__(rows, base)
+        self._keys = keys
+        self._order = order
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 - Feast's interface
+        return parquet.in_plain_types(newest_of(self._query.drop_nulls(self._keys), self._keys, self._order).to_arrow())
+
+
+def newest_of(rows: pl.LazyFrame, keys: list[str], order: list[str]) -> pl.DataFrame:
+    """The row of each key that comes last in `order`; of equal ones the one that stands last.
+
+    Args:
+        rows: The rows, none of whose keys is null.
+        keys: Columns of the key.
+        order: Columns of the order, the most significant one first. A null comes before all.
+    """
+    newest = pl.DataFrame(schema=rows.collect_schema())
+    waiting: list[pl.DataFrame] = []
+    for batch in rows.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"):
+        waiting.append(batch)
+        # Reducing once as many rows wait as are kept makes the cost linear, and the memory twice the result.
+        if sum(map(len, waiting)) >= max(_BATCH_ROWS, len(newest)):
+            newest, waiting = _reduced([newest, *waiting], keys, order), []
+    return _reduced([newest, *waiting], keys, order)
+
+
+def _reduced(frames: list[pl.DataFrame], keys: list[str], order: list[str]) -> pl.DataFrame:
+    together = pl.concat(frames, rechunk=False)
+    return together.sort(order, nulls_last=False, maintain_order=True).unique(keys, keep="last", maintain_order=True)
 
 
 class PolarsOfflineStore(OfflineStore):
@@ -119,16 +160,14 @@ class PolarsOfflineStore(OfflineStore):
         time = _time_column(rows.schema)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         views, _ = features_by_view(feature_refs, feature_views, on_demand)
-        values = [
-            _values(view, names, config.repo_path, full_names=full_feature_names) for view, names in views.items()
-        ]
+        values = [_values(view, names, _base(config), full_names=full_feature_names) for view, names in views.items()]
         first, last = (
             moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else None
             for moment in (_in_utc(rows[time]).min(), _in_utc(rows[time]).max())
         )
         return PolarsRetrievalJob(
             join_point_in_time(rows, time, values, known_then=filter_by_created_timestamp),
-            config.repo_path,
+            _base(config),
             on_demand=on_demand,
             full_feature_names=full_feature_names,
             metadata=RetrievalMetadata(
@@ -151,15 +190,10 @@ class PolarsOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """The newest value of each key whose event time is from `start_date` to `end_date`, both included."""
-        values = between(parquet.scan(data_source, config.repo_path), timestamp_field, start_date, end_date)
+        values = between(parquet.scan(data_source, _base(config)), timestamp_field, start_date, end_date)
         rows = _columns(values, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         keys = join_key_columns or [DUMMY_ENTITY_ID]
-        newest = (
-            rows.drop_nulls(keys)
-            .sort(_order(timestamp_field, created_timestamp_column), nulls_last=False, maintain_order=True)
-            .unique(keys, keep="last", maintain_order=True)
-        )
-        return PolarsRetrievalJob(newest, config.repo_path)
+        return _NewestRetrievalJob(rows, _base(config), keys, _order(timestamp_field, created_timestamp_column))
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -173,9 +207,9 @@ class PolarsOfflineStore(OfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Every value whose event time is from `start_date` to `end_date`, both included."""
-        values = between(parquet.scan(data_source, config.repo_path), timestamp_field, start_date, end_date)
+        values = between(parquet.scan(data_source, _base(config)), timestamp_field, start_date, end_date)
         rows = _columns(values, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        return PolarsRetrievalJob(rows, config.repo_path)
+        return PolarsRetrievalJob(rows, _base(config))
 
     @staticmethod
     def offline_write_batch(
@@ -186,14 +220,14 @@ class PolarsOfflineStore(OfflineStore):
     ) -> None:
         """Add rows to the batch source of a view."""
         source = parquet.parquet_source(feature_view.batch_source)
-        if parquet.exists(source, config.repo_path):
-            stored = parquet.schema(source, config.repo_path).names
+        if parquet.exists(source, _base(config)):
+            stored = parquet.schema(source, _base(config)).names
             if set(stored) != set(table.column_names):
                 raise ModelworksError(
                     f"the source of feature view {feature_view.name!r} has the columns {', '.join(stored)}; "
                     f"the rows to write have {', '.join(table.column_names)}"
                 )
-        parquet.append(table, source, config.repo_path)
+        parquet.append(table, source, _base(config))
         if progress:
             progress(table.num_rows)
 
@@ -214,7 +248,7 @@ class PolarsOfflineStore(OfflineStore):
             )
         table = pq.read_table(data) if isinstance(data, Path) else data
         parquet.write_partitions(
-            table, destination.path, destination.s3_endpoint_override, destination.partition_by or [], config.repo_path
+            table, destination.path, destination.s3_endpoint_override, destination.partition_by or [], _base(config)
         )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:  # noqa: ARG002 - Feast's interface
@@ -227,7 +261,13 @@ class PolarsOfflineStore(OfflineStore):
     ) -> Iterable[tuple[str, str]]:
         """Each column of a source and its Arrow type. Feast's own reading of S3 ignores `AWS_ENDPOINT_URL`."""
         source = parquet.parquet_source(data_source)
-        return [(field.name, str(parquet.plain(field.type))) for field in parquet.schema(source, config.repo_path)]
+        return [(field.name, str(parquet.plain(field.type))) for field in parquet.schema(source, _base(config))]
+
+
+def _base(config: RepoConfig) -> parquet.Base:
+    """Where relative paths of sources begin."""
+    location: str | None = config.offline_store.location
+    return location or config.repo_path
 
 
 def _entity_rows(entity_df: EntityRows | str) -> pl.DataFrame:
@@ -264,7 +304,7 @@ def _in_utc(times: pl.Series) -> pl.Series:
     return times.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zoned else times.cast(pl.Datetime("us"))
 
 
-def _values(view: FeatureView, features: list[str], repo_path: Path | None, *, full_names: bool) -> Values:
+def _values(view: FeatureView, features: list[str], base: parquet.Base, *, full_names: bool) -> Values:
     """A view as the join takes it: names of the definition resolved to columns of its source."""
     source = parquet.parquet_source(view.batch_source)
     stored = {name: column for column, name in (source.field_mapping or {}).items()}
@@ -273,8 +313,8 @@ def _values(view: FeatureView, features: list[str], repo_path: Path | None, *, f
     keys = _keys(view)
     created = source.created_timestamp_column or None
     return Values(
-        view=view.projection.name_to_use(),
-        frame=parquet.scan(source, repo_path),
+        view=view.projection.name_to_use(),  # type: ignore[no-untyped-call]
+        frame=parquet.scan(source, base),
         keys={aliases.get(key, key): stored.get(key, key) for key in keys},
         features={f"{prefix}{name}": stored.get(name, name) for name in features},
         event_time=stored.get(source.timestamp_field, source.timestamp_field),

@@ -33,6 +33,7 @@ Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 _KEYS_PER_READ = 100  # DynamoDB's limit for BatchGetItem
 _OWNER = {"Key": "modelworks:created-by", "Value": "feast-apply"}
+_MARK = "modelworks:materialized"  # the id of an entity is hexadecimal, and so never this
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OFFSET = 10**18  # microseconds: makes the order of every datetime positive, so that it sorts as text
 
@@ -50,6 +51,9 @@ class DynamoDBOnlineStoreConfig(FeastConfigBaseModel):
 
     table_name_template: str = "{project}.{table_name}"
     """The name of a view's table."""
+
+    create_tables: bool = True
+    """Whether `apply` creates a missing table. False: it fails, because another owner such as Pulumi declares them."""
 
     consistent_reads: bool = False
     """Whether a read sees every write that ended before it, at twice the price."""
@@ -79,22 +83,60 @@ class _Read:
     length: int
 
 
+@dataclass(frozen=True)
+class Mark:
+    """How far a view was materialized, as its table holds it."""
+
+    until: datetime | None
+    """Up to and including this event time, its values were written; None if none ever was, or nobody knows."""
+
+    run: str | None
+    """A run that began and did not end: it is still at work, or it was interrupted."""
+
+
 class DynamoDBOnlineStore(OnlineStore):
-    """Reads and writes features in DynamoDB tables, one a view."""
+    """Reads and writes features in DynamoDB tables, one a view.
+
+    A table also holds one item that belongs to no entity: how far the view was materialized.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
-        """How often keys were left unread (`unprocessed`), a read `failed` for good, and a write was `older`."""
+        """How often keys were left unread (`unprocessed`), a read `failed` for good, a write was `older`, and a row was
+        `present` already."""
         self._connection: Any = None
 
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Written], progress: Callable[[int], Any] | None
     ) -> None:
         """Write each entity's newest row, unless the table holds a newer one."""
-        client, name = self._client(config), _table_name(config, table)
+        self._write(config, table, _newest_items(config, table, data))
+        if progress:
+            progress(len(data))
 
-        def write(item: dict[str, Any]) -> None:
+    def write_missing(self, config: RepoConfig, view: FeatureView, data: list[Written]) -> None:
+        """Write each entity's newest row, unless the table holds it already, or a newer one.
+
+        It reads before it writes, which costs less than a write: for what an interrupted run wrote in part.
+        """
+        name, items = _table_name(config, view), _newest_items(config, view, data)
+        keys = [(name, item["entity_id"]["S"]) for item in items]
+        stored: dict[tuple[str, str], dict[str, Any]] = {}
+        for start in range(0, len(keys), _KEYS_PER_READ):
+            stored |= self._batch(config, keys[start : start + _KEYS_PER_READ])
+        missing = [
+            item
+            for key, item in zip(keys, items, strict=True)
+            if stored.get(key, {}).get("version", {"S": ""})["S"] < item["version"]["S"]
+        ]
+        self.counts += Counter(present=len(items) - len(missing))
+        self._write(config, view, missing)
+
+    def _write(self, config: RepoConfig, view: FeatureView, items: list[dict[str, Any]]) -> None:
+        client, name = self._client(config), _table_name(config, view)
+
+        def is_older(item: dict[str, Any]) -> bool:
             try:
                 client.put_item(
                     TableName=name,
@@ -104,13 +146,59 @@ class DynamoDBOnlineStore(OnlineStore):
                     ExpressionAttributeValues={":version": item["version"]},
                 )
             except client.exceptions.ConditionalCheckFailedException:
-                self.counts["older"] += 1
+                return True
+            return False
 
         with ThreadPoolExecutor(config.online_store.write_threads) as pool:
-            for _ in pool.map(write, _newest_items(config, table, data)):
-                pass
-        if progress:
-            progress(len(data))
+            self.counts += Counter(older=sum(pool.map(is_older, items)))
+
+    def mark(self, config: RepoConfig, view: FeatureView) -> Mark:
+        """How far a view was materialized."""
+        key = {"entity_id": {"S": _MARK}}
+        found = self._client(config).get_item(TableName=_table_name(config, view), Key=key, ConsistentRead=True)
+        item = found.get("Item") or {}
+        until = item.get("until")
+        return Mark(datetime.fromisoformat(until["S"]) if until else None, item.get("run", {}).get("S"))
+
+    def begin(self, config: RepoConfig, view: FeatureView, run: str) -> Mark:
+        """Note that a run writes a view from now on; returns the mark of before."""
+        before = self.mark(config, view)
+        self._update_mark(config, view, "SET #run = :run", {"#run": "run"}, {":run": run})
+        return before
+
+    def finish(self, config: RepoConfig, view: FeatureView, run: str, until: datetime | None) -> None:
+        """Note that a run is over, and that a view is materialized until `until`, unless it is further already."""
+        if until:
+            text = until.astimezone(UTC).isoformat(timespec="microseconds")  # one form, so that it sorts as text
+            self._update_mark(
+                config, view, "SET #until = :until", {"#until": "until"}, {":until": text},
+                condition="attribute_not_exists(#until) OR #until < :until",
+            )  # fmt: skip
+        # Another run that began meanwhile is not over.
+        self._update_mark(config, view, "REMOVE #run", {"#run": "run"}, {":run": run}, condition="#run = :run")
+
+    def _update_mark(
+        self,
+        config: RepoConfig,
+        view: FeatureView,
+        update: str,
+        names: dict[str, str],
+        values: dict[str, str],
+        *,
+        condition: str | None = None,
+    ) -> None:
+        client = self._client(config)
+        try:
+            client.update_item(
+                TableName=_table_name(config, view),
+                Key={"entity_id": {"S": _MARK}},
+                UpdateExpression=update,
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues={name: {"S": value} for name, value in values.items()},
+                **({"ConditionExpression": condition} if condition else {}),
+            )
+        except client.exceptions.ConditionalCheckFailedException:
+            return  # it holds already what was to be reached, or more
 
     def online_read(
         self,
@@ -169,6 +257,11 @@ class DynamoDBOnlineStore(OnlineStore):
         for view in tables_to_keep:
             name = _table_name(config, view)
             if not _exists(client, name):
+                if not config.online_store.create_tables:
+                    raise ModelworksError(
+                        f"feature view {view.name!r} has no table {name}, and this store creates none",
+                        fix="Commit models/features.json with the view, and bring up the environment.",
+                    )
                 _create(client, name)
         self.teardown(config, tables_to_delete, [])
 

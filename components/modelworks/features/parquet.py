@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -21,17 +22,20 @@ from pyarrow import fs
 
 from modelworks.errors import ModelworksError
 
+Base: TypeAlias = Path | str | None
+"""Where relative paths begin: a folder, or `s3://bucket/prefix`."""
+
 _HIDDEN = (".", "_")  # what pyarrow and Spark skip in a folder, and so what a file being written is called
 
 
-def scan(source: DataSource, repo_path: Path | None) -> pl.LazyFrame:
+def scan(source: DataSource, base: Base) -> pl.LazyFrame:
     """The content of a file source, unread.
 
     Raises:
         ModelworksError: The source is no Parquet, or is not there.
     """
     file = parquet_source(source)
-    uri = _uri(file, repo_path)
+    uri = _uri(file, base)
     try:
         frame = pl.scan_parquet(
             f"{uri.rstrip('/')}/" if _is_folder(uri) else uri,
@@ -65,9 +69,9 @@ def parquet_source(source: DataSource | None) -> FileSource:
     return source
 
 
-def replace(table: pa.Table, source: FileSource, repo_path: Path | None) -> None:
+def replace(table: pa.Table, source: FileSource, base: Base) -> None:
     """Write `table` as the whole content of `source`."""
-    uri = _uri(source, repo_path)
+    uri = _uri(source, base)
     system, path = _file_system(source, uri)
     if _is_folder(uri):
         if system.get_file_info(path).type != fs.FileType.NotFound:
@@ -77,15 +81,15 @@ def replace(table: pa.Table, source: FileSource, repo_path: Path | None) -> None
         _write(table, system, path)
 
 
-def append(table: pa.Table, source: FileSource, repo_path: Path | None) -> None:
+def append(table: pa.Table, source: FileSource, base: Base) -> None:
     """Add the rows of `table` to `source`: a new file in a folder; a single file is rewritten with them at its end.
 
     Only a folder takes two writers at the same time.
     """
-    uri = _uri(source, repo_path)
+    uri = _uri(source, base)
     system, path = _file_system(source, uri)
     if system.get_file_info(path).type != fs.FileType.NotFound:
-        stored = schema(source, repo_path)
+        stored = schema(source, base)
         table = table.select(stored.names).cast(stored)
     if _is_folder(uri):
         _write(table, system, f"{path.rstrip('/')}/{_part_name()}")
@@ -95,9 +99,9 @@ def append(table: pa.Table, source: FileSource, repo_path: Path | None) -> None:
         _write(pa.concat_tables([pq.read_table(path, filesystem=system), table]), system, path)
 
 
-def schema(source: FileSource, repo_path: Path | None) -> pa.Schema:
+def schema(source: FileSource, base: Base) -> pa.Schema:
     """The columns of `source` as Arrow types them."""
-    system, path = _file_system(source, _uri(source, repo_path))
+    system, path = _file_system(source, _uri(source, base))
     return pq.ParquetDataset(path, filesystem=system).schema.remove_metadata()
 
 
@@ -121,10 +125,10 @@ def plain(dtype: pa.DataType) -> pa.DataType:
     return dtype
 
 
-def write_partitions(table: pa.Table, path: str, endpoint: str, columns: Sequence[str], repo_path: Path | None) -> None:
+def write_partitions(table: pa.Table, path: str, endpoint: str, columns: Sequence[str], base: Base) -> None:
     """Add `table` to the folder `path` as files of their own, in sub-folders by the values of `columns`."""
     source = FileSource(path=path, s3_endpoint_override=endpoint or None)
-    system, folder = _file_system(source, _uri(source, repo_path))
+    system, folder = _file_system(source, _uri(source, base))
     pq.write_to_dataset(
         table,
         folder,
@@ -135,9 +139,9 @@ def write_partitions(table: pa.Table, path: str, endpoint: str, columns: Sequenc
     )
 
 
-def exists(source: FileSource, repo_path: Path | None) -> bool:
+def exists(source: FileSource, base: Base) -> bool:
     """Whether there is a file or folder where `source` points."""
-    system, path = _file_system(source, _uri(source, repo_path))
+    system, path = _file_system(source, _uri(source, base))
     return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
 
@@ -160,8 +164,10 @@ def _part_name() -> str:
     return f"part-{uuid.uuid4().hex}.parquet"
 
 
-def _uri(source: FileSource, repo_path: Path | None) -> str:
-    return str(FileSource.get_uri_for_file_path(repo_path, source.path))
+def _uri(source: FileSource, base: Base) -> str:
+    if isinstance(base, str) and "://" in base and "://" not in source.path and not source.path.startswith("/"):
+        return f"{base.rstrip('/')}/{source.path}"  # a path of this machine would lose a slash
+    return str(FileSource.get_uri_for_file_path(base, source.path))
 
 
 def _is_folder(uri: str) -> bool:
