@@ -109,13 +109,15 @@ def _run(file: Path) -> Mapping[str, Any]:
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Let files below `folder` import each other, and forget them afterwards: the next project has files of its own."""
-    before = set(sys.modules)
+    before, writes_bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True  # every file of a model's folder counts in its runs
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        sys.dont_write_bytecode = writes_bytecode
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None) or next(
                 iter(getattr(sys.modules[name], "__path__", [])), ""

@@ -87,7 +87,7 @@ def materialize(
             f"the window ends at {end.isoformat()}, which is in the future",
             fix="A run would count values as materialized that are not there yet: end it now or before.",
         )
-    for view in _views(store, views):
+    for view in views_of(store, views):
         try:
             yield _materialize(store, view, start, end, lookback, publish)
         except (BotoCoreError, ClientError) as error:
@@ -104,7 +104,7 @@ def materialize(
 
 def lag(store: FeatureStore, view: FeatureView) -> float | None:
     """Seconds from the end of what is materialized of a view without a gap to now; None if there is no such end."""
-    return _lag(_online_store(store).mark(store.config, view))
+    return _lag(online_store_of(store).mark(store.config, view))
 
 
 def cloudwatch(client: Any, environment: str) -> Publish:
@@ -140,7 +140,7 @@ def _materialize(
     lookback: timedelta,
     publish: Publish,
 ) -> Materialized:
-    online, run = _online_store(store), uuid.uuid4().hex
+    online, run = online_store_of(store), uuid.uuid4().hex
     before = online.begin(store.config, view, run)
     first = _earlier(before.until, lookback) if start is None and before.until is not None else start or _BEGINNING
     read_from = _not_expired(view, first)
@@ -165,6 +165,11 @@ def _materialize(
     )
 
 
+def newest_rows(store: FeatureStore, view: FeatureView, until: datetime) -> Iterator[list[Any]]:
+    """The newest row of each entity up to `until` that has not expired, as the online store takes rows."""
+    return _newest(store, view, _not_expired(view, _BEGINNING), until)
+
+
 def _newest(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> Iterator[list[Any]]:
     """The newest row of each entity in the window, as the online store takes rows, some at a time."""
     if start > end:  # all of the window has expired
@@ -185,7 +190,8 @@ def _newest(store: FeatureStore, view: FeatureView, start: datetime, end: dateti
         yield _convert_arrow_to_proto(table.slice(offset, _ROWS_PER_WRITE).combine_chunks(), view, types)
 
 
-def _views(store: FeatureStore, names: Sequence[str]) -> list[FeatureView]:
+def views_of(store: FeatureStore, names: Sequence[str] = ()) -> list[FeatureView]:
+    """The online views of these names; without a name all of them. Raises ModelworksError if one is unknown."""
     known = {view.name: view for view in [*store.list_feature_views(), *store.list_stream_feature_views()]}
     if unknown := [name for name in names if name not in known]:
         raise ModelworksError(
@@ -197,7 +203,8 @@ def _views(store: FeatureStore, names: Sequence[str]) -> list[FeatureView]:
     return [known[name] for name in dict.fromkeys(names)] or [view for view in known.values() if view.online]
 
 
-def _online_store(store: FeatureStore) -> DynamoDBOnlineStore:
+def online_store_of(store: FeatureStore) -> DynamoDBOnlineStore:
+    """The online store of a feature store. Raises ModelworksError if it keeps no mark."""
     online = store._get_provider().online_store  # noqa: SLF001 - Feast has no public name for it
     if not isinstance(online, DynamoDBOnlineStore):
         raise ModelworksError(
