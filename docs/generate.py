@@ -203,6 +203,7 @@ def _evaluated(component: str, example: Path) -> pulumi.ComponentResource:
 def _under_mocks(component: str, example: Path, project: str, config: Mapping[str, Any]) -> pulumi.ComponentResource:
     pulumi.runtime.settings.ROOT.set(None)
     pulumi.runtime.set_mocks(_Echo(), project=project, stack="local", preview=False)
+    pulumi.runtime.settings.SETTINGS.root_directory = str(example)
     pulumi.runtime.set_all_config({k: v if isinstance(v, str) else json.dumps(v) for k, v in config.items()}, [])
     declared: dict[str, Any] = {}
 

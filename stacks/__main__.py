@@ -4,10 +4,11 @@ from typing import TypedDict
 
 import pulumi
 
-from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute
+from modelworks import Environment, FeatureStore, ModelEndpoint, ModelRegistry, TrainingCompute
 from modelworks.stack import (
     arguments,
     commit,
+    feature_views,
     lock_image,
     require_account,
     required_tags,
@@ -90,6 +91,20 @@ if settings.registry and settings.training:
         },
     )
     pulumi.export("training", training.place)
+
+if settings.features:
+    features = FeatureStore(
+        "features",
+        {
+            **on_the_ground,
+            **arguments(settings.features),
+            "environment": stack,
+            "alerts_topic_arn": environment.alerts_topic_arn,
+            "views": feature_views(),
+            "protect": settings.protect,
+        },
+    )
+    pulumi.export("features", features.place)
 
 # A Rollout is of a kind that comes with Argo.
 argo = environment.argo_rollouts

@@ -20,10 +20,12 @@ _GROUND = {
     "namespace": "modelworks-dev",
     "image": "registry.example/image@sha256:" + "0" * 64,
 }
+_STORE = {name: _GROUND[name] for name in ("account_id", "oidc_issuer", "key_arn")}
 _WATCHED = {"environment": "dev", "alerts_topic_arn": f"arn:aws:sns:eu-central-1:{ACCOUNT}:alerts"}
 
 SMALLEST: dict[str, dict[str, Any]] = {
     "Environment": {"account_id": ACCOUNT},
+    "FeatureStore": {**_STORE, **_WATCHED},
     "ModelEndpoint": {**_GROUND, **_WATCHED, "bundle_bucket": "store", "host": "churn.example.com"},
     "ModelRegistry": {**_GROUND, "host": "registry.example.com", "admin_password": "correct horse"},
     "TrainingCompute": {**_GROUND, **_WATCHED, "artifact_bucket": "artifacts"},
@@ -37,6 +39,10 @@ FULLEST: dict[str, dict[str, Any]] = {
         "install_argo_rollouts": True,
         "oidc_issuer": "oidc.example/id",
         "volume_driver": "ebs.csi.aws.com",
+    },
+    "FeatureStore": {
+        "views": [{"name": "weather", "columns": {"origin": "string"}, "path": "weather"}],
+        "readers": ["modelworks-dev/churn"],
     },
     "ModelEndpoint": {
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},

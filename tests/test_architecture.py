@@ -86,10 +86,11 @@ def test_the_contract_about_ml_libraries_names_every_component():
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
         ("from modelworks import Environment; from modelworks.stack import stack_config", ML),
         (
-            "from modelworks import Environment, ModelEndpoint, ModelRegistry, TrainingCompute",
+            "from modelworks import Environment, FeatureStore, ModelEndpoint, ModelRegistry, TrainingCompute",
             ["pulumi_kubernetes", "pydantic", "modelworks.settings", "modelworks.stack_config"],
         ),
         ("import modelworks.defaults", ["pulumi", "pydantic"]),
+        ("import modelworks.feature_manifest", ["pulumi", "pydantic", *ML]),
         ("from modelworks.stack_config import parse", ["pulumi", "ruamel.yaml", *ML]),
     ],
 )

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelworks.environment import Environment as Environment
+    from modelworks.feature_store import FeatureStore as FeatureStore
     from modelworks.model_endpoint import ModelEndpoint as ModelEndpoint
     from modelworks.model_registry import ModelRegistry as ModelRegistry
     from modelworks.training_compute import TrainingCompute as TrainingCompute
 
 _HOMES = {
     "Environment": "modelworks.environment",
+    "FeatureStore": "modelworks.feature_store",
     "ModelEndpoint": "modelworks.model_endpoint",
     "ModelRegistry": "modelworks.model_registry",
     "TrainingCompute": "modelworks.training_compute",
 }
 
-__all__ = ["Environment", "ModelEndpoint", "ModelRegistry", "TrainingCompute"]
+__all__ = ["Environment", "FeatureStore", "ModelEndpoint", "ModelRegistry", "TrainingCompute"]
 
 try:
     __version__ = version("modelworks")

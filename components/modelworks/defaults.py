@@ -31,6 +31,23 @@ REGISTRY: Final[Defaults] = {
     "noncurrent_days": 90,
     "protect": True,
 }
+FEATURES: Final[Defaults] = {
+    "project": None,
+    "views": [],
+    "readers": [],
+    "writers": [],
+    "materializers": [],
+    "maximum_lag_seconds": 86_400,
+    "query_limit_gib": 100,
+    "query_result_days": 7,
+    "noncurrent_days": 90,
+    "point_in_time_recovery": True,
+    "protect": True,
+}
+FEATURE_VIEW: Final[Defaults] = {
+    "path": None,
+    "online": True,
+}
 TRAINING: Final[Defaults] = {
     "cpu_millicores": 4000,
     "memory_mib": 16_384,
@@ -81,6 +98,8 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "BudgetArgs": BUDGET,
     "CanaryArgs": CANARY,
     "EnvironmentArgs": ENVIRONMENT,
+    "FeatureStoreArgs": FEATURES,
+    "FeatureViewArgs": FEATURE_VIEW,
     "LimitsArgs": LIMITS,
     "ModelEndpointArgs": ENDPOINT,
     "ModelRegistryArgs": REGISTRY,

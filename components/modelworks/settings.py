@@ -139,6 +139,21 @@ class Training(_Strict):
         return self
 
 
+class Features(_Strict):
+    """The feature store of the environment: its views are those of `models/features.json`."""
+
+    maximum_lag_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = defaults.FEATURES["maximum_lag_seconds"]
+    """Alert when no materialization of a view reported a lag within this, for as long, in seconds. Null for never."""
+    query_limit_gib: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.FEATURES["query_limit_gib"]
+    """Most data that one Athena query may scan, in GiB."""
+    query_result_days: Annotated[int, Field(ge=1, le=3650)] = defaults.FEATURES["query_result_days"]
+    """Days that results of Athena queries are kept."""
+    noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.FEATURES["noncurrent_days"]
+    """How long a superseded or deleted file of history is kept, in days."""
+    point_in_time_recovery: bool = defaults.FEATURES["point_in_time_recovery"]
+    """Whether the online tables can be restored to any second of the last 35 days. AWS bills it by size."""
+
+
 class Canary(_Strict):
     """How a new release takes over, and when it is aborted."""
 
@@ -245,6 +260,8 @@ class Settings(_Strict):
     """The model registry; `{}` for its defaults. It needs the secret `registry_password`. Default: none."""
     training: Training | None = None
     """A namespace for training runs; `{}` for its defaults. It needs the registry. Default: none."""
+    features: Features | None = None
+    """A feature store; `{}` for its defaults. Default: none."""
     trusted_keys: dict[str, PublicKey] = {}
     """Public keys in PEM (Ed25519 or P-256), by file name. When there are any, pods and `register`, `promote` and
     `release` refuse a bundle that none of them signed."""

@@ -16,6 +16,7 @@ from modelworks import defaults
 from modelworks._endpoints import is_emulated
 from modelworks._git import git
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import read_manifest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -195,6 +196,22 @@ def volume_driver(settings: "Settings") -> str | None:
 def secret(value: str | None) -> pulumi.Output[str] | None:
     """`value` as the engine keeps secrets: encrypted in the state, masked in every output."""
     return None if value is None else pulumi.Output.secret(value)
+
+
+def feature_views(project: Path | None = None) -> list[Any]:
+    """The feature views of the committed manifest, as `FeatureStore` takes them; none where there is no manifest.
+
+    Args:
+        project: Folder of the project. Default: that of the program's `Pulumi.yaml`.
+
+    Raises:
+        ModelworksError: The manifest is damaged.
+    """
+    manifest = read_manifest(project or Path(pulumi.runtime.get_root_directory()))
+    return [
+        {"name": name, "columns": view.columns, "path": view.path, "online": view.online}
+        for name, view in manifest.views.items()
+    ]
 
 
 def lock_image(name: str) -> str:

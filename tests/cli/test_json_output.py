@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,9 @@ from modelworks.cli.lineage import facts_of
 from modelworks.cli.status import Told
 from modelworks.cluster.rollout import Status
 from modelworks.deploy.preview import Preview
+from modelworks.features.environment import Skew
+from modelworks.features.materialization import Materialized
+from modelworks.features.plan import Change
 from modelworks.laptop.state_dir import Place
 from modelworks.laptop.status import condition
 from modelworks.laptop.toolchain import states
@@ -47,6 +51,10 @@ PRINTED = {
     "check-data": CheckReport("m", "sha256:1", 0, "", (), (), ()).to_facts(),
     "gates": GateReport("m", "r", "sha256:1", "dev", "", ()).to_facts(),
     "compare": asdict(verify.Difference(declared=True, path="", here=1, there=2)),
+    "features plan": asdict(Change("add", "view", "")),
+    "features materialize": asdict(Materialized("view", None, datetime.now(UTC), 1, 0, 0, None)),
+    "features backfill": asdict(Materialized("view", None, datetime.now(UTC), 1, 0, 0, None)),
+    "features verify": asdict(Skew("view", "feature", 1, 0, 0)),
     "register": facts_of(version()),
     "laptop toolchain": states()[0].facts(),
 }

@@ -95,6 +95,7 @@ def test_a_component_leaves_the_table_as_it_is():
 SETTINGS = [
     (settings.Registry(), defaults.REGISTRY),
     (settings.Training(), defaults.TRAINING),
+    (settings.Features(), defaults.FEATURES),
     (settings.Canary(), defaults.CANARY),
     (settings.Limits(), defaults.LIMITS),
     (settings.Endpoint(), defaults.ENDPOINT),

@@ -97,6 +97,15 @@ def test_training_compute_goes_up_and_down(copied):
     example.destroyed()
 
 
+def test_feature_store_goes_up_and_down(copied):
+    example = copied("feature-store")
+    example.run(MODELWORKS, "up", "local", "--yes")
+    example.unchanged()
+    tables = example.outputs()["features"]["tables"]
+    assert tables["weather"] == "arn:aws:dynamodb:eu-central-1:000000000000:table/features.weather"
+    example.destroyed()
+
+
 def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, place, tmp_path):
     bundle = example_bundle.build(tmp_path, model="flight-delay", trees=5)
     example = copied("model-endpoint")

@@ -15,6 +15,8 @@ import yaml
 
 import modelworks
 from mocks import ROOT, Declared, declare, laptop_shell
+from modelworks.feature_manifest import read_manifest
+from modelworks.features.definitions import read_definitions
 
 EXAMPLES = ROOT / "examples"
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
@@ -113,6 +115,16 @@ def test_model_endpoint_serves_the_bundle_that_its_config_names(evaluated, tmp_p
     annotations = declared.one(ROLLOUT)["spec"]["template"]["metadata"]["annotations"]
     assert annotations["modelworks.dev/digest"] == f"sha256:{digest}"
     assert set(exported) == {"url"}
+
+
+def test_feature_store_declares_a_table_for_each_view_of_its_manifest(evaluated, monkeypatch):
+    folder = EXAMPLES / "feature-store"
+    monkeypatch.setattr("modelworks.stack.pulumi.runtime.get_root_directory", lambda: str(folder))
+    declared, exported = evaluated("feature-store")
+    tables = {table["name"] for table in declared.all("aws:dynamodb/table:Table").values()}
+    assert tables == {"features.weather", "features.delays"}
+    assert read_definitions(folder).manifest == read_manifest(folder)
+    assert set(exported) == {"features"}
 
 
 def test_escape_hatches_change_the_key_and_add_a_name_to_it(evaluated):

@@ -177,3 +177,16 @@ def test_a_domain_that_only_ends_like_the_laptops_is_a_real_one():
 def test_an_environment_without_a_cluster_needs_none_of_it():
     settings = {"owner": "me", "cost_centre": "1"}
     assert evaluated("dev", **{"modelworks:settings": settings}).all("kubernetes:core/v1:Namespace") == {}
+
+
+@pytest.mark.parametrize("stack", FILES)
+def test_a_line_of_the_settings_declares_a_feature_store(stack):
+    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
+    declared = evaluated(stack, **{"modelworks:settings": {**settings, "features": {"query_limit_gib": 5}}})
+    assert "aws:athena/workgroup:Workgroup" in {token for token, _ in declared.resources}
+    assert set(evaluated(stack).all("aws:athena/workgroup:Workgroup")) == set()
+    configuration = declared.one("aws:athena/workgroup:Workgroup")["configuration"]
+    assert configuration["bytesScannedCutoffPerQuery"] == 5 * 1024**3
+    protected = declared.requests()
+    bucket = next(request for urn, request in protected.items() if urn.endswith("::features-store"))
+    assert bool(bucket.get("protect")) == (stack != "local")

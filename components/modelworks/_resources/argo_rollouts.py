@@ -8,7 +8,7 @@ from typing import Any, Final
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._resources.iam import least_privilege_role, policy_document, statement, trusted_account
+from modelworks._resources.iam import least_privilege_role, policy_document, service_account_trust, statement
 
 _CHART: Final = "2.40.5"
 """Version of the Helm chart, of the line that installs Argo Rollouts 1.8, which the laptop cloud runs too."""
@@ -40,7 +40,7 @@ def argo_rollouts(
     from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it
 
     trust = pulumi.Output.all(account_id, aws.get_partition_output().partition, oidc_issuer, _NAME).apply(
-        lambda found: trusted_account(_NAME, *found)
+        lambda found: policy_document([service_account_trust(_NAME, *found)])
     )
     role, permitted = least_privilege_role(
         name,

@@ -139,4 +139,6 @@ def _completed(kind: type, args: Mapping[str, Any]) -> dict[str, Any]:
         nested = next((item for item in _alternatives(hint) if typing.is_typeddict(item)), None)
         if nested and (name not in found or found[name] is not None):
             found[name] = _completed(nested, found.get(name, {}))
+        elif typing.get_origin(hint) is list and typing.is_typeddict(item := typing.get_args(hint)[0]):
+            found[name] = [_completed(item, each) for each in found[name]]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -17,6 +18,7 @@ def secure_bucket(
     parent: pulumi.Resource,
     key_arn: pulumi.Input[str],
     noncurrent_days: int = defaults.REGISTRY["noncurrent_days"],
+    expiration_days: Mapping[str, int] | None = None,
     protect: bool | None = defaults.REGISTRY["protect"],
 ) -> aws.s3.Bucket:
     """A private, encrypted, versioned bucket that refuses plain HTTP.
@@ -26,6 +28,7 @@ def secure_bucket(
         parent: The component it belongs to.
         key_arn: KMS key that encrypts it.
         noncurrent_days: Days a superseded or deleted version is kept. At least 1.
+        expiration_days: Days that objects are kept, by the prefix of their keys. All others stay.
         protect: Refuse to delete the bucket and its settings; None for what the parent has.
 
     Raises:
@@ -36,7 +39,7 @@ def secure_bucket(
     bucket = aws.s3.Bucket(
         name,
         # The key goes last: without it, a bucket that S3 refuses to delete holds nothing that can be read.
-        opts=pulumi.ResourceOptions(parent=parent, protect=protect, depends_on=_made_by(key_arn)),
+        opts=pulumi.ResourceOptions(parent=parent, protect=protect, depends_on=made_by(key_arn)),
     )
     # Deleted with the bucket, and never before it: S3 refuses to delete one that holds something, which then stays as
     # it was: private, encrypted, versioned.
@@ -68,18 +71,7 @@ def secure_bucket(
         opts=within,
     )
     aws.s3.BucketLifecycleConfiguration(
-        f"{name}-lifecycle",
-        bucket=bucket.id,
-        rules=[
-            {
-                "id": "superseded",
-                "status": "Enabled",
-                "filter": {"prefix": ""},
-                "noncurrent_version_expiration": {"noncurrent_days": noncurrent_days},
-                "abort_incomplete_multipart_upload": {"days_after_initiation": 7},
-            }
-        ],
-        opts=within,
+        f"{name}-lifecycle", bucket=bucket.id, rules=_lifecycle(noncurrent_days, expiration_days or {}), opts=within
     )
     aws.s3.BucketPolicy(
         f"{name}-policy",
@@ -91,7 +83,27 @@ def secure_bucket(
     return bucket
 
 
-def _made_by(value: pulumi.Input[str]) -> list[Any]:
+def _lifecycle(noncurrent_days: int, expiration_days: Mapping[str, int]) -> list[Any]:
+    superseded = {
+        "id": "superseded",
+        "status": "Enabled",
+        "filter": {"prefix": ""},
+        "noncurrent_version_expiration": {"noncurrent_days": noncurrent_days},
+        "abort_incomplete_multipart_upload": {"days_after_initiation": 7},
+    }
+    expired = [
+        {
+            "id": f"expired-{prefix.strip('/')}",
+            "status": "Enabled",
+            "filter": {"prefix": prefix},
+            "expiration": {"days": days},
+        }
+        for prefix, days in expiration_days.items()
+    ]
+    return [superseded, *expired]
+
+
+def made_by(value: pulumi.Input[str]) -> list[Any]:
     """The resources behind an input, as `depends_on` takes them; none behind a plain value."""
     return [pulumi.Output.from_input(value).apply(lambda _: None)]
 

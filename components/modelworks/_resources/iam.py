@@ -38,13 +38,25 @@ def publish_metrics(namespace: str) -> dict[str, Any]:
     )
 
 
+def account_decides(account_id: str, partition: str) -> dict[str, Any]:
+    """The statement by which a role trusts those that the IAM policies of its own account allow to assume it."""
+    return {
+        "Sid": "AccountDecidesByIam",
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:{partition}:iam::{account_id}:root"},
+        "Action": "sts:AssumeRole",
+    }
+
+
 def policy_document(statements: Sequence[Mapping[str, Any]]) -> str:
     """A policy document of these statements, with its keys in a fixed order."""
     return json.dumps({"Version": "2012-10-17", "Statement": [dict(item) for item in statements]}, sort_keys=True)
 
 
-def trusted_account(service_account: str, account_id: str, partition: str, issuer: str, namespace: str) -> str:
-    """The trust policy of a role that the pods of one service account assume (IRSA, as EKS has it).
+def service_account_trust(
+    service_account: str, account_id: str, partition: str, issuer: str, namespace: str
+) -> dict[str, Any]:
+    """The statement by which a role trusts the pods of one service account (IRSA, as EKS has it).
 
     Args:
         service_account: Its name in the cluster.
@@ -53,7 +65,7 @@ def trusted_account(service_account: str, account_id: str, partition: str, issue
         issuer: The cluster's OIDC issuer without `https://`.
         namespace: Of the service account.
     """
-    trust = {
+    return {
         "Effect": "Allow",
         "Principal": {"Federated": f"arn:{partition}:iam::{account_id}:oidc-provider/{issuer}"},
         "Action": "sts:AssumeRoleWithWebIdentity",
@@ -64,7 +76,6 @@ def trusted_account(service_account: str, account_id: str, partition: str, issue
             }
         },
     }
-    return policy_document([trust])
 
 
 def least_privilege_role(

@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._resources.iam import bucket_arn, least_privilege_role, policy_document, trusted_account
+from modelworks._resources.iam import bucket_arn, least_privilege_role, policy_document, service_account_trust
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject
 
 
@@ -46,7 +46,7 @@ def pod_identity(
     # The account's name is stated, because the role trusts it before the account is there.
     trust = pulumi.Output.all(
         args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], metadata["namespace"]
-    ).apply(lambda found: trusted_account(name, *found))
+    ).apply(lambda found: policy_document([service_account_trust(name, *found)]))
     policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"]).apply(
         lambda arns: policy_document(permissions(*arns))
     )

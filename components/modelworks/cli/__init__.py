@@ -60,7 +60,7 @@ def main() -> None:
         if (error.name or "modelworks").startswith("modelworks"):
             raise
         err.print(f"[bold red]error:[/] this command needs the Python package {error.name}", soft_wrap=True)
-        what = "`models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
+        what = "`features` (feature store), `models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
         err.print(f"[bold]fix:[/] Install modelworks with the extra {what}.", soft_wrap=True)
         sys.exit(ExitCode.FAILED)
 
@@ -68,6 +68,7 @@ def main() -> None:
 def _register() -> None:
     from modelworks.cli import (
         engine,
+        features,
         laptop,
         lifecycle,
         lineage,
@@ -87,6 +88,7 @@ def _register() -> None:
         settings,
         verify,
         lifecycle,
+        features,
         release,
         promote,
         rollouts,

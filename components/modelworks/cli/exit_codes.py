@@ -55,6 +55,11 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         ExitCode.UNAVAILABLE: "a bucket is unreachable",
         137: "with `--env`: the container was killed, out of memory; other codes of the container are passed on too",
     },
+    "features apply": {ExitCode.FAILED: "a definition is invalid, or a change would break a released model"},
+    "features verify": {
+        ExitCode.OK: "every compared value is that of history",
+        ExitCode.FAILED: "a value differs or is missing, or a view was never materialized",
+    },
     "gates": {ExitCode.FAILED: "the environment's policy refuses the bundle"},
     "status": _STATUS,
     "rollout watch": _STATUS,

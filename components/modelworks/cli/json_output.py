@@ -32,6 +32,15 @@ _VERSION: Final[Mapping[str, str]] = {
     "registered_by": "who registered it",
     "registered_at": "when, ISO 8601 in UTC",
 }
+_MATERIALIZED: Final[Mapping[str, str]] = {
+    "view": "name of the view",
+    "start": "first event time of the window; null for the beginning of history",
+    "end": "last event time of the window",
+    "written": "entities whose newest value was written",
+    "older": "entities of which the online store held a newer value",
+    "present": "entities whose value an interrupted run had written",
+    "lag_seconds": "from the end of what is materialized without a gap to now, or null",
+}
 
 JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
     "preview": {
@@ -94,6 +103,30 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
     "register": _VERSION,
     "models": _VERSION,
     "lineage": _VERSION,
+    "features list": {
+        "name": "name of the view or service",
+        "kind": "`view` or `service`",
+        "model": "the model beside whose code it is defined",
+        "features": "number of features",
+        "used_by": "models whose services use it",
+    },
+    "features plan": {
+        "action": "`add`, `change` or `remove`",
+        "subject": "the view, feature or service",
+        "detail": "the difference",
+        "breaks": "models that use what is lost",
+        "affects": "models whose values may differ from those that they were trained on",
+    },
+    "features materialize": _MATERIALIZED,
+    "features backfill": _MATERIALIZED,
+    "features verify": {
+        "view": "name of the view",
+        "feature": "name of the feature",
+        "compared": "number of values compared",
+        "different": "values that differ from history",
+        "missing": "values of history that the online store lacks",
+        "examples": "some of these: entity, online value, value of history",
+    },
     "status": _STATUS,
     "rollout watch": _STATUS,
     "quickstart": {
@@ -132,7 +165,19 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """By command: each key and its meaning. A command that prints a list has one object an item, with these keys."""
 
-LISTS: Final = frozenset({"compare", "lineage", "laptop toolchain", "models"})
+LISTS: Final = frozenset(
+    {
+        "compare",
+        "features backfill",
+        "features list",
+        "features materialize",
+        "features plan",
+        "features verify",
+        "lineage",
+        "laptop toolchain",
+        "models",
+    }
+)
 """Commands that print a list of such objects."""
 
 ENDPOINT: Final[Mapping[str, str]] = {

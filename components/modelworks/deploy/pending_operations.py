@@ -17,12 +17,15 @@ from modelworks.deploy.lookup import Search
 
 _NAMED: Final[dict[str, str]] = {
     # type: its import id, from its inputs and from {account}, {region}, {partition} (import section of each type's docs)
+    "aws:athena/workgroup:Workgroup": "{name}",
     "aws:budgets/budget:Budget": "{account}:{name}",
     "aws:cloudwatch/dashboard:Dashboard": "{dashboardName}",
     "aws:cloudwatch/logGroup:LogGroup": "{name}",
     "aws:cloudwatch/metricAlarm:MetricAlarm": "{name}",
     "aws:dynamodb/table:Table": "{name}",
     "aws:ecr/repository:Repository": "{name}",
+    "aws:glue/catalogDatabase:CatalogDatabase": "{account}:{name}",
+    "aws:glue/catalogTable:CatalogTable": "{account}:{databaseName}:{name}",
     "aws:iam/openIdConnectProvider:OpenIdConnectProvider": "arn:{partition}:iam::{account}:oidc-provider/{url}",
     "aws:iam/policy:Policy": "arn:{partition}:iam::{account}:policy{path}{name}",
     "aws:iam/role:Role": "{name}",

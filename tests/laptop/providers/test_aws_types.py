@@ -72,6 +72,14 @@ TABLE = {"attributes": [{"name": "id", "type": "S"}, {"name": "at", "type": "N"}
          "billingMode": "PAY_PER_REQUEST", "ttl": {"attributeName": "expires", "enabled": True},
          "globalSecondaryIndexes": [{"name": "by-at", "hashKey": "at", "projectionType": "ALL"}],
          "pointInTimeRecovery": {"enabled": True}, "tags": {"a": "1"}}  # fmt: skip
+STORED = {"location": "s3://bucket/weather/", "columns": [{"name": "origin", "type": "string", "comment": "IATA"}],
+          "inputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
+          "outputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
+          "serDeInfo": {"serializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe",
+                        "parameters": {"serialization.format": "1"}}}  # fmt: skip
+SCANS = {"bytesScannedCutoffPerQuery": 10_000_000, "enforceWorkgroupConfiguration": True,
+         "resultConfiguration": {"outputLocation": "s3://bucket/queries/", "encryptionConfiguration": {
+             "encryptionOption": "SSE_KMS", "kmsKeyArn": "arn:aws:kms:eu-central-1:123456789012:key/k"}}}  # fmt: skip
 
 LIVES = [
     Life("aws:s3/bucket:Bucket", {"tags": {"a": "1"}, "forceDestroy": True}, {"tags": {"a": "2", "b": "3"}},
@@ -120,6 +128,21 @@ LIVES = [
          lambda aws, id_: aws("dynamodb").update_continuous_backups(
              TableName=id_, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}),
          "pointInTimeRecovery"),
+    Life("aws:glue/catalogDatabase:CatalogDatabase", {"description": "d", "tags": {"a": "1"}},
+         {"description": "e", "locationUri": "s3://bucket/data/", "tags": {"a": "2"}}, {"name": "renamed"},
+         lambda aws, id_: aws("glue").update_database(Name=id_.split(":")[1], DatabaseInput={
+             "Name": id_.split(":")[1], "Description": "x"}), "description"),
+    Life("aws:glue/catalogTable:CatalogTable", {"databaseName": "given", "name": "weather", "tableType": "EXTERNAL_TABLE",
+         "parameters": {"classification": "parquet"}, "storageDescriptor": STORED},
+         {"storageDescriptor": {**STORED, "columns": [{"name": "hour", "type": "timestamp"}]},
+          "parameters": {"classification": "parquet", "EXTERNAL": "TRUE"}}, {"name": "renamed"},
+         lambda aws, id_: aws("glue").update_table(DatabaseName="given", TableInput={"Name": "weather",
+             "TableType": "EXTERNAL_TABLE", "Parameters": {"classification": "csv"}}), "storageDescriptor",
+         [("database", "aws:glue/catalogDatabase:CatalogDatabase", {"name": "given"})]),
+    Life("aws:athena/workgroup:Workgroup", {"configuration": SCANS, "tags": {"a": "1"}},
+         {"configuration": {**SCANS, "bytesScannedCutoffPerQuery": 20_000_000}, "description": "d"}, {"name": "renamed"},
+         lambda aws, id_: (aws("athena").delete_work_group(WorkGroup=id_),
+                           aws("athena").create_work_group(Name=id_, Configuration={})), "configuration"),
     Life("aws:ecr/repository:Repository", {"imageTagMutability": "IMMUTABLE", "tags": {"a": "1"}},
          {"imageTagMutability": "MUTABLE"}, {"name": "renamed"},
          lambda aws, id_: aws("ecr").put_image_tag_mutability(repositoryName=id_, imageTagMutability="IMMUTABLE"),

@@ -10,6 +10,7 @@ from modelworks.laptop.providers.plugin import Plugin, decoded
 from modelworks.laptop.providers.property_values import UNKNOWN
 
 RECORDED_NOT_EMULATED: Mapping[str, str] = {
+    "aws:athena/workgroup": "stored, but no query runs: results are empty and nothing is scanned",
     "aws:budgets/budget": "stored, but nothing is ever spent and no alert is sent",
     "aws:iam/*": "policies are stored and not evaluated: every caller may do everything",
     "aws:iam/openIdConnectProvider": "stored, nobody is federated; client ids cannot be changed once it is made",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelworks.laptop.providers.aws import (
+    athena,
     budgets,
     cloudwatch,
     dynamodb,
     ecr,
+    glue,
     iam,
     kms,
     logs,
@@ -33,6 +35,9 @@ RESOURCES: Mapping[str, type[Resource]] = {
         s3.BucketServerSideEncryptionConfiguration,
         s3.BucketVersioning,
         ecr.Repository,
+        glue.CatalogDatabase,
+        glue.CatalogTable,
+        athena.Workgroup,
         dynamodb.Table,
         kms.Alias,
         kms.Key,

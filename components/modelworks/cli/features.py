@@ -1,0 +1,344 @@
+"""`features`: define features beside models, apply them to an environment, and read, fill and verify its stores."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from modelworks._files import write_whole
+from modelworks.cli.console import MODELS, Json, out, table
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.exit_codes import ExitCode, epilog
+from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
+from modelworks.project import project_root
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from modelworks.features.materialization import Materialized
+    from modelworks.features.plan import Change
+
+features = typer.Typer(name="features", help="Define, apply, fill and verify features.", no_args_is_help=True)
+
+Views = Annotated[list[str] | None, typer.Option("--view", metavar="VIEW", help="A view; repeatable. Default: all.")]
+Also = Annotated[
+    str,
+    typer.Option(
+        "--env",
+        "-e",
+        metavar="ENV",
+        show_default=False,
+        help="Also an environment's registry. Default: the committed manifest alone.",
+    ),
+]
+Breaking = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-breaking",
+        metavar="MODEL",
+        help="Accept that the released version of this model may break; repeatable.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(features, rich_help_panel=MODELS)
+
+
+@features.command("list", epilog=epilog("features list"))
+def _list(*, as_json: Json = False) -> None:
+    """List the feature views and services of the project, and the models that use them.
+
+    Example: `modelworks features list`.
+    """
+    from modelworks.features.plan import users
+
+    manifest = _defined()
+    views: dict[str, Any] = {**manifest.views, **manifest.on_demand}
+    found = [
+        *(
+            {"name": name, "kind": "view", "model": view.model, "features": len(view.features),
+             "used_by": list(users(manifest, name))}
+            for name, view in views.items()
+        ),
+        *(
+            {"name": name, "kind": "service", "model": service.model,
+             "features": sum(map(len, service.features.values())), "used_by": [service.model]}
+            for name, service in manifest.services.items()
+        ),
+    ]  # fmt: skip
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    rows = table("name", "kind", "defined by", "features", "used by")
+    for item in found:
+        rows.add_row(item["name"], item["kind"], item["model"], str(item["features"]), ", ".join(item["used_by"]))
+    out.print(rows if found else "no model of this project has a features.py")
+
+
+@features.command("show", epilog=epilog("features show"))
+def _show(name: Annotated[str, typer.Argument(help="Name of a view or service.", metavar="NAME")]) -> None:
+    """Show the definition of a view or service, as the manifest has it.
+
+    Example: `modelworks features show weather`.
+    """
+    manifest = _defined()
+    known: dict[str, Any] = {**manifest.views, **manifest.on_demand, **manifest.services}
+    if name not in known:
+        raise ModelworksError(
+            f"there is no feature view or service {name!r}", fix=f"There is {', '.join(sorted(known)) or 'none'}."
+        )
+    print(json.dumps(asdict(known[name]), indent=2))
+
+
+@features.command("plan", epilog=epilog("features plan"))
+def _plan(*, env: Also = "", as_json: Json = False) -> None:
+    """Show the changes that `apply` would make, and the models that they break or affect.
+
+    Example: `modelworks features plan --env dev`.
+    """
+    from modelworks.features.plan import changes
+
+    planned = changes(_applied(env), _defined())
+    if as_json:
+        print(json.dumps([asdict(change) for change in planned], indent=2))
+        return
+    _print(planned, _released(env))
+
+
+@features.command("apply", epilog=epilog("features apply"))
+def _apply(*, env: Also = "", allow_breaking: Breaking = None) -> None:
+    """Write the manifest of the definitions; with --env, apply the definitions to an environment's registry.
+
+    A change that breaks a released model is refused. Commit the manifest: an environment declares its tables by it.
+
+    Example: `modelworks features apply`, then `modelworks up dev` and `modelworks features apply --env dev`.
+    """
+    from modelworks.features import environment
+    from modelworks.features.definitions import read_definitions
+    from modelworks.features.plan import changes, refuse_breaking
+
+    root = project_root()
+    definitions = read_definitions(root)
+    manifest = definitions.manifest
+    if env:
+        target = Target.of(env)
+        store = _store(target)
+        planned, releases = changes(environment.registered_manifest(store), manifest), _released(env)
+        refuse_breaking(planned, releases, allow_breaking or ())
+        if manifest != read_manifest(root):
+            raise ModelworksError(
+                f"{PATH} is not the manifest of the definitions",
+                fix="Run `modelworks features apply`, commit the file, and bring the environment up.",
+            )
+        environment.apply(store, definitions, target.output("features")["tables"])
+    else:
+        planned, releases = changes(read_manifest(root), manifest), _released("")
+        refuse_breaking(planned, releases, allow_breaking or ())
+        write_whole(root / PATH, manifest.to_json(), mode=0o644)
+    _print(planned, releases)
+
+
+@features.command("materialize", epilog=epilog("features materialize"))
+def _materialize(
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    view: Views = None,
+    until: Annotated[
+        str, typer.Option("--until", metavar="TIME", help="End of the window, ISO 8601. Default: now.")
+    ] = "",
+    lookback_seconds: Annotated[
+        int, typer.Option("--lookback-seconds", min=0, help="How far before the last run's end to begin.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write the newest values since the last run into the online store, and report the lag as a metric.
+
+    Example: `modelworks features materialize --env dev`.
+    """
+    from modelworks.features.materialization import materialize
+
+    target = Target.of(env)
+    end = _moment(until, "--until") if until else None
+    results = materialize(
+        _store(target), view or (), end=end, lookback=timedelta(seconds=lookback_seconds), publish=_publish(target)
+    )
+    _report(list(results), as_json=as_json)
+
+
+@features.command("backfill", epilog=epilog("features backfill"))
+def _backfill(
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    view: Views = None,
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="First event time, ISO 8601.")],
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="Last event time, ISO 8601.")],
+    as_json: Json = False,
+) -> None:
+    """Write the newest values of a window into the online store. It never replaces a newer value.
+
+    Example: `modelworks features backfill --env dev --from 2026-01-01 --to 2026-02-01`.
+    """
+    from modelworks.features.materialization import materialize
+
+    target = Target.of(env)
+    window = _moment(start, "--from"), _moment(end, "--to")
+    results = materialize(_store(target), view or (), start=window[0], end=window[1], publish=_publish(target))
+    _report(list(results), as_json=as_json)
+
+
+@features.command("get", epilog=epilog("features get"))
+def _get(
+    name: Annotated[str, typer.Argument(help="Name of a service or view.", metavar="NAME")],
+    keys: Annotated[list[str], typer.Argument(help="Keys and values of the request.", metavar="KEY=VALUE")],
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+) -> None:
+    """Read the online features of one entity, as JSON.
+
+    Example: `modelworks features get flight tail=N14228 origin=EWR --env dev`.
+    """
+    from modelworks.features.environment import get
+
+    pairs = {}
+    for pair in keys:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ModelworksError(f"a key must be given as KEY=VALUE, got {pair!r}")
+        pairs[key] = value
+    print(json.dumps(get(_store(Target.of(env)), name, pairs), indent=2, default=str))
+
+
+@features.command("verify", epilog=epilog("features verify"))
+def _verify(
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    view: Views = None,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Entities of each view to compare.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Compare a sample of online values with the history that they come from.
+
+    Example: `modelworks features verify --env dev`.
+    """
+    from modelworks.features.environment import verify
+    from modelworks.features.materialization import views_of
+
+    store = _store(Target.of(env))
+    found = list(verify(store, views_of(store, view or ()), sample))
+    if as_json:
+        print(json.dumps([asdict(skew) for skew in found], indent=2))
+    else:
+        rows = table("feature", "compared", "different", "missing", "examples")
+        for skew in found:
+            rows.add_row(
+                f"{skew.view}:{skew.feature}",
+                str(skew.compared),
+                str(skew.different),
+                str(skew.missing),
+                escape("\n".join(skew.examples)),
+            )
+        out.print(rows)
+    if any(skew.different or skew.missing for skew in found):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _defined() -> FeatureManifest:
+    from modelworks.features.definitions import read_definitions
+
+    return read_definitions(project_root()).manifest
+
+
+def _applied(env: str) -> FeatureManifest:
+    if not env:
+        return read_manifest(project_root())
+    from modelworks.features.environment import registered_manifest
+
+    return registered_manifest(_store(Target.of(env)))
+
+
+def _released(env: str) -> dict[str, tuple[str, ...]]:
+    """Environments that each model is released in: the given one, or all that have a stack file."""
+    from modelworks.lifecycle.release import read_releases
+
+    files = [
+        path
+        for path in sorted((project_root() / "stacks").glob("Pulumi.*.yaml"))
+        if not env or path.name == f"Pulumi.{env}.yaml"
+    ]
+    found: dict[str, tuple[str, ...]] = {}
+    for path in files:
+        for model in read_releases(path):
+            found[model] = (*found.get(model, ()), path.name.split(".")[1])
+    return found
+
+
+def _store(target: Target) -> FeatureStore:
+    from modelworks.features.environment import open_store
+
+    place = target.output("features")
+    if target.engine.on_laptop:
+        # Feast, pyarrow and Polars take the account from the process's own variables.
+        os.environ.update({key: value for key, value in target.engine.variables.items() if key.startswith("AWS_")})
+    return open_store(place["feature_store_yaml"])
+
+
+def _publish(target: Target) -> Any:
+    from modelworks.features.materialization import cloudwatch
+
+    return cloudwatch(target.session.client("cloudwatch"), target.output("features")["environment"])
+
+
+def _moment(text: str, option: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ModelworksError(
+            f"{option} must be a time in ISO 8601, got {text!r}", fix="Such as 2026-01-31 or 2026-01-31T12:00:00Z."
+        ) from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _print(planned: list[Change], released: Mapping[str, tuple[str, ...]]) -> None:
+    if not planned:
+        out.print("no changes")
+        return
+    rows = table("", "subject", "change", "models")
+    for change in planned:
+        models = [
+            *(f"breaks {model}{_where(model, released)}" for model in change.breaks),
+            *(f"affects {model}{_where(model, released)}" for model in change.affects),
+        ]
+        rows.add_row(change.action, escape(change.subject), escape(change.detail), "\n".join(models))
+    out.print(rows)
+
+
+def _where(model: str, released: Mapping[str, tuple[str, ...]]) -> str:
+    return f", released in {', '.join(released[model])}" if model in released else ""
+
+
+def _report(results: list[Materialized], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(result) for result in results], indent=2, default=str))
+        return
+    rows = table("view", "from", "to", "written", "older", "present", "lag")
+    for result in results:
+        rows.add_row(
+            result.view,
+            f"{result.start:%Y-%m-%d %H:%M:%S}" if result.start else "the beginning",
+            f"{result.end:%Y-%m-%d %H:%M:%S}",
+            str(result.written),
+            str(result.older),
+            str(result.present),
+            "unknown" if result.lag_seconds is None else f"{result.lag_seconds:.0f} s",
+        )
+    out.print(rows)

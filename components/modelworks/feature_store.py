@@ -1,0 +1,490 @@
+"""Where features are kept: history in S3 behind Glue and Athena, the newest values in DynamoDB."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+import pulumi
+import pulumi_aws as aws
+
+from modelworks import contract
+from modelworks._resources.alarm import paging_alarm
+from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.bucket import made_by, secure_bucket
+from modelworks._resources.iam import (
+    account_decides,
+    least_privilege_role,
+    policy_document,
+    publish_metrics,
+    service_account_trust,
+    statement,
+)
+
+_DATA, _REGISTRY, _QUERIES = "data", "registry", "queries"
+"""Prefixes in the bucket: history, definitions, and results of queries."""
+_PARQUET = "org.apache.hadoop.hive.ql.io.parquet"
+_SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_PROJECT = re.compile("[A-Za-z0-9][A-Za-z0-9_]*")
+_VIEW = re.compile("[A-Za-z0-9_.-]+")
+_LONGEST_LAG = 7 * 86_400
+"""CloudWatch looks back no further than a week."""
+
+
+class FeatureViewArgs(TypedDict):
+    """A feature view that the store keeps: one of Feast, without what only Feast needs."""
+
+    name: str
+    """Name of the view: letters, digits, `_`, `-` and `.`."""
+
+    columns: dict[str, str]
+    """Columns of its source and their Athena types: keys, features, event time and creation time."""
+
+    path: NotRequired[str | None]
+    """Folder of its source under the store's `location`. Default: none, and no table in the catalog."""
+
+    online: NotRequired[bool]
+    """Whether its newest values are kept in DynamoDB. Default true."""
+
+
+class FeatureStoreArgs(TypedDict):
+    """Arguments of a `FeatureStore`."""
+
+    project: NotRequired[str | None]
+    """Name of the Feast project: letters, digits and `_`. Default: none, and the component's name with `_` for `-`."""
+
+    views: NotRequired[list[FeatureViewArgs]]
+    """The feature views, as `modelworks.stack.feature_views()` reads them from the manifest. Default: none."""
+
+    readers: NotRequired[list[str]]
+    """Service accounts that may assume the reader role, as `namespace/name`. Default: none."""
+
+    writers: NotRequired[list[str]]
+    """Service accounts that may assume the writer role, as `namespace/name`. Default: none."""
+
+    materializers: NotRequired[list[str]]
+    """Service accounts that may assume the materializer role, as `namespace/name`. Default: none."""
+
+    maximum_lag_seconds: NotRequired[int | None]
+    """Alert when no materialization of a view reported a lag within this, for as long, in seconds: 60 to 604800.
+    None for no such alarm. Default 86400."""
+
+    query_limit_gib: NotRequired[int]
+    """Most data that one Athena query may scan, in GiB. Default 100."""
+
+    query_result_days: NotRequired[int]
+    """Days that results of Athena queries are kept. Default 7."""
+
+    noncurrent_days: NotRequired[int]
+    """Days a superseded or deleted file is kept. Default 90."""
+
+    point_in_time_recovery: NotRequired[bool]
+    """Whether the online tables can be restored to any second of the last 35 days. Default true."""
+
+    protect: NotRequired[bool]
+    """Refuse to delete the bucket, its settings and the online tables until this is false. Default true."""
+
+    environment: str
+    """Name of the environment: a dimension of every metric."""
+
+    account_id: pulumi.Input[str]
+    """The AWS account: 12 digits. Its IAM policies decide who else may assume the roles."""
+
+    oidc_issuer: pulumi.Input[str]
+    """The cluster's OIDC issuer without `https://`: by it service accounts assume the roles."""
+
+    key_arn: pulumi.Input[str]
+    """KMS key that encrypts the bucket, the tables and the results of queries."""
+
+    alerts_topic_arn: pulumi.Input[str]
+    """SNS topic that throttling, errors and stale features are reported to."""
+
+
+class FeatureStore(pulumi.ComponentResource):
+    """An offline store in S3 with a Glue catalog and an Athena workgroup, and an online store in DynamoDB, for Feast.
+
+    Raises:
+        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or two views have one name.
+    """
+
+    bucket: pulumi.Output[str]
+    """Bucket of the history, the registry and the results of queries."""
+
+    location: pulumi.Output[str]
+    """Where sources with a relative path lie: `s3://bucket/data`."""
+
+    database: pulumi.Output[str]
+    """Glue database with a table for each view that has a path."""
+
+    workgroup: pulumi.Output[str]
+    """Athena workgroup that encrypts and limits queries."""
+
+    tables: pulumi.Output[dict[str, str]]
+    """ARN of each online view's table, by the view's name."""
+
+    reader_role_arn: pulumi.Output[str]
+    """Role that reads features, online and offline, and changes none."""
+
+    writer_role_arn: pulumi.Output[str]
+    """Role that writes history and applies definitions."""
+
+    materializer_role_arn: pulumi.Output[str]
+    """Role that reads history and writes the online tables."""
+
+    feature_store_yaml: pulumi.Output[str]
+    """A ready `feature_store.yaml` for Feast."""
+
+    place: pulumi.Output[dict[str, Any]]
+    """All that `modelworks features --env` reads: export it as `features`. Holds no secret."""
+
+    def __init__(self, name: str, args: FeatureStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        args = checked(name, FeatureStoreArgs, args)
+        require_at_least(args, {"query_limit_gib": 1, "query_result_days": 1, "noncurrent_days": 1})
+        project = args["project"] or name.replace("-", "_")
+        _refuse_bad_names(project, args)
+        _refuse_out_of_range(args)
+        super().__init__("modelworks:index:FeatureStore", name, {}, opts)
+        self._name, self._args, self._project = name, args, project
+        self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
+        self.store = self._store()
+        self.location = pulumi.Output.concat("s3://", self.store.bucket, f"/{_DATA}")
+        self.catalog = self._catalog()
+        self.catalog_tables = self._catalog_tables()
+        self.queries = self._queries()
+        self.online_tables = self._online_tables()
+        self.reader = self._role("reader", "Reads features", args["readers"], self._reads())
+        self.writer = self._role(
+            "writer", "Writes history and definitions of features", args["writers"], self._writes()
+        )
+        self.materializer = self._role(
+            "materializer", "Writes the newest features online", args["materializers"], self._materializes()
+        )
+        self.alarms = self._alarms()
+        self.bucket = self.store.bucket
+        self.database, self.workgroup = self.catalog.name, self.queries.name
+        self.tables = pulumi.Output.all(**{view: table.arn for view, table in self._online.items()})
+        self.reader_role_arn, self.writer_role_arn = self.reader.arn, self.writer.arn
+        self.materializer_role_arn = self.materializer.arn
+        self.feature_store_yaml = self._feature_store_yaml()
+        self.place = pulumi.Output.all(
+            feature_store_yaml=self.feature_store_yaml, tables=self.tables, environment=args["environment"]
+        )
+        self.register_outputs({output: getattr(self, output) for output in _OUTPUTS})
+
+    def _child(self, suffix: str) -> str:
+        return f"{self._name}-{suffix}"
+
+    def _store(self) -> "aws.s3.Bucket":
+        return secure_bucket(
+            self._child("store"),
+            parent=self,
+            key_arn=self._args["key_arn"],
+            noncurrent_days=self._args["noncurrent_days"],
+            expiration_days={f"{_QUERIES}/": self._args["query_result_days"]},
+            protect=self._protect_data,
+        )
+
+    def _catalog(self) -> "aws.glue.CatalogDatabase":
+        return aws.glue.CatalogDatabase(
+            self._child("catalog"),
+            name=self._project.lower(),
+            description="Feature views, for queries",
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _catalog_tables(self) -> list["aws.glue.CatalogTable"]:
+        return [
+            aws.glue.CatalogTable(
+                self._child(f"catalog-{view['name']}"),
+                name=_catalog_name(view["name"]),
+                database_name=self.catalog.name,
+                table_type="EXTERNAL_TABLE",
+                parameters={"classification": "parquet", "EXTERNAL": "TRUE"},
+                storage_descriptor={
+                    "location": pulumi.Output.concat(self.location, f"/{view['path'].strip('/')}/"),
+                    "columns": [{"name": column, "type": kind} for column, kind in view["columns"].items()],
+                    "input_format": f"{_PARQUET}.MapredParquetInputFormat",
+                    "output_format": f"{_PARQUET}.MapredParquetOutputFormat",
+                    "ser_de_info": {
+                        "serialization_library": f"{_PARQUET}.serde.ParquetHiveSerDe",
+                        "parameters": {"serialization.format": "1"},
+                    },
+                },
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            for view in self._args["views"]
+            if view["path"] is not None
+        ]
+
+    def _queries(self) -> "aws.athena.Workgroup":
+        return aws.athena.Workgroup(
+            self._child("queries"),
+            description="Queries of features: results are encrypted, and one query scans no more than the limit",
+            force_destroy=True,  # its queries are a history of texts; their results are in the bucket
+            configuration={
+                "enforce_workgroup_configuration": True,
+                "publish_cloudwatch_metrics_enabled": True,
+                "bytes_scanned_cutoff_per_query": self._args["query_limit_gib"] * 2**30,
+                "result_configuration": {
+                    "output_location": pulumi.Output.concat("s3://", self.store.bucket, f"/{_QUERIES}/"),
+                    "encryption_configuration": {
+                        "encryption_option": "SSE_KMS",
+                        "kms_key_arn": self._args["key_arn"],
+                    },
+                },
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _online_tables(self) -> list["aws.dynamodb.Table"]:
+        self._online = {
+            view["name"]: self._online_table(view["name"]) for view in self._args["views"] if view["online"]
+        }
+        return list(self._online.values())
+
+    def _online_table(self, view: str) -> "aws.dynamodb.Table":
+        return aws.dynamodb.Table(
+            self._child(f"online-{view}"),
+            name=f"{self._project}.{view}",  # Feast finds it by this name
+            billing_mode="PAY_PER_REQUEST",
+            hash_key="entity_id",
+            attributes=[{"name": "entity_id", "type": "S"}],
+            ttl={"attribute_name": "expires_at", "enabled": True},
+            point_in_time_recovery={"enabled": self._args["point_in_time_recovery"]},
+            server_side_encryption={"enabled": True, "kms_key_arn": self._args["key_arn"]},
+            deletion_protection_enabled=self._args["protect"],
+            # The key goes last: without it, a table that is kept could not be read.
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=self._protect_data, depends_on=made_by(self._args["key_arn"])
+            ),
+        )
+
+    def _role(
+        self, kind: str, description: str, accounts: Sequence[str], statements: pulumi.Output[list[dict[str, Any]]]
+    ) -> "aws.iam.Role":
+        trust = pulumi.Output.all(
+            self._args["account_id"], aws.get_partition_output().partition, self._args["oidc_issuer"]
+        ).apply(lambda found: _trust(accounts, *found))
+        policy = statements.apply(policy_document)
+        role, _ = least_privilege_role(
+            self._child(kind), parent=self, trust=trust, policy=policy, description=description
+        )
+        return role
+
+    def _reads(self) -> pulumi.Output[list[dict[str, Any]]]:
+        glue = pulumi.Output.concat(
+            "arn:",
+            aws.get_partition_output().partition,
+            ":glue:",
+            aws.get_region_output().region,
+            ":",
+            self._args["account_id"],
+        )
+        return pulumi.Output.all(
+            self.store.arn, self._args["key_arn"], glue, self.catalog.name, self.queries.arn, self._table_arns()
+        ).apply(lambda found: _reads(*found))
+
+    def _writes(self) -> pulumi.Output[list[dict[str, Any]]]:
+        return pulumi.Output.all(self.store.arn, self._args["key_arn"], self._table_arns()).apply(
+            lambda found: _writes(*found)
+        )
+
+    def _materializes(self) -> pulumi.Output[list[dict[str, Any]]]:
+        return pulumi.Output.all(self.store.arn, self._args["key_arn"], self._table_arns()).apply(
+            lambda found: _materializes(*found)
+        )
+
+    def _table_arns(self) -> pulumi.Output[list[str]]:
+        return pulumi.Output.all(*(table.arn for table in self.online_tables))
+
+    def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
+        lag = self._args["maximum_lag_seconds"]
+        return [
+            paging_alarm(
+                self._child(f"{view}-{suffix}"), parent=self, topic=self._args["alerts_topic_arn"], **definition
+            )
+            for view, table in self._online.items()
+            for suffix, definition in (
+                *_table_alarms(view, table.name),
+                *([_lag_alarm(view, self._args["environment"], lag)] if lag else []),
+            )
+        ]
+
+    def _feature_store_yaml(self) -> pulumi.Output[str]:
+        return pulumi.Output.all(self.store.bucket, aws.get_region_output().region).apply(
+            lambda found: _yaml(self._project, *found)
+        )
+
+
+_OUTPUTS = (
+    "bucket",
+    "location",
+    "database",
+    "workgroup",
+    "tables",
+    "reader_role_arn",
+    "writer_role_arn",
+    "materializer_role_arn",
+    "feature_store_yaml",
+    "place",
+)
+
+
+def _refuse_bad_names(project: str, args: FeatureStoreArgs) -> None:
+    if not _PROJECT.fullmatch(project):
+        raise ValueError(f"project must be letters, digits and _, and begin with no _, got {project!r}")
+    taken: dict[str, str] = {}
+    for view in args["views"]:
+        name = view["name"]
+        if not _VIEW.fullmatch(name) or len(f"{project}.{name}") > 255:
+            raise ValueError(
+                f"a view's name must be letters, digits, _, - and ., with the project at most 255, got {name!r}"
+            )
+        catalog_name = _catalog_name(name)
+        if catalog_name in taken:
+            raise ValueError(f"view {name!r} has the name of {taken[catalog_name]!r} in the catalog")
+        taken[catalog_name] = name
+        if not view["columns"]:
+            raise ValueError(f"view {name!r} has no columns")
+        if view["path"] is not None and (not view["path"].strip("/") or ".." in view["path"].split("/")):
+            raise ValueError(
+                f"path of view {name!r} must name a folder under the store's location, got {view['path']!r}"
+            )
+    for kind in ("readers", "writers", "materializers"):
+        for account in args[kind]:
+            if not _SERVICE_ACCOUNT.fullmatch(account):
+                raise ValueError(f"{kind} must be service accounts as namespace/name, got {account!r}")
+
+
+def _refuse_out_of_range(args: FeatureStoreArgs) -> None:
+    lag = args["maximum_lag_seconds"]
+    if lag is not None and not 60 <= lag <= _LONGEST_LAG:
+        raise ValueError(f"maximum_lag_seconds must be from 60 to {_LONGEST_LAG}, or None, got {lag}")
+
+
+def _catalog_name(view: str) -> str:
+    """A view's name as Glue and Athena take it."""
+    return re.sub("[^a-z0-9_]", "_", view.lower())
+
+
+def _trust(service_accounts: Sequence[str], account: str, partition: str, issuer: str) -> str:
+    trusted = [account_decides(account, partition)]
+    for each in service_accounts:
+        namespace, name = each.split("/")
+        trusted.append(service_account_trust(name, account, partition, issuer, namespace))
+    return policy_document(trusted)
+
+
+def _reads(
+    bucket: str, key: str, glue: str, database: str, workgroup: str, tables: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [
+        statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (_DATA, _REGISTRY, _QUERIES)]),
+        statement(["s3:AbortMultipartUpload", "s3:PutObject"], [f"{bucket}/{_QUERIES}/*"]),
+        statement(["s3:GetBucketLocation", "s3:ListBucket"], [bucket]),
+        statement(
+            [
+                "athena:GetQueryExecution",
+                "athena:GetQueryResults",
+                "athena:GetWorkGroup",
+                "athena:StartQueryExecution",
+                "athena:StopQueryExecution",
+            ],
+            [workgroup],
+        ),
+        statement(
+            ["glue:GetDatabase", "glue:GetPartitions", "glue:GetTable", "glue:GetTables"],
+            [f"{glue}:catalog", f"{glue}:database/{database}", f"{glue}:table/{database}/*"],
+        ),
+        *_on_tables(["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem"], tables),
+        statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
+    ]
+
+
+def _writes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        statement(["s3:GetObject", "s3:PutObject"], [f"{bucket}/{prefix}/*" for prefix in (_DATA, _REGISTRY)]),
+        statement(["s3:AbortMultipartUpload", "s3:DeleteObject"], [f"{bucket}/{_DATA}/*"]),
+        statement(["s3:ListBucket"], [bucket]),
+        *_on_tables(["dynamodb:DescribeTable"], tables),
+        statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
+    ]
+
+
+def _materializes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]:
+    written = ["BatchGetItem", "DescribeTable", "GetItem", "PutItem", "UpdateItem"]
+    return [
+        statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (_DATA, _REGISTRY)]),
+        statement(["s3:ListBucket"], [bucket]),
+        *_on_tables([f"dynamodb:{action}" for action in written], tables),
+        statement(["kms:Decrypt"], [key]),
+        publish_metrics(contract.FEATURE_METRIC_NAMESPACE),
+    ]
+
+
+def _on_tables(actions: Sequence[str], tables: Sequence[str]) -> list[dict[str, Any]]:
+    """IAM refuses a statement about nothing: a store without online views has none."""
+    return [statement(actions, tables)] if tables else []
+
+
+def _table_alarms(view: str, table: pulumi.Input[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    def minutes(metric: str, meaning: str, **dimensions: str) -> Mapping[str, Any]:
+        """Three of five minutes: clients retry what lasts for a second."""
+        return {
+            "alarm_description": f"feature view {view}: {meaning}",
+            "namespace": "AWS/DynamoDB",
+            "metric_name": metric,
+            "dimensions": {"TableName": table, **dimensions},
+            "statistic": "Sum",
+            "comparison_operator": "GreaterThanThreshold",
+            "threshold": 0,
+            "period": 60,
+            "evaluation_periods": 5,
+            "datapoints_to_alarm": 3,
+            "treat_missing_data": "notBreaching",
+        }
+
+    return [
+        ("reads-throttled", minutes("ReadThrottleEvents", "DynamoDB throttles reads")),
+        ("writes-throttled", minutes("WriteThrottleEvents", "DynamoDB throttles writes")),
+        ("read-errors", minutes("SystemErrors", "DynamoDB fails to read", Operation="BatchGetItem")),
+        ("write-errors", minutes("SystemErrors", "DynamoDB fails to write", Operation="PutItem")),
+    ]
+
+
+def _lag_alarm(view: str, environment: str, lag: int) -> tuple[str, Mapping[str, Any]]:
+    # Only a run that ends reports its lag: hours without one count as stale. CloudWatch takes a day of minutes at most.
+    period = 60 if lag < 3600 else 3600
+    periods = math.ceil(lag / period)
+    return "stale", {
+        "alarm_description": f"feature view {view}: no materialization reported a lag within {lag} s",
+        "namespace": contract.FEATURE_METRIC_NAMESPACE,
+        "metric_name": contract.METRIC_FEATURE_LAG,
+        "dimensions": {contract.DIMENSION_ENVIRONMENT: environment, contract.DIMENSION_VIEW: view},
+        "statistic": "Minimum",
+        "comparison_operator": "GreaterThanThreshold",
+        "threshold": lag,
+        "period": period,
+        "evaluation_periods": periods,
+        "datapoints_to_alarm": periods,
+        "treat_missing_data": "breaching",
+    }
+
+
+def _yaml(project: str, bucket: str, region: str) -> str:
+    return f"""project: {json.dumps(project)}
+provider: local
+registry:
+  registry_type: file
+  path: s3://{bucket}/{_REGISTRY}/registry.db
+  cache_ttl_seconds: 60
+offline_store:
+  type: modelworks.features.offline.PolarsOfflineStore
+  location: s3://{bucket}/{_DATA}
+online_store:
+  type: modelworks.features.online.DynamoDBOnlineStore
+  region: {region}
+  create_tables: false
+entity_key_serialization_version: 3
+"""

@@ -1,0 +1,1 @@
+"""Stores behind Feast's own interfaces."""

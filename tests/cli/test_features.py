@@ -1,0 +1,227 @@
+"""`modelworks features` on a project of two models and on an emulated AWS, as the laptop gives it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import boto3
+import polars as pl
+import pytest
+from moto.server import ThreadedMotoServer
+from typer.testing import CliRunner
+
+from modelworks import cli
+from modelworks.cli import features
+from modelworks.errors import ModelworksError
+
+cli._register()
+NOW = datetime.now(UTC).replace(microsecond=0)
+FLIGHTS = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64, Int64
+
+aircraft = Entity(name="aircraft", join_keys=["tail"], value_type=ValueType.INT64)
+delays = FeatureView(
+    name="delays", entities=[aircraft], ttl=timedelta(days=7),
+    schema=[Field(name="mean", dtype=Float64), Field(name="flights", dtype=Int64)],
+    source=FileSource(name="delays", path="delays", timestamp_field="landed"),
+)
+flight = FeatureService(name="flight", features=[delays[["mean"]]])
+"""
+STACK = """config:
+  aws:allowedAccountIds: ["111111111111"]
+  modelworks:settings:
+    owner: me
+    cost_centre: "1"
+    registry: {}
+    endpoints:
+      flight-delay: {allow_anonymous: true}
+  modelworks:secrets:
+    registry_password: correct horse battery
+"""
+RELEASES = """  modelworks:releases:
+    flight-delay: {digest: "sha256:%s"}
+""" % ("ab" * 32)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "Pulumi.yaml").write_text("name: p\nruntime: python\n")
+    (tmp_path / "models/flight_delay").mkdir(parents=True)
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks/Pulumi.dev.yaml").write_text(STACK)
+    monkeypatch.chdir(tmp_path)
+    define(tmp_path, FLIGHTS)
+    return tmp_path
+
+
+def define(project, text):
+    (project / "models/flight_delay/features.py").write_text(text)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.app, ["features", *arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def environment(moto, monkeypatch, request):
+    """The environment `dev` with a bucket and the table of `delays`, as `FeatureStore` declares them."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": moto,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    project = f"p{abs(hash(request.node.name))}"
+    bucket = project
+    boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    boto3.client("dynamodb").create_table(
+        TableName=f"{project}.delays", BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
+    )  # fmt: skip
+    config = (
+        f"project: {project}\nprovider: local\n"
+        f"registry: {{registry_type: file, path: 's3://{bucket}/registry/registry.db'}}\n"
+        "offline_store: {type: modelworks.features.offline.PolarsOfflineStore, "
+        f"location: 's3://{bucket}/data'}}\n"
+        "online_store: {type: modelworks.features.online.DynamoDBOnlineStore, create_tables: false}\n"
+        "entity_key_serialization_version: 3\n"
+    )
+    outputs = {"features": {"feature_store_yaml": config, "tables": {"delays": "arn"}, "environment": "dev"}}
+    target = SimpleNamespace(
+        output=outputs.__getitem__, engine=SimpleNamespace(on_laptop=False), session=boto3.Session(), outputs=outputs
+    )
+    monkeypatch.setattr(features.Target, "of", lambda _: target)
+    return SimpleNamespace(bucket=bucket, outputs=outputs)
+
+
+def history(environment, *rows):
+    frame = pl.DataFrame(
+        rows, schema={"tail": pl.Int64, "landed": pl.Datetime("us", "UTC"), "mean": pl.Float64, "flights": pl.Int64},
+        orient="row",
+    )  # fmt: skip
+    path = f"s3://{environment.bucket}/data/delays/part-{len(rows)}-{rows[0][2]}.parquet"
+    frame.write_parquet(path, storage_options={"aws_allow_http": "true"})
+
+
+def test_apply_writes_the_manifest_and_plan_has_nothing_to_do_after_it(project):
+    assert "add" in run("plan").stdout
+    run("apply")
+    assert set(json.loads((project / "models/features.json").read_text())["views"]) == {"delays"}
+    assert run("plan").stdout.strip() == "no changes"
+
+
+def test_list_and_show_find_what_is_defined(project):
+    assert {item["name"]: item["used_by"] for item in json.loads(run("list", "--json").stdout)} == {
+        "delays": ["flight-delay"], "flight": ["flight-delay"],
+    }  # fmt: skip
+    assert json.loads(run("show", "delays").stdout)["keys"] == {"tail": "Int64"}
+    with pytest.raises(ModelworksError, match="no feature view or service 'nothing'"):
+        run("show", "nothing")
+
+
+def test_removing_what_a_released_model_needs_is_refused_and_writes_nothing(project):
+    run("apply")
+    before = (project / "models/features.json").read_bytes()
+    (project / "stacks/Pulumi.dev.yaml").write_text(STACK + RELEASES)
+    define(project, "")
+    with pytest.raises(ModelworksError, match="flight-delay, released in dev, would break"):
+        run("apply")
+    assert (project / "models/features.json").read_bytes() == before
+    assert "breaks flight-delay, released in dev" in run("plan").stdout
+    run("apply", "--allow-breaking", "flight-delay")
+    assert json.loads((project / "models/features.json").read_text())["views"] == {}
+
+
+def test_features_go_from_definition_to_an_online_value(project, environment):
+    run("apply")
+    run("apply", "--env", "dev")
+    assert run("plan", "--env", "dev").stdout.strip() == "no changes"
+    history(environment, (7, NOW - timedelta(hours=3), 1.5, 2), (7, NOW - timedelta(hours=2), 2.5, 3))
+    (result,) = json.loads(run("materialize", "--env", "dev", "--json").stdout)
+    assert (result["view"], result["written"]) == ("delays", 1)
+    assert json.loads(run("get", "flight", "tail=7", "--env", "dev").stdout) == {"tail": 7, "mean": 2.5}
+    assert json.loads(run("get", "delays", "tail=8", "--env", "dev").stdout)["mean"] is None
+    [metric] = boto3.client("cloudwatch").list_metrics(Namespace="modelworks/features")["Metrics"]
+    assert metric["MetricName"] == "feature_lag"
+    assert {"Name": "view", "Value": "delays"} in metric["Dimensions"]
+
+
+def test_verify_finds_a_value_that_is_not_that_of_history(project, environment):
+    run("apply")
+    run("apply", "--env", "dev")
+    history(environment, (7, NOW - timedelta(hours=3), 1.5, 2), (8, NOW - timedelta(hours=3), 4.5, 2))
+    run("materialize", "--env", "dev")
+    assert run("verify", "--env", "dev").exit_code == 0
+    history(
+        environment,
+        (7, NOW - timedelta(hours=2), 9.5, 2),
+        (9, NOW - timedelta(hours=2), 1.0, 1),
+        (8, NOW - timedelta(hours=9), 0, 0),
+    )
+    found = run("verify", "--env", "dev", "--json")
+    assert found.exit_code == 1
+    (mean,) = [skew for skew in json.loads(found.stdout) if skew["feature"] == "mean"]
+    assert (mean["compared"], mean["different"], mean["missing"]) == (3, 1, 1)
+    assert any("9.5" in example for example in mean["examples"])
+    run("backfill", "--env", "dev", "--from", (NOW - timedelta(hours=4)).isoformat(), "--to", NOW.isoformat())
+    assert run("verify", "--env", "dev").exit_code == 0
+
+
+def test_a_registry_gets_only_what_the_committed_manifest_has(project, environment):
+    with pytest.raises(ModelworksError, match="is not the manifest of the definitions"):
+        run("apply", "--env", "dev")
+    run("apply")
+    environment.outputs["features"]["tables"] = {}
+    with pytest.raises(ModelworksError, match="no table for the feature view delays"):
+        run("apply", "--env", "dev")
+
+
+def test_a_view_that_is_gone_leaves_the_registry_too(project, environment):
+    run("apply")
+    run("apply", "--env", "dev")
+    define(project, FLIGHTS.replace('name="delays", entities', 'name="late", entities'))
+    environment.outputs["features"]["tables"] = {"delays": "arn", "late": "arn"}
+    run("apply")
+    boto3.client("dynamodb").create_table(
+        TableName=f"{environment.bucket}.late", BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
+    )  # fmt: skip
+    run("apply", "--env", "dev")
+    assert run("plan", "--env", "dev").stdout.strip() == "no changes"
+    assert f"{environment.bucket}.delays" in boto3.client("dynamodb").list_tables()["TableNames"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("get", "nothing", "tail=1"), "there is no feature service or view 'nothing'"),
+        (("get", "flight", "tail"), "a key must be given as KEY=VALUE, got 'tail'"),
+        (("get", "flight", "tail=x"), "tail must be of the type Int64, got 'x'"),
+        (("get", "flight", "origin=1"), "flight cannot be read with origin"),
+        (("materialize", "--view", "nothing"), "there is no feature view 'nothing'"),
+        (("materialize", "--until", "soon"), "--until must be a time in ISO 8601, got 'soon'"),
+        (("backfill", "--from", "2026-02-01", "--to", "2026-01-01"), "after its end"),
+        (("verify",), "was never materialized"),
+    ],
+)
+def test_a_mistake_is_named(project, environment, arguments, message):
+    run("apply")
+    run("apply", "--env", "dev")
+    with pytest.raises(ModelworksError, match=message):
+        run(*arguments)

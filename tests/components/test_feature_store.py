@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from mocks import ACCOUNT, declare
+from modelworks import FeatureStore
+from modelworks.contract import METRIC_FEATURE_LAG
+from modelworks.stack import feature_views
+from smallest import SMALLEST
+
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
+CATALOG_TABLE = "aws:glue/catalogTable:CatalogTable"
+TABLE = "aws:dynamodb/table:Table"
+KEY = SMALLEST["FeatureStore"]["key_arn"]
+WEATHER = {"name": "weather", "columns": {"origin": "string", "wind": "double", "hour": "timestamp"}, "path": "weather"}
+
+
+def store(*views, **args):
+    given = {**SMALLEST["FeatureStore"], "views": [*views], **args}
+    return declare(lambda: FeatureStore("features", given))
+
+
+def outputs(*views, **args):
+    found = {}
+
+    def program():
+        made = FeatureStore("flight-features", {**SMALLEST["FeatureStore"], "views": [*views], **args})
+        made.feature_store_yaml.apply(lambda text: found.update(yaml.safe_load(text)))
+        made.place.apply(lambda place: found.update(place=place))
+
+    declare(program)
+    return found
+
+
+def statements(declared, role: str) -> list[dict]:
+    return json.loads(declared.all("aws:iam/rolePolicy:RolePolicy")[f"features-{role}-policy"]["policy"])["Statement"]
+
+
+def actions(declared, role: str) -> set[str]:
+    return {action for rule in statements(declared, role) for action in rule["Action"]}
+
+
+def resources(declared, role: str, action: str) -> list[str]:
+    return next(rule["Resource"] for rule in statements(declared, role) if action in rule["Action"])
+
+
+def trust(declared, role: str) -> list[dict]:
+    return json.loads(declared.all("aws:iam/role:Role")[f"features-{role}"]["assumeRolePolicy"])["Statement"]
+
+
+def test_an_online_view_has_the_table_that_feast_looks_for():
+    table = store(WEATHER).one(TABLE)
+    assert (table["name"], table["hashKey"], table["billingMode"]) == (
+        "features.weather", "entity_id", "PAY_PER_REQUEST",
+    )  # fmt: skip
+    assert table["ttl"] == {"attributeName": "expires_at", "enabled": True}
+
+
+def test_an_online_table_is_encrypted_recoverable_and_refuses_deletion():
+    table = store(WEATHER).one(TABLE)
+    assert table["serverSideEncryption"] == {"enabled": True, "kmsKeyArn": KEY}
+    assert table["pointInTimeRecovery"] == {"enabled": True}
+    assert table["deletionProtectionEnabled"] is True
+
+
+def test_a_view_that_is_offline_only_has_no_table_and_no_alarm():
+    declared = store({**WEATHER, "online": False})
+    assert (declared.all(TABLE), declared.all(ALARM)) == ({}, {})
+    assert set(declared.all(CATALOG_TABLE)) == {"features-catalog-weather"}
+
+
+def test_the_history_of_a_view_is_a_table_of_parquet_in_the_catalog():
+    table = store(WEATHER).one(CATALOG_TABLE)
+    assert table["storageDescriptor"]["location"] == "s3://features-store/data/weather/"
+    assert table["storageDescriptor"]["columns"] == [
+        {"name": "origin", "type": "string"},
+        {"name": "wind", "type": "double"},
+        {"name": "hour", "type": "timestamp"},
+    ]
+    assert table["storageDescriptor"]["serDeInfo"]["serializationLibrary"].endswith("ParquetHiveSerDe")
+
+
+def test_a_view_without_a_path_is_in_no_catalog():
+    assert store({**WEATHER, "path": None}).all(CATALOG_TABLE) == {}
+
+
+def test_results_of_queries_are_encrypted_limited_and_expire():
+    declared = store(query_limit_gib=2, query_result_days=3)
+    configuration = declared.one("aws:athena/workgroup:Workgroup")["configuration"]
+    assert configuration["enforceWorkgroupConfiguration"] is True
+    assert configuration["bytesScannedCutoffPerQuery"] == 2 * 1024**3
+    assert configuration["resultConfiguration"] == {
+        "outputLocation": "s3://features-store/queries/",
+        "encryptionConfiguration": {"encryptionOption": "SSE_KMS", "kmsKeyArn": KEY},
+    }
+    rules = declared.one("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration")["rules"]
+    assert [(rule["filter"], rule["expiration"]) for rule in rules if "expiration" in rule] == [
+        ({"prefix": "queries/"}, {"days": 3})
+    ]
+
+
+def test_what_holds_data_is_protected_and_what_does_not_is_not():
+    asked = store(WEATHER).requests()
+    protected = {urn.rpartition("::")[2] for urn, request in asked.items() if request.get("protect")}
+    bucket = {f"features-store-{part}" for part in
+              ("encryption", "lifecycle", "ownership", "policy", "private", "versioning")}  # fmt: skip
+    assert protected == {"features-store", "features-online-weather"} | bucket
+
+
+def test_nothing_is_protected_where_the_environment_is_not():
+    declared = store(WEATHER, protect=False)
+    assert not any(request.get("protect") for request in declared.requests().values())
+    assert declared.one(TABLE)["deletionProtectionEnabled"] is False
+
+
+def test_a_reader_changes_nothing_but_results_of_queries():
+    declared = store(WEATHER)
+    assert resources(declared, "reader", "s3:PutObject") == ["arn:aws:mock:::features-store/queries/*"]
+    assert {action for action in actions(declared, "reader") if action.startswith("dynamodb:")} == {
+        "dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem",
+    }  # fmt: skip
+    assert resources(declared, "reader", "dynamodb:GetItem") == ["arn:aws:mock:::features-online-weather"]
+    assert resources(declared, "reader", "glue:GetTable") == [
+        f"arn:aws:glue:eu-central-1:{ACCOUNT}:catalog",
+        f"arn:aws:glue:eu-central-1:{ACCOUNT}:database/features",
+        f"arn:aws:glue:eu-central-1:{ACCOUNT}:table/features/*",
+    ]
+
+
+def test_a_writer_writes_history_and_no_online_value():
+    declared = store(WEATHER)
+    assert resources(declared, "writer", "s3:PutObject") == [
+        "arn:aws:mock:::features-store/data/*",
+        "arn:aws:mock:::features-store/registry/*",
+    ]
+    assert "dynamodb:PutItem" not in actions(declared, "writer")
+
+
+def test_the_materializer_writes_online_values_and_no_history():
+    declared = store(WEATHER)
+    assert resources(declared, "materializer", "dynamodb:PutItem") == ["arn:aws:mock:::features-online-weather"]
+    assert "s3:PutObject" not in actions(declared, "materializer")
+
+
+@pytest.mark.parametrize("role", ["reader", "writer", "materializer"])
+def test_a_store_without_online_views_has_no_statement_about_nothing(role):
+    assert all(rule["Resource"] for rule in statements(store({**WEATHER, "online": False}), role))
+
+
+def test_named_service_accounts_assume_their_role_and_no_other():
+    declared = store(readers=["modelworks-dev/churn"])
+    (_, pods) = trust(declared, "reader")
+    assert pods["Condition"]["StringEquals"]["oidc.example/id:sub"] == "system:serviceaccount:modelworks-dev:churn"
+    assert [rule["Sid"] for rule in trust(declared, "writer")] == ["AccountDecidesByIam"]
+
+
+def test_throttling_errors_and_stale_values_of_a_view_page():
+    alarms = store(WEATHER).all(ALARM)
+    assert {(alarm["metricName"], alarm["dimensions"].get("Operation")) for alarm in alarms.values()} == {
+        ("ReadThrottleEvents", None), ("WriteThrottleEvents", None), ("SystemErrors", "BatchGetItem"),
+        ("SystemErrors", "PutItem"), (METRIC_FEATURE_LAG, None),
+    }  # fmt: skip
+    topic = SMALLEST["FeatureStore"]["alerts_topic_arn"]
+    assert all(alarm["alarmActions"] == [topic] for alarm in alarms.values())
+
+
+@pytest.mark.parametrize(
+    ("lag", "period", "periods"),
+    [(60, 60, 1), (3599, 60, 60), (3600, 3600, 1), (86_400, 3600, 24), (604_800, 3600, 168)],
+)
+def test_a_view_is_stale_when_no_run_reported_a_lag_within_the_limit_for_as_long(lag, period, periods):
+    alarm = store(WEATHER, maximum_lag_seconds=lag).all(ALARM)["features-weather-stale"]
+    assert (alarm["threshold"], alarm["period"], alarm["evaluationPeriods"]) == (lag, period, periods)
+    assert (alarm["statistic"], alarm["treatMissingData"]) == ("Minimum", "breaching")
+    assert alarm["dimensions"] == {"environment": "dev", "view": "weather"}
+
+
+def test_a_store_without_a_limit_of_lag_has_no_such_alarm():
+    assert "features-weather-stale" not in store(WEATHER, maximum_lag_seconds=None).all(ALARM)
+
+
+def test_feast_gets_a_ready_config():
+    found = outputs(WEATHER)
+    assert found["project"] == "flight_features"
+    assert found["registry"]["path"] == "s3://flight-features-store/registry/registry.db"
+    assert found["offline_store"] == {
+        "type": "modelworks.features.offline.PolarsOfflineStore",
+        "location": "s3://flight-features-store/data",
+    }
+    assert found["online_store"]["region"] == "eu-central-1"
+    assert found["place"]["tables"] == {"weather": "arn:aws:mock:::flight-features-online-weather"}
+
+
+@pytest.mark.parametrize(
+    ("views", "args", "message"),
+    [
+        ([{**WEATHER, "name": "we ather"}], {}, "a view's name must be letters"),
+        ([{**WEATHER, "name": "w" * 250}], {}, "at most 255"),
+        ([{**WEATHER, "columns": {}}], {}, "view 'weather' has no columns"),
+        ([{**WEATHER, "path": ""}], {}, "path of view 'weather' must name a folder"),
+        ([{**WEATHER, "path": "../registry"}], {}, "path of view 'weather' must name a folder"),
+        ([WEATHER, {**WEATHER, "name": "Weather"}], {}, "view 'Weather' has the name of 'weather' in the catalog"),
+        ([WEATHER, dict(WEATHER)], {}, "view 'weather' has the name of 'weather' in the catalog"),
+        ([{"name": "weather"}], {}, r"views\[0\].columns is required"),
+        ([], {"project": "my-project"}, "project must be letters, digits and _"),
+        ([], {"readers": ["churn"]}, "readers must be service accounts as namespace/name, got 'churn'"),
+        ([], {"maximum_lag_seconds": 59}, "maximum_lag_seconds must be from 60 to 604800, or None, got 59"),
+        ([], {"query_limit_gib": 0}, "query_limit_gib must be at least 1, got 0"),
+    ],
+)
+def test_an_argument_that_cannot_work_is_refused(views, args, message):
+    with pytest.raises(ValueError, match=message):
+        store(*views, **args)
+
+
+def test_a_program_declares_the_views_of_the_committed_manifest(tmp_path):
+    (tmp_path / "models").mkdir()
+    view = {
+        "model": "flight-delay", "entities": ["airport"], "keys": {"origin": "String"}, "features": {"wind": "Float64"},
+        "ttl_seconds": 7200, "source": "weather", "event_time": "hour", "created_time": None, "stored": {},
+        "online": True, "digest": "sha256:0",
+    }  # fmt: skip
+    manifest = {"format": 1, "views": {"weather": view}, "on_demand": {}, "services": {}}
+    (tmp_path / "models/features.json").write_text(json.dumps(manifest))
+    assert feature_views(tmp_path) == [{**WEATHER, "online": True}]
+    assert set(store(*feature_views(tmp_path)).all(TABLE)) == {"features-online-weather"}
+
+
+def test_a_project_without_a_manifest_has_no_views(tmp_path):
+    assert feature_views(tmp_path) == []
