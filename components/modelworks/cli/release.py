@@ -131,7 +131,7 @@ def key_of(target: Target, where: str) -> SigningKey | None:
     """The key that --signing-key names; None without one. A KMS key is used with the target's credentials."""
     from modelworks.lifecycle.signing import open_key
 
-    return open_key(where, target.session) if where else None
+    return open_key(where, lambda: target.session) if where else None
 
 
 def say_release(target: Target, version: Version, changed: bool) -> None:

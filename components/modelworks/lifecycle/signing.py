@@ -19,13 +19,13 @@ _KMS = "awskms"
 _KMS_ALGORITHM = "ECDSA_SHA_256"
 
 
-def open_key(where: str | Path, session: Any = None) -> SigningKey:
+def open_key(where: str | Path, session: Callable[[], Any] = lambda: None) -> SigningKey:
     """A key that signs bundles.
 
     Args:
         where: File of an Ed25519 private key in PEM, or a KMS key as Pulumi spells one: `awskms:///ID`,
             `awskms://alias/NAME` or `awskms:///ARN`, with `?region=REGION`.
-        session: A boto3 session; only a KMS key needs it.
+        session: Makes a boto3 session; called for a KMS key alone.
 
     Raises:
         ModelworksError: The file is not such a key, or the text is not such an address.
@@ -41,7 +41,7 @@ def open_key(where: str | Path, session: Any = None) -> SigningKey:
             fix="Write awskms:///KEY-ID, awskms://alias/NAME or awskms:///ARN, with ?region=REGION behind it.",
         )
     stated = parse_qs(parts.query).get("region")
-    return KmsKey(name, stated[0] if stated else _region_of(name), session)
+    return KmsKey(name, stated[0] if stated else _region_of(name), session())
 
 
 def _region_of(name: str) -> str | None:

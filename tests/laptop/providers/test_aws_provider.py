@@ -77,7 +77,8 @@ def test_a_policy_given_as_an_object_is_sent_as_json(engine):
 
 def test_a_type_that_is_not_there_lists_what_is(engine):
     with pytest.raises(
-        grpc.RpcError, match=r"has no type aws:s3/bukkit:Bukkit.*(?s:.)*It has: aws:budgets/budget:Budget"
+        grpc.RpcError,
+        match=r"has no type aws:s3/bukkit:Bukkit.*(?s:.)*It has: aws:athena/workgroup:Workgroup",
     ):
         engine.check("aws:s3/bukkit:Bukkit", {})
 
