@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from modelworks import cli
 from modelworks.cli import features
+from modelworks.deploy.account import account_of
 from modelworks.errors import ModelworksError
 
 cli._register()
@@ -102,8 +104,12 @@ def environment(moto, monkeypatch, request):
         "entity_key_serialization_version: 3\n"
     )
     outputs = {"features": {"feature_store_yaml": config, "tables": {"delays": "arn"}, "environment": "dev"}}
+    account = account_of("dev", {}, os.environ)
     target = SimpleNamespace(
-        output=outputs.__getitem__, engine=SimpleNamespace(on_laptop=False), session=boto3.Session(), outputs=outputs
+        output=outputs.__getitem__,
+        engine=SimpleNamespace(on_laptop=False, account=account),
+        session=account.session,
+        outputs=outputs,
     )
     monkeypatch.setattr(features.Target, "of", lambda _: target)
     return SimpleNamespace(bucket=bucket, outputs=outputs)

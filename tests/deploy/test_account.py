@@ -87,6 +87,13 @@ def test_a_role_is_assumed_and_two_stacks_of_one_command_are_in_two_accounts():
     assert [each.session.client("sts").get_caller_identity()["Account"] for each in (one, other)] == [DEV, PROD]
 
 
+def test_programs_of_others_get_the_account_by_variables(monkeypatch):
+    found = account_of("a", config(assumeRoles=[role(DEV)]), SHELL)
+    for name, value in found.variables.items():
+        monkeypatch.setenv(name, value)
+    assert boto3.client("sts").get_caller_identity()["Account"] == DEV
+
+
 def test_roles_are_assumed_one_after_the_other_from_a_profile(profiles):
     found = account_of("prod", config(profile="dev", assumeRoles=[role(OURS), role(PROD)]), {})
     assert found.id == PROD

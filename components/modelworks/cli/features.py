@@ -286,9 +286,13 @@ def _store(target: Target) -> FeatureStore:
     from modelworks.features.environment import open_store
 
     place = target.output("features")
-    if target.engine.on_laptop:
-        # Feast, pyarrow and Polars take the account from the process's own variables.
-        os.environ.update({key: value for key, value in target.engine.variables.items() if key.startswith("AWS_")})
+    # Feast, pyarrow and Polars take the account from the process's own variables.
+    os.environ.pop("AWS_SESSION_TOKEN", None)
+    os.environ.update(
+        {key: value for key, value in target.engine.variables.items() if key.startswith("AWS_")}
+        if target.engine.on_laptop
+        else target.engine.account.variables
+    )
     return open_store(place["feature_store_yaml"])
 
 

@@ -55,6 +55,18 @@ class Account:
     session: Any
     """A boto3 session: its clients, of any service, use the stack's credentials, region and endpoints."""
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for a program that takes AWS from its environment; credentials of a role last for an hour or so."""
+        credentials = self.session.get_credentials().get_frozen_credentials()
+        return {
+            "AWS_ACCESS_KEY_ID": credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+            **({"AWS_SESSION_TOKEN": credentials.token} if credentials.token else {}),
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+        }
+
 
 class Session(boto3.Session):  # type: ignore[misc]  # boto3 has no types
     """A boto3 session with addresses of services; boto3's own takes them by the client, or from the process."""
