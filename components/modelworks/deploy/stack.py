@@ -341,9 +341,7 @@ class Engine:
         exported = self._exported()
         if exported is None or not pending_operations.operations(exported):
             return
-        account = self.account
-        where = pending_operations.Where(account.id, account.region, self.variables.get("AWS_ENDPOINT_URL", ""))
-        resolution = pending_operations.resolve(exported, where, search_of(account.session))
+        resolution = self._resolution(exported)
         count = len(pending_operations.operations(exported))
         say(f"a killed update left {count} operation{'s' if count > 1 else ''} pending; looking up each resource")
         self.ask("stack", "import", "--stack", self.environment, feed=json.dumps(resolution.deployment))
@@ -362,6 +360,14 @@ class Engine:
                 f"  {_short(urn)}: its inputs do not determine its id, so it is forgotten; if it was created, find "
                 f"and delete it by its tags"
             )
+
+    def _resolution(self, exported: dict[str, Any]) -> pending_operations.Resolution:
+        pending = pending_operations.operations(exported)
+        if not any(operation["resource"]["type"].startswith("aws:") for operation in pending):
+            return pending_operations.resolve(exported, pending_operations.Where("", ""))  # the stack may have no AWS
+        account = self.account
+        where = pending_operations.Where(account.id, account.region, self.variables.get("AWS_ENDPOINT_URL", ""))
+        return pending_operations.resolve(exported, where, search_of(account.session))
 
     def protected(self) -> list[Protected]:
         """The resources that the engine refuses to delete, without those that belong to another of them."""
