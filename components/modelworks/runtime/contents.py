@@ -13,16 +13,12 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from numpy.lib import format as npy_format
-
 from modelworks.errors import ModelworksError
 from modelworks.runtime.manifest import Manifest
 
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth"}
 BYTES = ".bin"
 """Entry of a skops file with bytes that an object holds as they are."""
-_HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
-"""Readers of the versions of the format that NumPy writes for arrays without names beyond Latin-1."""
 _CALLS = {"GLOBAL", "INST", "REDUCE", "BUILD", "OBJ"}
 
 
@@ -77,9 +73,13 @@ def _refuse_other_than_arrays(name: str, data: bytes) -> None:
 
 def _holds_objects(npy: bytes) -> bool:
     """Whether an `.npy` file is anything but an array of plain values: the objects in one are a pickle."""
+    from numpy.lib import format as npy_format  # most bundles hold none, and a service of its own may need no NumPy
+
+    # The versions that NumPy writes for arrays without names beyond Latin-1.
+    headers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     file = io.BytesIO(npy)
     try:
-        _, _, dtype = _HEADERS[npy_format.read_magic(file)](file)
+        _, _, dtype = headers[npy_format.read_magic(file)](file)
     except (ValueError, KeyError):
         return True
     return bool(dtype.hasobject)
