@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modelworks.runtime.predictor import Cost, Predictions
+from modelworks.runtime import predictor
+from modelworks.runtime.predictor import Cost, Predictions, measured
 from modelworks.runtime.server import app as door
 from modelworks.runtime.server.admission import Admission
 from modelworks.runtime.server.app import App
@@ -339,3 +340,18 @@ async def test_what_is_too_much_is_refused_before_it_is_decoded(ask, model, monk
     statuses = [connection.statuses[0] for connection in connections]
     assert statuses.count(200) in range(1, 5)
     assert set(statuses) == {200, 429}  # the last one is no JSON
+
+
+@given(
+    call=st.floats(1e-5, 0.1),
+    row=st.floats(1e-6, 0.01),
+    noise=st.lists(st.floats(1.0, 1.1), min_size=5, max_size=5),
+)
+def test_the_cost_of_a_row_is_told_from_noise(call, row, noise):
+    """A tenth of noise in each measurement, and a call that takes as long as thousands of rows."""
+    pending = iter(noise)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "fastest", lambda run: run() * next(pending))
+        cost = measured(lambda rows: call + row * rows, 100, 10_000)
+    if call < 5_000 * row:
+        assert row / 2 < cost.row < row * 2

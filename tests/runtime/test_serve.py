@@ -269,7 +269,7 @@ def test_two_workers_share_a_port_and_their_numbers(serve, example):
 def test_an_overloaded_server_says_so_early(serve, tmp_path):
     """Within a millisecond there is time for no more than the next call."""
     # A call takes far longer than reading a request: otherwise none would ever wait for another's.
-    slow = example_bundle.build(tmp_path, onnx=False, trees=300)
+    slow = example_bundle.build(tmp_path, onnx=False, trees=60, forest=True)
     server = serve(slow, **{contract.ENV_LATENCY_OBJECTIVE_MS: "1"}).ready()
     body = json.dumps({"rows": rows(1000)}).encode()
     request = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,10 @@ Infer = Callable[[Sequence[Row]], Any]
 
 class NotANumberError(ModelworksError):
     """The model answered with NaN or infinity."""
+
+
+_MOST_MEASURED = 10_000
+"""Rows of a call while the model is measured, at most."""
 
 
 class Cost(NamedTuple):
@@ -94,14 +99,12 @@ class Predictor:
     def _warm_up(self) -> Cost:
         decode = Rows(self.manifest).decode
         examples = [decode(msgspec.json.encode(example))[0] for example in self.manifest.examples]
-        many = (examples * 100)[:100]
+        many = (examples * _MOST_MEASURED)[:_MOST_MEASURED]
         try:
-            self.predict(many)  # the first call allocates
-            one, hundred = fastest(lambda: self.predict(examples[:1])), fastest(lambda: self.predict(many))
+            self.predict(many[:100])  # the first call allocates
+            return measured(lambda rows: self.predict(many[:rows]), 100, _MOST_MEASURED)
         except Exception as error:
             raise ModelworksError(f"the model does not predict its own examples: {error}") from error
-        row = max(0.0, (hundred - one) / 99)
-        return Cost(call=max(0.0, one - row), row=row)
 
     def _binary(self, probabilities: Any) -> Predictions:
         scores = self._finite(probabilities[:, 1].tolist())
@@ -229,6 +232,23 @@ def _texts(numbers: list[float]) -> list[bytes]:
 
 def _key(label: str | int | bool) -> str:
     return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def measured(call: Callable[[int], object], first: int, most: int) -> Cost:
+    """The cost of calls, from one row and from so many that their work doubles the call: of fewer, noise hides it.
+
+    Args:
+        call: Calls the model with so many rows.
+        first: Rows to begin with.
+        most: No call has more.
+    """
+    one, rows = fastest(partial(call, 1)), min(first, most)
+    many = fastest(partial(call, rows))
+    while many < 2 * one and rows * 10 <= most:
+        rows *= 10
+        many = fastest(partial(call, rows))
+    row = max(0.0, many - one) / max(1, rows - 1)
+    return Cost(call=max(0.0, one - row), row=row)
 
 
 def fastest(call: Callable[[], object], times: int = 5) -> float:

@@ -27,7 +27,7 @@ from msgspec import Meta
 from modelworks.errors import ModelworksError
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Cost, Predictions, fastest
+from modelworks.runtime.predictor import Cost, Predictions, measured
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import say
 
@@ -347,14 +347,11 @@ class Service:
     def _warm_up(self) -> Cost:
         decode = Rows(self.manifest).decode
         row = decode(msgspec.json.encode(self.manifest.examples[0]))
-        count = min(_WARM_UP_ROWS, self.manifest.max_rows)
         try:
             self.predict(row)  # the first call loads and allocates
-            one, many = fastest(lambda: self.predict(row)), fastest(lambda: self.predict(row * count))
+            return measured(lambda rows: self.predict(row * rows), _WARM_UP_ROWS, self.manifest.max_rows)
         except ModelworksError as error:
             raise ModelworksError(f"the service does not predict the model's own example: {error.message}") from error
-        each = max(0.0, many - one) / max(1, count - 1)
-        return Cost(call=max(0.0, one - each), row=each)
 
     def _watch(self) -> None:
         heard = time.monotonic()
