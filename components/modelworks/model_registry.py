@@ -127,8 +127,8 @@ class ModelRegistry(KubernetesComponent):
     def _secret(self) -> KubernetesObject:
         """The server's own configuration: who may enter, and where it keeps its records."""
         password, postgres = self._args["admin_password"], self._args["postgres_uri"]
-        database = pulumi.Output.secret(postgres or f"sqlite:///{_DATA}/mlflow.db")
-        users = pulumi.Output.secret(postgres or f"sqlite:///{_DATA}/users.db")
+        database = pulumi.Output.secret(postgres or "sqlite:///mlflow.db")
+        users = pulumi.Output.secret(postgres or "sqlite:///users.db")
         config = pulumi.Output.all(pulumi.Output.secret(password), users).apply(lambda v: _auth_config(*v))
         return self.object(
             "v1",
@@ -187,6 +187,8 @@ class ModelRegistry(KubernetesComponent):
             "image": self._args["image"],
             "command": ["python", "-m", "mlflow", "server"],
             "args": self._arguments(),
+            # The paths of its SQLite files are relative: one of them is in a file, which no laptop can translate.
+            "workingDir": _DATA,
             "env": self._variables(),
             "ports": [{"name": "http", "containerPort": _PORT, "protocol": "TCP"}],
             "startupProbe": http_probe("/health", period_seconds=1, failures=120),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import secrets
 import tempfile
 import time
@@ -15,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from modelworks._files import plain, read_json
+from modelworks._user import user_name
 from modelworks.cli.console import err, say
 from modelworks.cli.exit_codes import ExitCode
 from modelworks.cluster import training_job
@@ -72,7 +72,7 @@ def train_in(
             source=artifacts.send_source(Path(scratch)),
             engine=sent["engine"],
             commit=source[0] + ("-dirty" if source[1] else ""),
-            by=getpass.getuser(),
+            by=user_name(),
             data=data,
         )
         if data:

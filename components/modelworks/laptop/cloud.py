@@ -31,6 +31,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, plugins, pod_network, rollouts, supervisor, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent.cgroup import Memory
+from modelworks.laptop.agent.sandbox import NONE
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.laptop.supervisor import Program
@@ -152,6 +153,11 @@ def _kubernetes_up(
     _wait(place, followers, was, report)
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.wait_for_ownership(api)
+        if _isolation(api) == NONE.kind:
+            report(
+                "this machine allows no mount namespaces: a container finds a volume only where a variable, an "
+                "argument or its workingDir names the path (docs/guides/node-agent.md, Privileges)"
+            )
     return [*first, *followers]
 
 
@@ -443,6 +449,11 @@ def _node_ready(api: httpx.Client) -> bool:
         return False
     conditions = answer.json().get("status", {}).get("conditions", []) if answer.status_code == 200 else []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _isolation(api: httpx.Client) -> str:
+    version = api.get(f"/api/v1/nodes/{control_plane.NODE}").json()["status"]["nodeInfo"]["containerRuntimeVersion"]
+    return str(version).removeprefix("process://")
 
 
 def _check_platform() -> None:

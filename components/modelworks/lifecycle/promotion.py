@@ -5,7 +5,6 @@ Like `registration`, it takes registries and stack files, and can be called from
 
 from __future__ import annotations
 
-import getpass
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelworks._files import write_whole
+from modelworks._user import user_name
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.comparison import Kept, champion_of, fetch_champion, fetch_kept, judged_again
@@ -193,7 +193,7 @@ def _copy(
 ) -> Version:
     """Copy a version to the target's registry, with bundle, signature and data, if the target takes it."""
     facts = {name: value for name, value in version.facts.items() if name not in _OF_ONE_ENVIRONMENT} | judged
-    decided = {"promoted_from": source.environment, "promoted_by": getpass.getuser(), **judged}
+    decided = {"promoted_from": source.environment, "promoted_by": user_name(), **judged}
     decided |= apply_policy(replace(version, facts=facts), target.environment, override)
     if kept.data and not target.has_data(version.data):
         target.keep_data(version.data, kept.data)

@@ -10,7 +10,6 @@ the command line does:
 
 from __future__ import annotations
 
-import getpass
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelworks._user import user_name
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import Move, move_aliases
@@ -177,7 +177,7 @@ def apply_policy(version: Version, environment: str, override: str) -> dict[str,
             fix="Improve the model, or take responsibility with --override REASON, which is recorded and shown.",
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    decision = {"environment": environment, "reason": override, "by": getpass.getuser(), "at": now, "gates": refused}
+    decision = {"environment": environment, "reason": override, "by": user_name(), "at": now, "gates": refused}
     return {"overrides": [*facts.get("overrides", []), decision]}
 
 

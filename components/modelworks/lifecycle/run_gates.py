@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks._files import digest_of_file, read_json, write_json, write_whole
+from modelworks._user import user_name
 from modelworks.contract import Digest
 from modelworks.lifecycle.child_process import Progress, work
 from modelworks.lifecycle.gates import SOURCE, GateReport, GateResult, Override, policy_of
@@ -116,7 +116,7 @@ def decide(
     refused = tuple(each.subject for each in results if each.action == "refuse")
     decision = None
     if override and refused:
-        decision = Override(override, getpass.getuser(), now, refused)
+        decision = Override(override, user_name(), now, refused)
     return GateReport(run.model, run.run, bundle.digest, target, now, results, champion, decision)
 
 

@@ -5,13 +5,13 @@ A run is called after the digest of its inputs: the same inputs find the same ru
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modelworks._files import digest_of_facts, read_json, write_json, write_whole
+from modelworks._user import user_name
 from modelworks.contract import MODEL_NAME, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.checks import CheckReport
@@ -128,7 +128,7 @@ def with_origin(folder: Path, commit: str, dirty: bool) -> TrainedModel:
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     # The same inputs found again in a clean tree are from then on known by that commit.
     if not known or (known["dirty"] and not dirty):
-        known = {"commit": commit, "dirty": dirty, "by": getpass.getuser(), "at": now}
+        known = {"commit": commit, "dirty": dirty, "by": user_name(), "at": now}
     write_json(path, {**known, "last": now})
     return open_run(folder)
 

@@ -13,7 +13,7 @@ from modelworks.laptop.agent import logs, probes
 from modelworks.laptop.agent.host import Addresses
 from modelworks.laptop.agent.kubelet_api import Wanted
 from modelworks.laptop.agent.probes import Tally
-from modelworks.laptop.agent.sandbox import NONE, Process, Sandbox, detect
+from modelworks.laptop.agent.sandbox import Mount, Process, Sandbox, detect
 from waiting import PATIENCE
 
 
@@ -154,7 +154,7 @@ def test_two_pods_never_share_an_address():
         addresses.take()
 
 
-async def started(tmp_path, isolation, *argv, **variables):
+async def started(tmp_path, isolation, *argv, mounts=(), hosts=None, **variables):
     folder, work = tmp_path / "run", tmp_path / "work"
     folder.mkdir()
     work.mkdir()
@@ -165,16 +165,54 @@ async def started(tmp_path, isolation, *argv, **variables):
         {"PATH": "/usr/bin:/bin", **variables},
         workdir=str(work),
         logfile=log,
-        mounts=[],
-        hosts=None,
+        mounts=mounts,
+        hosts=hosts,
         cgroup=None,
     )
     return process, failure, log
 
 
-@pytest.fixture(params=["plain", "isolated"])
+@pytest.fixture(params=["none", "links", "overlay"])
 def isolation(request, tmp_path):
-    return NONE if request.param == "plain" else detect(tmp_path)
+    return _allowed(tmp_path, request.param)
+
+
+def _allowed(tmp_path, kind):
+    try:
+        return detect(tmp_path, kind)
+    except ModelworksError as error:
+        pytest.skip(str(error))
+
+
+def test_a_kind_of_isolation_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ModelworksError, match="must be one of links, none, overlay, got 'docker'"):
+        detect(tmp_path, "docker")
+
+
+@pytest.mark.parametrize("kind", ["links", "overlay"])
+async def test_files_and_folders_appear_where_they_are_mounted(tmp_path, kind):
+    """New ones beside those of the machine, and the pod's own /etc/hosts in the same folder."""
+    isolation = _allowed(tmp_path, kind)
+    folder, file, hosts = tmp_path / "volume", tmp_path / "file", tmp_path / "hosts"
+    folder.mkdir()
+    (folder / "inside").write_text("inside\n")
+    file.write_text("file\n")
+    hosts.write_text("127.0.0.9 pod\n")
+    mounts = [
+        Mount(folder, "/etc/modelworks-test/keys", read_only=True),
+        Mount(folder, "/modelworks-test"),
+        Mount(file, "/etc/modelworks-test.conf"),
+    ]
+    script = (
+        "cat /etc/modelworks-test/keys/inside /modelworks-test/inside /etc/modelworks-test.conf /etc/hosts;"
+        "echo new >/modelworks-test/new; echo new >/etc/modelworks-test/keys/new; test -r /etc/passwd"
+    )
+    process, failure, log = await started(tmp_path, isolation, "sh", "-c", script, mounts=mounts, hosts=hosts)
+    await process.ended()
+    lines = log.read_text().splitlines()
+    assert (failure, process.exit_code, lines[:4]) == ("", 0, ["inside", "inside", "file", "127.0.0.9 pod"])
+    assert "Read-only" in lines[4]
+    assert sorted(path.name for path in folder.iterdir()) == ["inside", "new"]
 
 
 async def test_a_process_ends_with_its_exit_code_and_log(tmp_path, isolation):

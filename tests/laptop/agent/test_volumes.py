@@ -116,6 +116,15 @@ def test_a_mount_point_that_would_be_made_on_the_machine_is_refused(tmp_path):
         setup_script(Isolation("overlay", ()), tmp_path, [Mount(tmp_path, "/dev/no-such-entry")], [])
 
 
+def test_a_full_tmp_costs_a_few_processes_and_not_one_an_entry(tmp_path):
+    for number in range(1200):
+        (tmp_path / f"entry '{number}'").touch()
+    script = setup_script(Isolation("links", ()), tmp_path / "run", [Mount(tmp_path, f"{tmp_path}/new/x")], [])
+    linking = [line for line in script.splitlines() if line.startswith("ln ") and "entry" in line]
+    assert len(linking) == 3
+    assert sum(line.count("/.machine") for line in linking) == 1200
+
+
 def test_memory_groups_leave_nothing_behind(tmp_path):
     memory = Memory.detect(tmp_path)
     if memory is None:

@@ -35,7 +35,7 @@ async def serve(place: Place, backoff: Backoff, refresh: float) -> None:
     cluster = Cluster.from_kubeconfig(place.cluster / "agent.kubeconfig")
     url = urlsplit(cluster.server)
     place.folder(place.node)
-    isolation = await asyncio.to_thread(sandbox.detect, place.node)
+    isolation = await asyncio.to_thread(sandbox.detect, place.node, os.environ.get(sandbox.VARIABLE, ""))
     memory = await asyncio.to_thread(Memory.detect, place.root)
     log.info("isolation: %s; memory limits: %s", isolation.kind, f"cgroup v{memory.version}" if memory else "none")
     host = Host(

@@ -15,15 +15,16 @@ from typing import Any, Protocol
 
 import httpx
 
-from modelworks.laptop.agent import env, probes, reconcile, volumes
+from modelworks.laptop.agent import env, mount_paths, probes, reconcile, volumes
 from modelworks.laptop.agent.api import Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
+from modelworks.laptop.agent.mount_paths import Command
 from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, Run, Spec
 from modelworks.laptop.agent.references import Supplies
-from modelworks.laptop.agent.sandbox import Mount, Process
+from modelworks.laptop.agent.sandbox import NONE, Mount, Process
 from modelworks.laptop.agent.status import full_name
 
 RETRY_SECONDS = 5.0
@@ -143,7 +144,7 @@ class Container:
         host, records = self._pod.host, self._pod.records
         known = env.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
         aws = await host.aws(self._pod.pod["metadata"]["namespace"])
-        mounts = volumes.mounts(self._pod.pod, spec, records.volumes, self._pod.supplies.claimed, known)
+        mounts = self._mounts(known)
         folder = records.fresh_run_folder(self.name, run.number)
         home = records.work(self.name)
         home.mkdir(parents=True, exist_ok=True)
@@ -151,19 +152,27 @@ class Container:
         logfile.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         records.keep(self.name, run)
         self._tell("Normal", "Created", f"Created container: {self.name}")
-        if mounts and host.sandbox.isolation.kind == "none":
-            message = "this kernel gives no mount namespace: volumes do not appear at their mountPath"
-            self._tell("Warning", "NoMountNamespace", message)
-        return await host.sandbox.start(
-            folder,
+        command = Command(
             env.argv(spec, known),
             {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(host.place.root)},
-            workdir=spec.get("workingDir") or str(home),
+            spec.get("workingDir") or str(home),
+        )
+        if host.sandbox.isolation == NONE:
+            command = mount_paths.translate(command, mounts)
+        return await host.sandbox.start(
+            folder,
+            command.argv,
+            command.variables,
+            workdir=command.workdir,
             logfile=logfile,
             mounts=[Mount(home, str(home)), *mounts],
             hosts=self._hosts(),
             cgroup=self._cgroup(spec, run),
         )
+
+    def _mounts(self, variables: Mapping[str, str]) -> list[Mount]:
+        pod = self._pod
+        return volumes.mounts(pod.pod, self.spec, pod.records.volumes, pod.supplies.claimed, variables)
 
     def _begin(self, spec: Spec, run: Run, previous: Run | None) -> None:
         """Note that a run is the current one, and forget what is older than the one before."""
@@ -409,13 +418,16 @@ class Container:
         process = self._process
         if process is None:
             raise ProcessLookupError(f"container {self.name} does not run")
-        workdir = str(self.spec.get("workingDir") or self._pod.records.work(self.name))
+        variables = process.environment()
+        inside = Command(command, {}, str(self.spec.get("workingDir") or self._pod.records.work(self.name)))
+        if process.isolation == NONE:
+            inside = mount_paths.translate(inside, self._mounts(variables), partly=True)
         child = await asyncio.create_subprocess_exec(
-            *process.command_inside(command, workdir),
+            *process.command_inside(inside.argv, inside.workdir),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=process.environment(),
+            env=variables,
             start_new_session=True,
         )
         try:

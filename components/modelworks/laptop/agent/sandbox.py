@@ -11,11 +11,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelworks._files import write_whole
+from modelworks.errors import ModelworksError
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class HostMount:
     kind: str
 
 
+VARIABLE = "MODELWORKS_ISOLATION"
+"""Names the one kind of isolation to use, instead of the best that works here."""
 NONE = Isolation("none", ())
 _ROOT = ("--mount", "--pid", "--fork", "--propagation", "private")
 _CANDIDATES = (
@@ -97,6 +100,12 @@ def setup_script(
     root, layer = folder / "root", folder / "layer"
     lines = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"mkdir -p {_q(root)} {_q(layer)}"]
     binds = [Mount(m.source, os.path.realpath(m.target), m.read_only) for m in mounts]
+    for bind in binds:
+        # These are the machine's own in every root: a new entry would be made on the machine.
+        if any(_below(bind.target, special) for special in _SPECIAL) and not os.path.exists(bind.target):  # noqa: PTH110
+            raise ValueError(f"cannot mount at {bind.target}: {', '.join(_SPECIAL)} are shared with the machine")
+    if hosts is not None:
+        binds.insert(0, Mount(hosts, os.path.realpath("/etc/hosts")))
     if isolation.kind == "overlay":
         if isolation.layers_in_memory:
             lines.append(f"mount -t tmpfs -o mode=755 tmpfs {_q(layer)}")
@@ -111,12 +120,6 @@ def setup_script(
     lines.append(f"mount -t proc proc {_q(root / 'proc')}")
     if isolation.kind == "overlay":
         lines += [f"mount --rbind {special} {_q(_inside(root, special))}" for special in ("/sys", "/dev")]
-    for bind in binds:
-        # These are the machine's own in every root: a new entry would be made on the machine.
-        if any(_below(bind.target, special) for special in _SPECIAL) and not os.path.exists(bind.target):  # noqa: PTH110
-            raise ValueError(f"cannot mount at {bind.target}: {', '.join(_SPECIAL)} are shared with the machine")
-    if hosts is not None:
-        binds.insert(0, Mount(hosts, os.path.realpath("/etc/hosts")))
     for bind in sorted(binds, key=lambda m: m.target.count("/")):
         target = _q(_inside(root, bind.target))
         if bind.source.is_dir():
@@ -144,27 +147,35 @@ def _links(root: Path, targets: Sequence[str]) -> list[str]:
     """A root in memory: the machine's folders, but folders of links where a new entry is needed."""
     lines = [f"mount -t tmpfs -o mode=755 tmpfs {_q(root)}", f"mkdir {_q(root / '.machine')} {_q(root / 'proc')}"]
     lines.append(f"mount --rbind / {_q(root / '.machine')}")
-    split = {"/", "/tmp"}  # noqa: S108 - private to each container
+    split = _split(targets)
+    for folder in sorted(split):
+        at = _inside(root, folder)
+        lines.append(f"mkdir -p {_q(at)}")
+        linked = []
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            if entry.path == "/proc" or entry.path in split or (entry.path in targets and not entry.is_dir()):
+                continue
+            passed = folder == "/" or any(_below(path, entry.path) for path in targets)
+            if passed and entry.is_dir() and not entry.is_symlink():
+                link = _inside(root, entry.path)
+                lines.append(f"mkdir -p {_q(link)}; mount --rbind {_q(entry.path)} {_q(link)}")
+            else:
+                linked.append(_q("/.machine" + entry.path))
+        # A process a link would take seconds where /tmp has thousands of entries.
+        batches = [linked[first : first + 500] for first in range(0, len(linked), 500)]
+        lines += [f"ln -s -t {_q(at)} -- {' '.join(batch)}" for batch in batches]
+    return lines
+
+
+def _split(targets: Sequence[str]) -> set[str]:
+    """The folders that a root needs of its own: above each target that does not exist, and above each of those."""
+    needed = {"/", "/tmp"}  # noqa: S108 - private to each container
     for target in targets:
         path = target
         while not os.path.exists(path):  # noqa: PTH110
             path = os.path.dirname(path)  # noqa: PTH120
-            split.add(path) if os.path.exists(path) else None  # noqa: PTH110
-    for folder in sorted(split | {parent for path in split for parent in map(str, Path(path).parents)}):
-        at = _inside(root, folder)
-        lines.append(f"mkdir -p {_q(at)}")
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-            if entry.path == "/proc" or any(_below(path, entry.path) for path in split):
-                continue
-            if entry.path in targets and not entry.is_dir():
-                continue
-            link = _inside(root, entry.path)
-            passed = folder == "/" or any(_below(path, entry.path) for path in targets)
-            if passed and entry.is_dir() and not entry.is_symlink():
-                lines.append(f"mkdir -p {_q(link)}; mount --rbind {_q(entry.path)} {_q(link)}")
-            else:
-                lines.append(f"ln -s {_q('/.machine' + entry.path)} {_q(link)}")
-    return lines
+            needed |= {path} if os.path.exists(path) else set()  # noqa: PTH110
+    return needed | {str(parent) for path in needed for parent in Path(path).parents}
 
 
 def _inside(root: Path, path: str) -> Path:
@@ -175,12 +186,33 @@ def _q(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
-def detect(scratch: Path) -> Isolation:
-    """The best isolation that works here, found by trying it in `scratch`."""
+def detect(scratch: Path, only: str = "") -> Isolation:
+    """The best isolation that works here, found by trying it in `scratch`.
+
+    Args:
+        scratch: A folder to write in.
+        only: The one kind to try. Empty: every kind, and `none` where nothing else works.
+
+    Raises:
+        ModelworksError: There is no such kind, or it does not work here.
+    """
+    kinds = sorted({candidate.kind for candidate in _CANDIDATES} | {NONE.kind})
+    if only and only not in kinds:
+        raise ModelworksError(f"{VARIABLE} must be one of {', '.join(kinds)}, got {only!r}")
+    found = next(_working(scratch, [kind for kind in _CANDIDATES if not only or kind.kind == only]), NONE)
+    if only and found.kind != only:
+        raise ModelworksError(
+            f"{VARIABLE} is {only}, and this machine does not allow it",
+            fix=f"Unset {VARIABLE}: the best kind is found.",
+        )
+    return found
+
+
+def _working(scratch: Path, candidates: Sequence[Isolation]) -> Iterator[Isolation]:
     unshare = shutil.which("unshare")
     if not unshare or not shutil.which("mount"):
-        return NONE
-    for candidate in _CANDIDATES:
+        return
+    for candidate in candidates:
         folder = Path(tempfile.mkdtemp(dir=scratch))
         try:
             probe = folder / "probe"
@@ -190,11 +222,11 @@ def detect(scratch: Path) -> Isolation:
             argv = [unshare, *candidate.flags, "/bin/sh", "-e", str(folder / "setup.sh")]
             done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
             if done.returncode == 0:
-                return candidate
-            log.info("no %s isolation here: %s", candidate.kind, done.stderr.strip())
+                yield candidate
+            else:
+                log.info("no %s isolation here: %s", candidate.kind, done.stderr.strip())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return NONE
 
 
 def _machine(without: Path) -> list[HostMount]:

@@ -1,0 +1,14 @@
+"""Who runs this program."""
+
+from __future__ import annotations
+
+import getpass
+import os
+
+
+def user_name() -> str:
+    """The user's name, such as `alice`; `uid-1001` where the user id has none, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
