@@ -30,6 +30,7 @@ class Ground(TypedDict):
 stack = pulumi.get_stack()
 config = stack_config()
 settings, cluster = config.settings, config.settings.cluster
+ingresses = settings.ingresses
 domain = cluster.domain or f"{stack}.localhost"
 account = require_account(config.account_ids)
 tag_everything(required_tags(environment=stack, owner=settings.owner, cost_centre=settings.cost_centre))
@@ -62,6 +63,7 @@ if settings.registry:
             "namespace": environment.namespace,
             "image": cluster.registry_image or lock_image("registry"),
             "host": f"registry.{domain}",
+            "ingress": arguments(ingresses["registry"]),
             # A stack with a registry and without its password is refused before.
             "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
             "postgres_uri": secret(
@@ -115,6 +117,7 @@ endpoints = {
         {
             **on_the_ground,
             **arguments(endpoint),
+            "ingress": arguments(ingresses[f"endpoints.{model}"]),
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
             "namespace": environment.namespace,

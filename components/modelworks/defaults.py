@@ -63,13 +63,17 @@ ENDPOINT: Final[Defaults] = {
     "tokens": None,
     "allow_anonymous": False,
     "trusted_keys": {},
-    "certificate_arn": None,
     "minimum_replicas": 2,
     "maximum_replicas": 6,
     "cpu_millicores": 500,
     "memory_mib": 512,
     "latency_objective_ms": 100,
     "log_sample_ratio": 1.0,
+}
+INGRESS: Final[Defaults] = {
+    "visibility": "internal",
+    "certificate_arn": None,
+    "inbound_cidrs": [],
 }
 RELEASE: Final[Defaults] = {
     "version": None,
@@ -100,6 +104,7 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "EnvironmentArgs": ENVIRONMENT,
     "FeatureStoreArgs": FEATURES,
     "FeatureViewArgs": FEATURE_VIEW,
+    "IngressArgs": INGRESS,
     "LimitsArgs": LIMITS,
     "ModelEndpointArgs": ENDPOINT,
     "ModelRegistryArgs": REGISTRY,

@@ -10,7 +10,16 @@ from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
-from modelworks._resources.network import AT_ONCE, ingress, load_balancer, network_policy, service
+from modelworks._resources.network import (
+    AT_ONCE,
+    IngressArgs,
+    ingress,
+    load_balancer,
+    network_policy,
+    require_sound_ingress,
+    service,
+    url,
+)
 from modelworks._resources.pod import SCRATCH
 from modelworks._resources.pod_identity import PodIdentity, pod_identity
 from modelworks._resources.serving_pod import (
@@ -53,8 +62,8 @@ class ModelEndpointArgs(TypedDict):
     host: pulumi.Input[str]
     """Host name of the endpoint."""
 
-    certificate_arn: NotRequired[pulumi.Input[str] | None]
-    """TLS certificate of the load balancer. Default: none, and the endpoint is internal."""
+    ingress: NotRequired[IngressArgs]
+    """The load balancer before it: who may reach it, and TLS."""
 
     minimum_replicas: NotRequired[int]
     """Fewest pods. Default 2."""
@@ -146,8 +155,7 @@ class ModelEndpoint(KubernetesComponent):
         self.autoscaler = self._autoscaler()
         self.disruption_budget = self._disruption_budget()
         self.network_policy = self._network_policy()
-        scheme = "https" if self._args["certificate_arn"] else "http"
-        self.url = pulumi.Output.concat(scheme, "://", self._args["host"])
+        self.url = url(self._args["ingress"], self._args["host"])
 
     # -- Identity and alarms -----------------------------------------------------------------------------------------
     def _identity(self) -> PodIdentity:
@@ -182,18 +190,11 @@ class ModelEndpoint(KubernetesComponent):
         )
 
     def _ingress(self) -> KubernetesObject:
-        certificate = self._args["certificate_arn"]
-        annotations = {
-            **AT_ONCE,
-            **load_balancer(health="/readyz", public=bool(certificate)),
-            "alb.ingress.kubernetes.io/listen-ports": '[{"HTTPS":443}]' if certificate else '[{"HTTP":80}]',
-            **({"alb.ingress.kubernetes.io/certificate-arn": certificate} if certificate else {}),
-        }
         # Argo writes the weights into an annotation of ours, which a server-side apply leaves alone.
         return self.object(
             "networking.k8s.io/v1",
             "Ingress",
-            annotations=annotations,
+            annotations={**AT_ONCE, **load_balancer(self._args["ingress"], health="/readyz")},
             spec=ingress(self._args["host"], self.ping.name, port="use-annotation"),
         )
 
@@ -295,6 +296,7 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     if isinstance(tokens := args["tokens"], str) and not args["allow_anonymous"]:
         require_token(tokens)
     require_image_digest(args["image"])
+    require_sound_ingress(args["ingress"])
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]
     if not 1 <= fewest <= most:
         raise ValueError(f"minimum_replicas must be from 1 to maximum_replicas ({most}), got {fewest}")

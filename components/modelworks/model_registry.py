@@ -12,7 +12,16 @@ from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import statement
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
-from modelworks._resources.network import AT_ONCE, ingress, load_balancer, network_policy, service
+from modelworks._resources.network import (
+    AT_ONCE,
+    IngressArgs,
+    ingress,
+    load_balancer,
+    network_policy,
+    require_sound_ingress,
+    service,
+    url,
+)
 from modelworks._resources.pod import SCRATCH, environment_variables, http_probe, restricted_pod
 from modelworks._resources.pod_identity import PodIdentity, pod_identity
 
@@ -21,6 +30,9 @@ _SERVER = "server"
 """The suffix of the server's objects, after the registry's name."""
 _DATA = "/data"
 _CONFIG = "/etc/modelworks/registry"
+_KEEP_ALIVE_SECONDS = 75
+"""The load balancer keeps an unused connection for 60 s. A server that closes it before then loses the request that is
+on its way."""
 
 
 class ModelRegistryArgs(TypedDict):
@@ -35,6 +47,9 @@ class ModelRegistryArgs(TypedDict):
     postgres_uri: NotRequired[pulumi.Input[str] | None]
     """An existing PostgreSQL, as `postgresql://user:password@host/database`. A secret. Default: none, and SQLite on a
     volume of the server, for environments that can be created again."""
+
+    ingress: NotRequired[IngressArgs]
+    """The load balancer before it: who may reach it, and TLS."""
 
     volume_gib: NotRequired[int]
     """Size of the volume of the embedded database, in GiB. Default 5."""
@@ -84,6 +99,7 @@ class ModelRegistry(KubernetesComponent):
     def __init__(self, name: str, args: ModelRegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, ModelRegistryArgs, args)
         require_at_least(args, {"volume_gib": 1, "noncurrent_days": 1})
+        require_sound_ingress(args["ingress"])
         if isinstance(password := args["admin_password"], str):
             _check_password(password)  # one that is known now is refused now
         super().__init__(
@@ -100,7 +116,7 @@ class ModelRegistry(KubernetesComponent):
         self.ingress = self._ingress()
         self.network_policy = self._network_policy()
         self.bundle_bucket, self.artifact_bucket = self.bundles.bucket, self.artifacts.bucket
-        self.url = pulumi.Output.from_input(f"http://{args['host']}")
+        self.url = url(args["ingress"], args["host"])
         self.register_outputs(
             {"bundle_bucket": self.bundle_bucket, "artifact_bucket": self.artifact_bucket, "url": self.url}
         )
@@ -212,6 +228,7 @@ class ModelRegistry(KubernetesComponent):
             "--host=$(POD_IP)",
             f"--port={_PORT}",
             "--workers=1",
+            f"--uvicorn-opts=--timeout-keep-alive {_KEEP_ALIVE_SECONDS}",
             "--app-name=basic-auth",
             pulumi.Output.concat("--artifacts-destination=s3://", self.artifacts.bucket, "/artifacts"),
             # Probes ask by address, which the pod knows only when it runs.
@@ -241,7 +258,7 @@ class ModelRegistry(KubernetesComponent):
             "networking.k8s.io/v1",
             "Ingress",
             _SERVER,
-            annotations={**AT_ONCE, **load_balancer(health="/health")},
+            annotations={**AT_ONCE, **load_balancer(self._args["ingress"], health="/health")},
             spec=ingress(self._args["host"], self.service.name),
         )
 

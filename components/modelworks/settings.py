@@ -18,9 +18,10 @@ A stack's config file holds three keys of modelworks. `modelworks:settings` desc
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from modelworks import defaults
 
@@ -47,6 +48,16 @@ Tokens = Annotated[str, StringConstraints(pattern=r"\S")]
 """Bearer tokens, one a line, and one at least."""
 
 
+def _network(text: str) -> str:
+    ipaddress.ip_network(text)
+    return text
+
+
+Cidr = Annotated[str, AfterValidator(_network)]
+"""A network, such as `10.0.0.0/8`."""
+Visibility = Literal["internal", "public"]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -69,6 +80,25 @@ class Budget(_Strict):
     """Alert when what was spent exceeds this share of the amount, in per cent."""
 
 
+class SharedIngress(_Strict):
+    """Settings of all load balancers of the environment, unless a host states its own."""
+
+    certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = defaults.INGRESS[
+        "certificate_arn"
+    ]
+    """TLS certificate in ACM, of the stack's region: one for `*.DOMAIN` is enough. Without one, hosts answer plain
+    HTTP, which is refused off the laptop wherever passwords or tokens would cross it."""
+    inbound_cidrs: list[Cidr] = defaults.INGRESS["inbound_cidrs"]
+    """Networks whose clients may connect, such as `10.0.0.0/8`. None: every client that reaches the load balancer."""
+
+
+class Ingress(SharedIngress):
+    """The load balancer before one host. `cluster.ingress` holds for all that it leaves out."""
+
+    visibility: Visibility = defaults.INGRESS["visibility"]
+    """`internal`: for the cluster's network. `public`: for the internet, which takes a certificate."""
+
+
 class Cluster(_Strict):
     """The Kubernetes cluster that serves and trains. It exists before the environment does.
 
@@ -82,6 +112,8 @@ class Cluster(_Strict):
     laptop's, and refused elsewhere."""
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
     """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
+    ingress: SharedIngress = SharedIngress()
+    """The load balancers of all hosts: TLS, and who may connect."""
     install_argo_rollouts: bool = defaults.ENVIRONMENT["install_argo_rollouts"]
     """Install Argo Rollouts with its Helm chart, with a role that may read CloudWatch. Off: the cluster has it, and
     `modelworks up` checks that it has a region."""
@@ -100,6 +132,8 @@ class Cluster(_Strict):
 class Registry(_Strict):
     """The MLflow server of the environment."""
 
+    ingress: Ingress = Ingress()
+    """The load balancer before it."""
     database: Literal["embedded", "postgres"] = "embedded"
     """`embedded` is SQLite on a volume, for environments that can be rebuilt; `postgres` is an existing server, whose
     URI is the secret `registry_database`."""
@@ -196,8 +230,8 @@ class Endpoint(_Strict):
 
     host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = None
     """Host name of the endpoint. Default: the model's name under `cluster.domain`."""
-    certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = None
-    """TLS certificate of the load balancer. Without one the endpoint is reachable inside the network only."""
+    ingress: Ingress = Ingress()
+    """The load balancer before it."""
     allow_anonymous: bool = defaults.ENDPOINT["allow_anonymous"]
     """Answer without a bearer token."""
     minimum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["minimum_replicas"]
@@ -267,6 +301,27 @@ class Settings(_Strict):
     `release` refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}
     """How each model is served, by the model's name."""
+
+    @property
+    def ingresses(self) -> dict[str, Ingress]:
+        """The load balancer before each host, complete, by the path of the setting: `registry`, `endpoints.MODEL`."""
+        own = {"registry": self.registry.ingress} if self.registry else {}
+        own |= {f"endpoints.{name}": endpoint.ingress for name, endpoint in self.endpoints.items()}
+        shared = self.cluster.ingress.model_dump()
+        return {
+            path: each.model_copy(update={k: v for k, v in shared.items() if k not in each.model_fields_set})
+            for path, each in own.items()
+        }
+
+    @model_validator(mode="after")
+    def _public_hosts_have_certificates(self) -> Self:
+        for path, each in self.ingresses.items():
+            if each.visibility == "public" and each.certificate_arn is None:
+                raise ValueError(
+                    f"{path}.ingress is public and has no certificate_arn, so that anybody could read along: state one "
+                    "there, or in cluster.ingress for all hosts"
+                )
+        return self
 
     @model_validator(mode="after")
     def _registry_first(self) -> Self:

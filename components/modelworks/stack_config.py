@@ -125,6 +125,12 @@ def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
     for path, host in {"cluster.domain": cluster.domain or "localhost", **hosts}.items():
         if f".{host}".endswith(".localhost"):
             yield path, f"hosts under {host} are on a laptop alone"
+    sent = {"registry": "its password"}
+    sent |= {f"endpoints.{name}": "its tokens" for name, each in settings.endpoints.items() if not each.allow_anonymous}
+    for path, what in sent.items():
+        if settings.ingresses[path].certificate_arn is None:
+            where = "neither it nor cluster.ingress has one"
+            yield f"{path}.ingress.certificate_arn", f"{where}, so that {what} would be sent as plain text"
     for name, endpoint in settings.endpoints.items():
         if (seconds := endpoint.limits.period_seconds) < 60:
             yield (

@@ -35,6 +35,8 @@ def stated(description: str) -> str:
 def in_words(value: object) -> str:
     if value is None or value in ([], {}):
         return "none"
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, list) else f"{value:.15g}"
@@ -99,6 +101,7 @@ SETTINGS = [
     (settings.Canary(), defaults.CANARY),
     (settings.Limits(), defaults.LIMITS),
     (settings.Endpoint(), defaults.ENDPOINT),
+    (settings.Ingress(), defaults.INGRESS),
     (settings.Budget(monthly_usd=1), defaults.BUDGET),
     (settings.Release(digest="sha256:" + "0" * 64), defaults.RELEASE),
     (settings.Settings(owner="me", cost_centre="1"), {**defaults.ENVIRONMENT, **defaults.ENDPOINT}),
@@ -120,6 +123,7 @@ def test_settings_have_the_defaults_of_the_table(read, table):
         (settings.Training(), defaults.TRAINING),
         (settings.Canary(), defaults.CANARY),
         (settings.Limits(), defaults.LIMITS),
+        (settings.Ingress(), defaults.INGRESS),
     ],
 )
 def test_settings_leave_none_of_these_out(read, table):

@@ -218,10 +218,58 @@ def test_a_version_that_never_becomes_ready_is_given_up():
     assert (spec["progressDeadlineSeconds"], spec["progressDeadlineAbort"]) == (90, True)
 
 
-def test_the_endpoint_is_internal_until_it_has_a_certificate():
-    assert endpoint().one(INGRESS)["metadata"]["annotations"]["alb.ingress.kubernetes.io/scheme"] == "internal"
-    public = endpoint(certificate_arn="arn:aws:acm:eu-central-1:111111111111:certificate/c").one(INGRESS)
-    assert public["metadata"]["annotations"]["alb.ingress.kubernetes.io/listen-ports"] == '[{"HTTPS":443}]'
+CERTIFICATE = "arn:aws:acm:eu-central-1:111111111111:certificate/c"
+
+
+def load_balancer(**args) -> dict[str, str]:
+    annotations = endpoint(ingress=args).one(INGRESS)["metadata"]["annotations"]
+    prefix = "alb.ingress.kubernetes.io/"
+    return {name.removeprefix(prefix): value for name, value in annotations.items() if name.startswith(prefix)}
+
+
+def test_an_endpoint_is_internal_and_without_tls_unless_it_is_stated():
+    assert load_balancer() == {
+        "target-type": "ip",
+        "scheme": "internal",
+        "healthcheck-path": "/readyz",
+        "listen-ports": '[{"HTTP":80}]',
+    }
+
+
+def test_an_internal_endpoint_speaks_tls_with_a_certificate():
+    found = load_balancer(certificate_arn=CERTIFICATE)
+    assert (found["scheme"], found["listen-ports"]) == ("internal", '[{"HTTPS":443}]')
+    assert found["certificate-arn"] == CERTIFICATE
+    assert found["ssl-policy"].startswith("ELBSecurityPolicy-TLS13-1-2-")
+
+
+def test_a_public_endpoint_is_for_the_networks_that_are_stated():
+    found = load_balancer(
+        visibility="public", certificate_arn=CERTIFICATE, inbound_cidrs=["192.0.2.0/24", "2001:db8::/32"]
+    )
+    assert (found["scheme"], found["inbound-cidrs"]) == ("internet-facing", "192.0.2.0/24,2001:db8::/32")
+
+
+@pytest.mark.parametrize(
+    ("ingress", "message"),
+    [
+        ({"visibility": "public"}, "public needs ingress.certificate_arn"),
+        ({"visibility": "internet"}, "must be internal or public, got 'internet'"),
+        ({"inbound_cidrs": ["10.0.0.1/8"]}, "10.0.0.1/8 has host bits set"),
+        ({"inbound_cidrs": ["everyone"]}, "'everyone' does not appear to be an IPv4 or IPv6 network"),
+        ({"inbound_cidr": ["10.0.0.0/8"]}, "ingress.inbound_cidr is an unknown argument; did you mean 'inbound_cidrs'"),
+    ],
+)
+def test_a_load_balancer_that_aws_would_refuse_is_refused(ingress, message):
+    with pytest.raises(ValueError, match=message):
+        endpoint(ingress=ingress)
+
+
+@pytest.mark.parametrize(("ingress", "scheme"), [({}, "http"), ({"certificate_arn": CERTIFICATE}, "https")])
+def test_the_address_has_the_scheme_that_the_load_balancer_speaks(ingress, scheme):
+    found = []
+    declare(lambda: ModelEndpoint("flight-delay", arguments(ingress=ingress)).url.apply(found.append))
+    assert found == [f"{scheme}://flight-delay.example.com"]
 
 
 def test_every_object_lives_in_the_given_namespace():

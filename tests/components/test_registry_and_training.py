@@ -81,6 +81,19 @@ def test_an_embedded_database_lives_on_a_volume_and_has_one_writer():
     assert len(declared.all("kubernetes:core/v1:PersistentVolumeClaim")) == 1
 
 
+def test_the_server_keeps_connections_for_longer_than_the_load_balancer():
+    (container,) = registry().one(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    (options,) = [each for each in container["args"] if each.startswith("--uvicorn-opts=")]
+    assert int(options.removeprefix("--uvicorn-opts=--timeout-keep-alive ")) > 60
+
+
+def test_the_registry_speaks_tls_with_a_certificate_and_stays_internal():
+    declared = registry(ingress={"certificate_arn": "arn:aws:acm:eu-central-1:111111111111:certificate/c"})
+    annotations = declared.one("kubernetes:networking.k8s.io/v1:Ingress")["metadata"]["annotations"]
+    assert annotations["alb.ingress.kubernetes.io/listen-ports"] == '[{"HTTPS":443}]'
+    assert annotations["alb.ingress.kubernetes.io/scheme"] == "internal"
+
+
 def test_an_existing_postgres_needs_no_volume():
     declared = registry(postgres_uri="postgresql://user:password@db/mlflow")
     assert declared.all("kubernetes:core/v1:PersistentVolumeClaim") == {}

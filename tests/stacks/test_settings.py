@@ -11,7 +11,7 @@ GOOD = {"owner": "ml-platform", "cost_centre": "4711"}
 def test_every_default_is_a_safe_one():
     settings = Settings(**GOOD, registry={}, endpoints={"flight-delay": {}})
     endpoint = settings.endpoints["flight-delay"]
-    assert (endpoint.allow_anonymous, endpoint.minimum_replicas, endpoint.certificate_arn) == (False, 2, None)
+    assert (endpoint.allow_anonymous, endpoint.minimum_replicas, endpoint.ingress.visibility) == (False, 2, "internal")
     assert settings.key_deletion_days == 30
 
 

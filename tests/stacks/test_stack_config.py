@@ -101,6 +101,21 @@ def test_good_config_is_read_with_safe_defaults():
             {"ttl_seconds_after_finished": "1d"},
             "training.ttl_seconds_after_finished: should be a valid integer in seconds, without a suffix, found the",
         ),
+        (
+            "modelworks:settings/endpoints/flight-delay/ingress",
+            {"visibility": "public"},
+            "endpoints.flight-delay.ingress is public and has no certificate_arn",
+        ),
+        (
+            "modelworks:settings/cluster",
+            {"ingress": {"inbound_cidrs": ["10.0.0.1/8"]}},
+            "cluster.ingress.inbound_cidrs[0]: 10.0.0.1/8 has host bits set",
+        ),
+        (
+            "modelworks:settings/cluster",
+            {"ingress": {"visibility": "public"}},
+            "cluster.ingress.visibility: unknown key",
+        ),
         ("modelworks:settings/endpoints/Flight", {}, "endpoints.Flight: should match pattern"),
         ("modelworks:releases/other", {"digest": DIGEST}, "modelworks:releases names 'other'"),
         ("modelworks:releases/flight-delay/digest", "latest", "releases.flight-delay.digest: should match pattern"),

@@ -152,11 +152,13 @@ def test_a_real_account_is_refused_what_only_a_laptop_serves(cluster, path):
 
 
 def test_everything_that_only_a_laptop_serves_is_listed_at_once():
-    nothing = dict.fromkeys(["oidc_issuer", "domain", "runtime_image", "registry_image", "training_image"])
+    nothing = dict.fromkeys(["ingress", "oidc_issuer", "domain", "runtime_image", "registry_image", "training_image"])
     assert laptops_own("prod", nothing, host="model.localhost") == [
         "cluster.oidc_issuer",
         "cluster.domain",
         "endpoints.flight-delay.host",
+        "registry.ingress.certificate_arn",
+        "endpoints.flight-delay.ingress.certificate_arn",
         "cluster.registry_image",
         "cluster.training_image",
         "cluster.runtime_image",
@@ -166,6 +168,34 @@ def test_everything_that_only_a_laptop_serves_is_listed_at_once():
 def test_a_real_account_is_refused_datapoints_that_cloudwatch_does_not_show_in_time():
     path = "endpoints.flight-delay.limits.period_seconds"
     assert laptops_own("dev", {}, limits={"period_seconds": 10}) == [path]
+
+
+def test_a_real_account_is_refused_passwords_and_tokens_without_tls():
+    found = laptops_own("dev", {"ingress": None})
+    assert found == ["registry.ingress.certificate_arn", "endpoints.flight-delay.ingress.certificate_arn"]
+
+
+def test_an_endpoint_without_tokens_may_answer_plain_http():
+    assert laptops_own("dev", {"ingress": None}, allow_anonymous=True) == ["registry.ingress.certificate_arn"]
+
+
+def test_a_host_states_what_is_different_about_its_load_balancer():
+    settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
+    settings["cluster"]["ingress"]["inbound_cidrs"] = ["10.0.0.0/8"]
+    settings["endpoints"]["flight-delay"]["ingress"] = {"visibility": "public", "inbound_cidrs": []}
+    release = {"flight-delay": {"digest": "sha256:" + "ab" * 32, "version": 3}}
+    tokens = {"modelworks:secrets": {**SECRETS, "tokens": {"flight-delay": "t0ken"}}}
+    declared = evaluated("dev", **{"modelworks:settings": settings, "modelworks:releases": release}, **tokens)
+    annotations = {
+        name: inputs["metadata"]["annotations"]
+        for name, inputs in declared.all("kubernetes:networking.k8s.io/v1:Ingress").items()
+    }
+    endpoint, registry = annotations["flight-delay"], annotations["registry-server"]
+    prefix = "alb.ingress.kubernetes.io"
+    assert endpoint[f"{prefix}/certificate-arn"] == registry[f"{prefix}/certificate-arn"]
+    assert (endpoint[f"{prefix}/scheme"], registry[f"{prefix}/scheme"]) == ("internet-facing", "internal")
+    assert f"{prefix}/inbound-cidrs" not in endpoint
+    assert registry[f"{prefix}/inbound-cidrs"] == "10.0.0.0/8"
 
 
 def test_a_domain_that_only_ends_like_the_laptops_is_a_real_one():

@@ -1,8 +1,9 @@
 """Private: how pods are reached, and what they may reach: specs of Services, Ingresses and network policies."""
 
-from __future__ import annotations
-
+import ipaddress
+import json
 from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 
 import pulumi
 
@@ -12,6 +13,24 @@ SERVICE_PORT = 80
 """Port of all Services."""
 AT_ONCE = {"pulumi.com/skipAwait": "true"}
 """Annotation of what is ready only when another resource is, which needs it first: waiting for it would never end."""
+_TLS_POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
+"""TLS 1.3, or 1.2 with forward secrecy: what AWS recommends. Its default for what is not made in the console is older
+and accepts TLS 1.0."""
+_SCHEMES = {"internal": "internal", "public": "internet-facing"}
+
+
+class IngressArgs(TypedDict):
+    """The load balancer before a host."""
+
+    visibility: NotRequired[str]
+    """`internal`, for the cluster's own network, or `public`, for the internet, which takes a certificate. Default
+    internal."""
+
+    certificate_arn: NotRequired[pulumi.Input[str] | None]
+    """TLS certificate of the host, in ACM and the load balancer's region. Default: none, and plain HTTP."""
+
+    inbound_cidrs: NotRequired[list[str]]
+    """Networks whose clients may connect, such as `10.0.0.0/8`. Default: none, and every client that reaches it."""
 
 
 def service(selector: Mapping[str, str]) -> Manifest:
@@ -29,13 +48,42 @@ def ingress(host: pulumi.Input[str], service_name: pulumi.Input[str], *, port: s
     return {"ingressClassName": "alb", "rules": [{"host": host, "http": {"paths": paths}}]}
 
 
-def load_balancer(*, health: str, public: bool = False) -> dict[str, str]:
+def require_sound_ingress(args: IngressArgs) -> None:
+    """Refuse a load balancer that AWS would refuse, or that would send what is public in plain text.
+
+    Raises:
+        ValueError: The visibility is unknown, public without a certificate, or a network is none.
+    """
+    visibility = args["visibility"]
+    if visibility not in _SCHEMES:
+        raise ValueError(f"ingress.visibility must be internal or public, got {visibility!r}")
+    if visibility == "public" and not args["certificate_arn"]:
+        raise ValueError("ingress.visibility public needs ingress.certificate_arn: without it, anybody can read along")
+    for network in args["inbound_cidrs"]:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"ingress.inbound_cidrs must be networks such as 10.0.0.0/8: {error}") from error
+
+
+def load_balancer(args: IngressArgs, *, health: str) -> dict[str, pulumi.Input[str]]:
     """Annotations of an Ingress: an application load balancer that sends requests straight to pods."""
-    return {
-        "alb.ingress.kubernetes.io/target-type": "ip",
-        "alb.ingress.kubernetes.io/scheme": "internet-facing" if public else "internal",
-        "alb.ingress.kubernetes.io/healthcheck-path": health,
+    certificate, networks = args["certificate_arn"], args["inbound_cidrs"]
+    found: dict[str, pulumi.Input[str] | None] = {
+        "target-type": "ip",
+        "scheme": _SCHEMES[args["visibility"]],
+        "healthcheck-path": health,
+        "listen-ports": json.dumps([{"HTTPS": 443}] if certificate else [{"HTTP": 80}], separators=(",", ":")),
+        "certificate-arn": certificate,
+        "ssl-policy": _TLS_POLICY if certificate else None,
+        "inbound-cidrs": ",".join(networks) or None,
     }
+    return {f"alb.ingress.kubernetes.io/{name}": value for name, value in found.items() if value is not None}
+
+
+def url(args: IngressArgs, host: pulumi.Input[str]) -> pulumi.Output[str]:
+    """Where a host behind such a load balancer answers."""
+    return pulumi.Output.concat("https" if args["certificate_arn"] else "http", "://", host)
 
 
 def network_policy(

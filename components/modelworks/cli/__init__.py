@@ -67,6 +67,7 @@ def main() -> None:
 
 def _register() -> None:
     from modelworks.cli import (
+        doctor,
         engine,
         features,
         laptop,
@@ -87,6 +88,7 @@ def _register() -> None:
         engine,
         settings,
         verify,
+        doctor,
         lifecycle,
         features,
         release,

@@ -45,6 +45,10 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         ExitCode.OK: "everything matches the code, or was repaired",
         ExitCode.FAILED: "something differs, or a check could not be performed",
     },
+    "doctor": {
+        ExitCode.OK: "nothing is missing",
+        ExitCode.FAILED: "something is missing, or a check could not be performed",
+    },
     "compare": {
         ExitCode.OK: "every difference is declared",
         ExitCode.FAILED: "a difference is undeclared, or an environment is unreachable",

@@ -55,6 +55,10 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
         "environment": "name of the environment",
         "findings": "one object a finding: `check`, `subject`, `verdict`, `message`, `fix`",
     },
+    "doctor": {
+        "environment": "name of the environment",
+        "checks": "one object a check: `name`, `status` (`ok`, `missing`, `unknown`, `skipped`), `message`, `fix`",
+    },
     "compare": {
         "declared": "whether the stack files declare the difference",
         "path": "path in the stack files, or a resource",

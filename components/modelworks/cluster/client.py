@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl
 
 from modelworks.cluster.rollout import Object, Patches, Seen, pods_of
 from modelworks.errors import ModelworksError
@@ -82,6 +83,20 @@ class KubernetesClient:
             ModelworksError: The cluster cannot be reached, or refuses.
         """
         return self._runner.run(self._list("/api/v1/pods", {"labelSelector": selector}))
+
+    def get(self, path: str) -> Object | None:
+        """The object at a path of the API; None where there is none.
+
+        Raises:
+            ModelworksError: The cluster cannot be reached, or refuses.
+        """
+        address, _, query = path.partition("?")
+        try:
+            return self._runner.run(self._call("GET", address, query=dict(parse_qsl(query))))
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def patch(self, rollout: Object, patches: Patches) -> None:
         """Change a Rollout as `kubectl argo rollouts` does: its status first, then its spec.

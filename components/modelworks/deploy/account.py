@@ -120,6 +120,17 @@ def account_of(stack: str, config: Mapping[str, Any], variables: Mapping[str, st
     return Account(account, session.region_name, session)
 
 
+def session_of(variables: Mapping[str, str], *, region: str, profile: str = "") -> Session:
+    """A session with the credentials of the shell, or of a profile: for what a stack's own settings do not cover.
+
+    Args:
+        variables: The environment of the engine.
+        region: Its region.
+        profile: Default: whatever the shell has.
+    """
+    return _started({"aws:region": region, "aws:profile": profile}, variables)
+
+
 def _started(config: Mapping[str, Any], variables: Mapping[str, str]) -> Session:
     """A session with the credentials that the stack starts from, before any role."""
     endpoint = partial(aws_endpoint, named=config.get("aws:endpoints"), variables=variables)

@@ -1,0 +1,111 @@
+"""What a cluster lacks, from the objects that its API server has."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelworks.cluster import requirements
+
+ALB = requirements.INGRESS_CLASS
+CONTROLLERS = "/apis/apps/v1/deployments?labelSelector=app.kubernetes.io/name=aws-load-balancer-controller"
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rollouts.argoproj.io"
+ARGO_PODS = "/api/v1/pods?labelSelector=app.kubernetes.io/component=rollouts-controller"
+METRICS = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io"
+CNI = "/api/v1/namespaces/kube-system/configmaps/amazon-vpc-cni"
+NODE = "/apis/apps/v1/namespaces/kube-system/daemonsets/aws-node"
+DAEMONS = "/apis/apps/v1/daemonsets"
+
+
+def cluster(objects=None):
+    return (objects or {}).get
+
+
+def alb(controller="ingress.k8s.aws/alb"):
+    return {ALB: {"spec": {"controller": controller}}}
+
+
+def argo(**variables):
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    pod = {"metadata": {}, "spec": {"containers": [{"name": "argo-rollouts", "env": env}]}}
+    return {CRD: {}, ARGO_PODS: {"items": [pod]}}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        requirements.ingress_class,
+        requirements.load_balancer_controller,
+        requirements.metrics_server,
+        requirements.network_policies,
+        lambda get: requirements.volume_driver(get, driver="ebs.csi.aws.com"),
+        lambda get: requirements.argo_rollouts(get, installed_by_us=False),
+    ],
+)
+def test_an_empty_cluster_lacks_everything_and_each_check_names_a_mend(check):
+    found = check(cluster())
+    assert found.status == "missing"
+    assert found.fix
+
+
+def test_a_cluster_that_answers_shows_its_version():
+    assert "v1.35.0" in requirements.reachable(cluster({"/version": {"gitVersion": "v1.35.0"}})).message
+
+
+def test_the_load_balancer_controller_is_there_when_a_pod_of_it_is_available():
+    assert (
+        requirements.load_balancer_controller(
+            cluster({**alb(), CONTROLLERS: {"items": [{"status": {"availableReplicas": 1}}]}})
+        ).status
+        == "ok"
+    )
+    found = requirements.load_balancer_controller(cluster({**alb(), CONTROLLERS: {"items": [{"status": {}}]}}))
+    assert (found.status, "no pod that is ready" in found.message) == ("missing", True)
+
+
+def test_eks_auto_mode_has_a_load_balancer_controller_of_its_own():
+    assert requirements.load_balancer_controller(cluster(alb("eks.amazonaws.com/alb"))).status == "ok"
+
+
+def test_argo_rollouts_without_a_region_is_no_judge():
+    found = requirements.argo_rollouts(cluster(argo()), installed_by_us=False)
+    assert (found.status, "AWS_REGION" in found.message) == ("missing", True)
+    found = requirements.argo_rollouts(cluster(argo(AWS_REGION="eu-central-1")), installed_by_us=False)
+    assert (found.status, "no role of its own" in found.message) == ("ok", True)
+
+
+def test_argo_rollouts_that_the_program_installs_is_not_missing_before():
+    assert requirements.argo_rollouts(cluster(), installed_by_us=True).status == "ok"
+    # Once it is there, it is judged like any other.
+    assert requirements.argo_rollouts(cluster(argo()), installed_by_us=True).status == "missing"
+
+
+@pytest.mark.parametrize(("status", "verdict"), [("True", "ok"), ("False", "missing")])
+def test_a_metrics_api_counts_when_it_is_available(status, verdict):
+    found = cluster({METRICS: {"status": {"conditions": [{"type": "Available", "status": status}]}}})
+    assert requirements.metrics_server(found).status == verdict
+
+
+def test_the_volume_driver_is_the_one_that_the_settings_name():
+    get = cluster({"/apis/storage.k8s.io/v1/csidrivers/ebs.csi.aws.com": {}})
+    assert requirements.volume_driver(get, driver="ebs.csi.aws.com").status == "ok"
+    assert requirements.volume_driver(get, driver="ebs.csi.eks.amazonaws.com").status == "missing"
+
+
+def agent(argument):
+    return {"spec": {"template": {"spec": {"containers": [{"name": "node"}, {"name": "agent", "args": [argument]}]}}}}
+
+
+@pytest.mark.parametrize(
+    ("objects", "status"),
+    [
+        ({CNI: {"data": {"enable-network-policy-controller": "true"}}}, "ok"),
+        ({CNI: {"data": {"enable-network-policy-controller": "false"}}}, "missing"),
+        ({CNI: {}}, "missing"),
+        ({NODE: agent("--enable-network-policy=true")}, "ok"),
+        ({NODE: agent("--enable-network-policy=false")}, "missing"),
+        ({DAEMONS: {"items": [{"metadata": {"name": "cilium"}}]}}, "ok"),
+        ({DAEMONS: {"items": [{"metadata": {"name": "kube-proxy"}}]}}, "missing"),
+    ],
+)
+def test_network_policies_count_when_something_enforces_them(objects, status):
+    assert requirements.network_policies(cluster(objects)).status == status
