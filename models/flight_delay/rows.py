@@ -42,6 +42,7 @@ def build(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame) ->
     rows = pd.DataFrame(
         {
             "departure": flights["departure"],
+            "day": flights["departure"].dt.tz_convert("America/New_York").dt.strftime("%Y-%m-%d"),
             "late": flights["late"],
             "carrier": flights["carrier"],
             "origin": flights["origin"],

@@ -22,11 +22,12 @@ from modelworks.lifecycle import (
     SliceGate,
     evaluate_gates,
 )
-from modelworks.lifecycle.evaluate_gates import Judged, _judge
+from modelworks.lifecycle.evaluate_gates import Champion, Judged, _judge
 from modelworks.lifecycle.gates import GateReport, policy_of
+from modelworks.lifecycle.intervals import Clusters
 from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.run_gates import decide, read_gates, run_gates
-from modelworks.lifecycle.scores import group_names
+from modelworks.lifecycle.scores import all_metrics, group_names, predict
 
 
 def outcome_of(truth, positive, **columns):
@@ -42,10 +43,11 @@ def judged(built):
     truth = generator.integers(0, 2, 2000)
     positive = np.clip(0.5 + 0.2 * (truth - 0.5) + 0.2 * generator.normal(size=2000), 0, 1)
     group = np.where(np.arange(2000) < 40, "small", np.where(np.arange(2000) % 2, "a", "b"))
-    outcome = outcome_of(truth, positive, group=group, size=generator.normal(size=2000))
+    outcome = outcome_of(truth, positive, group=group, size=generator.normal(size=2000)).ranked()
     return Judged(
         spec=dataclasses.replace(built.project.spec, groups=(Group(column="group", min_rows=100),)),
-        outcome=outcome, train_target=truth, champion=None, score=lambda rows: outcome.scores[rows.index], model=None,
+        outcome=outcome, clusters=Clusters(np.arange(2000)), train_target=truth, champion=None,
+        score=lambda rows: outcome.scores[rows.index], model=None,
         size=1,
     )  # fmt: skip
 
@@ -79,19 +81,29 @@ def test_interval_holds_the_estimate(judged):
 
 def test_model_that_guesses_does_not_beat_the_baseline(judged):
     flat = judged.outcome.scores * 0 + 0.5
-    guess = judged._replace(outcome=dataclasses.replace(judged.outcome, scores=flat))
+    guess = judged._replace(outcome=dataclasses.replace(judged.outcome, scores=flat).ranked())
     assert verdicts(BaselineGate(metric="auc", margin=0.1), guess) == ["fail"]
 
 
 def test_challenger_equal_to_the_champion_passes(judged):
-    same = judged._replace(champion=judged.outcome)
+    same = judged._replace(champion=Champion(np.arange(2000), judged.outcome))
     assert verdicts(ChampionGate(metric="auc", margin=0.01), same) == ["pass"]
 
 
 def test_challenger_worse_than_the_champion_fails(judged):
     truth = judged.outcome.truth
-    perfect = dataclasses.replace(judged.outcome, scores=np.column_stack([1 - truth, truth]).astype(float))
+    perfect = Champion(np.arange(2000), outcome_of(truth, truth))
     assert verdicts(ChampionGate(metric="auc", margin=0.01), judged._replace(champion=perfect)) == ["fail"]
+
+
+def test_a_champion_is_compared_on_the_rows_that_it_has_not_seen_and_too_few_decide_nothing(judged):
+    some = np.arange(0, 2000, 4)
+    champion = Champion(some, judged.outcome.take(some))
+    [result] = _judge(ChampionGate(metric="auc", margin=0.01), judged._replace(champion=champion))
+    assert (result["verdict"], result["number"]) == ("pass", 0)
+    assert "on the 500 rows that neither was trained on" in result["message"]
+    [result] = _judge(ChampionGate(metric="auc", margin=0.01, min_rows=501), judged._replace(champion=champion))
+    assert (result["verdict"], result["number"]) == ("inconclusive", None)
 
 
 def test_champion_that_cannot_be_compared_is_inconclusive(judged):
@@ -104,9 +116,17 @@ def test_slice_too_small_is_inconclusive_and_the_others_are_judged(judged):
     assert verdicts(gate, judged) == ["pass", "pass", "inconclusive"]
 
 
+def by_subject(gate, judged):
+    return {each["subject"]: each["verdict"] for each in _judge(gate, judged)}
+
+
 def test_group_too_small_is_inconclusive_not_passed(judged):
     gate = FairnessGate(group="group", metric="auc", max_difference=0.2)
-    assert verdicts(gate, judged) == ["inconclusive", "pass"]
+    assert by_subject(gate, judged) == {
+        "auc for group small": "inconclusive",
+        "auc for group a, difference": "pass",
+        "auc for group b, difference": "pass",
+    }
 
 
 def test_unfair_model_fails_by_difference_and_ratio(judged):
@@ -114,12 +134,117 @@ def test_unfair_model_fails_by_difference_and_ratio(judged):
     scores[judged.outcome.rows["group"] == "a"] = [0.9, 0.1]
     unfair = judged._replace(outcome=dataclasses.replace(judged.outcome, scores=scores))
     gate = FairnessGate(group="group", metric="selection_rate", max_difference=0.1, min_ratio=0.8)
-    assert verdicts(gate, unfair)[1:] == ["fail", "fail"]
+    found = by_subject(gate, unfair)
+    assert (found["selection_rate for group b, difference"], found["selection_rate for group b, ratio"]) == (
+        "fail",
+        # Nobody of the others is selected but in the small group: a hundredth of the share.
+        "fail",
+    )
+
+
+def in_groups(judged, names, truth, positive):
+    outcome = outcome_of(truth, positive, group=names).ranked()
+    clusters = Clusters(np.arange(len(truth)))
+    return judged._replace(outcome=outcome, clusters=clusters)
+
+
+def test_sixteen_groups_that_are_equal_pass(judged):
+    generator = np.random.default_rng(1)
+    truth = generator.integers(0, 2, 16_000)
+    equal = in_groups(judged, np.arange(16_000) % 16, truth, generator.uniform(size=16_000))
+    gate = FairnessGate(group="group", metric="accuracy", max_difference=0.1, min_ratio=0.8)
+    assert verdicts(gate, equal) == ["pass"] * 32
+
+
+def test_one_of_sixteen_groups_that_is_treated_otherwise_fails_by_name(judged):
+    generator = np.random.default_rng(2)
+    names, truth = np.arange(16_000) % 16, generator.integers(0, 2, 16_000)
+    positive = np.where(names == 7, 0.9, generator.uniform(size=16_000))
+    found = by_subject(
+        FairnessGate(group="group", metric="selection_rate", max_difference=0.2),
+        in_groups(judged, names, truth, positive),
+    )
+    assert [name for name, verdict in found.items() if verdict != "pass"] == ["selection_rate for group 7, difference"]
+    assert found["selection_rate for group 7, difference"] == "fail"
+
+
+def test_a_group_without_a_number_is_inconclusive_by_name(judged):
+    generator = np.random.default_rng(3)
+    names = np.repeat(["a", "b", "c"], 1000)
+    truth = np.where(names == "b", 0, generator.integers(0, 2, 3000))  # no positive row to recall
+    gate = FairnessGate(group="group", metric="recall", max_difference=0.3, min_ratio=0.5)
+    found = by_subject(gate, in_groups(judged, names, truth, generator.uniform(size=3000)))
+    assert [name for name, verdict in found.items() if verdict == "inconclusive"] == [
+        "recall for group b, difference",
+        "recall for group b, ratio",
+    ]
+
+
+def test_one_group_alone_decides_nothing(judged):
+    gate = FairnessGate(group="group", metric="accuracy", max_difference=0.3)
+    alone = in_groups(judged, np.repeat("a", 500), np.arange(500) % 2, np.full(500, 0.7))
+    assert by_subject(gate, alone) == {"accuracy across group": "inconclusive"}
+
+
+def test_rows_that_resemble_each_other_make_an_interval_wide_and_the_report_names_them(judged):
+    days = np.arange(2000) // 50
+    off = np.random.default_rng(4).normal(size=40)[days]
+    outcome = dataclasses.replace(outcome_of(judged.outcome.truth, np.clip(0.5 + 0.2 * off, 0, 1)))
+    alone = judged._replace(outcome=outcome)
+    [rows] = _judge(MetricGate(metric="selection_rate", at_least=0.1), alone)
+    [by_day] = _judge(
+        MetricGate(metric="selection_rate", at_least=0.1), alone._replace(clusters=Clusters(days, ("day",)))
+    )
+    assert np.ptp(by_day["interval"]) > 4 * np.ptp(rows["interval"])
+    assert rows["assumes"] == "2,000 rows, taken to be independent of each other"
+    assert by_day["assumes"] == "40 clusters by day of 2,000 rows, taken to be independent of each other"
+
+
+def test_too_few_clusters_decide_nothing(judged):
+    few = judged._replace(clusters=Clusters(np.arange(2000) % 9, ("day",)))
+    [result] = _judge(MetricGate(metric="auc", at_least=0.1), few)
+    assert result["verdict"] == "inconclusive"
+    assert "too few rows or clusters for an interval" in result["message"]
 
 
 def test_small_groups_can_be_judged_together():
     names, small = group_names(pd.Series(["a"] * 50 + ["b"] * 3 + ["c"] * 4), 5, pool=True)
     assert (sorted(set(names)), small) == (["a", "other (b, c)"], {})
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([1000001.0, 1000002.0, 1000003.0], ["1000001", "1000002", "1000003"]),
+        (np.array([0.1, 16777216.0], dtype="float32"), ["0.1", "16777216"]),
+        ([1.5, None, float("inf")], ["1.5", "inf", "missing"]),
+        (["a", None], ["a", "missing"]),
+        ([True, False], ["False", "True"]),
+    ],
+)
+def test_a_group_is_named_with_every_digit(values, names):
+    found, _ = group_names(pd.Series(values), 0, pool=False)
+    assert sorted(set(found)) == names
+
+
+def test_an_evaluate_that_returns_a_built_in_metric_is_refused(judged):
+    spec = dataclasses.replace(judged.spec, evaluate=lambda outcome: {"auc": 1.0, "mine": 2.0})
+    with pytest.raises(ModelworksError, match="evaluate returns 'auc', the name of a built-in metric"):
+        _judge(MetricGate(metric="mine", at_least=0.5), judged._replace(spec=spec))
+    with pytest.raises(ModelworksError, match="evaluate returns 'auc'"):
+        all_metrics(spec, judged.outcome)
+
+
+@pytest.mark.parametrize("classes", [[1, 0], ["no", "yes"], [0], [0, 1, 2]])
+def test_an_estimator_of_another_class_order_is_refused(judged, classes):
+    class Estimator:
+        classes_ = np.array(classes)
+
+        def predict_proba(self, x):
+            return np.full((len(x), 2), 0.5)
+
+    with pytest.raises(ModelworksError, match="probabilities must be in that order"):
+        predict(judged.spec, Estimator(), np.zeros((3, 1)))
 
 
 def test_change_that_must_not_matter_and_does_not_passes(judged):

@@ -17,14 +17,14 @@ from modelworks._files import read_json
 from modelworks.cli import lifecycle as commands
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import data
 from modelworks.lifecycle.bundle import build_bundle
-from modelworks.lifecycle.data import SnapshotStore, read_rows, read_split, split_rows
+from modelworks.lifecycle.data import SnapshotStore, read_rows
 from modelworks.lifecycle.lockfile import find_lock, run_packages
 from modelworks.lifecycle.model_project import changed_files, code_digest, imports, source_files
 from modelworks.lifecycle.provenance import source_of
 from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.runs import SPLIT, Home, latest_run
+from modelworks.lifecycle.splits import read_split, split_rows, write_split
 from modelworks.lifecycle.training import check_data, train
 
 EDITS = {
@@ -294,7 +294,7 @@ def test_gates_judge_the_hold_out_that_the_run_kept(rebuilt):
     parts = read_split(rebuilt.run.folder / SPLIT, sum(rows.values()))
     before = verdicts(run_gates(rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local"))
     swapped = {**parts, "holdout": parts["validation"], "validation": parts["holdout"]}
-    data.write_split(rebuilt.run.folder / SPLIT, swapped, sum(rows.values()))
+    write_split(rebuilt.run.folder / SPLIT, swapped, sum(rows.values()))
     assert verdicts(run_gates(rebuilt.run, rebuilt.bundle, rebuilt.project.home, "local")) != before
 
 

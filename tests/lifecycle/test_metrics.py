@@ -105,6 +105,15 @@ def test_metrics_of_a_regression_are_those_of_scikit_learn(name, outcome):
     assert METRICS[name].function(outcome) == pytest.approx(REGRESSION[name](outcome))
 
 
+@settings(max_examples=50, deadline=None)
+@given(outcome=binaries, seed=st.integers(0, 99))
+def test_a_resample_that_is_ranked_before_has_the_same_numbers(outcome, seed):
+    index = np.random.default_rng(seed).integers(0, len(outcome.truth), len(outcome.truth))
+    ranked, plain = outcome.ranked().take(index), outcome.take(index)
+    for name in ("auc", "average_precision"):
+        assert METRICS[name].function(ranked) == pytest.approx(METRICS[name].function(plain), nan_ok=True)
+
+
 def test_the_threshold_of_an_outcome_decides_its_labels():
     outcome = outcome_of("binary", [0, 1, 1], [(0.8, 0.2), (0.7, 0.3), (0.1, 0.9)])
     low = Outcome("binary", outcome.truth, outcome.scores, outcome.rows, threshold=0.3)

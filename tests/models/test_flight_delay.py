@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from modelworks.lifecycle import ModelSpec, load_spec
-from modelworks.lifecycle.data import split_rows
+from modelworks.lifecycle.splits import split_rows
 
 MODELS = Path(__file__).parents[2] / "models"
 COLUMNS = ["month", "day", "sched_dep_time", "sched_arr_time", "dep_delay", "arr_delay", "air_time", "carrier",

@@ -80,7 +80,7 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
         "run": "name of the run",
         "folder": "folder with the results",
         "inputs": "digests and parameters that decide the run",
-        "metrics": "metrics on the hold-out, by name",
+        "metrics": "metrics by name, on the `train` and the `validation` rows",
         "origin": "commit, dirty tree, person and time",
         "mlflow_run": "id in MLflow; empty without one",
     },

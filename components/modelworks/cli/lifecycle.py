@@ -83,7 +83,7 @@ def train(
     data: Annotated[str, typer.Option("--data", help="Digest of a stored snapshot to train on.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Train a model and evaluate it on rows it has not seen.
+    """Train a model, and show how it does on the training and the validation rows. The hold-out is for `gates`.
 
     The same data, code, parameters, seed and lock give the same run; if it exists, the command returns it without
     training. If MLFLOW_TRACKING_URI is set, the run is logged there.
@@ -107,12 +107,12 @@ def train(
         tracked = _track(run)
     if as_json:
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
-        print(json.dumps({**facts, "metrics": run.metrics, "origin": run.origin, "mlflow_run": tracked}, indent=2))
+        print(json.dumps({**facts, "metrics": run.scores, "origin": run.origin, "mlflow_run": tracked}, indent=2))
         return
-    rows = table("metric on the hold-out", "value")
-    for name, value in sorted(run.metrics.items()):
-        shown = "-" if value is None else f"{value:.4f}"
-        rows.add_row(f"[bold]{name}[/]" if name == spec.metric else name, shown)
+    rows = table("metric", "train", "validation")
+    for name in sorted(run.scores["train"]):
+        shown = ["-" if (value := of[name]) is None else f"{value:.4f}" for of in run.scores.values()]
+        rows.add_row(f"[bold]{escape(name)}[/]" if name == spec.metric else escape(name), *shown)
     out.print(rows)
     if run.origin["dirty"]:
         err.print("[yellow]dirty:[/] the tree differs from its commit; this run can be released to local only")

@@ -27,6 +27,7 @@ from modelworks.lifecycle.lockfile import PYTHON
 from modelworks.lifecycle.model_card import model_card
 from modelworks.lifecycle.provenance import SERVICE
 from modelworks.lifecycle.rows import rows_of
+from modelworks.lifecycle.splits import hold_out
 from modelworks.lifecycle.trust import load_estimator, trusted_types
 from modelworks.runtime import manifest as of
 from modelworks.runtime.contents import refuse_other_files
@@ -86,7 +87,7 @@ def build(
     with step("build the Bento"), tempfile.TemporaryDirectory(prefix="modelworks-bento-") as scratch:
         source = Path(scratch) / "source"
         source.mkdir()
-        manifest = _manifest(spec, holdout, skops, onnx, parity)
+        manifest = _manifest(spec, holdout, skops, onnx, parity, hold_out(spec, frame, parts))
         _fill(source, spec, folder, manifest, requirements)
         bento = _bento(spec, source, Path(scratch) / "store")
         refuse_other_files(bento, manifest)
@@ -250,13 +251,18 @@ def _tensor_dtype(feature: of.Feature, precision: Precision) -> of.DType:
 
 # -- The Bento -------------------------------------------------------------------------------------------------------
 def _manifest(
-    spec: ModelSpec, holdout: pd.DataFrame, skops: of.Skops, onnx: of.Onnx | None, parity: of.Parity | None
+    spec: ModelSpec,
+    holdout: pd.DataFrame,
+    skops: of.Skops,
+    onnx: of.Onnx | None,
+    parity: of.Parity | None,
+    rule: of.HoldOut,
 ) -> of.Manifest:
     return of.Manifest(
         model=spec.name, kind=spec.kind, task=spec.description, owner=spec.owner, classes=spec.classes,
         features=spec.served_features, examples=_examples(spec, holdout),
         threshold=spec.service.threshold, unit=spec.unit, service="custom" if spec.service.code else "standard",
-        onnx=onnx, skops=skops, parity=parity, latency_objective_ms=spec.service.latency_objective_ms,
+        onnx=onnx, skops=skops, parity=parity, holdout=rule, latency_objective_ms=spec.service.latency_objective_ms,
         max_rows=spec.service.max_rows, card="card.md",
     )  # fmt: skip
 

@@ -177,9 +177,19 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
                     Finding("completeness", "error", feature.name, message, int((~known).sum()),
                             _hide(spec, feature.name, examples))
                 )  # fmt: skip
-    absent = int(frame[spec.target].isna().sum())
-    if absent:
-        findings.append(Finding("completeness", "error", spec.target, "the target is missing", absent))
+    times = [each for each in (spec.data.prediction_time, spec.data.split.time) if each]
+    needed = {
+        spec.target: "the target",
+        **dict.fromkeys(times, "the time"),
+        **dict.fromkeys(spec.data.split.keys, "the key"),
+    }
+    for column, what in needed.items():
+        missing = frame[column].isna().to_numpy()
+        if missing.any():
+            examples = tuple(f"row {index}" for index in np.nonzero(missing)[0][:EXAMPLES])
+            findings.append(
+                Finding("completeness", "error", column, f"{what} is missing", int(missing.sum()), examples)
+            )
     return findings
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 from modelworks._files import plain, write_json, write_whole
 from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import checks, data, scores
+from modelworks.lifecycle import checks, data, scores, splits
 from modelworks.lifecycle.archive import canonical_skops
 from modelworks.lifecycle.lockfile import Lock, read_lock, run_packages, serving_packages
 from modelworks.lifecycle.metrics import Outcome
@@ -147,8 +147,8 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
     if (folder / "metrics.json").is_file():
         steps.kept("train")
         return {"run": name}
-    parts = data.split_rows(spec, frame)
-    data.write_split(folder / SPLIT, parts, len(frame))
+    parts = splits.split_rows(spec, frame)
+    splits.write_split(folder / SPLIT, parts, len(frame))
     with steps.step("train"):
         estimator, curves = _fit(spec, frame, parts)
         _write_model(spec, folder, estimator)
@@ -186,7 +186,7 @@ def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
 def _rows(home: Home, digest: Digest, split: Path) -> tuple[Any, dict[str, Any]]:
     """The rows of a run, and which of them it was trained on."""
     frame = data.read_rows(data.SnapshotStore(home.data, home.data_store).get(digest))
-    return frame, data.read_split(split, len(frame))
+    return frame, splits.read_split(split, len(frame))
 
 
 def _snapshot(spec: ModelSpec, home: Home, digest: Digest | None, steps: Steps) -> data.Snapshot:
@@ -268,7 +268,7 @@ def _evaluate(
 
     target = scores.encode_target(spec, frame)
     found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}
-    for part in data.PARTS:
+    for part in splits.PARTS:
         rows = frame.iloc[parts[part]]
         predicted = scores.predict(spec, estimator, encode_table(rows, spec.served_features, spec.input))
         outcome = Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)

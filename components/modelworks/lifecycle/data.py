@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from modelworks._files import digest_of, digest_of_file, write_whole
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from modelworks.lifecycle.spec import ModelSpec
-
-PARTS = ("train", "validation", "holdout")
-"""The parts of a split."""
 
 
 class StoreError(ModelworksError):
@@ -180,70 +175,11 @@ def read_rows(snapshot: Snapshot) -> pd.DataFrame:
     return pd.read_parquet(snapshot.path)
 
 
-def split_rows(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Positions of the rows to `train`, `validation` and `holdout`.
-
-    Raises:
-        ModelworksError: One of them is empty, or the training rows hold one class only.
-    """
-    import pandas as pd  # only where data is at hand
-
-    split = spec.data.split
-    if split.time:
-        time = pd.to_datetime(frame[split.time], utc=True)
-        validation = (time >= pd.Timestamp(split.validation_from, tz="UTC")).to_numpy()
-        holdout = (time >= pd.Timestamp(split.holdout_from, tz="UTC")).to_numpy()
-        parts = {"train": ~validation, "validation": validation & ~holdout, "holdout": holdout}
-        found = {name: np.nonzero(mask)[0] for name, mask in parts.items()}
-    else:
-        order = np.random.default_rng(spec.seed).permutation(len(frame))
-        held = round(len(frame) * split.holdout_share)
-        until = held + round(len(frame) * split.validation_share)
-        pieces = {"train": order[until:], "validation": order[held:until], "holdout": order[:held]}
-        found = {name: np.sort(index) for name, index in pieces.items()}
-    for name, index in found.items():
-        if not len(index):
-            raise ModelworksError(f"{split.where}: the split leaves no {name} rows", fix="Move its limits.")
-    if spec.kind != "regression":
-        classes = frame[spec.target].iloc[found["train"]].unique()
-        absent = [label for label in spec.classes if label not in set(classes)]
-        if absent:
-            raise ModelworksError(
-                f"{spec.where}: the training rows hold no {spec.target} of {absent}: a classifier cannot learn it",
-                fix="Load more rows, move the split, or take the class out of the spec.",
-            )
-    return found
-
-
-def write_split(file: Path, parts: dict[str, np.ndarray], rows: int) -> None:
-    """Keep a split: a byte a row, which of `PARTS` it is in, or one more for a row in none."""
-    found = np.full(rows, len(PARTS), dtype="uint8")
-    for number, name in enumerate(PARTS):
-        found[parts[name]] = number
-    stream = io.BytesIO()
-    np.save(stream, found, allow_pickle=False)
-    write_whole(file, stream.getvalue())
-
-
-def read_split(file: Path, rows: int) -> dict[str, np.ndarray]:
-    """The split that a run keeps.
-
-    Raises:
-        ModelworksError: It is not there, or not one of so many rows.
-    """
-    try:
-        found = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ModelworksError(f"{file} cannot be read: {error}", fix="Train again.") from error
-    if found.shape != (rows,) or found.dtype != np.uint8:
-        raise ModelworksError(f"{file} is no split of {rows:,} rows: it was changed", fix="Train again.")
-    return {name: np.nonzero(found == number)[0] for number, name in enumerate(PARTS)}
-
-
 def _named(spec: ModelSpec) -> list[str]:
     known = [feature.known_at for feature in spec.features if feature.known_at]
     optional = [spec.data.prediction_time, spec.data.split.time]
-    return [*known, *(name for name in optional if name), *(group.column for group in spec.groups)]
+    columns = [*known, *(name for name in optional if name), *spec.data.split.keys, *spec.data.clusters]
+    return [*columns, *(group.column for group in spec.groups)]
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

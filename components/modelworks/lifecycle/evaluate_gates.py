@@ -21,11 +21,13 @@ import numpy as np
 
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import scores
+from modelworks.lifecycle import intervals, scores
 from modelworks.lifecycle import spec as stated
+from modelworks.lifecycle.intervals import Clusters
 from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.rows import request_rows
 from modelworks.lifecycle.spec import ModelSpec, project_error
+from modelworks.lifecycle.splits import row_hashes, unseen
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictor import Predictions, Predictor
@@ -35,10 +37,6 @@ from modelworks.runtime.server.custom_service import Service
 if TYPE_CHECKING:
     import pandas as pd
 
-RESAMPLES = 200
-"""Bootstrap resamples of the hold-out, drawn from the spec's seed."""
-QUANTILES = (0.025, 0.975)
-"""Ends of the percentile interval: 95 %."""
 BEHAVIOUR_ROWS = 2000
 """Most hold-out rows a behaviour test changes."""
 LATENCY_CALLS = 500
@@ -50,15 +48,25 @@ TOLERANCE = 1e-6
 """A prediction that moves by less has not moved."""
 
 
+class Champion(NamedTuple):
+    """The bundle that serves now, on the hold-out rows that it was not trained on either."""
+
+    rows: np.ndarray
+    """Their positions in the hold-out."""
+    outcome: Outcome
+
+
 class Judged(NamedTuple):
     """Input of the gates."""
 
     spec: ModelSpec
     outcome: Outcome
     """Of the bundled model, on the hold-out."""
+    clusters: Clusters
+    """Of the rows of the hold-out."""
     train_target: np.ndarray
-    champion: Outcome | str | None
-    """Of what serves now, on the same rows; or why it cannot be compared; or nothing serves."""
+    champion: Champion | str | None
+    """The bundle that serves now; or why it cannot be compared; or nothing serves."""
     score: Callable[[pd.DataFrame], np.ndarray]
     """Its scores for other rows."""
     model: Predictor | Service
@@ -85,14 +93,10 @@ def judge(
             score = partial(score_bundle, spec, model)
             truth = target[parts["holdout"]]
             predicted = score(rows)
-            if spec.kind == "binary":
-                # In order of the score, so that a resample is in order too and ranking it costs next to nothing.
-                order = np.argsort(predicted[:, 1], kind="stable")
-                truth, predicted, rows = truth[order], predicted[order], rows.iloc[order].reset_index(drop=True)
-            outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold)
+            outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold).ranked()
             champion = _champion(spec, job, Path(scratch) / "champion", outcome)
         size = path.stat().st_size
-        judged = Judged(spec, outcome, target[parts["train"]], champion, score, model, size)
+        judged = Judged(spec, outcome, clusters_of(spec, rows), target[parts["train"]], champion, score, model, size)
         results = []
         asked = [gate for gate in spec.gates if job["only"] in {"", type(gate).__name__}]
         with step(f"judge {len(asked)} gate{'s' if len(asked) != 1 else ''}"):
@@ -144,7 +148,7 @@ def _stated(manifest: Manifest, answers: list[Predictions]) -> np.ndarray:
     return answer
 
 
-def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outcome) -> Outcome | str | None:
+def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outcome) -> Champion | str | None:
     if not job["champion"]:
         return None
     manifest = open_bundle(Path(job["champion"]), Digest(job["champion_digest"]), spec.name, folder)
@@ -153,9 +157,15 @@ def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outco
         return f"the champion takes {', '.join(absent)}, which this data has not"
     if (manifest.kind, manifest.classes) != (spec.kind, spec.classes):
         return "the champion answers another question: its classes differ"
+    rows = unseen(manifest.holdout, outcome.rows)
+    if isinstance(rows, str):
+        return f"the champion cannot be compared: {rows}"
+    part = outcome.take(rows)
+    if not len(rows):
+        return Champion(rows, part)
     with ExitStack() as services:
-        answer = score_bundle(spec, _model(folder, manifest, services), outcome.rows)
-    return Outcome(spec.kind, outcome.truth, answer, outcome.rows, manifest.threshold)
+        answer = score_bundle(spec, _model(folder, manifest, services), part.rows)
+    return Champion(rows, Outcome(spec.kind, part.truth, answer, part.rows, manifest.threshold).ranked())
 
 
 # -- Verdicts --------------------------------------------------------------------------------------------------------
@@ -169,36 +179,38 @@ def _verdict(value: float, worst: float, limit: float, *, at_least: bool) -> str
     return "pass" if sign * (worst - limit) >= 0 else "inconclusive"
 
 
-def _interval(judged: Judged, metric: str, part: np.ndarray | None = None) -> tuple[float, tuple[float, float]]:
-    """A metric on the hold-out or a part of it, with its bootstrap interval."""
-    outcome = judged.outcome if part is None else judged.outcome.take(part)
+def clusters_of(spec: ModelSpec, rows: pd.DataFrame) -> Clusters:
+    """The rows that resemble each other, as the spec names them."""
+    columns = spec.data.clusters
+    if not columns:
+        return Clusters(np.arange(len(rows)))
+    return Clusters(np.unique(row_hashes(rows, columns), return_inverse=True)[1], columns)
+
+
+def _interval(judged: Judged, metric: str) -> tuple[float, tuple[float, float]]:
+    """A metric with its confidence interval."""
     function = scores.metric_of(judged.spec, metric)
-    found = _resampled(judged, len(outcome.truth), lambda index: _call(judged, function, outcome, index, metric))
-    return _call(judged, function, outcome, None, metric), found
+    signed = METRICS[metric].signed if metric in METRICS else None
+
+    def value(index: np.ndarray) -> float:
+        return _call(judged, signed or function, judged.outcome, index, metric)
+
+    estimate = _call(judged, function, judged.outcome, None, metric)
+    ends = intervals.interval(value, judged.clusters, judged.spec.seed)
+    return estimate, intervals.of_size(ends) if signed else ends
 
 
-def _resampled(judged: Judged, size: int, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    generator = np.random.default_rng(judged.spec.seed)
-    drawn = np.array([value(_sample(generator, size)) for _ in range(RESAMPLES)])
-    drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) < RESAMPLES / 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(drawn, QUANTILES)
-    return float(low), float(high)
-
-
-def _sample(generator: np.random.Generator, size: int) -> np.ndarray:
-    """`size` positions drawn with replacement, in order."""
-    return np.repeat(np.arange(size), np.bincount(generator.integers(0, size, size), minlength=size))
+def _part(judged: Judged, rows: np.ndarray) -> Judged:
+    """The same, on some of the rows."""
+    return judged._replace(outcome=judged.outcome.take(rows), clusters=judged.clusters.take(rows))
 
 
 def _call(
     judged: Judged, function: Callable[[Outcome], float], outcome: Outcome, index: np.ndarray | None, metric: str
 ) -> float:
     if index is not None:
-        # Picking rows of a table is what costs; only a spec's own metrics may look at them.
-        rows = outcome.rows if metric in METRICS else outcome.rows.iloc[index]
-        outcome = Outcome(outcome.kind, outcome.truth[index], outcome.scores[index], rows, outcome.threshold)
+        # Only a spec's own metrics may look at the table.
+        outcome = outcome.resample(index, outcome.rows if metric in METRICS else outcome.rows.iloc[index])
     try:
         return function(outcome)
     except ModelworksError:
@@ -208,13 +220,15 @@ def _call(
 
 
 def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[str, Any]:
+    without = numbers.get("interval") is not None and not np.isfinite(numbers["interval"]).all()
     return {
         "subject": subject,
         "verdict": verdict,
-        "message": message,
+        "message": message + ("; too few rows or clusters for an interval" if without else ""),
         "number": None,
         "interval": None,
         "limit": None,
+        "assumes": "",
         **numbers,
     }
 
@@ -234,7 +248,8 @@ def _(gate: stated.MetricGate, judged: Judged) -> list[dict[str, Any]]:
         return []
     verdict = _verdict(value, low if at_least else high, limit, at_least=at_least)
     message = f"must be at {'least' if at_least else 'most'} {limit:g}"
-    return [_result(gate.metric, verdict, message, number=value, interval=[low, high], limit=limit)]
+    numbers = {"number": value, "interval": [low, high], "limit": limit, "assumes": str(judged.clusters)}
+    return [_result(gate.metric, verdict, message, **numbers)]
 
 
 @_judge.register
@@ -249,7 +264,8 @@ def _(gate: stated.BaselineGate, judged: Judged) -> list[dict[str, Any]]:
     gain, interval, theirs = _gain(judged, gate.metric, rival)
     verdict = _verdict(gain, interval[0], gate.margin, at_least=True)
     message = f"better than the trivial answer ({theirs:.4g}) by at least {gate.margin:g}"
-    return [_result(gate.metric, verdict, message, number=gain, interval=list(interval), limit=gate.margin)]
+    numbers = {"number": gain, "interval": list(interval), "limit": gate.margin, "assumes": str(judged.clusters)}
+    return [_result(gate.metric, verdict, message, **numbers)]
 
 
 @_judge.register
@@ -262,10 +278,22 @@ def _(gate: stated.ChampionGate, judged: Judged) -> list[dict[str, Any]]:
         ]
     if isinstance(judged.champion, str):
         return [_result(gate.metric, "inconclusive", judged.champion, limit=-gate.margin)]
-    gain, interval, theirs = _gain(judged, gate.metric, judged.champion)
+    rows, rival = judged.champion
+    if len(rows) < gate.min_rows:
+        message = (
+            f"of {len(judged.outcome.truth):,} hold-out rows the champion was not trained on {len(rows):,}, fewer than "
+            f"the {gate.min_rows:,} it takes to decide"
+        )
+        return [_result(gate.metric, "inconclusive", message, limit=-gate.margin)]
+    judged = _part(judged, rows)
+    gain, interval, theirs = _gain(judged, gate.metric, rival)
     verdict = _verdict(gain, interval[0], -gate.margin, at_least=True)
-    message = f"not worse than the champion ({theirs:.4g}) by more than {gate.margin:g}, on the same rows"
-    return [_result(gate.metric, verdict, message, number=gain, interval=list(interval), limit=-gate.margin)]
+    message = (
+        f"not worse than the champion ({theirs:.4g}) by more than {gate.margin:g}, on the {len(rows):,} rows that "
+        "neither was trained on"
+    )
+    numbers = {"number": gain, "interval": list(interval), "limit": -gate.margin, "assumes": str(judged.clusters)}
+    return [_result(gate.metric, verdict, message, **numbers)]
 
 
 def _gain(judged: Judged, metric: str, rival: Outcome) -> tuple[float, tuple[float, float], float]:
@@ -276,7 +304,7 @@ def _gain(judged: Judged, metric: str, rival: Outcome) -> tuple[float, tuple[flo
         ours = _call(judged, function, judged.outcome, index, metric)
         return sign * (ours - _call(judged, function, rival, index, metric))
 
-    interval = _resampled(judged, len(rival.truth), gain)
+    interval = intervals.interval(gain, judged.clusters, judged.spec.seed)
     return gain(None), interval, _call(judged, function, rival, None, metric)
 
 
@@ -292,56 +320,88 @@ def _(gate: stated.SliceGate, judged: Judged) -> list[dict[str, Any]]:
             message = f"{len(part)} rows, fewer than the {gate.min_rows} it takes to decide"
             results.append(_result(subject, "inconclusive", message, limit=gate.limit))
             continue
-        value, (low, high) = _interval(judged, gate.metric, part)
+        of_slice = _part(judged, part)
+        value, (low, high) = _interval(of_slice, gate.metric)
         verdict = _verdict(value, low if at_least else high, gate.limit, at_least=at_least)
         message = f"must be at {'least' if at_least else 'most'} {gate.limit:g} in every slice"
-        results.append(_result(subject, verdict, message, number=value, interval=[low, high], limit=gate.limit))
+        numbers = {"number": value, "interval": [low, high], "limit": gate.limit, "assumes": str(of_slice.clusters)}
+        results.append(_result(subject, verdict, message, **numbers))
     return results
 
 
 @_judge.register
 def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
-    from fairlearn.metrics import MetricFrame  # only for specs that name groups
-
     group = next(each for each in judged.spec.groups if each.column == gate.group)
     names, small = scores.group_names(judged.outcome.rows[group.column], group.min_rows, pool=group.pool_small)
-    counts = ", ".join(f"{name} ({number})" for name, number in small.items())
     results = [
         _result(f"{gate.metric} for {gate.group} {name}", "inconclusive", f"{number} rows, {group.min_rows} are needed")
         for name, number in small.items()
     ]
-    big = np.nonzero(~np.isin(names, list(small)))[0]
-    if len(set(names[big])) < 2:
-        message = f"fewer than two groups have {group.min_rows} rows" + (f"; too small: {counts}" if counts else "")
+    big = sorted(set(names) - set(small))
+    if len(set(names)) < 2 or not big:
+        message = f"there are fewer than two groups, or none with {group.min_rows} rows"
         return [*results, _result(f"{gate.metric} across {gate.group}", "inconclusive", message)]
-    function, outcome = scores.metric_of(judged.spec, gate.metric), judged.outcome
-
-    def metric(_: Any, positions: Any) -> float:
-        return _call(judged, function, outcome, np.sort(np.asarray(positions)), gate.metric)
-
-    frame = MetricFrame(metrics=metric, y_true=outcome.truth[big], y_pred=big, sensitive_features=names[big])
-    ends = f"lowest {frame.by_group.idxmin()}, highest {frame.by_group.idxmax()}"
-    # Fairlearn's own bootstrap takes a minute for thirty thousand rows. This one resamples within each group, so that
-    # every group keeps its size; difference and ratio are Fairlearn's, between the extreme groups.
-    parts = [np.sort(big[names[big] == name]) for name in sorted(set(names[big]))]
-    generator = np.random.default_rng(judged.spec.seed)
-    drawn = np.array(
-        [[metric(None, part[_sample(generator, len(part))]) for part in parts] for _number in range(RESAMPLES)]
-    )
-    lowest, highest = np.nanmin(drawn, axis=1), np.nanmax(drawn, axis=1)
     if gate.max_difference is not None:
-        value, (low, high) = float(frame.difference()), map(float, np.quantile(highest - lowest, QUANTILES))
-        verdict = _verdict(value, high, gate.max_difference, at_least=False)
-        message = f"largest difference between groups at most {gate.max_difference:g}; {ends}"
-        numbers = {"number": value, "interval": [low, high], "limit": gate.max_difference}
-        results.append(_result(f"{gate.metric} across {gate.group}, difference", verdict, message, **numbers))
+        limits = (-gate.max_difference, gate.max_difference)
+        found = _against_the_rest(judged, gate.metric, names, big, lambda one, rest: one - rest)
+        rule = f"differs from the other rows by at most {gate.max_difference:g}"
+        results += [_fairness(gate, name, "difference", rule, limits, each, judged) for name, each in found.items()]
     if gate.min_ratio is not None:
-        value, (low, high) = float(frame.ratio()), map(float, np.quantile(lowest / highest, QUANTILES))
-        verdict = _verdict(value, low, gate.min_ratio, at_least=True)
-        message = f"smallest ratio between groups at least {gate.min_ratio:g}; {ends}"
-        numbers = {"number": value, "interval": [low, high], "limit": gate.min_ratio}
-        results.append(_result(f"{gate.metric} across {gate.group}, ratio", verdict, message, **numbers))
+        limits = (gate.min_ratio, 1 / gate.min_ratio)
+        logs = _against_the_rest(judged, gate.metric, names, big, _log_ratio)
+        found = {name: tuple(float(np.exp(each)) for each in numbers) for name, numbers in logs.items()}
+        rule = f"ratio to the other rows from {limits[0]:g} to {limits[1]:.4g}"
+        results += [_fairness(gate, name, "ratio", rule, limits, each, judged) for name, each in found.items()]
     return results
+
+
+def _against_the_rest(
+    judged: Judged, metric: str, names: np.ndarray, groups: list[str], compare: Callable[[float, float], float]
+) -> dict[str, tuple[float, ...]]:
+    """Each group against all rows outside of it: estimate, and both ends of simultaneous intervals."""
+    function = scores.metric_of(judged.spec, metric)
+
+    def value(index: np.ndarray) -> float:
+        return _call(judged, function, judged.outcome, index, metric) if len(index) else np.nan
+
+    def values(index: np.ndarray) -> np.ndarray:
+        inside = [names[index] == name for name in groups]
+        return np.array([compare(value(index[each]), value(index[~each])) for each in inside])
+
+    counts = [judged.clusters.take(np.nonzero(names == name)[0]).count for name in groups]
+    ends = intervals.simultaneous(values, judged.clusters, counts, judged.spec.seed)
+    estimates = values(np.arange(len(names)))
+    return {name: (float(one), *two) for name, one, two in zip(groups, estimates, ends, strict=True)}
+
+
+def _log_ratio(one: float, rest: float) -> float:
+    return float(np.log(one / rest)) if one > 0 and rest > 0 else np.nan
+
+
+def _fairness(
+    gate: stated.FairnessGate,
+    name: str,
+    kind: str,
+    rule: str,
+    limits: tuple[float, float],
+    found: tuple[float, ...],
+    judged: Judged,
+) -> dict[str, Any]:
+    """The verdict on one group: with many of them, one beyond a limit by its estimate alone is chance."""
+    value, low, high = found
+    verdict = "inconclusive"
+    if np.isfinite([value, low, high]).all():
+        if limits[0] <= low and high <= limits[1]:
+            verdict = "pass"
+        elif low > limits[1] or high < limits[0]:
+            verdict = "fail"
+    else:
+        rule += f"; {gate.metric} has no number for it, or for the others"
+    limit = limits[1] if kind == "difference" else limits[0]
+    numbers = {"number": value, "interval": [low, high], "limit": limit}
+    return _result(
+        f"{gate.metric} for {gate.group} {name}, {kind}", verdict, rule, **numbers, assumes=str(judged.clusters)
+    )
 
 
 @_judge.register

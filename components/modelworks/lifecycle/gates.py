@@ -66,13 +66,15 @@ class GateResult:
     message: str
     number: float | None
     interval: tuple[float, float] | None
-    """95 % bootstrap interval."""
+    """95 % confidence interval."""
     limit: float | None
     source: str
     """File and line that states the limit."""
     because: str
     action: Literal["", "warn", "refuse"]
     """The action of the target."""
+    assumes: str = ""
+    """Assumption of the interval: which rows or clusters are independent."""
 
 
 @dataclass(frozen=True)

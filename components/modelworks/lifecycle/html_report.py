@@ -117,7 +117,7 @@ def gates_page(report: GateReport) -> str:
         [
             Html(tag(each.verdict) + _action(each.action)), each.subject, "" if each.number is None else f"{each.number:.4g}",
             "" if each.interval is None else _interval(*each.interval),
-            Html(f"<div>{escape(each.message)}<small>{escape(each.because)}</small></div>"), each.source.rpartition("/")[2],
+            Html(f"<div>{escape(each.message)}<small>{escape(each.because)}</small>{_assumes(each.assumes)}</div>"), each.source.rpartition("/")[2],
         ]
         for each in sorted(report.results, key=lambda each: ("fail", "inconclusive", "pass").index(each.verdict))
     ]  # fmt: skip
@@ -130,6 +130,11 @@ def _action(action: str) -> str:
     """The action of the target on a verdict."""
     done = {"warn": "warned of", "refuse": "refused"}
     return f"<small>{done[action]}</small>" if action else ""
+
+
+def _assumes(what: str) -> str:
+    """The assumption of an interval."""
+    return f"<small>interval over {escape(what)}</small>" if what else ""
 
 
 def _interval(*ends: float | None) -> Html:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -31,6 +31,8 @@ class Outcome:
     rows: pd.DataFrame
     """The rows as loaded, in the same order."""
     threshold: float = 0.5
+    ranks: np.ndarray | None = None
+    """Binary: rank of each row by its score, ties alike: see `ranked`."""
 
     @property
     def positive(self) -> np.ndarray:
@@ -46,7 +48,18 @@ class Outcome:
 
     def take(self, index: np.ndarray) -> Outcome:
         """The outcome of some of the rows: a slice, or a bootstrap sample."""
-        return Outcome(self.kind, self.truth[index], self.scores[index], self.rows.iloc[index], self.threshold)
+        return self.resample(index, self.rows.iloc[index])
+
+    def resample(self, index: np.ndarray, rows: pd.DataFrame) -> Outcome:
+        """The outcome of some of the rows, with a table that stands for them: picking rows of a table is what costs."""
+        ranks = None if self.ranks is None else self.ranks[index]
+        return Outcome(self.kind, self.truth[index], self.scores[index], rows, self.threshold, ranks)
+
+    def ranked(self) -> Outcome:
+        """The same with its ranks, which its resamples then have too, so that ranking them costs next to nothing."""
+        if self.kind != "binary":
+            return self
+        return replace(self, ranks=np.unique(self.positive, return_inverse=True)[1])
 
 
 @dataclass(frozen=True)
@@ -59,33 +72,35 @@ class Metric:
     kinds: tuple[Kind, ...]
     """Kinds of model that it comes with."""
     higher_is_better: bool = True
+    signed: Callable[[Outcome], float] | None = None
+    """Where the metric is the size of a difference: the difference. An interval of a size alone never holds 0."""
+
+
+def _by_score(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Number of negative and of positive rows at each distinct score, lowest first."""
+    ranks = outcome.ranks if outcome.ranks is not None else np.unique(outcome.positive, return_inverse=True)[1]
+    truth, distinct = outcome.truth == 1, int(ranks.max()) + 1
+    return np.bincount(ranks[~truth], minlength=distinct), np.bincount(ranks[truth], minlength=distinct)
 
 
 def _auc(outcome: Outcome) -> float:
     # The rank statistic (Mann-Whitney): ties count half.
-    truth, scores = outcome.truth == 1, outcome.positive
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if not positives or not negatives:
+    negatives, positives = _by_score(outcome)
+    pairs = int(negatives.sum()) * int(positives.sum())
+    if not pairs:
         return float("nan")
-    order = np.argsort(scores, kind="stable")  # linear where the rows already stand in order, as a bootstrap sees to
-    ordered = scores[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    counts = np.diff(np.r_[starts, len(ordered)])
-    ranks = np.empty(len(scores))
-    ranks[order] = np.repeat(starts + (counts + 1) / 2, counts)
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(np.sum(positives * (np.cumsum(negatives) - negatives / 2)) / pairs)
 
 
 def _average_precision(outcome: Outcome) -> float:
-    truth = outcome.truth == 1
-    if not truth.any():
+    negatives, positives = _by_score(outcome)
+    if not positives.any():
         return float("nan")
-    order = np.argsort(-outcome.positive, kind="stable")
-    scores, hits = outcome.positive[order], np.cumsum(truth[order])
-    last = np.r_[np.nonzero(np.diff(scores))[0], len(scores) - 1]  # one threshold a distinct score
-    recall = hits[last] / hits[-1]
-    return float(np.sum(np.diff(np.r_[0.0, recall]) * hits[last] / (last + 1)))
+    positives, rows = positives[::-1], (negatives + positives)[::-1]
+    met = rows > 0  # a resample lacks some of the scores
+    positives, rows = positives[met], rows[met]
+    hits = np.cumsum(positives)
+    return float(np.sum(positives / hits[-1] * hits / np.cumsum(rows)))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float:
@@ -123,9 +138,13 @@ def _selection_rate(outcome: Outcome) -> float:
     return float(np.mean(outcome.labels == 1))
 
 
+def _calibration(outcome: Outcome) -> float:
+    # How far the mean probability is above the share that came true: predictions that mean what they say.
+    return float(outcome.positive.mean() - np.mean(outcome.truth == 1))
+
+
 def _calibration_gap(outcome: Outcome) -> float:
-    # How far the mean probability is from the share that came true: predictions that mean what they say.
-    return float(abs(outcome.positive.mean() - np.mean(outcome.truth == 1)))
+    return abs(_calibration(outcome))
 
 
 def _brier(outcome: Outcome) -> float:
@@ -183,7 +202,7 @@ _TABLE = (
     Metric("brier", _brier, ("binary",), higher_is_better=False),
     Metric("log_loss", _log_loss, ("binary", "multiclass"), higher_is_better=False),
     Metric("false_positive_rate", _false_positive_rate, ("binary",), higher_is_better=False),
-    Metric("calibration_gap", _calibration_gap, ("binary",), higher_is_better=False),
+    Metric("calibration_gap", _calibration_gap, ("binary",), higher_is_better=False, signed=_calibration),
     Metric("balanced_accuracy", _balanced_accuracy, ("multiclass",)),
     Metric("macro_f1", _macro_f1, ("multiclass",)),
     Metric("r2", _r2, ("regression",)),

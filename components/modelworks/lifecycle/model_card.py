@@ -44,14 +44,25 @@ def model_card(spec: ModelSpec, folder: Path, manifest: Manifest) -> str:
 
 
 def _data(spec: ModelSpec, rows: dict[str, int]) -> str:
-    split = spec.data.split
-    how = (
-        f"split by `{split.time}`: validation from {split.validation_from}, hold-out from {split.holdout_from}"
-        if split.time
-        else f"split at random with seed {spec.seed}"
-    )
+    how = _split(spec)
     counts = f"{rows['train']:,} rows to train, {rows['validation']:,} to validate, {rows['holdout']:,} held out"
     return f"{spec.data.description}\n\n{counts}; {how}."
+
+
+def _split(spec: ModelSpec) -> str:
+    split = spec.data.split
+    embargo = f", {split.embargo} before each left out" if split.embargo else ""
+    if split.holdout:
+        return (
+            f"split by `{split.time}`: the last {split.holdout} held out, {split.validation} before validate{embargo}"
+        )
+    if split.time:
+        return (
+            f"split by `{split.time}`: validation from {split.validation_from}, hold-out from "
+            f"{split.holdout_from}{embargo}"
+        )
+    by = ", ".join(f"`{name}`" for name in split.keys) or "its features"
+    return f"split by the hash of each row's {by.removeprefix('its ')}"
 
 
 def _metrics(spec: ModelSpec, metrics: dict[str, Any]) -> str:

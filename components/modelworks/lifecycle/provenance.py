@@ -13,7 +13,8 @@ from modelworks.lifecycle.model_project import source_files
 
 TRAINING = (
     "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
-    "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py", "runtime/encoding.py",
+    "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/splits.py",
+    "runtime/encoding.py",
 )  # fmt: skip
 """Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
 SERVICE = (
@@ -24,7 +25,7 @@ SERVICE = (
 BUILDING = (
     "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
     "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py", "lifecycle/scores.py",
-    "lifecycle/spec.py", "lifecycle/trust.py", *SERVICE,
+    "lifecycle/spec.py", "lifecycle/splits.py", "lifecycle/trust.py", *SERVICE,
 )  # fmt: skip
 """Modules that decide a bundle's bytes besides those of its run."""
 

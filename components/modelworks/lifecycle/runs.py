@@ -92,6 +92,12 @@ class TrainedModel:
     """`commit`, `dirty`, `by`, `at`: who trained it from what. Never part of a digest."""
 
     @property
+    def scores(self) -> dict[str, dict[str, float | None]]:
+        """Metrics on the rows that a person may tune by: `train` and `validation`."""
+        found = read_json(self.folder / "metrics.json")
+        return {part: found[part] for part in ("train", "validation")}
+
+    @property
     def checks(self) -> CheckReport:
         """The data checks this run passed."""
         return CheckReport.from_facts(read_json(self.folder / "checks.json"))

@@ -46,8 +46,22 @@ def predict(spec: ModelSpec, estimator: Any, x: Any) -> np.ndarray:
     Raises:
         ModelworksError: They are not finite, or not of the shape the kind demands.
     """
+    _require_class_order(spec, estimator)
     raw = estimator.predict(x) if spec.kind == "regression" else estimator.predict_proba(x)
     return validate(spec, np.asarray(raw, dtype="float64"), len(x))
+
+
+def _require_class_order(spec: ModelSpec, estimator: Any) -> None:
+    """Require the columns of an estimator's probabilities to be in the order of the spec's classes."""
+    found = getattr(estimator, "classes_", None)
+    if spec.kind == "regression" or found is None:
+        return
+    if list(np.asarray(found).tolist()) != list(range(len(spec.classes))):
+        raise ModelworksError(
+            f"{spec.where}: the estimator's classes_ are {np.asarray(found).tolist()}; targets arrive in train as "
+            f"positions in classes, 0 to {len(spec.classes) - 1}, and its probabilities must be in that order",
+            fix="Fit it on data.y as it is, without labels of your own; the server answers with the spec's classes.",
+        )
 
 
 def validate(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
@@ -79,10 +93,9 @@ def metric_of(spec: ModelSpec, name: str) -> Callable[[Outcome], float]:
         return METRICS[name].function
     if spec.evaluate is None:  # pragma: no cover - the spec refuses it when it is made
         raise ModelworksError(f"{spec.where}: {name!r} is not a metric")
-    evaluate = spec.evaluate
 
     def own(outcome: Outcome) -> float:
-        found = evaluate(outcome)
+        found = _own_metrics(spec, outcome)
         if name not in found:
             raise ModelworksError(
                 f"{spec.where}: {name!r} is neither a metric of a {spec.kind} model nor one of evaluate: "
@@ -96,8 +109,18 @@ def metric_of(spec: ModelSpec, name: str) -> Callable[[Outcome], float]:
 def all_metrics(spec: ModelSpec, outcome: Outcome) -> dict[str, float]:
     """Every metric of the kind and of the spec's own `evaluate`."""
     found = {name: METRICS[name].function(outcome) for name in metrics_of(spec.kind)}
-    own: Mapping[str, float] = spec.evaluate(outcome) if spec.evaluate else {}
-    return found | {name: float(value) for name, value in own.items()}
+    return found | {name: float(value) for name, value in _own_metrics(spec, outcome).items()}
+
+
+def _own_metrics(spec: ModelSpec, outcome: Outcome) -> Mapping[str, float]:
+    """The result of the spec's `evaluate`, which adds metrics and replaces none."""
+    found: Mapping[str, float] = spec.evaluate(outcome) if spec.evaluate else {}
+    if taken := sorted(set(found) & set(METRICS)):
+        raise ModelworksError(
+            f"{spec.where}: evaluate returns {', '.join(map(repr, taken))}, the name of a built-in metric",
+            fix="Give it another name: gates would go by the built-in one, and the card would show yours.",
+        )
+    return found
 
 
 def group_names(column: pd.Series[Any], min_rows: int, *, pool: bool) -> tuple[np.ndarray, dict[str, int]]:
@@ -105,7 +128,7 @@ def group_names(column: pd.Series[Any], min_rows: int, *, pool: bool) -> tuple[n
 
     With `pool`, those become one group called `other (A, B, ...)`, which may itself be too small.
     """
-    names = np.array([f"{each:g}" if isinstance(each, float) else str(each) for each in column.tolist()], dtype=object)
+    names = np.array([_group_name(each) for each in column.to_numpy()], dtype=object)
     counts = {str(name): int(number) for name, number in zip(*np.unique(names, return_counts=True), strict=True)}
     small = {name: number for name, number in counts.items() if number < min_rows}
     if pool and small:
@@ -113,6 +136,15 @@ def group_names(column: pd.Series[Any], min_rows: int, *, pool: bool) -> tuple[n
         names = np.where(np.isin(names, list(small)), together, names)
         small = {together: number} if number < min_rows else {}
     return names, small
+
+
+def _group_name(value: Any) -> str:
+    """A group as people write it, with every digit that distinguishes it from another."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return "missing"
+    if isinstance(value, float | np.floating):
+        return np.format_float_positional(value, trim="-")
+    return str(value)
 
 
 OF_SLICES: Mapping[Kind, tuple[str, ...]] = {

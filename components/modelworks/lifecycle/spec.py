@@ -10,10 +10,12 @@ import functools
 import hashlib
 import importlib.util
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import MappingProxyType
@@ -101,32 +103,100 @@ class Feature(_Placed):
         )
 
 
+_LENGTH = re.compile("([1-9][0-9]*)(min|h|d|w)")
+_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split(_Placed):
-    """Which rows train, which validate, and which are held out and looked at only to judge."""
+    """Which rows train, which validate, and which are held out and looked at only to judge.
 
-    time: str | None = None
-    """Column to split by time. None: at random, by the spec's seed."""
-    validation_from: str = ""
-    """With `time`: the first moment of the validation rows, ISO 8601 in UTC."""
-    holdout_from: str = ""
-    """With `time`: the first moment of the hold-out rows."""
-    validation_share: float = 0.15
-    """At random: share of rows to validate."""
+    Without `time`, by the hash of a key, or of a row's features: a row is in the same part of any data it is ever in.
+    """
+
+    key: str | tuple[str, ...] = ()
+    """Columns whose values name what a row is about, such as a customer: rows of one key are in one part. Default: the
+    features, so that equal rows are in one part."""
     holdout_share: float = 0.25
-    """At random: share of rows to hold out."""
+    """By hash: share of the keys to hold out."""
+    validation_share: float = 0.15
+    """By hash: share of the keys to validate."""
+    time: str | None = None
+    """Column to split by time."""
+    holdout: str = ""
+    """With `time`: length of the hold-out, back from the newest row: `60d`. Minutes (`min`), hours, days, weeks."""
+    validation: str = ""
+    """With `holdout`: length of the validation rows before it. Default: as long as the hold-out."""
+    holdout_from: str = ""
+    """With `time`, instead of `holdout`: the first moment of the hold-out rows, ISO 8601; without an offset, in UTC."""
+    validation_from: str = ""
+    """With `holdout_from`: the first moment of the validation rows."""
+    embargo: str = ""
+    """With `time`: length of a gap before validation and before hold-out whose rows are in no part: as long as it takes
+    until an outcome is known."""
 
     def __post_init__(self) -> None:
         """Check that the parts exist and do not overlap."""
+        object.__setattr__(self, "validation", self.validation or self.holdout)
         if self.time:
-            self._require(
-                bool(self.validation_from) and self.validation_from < self.holdout_from,
-                "a split by time needs validation_from before holdout_from",
-            )
+            self._check_time()
+            return
+        by_time = ("holdout", "validation", "holdout_from", "validation_from", "embargo")
+        stated = [name for name in by_time if getattr(self, name)]
+        self._require(not stated, f"{' and '.join(stated)} of a split need time, the column to split by")
         self._require(
             self.validation_share > 0 and self.holdout_share > 0 and self.validation_share + self.holdout_share < 1,
             "validation_share and holdout_share must be above 0 and leave rows to train on",
         )
+
+    def _check_time(self) -> None:
+        self._require(not self.key, f"a split by time takes no key: the time of a row decides, got {self.key}")
+        self._require(
+            bool(self.holdout) != bool(self.holdout_from) and bool(self.holdout) == (not self.validation_from),
+            "a split by time needs either holdout, such as 60d, or validation_from and holdout_from",
+        )
+        for name in ("holdout", "validation", "embargo"):
+            text = getattr(self, name)
+            self._require(
+                not text or _LENGTH.fullmatch(text) is not None,
+                f"{name} of a split is a number and min, h, d or w, such as 60d, got {text!r}",
+            )
+        if self.holdout_from:
+            first, second = (self._moment(name) for name in ("validation_from", "holdout_from"))
+            self._require(first < second, "a split by time needs validation_from before holdout_from")
+
+    def _moment(self, name: str) -> datetime:
+        text = getattr(self, name)
+        try:
+            moment = datetime.fromisoformat(text)
+        except (TypeError, ValueError) as error:
+            raise ModelworksError(f"{self.where}: {name} of a split must be ISO 8601, got {text!r}") from error
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns of the key; none where the features decide."""
+        return (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+    @property
+    def holdout_length(self) -> timedelta:
+        """Length of the hold-out."""
+        return _length(self.holdout)
+
+    @property
+    def validation_length(self) -> timedelta:
+        """Length of the validation rows."""
+        return _length(self.validation)
+
+    @property
+    def embargo_length(self) -> timedelta:
+        """Length of each gap."""
+        return _length(self.embargo) if self.embargo else timedelta()
+
+
+def _length(text: str) -> timedelta:
+    number, unit = re.findall(_LENGTH, text)[0]  # the split refuses any other text
+    return timedelta(**{_UNITS[unit]: int(number)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +214,9 @@ class DataSource(_Placed):
     """Columns known only after the prediction: none of them may be a feature."""
     max_age_days: float | None = None
     """Freshness: the newest row may be at most this old. None: a closed, historical data set."""
+    cluster: str | tuple[str, ...] = ()
+    """Columns whose values name rows that resemble each other, such as a day or a customer: confidence intervals take
+    only different ones for independent. Default: the key of the split; without one, every row by itself."""
     baseline: str = "baseline.json"
     """File beside `model.py` with the distributions to compare with; written by `check-data --save-baseline`."""
     min_rows: int = 100
@@ -156,6 +229,11 @@ class DataSource(_Placed):
             self.max_age_days is None or self.prediction_time is not None,
             "data.max_age_days needs data.prediction_time, the column with the time of a row",
         )
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Columns of the clusters that intervals resample; none: every row by itself."""
+        return ((self.cluster,) if isinstance(self.cluster, str) else tuple(self.cluster)) or self.split.keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +259,7 @@ class Gate(_Placed):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricGate(Gate):
-    """A metric on the hold-out, judged by its bootstrap interval."""
+    """A metric on the hold-out, judged by its confidence interval."""
 
     metric: str
     at_least: float | None = None
@@ -205,10 +283,12 @@ class BaselineGate(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionGate(Gate):
-    """Not worse than what serves now by more than `margin`, on the same hold-out rows."""
+    """Not worse than what serves now by more than `margin`, on the hold-out rows that neither was trained on."""
 
     metric: str
     margin: float
+    min_rows: int = 100
+    """Fewer such rows decide nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,18 +303,28 @@ class SliceGate(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class FairnessGate(Gate):
-    """A metric alike across a protected group: largest difference, smallest ratio, each by its interval."""
+    """A metric alike across a protected group: each part of it against all other rows, by simultaneous intervals."""
 
     group: str
     metric: str
     max_difference: float | None = None
+    """Largest difference from the others, either way."""
     min_ratio: float | None = None
+    """Smallest ratio to the others, or of the others to it."""
 
     def __post_init__(self) -> None:
         """At least one limit."""
         self._require(
             self.max_difference is not None or self.min_ratio is not None,
             f"the fairness gate on {self.group!r} needs max_difference or min_ratio",
+        )
+        self._require(
+            self.max_difference is None or self.max_difference > 0,
+            f"max_difference must be above 0, got {self.max_difference}: no two groups are measured to be equal",
+        )
+        self._require(
+            self.min_ratio is None or 0 < self.min_ratio < 1,
+            f"min_ratio must be above 0 and below 1, got {self.min_ratio}: no two groups are measured to be equal",
         )
 
 

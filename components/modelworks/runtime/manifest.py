@@ -125,6 +125,17 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     tolerance: Annotated[float, Meta(ge=0)]
 
 
+class HoldOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The rule by which rows were left out of training: a later model is compared with this one on such rows."""
+
+    columns: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    """Columns of the data whose values decide: a time, or those that are hashed."""
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """By hash: share of the hash's range, from its start, that was left out."""
+    after: str = ""
+    """By time: rows later than this moment were left out. ISO 8601."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A model as it is served.
 
@@ -154,6 +165,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Served when there is one. Its parity with `skops` must have been proven."""
     skops: Skops | None = None
     parity: Parity | None = None
+    holdout: HoldOut | None = None
+    """Which rows the model was not trained on. None: not known."""
     latency_objective_ms: Annotated[float, Meta(gt=0)] = 50.0
     """A request that takes longer counts as slow."""
     max_rows: Annotated[int, Meta(ge=1)] = 1000
