@@ -30,7 +30,9 @@ from modelworks.runtime.predictor import Cost, Predictions, fastest
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.admission import Admission, Call
+from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.delivery import delivery
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe, line
 from modelworks.runtime.server.prediction_log import PredictionLog
@@ -83,9 +85,9 @@ class App:
         counters: The counters of this worker.
         scribe: Writes logs and spool files.
         bento: Folder of the unpacked bundle, for the model card.
-        scratch: Where all workers' numbers and the companion's state are found.
         log: The prediction log, if there is one.
         tracer: Makes spans, if wanted.
+        companion: The publisher, if there is one.
 
     Raises:
         ModelworksError: Access needs tokens, and there is none.
@@ -100,9 +102,9 @@ class App:
         scribe: Scribe,
         *,
         bento: Path,
-        scratch: Path,
         log: PredictionLog | None = None,
         tracer: Tracer | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self.config, self.manifest = config, manifest
         self._tokens = _tokens(config, scribe)
@@ -114,7 +116,7 @@ class App:
             log,
             tracer,
         )
-        self._scratch = scratch
+        self._companion = companion
         self._decode = schema.Rows(manifest).decode
         self._objective = config.latency_objective_ms or manifest.latency_objective_ms
         handling, self._row_bytes = self._sample()
@@ -409,14 +411,9 @@ class App:
             contract.DIMENSION_VERSION: self.config.release,
         }
         names = [str(label) for label in self.manifest.classes]
-        text = metrics.prometheus(metrics.read_rows(self._scratch, layout), layout, labels, names)
-        try:
-            state = msgspec.json.decode((self._scratch / "companion.json").read_bytes(), type=dict[str, float])
-        except (OSError, msgspec.DecodeError):
-            state = {}
-        for name, value in sorted(state.items()):
-            text += f"# TYPE modelworks_{name} gauge\nmodelworks_{name} {value:g}\n"
-        return text.encode()
+        text = metrics.prometheus(self._counters.row, layout, labels, names)
+        samples = delivery(self.config, self._counters.row, self._scribe, self._log, self._companion)
+        return (text + metrics.prometheus_samples(samples)).encode()
 
     # -- Now and then --------------------------------------------------------------------------------------------
     def tick(self) -> None:
@@ -426,7 +423,7 @@ class App:
         self._counters.saturation(self._saturation())
         if self._log is not None:
             self._log.flush()
-            self._counters.row[metrics.DROPPED] = self._log.dropped
+            self._log.losses.report(self._scribe.say)
         self._counters.share()
         self._scribe.kick()
 
