@@ -215,7 +215,7 @@ ENV_METRICS = "MODELWORKS_METRICS"
 ENV_METRICS_SECONDS = "MODELWORKS_METRICS_SECONDS"
 """Seconds between two publications. Default 10."""
 ENV_WORKERS = "MODELWORKS_WORKERS"
-"""Processes that run a service of your own. A standard model has one server; pods are how it scales. Default 1."""
+"""Processes that run a custom service. A standard model has one server; pods are how it scales. Default 1."""
 ENV_SCRATCH = "MODELWORKS_SCRATCH"
 """Writable folder for the unpacked bundle and for predictions on their way to S3. Default: a temporary one. To lose
 nothing when a container restarts, mount an `emptyDir` here."""

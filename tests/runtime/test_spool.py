@@ -21,7 +21,7 @@ from modelworks.runtime.publisher import Publisher
 from modelworks.runtime.server import backlog, logs, metrics, spool
 from modelworks.runtime.server.backlog import Backlog
 from modelworks.runtime.server.config import Config
-from modelworks.runtime.server.logs import Budget, Losses, Scribe
+from modelworks.runtime.server.logs import Losses, Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
 from runtime import small
 from waiting import eventually
@@ -146,14 +146,6 @@ def test_losses_are_reported_at_once_then_seldom_and_all_of_them_at_the_end():
         losses.add("disk", 2)
         losses.report(lambda *_, **counts: said.append(counts), last=last)
     assert said == [{"disk": 2}, {"disk": 6}]
-
-
-def test_lines_beyond_their_budget_are_counted_by_kind():
-    budget = Budget(2)
-    assert [budget.takes("422") for _ in range(5)] == [True, True, False, False, False]
-    assert budget.takes("401")
-    assert budget.renew() == {"422": 3}
-    assert budget.takes("422")
 
 
 # -- Days ------------------------------------------------------------------------------------------------------------

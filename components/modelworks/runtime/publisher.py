@@ -2,7 +2,8 @@
 
 It fetches the bundle, then takes metrics to CloudWatch and the prediction log to S3. boto3, pyarrow and slow networks
 stay out of the process that answers requests. The server starts it with a pipe: when that closes, however the server
-ended, it publishes what is left and ends. If it dies, the server starts it again, and it goes on with what is on disk.
+ended, it publishes what is left and ends. If it dies, the server starts it again, and it continues from the files on
+disk.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ _NOT_THE_REQUEST = frozenset(
 def main() -> None:
     """Fetch, return the path, publish until the server is gone.
 
-    Arguments: the scratch folder, and a descriptor to return the path on. Without one the bundle is there already.
+    Arguments: the scratch folder, and a descriptor to return the path on. Without one the bundle was fetched before.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pipe says when: the server counts until its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -189,7 +190,7 @@ class Publisher:
         return self._spool.is_dir() and any(self._spool.iterdir())
 
     def _round(self, *, last: bool = False) -> None:
-        """Do what is due. Whatever fails is tried again; nothing that fails ends the publisher."""
+        """Do the steps that are due. A step that fails is retried next time, and ends nothing."""
         now = time.monotonic()
         if last:
             self._log_at = now

@@ -61,6 +61,8 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str]:
     if match is None:
         return "", str(error)
     what, where = match["what"], match["where"] or ""
+    if what.startswith("Invalid enum value"):
+        what = "not one of its categories"  # and never which value: it may be private, and this text is logged
     key = _KEY.match(what)
     if key:
         where = f"{where}.{key['key']}" if where else key["key"]

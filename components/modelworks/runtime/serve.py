@@ -241,7 +241,7 @@ class _Worker:
         if served == "skops":
             scribe.add(line("warning", "served by scikit-learn: the bundle carries no ONNX graph"))
         if config.workers > 1 and self._service is None:
-            scribe.add(line("warning", f"{contract.ENV_WORKERS} is for services of their own: there is one process"))
+            scribe.add(line("warning", f"{contract.ENV_WORKERS} is for custom services: there is one process"))
         scribe.say(
             "info",
             "ready",

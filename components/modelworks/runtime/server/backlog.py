@@ -47,7 +47,7 @@ class Backlog:
 
     @property
     def published(self) -> Snapshot:
-        """What CloudWatch has."""
+        """The snapshot that CloudWatch has."""
         return self._snapshots[0]
 
     @property
@@ -68,7 +68,7 @@ class Backlog:
         self.save()
 
     def oldest(self) -> tuple[Snapshot, Snapshot]:
-        """What to publish next."""
+        """The interval to publish next."""
         return self._snapshots[0], self._snapshots[1]
 
     def advance(self) -> None:

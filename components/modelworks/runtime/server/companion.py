@@ -1,7 +1,7 @@
 """The server's companion process, the publisher: started, watched, and started again when it dies.
 
-Its end must not go unnoticed: it holds what the alarms and the prediction log are made of. What it has to say, and to
-know of its earlier lives, is in files of the scratch folder, so that the server can report it while there is none.
+Alarms and prediction log depend on it. Its state is in files of the scratch folder: the next publisher continues from
+them, and the server reports them while there is none.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Companion:
             text = answers.readline()
         if not text:
             code = self._process.wait()
-            raise ModelworksError(f"the process that fetches the bundle ended with code {code}; see the log above")
+            raise ModelworksError(f"the process that fetches the bundle exited with code {code}; see the log above")
         answer = msgspec.json.decode(text, type=dict[str, str])
         if "error" in answer:
             raise ModelworksError(answer["error"], fix=answer["fix"])

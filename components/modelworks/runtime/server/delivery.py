@@ -1,4 +1,4 @@
-"""What is on its way to AWS, and what was lost on it, for `/metrics`.
+"""Data on its way to AWS, and data lost on it, for `/metrics`.
 
 The server alone can report it: of a publisher that is dead nothing is up, whatever it reported last.
 """

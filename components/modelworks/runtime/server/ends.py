@@ -1,7 +1,7 @@
-"""What SIGTERM and Ctrl-C do, at any time of a server's life.
+"""SIGTERM and Ctrl-C, at any time of a server's life.
 
 One handler is there from the beginning, because process 1 of a container ignores a signal that it has no handler for;
-what it does depends on the phase: raise while everything can simply be given up, tell the event loop while it runs.
+its effect depends on the phase: it raises before the server is ready, and wakes the event loop afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Ended(BaseException):
 
 
 class Ends:
-    """The handler. Raises `Ended`, once, until it is told otherwise."""
+    """The handler. Raises `Ended`, once, until `on_signal` is replaced."""
 
     def __init__(self) -> None:
         self._noted: list[int] = []

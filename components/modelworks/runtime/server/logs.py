@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line on standard output, never at the cost of a request.
 
-Lines are handed to a thread that writes them. When whoever reads them is too slow, lines are dropped and counted. What
-may come at any rate, such as refusals and losses, has a bound of its own: so many lines, then a count.
+Lines are handed to a thread that writes them. When whoever reads them is too slow, lines are dropped and counted.
+Losses are counted by reason and reported at most once a minute.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,33 +100,8 @@ class Scribe:
         return taken
 
 
-class Budget:
-    """So many lines of a kind in a while; those beyond are counted.
-
-    Args:
-        lines: How many.
-    """
-
-    def __init__(self, lines: int) -> None:
-        self._lines = lines
-        self._seen: Counter[str] = Counter()
-
-    def takes(self, kind: str) -> bool:
-        """Whether there is room for a line of this kind."""
-        self._seen[kind] += 1
-        return self._seen[kind] <= self._lines
-
-    def renew(self) -> dict[str, int]:
-        """Begin the next while; returns the lines that there was no room for, by kind."""
-        if not self._seen:
-            return {}
-        beyond = {kind: count - self._lines for kind, count in self._seen.items() if count > self._lines}
-        self._seen.clear()
-        return beyond
-
-
 class Losses:
-    """What was lost, counted by reason, and reported: at once, then at most once a minute.
+    """Losses, counted by reason, and reported: at once, then at most once a minute.
 
     A reason belongs to one thread.
 

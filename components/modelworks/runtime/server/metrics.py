@@ -58,7 +58,7 @@ class Counters:
 
     Args:
         layout: Where each number stands.
-        path: The shared file. What an earlier life of the server counted goes on.
+        path: The shared file. The counts of an earlier life continue.
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:

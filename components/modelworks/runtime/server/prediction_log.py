@@ -1,6 +1,6 @@
 """The prediction log, where it begins: each request, its answer and its release.
 
-What was answered is encoded in small chunks, and a thread of its own writes them, at least twice a second, as files of
+Answers are encoded in small chunks, and a separate thread writes them, at least twice a second, as files of
 the spool: one file, whole or not at all. The publisher takes them to S3. A process that is killed loses what it
 answered in its last half second; what is in the spool is taken by the next one. Where the disk is slow or S3 is away,
 the newest rows are dropped and counted.

@@ -31,7 +31,7 @@ _KEPT_ASIDE = 8
 """Unreadable files and refused batches that are kept for a person to look at: the newest."""
 
 _FILES = "[0-9]*-[0-9]*-[0-9]*_[0-9]*_[0-9]*.rows"
-"""What `file_name` makes."""
+"""Matches the names of `file_name`."""
 
 _LENGTH = struct.Struct(">I")
 
