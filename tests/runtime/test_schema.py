@@ -20,6 +20,7 @@ from modelworks.runtime.schema import (
     openapi,
     prediction_schema,
     row_schema,
+    shown_examples,
 )
 
 FEATURES = (
@@ -294,3 +295,11 @@ def _references(part):
     if isinstance(part, list):
         for value in part:
             yield from _references(value)
+
+
+def test_examples_have_made_up_values_of_private_features_and_stay_valid():
+    features = tuple(msgspec.structs.replace(feature, private=True) for feature in FEATURES)
+    private = manifest(features=features)
+    [shown] = shown_examples(private)
+    Rows(private).decode(msgspec.json.encode(shown))
+    assert b"abc" not in msgspec.json.encode(openapi(private, "1"))

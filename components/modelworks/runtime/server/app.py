@@ -34,7 +34,7 @@ from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.delivery import delivery
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
-from modelworks.runtime.server.logs import Scribe, line
+from modelworks.runtime.server.logs import Scribe, line, place
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.tracing import Tracer, trace_id
 
@@ -305,7 +305,12 @@ class App:
         body = _problem(500, "the model failed to predict this request", request_id=job.id)
         job.connection.respond(job.request, 500, body, _PROBLEM, head)
         self._counters.request(seconds * 1000, error=True, slow=seconds * 1000 > self._objective)
-        self._access(job.request, job.id, 500, seconds * 1000, error=f"{type(error).__name__}: {error}")
+        self._access(job.request, job.id, 500, seconds * 1000, error=self._named(error))
+
+    def _named(self, error: Exception) -> str:
+        """The error for the log: without its message where that may quote a private value."""
+        private = any(feature.private for feature in self.manifest.features)
+        return place(error) if private else f"{type(error).__name__}: {error}"
 
     def _head(self, job: Job, status: int, seconds: float) -> bytes:
         """Headers of an answer; makes its span."""
@@ -486,7 +491,7 @@ def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b
 
 
 def _front_page(manifest: Manifest, config: Config) -> bytes:
-    example = escape(msgspec.json.encode({"rows": [manifest.examples[0]]}).decode())
+    example = escape(msgspec.json.encode({"rows": schema.shown_examples(manifest)[:1]}).decode())
     links = "".join(
         f'<li><a href="{path}">{path}</a> {what}</li>'
         for path, what in (
