@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from modelworks import contract
 from runtime import custom_bundle, example_bundle
 from runtime.running import Server, settings
 from waiting import PATIENCE
@@ -31,8 +32,8 @@ def custom_example(example, tmp_path_factory):
 def serve(tmp_path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(bundle: Any, **more: str) -> Server:
-        server = Server(settings(bundle, **more), tmp_path / f"log-{len(started)}")
+    def start(bundle: Any, *, out: int | None = None, within: Sequence[str] = (), **more: str) -> Server:
+        server = Server(settings(bundle, **more), tmp_path / f"log-{len(started)}", out, within)
         started.append(server)
         return server
 
@@ -74,3 +75,17 @@ def aws(monkeypatch):
 
     requests.post(f"{endpoint}/moto-api/reset", timeout=PATIENCE)
     moto.stop()
+
+
+@pytest.fixture
+def published(example, aws, tmp_path):
+    """Settings of a server that publishes quickly."""
+    aws.upload_file(str(example.archive), "store", "bundles/delays/x.bento")
+    return {
+        contract.ENV_BUNDLE_URI: "s3://store/bundles/delays/x.bento",
+        contract.ENV_METRICS: "cloudwatch",
+        contract.ENV_METRICS_SECONDS: "0.3",
+        contract.ENV_PREDICTION_LOG: "s3://store/predictions",
+        contract.ENV_PREDICTION_LOG_SECONDS: "0.3",
+        contract.ENV_SCRATCH: str(tmp_path / "scratch"),
+    }

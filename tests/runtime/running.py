@@ -9,27 +9,30 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from modelworks import contract
 from waiting import PATIENCE, eventually, held_port
 
 
 class Server:
-    """A running `runtime.serve`."""
+    """A running `runtime.serve`, which writes to a file, or to `out`."""
 
-    def __init__(self, environ: dict[str, str], log: Path) -> None:
+    def __init__(self, environ: dict[str, str], log: Path, out: int | None = None, within: Sequence[str] = ()) -> None:
         self._held = held_port()
         self.port = self._held.getsockname()[1]
         self.log = log
-        with log.open("wb") as out:
+        with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "modelworks.runtime.serve"],
+                [*within, sys.executable, "-m", "modelworks.runtime.serve"],
                 env={**os.environ, **environ, contract.ENV_PORT: str(self.port)},
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                stdout=file if out is None else out,
+                stderr=file,
             )
 
     def ready(self) -> Server:
@@ -67,6 +70,21 @@ class Server:
         """Its exit code, when it ends by itself."""
         return self.process.wait(PATIENCE)
 
+    def publisher(self) -> psutil.Process:
+        """The process beside it, once it is there."""
+
+        def found() -> psutil.Process | None:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(self.process.pid).children(recursive=True):
+                    if "modelworks.runtime.publisher" in child.cmdline():
+                        return child
+            return None
+
+        return eventually(found)
+
+    def messages(self) -> list[str]:
+        return [line["message"] for line in self.lines()]
+
     def stop(self) -> int:
         self._held.close()
         if self.process.poll() is None:
@@ -82,6 +100,12 @@ def counted(server: Server, what: str) -> int:
     """What `/metrics` says of a counter."""
     text = server.ask("GET", "/metrics")[1]
     return int(next(line for line in text.splitlines() if line.startswith(f"modelworks_{what}_total{{")).split()[-1])
+
+
+def sample(server: Server, name: str) -> float:
+    """What `/metrics` says of one series, named with its labels."""
+    text = server.ask("GET", "/metrics")[1]
+    return float(next(line for line in text.splitlines() if line.startswith(f"modelworks_{name} ")).split()[-1])
 
 
 def settings(example: Any, **more: str) -> dict[str, str]:

@@ -43,12 +43,12 @@ def build(folder: Path, model: Any = None, **changes: Any) -> App:
     settings: dict[str, Any] = {"allow_anonymous": "token_file" not in changes, "access_log": 0.0, **changes}
     config = Config(bundle_uri="here", digest="sha256:" + "0" * 64, model="tiny", **settings)
     counters = metrics.Counters(metrics.Layout("regression", 0), folder / "worker-0")
-    return App(config, MANIFEST, model or Model(), counters, Scribe(), bento=folder, scratch=folder)
+    return App(config, MANIFEST, model or Model(), counters, Scribe(), bento=folder)
 
 
 def logged(app: App) -> list[str]:
     """The messages of the log."""
-    return [json.loads(job)["message"] for job in app._scribe._jobs if isinstance(job, bytes)]
+    return [json.loads(text)["message"] for text in app._scribe._lines]
 
 
 @asynccontextmanager

@@ -126,8 +126,8 @@ async def test_a_chore_that_fails_ends_no_other(monkeypatch):
     await asyncio.wait_for(ran.wait(), PATIENCE)
     assert not task.done()
     task.cancel()
-    assert b"housekeeping failed" in scribe._jobs[0]
-    assert b"RuntimeError: no luck" in scribe._jobs[0]
+    assert b"housekeeping failed" in scribe._lines[0]
+    assert b"RuntimeError: no luck" in scribe._lines[0]
 
 
 # -- Judged by the head ----------------------------------------------------------------------------------------------

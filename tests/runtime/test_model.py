@@ -99,7 +99,9 @@ def test_serving_imports_neither_pulumi_nor_boto3_nor_pyarrow():
     import subprocess
     import sys
 
-    server = "app config custom_app custom_service http logs metrics prediction_log tracing"
+    server = (
+        "app companion config custom_app custom_service delivery ends http logs metrics prediction_log spool tracing"
+    )
     modules = ["bundle", "predictor", "schema", "serve", *(f"server.{name}" for name in server.split())]
     script = (
         f"import sys; [__import__('modelworks.runtime.' + m) for m in {modules!r}]; "

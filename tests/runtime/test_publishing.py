@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from modelworks import contract
-from modelworks.runtime.server import prediction_log
+from modelworks.runtime.server import spool
 from runtime import custom_bundle
 from runtime.example_bundle import rows
+from runtime.published import logged, statistic
 from waiting import eventually, held_port
-
-
-@pytest.fixture
-def published(example, aws, tmp_path):
-    """Settings of a server that publishes quickly."""
-    aws.upload_file(str(example.archive), "store", "bundles/delays/x.bento")
-    return {
-        contract.ENV_BUNDLE_URI: "s3://store/bundles/delays/x.bento",
-        contract.ENV_METRICS: "cloudwatch",
-        contract.ENV_METRICS_SECONDS: "0.3",
-        contract.ENV_PREDICTION_LOG: "s3://store/predictions",
-        contract.ENV_PREDICTION_LOG_SECONDS: "0.3",
-        contract.ENV_SCRATCH: str(tmp_path / "scratch"),
-    }
-
-
-def logged(s3) -> list[dict]:
-    """Every row of the prediction log."""
-    found = []
-    for entry in s3.list_objects_v2(Bucket="store", Prefix="predictions/").get("Contents", []):
-        data = s3.get_object(Bucket="store", Key=entry["Key"])["Body"].read()
-        found += [{**row, "key": entry["Key"]} for row in pq.read_table(io.BytesIO(data)).to_pylist()]
-    return found
-
-
-def statistic(metric: str, statistic: str, **dimensions: str) -> float:
-    import boto3
-
-    now = datetime.now(UTC)
-    points = boto3.client("cloudwatch").get_metric_statistics(
-        Namespace=contract.METRIC_NAMESPACE,
-        MetricName=metric,
-        Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
-        StartTime=now - timedelta(hours=1),
-        EndTime=now + timedelta(hours=1),
-        Period=7200,
-        Statistics=[statistic],
-    )["Datapoints"]
-    return points[0][statistic] if points else 0.0
 
 
 def test_ratios_arrive_in_cloudwatch_with_and_without_version(serve, example, published):
@@ -107,7 +66,7 @@ def test_a_service_of_its_own_is_counted_and_logged_as_any(serve, custom_example
 
 def spooled(scratch: Path) -> int:
     """Requests whose answers are in finished files of the spool."""
-    return sum(len(chunk.ids) for path in scratch.glob("*/spool/*.rows") for chunk in prediction_log.read_chunks(path))
+    return sum(len(chunk.ids) for path in scratch.glob("*/spool/*.rows") for chunk in spool.read_chunks(path))
 
 
 def test_what_a_killed_server_had_spooled_is_taken_by_the_next_one(serve, example, published, aws, tmp_path):

@@ -259,11 +259,12 @@ def test_a_terminated_server_answers_what_it_has_begun_to_read_and_ends_well(ser
     assert server.ended() == 0
 
 
-def test_two_workers_share_a_port_and_their_numbers(serve, example):
+def test_a_standard_model_has_one_process_and_more_are_refused_with_a_line(serve, example):
     server = serve(example, **{contract.ENV_WORKERS: "2"}).ready()
     for _ in range(40):
         assert server.ask("POST", "/v1/predict", rows(1)[0])[0] == 200
-    eventually(lambda: counted(server, "requests") == 40)
+    assert counted(server, "requests") == 40
+    assert any(contract.ENV_WORKERS in message for message in server.messages())
 
 
 def test_an_overloaded_server_says_so_early(serve, tmp_path):

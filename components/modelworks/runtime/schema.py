@@ -61,10 +61,18 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str]:
     if match is None:
         return "", str(error)
     what, where = match["what"], match["where"] or ""
+    if what.startswith("Invalid enum value"):
+        what = "not one of its categories"  # and never which value: it may be private, and this text is logged
     key = _KEY.match(what)
     if key:
         where = f"{where}.{key['key']}" if where else key["key"]
     return where, what.replace("`", "")
+
+
+def shown_examples(manifest: Manifest) -> list[dict[str, Any]]:
+    """The examples of the manifest for anyone to read: valid rows, with made-up values of private features."""
+    made_up = {feature.name: _made_up(feature) for feature in manifest.features if feature.private}
+    return [{name: made_up.get(name, value) for name, value in example.items()} for example in manifest.examples]
 
 
 def row_schema(manifest: Manifest) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def row_schema(manifest: Manifest) -> dict[str, Any]:
         "properties": {feature.name: _value_schema(feature) for feature in manifest.features},
         "required": [feature.name for feature in manifest.features if feature.required],
         "additionalProperties": False,
-        "examples": list(manifest.examples),
+        "examples": shown_examples(manifest),
     }
 
 
@@ -137,8 +145,8 @@ def openapi(manifest: Manifest, release: str, *, needs_token: bool = True) -> di
 def _predict_operation(manifest: Manifest, *, needs_token: bool) -> dict[str, Any]:
     refusals = {status: told for status, told in _REFUSALS.items() if needs_token or status != "401"}
     examples = {
-        "many": {"summary": "Many rows", "value": {"rows": list(manifest.examples)}},
-        "one": {"summary": "One row", "value": manifest.examples[0]},
+        "many": {"summary": "Many rows", "value": {"rows": shown_examples(manifest)}},
+        "one": {"summary": "One row", "value": shown_examples(manifest)[0]},
     }
     content = {"schema": {"oneOf": [_rows_schema(manifest), _ROW]}, "examples": examples}
     return {
@@ -251,9 +259,21 @@ def _value_schema(feature: Feature) -> dict[str, Any]:
         schema["enum"] = [*feature.categories, *([None] if nullable else [])]
     elif feature.type == "string":
         schema["maxLength"] = feature.max_length
-    if feature.example is not None:
+    if feature.example is not None and not feature.private:
         schema["examples"] = [feature.example]
     return schema
+
+
+def _made_up(feature: Feature) -> Any:
+    """A valid value that nobody has sent."""
+    if feature.nullable or not feature.required:
+        return None
+    if feature.type == "boolean":
+        return False
+    if feature.type == "string":
+        return feature.categories[0] if feature.categories else ""
+    low, high = bounds(feature)
+    return min(max(0, low), high)
 
 
 def _label(value: str | int | bool) -> str:

@@ -13,38 +13,44 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from modelworks import contract
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.publisher import Begin
+from modelworks.runtime.server import metrics
+from modelworks.runtime.server.companion import COUNTERS, SPOOL, Companion, read_state
 from modelworks.runtime.server.config import Config, read_config
-from modelworks.runtime.server.logs import Scribe, line, say
+from modelworks.runtime.server.ends import Ended, Ends
+from modelworks.runtime.server.logs import Scribe, line, place, say
+from modelworks.runtime.server.spool import waiting_rows
 
 if TYPE_CHECKING:
     from modelworks.runtime.server.app import App, Model
     from modelworks.runtime.server.custom_service import Service
+    from modelworks.runtime.server.http import Listener
+    from modelworks.runtime.server.prediction_log import PredictionLog
+    from modelworks.runtime.server.tracing import Tracer
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
-_WORKER_RESTART_SECONDS = 1.0
 _DESCRIPTORS = 16_384
 """Enough for every connection."""
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or Ctrl-C."""
     began = time.perf_counter()
+    ends = Ends()
+    threading.excepthook = _log_thread_error
     own: Path | None = None
     try:
         config = read_config()
@@ -52,73 +58,67 @@ def main() -> int:
             own = Path(tempfile.mkdtemp(prefix="modelworks-serve-"))
         # One folder a release: what an earlier life of the same pod left is of the same model.
         scratch = (config.scratch or own or Path()) / config.release
-        return _run(config, scratch, began)
-    except ModelworksError as error:
-        say("critical", error.message, **({"fix": error.fix} if error.fix else {}))
-        return 1
+        _run(config, scratch, began, ends)
+    except Ended:
+        say("info", "ended before it was ready")
+    except Exception as error:  # noqa: BLE001 - whatever it is, one line names it
+        return _failed(error, ends)
     finally:
         if own is not None:
             shutil.rmtree(own, ignore_errors=True)
+    return 0
 
 
-def _run(config: Config, scratch: Path, began: float) -> int:
+def _failed(error: Exception, ends: Ends) -> int:
+    """Log why the server ends; returns its exit code."""
+    if ends.raised:  # within a library that turned it into an error of its own
+        say("info", "ended before it was ready")
+        return 0
+    if isinstance(error, ModelworksError):
+        say("critical", error.message, **({"fix": error.fix} if error.fix else {}))
+    else:
+        say("critical", "the server failed", error=f"{type(error).__name__}: {error}", place=place(error))
+    return 1
+
+
+def _run(config: Config, scratch: Path, began: float, ends: Ends) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
-    for stale in scratch.glob("worker-*"):
-        stale.unlink()
-    companion, answer = _start_companion(scratch)
+    for unfinished in (*scratch.glob("*.part"), *scratch.glob(".*")):
+        unfinished.unlink()
+    ends.hold()
+    companion = Companion(scratch)
     try:
-        if config.workers == 1:
-            _import_engine()  # while the bundle is on its way
-        archive = _archive(answer)
+        _import_engine()  # while the bundle is on its way; nothing is raised here, for an import may swallow it
+        ends.resume()
+        archive = companion.archive()
         fetched = time.perf_counter()
         bento = scratch / "bento"
         shutil.rmtree(bento, ignore_errors=True)
         manifest = open_bundle(archive, Digest(config.digest), config.model, bento, trusted_keys=config.trusted_keys)
         timing = {"fetch_seconds": round(fetched - began, 3), "fetched_at": fetched}
-        tell = companion.stdin
-        if tell is not None:
-            tell.write(msgspec.json.encode(Begin(bento=str(bento))) + b"\n")
-            tell.flush()
-        if not _shared(config, manifest):
-            return _Worker(config, manifest, bento, scratch, "0", timing).run()
-        return _supervise(config, lambda name: _Worker(config, manifest, bento, scratch, name, timing).run())
+        companion.begin(bento)
+        _Worker(config, manifest, bento, scratch, timing, companion, ends).run()
     finally:
-        # Closing the pipe is the signal to publish what is left, and to go.
-        if companion.stdin is not None:
-            companion.stdin.close()
-        try:
-            companion.wait(timeout=12)
-        except subprocess.TimeoutExpired:
-            companion.kill()
-            companion.wait()
+        # Whoever presses Ctrl-C once more does not want to wait for AWS either.
+        ends.on_signal = lambda number: companion.kill() if number == signal.SIGINT else None
+        companion.close()
+    _report_unpublished(config, scratch)
 
 
-def _shared(config: Config, manifest: Manifest) -> bool:
-    """Whether several servers share the port. For a custom service, several processes run behind one server."""
-    return config.workers > 1 and manifest.service == "standard"
+def _report_unpublished(config: Config, scratch: Path) -> None:
+    """Log what AWS did not get, now that nobody publishes any more."""
+    counted = metrics.counted_requests(scratch / COUNTERS) if config.cloudwatch else 0
+    requests = counted - read_state(scratch).requests
+    rows = waiting_rows(scratch / SPOOL) if config.prediction_log else 0
+    if requests > 0 or rows:
+        kept = {"kept": str(scratch)} if config.scratch else {}
+        say("error", "the server ended before everything was published", requests=max(0, requests), rows=rows, **kept)
 
 
-def _start_companion(scratch: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    read, write = os.pipe()
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modelworks.runtime.publisher", str(scratch), str(write)],
-        stdin=subprocess.PIPE,
-        pass_fds=[write],
-    )
-    os.close(write)
-    return process, os.fdopen(read, "rb")
-
-
-def _archive(answer: IO[bytes]) -> Path:
-    with answer:
-        text = answer.readline()
-    if not text:
-        raise ModelworksError("the process that fetches the bundle ended without a word; see the log above")
-    told = msgspec.json.decode(text, type=dict[str, str])
-    if "error" in told:
-        raise ModelworksError(told["error"], fix=told["fix"])
-    return Path(told["archive"])
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        name = args.thread.name if args.thread is not None else ""
+        say("error", "a thread failed", thread=name, error=place(args.exc_value))
 
 
 def _import_engine() -> None:
@@ -138,124 +138,141 @@ class _Worker:
         manifest: Manifest,
         bento: Path,
         scratch: Path,
-        name: str,
         timing: dict[str, float],
+        companion: Companion,
+        ends: Ends,
     ) -> None:
         self._config, self._manifest, self._bento = config, manifest, bento
-        self._scratch, self._name, self._timing = scratch, name, timing
+        self._scratch, self._timing = scratch, timing
+        self._companion, self._ends = companion, ends
+        self._scribe = Scribe()
+        self._log: PredictionLog | None = None
         self._service: Service | None = None
+        self._tracer: Tracer | None = None
+        self._row_seconds = 0.0
 
-    def run(self) -> int:
-        """Load the model, then serve until SIGTERM."""
-        import uvloop  # after the fork
+    def run(self) -> None:
+        """Load the model, then serve until SIGTERM or Ctrl-C."""
+        import uvloop
 
-        uvloop.run(self._serve())
-        return 0
+        self._scribe.start()
+        try:
+            app = self._build()
+            self._ends.hold()
+            uvloop.run(self._serve(app))
+        finally:  # also when the model does not load: what a service logged before it failed is why
+            if self._tracer is not None:
+                self._tracer.close()
+            if self._service is not None:
+                self._service.stop()
+            if self._log is not None:
+                self._log.close()
+                self._log.losses.report(self._scribe.say, last=True)
+            self._scribe.close()
 
-    async def _serve(self) -> None:
+    def _build(self) -> App:
         from modelworks.runtime.schema import check_examples
-        from modelworks.runtime.server.app import listener, tick_seconds
-        from modelworks.runtime.server.http import connections_of
-        from modelworks.runtime.server.metrics import Counters, Layout
         from modelworks.runtime.server.prediction_log import PredictionLog
         from modelworks.runtime.server.tracing import tracer_if_wanted
 
         config, manifest = self._config, self._manifest
-        scribe = Scribe()
         check_examples(manifest)
-        scribe.start()
-        try:
-            door, model = self._load(scribe)
-        except BaseException:
-            scribe.close()  # what a service said before it failed is why
-            raise
-        layout = Layout(manifest.kind, len(manifest.classes))
-        counters = Counters(layout, self._scratch / f"worker-{self._name}")
-        log = None
+        door, model = self._load(self._scribe)
+        self._row_seconds = model.cost.of(1)
+        counters = metrics.Counters(metrics.Layout(manifest.kind, len(manifest.classes)), self._scratch / COUNTERS)
         if config.prediction_log:
-            log = PredictionLog(
-                self._scratch / "spool", manifest, config.prediction_log_sample, scribe, f"w{self._name}"
-            )
-        tracer = tracer_if_wanted(config.model, config.release)
-        app = door(
+            self._log = PredictionLog(self._scratch / SPOOL, manifest, config.prediction_log_sample)
+            self._log.start()
+        self._tracer = tracer_if_wanted(config.model, config.release)
+        return door(
             config,
             manifest,
             model,
             counters,
-            scribe,
+            self._scribe,
             bento=self._bento,
-            scratch=self._scratch,
-            log=log,
-            tracer=tracer,
+            log=self._log,
+            tracer=self._tracer,
+            companion=self._companion,
         )
+
+    async def _serve(self, app: App) -> None:
+        from modelworks.runtime.server.app import listener, tick_seconds
+        from modelworks.runtime.server.http import connections_of
+
+        config, scribe = self._config, self._scribe
         loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ended.set)
+        loop.set_exception_handler(self._log_loop_error)
+        ended, hurried = asyncio.Event(), asyncio.Event()
+
+        def end(number: int) -> None:
+            if ended.is_set() and number == signal.SIGINT:
+                hurried.set()
+            ended.set()
+
+        self._ends.deliver(lambda number: loop.call_soon_threadsafe(end, number))
         front = listener(app, connections_of(_raised_descriptors()))
         try:
-            server = await loop.create_server(
-                front, config.host, config.port, backlog=2048, reuse_port=_shared(config, manifest) or None
-            )
+            server = await loop.create_server(front, config.host, config.port, backlog=2048)
         except OSError as error:
             raise ModelworksError(f"{config.host}:{config.port} cannot be listened on: {error.strerror}") from error
         # The model and the modules live for ever: the collector need not look at them again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        if manifest.served == "skops":
-            scribe.add(line("warning", "served by scikit-learn: the bundle carries no ONNX graph"))
-        scribe.add(
-            line(
-                "info",
-                "ready",
-                model=config.model,
-                version=config.version,
-                release=config.release,
-                served=manifest.served,
-                address=f"{config.host}:{config.port}",
-                worker=self._name,
-                ready_seconds=round(time.perf_counter() - self._timing["fetched_at"], 3),
-                fetch_seconds=self._timing["fetch_seconds"],
-                row_microseconds=round(model.cost.of(1) * 1e6, 1),
-            )
-        )
-        scribe.kick()
-        parent = os.getppid()
-
-        def beat_once() -> None:
-            app.tick()
-            if _shared(config, manifest) and os.getppid() != parent:  # the supervising process was killed
-                ended.set()
-
-        beat = asyncio.create_task(_beat(beat_once, front.sweep, tick_seconds(), scribe))
+        self._announce()
+        beat = asyncio.create_task(_beat(app.tick, front.sweep, tick_seconds(), scribe))
         if self._service is not None:
             self._service.tell_end(lambda: loop.call_soon_threadsafe(ended.set))
         await ended.wait()
-        app.draining = True
         broken = self._service.ended if self._service is not None else ""
+        app.draining = True
         # Without its service it answers nothing: there is nothing to wait for.
-        drain_seconds = 0 if broken else config.drain_seconds
-        scribe.add(line("info", "draining", seconds=drain_seconds))
+        await self._drain(front, server, 0 if broken else config.drain_seconds, hurried)
+        beat.cancel()
+        app.tick()
+        scribe.add(line("info", "ended", cut_off=len(front.connections)))
+        self._ends.hold()  # for the loop has ended
+        if broken:
+            raise ModelworksError(broken)
+
+    def _announce(self) -> None:
+        config, scribe, served = self._config, self._scribe, self._manifest.served
+        if served == "skops":
+            scribe.add(line("warning", "served by scikit-learn: the bundle carries no ONNX graph"))
+        if config.workers > 1 and self._service is None:
+            scribe.add(line("warning", f"{contract.ENV_WORKERS} is for custom services: there is one process"))
+        scribe.say(
+            "info",
+            "ready",
+            model=config.model,
+            version=config.version,
+            release=config.release,
+            served=served,
+            address=f"{config.host}:{config.port}",
+            ready_seconds=round(time.perf_counter() - self._timing["fetched_at"], 3),
+            fetch_seconds=self._timing["fetch_seconds"],
+            row_microseconds=round(self._row_seconds * 1e6, 1),
+        )
+
+    async def _drain(self, front: Listener, server: asyncio.Server, seconds: float, hurried: asyncio.Event) -> None:
+        """Serve on until load balancers have noticed, then until what is in flight is answered."""
+        self._scribe.say("info", "draining", seconds=seconds)
         # New requests keep coming until every load balancer has seen that this pod is not ready.
         front.closing = True
-        await asyncio.sleep(drain_seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hurried.wait(), seconds)
         server.close()
         deadline = time.monotonic() + _FINISH_SECONDS
         front.close_idle()
-        while front.connections and time.monotonic() < deadline:
+        while front.connections and time.monotonic() < deadline and not hurried.is_set():
             await asyncio.sleep(0.02)
             front.close_idle()
-        beat.cancel()
-        app.tick()
-        if tracer is not None:
-            tracer.close()
-        if self._service is not None:
-            await loop.run_in_executor(None, self._service.stop)
-        scribe.add(line("info", "ended", cut_off=len(front.connections)))
-        scribe.close()
-        if broken:
-            raise ModelworksError(broken)
+
+    def _log_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # Not the message that comes with an error: it quotes arguments of calls, which have values of requests.
+        error = context.get("exception")
+        self._scribe.say("error", "unexpected error", error=place(error) if error else context["message"])
 
     def _load(self, scribe: Scribe) -> tuple[type[App], Model]:
         """The predictor, and its HTTP handler."""
@@ -291,56 +308,6 @@ async def _beat(tick: Callable[[], None], sweep: Callable[[], None], seconds: fl
                 scribe.say("error", "housekeeping failed; it is tried again", error=f"{type(error).__name__}: {error}")
 
 
-def _supervise(config: Config, work: Callable[[str], int]) -> int:
-    """Keep `config.workers` processes serving one port; forked before anything heavy is loaded."""
-    pids: dict[int, str] = {}
-    ending = False
-
-    def start(name: str) -> None:
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            code = 1
-            try:
-                code = work(name)
-            except ModelworksError as error:
-                say("critical", error.message, worker=name)
-            finally:
-                os._exit(code)
-        pids[pid] = name
-
-    def end(number: int, _frame: object) -> None:
-        nonlocal ending
-        ending = True
-        for pid in pids:
-            os.kill(pid, number)
-
-    for number in range(config.workers):
-        start(str(number))
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    worst, failures = 0, 0
-    while pids:
-        pid, status = os.wait()
-        name = pids.pop(pid, None)
-        if name is None:
-            continue
-        code = os.waitstatus_to_exitcode(status)
-        if ending:
-            worst = worst or code
-            continue
-        failures += 1
-        say("error", "a worker ended", worker=name, exit_code=code)
-        if code == 1 or failures > 5 * config.workers:
-            # What one worker cannot load none can: let the pod's restart policy, and the rollout, see it.
-            end(signal.SIGTERM, None)
-            worst = 1
-            continue
-        time.sleep(_WORKER_RESTART_SECONDS)
-        start(name)
-    return worst
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: the interpreter would wait for a thread whose call of the model never returns.
+    os._exit(main())

@@ -30,9 +30,11 @@ from modelworks.runtime.predictor import Cost, Predictions, fastest
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.admission import Admission, Call
+from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.delivery import delivery
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
-from modelworks.runtime.server.logs import Scribe, line
+from modelworks.runtime.server.logs import Scribe, line, place
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.tracing import Tracer, trace_id
 
@@ -83,9 +85,9 @@ class App:
         counters: The counters of this worker.
         scribe: Writes logs and spool files.
         bento: Folder of the unpacked bundle, for the model card.
-        scratch: Where all workers' numbers and the companion's state are found.
         log: The prediction log, if there is one.
         tracer: Makes spans, if wanted.
+        companion: The publisher, if there is one.
 
     Raises:
         ModelworksError: Access needs tokens, and there is none.
@@ -100,9 +102,9 @@ class App:
         scribe: Scribe,
         *,
         bento: Path,
-        scratch: Path,
         log: PredictionLog | None = None,
         tracer: Tracer | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self.config, self.manifest = config, manifest
         self._tokens = _tokens(config, scribe)
@@ -114,7 +116,7 @@ class App:
             log,
             tracer,
         )
-        self._scratch = scratch
+        self._companion = companion
         self._decode = schema.Rows(manifest).decode
         self._objective = config.latency_objective_ms or manifest.latency_objective_ms
         handling, self._row_bytes = self._sample()
@@ -303,7 +305,12 @@ class App:
         body = _problem(500, "the model failed to predict this request", request_id=job.id)
         job.connection.respond(job.request, 500, body, _PROBLEM, head)
         self._counters.request(seconds * 1000, error=True, slow=seconds * 1000 > self._objective)
-        self._access(job.request, job.id, 500, seconds * 1000, error=f"{type(error).__name__}: {error}")
+        self._access(job.request, job.id, 500, seconds * 1000, error=self._named(error))
+
+    def _named(self, error: Exception) -> str:
+        """The error for the log: without its message where that may quote a private value."""
+        private = any(feature.private for feature in self.manifest.features)
+        return place(error) if private else f"{type(error).__name__}: {error}"
 
     def _head(self, job: Job, status: int, seconds: float) -> bytes:
         """Headers of an answer; makes its span."""
@@ -409,14 +416,9 @@ class App:
             contract.DIMENSION_VERSION: self.config.release,
         }
         names = [str(label) for label in self.manifest.classes]
-        text = metrics.prometheus(metrics.read_rows(self._scratch, layout), layout, labels, names)
-        try:
-            state = msgspec.json.decode((self._scratch / "companion.json").read_bytes(), type=dict[str, float])
-        except (OSError, msgspec.DecodeError):
-            state = {}
-        for name, value in sorted(state.items()):
-            text += f"# TYPE modelworks_{name} gauge\nmodelworks_{name} {value:g}\n"
-        return text.encode()
+        text = metrics.prometheus(self._counters.row, layout, labels, names)
+        samples = delivery(self.config, self._counters.row, self._scribe, self._log, self._companion)
+        return (text + metrics.prometheus_samples(samples)).encode()
 
     # -- Now and then --------------------------------------------------------------------------------------------
     def tick(self) -> None:
@@ -426,7 +428,7 @@ class App:
         self._counters.saturation(self._saturation())
         if self._log is not None:
             self._log.flush()
-            self._counters.row[metrics.DROPPED] = self._log.dropped
+            self._log.losses.report(self._scribe.say)
         self._counters.share()
         self._scribe.kick()
 
@@ -489,7 +491,7 @@ def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b
 
 
 def _front_page(manifest: Manifest, config: Config) -> bytes:
-    example = escape(msgspec.json.encode({"rows": [manifest.examples[0]]}).decode())
+    example = escape(msgspec.json.encode({"rows": schema.shown_examples(manifest)[:1]}).decode())
     links = "".join(
         f'<li><a href="{path}">{path}</a> {what}</li>'
         for path, what in (

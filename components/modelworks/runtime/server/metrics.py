@@ -1,9 +1,8 @@
 """The counters of a server, as Prometheus text and as CloudWatch data.
 
-A worker keeps cumulative numbers in one flat row of floats and copies the row into a shared file now and then. The
-publisher reads the rows of all workers and subtracts the published values: nothing is sent twice or lost, however often
-a publication fails. The request path pays for a few additions; predicted rows are only noted there, and counted many at
-a time.
+The server keeps cumulative numbers in one flat row of floats and copies the row into a shared file now and then. The
+publisher reads it and subtracts the published values: nothing is lost, however often a publication fails. The request
+path pays for a few additions; predicted rows are only noted there, and counted many at a time.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from __future__ import annotations
 import mmap
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from modelworks import contract
 from modelworks.runtime.manifest import Kind
 
-REQUESTS, ERRORS, SLOW, REJECTED, ROWS, LATENCY_SUM, DROPPED = range(7)
-_FIRST_BUCKET = 7
+REQUESTS, ERRORS, SLOW, REJECTED, ROWS, LATENCY_SUM = range(6)
+_FIRST_BUCKET = 6
 _MAX_CLASSES = 256
 
 LATENCY_EDGES = tuple(0.05 * 1.25**k for k in range(63))
@@ -55,11 +54,11 @@ class Layout:
 
 
 class Counters:
-    """The numbers of one worker.
+    """The numbers of the server.
 
     Args:
         layout: Where each number stands.
-        path: The worker's shared file. A worker that takes another's place continues its counts.
+        path: The shared file. The counts of an earlier life continue.
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
@@ -108,7 +107,7 @@ class Counters:
     def _count_predictions(self) -> None:
         if not self._values:
             return
-        import numpy as np  # the companion, which only reads, does without
+        import numpy as np  # the publisher, which only reads, does without
 
         row, layout = np.frombuffer(self.row), self.layout
         row[ROWS] += len(self._values)
@@ -118,15 +117,42 @@ class Counters:
         self._values, self._labels = [], []
 
 
-def read_rows(folder: Path, layout: Layout) -> array[float]:
-    """The sum of all workers' rows."""
-    total = layout.empty()
-    for path in folder.glob("worker-*"):
+def read_row(path: Path, layout: Layout) -> array[float]:
+    """The row in a shared file; zeros if there is none of this layout."""
+    try:
         data = path.read_bytes()
-        if len(data) == 8 * layout.size:
-            for index, value in enumerate(array("d", data)):
-                total[index] += value
-    return total
+    except FileNotFoundError:
+        return layout.empty()
+    return array("d", data) if len(data) == 8 * layout.size else layout.empty()
+
+
+def counted_requests(path: Path) -> float:
+    """The requests in a shared file of any layout; none if there is none."""
+    try:
+        return array("d", path.read_bytes()[:8])[REQUESTS]
+    except (FileNotFoundError, IndexError):
+        return 0.0
+
+
+class Sample(NamedTuple):
+    """A metric of `/metrics`, with a value for each value of its one label, or one without label under ""."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    values: Mapping[str, float]
+    label: str = "reason"
+
+
+def prometheus_samples(samples: Iterable[Sample]) -> str:
+    """The samples in Prometheus' text format."""
+    lines = []
+    for sample in samples:
+        lines += [f"# HELP {sample.name} {sample.help}", f"# TYPE {sample.name} {sample.kind}"]
+        for value, number in sample.values.items():
+            labels = f'{{{sample.label}="{_escaped(value)}"}}' if value else ""
+            lines.append(f"{sample.name}{labels} {number:.15g}")
+    return "\n".join(lines) + "\n"
 
 
 def prometheus(row: Sequence[float], layout: Layout, labels: dict[str, str], classes: Sequence[str]) -> str:
@@ -144,7 +170,6 @@ def prometheus(row: Sequence[float], layout: Layout, labels: dict[str, str], cla
     counter("modelworks_requests_slow_total", "Requests beyond the latency objective.", row[SLOW])
     counter("modelworks_requests_rejected_total", "Requests turned away because the server was full.", row[REJECTED])
     counter("modelworks_rows_total", "Rows predicted.", row[ROWS])
-    counter("modelworks_prediction_log_dropped_total", "Rows that the prediction log could not keep.", row[DROPPED])
     name = "modelworks_request_duration_seconds"
     lines += [f"# HELP {name} Time to answer a request.", f"# TYPE {name} histogram"]
     seen = 0.0

@@ -1,91 +1,83 @@
-"""The prediction log: each request, its answer and its release.
+"""The prediction log, where it begins: each request, its answer and its release.
 
-A worker encodes what it answered in small chunks and leaves them, every second, in a spool folder: one file, whole or
-not at all. The companion process gathers these files into Parquet and takes it to S3. A process that is killed loses
-what it answered in the last second; what is in the spool is taken by the next one. When S3 is away the spool fills up
-to its bound, and then the newest rows are dropped and counted.
+Answers are encoded in small chunks, and a separate thread writes them, at least twice a second, as files of
+the spool: one file, whole or not at all. The publisher takes them to S3. A process that is killed loses what it
+answered in its last half second; what is in the spool is taken by the next one. Where the disk is slow or S3 is away,
+the newest rows are dropped and counted.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import random
-import shutil
-import struct
-import time
+import threading
 import uuid
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections import deque
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from modelworks.runtime.manifest import Feature, Manifest
+from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.server import spool
+from modelworks.runtime.server.logs import Losses
 
 if TYPE_CHECKING:
     from modelworks.runtime.encoding import Row
     from modelworks.runtime.predictor import Predictions
-    from modelworks.runtime.server.logs import Scribe
 
 CHUNK_ROWS = 256
 """Rows that are encoded at once: about 0.2 ms of work."""
-SPOOL_BYTES = 64 << 20
-"""Most that waits on disk for S3."""
-_WAITING_ROWS = 20_000
-"""Most rows that wait in memory for the disk."""
-BATCH_BYTES = 4 << 20
-"""About as much as one Parquet file is made of: what bounds the companion's memory."""
-
-_LENGTH = struct.Struct(">I")
+_FILE_BYTES = 1 << 20
+"""As soon as so much has gathered it is written."""
+_WAITING_BYTES = 16 << 20
+"""Most that waits in memory for the disk."""
+_CLOSE_SECONDS = 5.0
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Some answered requests, column by column: cheaper to write and to read than row by row."""
-
-    ids: list[str]
-    """Of the requests; these first four have an entry a request, the others one a row."""
-    times: list[float]
-    """When they were answered, seconds since the epoch."""
-    latencies: list[float]
-    """How long they took, in milliseconds."""
-    counts: list[int]
-    """How many rows each has."""
-    features: list[list[Any]]
-    """One list for each feature that is not private."""
-    values: list[float]
-    labels: list[int]
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Chunk).decode
+class _File(NamedTuple):
+    path: Path
+    chunks: list[bytes]
+    size: int
+    rows: int
 
 
 class PredictionLog:
-    """The worker's side.
+    """The writer of the spool.
 
     Args:
-        spool: Folder for finished files; created.
+        folder: The spool; created.
         manifest: Which features there are, and which are private.
         sample: Share of requests that are kept, 0 to 1.
-        scribe: Who writes the files.
-        name: Distinguishes this worker's files from others'.
     """
 
-    def __init__(self, spool: Path, manifest: Manifest, sample: float, scribe: Scribe, name: str) -> None:
-        spool.mkdir(parents=True, exist_ok=True)
-        self._spool, self._sample, self._scribe = spool, sample, scribe
-        # A process of its own name each: a file left by an earlier life is never overwritten.
-        self._prefix = f"{name}-{uuid.uuid4().hex[:8]}"
-        self._files = 0
+    def __init__(self, folder: Path, manifest: Manifest, sample: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._sample = folder, sample
+        # A prefix for each process: a file left by an earlier life is never overwritten.
+        self._prefix, self._numbers = uuid.uuid4().hex[:8], itertools.count(1)
         self._public = [number for number, feature in enumerate(manifest.features) if not feature.private]
+        self.losses = Losses("rows of the prediction log were lost")
+        """By reason: `memory` (the disk is too slow), `spool_full` (S3 is too slow), `disk` (it takes nothing),
+        `unfinished` (a process was killed while it wrote them)."""
         self._fresh: list[tuple[str, float, float, list[Row], Predictions]] = []
         self._fresh_rows = 0
+        self._day = 0.0
+        """The day of what has gathered: when it began, seconds since the epoch."""
         self._chunks: list[bytes] = []
-        self._waiting_rows = 0
-        self.dropped = 0
-        """Rows that were dropped for lack of space."""
+        self._chunk_rows = self._chunk_bytes = 0
+        self._added = self._written = 0
+        """Bytes that were encoded, and those of them that wait no longer."""
+        self._files: deque[_File] = deque()
+        self._stored = spool.stored_bytes(folder)
+        self._wake, self._ended = threading.Event(), False
+        self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
+        if unfinished := spool.sweep(folder, older_than=0):
+            self.losses.add("unfinished", unfinished)
+
+    def start(self) -> None:
+        """Start the thread that writes."""
+        self._thread.start()
 
     def add(self, request_id: str, at: float, latency_ms: float, rows: list[Row], predictions: Predictions) -> None:
         """Keep this answer, if it is its turn. Never blocks.
@@ -99,33 +91,50 @@ class PredictionLog:
         """
         if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - sampling is no secret
             return
-        count = len(rows)
-        if self._waiting_rows + count > _WAITING_ROWS:
-            self.dropped += count
+        if self._added - self._written > _WAITING_BYTES:
+            self.losses.add("memory", len(rows))
             return
-        self._waiting_rows += count
+        if not self._day <= at < self._day + spool.DAY_SECONDS:
+            self.flush()  # a file, and an object in S3, has rows of one day
+            self._day = spool.start_of_day(at)
         self._fresh.append((request_id, at, latency_ms, rows, predictions))
-        self._fresh_rows += count
+        self._fresh_rows += len(rows)
         if self._fresh_rows >= CHUNK_ROWS:
             self._encode_fresh()
+            if self._chunk_bytes >= _FILE_BYTES:
+                self.flush()
 
     def flush(self) -> None:
-        """Hand what has gathered to the scribe."""
+        """Let the thread write what has gathered."""
         self._encode_fresh()
         if not self._chunks:
             return
-        chunks, rows = self._chunks, self._waiting_rows
-        self._chunks, self._waiting_rows = [], 0
-        self._files += 1
-        path = self._spool / f"{time.time_ns():020d}-{self._prefix}-{self._files}.rows"
-        self._scribe.add(lambda: self._write(path, chunks, rows))
+        name = spool.file_name(self._day, f"{self._prefix}-{next(self._numbers)}", self._chunk_rows)
+        self._files.append(_File(self._folder / name, self._chunks, self._chunk_bytes, self._chunk_rows))
+        self._chunks, self._chunk_rows, self._chunk_bytes = [], 0, 0
+        self._wake.set()
+
+    def waiting_rows(self) -> int:
+        """Rows that are not in S3 yet."""
+        queued = sum(file.rows for file in list(self._files))
+        return self._fresh_rows + self._chunk_rows + queued + spool.waiting_rows(self._folder)
+
+    def close(self) -> None:
+        """Write what is left, for at most five seconds; the rest is lost, and counted."""
+        self.flush()
+        self._ended = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
+        if unwritten := sum(file.rows for file in list(self._files)):
+            self.losses.add("memory", unwritten)
 
     def _encode_fresh(self) -> None:
         if not self._fresh:
             return
         ids, times, latencies, rows, predictions = zip(*self._fresh, strict=True)
         columns = list(zip(*chain.from_iterable(rows), strict=True))
-        chunk = _encode(
+        chunk = spool.chunk_bytes(
             (
                 ids,
                 times,
@@ -136,139 +145,37 @@ class PredictionLog:
                 list(chain.from_iterable([some.labels for some in predictions])),
             )
         )
+        self._chunks.append(chunk)
+        self._chunk_rows += self._fresh_rows
+        self._chunk_bytes += len(chunk)
+        self._added += len(chunk)
         self._fresh, self._fresh_rows = [], 0
-        self._chunks.append(_LENGTH.pack(len(chunk)) + chunk)
 
-    def _write(self, path: Path, chunks: list[bytes], rows: int) -> None:
+    # -- In the thread -------------------------------------------------------------------------------------------
+    def _work(self) -> None:
+        while not self._ended or self._files:
+            self._wake.wait()
+            self._wake.clear()
+            while self._files:
+                file = self._files[0]
+                if reason := self._store(file):
+                    self.losses.add(reason, file.rows)
+                self._files.popleft()  # only now: a file in the hands of a disk that hangs still waits
+                self._written += file.size
+
+    def _store(self, file: _File) -> str:
+        """Write a file; returns why its rows are lost, or nothing."""
+        if self._stored + file.size > spool.SPOOL_BYTES:
+            self._stored = spool.stored_bytes(self._folder)  # without what was taken away meanwhile
+            if self._stored + file.size > spool.SPOOL_BYTES:
+                return "spool_full"
+        unfinished = file.path.with_suffix(".part")
         try:
-            if spooled_bytes(self._spool) > SPOOL_BYTES:
-                self.dropped += rows
-                return
-            unfinished = path.with_suffix(".part")
-            unfinished.write_bytes(b"".join(chunks))
-            unfinished.rename(path)
+            unfinished.write_bytes(b"".join(file.chunks))
+            unfinished.rename(file.path)
         except OSError:  # the disk is full or gone; serving goes on, and the count says so
-            self.dropped += rows
-
-
-def spooled_bytes(spool: Path) -> int:
-    """The content of the spool."""
-    total = 0
-    for folder, _, names in os.walk(spool):
-        for name in names:
-            try:
-                total += (Path(folder) / name).stat().st_size
-            except FileNotFoundError:  # taken away meanwhile
-                continue
-    return total
-
-
-# -- The companion's side --------------------------------------------------------------------------------------------
-class Batch(msgspec.Struct, frozen=True):
-    """Files that become one Parquet object.
-
-    Claimed by moving them into a folder of their own, whose name is the object's: however often it is tried, by
-    whichever process, the same rows end under the same key.
-    """
-
-    folder: Path
-    key: str
-
-    def remove(self) -> None:
-        """Forget the files: their rows are in S3."""
-        # In one step: half a batch, taken for a whole one, would overwrite the object.
-        done = self.folder.rename(self.folder.with_suffix(".done"))
-        shutil.rmtree(done, ignore_errors=True)
-
-    def set_aside(self) -> None:
-        """Keep the files for a person to look at: they cannot be read."""
-        self.folder.rename(self.folder.with_suffix(".unreadable"))
-
-
-def batches(spool: Path, pod: str, release: str) -> Iterator[Batch]:
-    """Batches to upload, oldest first: batches left from before, then a new one of the files in the spool."""
-    for folder in spool.glob("*.done"):
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in sorted(spool.glob("*.batch")):
-        yield _batch(folder)
-    while True:
-        files = sorted(spool.glob("*.rows"))
-        if not files:
-            return
-        taken: list[Path] = []
-        size = 0
-        for path in files:
-            size += path.stat().st_size
-            if taken and size > BATCH_BYTES:
-                break
-            taken.append(path)
-        day = datetime.fromtimestamp(int(taken[0].name[:20]) / 1e9, UTC).date()
-        folder = spool / f"{day.isoformat()}_{pod}-{release}-{taken[0].name[:20]}-{uuid.uuid4().hex[:8]}.batch"
-        folder.mkdir()
-        for path in taken:
-            path.rename(folder / path.name)
-        yield _batch(folder)
-
-
-def _batch(folder: Path) -> Batch:
-    day, _, name = folder.name.removesuffix(".batch").partition("_")
-    return Batch(folder, f"dt={day}/{name}.parquet")
-
-
-def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
-    """The batch as a Parquet file.
-
-    Columns: `request_id`, `row` (position in the request), `time`, `latency_ms`, `model`, `version` (the release),
-    `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private.
-    """
-    import numpy as np  # these take forty megabytes, and only this process pays for them
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    chunks = [chunk for path in sorted(batch.folder.iterdir()) for chunk in read_chunks(path)]
-
-    def joined(lists: Iterable[list[Any]], kind: Any = None) -> Any:
-        return pa.array(list(chain.from_iterable(lists)), kind)
-
-    counts = np.concatenate([chunk.counts for chunk in chunks])
-    request = np.repeat(np.arange(len(counts)), counts)
-    """For each row the request it belongs to."""
-    row = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)
-    times = joined((chunk.times for chunk in chunks), pa.float64()).to_numpy()
-    columns: dict[str, Any] = {
-        "request_id": joined((chunk.ids for chunk in chunks), pa.string()).take(request),
-        "row": pa.array(row, pa.int32()),
-        "time": pa.array((times * 1000).astype(np.int64), pa.timestamp("ms", tz="UTC")).take(request),
-        "latency_ms": joined((chunk.latencies for chunk in chunks), pa.float32()).take(request),
-        "model": pa.repeat(pa.scalar(manifest.model), len(request)),
-        "version": pa.repeat(pa.scalar(release), len(request)),
-    }
-    values = joined((chunk.values for chunk in chunks), pa.float64())
-    if manifest.kind == "regression":
-        columns["value"] = values
-    else:
-        names = [str(label).lower() if isinstance(label, bool) else str(label) for label in manifest.classes]
-        columns["label"] = pa.array(names, pa.string()).take(joined(chunk.labels for chunk in chunks))
-        columns["score"] = values
-    public = [feature for feature in manifest.features if not feature.private]
-    for index, feature in enumerate(public):
-        column = joined((chunk.features[index] for chunk in chunks), _arrow_type(pa, feature))
-        columns[f"feature_{feature.name}"] = column
-    # A dictionary of numbers that hardly repeat takes longer to make and more room than the numbers.
-    repeating = ["model", "version", "label", *(f"feature_{each.name}" for each in public if each.type == "string")]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=repeating)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
-def read_chunks(path: Path) -> Iterator[Chunk]:
-    """The rows of a finished file of the spool."""
-    data = memoryview(path.read_bytes())
-    while data:
-        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-        yield _decode(data[_LENGTH.size : end])
-        data = data[end:]
-
-
-def _arrow_type(pa: Any, feature: Feature) -> Any:
-    return {"number": pa.float64(), "integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}[feature.type]
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            return "disk"
+        self._stored += file.size
+        return ""
