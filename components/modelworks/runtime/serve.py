@@ -32,8 +32,9 @@ from modelworks.runtime.server.config import Config, read_config
 from modelworks.runtime.server.logs import Scribe, line, say
 
 if TYPE_CHECKING:
-    from modelworks.runtime.server.app import App, Model
+    from modelworks.runtime.server.app import App
     from modelworks.runtime.server.custom_service import Service
+    from modelworks.runtime.server.engine import Model
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
@@ -232,7 +233,7 @@ class _Worker:
         if self._service is not None:
             self._service.tell_end(lambda: loop.call_soon_threadsafe(ended.set))
         await ended.wait()
-        app.draining = True
+        app.engine.draining = True
         broken = self._service.ended if self._service is not None else ""
         # Without its service it answers nothing: there is nothing to wait for.
         drain_seconds = 0 if broken else config.drain_seconds

@@ -26,7 +26,7 @@ from modelworks.runtime.manifest import Feature, Manifest
 
 if TYPE_CHECKING:
     from modelworks.runtime.encoding import Row
-    from modelworks.runtime.predictor import Predictions
+    from modelworks.runtime.predictions import Predictions
     from modelworks.runtime.server.logs import Scribe
 
 CHUNK_ROWS = 256
