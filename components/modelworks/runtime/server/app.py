@@ -17,7 +17,7 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime import schema
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions, json_encoder
-from modelworks.runtime.server import metrics
+from modelworks.runtime.server import metrics, v2_rest
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.engine import Engine, Job, Model
@@ -25,13 +25,15 @@ from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener
 from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.replies import Replies
+from modelworks.runtime.server.tensors import Served
 from modelworks.runtime.server.tracing import Tracer
+from modelworks.runtime.server.v2_rest import OpenInference
 
 _TICK_SECONDS = 0.5
 
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
-_PROBES = frozenset({b"/livez", b"/readyz"})
+_PROBES = frozenset({b"/livez", b"/readyz"}) | v2_rest.PROBES
 _NO_TOKEN = Refusal(401, "a bearer token is needed")
 
 Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
@@ -75,6 +77,8 @@ class App:
         self.tokens = _tokens(config, scribe)
         self.engine = self._engine(config, manifest, predictor, counters, scribe, log=log, tracer=tracer)
         self._replies = Replies(self.engine, _PROBLEM, _problem)
+        self.served = Served(config, manifest)
+        self._v2 = OpenInference(self.engine, self.served)
         self._scratch = scratch
         self._queue, self._decode = self.engine.queue, self.engine.decode
         self._row_bytes = self.engine.row_bytes
@@ -98,6 +102,8 @@ class App:
     def _route(self, request: Request, connection: Connection) -> None:
         if request.path == b"/v1/predict":
             self._predict(request, connection)
+        elif request.path.startswith(b"/v2/") or request.path == b"/v2":
+            self._v2.handle(request, connection)
         else:
             self._page(request, connection)
 
@@ -134,7 +140,8 @@ class App:
 
     def _refuse(self, request: Request, connection: Connection, status: int, detail: str, *, count: bool) -> None:
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
-        self._replies.turn_away(request, connection, request_id, status, detail, count=count)
+        replies = self._v2.replies if request.path.startswith(b"/v2") else self._replies
+        replies.turn_away(request, connection, request_id, status, detail, count=count)
 
     def _page(self, request: Request, connection: Connection) -> None:
         path, method = request.path, request.method
