@@ -13,7 +13,7 @@ from modelworks.lifecycle.evaluate_gates import score_bundle
 from modelworks.lifecycle.gates import GateReport, GateResult
 from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.training import train
-from modelworks.runtime.predictor import Predictions
+from modelworks.runtime.predictions import Predictions
 
 CODE = """
 import json
@@ -80,7 +80,7 @@ def test_labels_that_contradict_their_scores_are_refused(own):
         manifest = verify_bundle(own.bundle.path, own.bundle.digest, "churn")
 
         def predict(self, rows):
-            return Predictions([b"{}"] * len(rows), [0.9] * len(rows), [0] * len(rows))
+            return Predictions([0.9] * len(rows), [0] * len(rows))
 
     spec = own.project.spec
     with pytest.raises(ModelworksError, match="5 of 5 labels of churn are not those of the scores"):

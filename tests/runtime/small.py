@@ -11,7 +11,8 @@ from typing import Any
 
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Feature, Manifest
-from modelworks.runtime.predictor import Cost, Predictions
+from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.predictor import Cost
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.app import App, listener
 from modelworks.runtime.server.config import Config
@@ -35,7 +36,7 @@ class Model:
     cost = Cost(call=0.00003, row=0.000001)
 
     def predict(self, rows: list[Row]) -> Predictions:
-        return Predictions([b'{"value":1}'] * len(rows), [1.0] * len(rows), [0] * len(rows))
+        return Predictions([1.0] * len(rows), [0] * len(rows))
 
 
 def build(folder: Path, model: Any = None, **changes: Any) -> App:
@@ -48,7 +49,7 @@ def build(folder: Path, model: Any = None, **changes: Any) -> App:
 
 def logged(app: App) -> list[str]:
     """The messages of the log."""
-    return [json.loads(text)["message"] for text in app._scribe._lines]
+    return [json.loads(text)["message"] for text in app.engine._scribe._lines]
 
 
 @asynccontextmanager

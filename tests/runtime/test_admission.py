@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from modelworks.runtime import predictor
-from modelworks.runtime.predictor import Cost, Predictions, measured
-from modelworks.runtime.server import app as door
+from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.predictor import Cost, measured
+from modelworks.runtime.server import engine
 from modelworks.runtime.server.admission import Admission
 from modelworks.runtime.server.app import App
 from modelworks.runtime.server.http import Request
@@ -272,13 +273,13 @@ class Model(small.Model):
         self.calls.append([row[0] for row in rows])
         if 13.0 in self.calls[-1]:
             raise ValueError("no luck")
-        return Predictions([b'{"value":%g}' % row[0] for row in rows], [row[0] for row in rows], [0] * len(rows))
+        return Predictions([row[0] for row in rows], [0] * len(rows))
 
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(door, "clock", clock)
+    monkeypatch.setattr(engine, "clock", clock)
     return clock
 
 
@@ -303,7 +304,7 @@ def ask(tmp_path, clock, model):
 
 
 async def until_idle(app: App) -> None:
-    while app._queue.rows or app._away or app._scheduled:  # noqa: ASYNC110 - the turns of the loop are what is awaited
+    while not app.engine.idle:  # noqa: ASYNC110 - the turns of the loop are what is awaited
         await asyncio.sleep(0)
 
 
@@ -312,17 +313,17 @@ def many(*values: float) -> bytes:
 
 
 async def test_a_large_request_is_answered_in_slices_and_whole(ask, model, monkeypatch):
-    monkeypatch.setattr(door, "OFF_LOOP_SECONDS", 1.0)
+    monkeypatch.setattr(engine, "OFF_LOOP_SECONDS", 1.0)
     [large, one] = await ask(many(*range(100, 400)), many(1))
     assert len(model.calls) > 2
     assert 1.0 in model.calls[0]
     assert large.bodies[0].count(b"value") == 300
-    assert b'{"value":100},{"value":101}' in large.bodies[0]
+    assert b'{"value":100.0},{"value":101.0}' in large.bodies[0]
     assert one.statuses == [200]
 
 
 async def test_the_error_of_a_slice_is_the_answer_of_its_request_alone(ask, model, monkeypatch):
-    monkeypatch.setattr(door, "OFF_LOOP_SECONDS", 1.0)
+    monkeypatch.setattr(engine, "OFF_LOOP_SECONDS", 1.0)
     [broken, good] = await ask(many(13.0, *range(100, 400)), many(1))
     assert (broken.statuses, good.statuses) == ([500], [200])
     assert sum(map(len, model.calls)) < 300  # its other slices are not predicted
@@ -335,7 +336,7 @@ async def test_slices_in_a_thread_are_answered_alike(ask):
 
 
 async def test_what_is_too_much_is_refused_before_it_is_decoded(ask, model, monkeypatch):
-    monkeypatch.setattr(door, "OFF_LOOP_SECONDS", 1.0)
+    monkeypatch.setattr(engine, "OFF_LOOP_SECONDS", 1.0)
     connections = await ask(*[many(*range(100, 600))] * 10, b"[" * 5000)
     statuses = [connection.statuses[0] for connection in connections]
     assert statuses.count(200) in range(1, 5)

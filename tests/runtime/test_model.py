@@ -10,7 +10,8 @@ import pytest
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.manifest import Feature, Manifest, Skops, decode, encode
-from modelworks.runtime.predictor import NotANumberError, Predictor
+from modelworks.runtime.predictions import json_encoder
+from modelworks.runtime.predictor import NotANumberError, Predictor, WrongCountError
 from modelworks.runtime.schema import Rows, openapi
 from runtime import example_bundle
 
@@ -40,7 +41,7 @@ def test_a_regression_answers_values(tmp_path):
     table = np.array([[0, 1.0], [1, 2.0], [0, 3.0], [1, 5.0]])
     predictor, read = scikit(tmp_path, LinearRegression().fit(table, table[:, 1] * 2), "regression", unit="minutes")
     answer = predictor.predict(read(b'{"a b": 7, "flag": false}'))
-    assert msgspec.json.decode(answer.json[0])["value"] == pytest.approx(14)
+    assert msgspec.json.decode(json_encoder(predictor.manifest)(answer)[0])["value"] == pytest.approx(14)
 
 
 def test_a_multiclass_model_answers_every_probability(tmp_path):
@@ -50,7 +51,7 @@ def test_a_multiclass_model_answers_every_probability(tmp_path):
     model = LogisticRegression().fit(table, ["low", "mid", "top"] * 5)
     predictor, read = scikit(tmp_path, model, "multiclass", classes=("low", "mid", "top"))
     answer = predictor.predict(read(b'{"rows": [{"a b": 3, "flag": false}]}'))
-    said = msgspec.json.decode(answer.json[0])
+    said = msgspec.json.decode(json_encoder(predictor.manifest)(answer)[0])
     assert said["label"] == "top"
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
@@ -62,6 +63,17 @@ def test_a_prediction_that_is_not_a_number_is_an_error(tmp_path):
     predictor._infer = lambda rows: np.full(len(rows), np.nan)
     with pytest.raises(NotANumberError):
         predictor.predict(read(b'{"a b": 7, "flag": false}'))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 2), (1, 2)])
+def test_another_number_of_answers_than_rows_is_an_error(tmp_path, shape):
+    from sklearn.linear_model import LinearRegression
+
+    predictor, read = scikit(tmp_path, LinearRegression().fit([[0, 1.0], [1, 2.0]], [1, 2]), "regression")
+    predictor._infer = lambda _: np.zeros(shape)
+    row = '{"a b": 7, "flag": false}'
+    with pytest.raises(WrongCountError, match="for 2 rows"):
+        predictor.predict(read(f'{{"rows": [{row}, {row}]}}'.encode()))
 
 
 def test_a_type_that_nobody_vouched_for_is_not_loaded(tmp_path):

@@ -16,6 +16,7 @@ from bentoml.exceptions import InternalServerError, InvalidArgument
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.manifest import decode
+from modelworks.runtime.predictions import json_encoder
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.schema import Rows, explain
 
@@ -29,7 +30,11 @@ class Endpoint:
 
     def __init__(self) -> None:
         """Load the model once a worker."""
-        self.predictor, self.rows = Predictor(SOURCE.parent, MANIFEST), Rows(MANIFEST)
+        self.predictor, self.rows, self.encode = (
+            Predictor(SOURCE.parent, MANIFEST),
+            Rows(MANIFEST),
+            json_encoder(MANIFEST),
+        )
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -39,6 +44,6 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise InvalidArgument(": ".join(filter(None, explain(error)))) from error
         try:
-            return [json.loads(text) for text in self.predictor.predict(asked).json]
+            return [json.loads(text) for text in self.encode(self.predictor.predict(asked))]
         except ModelworksError as error:
             raise InternalServerError(error.message) from error

@@ -30,7 +30,8 @@ from modelworks.lifecycle.spec import ModelSpec, project_error
 from modelworks.lifecycle.splits import row_hashes, unseen
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Predictions, Predictor
+from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.custom_service import Service
 
@@ -136,9 +137,7 @@ def _stated(manifest: Manifest, answers: list[Predictions]) -> np.ndarray:
     if manifest.kind == "binary":
         answer, expected = np.column_stack([1 - values, values]), (values >= manifest.threshold).astype(int)
     else:
-        shares = [msgspec.json.decode(json)["probabilities"] for each in answers for json in each.json]
-        names = [str(each).lower() if isinstance(each, bool) else str(each) for each in manifest.classes]
-        answer = np.array([[each.get(name, np.nan) for name in names] for each in shares])
+        answer = np.array([shares for each in answers for shares in each.probabilities])
         expected = answer.argmax(axis=1)
     if different := int((labels != expected).sum()):
         raise ModelworksError(

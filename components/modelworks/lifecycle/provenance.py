@@ -18,8 +18,8 @@ TRAINING = (
 )  # fmt: skip
 """Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
 SERVICE = (
-    "errors.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py", "runtime/predictor.py",
-    "runtime/schema.py", "runtime/trust.py",
+    "errors.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py", "runtime/predictions.py",
+    "runtime/predictor.py", "runtime/schema.py", "runtime/trust.py",
 )  # fmt: skip
 """Modules that go into a bundle, because its standard service imports them."""
 BUILDING = (

@@ -1,4 +1,4 @@
-"""The model itself: rows in, labels and scores out, as JSON text that is ready to send.
+"""The model itself: rows in, labels and scores out.
 
 Two engines, one shape: ONNX Runtime where the bundle carries a graph, scikit-learn where it does not. Both predict many
 rows in one call, so that requests which wait together are answered together.
@@ -20,19 +20,23 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime.bento import read_artifact
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
 from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops
+from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.trust import TRUSTED
 
 Infer = Callable[[Sequence[Row]], Any]
 """Rows to probabilities [rows, classes], or to values [rows]."""
 
+_MOST_MEASURED = 10_000
+"""Rows of a call while the model is measured, at most."""
+
 
 class NotANumberError(ModelworksError):
     """The model answered with NaN or infinity."""
 
 
-_MOST_MEASURED = 10_000
-"""Rows of a call while the model is measured, at most."""
+class WrongCountError(ModelworksError):
+    """The model answered fewer rows than it got, or more, or has another number of classes."""
 
 
 class Cost(NamedTuple):
@@ -44,25 +48,6 @@ class Cost(NamedTuple):
     def of(self, rows: int) -> float:
         """Seconds that a call with so many rows takes."""
         return self.call + self.row * rows
-
-
-class Predictions(NamedTuple):
-    """The answers for some rows, in order: one entry a row in each list."""
-
-    json: list[bytes]
-    """The name in the response."""
-    values: list[float]
-    """The source of the distribution of predictions: score or value."""
-    labels: list[int]
-    """Index of the class; 0 for a regression."""
-
-    def part(self, start: int, end: int) -> Predictions:
-        """The answers for the rows from `start` to before `end`."""
-        return Predictions(self.json[start:end], self.values[start:end], self.labels[start:end])
-
-    def followed_by(self, rest: Predictions) -> Predictions:
-        """The answers for these rows and those after them."""
-        return Predictions(self.json + rest.json, self.values + rest.values, self.labels + rest.labels)
 
 
 class Predictor:
@@ -79,12 +64,10 @@ class Predictor:
     def __init__(self, bento: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         self._infer = _load(bento, manifest)
-        self._labels = [msgspec.json.encode(label) for label in manifest.classes]
-        self._binary_answers = [b'{"label":%b,"score":%%b}' % label.replace(b"%", b"%%") for label in self._labels]
-        self._keys = [msgspec.json.encode(_key(label)) for label in manifest.classes]
         self._answers = {"binary": self._binary, "multiclass": self._multiclass, "regression": self._regression}[
             manifest.kind
         ]
+        self._width = max(1, len(manifest.classes))
         self.cost = self._warm_up()
 
     def predict(self, rows: list[Row]) -> Predictions:
@@ -92,9 +75,15 @@ class Predictor:
 
         Raises:
             NotANumberError: The model answered with NaN or infinity.
+            WrongCountError: It answered another number of rows, or of classes.
             Exception: Any error of the engine.
         """
-        return self._answers(self._infer(rows))
+        answers = self._infer(rows)
+        if len(answers) != len(rows) or answers.size != len(rows) * self._width:
+            raise WrongCountError(
+                f"{self.manifest.model} answered an array of shape {list(answers.shape)} for {len(rows)} rows"
+            )
+        return self._answers(answers)
 
     def _warm_up(self) -> Cost:
         decode = Rows(self.manifest).decode
@@ -109,27 +98,16 @@ class Predictor:
     def _binary(self, probabilities: Any) -> Predictions:
         scores = self._finite(probabilities[:, 1].tolist())
         threshold = self.manifest.threshold
-        labels = [1 if score >= threshold else 0 for score in scores]
-        answers = self._binary_answers
-        json = [answers[label] % text for label, text in zip(labels, _texts(scores), strict=True)]
-        return Predictions(json, scores, labels)
+        return Predictions(scores, [1 if score >= threshold else 0 for score in scores])
 
     def _multiclass(self, probabilities: Any) -> Predictions:
-        answers = Predictions([], [], [])
-        for scores in probabilities.tolist():
-            best = max(range(len(scores)), key=self._finite(scores).__getitem__)
-            texts = _texts(scores)
-            each = b",".join(b"%b:%b" % pair for pair in zip(self._keys, texts, strict=True))
-            answers.json.append(
-                b'{"label":%b,"score":%b,"probabilities":{%b}}' % (self._labels[best], texts[best], each)
-            )
-            answers.values.append(scores[best])
-            answers.labels.append(best)
-        return answers
+        rows = probabilities.tolist()
+        labels = [max(range(len(scores)), key=self._finite(scores).__getitem__) for scores in rows]
+        return Predictions([scores[best] for scores, best in zip(rows, labels, strict=True)], labels, rows)
 
     def _regression(self, values: Any) -> Predictions:
         numbers = self._finite(values.reshape(-1).tolist())
-        return Predictions([b'{"value":%b}' % text for text in _texts(numbers)], numbers, [0] * len(numbers))
+        return Predictions(numbers, [0] * len(numbers))
 
     def _finite(self, numbers: list[float]) -> list[float]:
         if not all(map(math.isfinite, numbers)):
@@ -223,15 +201,6 @@ def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind
 def _each_alone(infer: Infer, together: bool) -> Infer:
     """`infer`, called for one row at a time unless rows may be answered together."""
     return infer if together else lambda rows: np.concatenate([infer([row]) for row in rows])
-
-
-def _texts(numbers: list[float]) -> list[bytes]:
-    """The shortest text of each finite number that reads back as the very same number."""
-    return msgspec.json.encode(numbers)[1:-1].split(b",")
-
-
-def _key(label: str | int | bool) -> str:
-    return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def measured(call: Callable[[int], object], first: int, most: int) -> Cost:

@@ -223,16 +223,21 @@ def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
     """A struct type for one row. Its fields are called f0, f1, …, because not every feature has a name for Python."""
     fields = []
     for number, feature in enumerate(manifest.features):
-        value = _value_type(feature)
         name = f"f{number}"
         if feature.required:
-            fields.append((name, value | None if feature.nullable else value, msgspec.field(name=feature.name)))
+            fields.append((name, value_type(feature), msgspec.field(name=feature.name)))
         else:
-            fields.append((name, value | None, msgspec.field(name=feature.name, default=None)))
+            fields.append((name, value_type(feature), msgspec.field(name=feature.name, default=None)))
     return msgspec.defstruct("Row", fields, kw_only=True, forbid_unknown_fields=True, gc=False)
 
 
-def _value_type(feature: Feature) -> Any:
+def value_type(feature: Feature) -> Any:
+    """The type of a feature's value, for msgspec: what it accepts is what a request may hold."""
+    value = _present_type(feature)
+    return value | None if feature.nullable or not feature.required else value
+
+
+def _present_type(feature: Feature) -> Any:
     if feature.type in {"number", "integer"}:
         low, high = bounds(feature)
         number = Annotated[float, Meta(ge=low, le=high)]

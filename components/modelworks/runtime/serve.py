@@ -34,8 +34,9 @@ from modelworks.runtime.server.logs import Scribe, line, place, say
 from modelworks.runtime.server.spool import waiting_rows
 
 if TYPE_CHECKING:
-    from modelworks.runtime.server.app import App, Model
+    from modelworks.runtime.server.app import App
     from modelworks.runtime.server.custom_service import Service
+    from modelworks.runtime.server.engine import Model
     from modelworks.runtime.server.http import Listener
     from modelworks.runtime.server.prediction_log import PredictionLog
     from modelworks.runtime.server.tracing import Tracer
@@ -226,7 +227,7 @@ class _Worker:
             self._service.tell_end(lambda: loop.call_soon_threadsafe(ended.set))
         await ended.wait()
         broken = self._service.ended if self._service is not None else ""
-        app.draining = True
+        app.engine.draining = True
         # Without its service it answers nothing: there is nothing to wait for.
         await self._drain(front, server, 0 if broken else config.drain_seconds, hurried)
         beat.cancel()

@@ -17,36 +17,39 @@ from typing import Any
 import msgspec
 
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.predictor import Cost
 from modelworks.runtime.server.admission import Admission, Call
-from modelworks.runtime.server.app import App, Job, Pages, tried
+from modelworks.runtime.server.app import App, Pages
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.custom_service import Answer, RefusedError, Service, detail
+from modelworks.runtime.server.engine import FULL, Engine, Job, tried
 from modelworks.runtime.server.http import Connection, Request, clock
+from modelworks.runtime.server.replies import Replies
 
 
-class CustomApp(App):
-    """A custom service that answers requests. Takes what `App` takes, and a `Service` for the model."""
+class ServiceEngine(Engine):
+    """A service, called as often at once as it allows. Takes what `Engine` takes, and a `Service` for the model."""
 
     def __init__(self, config: Config, manifest: Manifest, service: Service, *rest: Any, **more: Any) -> None:
         self._service = service
         super().__init__(config, manifest, service, *rest, **more)
         self._pool = ThreadPoolExecutor(service.facts.concurrency, thread_name_prefix="ask")
 
-    def _route(self, request: Request, connection: Connection) -> None:
-        if request.path.decode("latin-1") in self._service.facts.others and request.path not in self._pages:
-            request_id = self._admit(request, connection)
-            if request_id is not None:
-                self._enqueue(Job(request, connection, request_id, []))
-        elif request.path == b"/readyz" and not self.draining and not self._service.ready:
-            connection.respond(request, 503, b"the service is not ready\n", b"text/plain")
-        else:
-            super()._route(request, connection)
+    @property
+    def ready(self) -> bool:
+        """Whether new requests should come here."""
+        return super().ready and self._service.ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request waits or is at the service."""
+        return super().idle and not self.queue.running
 
     def _drain(self) -> None:
         """Hand what waits to the service, up to what it takes at once."""
         self._scheduled = False
         loop = asyncio.get_running_loop()
-        while (call := self._queue.take(clock())) is not None:
+        while (call := self.queue.take(clock())) is not None:
             [(job, _, _)] = call.parts
             future = loop.run_in_executor(self._pool, self._timed, job)
             future.add_done_callback(partial(self._returned, job, call))
@@ -57,50 +60,67 @@ class CustomApp(App):
 
     def _returned(self, job: Job, call: Call[Job], done: asyncio.Future[tuple[Any, float]]) -> None:
         result, seconds = done.result()
-        self._queue.finish(call, None if isinstance(result, Exception) else seconds)
-        self._answer([job], [result])
-        if self._queue.rows:
+        self.queue.finish(call, None if isinstance(result, Exception) else seconds)
+        if isinstance(result, Answer) and isinstance(job, _Other):
+            self._pass_on(job, result)
+        else:
+            self._answer([job], [result])
+        if self.queue.rows:
             self._schedule()
-
-    def _admission(self, objective: float, handling: float) -> Admission[Job]:
-        slots = self._service.facts.concurrency
-        return Admission(self._predictor.cost, objective, handling=handling, slots=slots, alone=True)
 
     def _ask(self, job: Job, rows: list[Any]) -> Any:
         headers = {name.decode(): value.decode("latin-1") for name, value in job.request.headers.items()}
         headers.pop("authorization", None)
         headers["x-request-id"] = job.id.decode()
-        if rows:
+        if not isinstance(job, _Other):
             return self._service.predict(rows, headers)
         answer = self._service.ask(job.request.path.decode("latin-1"), job.request.body, headers)
         if answer.status >= 400:
             raise RefusedError(answer.status, detail(answer))
         return answer
 
-    def _answer(self, jobs: list[Job], results: list[Any]) -> None:
-        [job], [result] = jobs, results
-        if not isinstance(result, Answer):
-            super()._answer(jobs, results)
-            return
-        request, latency = job.request, (clock() - job.request.at) * 1000
-        head = self._head(job, result.status, latency / 1000)
-        job.connection.respond(request, result.status, result.body, result.content_type.encode("latin-1"), head)
-        slow = latency > self._objective
-        self._counters.request(latency, error=False, slow=slow)
+    def _pass_on(self, job: _Other, answer: Answer) -> None:
+        latency = job.pass_on(answer) * 1000
+        slow = latency > self.objective
+        self.counters.request(latency, error=False, slow=slow)
         if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
-            self._access(request, job.id, result.status, latency)
+            self._access(job.request, job.id, answer.status, latency)
 
-    def _failed(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         status = error.status if isinstance(error, RefusedError) else 500
         if status == 429:
-            self._reject(job.request, job.connection, job.id)
+            job.fail(429, FULL)
+            self.counters.rejected()
         elif status < 500:
-            self._turn_away(job.request, job.connection, job.id, status, str(error))
+            job.fail(status, str(error))
+            self.note_refusal(job.request, job.id, status, str(error))
         else:
-            super()._failed(job, error)
+            super()._fail(job, error)
+
+    def _admission(self, cost: Cost, objective: float, handling: float) -> Admission[Job]:
+        slots = self._service.facts.concurrency
+        return Admission(cost, objective, handling=handling, slots=slots, alone=True)
 
     def _saturation(self) -> float:
-        return max(super()._saturation(), self._queue.running / self._service.facts.concurrency)
+        return max(super()._saturation(), self.queue.running / self._service.facts.concurrency)
+
+
+class CustomApp(App):
+    """A custom service that answers requests. Takes what `App` takes, and a `Service` for the model."""
+
+    _engine = ServiceEngine
+
+    def __init__(self, config: Config, manifest: Manifest, service: Service, *rest: Any, **more: Any) -> None:
+        self._service = service
+        super().__init__(config, manifest, service, *rest, **more)
+
+    def _route(self, request: Request, connection: Connection) -> None:
+        if request.path.decode("latin-1") in self._service.facts.others and request.path not in self._pages:
+            request_id = self._admit(request, connection)
+            if request_id is not None:
+                self.engine.submit(_Other(request, request_id, [], connection, self._replies))
+        else:
+            super()._route(request, connection)
 
     def _static_pages(self, bento: Path) -> Pages:
         pages = super()._static_pages(bento)
@@ -113,3 +133,21 @@ class CustomApp(App):
                 route, {"post": {"summary": "An API of the service", "requestBody": body, "responses": answers}}
             )
         return {**pages, b"/openapi.json": (media, msgspec.json.encode(description))}
+
+
+class _Other(Job):
+    """A request for another API of the service."""
+
+    connection: Connection
+    replies: Replies
+
+    def pass_on(self, answer: Answer) -> float:
+        """Send the answer of the service; the seconds since the request was complete."""
+        seconds = clock() - self.request.at
+        head = self.replies.head(self.request, self.id, answer.status, seconds, 0)
+        media = answer.content_type.encode("latin-1")
+        self.connection.respond(self.request, answer.status, answer.body, media, head)
+        return seconds
+
+    def fail(self, status: int, detail: str) -> float:
+        return self.replies.fail(self, self.connection, status, detail)

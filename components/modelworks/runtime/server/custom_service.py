@@ -27,7 +27,8 @@ from msgspec import Meta
 from modelworks.errors import ModelworksError
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Cost, Predictions, measured
+from modelworks.runtime.predictions import Predictions, class_name
+from modelworks.runtime.predictor import Cost, measured
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import say
 
@@ -206,6 +207,7 @@ class Service:
         """Why it is over; empty while it is not."""
         self.manifest, self._local = manifest, threading.local()
         self._labels = {(type(label), label): number for number, label in enumerate(manifest.classes)}
+        self._names = [class_name(label) for label in manifest.classes]
         shape = {"binary": _Class, "multiclass": _ClassOfMany, "regression": _Value}[manifest.kind]
         self._read: Callable[[msgspec.Raw], Any] = msgspec.json.Decoder(shape).decode
         self._stopped = threading.Event()
@@ -250,8 +252,8 @@ class Service:
             raise ModelworksError(
                 f"the service answered what is no {self.manifest.kind} prediction: {error}"
             ) from error
-        if len(predictions.json) != len(rows):
-            raise ModelworksError(f"the service answered {len(predictions.json)} predictions for {len(rows)} rows")
+        if len(predictions.values) != len(rows):
+            raise ModelworksError(f"the service answered {len(predictions.values)} predictions for {len(rows)} rows")
         return predictions
 
     def ask(self, route: str, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -388,14 +390,21 @@ class Service:
         return ""
 
     def _predictions(self, parts: list[msgspec.Raw]) -> Predictions:
-        found = Predictions([], [], [])
+        values, labels, probabilities = [], [], []
         for part in parts:
             read = self._read(part)
             value, label = (read.value, 0) if isinstance(read, _Value) else (read.score, self._label(read.label))
-            found.json.append(bytes(part))
-            found.values.append(value)
-            found.labels.append(label)
-        return found
+            values.append(value)
+            labels.append(label)
+            if isinstance(read, _ClassOfMany):
+                probabilities.append(self._probabilities(read.probabilities))
+        return Predictions(values, labels, probabilities, [bytes(part) for part in parts])
+
+    def _probabilities(self, answered: dict[str, float]) -> list[float]:
+        missing = [name for name in self._names if name not in answered]
+        if missing:
+            raise msgspec.ValidationError(f"there is no probability of {missing[0]!r}")
+        return [answered[name] for name in self._names]
 
     def _label(self, label: str | int | bool) -> int:
         number = self._labels.get((type(label), label))

@@ -40,7 +40,16 @@ LINGER_SECONDS = 5.0
 it the answer that the client has yet to read (RFC 9112, section 9.6)."""
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_NOTED = frozenset({b"authorization", b"content-type", b"x-request-id", b"traceparent", b"tracestate"})
+_NOTED = frozenset(
+    {
+        b"authorization",
+        b"content-type",
+        b"inference-header-content-length",
+        b"x-request-id",
+        b"traceparent",
+        b"tracestate",
+    }
+)
 _FRAMING = 8
 """Most bytes of framing for a byte of the body: a chunk of one byte has five."""
 

@@ -24,7 +24,7 @@ from modelworks.runtime.server.logs import Losses
 
 if TYPE_CHECKING:
     from modelworks.runtime.encoding import Row
-    from modelworks.runtime.predictor import Predictions
+    from modelworks.runtime.predictions import Predictions
 
 CHUNK_ROWS = 256
 """Rows that are encoded at once: about 0.2 ms of work."""

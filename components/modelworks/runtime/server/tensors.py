@@ -1,0 +1,307 @@
+"""Tensors of the Open Inference Protocol (V2) as rows, and predictions as tensors, for REST and gRPC alike.
+
+Each feature is a tensor of its name, of shape [rows] or [rows, 1]. Its values pass the same checks as those of a row
+in JSON, and the same encoder makes the model's input of them, so that a row has the same prediction in every protocol.
+
+A missing value is `null` in JSON and NaN in FP32 or FP64. Where the wire has neither, a BOOL tensor called
+`<feature>.isnull` marks the missing ones. An optional feature that has no tensor is missing in every row.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from modelworks.runtime.encoding import Row
+from modelworks.runtime.manifest import Feature, FeatureType, Manifest
+from modelworks.runtime.predictions import Predictions, class_name
+from modelworks.runtime.schema import explain, value_type
+from modelworks.runtime.server.config import Config
+
+PLATFORMS = {"onnx": "onnxruntime_onnx", "skops": "sklearn_skops", "custom": "bentoml_service"}
+ISNULL = ".isnull"
+_INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+_FLOATS = ("FP16", "FP32", "FP64")
+ACCEPTED: dict[FeatureType, tuple[str, ...]] = {
+    "number": (*_FLOATS, *_INTEGERS),
+    "integer": (*_INTEGERS, *_FLOATS),
+    "boolean": ("BOOL", *_INTEGERS, *_FLOATS),
+    "string": ("BYTES",),
+}
+"""Datatypes of a feature's tensor. A boolean as a number is 0 or 1; with NaN it may be missing."""
+STATED: dict[FeatureType, str] = {"number": "FP64", "integer": "INT64", "boolean": "BOOL", "string": "BYTES"}
+"""The datatype that metadata has for a feature."""
+_NUMPY: dict[str, Any] = {
+    "BOOL": np.dtype("?"),
+    **{name: np.dtype(f"<{name[0].lower()}{int(name.lstrip('UINT')) // 8}") for name in _INTEGERS},
+    **{name: np.dtype(f"<f{int(name[2:]) // 8}") for name in _FLOATS},
+}
+DATATYPES = ("BYTES", *_NUMPY)
+"""Those that are understood."""
+_LENGTH = struct.Struct("<I")
+_INT64 = range(-(2**63), 2**63)
+
+
+class InvalidTensorError(Exception):
+    """A request's tensors are no rows of this model.
+
+    Args:
+        field: The part of the request that is wrong, such as `inputs[2].data[5]`.
+        detail: The rule that it breaks.
+        status: As HTTP has it.
+    """
+
+    def __init__(self, field: str, detail: str, status: int = 422) -> None:
+        super().__init__(detail)
+        self.field, self.detail, self.status = field, detail, status
+
+
+class Tensor(NamedTuple):
+    """A tensor of a request, or of an answer."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: list[Any]
+    """One Python value an element; None where it is missing."""
+
+
+class Spec(NamedTuple):
+    """The metadata of one tensor."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    """-1: any number of rows."""
+
+
+class Served:
+    """A model in the terms of the protocol.
+
+    Args:
+        config: Names the release.
+        manifest: Of the bundle.
+    """
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        self.name, self.version = manifest.model, config.release
+        self.platform = PLATFORMS[manifest.served]
+        self.inputs = [Spec(feature.name, STATED[feature.type], (-1,)) for feature in manifest.features]
+        self.outputs = _outputs(manifest)
+        self._labels = {config.version, config.release, ""}
+        self.rows, self.tensors = row_decoder(manifest), tensor_encoder(manifest)
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether a request for this model and version is one for what is served."""
+        return name == self.name and version in self._labels
+
+    def wanted(self, names: Sequence[str]) -> list[str]:
+        """The names of the outputs of an answer, in order: those requested, or all.
+
+        Raises:
+            InvalidTensorError: There is no such output.
+        """
+        known = [each.name for each in self.outputs]
+        for number, name in enumerate(names):
+            if name not in known:
+                raise InvalidTensorError(f"outputs[{number}]", f"there is no output {name!r}; there are {_list(known)}")
+        return list(names) or known
+
+
+# -- Requests --------------------------------------------------------------------------------------------------------
+def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
+    """A function from the tensors of a request to its rows, checked as rows in JSON are. Raises InvalidTensorError."""
+    types = {feature.name: list[value_type(feature)] for feature in manifest.features}  # type: ignore[misc]
+    names = list(types)
+
+    def decode(tensors: Sequence[Tensor]) -> list[Row]:
+        given = _by_name(tensors)
+        rows = _rows(tensors, manifest.max_rows)
+        columns = []
+        for feature in manifest.features:
+            found = given.pop(feature.name, None)
+            mask = given.pop(feature.name + ISNULL, None)
+            if found is None:
+                if feature.required:
+                    raise InvalidTensorError("inputs", f"there is no tensor {feature.name!r}")
+                columns.append([None] * rows)
+                continue
+            values = _values(*found, feature, rows)
+            if mask is not None:
+                _check(*mask, ("BOOL",), rows)
+                missing = mask[1].data
+                values = [None if null else value for value, null in zip(values, missing, strict=True)]
+            try:
+                columns.append(msgspec.convert(values, types[feature.name]))
+            except msgspec.ValidationError as error:
+                where, what = explain(error)
+                raise InvalidTensorError(f"inputs[{found[0]}].data{where}", f"{feature.name}: {what}") from error
+        for number, tensor in given.values():
+            raise InvalidTensorError(
+                f"inputs[{number}]", f"the model has no input {tensor.name!r}; it has {_list(names)}"
+            )
+        return list(zip(*columns, strict=True))
+
+    return decode
+
+
+def element_type(datatype: str) -> Any:
+    """The Python type of one value of a tensor in JSON, or None where it is missing.
+
+    Raises:
+        KeyError: There is no such datatype here.
+    """
+    if datatype == "BYTES":
+        return str | None
+    kind = _NUMPY[datatype].kind
+    if kind == "b":
+        return bool | None
+    if kind == "f":
+        return float | None
+    limits = np.iinfo(_NUMPY[datatype])
+    # Beyond an int64 the bounds of a feature refuse it anyway.
+    return Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))] | None
+
+
+def from_bytes(field: str, datatype: str, raw: bytes) -> list[Any]:
+    """The values of a tensor in its binary form: little-endian; texts each after their length.
+
+    Args:
+        field: The part of the request, for the error.
+        datatype: Of the tensor.
+        raw: The bytes.
+
+    Raises:
+        InvalidTensorError: They are no such tensor.
+    """
+    if datatype == "BYTES":
+        return _texts(field, raw)
+    if datatype not in _NUMPY:
+        raise InvalidTensorError(field, f"datatype {datatype!r} is not supported")
+    if len(raw) % _NUMPY[datatype].itemsize:
+        raise InvalidTensorError(field, f"{len(raw)} bytes are no whole number of {datatype}", 400)
+    values: list[Any] = np.frombuffer(raw, _NUMPY[datatype]).tolist()
+    return values
+
+
+def _texts(field: str, raw: bytes) -> list[Any]:
+    texts, at = [], 0
+    try:
+        while at < len(raw):
+            [length] = _LENGTH.unpack_from(raw, at)
+            at += _LENGTH.size + length
+            texts.append(raw[at - length : at].decode())
+    except (struct.error, UnicodeDecodeError) as error:
+        raise InvalidTensorError(field, f"the bytes are no texts, each after its length: {error}", 400) from error
+    if at != len(raw):
+        raise InvalidTensorError(field, "the bytes end within a text", 400)
+    return texts
+
+
+def _by_name(tensors: Sequence[Tensor]) -> dict[str, tuple[int, Tensor]]:
+    given: dict[str, tuple[int, Tensor]] = {}
+    for number, tensor in enumerate(tensors):
+        if tensor.name in given:
+            raise InvalidTensorError(f"inputs[{number}]", f"tensor {tensor.name!r} is there twice")
+        given[tensor.name] = number, tensor
+    return given
+
+
+def _rows(tensors: Sequence[Tensor], most: int) -> int:
+    if not tensors:
+        raise InvalidTensorError("inputs", "there is no tensor")
+    shape = tensors[0].shape
+    if not shape or not 1 <= shape[0] <= most:
+        raise InvalidTensorError("inputs[0].shape", f"a request has 1 to {most} rows; the shape is {list(shape)}")
+    return shape[0]
+
+
+def _check(number: int, tensor: Tensor, datatypes: Sequence[str], rows: int) -> None:
+    field = f"inputs[{number}]"
+    if tensor.datatype not in datatypes:
+        raise InvalidTensorError(
+            f"{field}.datatype", f"{tensor.name} is {_list(datatypes)}, not {tensor.datatype or 'without a datatype'}"
+        )
+    if list(tensor.shape) not in ([rows], [rows, 1]):
+        raise InvalidTensorError(
+            f"{field}.shape",
+            f"{tensor.name} has shape [{rows}] or [{rows}, 1], as the first tensor; not {list(tensor.shape)}",
+        )
+    if len(tensor.data) != rows:
+        raise InvalidTensorError(f"{field}.data", f"{tensor.name} has {len(tensor.data)} values for {rows} rows", 400)
+
+
+def _values(number: int, tensor: Tensor, feature: Feature, rows: int) -> list[Any]:
+    """The values of a feature: None for NaN, and of the precision of the datatype."""
+    _check(number, tensor, ACCEPTED[feature.type], rows)
+    values = tensor.data
+    if tensor.datatype in {"FP16", "FP32"}:
+        # A value of JSON has the precision that its datatype has in the binary form.
+        with np.errstate(over="ignore"):
+            values = np.array([math.nan if value is None else value for value in values]).astype(
+                _NUMPY[tensor.datatype]
+            ).tolist()  # fmt: skip
+    if tensor.datatype in _FLOATS:
+        values = [None if value is None or math.isnan(value) else value for value in values]
+    if feature.type == "boolean" and tensor.datatype != "BOOL":
+        values = [{0: False, 1: True}.get(value, value) for value in values]
+    return values
+
+
+# -- Answers ---------------------------------------------------------------------------------------------------------
+def tensor_encoder(manifest: Manifest) -> Callable[[Predictions, Sequence[str]], list[Tensor]]:
+    """A function from predictions, and the names of outputs, to these tensors."""
+    outputs = {each.name: each for each in _outputs(manifest)}
+    labels: Sequence[Any] = manifest.classes
+    if outputs.get("label", Spec("", "", ())).datatype == "BYTES":
+        labels = [class_name(label) for label in labels]
+
+    def values(name: str, predictions: Predictions) -> list[Any]:
+        if name == "label":
+            return [labels[label] for label in predictions.labels]
+        if name == "probabilities":
+            return [share for shares in predictions.probabilities for share in shares]
+        return predictions.values
+
+    def encode(predictions: Predictions, names: Sequence[str]) -> list[Tensor]:
+        rows = len(predictions.values)
+        return [
+            Tensor(name, outputs[name].datatype, [rows, *outputs[name].shape[1:]], values(name, predictions))
+            for name in names
+        ]
+
+    return encode
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The binary form of a tensor."""
+    if tensor.datatype == "BYTES":
+        texts = [text.encode() for text in tensor.data]
+        return b"".join([_LENGTH.pack(len(text)) + text for text in texts])
+    return np.array(tensor.data, _NUMPY[tensor.datatype]).tobytes()
+
+
+def _outputs(manifest: Manifest) -> list[Spec]:
+    if manifest.kind == "regression":
+        return [Spec("value", "FP64", (-1,))]
+    found = [Spec("label", _label_datatype(manifest.classes), (-1,)), Spec("score", "FP64", (-1,))]
+    if manifest.kind == "multiclass":
+        found.append(Spec("probabilities", "FP64", (-1, len(manifest.classes))))
+    return found
+
+
+def _label_datatype(classes: Sequence[str | int | bool]) -> str:
+    if all(isinstance(label, bool) for label in classes):
+        return "BOOL"
+    whole = all(isinstance(label, int) and not isinstance(label, bool) and label in _INT64 for label in classes)
+    return "INT64" if whole else "BYTES"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
