@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from modelworks.runtime import predictor
 from modelworks.runtime.predictions import Predictions
-from modelworks.runtime.predictor import Cost, measured
+from modelworks.runtime.predictor import Cost, measure_cost
 from modelworks.runtime.server import engine
 from modelworks.runtime.server.admission import Admission
 from modelworks.runtime.server.app import App
@@ -344,15 +344,26 @@ async def test_what_is_too_much_is_refused_before_it_is_decoded(ask, model, monk
 
 
 @given(
-    call=st.floats(1e-5, 0.1),
     row=st.floats(1e-6, 0.01),
+    rows_of_a_call=st.floats(0, 5_000),
     noise=st.lists(st.floats(1.0, 1.1), min_size=5, max_size=5),
 )
-def test_the_cost_of_a_row_is_told_from_noise(call, row, noise):
+def test_the_cost_of_a_row_is_told_from_noise(row, rows_of_a_call, noise):
     """A tenth of noise in each measurement, and a call that takes as long as thousands of rows."""
     pending = iter(noise)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor, "fastest", lambda run: run() * next(pending))
-        cost = measured(lambda rows: call + row * rows, 100, 10_000)
-    if call < 5_000 * row:
-        assert row / 2 < cost.row < row * 2
+        cost = measure_cost(lambda rows: row * (rows_of_a_call + rows), 100, 10_000)
+    assert row / 2 < cost.row < row * 2
+
+
+def test_a_model_that_takes_long_is_measured_in_few_calls(monkeypatch):
+    """A start-up probe waits for two minutes at most."""
+    now = [0.0]
+    monkeypatch.setattr(predictor.time, "perf_counter", lambda: now[0])
+
+    def call(rows):
+        now[0] += 2.0 + rows / 1_000
+
+    assert measure_cost(call, 100, 10_000).row == pytest.approx(1 / 1_000, rel=0.1)
+    assert now[0] < 25

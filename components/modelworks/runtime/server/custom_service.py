@@ -28,7 +28,7 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions, class_name
-from modelworks.runtime.predictor import Cost, measured
+from modelworks.runtime.predictor import Cost, measure_cost
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import say
 
@@ -351,7 +351,7 @@ class Service:
         row = decode(msgspec.json.encode(self.manifest.examples[0]))
         try:
             self.predict(row)  # the first call loads and allocates
-            return measured(lambda rows: self.predict(row * rows), _WARM_UP_ROWS, self.manifest.max_rows)
+            return measure_cost(lambda rows: self.predict(row * rows), _WARM_UP_ROWS, self.manifest.max_rows)
         except ModelworksError as error:
             raise ModelworksError(f"the service does not predict the model's own example: {error.message}") from error
 
