@@ -18,7 +18,7 @@ KEYS_PER_READ = 100
 NO_ENTITY: Mapping[str, tuple[str, str]] = {"__dummy_id": ("String", "")}
 """The key that Feast gives a view without an entity."""
 SCALARS = frozenset({"String", "Bool", "Int32", "Int64", "Float32", "Float64"})
-"""Feast's types whose values `decode` knows, but for bytes and times."""
+"""Feast's types that `decode` has a value for: bytes and times are none of them."""
 
 Key = tuple[str, str]
 """Table and id of an entity."""
@@ -47,7 +47,7 @@ def read_items(
     Args:
         client: A botocore client of DynamoDB, which retries failed requests by itself.
         keys: Those to read.
-        attempts: How often keys that DynamoDB left unread are asked for at most.
+        attempts: How often keys that DynamoDB left unread are requested at most.
         consistent: Whether a read sees every write that ended before it.
         again: Called before each further attempt.
 

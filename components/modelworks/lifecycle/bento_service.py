@@ -16,8 +16,10 @@ from bentoml.exceptions import InternalServerError, InvalidArgument
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.manifest import decode
+from modelworks.runtime.online import from_environment
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.schema import Rows, explain
+from modelworks.runtime.stored import Inputs
 
 SOURCE = Path(__file__).parent
 MANIFEST = decode((SOURCE / "modelworks.json").read_bytes())
@@ -30,6 +32,7 @@ class Endpoint:
     def __init__(self) -> None:
         """Load the model once a worker."""
         self.predictor, self.rows = Predictor(SOURCE.parent, MANIFEST), Rows(MANIFEST)
+        self.inputs, self.online = Inputs(MANIFEST), from_environment(MANIFEST)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -39,6 +42,7 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise InvalidArgument(": ".join(filter(None, explain(error)))) from error
         try:
-            return [json.loads(text) for text in self.predictor.predict(asked).json]
+            values = self.online.read(asked)[0].values if self.online else []
+            return [json.loads(text) for text in self.predictor.predict(self.inputs.complete(asked, values)).json]
         except ModelworksError as error:
             raise InternalServerError(error.message) from error

@@ -19,7 +19,7 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime.bento import read_artifact
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
 from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops
-from modelworks.runtime.schema import Rows
+from modelworks.runtime.stored import example_rows
 from modelworks.runtime.trust import TRUSTED
 
 Infer = Callable[[Sequence[Row]], Any]
@@ -92,8 +92,7 @@ class Predictor:
         return self._answers(self._infer(rows))
 
     def _warm_up(self) -> Cost:
-        decode = Rows(self.manifest).decode
-        examples = [decode(msgspec.json.encode(example))[0] for example in self.manifest.examples]
+        examples = example_rows(self.manifest)
         many = (examples * 100)[:100]
         try:
             self.predict(many)  # the first call allocates

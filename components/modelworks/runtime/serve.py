@@ -155,6 +155,7 @@ class _Worker:
     async def _serve(self) -> None:
         from modelworks.runtime.schema import check_examples
         from modelworks.runtime.server.app import listener, tick_seconds
+        from modelworks.runtime.server.feature_reads import feature_reads_of
         from modelworks.runtime.server.http import connections_of
         from modelworks.runtime.server.metrics import Counters, Layout
         from modelworks.runtime.server.prediction_log import PredictionLog
@@ -177,6 +178,7 @@ class _Worker:
                 self._scratch / "spool", manifest, config.prediction_log_sample, scribe, f"w{self._name}"
             )
         tracer = tracer_if_wanted(config.model, config.release)
+        reads = feature_reads_of(manifest, config.feature_tables, scribe)
         app = door(
             config,
             manifest,
@@ -187,6 +189,7 @@ class _Worker:
             scratch=self._scratch,
             log=log,
             tracer=tracer,
+            reads=reads,
         )
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()

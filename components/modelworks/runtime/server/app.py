@@ -26,11 +26,13 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime import schema
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictor import Cost, Predictions, fastest
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.feature_reads import FeatureReads, ReadRows
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe, line
 from modelworks.runtime.server.prediction_log import PredictionLog
@@ -46,6 +48,7 @@ _ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _RETRY = b"retry-after: 1\r\n"
+_MODEL_FAILED = "the model failed to predict this request"
 _PROBES = frozenset({b"/livez", b"/readyz"})
 _NO_TOKEN = Refusal(401, "a bearer token is needed")
 
@@ -71,6 +74,8 @@ class Job(msgspec.Struct, eq=False):
     rows: list[Row]
     parts: Predictions | None = None
     """Of the rows so far, if several calls share them."""
+    logged: list[Row] | None = None
+    """The rows with what the log keeps of their stored features, once these are read."""
 
 
 class App:
@@ -86,6 +91,7 @@ class App:
         scratch: Where all workers' numbers and the companion's state are found.
         log: The prediction log, if there is one.
         tracer: Makes spans, if wanted.
+        reads: Reads the stored features of requests, for a model that has some.
 
     Raises:
         ModelworksError: Access needs tokens, and there is none.
@@ -103,6 +109,7 @@ class App:
         scratch: Path,
         log: PredictionLog | None = None,
         tracer: Tracer | None = None,
+        reads: FeatureReads | None = None,
     ) -> None:
         self.config, self.manifest = config, manifest
         self._tokens = _tokens(config, scribe)
@@ -114,7 +121,7 @@ class App:
             log,
             tracer,
         )
-        self._scratch = scratch
+        self._scratch, self._reads = scratch, reads
         self._decode = schema.Rows(manifest).decode
         self._objective = config.latency_objective_ms or manifest.latency_objective_ms
         handling, self._row_bytes = self._sample()
@@ -201,8 +208,20 @@ class App:
         return Admission(self._predictor.cost, objective, handling=handling)
 
     def _enqueue(self, job: Job) -> None:
+        if self._reads is not None and job.rows and job.logged is None:
+            if not self._reads.begin(job.rows, lambda read: self._have_read(job, read)):
+                self._reject(job.request, job.connection, job.id)
+            return
         self._queue.add(job, max(1, len(job.rows)))
         self._schedule()
+
+    def _have_read(self, job: Job, read: ReadRows | Exception) -> None:
+        self._counters.features(failed=isinstance(read, Exception) or read.failed)
+        if isinstance(read, Exception):
+            self._failed(job, read)
+            return
+        job.rows, job.logged = read.rows, read.logged
+        self._enqueue(job)
 
     def _schedule(self) -> None:
         if not self._scheduled and not self._away:
@@ -292,18 +311,20 @@ class App:
             counters.request(latency, error=False, slow=slow)
             counters.predictions(predictions.values, predictions.labels)
             if log is not None:
-                log.add(job.id.decode(), now, latency, job.rows, predictions)
+                log.add(job.id.decode(), now, latency, job.logged or job.rows, predictions)
             if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
                 self._access(request, job.id, 200, latency, rows=len(job.rows))
 
     # -- Answers that are not predictions ------------------------------------------------------------------------
     def _failed(self, job: Job, error: Exception) -> None:
         seconds = clock() - job.request.at
-        head = self._head(job, 500, seconds)
-        body = _problem(500, "the model failed to predict this request", request_id=job.id)
-        job.connection.respond(job.request, 500, body, _PROBLEM, head)
+        unread = isinstance(error, UnreadableError)
+        status, what = (503, "the features cannot be read; try again later") if unread else (500, _MODEL_FAILED)
+        head = self._head(job, status, seconds) + (_RETRY if unread else b"")
+        body = _problem(status, what, request_id=job.id)
+        job.connection.respond(job.request, status, body, _PROBLEM, head)
         self._counters.request(seconds * 1000, error=True, slow=seconds * 1000 > self._objective)
-        self._access(job.request, job.id, 500, seconds * 1000, error=f"{type(error).__name__}: {error}")
+        self._access(job.request, job.id, status, seconds * 1000, error=f"{type(error).__name__}: {error}")
 
     def _head(self, job: Job, status: int, seconds: float) -> bytes:
         """Headers of an answer; makes its span."""

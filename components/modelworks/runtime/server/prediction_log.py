@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from modelworks.runtime.manifest import Feature, Manifest
+from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.stored import logged_columns
 
 if TYPE_CHECKING:
     from modelworks.runtime.encoding import Row
@@ -53,7 +54,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     counts: list[int]
     """How many rows each has."""
     features: list[list[Any]]
-    """One list for each feature that is not private."""
+    """One list for each of `logged_columns`."""
     values: list[float]
     labels: list[int]
 
@@ -79,7 +80,7 @@ class PredictionLog:
         # A process of its own name each: a file left by an earlier life is never overwritten.
         self._prefix = f"{name}-{uuid.uuid4().hex[:8]}"
         self._files = 0
-        self._public = [number for number, feature in enumerate(manifest.features) if not feature.private]
+        self._public = [column.position for column in logged_columns(manifest)]
         self._fresh: list[tuple[str, float, float, list[Row], Predictions]] = []
         self._fresh_rows = 0
         self._chunks: list[bytes] = []
@@ -94,7 +95,7 @@ class PredictionLog:
             request_id: As answered.
             at: When it was answered, seconds since the epoch.
             latency_ms: How long it took.
-            rows: The decoded rows.
+            rows: The rows as they are logged.
             predictions: Their answers.
         """
         if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - sampling is no secret
@@ -219,7 +220,9 @@ def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
     """The batch as a Parquet file.
 
     Columns: `request_id`, `row` (position in the request), `time`, `latency_ms`, `model`, `version` (the release),
-    `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private.
+    `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private. With
+    stored features also `key_<name>` for their keys, `time_<view>`, the event time of the values that were read, and
+    `read_at`, when they were.
     """
     import numpy as np  # these take forty megabytes, and only this process pays for them
     import pyarrow as pa
@@ -250,12 +253,12 @@ def parquet(batch: Batch, manifest: Manifest, release: str) -> bytes:
         names = [str(label).lower() if isinstance(label, bool) else str(label) for label in manifest.classes]
         columns["label"] = pa.array(names, pa.string()).take(joined(chunk.labels for chunk in chunks))
         columns["score"] = values
-    public = [feature for feature in manifest.features if not feature.private]
-    for index, feature in enumerate(public):
-        column = joined((chunk.features[index] for chunk in chunks), _arrow_type(pa, feature))
-        columns[f"feature_{feature.name}"] = column
+    logged = logged_columns(manifest)
+    for index, column in enumerate(logged):
+        values = joined((chunk.features[index] for chunk in chunks), _arrow_type(pa, column.type))
+        columns[column.name] = _moments(pa, values) if column.type == "time" else values
     # A dictionary of numbers that hardly repeat takes longer to make and more room than the numbers.
-    repeating = ["model", "version", "label", *(f"feature_{each.name}" for each in public if each.type == "string")]
+    repeating = ["model", "version", "label", *(each.name for each in logged if each.type == "string")]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=repeating)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
@@ -270,5 +273,12 @@ def read_chunks(path: Path) -> Iterator[Chunk]:
         data = data[end:]
 
 
-def _arrow_type(pa: Any, feature: Feature) -> Any:
-    return {"number": pa.float64(), "integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}[feature.type]
+def _arrow_type(pa: Any, kind: str) -> Any:
+    types = {"integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}
+    return types.get(kind, pa.float64())
+
+
+def _moments(pa: Any, seconds: Any) -> Any:
+    """Seconds since the epoch as times, to the microsecond: a TTL is measured with them."""
+    whole = [None if each is None else round(each * 1_000_000) for each in seconds.to_pylist()]
+    return pa.array(whole, pa.timestamp("us", tz="UTC"))
