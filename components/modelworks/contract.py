@@ -23,6 +23,8 @@ METRIC_SLOW = "slow"
 """1 for a request beyond the model's latency objective, else 0."""
 METRIC_REJECTED = "rejected"
 """1 for a request turned away because the endpoint was full (429), else 0."""
+METRIC_FEATURES_UNREAD = "features_unread"
+"""1 for a request whose stored features could not be read, whatever its fallback made of it, else 0."""
 METRIC_LATENCY = "latency"
 """Time to answer a request, in milliseconds."""
 METRIC_SATURATION = "saturation"
@@ -228,5 +230,12 @@ ENV_LATENCY_OBJECTIVE_MS = "MODELWORKS_LATENCY_OBJECTIVE_MS"
 limit in the bundle's manifest."""
 ENV_ACCESS_LOG = "MODELWORKS_ACCESS_LOG"
 """Share of good requests that get a log line, 0 to 1; failed and slow ones always do. Default 0.01."""
+ENV_FEATURE_TABLES = "MODELWORKS_FEATURE_TABLES"
+"""Name of the DynamoDB table of each feature view that the model reads, as a JSON object. Needed by models with stored
+features."""
+
+# -- Training with stored features -----------------------------------------------------------------------------------
+FEATURE_HISTORY_VARIABLE = "MODELWORKS_FEATURE_HISTORY"
+"""Where the history of features lies, below which the relative paths of sources are: a folder, or `s3://bucket/data`."""
 
 DEFAULT_PORT = 8080

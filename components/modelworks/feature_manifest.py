@@ -84,6 +84,8 @@ class Service:
     model: str
     features: Mapping[str, tuple[str, ...]]
     """Names of features, by their view."""
+    renamed: tuple[str, ...] = ()
+    """Views that it uses under another name, or with other keys."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,11 @@ def parse(text: str) -> FeatureManifest:
         },
         services={
             name: Service(
-                **{**service, "features": {view: tuple(names) for view, names in service["features"].items()}}
+                **{
+                    **service,
+                    "features": {view: tuple(names) for view, names in service["features"].items()},
+                    "renamed": tuple(service.get("renamed", ())),
+                }
             )
             for name, service in found["services"].items()
         },

@@ -11,8 +11,10 @@ PACKAGE = Path(modelworks.__file__).parent
 DECIDES_NO_BYTES = {
     "_git.py": "reads the commit, which the lineage has",
     "_files.py": "writes bytes as they are",
+    "_spelling.py": "says what a wrong name may mean",
     "contract.py": "names where things lie",
     "errors.py": "says what is wrong",
+    "feature_manifest.py": "reads definitions, whose digest is an input",
     "lifecycle/checks.py": "findings are made anew at every run",
     "lifecycle/lockfile.py": "finds the packages that count, and installs none",
     "lifecycle/model_project.py": "copies the files that count",
@@ -27,7 +29,9 @@ DECIDES_NO_BYTES = {
 DECIDED_BEFORE = {
     "_git.py": "reads the commit, which the lineage has",
     "_files.py": "writes bytes as they are",
+    "_spelling.py": "says what a wrong name may mean",
     "contract.py": "names where things lie",
+    "feature_manifest.py": "by the run, whose inputs have the digest",
     "lifecycle/data.py": "by the run",
     "lifecycle/metrics.py": "by the run",
     "lifecycle/model_project.py": "by the run",
@@ -56,8 +60,13 @@ def test_all_that_trains_a_model_counts_in_its_run_or_is_known_to_decide_nothing
 def test_all_that_builds_a_bundle_counts_in_it():
     built_by = loaded_by("modelworks.lifecycle.build_bundle")
     assert built_by - DECIDED_BEFORE.keys() <= {*provenance.BUILDING}
-    # The one is copied, the other is what its caller loads.
-    assert {*provenance.BUILDING} - built_by == {"lifecycle/bento_service.py", "lifecycle/spec.py"}
+    # The service is copied with its reader of features, the spec is what the caller loads.
+    assert {*provenance.BUILDING} - built_by == {
+        "feature_items.py",
+        "lifecycle/bento_service.py",
+        "lifecycle/spec.py",
+        "runtime/online.py",
+    }
 
 
 def test_release_rules_and_reports_retrain_nothing(monkeypatch):

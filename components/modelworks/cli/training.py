@@ -27,6 +27,7 @@ from modelworks.lifecycle.data import StoreError
 from modelworks.lifecycle.lockfile import find_lock_file, read_lock, run_packages
 from modelworks.lifecycle.model_project import LOCK, code_digest, copy_project
 from modelworks.lifecycle.pod import count_run
+from modelworks.lifecycle.stored_features import stated_inputs
 
 if TYPE_CHECKING:
     from modelworks.cli.context import Target
@@ -64,7 +65,7 @@ def train_in(
             "code": code_digest(copy),
             "engine": provenance.engine_digest(),
             "lock": read_lock(Path(scratch) / LOCK).digest(run_packages(spec)),
-            **plain({"parameters": dict(spec.parameters), "seed": spec.seed}),
+            **plain(stated_inputs(spec)),
         }
         order = training_job.Order(
             environment=target.environment,

@@ -238,7 +238,12 @@ def _service(service: FeatureService, known: Mapping[str, list[str]]) -> Service
                 f"feature service {service.name!r} uses {', '.join(lost)}, which view {projection.name!r} does not have"
             )
         features[projection.name] = tuple(names)
-    return Service(model=(service.tags or {}).get(MODEL_TAG, ""), features=dict(sorted(features.items())))
+    renamed = [each.name for each in service.feature_view_projections if each.name_alias or each.join_key_map]
+    return Service(
+        model=(service.tags or {}).get(MODEL_TAG, ""),
+        features=dict(sorted(features.items())),
+        renamed=tuple(sorted(renamed)),
+    )
 
 
 def _digest(view: BaseFeatureView) -> str:

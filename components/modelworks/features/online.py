@@ -7,10 +7,8 @@ replaces a newer one.
 
 from __future__ import annotations
 
-import random
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,11 +25,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from modelworks.errors import ModelworksError
+from modelworks.feature_items import Item, Key, UnprocessedKeysError, live_values, read_items
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
-_KEYS_PER_READ = 100  # DynamoDB's limit for BatchGetItem
 _OWNER = {"Key": "modelworks:created-by", "Value": "feast-apply"}
 _MARK = "modelworks:materialized"  # the id of an entity is hexadecimal, and so never this
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -122,9 +120,7 @@ class DynamoDBOnlineStore(OnlineStore):
         """
         name, items = _table_name(config, view), _newest_items(config, view, data)
         keys = [(name, item["entity_id"]["S"]) for item in items]
-        stored: dict[tuple[str, str], dict[str, Any]] = {}
-        for start in range(0, len(keys), _KEYS_PER_READ):
-            stored |= self._batch(config, keys[start : start + _KEYS_PER_READ])
+        stored = self._read(config, keys)
         missing = [
             item
             for key, item in zip(keys, items, strict=True)
@@ -289,43 +285,25 @@ class DynamoDBOnlineStore(OnlineStore):
             )
         return self._connection
 
-    def _items(self, config: RepoConfig, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-        """The stored items by table and entity id; fewer, or none, if reading failed and the fallback allows it."""
-        items: dict[tuple[str, str], dict[str, Any]] = {}
+    def _items(self, config: RepoConfig, keys: Iterable[Key]) -> Mapping[Key, Item]:
+        """The stored items by table and entity id; none if reading failed and the fallback allows it."""
         try:
-            once = list(dict.fromkeys(keys))
-            for start in range(0, len(once), _KEYS_PER_READ):
-                items |= self._batch(config, once[start : start + _KEYS_PER_READ])
+            return self._read(config, keys)
         except (BotoCoreError, ClientError, UnprocessedKeysError) as error:
             self.counts["failed"] += 1
             if config.online_store.fallback == "error":
                 raise ModelworksError(f"online features cannot be read: {error}") from error
             return {}
-        return items
 
-    def _batch(self, config: RepoConfig, keys: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-        client, consistent = self._client(config), config.online_store.consistent_reads
-        wanted: dict[str, Any] = {}
-        for table, entity in keys:
-            wanted.setdefault(table, {"Keys": [], "ConsistentRead": consistent})["Keys"].append(
-                {"entity_id": {"S": entity}}
-            )
-        items: dict[tuple[str, str], dict[str, Any]] = {}
-        for attempt in range(config.online_store.attempts):
-            if attempt:
-                self.counts["unprocessed"] += 1
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
-            answer = client.batch_get_item(RequestItems=wanted)
-            for table, found in answer["Responses"].items():
-                items |= {(table, item["entity_id"]["S"]): item for item in found}
-            wanted = answer.get("UnprocessedKeys") or {}
-            if not wanted:
-                return items
-        raise UnprocessedKeysError(f"DynamoDB left keys unread at {config.online_store.attempts} attempts")
+    def _read(self, config: RepoConfig, keys: Iterable[Key]) -> dict[Key, Item]:
+        settings = config.online_store
 
+        def again() -> None:
+            self.counts["unprocessed"] += 1
 
-class UnprocessedKeysError(Exception):
-    """DynamoDB answered, but left keys unread at every attempt."""
+        return read_items(
+            self._client(config), keys, attempts=settings.attempts, consistent=settings.consistent_reads, again=again
+        )
 
 
 def _newest_items(config: RepoConfig, view: FeatureView, data: list[Written]) -> list[dict[str, Any]]:
@@ -360,15 +338,13 @@ def _order(moment: datetime) -> int:
     return (utils.make_tzaware(moment) - _EPOCH) // timedelta(microseconds=1) + _OFFSET
 
 
-def _row(item: dict[str, Any] | None, ttl: timedelta | None, features: list[str] | None, now: datetime) -> Row:
-    if item is None:
+def _row(item: Item | None, ttl: timedelta | None, features: list[str] | None, now: datetime) -> Row:
+    live = live_values(item, ttl, now)
+    if live is None:
         return None, None
-    event = datetime.fromisoformat(item["event_ts"]["S"])
-    if ttl and now - event > ttl:
-        return None, None
-    stored = item.get("values", {}).get("M", {})
+    event, stored = live
     names = stored if features is None else [name for name in features if name in stored]
-    return event, {name: Value.FromString(stored[name]["B"]) for name in names}
+    return event, {name: Value.FromString(stored[name]) for name in names}
 
 
 def _now() -> datetime:

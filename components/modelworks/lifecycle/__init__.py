@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.spec import SizeGate as SizeGate
     from modelworks.lifecycle.spec import SliceGate as SliceGate
     from modelworks.lifecycle.spec import Split as Split
+    from modelworks.lifecycle.spec import StoredFeatures as StoredFeatures
     from modelworks.lifecycle.spec import TrainingData as TrainingData
     from modelworks.lifecycle.spec import load_spec as load_spec
 
@@ -48,6 +49,7 @@ __all__ = [
     "SizeGate",
     "SliceGate",
     "Split",
+    "StoredFeatures",
     "TrainingData",
     "load_spec",
 ]

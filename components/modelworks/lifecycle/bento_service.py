@@ -16,9 +16,11 @@ from bentoml.exceptions import InternalServerError, InvalidArgument
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.manifest import decode
+from modelworks.runtime.online import from_environment
 from modelworks.runtime.predictions import json_encoder
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.schema import Rows, explain
+from modelworks.runtime.stored import Inputs
 
 SOURCE = Path(__file__).parent
 MANIFEST = decode((SOURCE / "modelworks.json").read_bytes())
@@ -35,6 +37,7 @@ class Endpoint:
             Rows(MANIFEST),
             json_encoder(MANIFEST),
         )
+        self.inputs, self.online = Inputs(MANIFEST), from_environment(MANIFEST)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -44,6 +47,8 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise InvalidArgument(": ".join(filter(None, explain(error)))) from error
         try:
-            return [json.loads(text) for text in self.encode(self.predictor.predict(asked))]
+            values = self.online.read(asked)[0].values if self.online else []
+            predictions = self.predictor.predict(self.inputs.complete(asked, values))
+            return [json.loads(text) for text in self.encode(predictions)]
         except ModelworksError as error:
             raise InternalServerError(error.message) from error

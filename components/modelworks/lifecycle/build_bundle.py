@@ -28,6 +28,7 @@ from modelworks.lifecycle.model_card import model_card
 from modelworks.lifecycle.provenance import SERVICE
 from modelworks.lifecycle.rows import rows_of
 from modelworks.lifecycle.splits import hold_out
+from modelworks.lifecycle.stored_features import stored_of
 from modelworks.lifecycle.trust import load_estimator, trusted_types
 from modelworks.runtime import manifest as of
 from modelworks.runtime.contents import refuse_other_files
@@ -258,24 +259,27 @@ def _manifest(
     parity: of.Parity | None,
     rule: of.HoldOut,
 ) -> of.Manifest:
+    stored = stored_of(spec)
     return of.Manifest(
         model=spec.name, kind=spec.kind, task=spec.description, owner=spec.owner, classes=spec.classes,
-        features=spec.served_features, examples=_examples(spec, holdout),
+        features=spec.served_features, examples=_examples(spec, holdout, stored), stored=stored,
         threshold=spec.service.threshold, unit=spec.unit, service="custom" if spec.service.code else "standard",
         onnx=onnx, skops=skops, parity=parity, holdout=rule, latency_objective_ms=spec.service.latency_objective_ms,
         max_rows=spec.service.max_rows, card="card.md",
     )  # fmt: skip
 
 
-def _examples(spec: ModelSpec, holdout: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+def _examples(spec: ModelSpec, holdout: pd.DataFrame, stored: of.Stored | None) -> tuple[dict[str, Any], ...]:
     """The spec's own example when every feature has one, then rows of the hold-out without what is private."""
-    stated = {feature.name: feature.example for feature in spec.features}
+    features = of.request_features(spec.served_features, stored) if stored else spec.served_features
+    stated = {feature.name: feature.example for feature in features}
     examples = [stated] if all(value is not None for value in stated.values()) else []
-    shared = not any(feature.private for feature in spec.features)
+    shared = not any(feature.private for feature in features)
     if shared or not examples:
         positions = np.linspace(0, len(holdout) - 1, EXAMPLES).astype(int)
-        rows = rows_of(holdout.iloc[positions], spec.served_features)
-        examples += [dict(zip(spec.feature_names, map(_readable, row), strict=True)) for row in rows]
+        rows = rows_of(holdout.iloc[positions], features)
+        names = [feature.name for feature in features]
+        examples += [dict(zip(names, map(_readable, row), strict=True)) for row in rows]
     return tuple(examples[:EXAMPLES])
 
 

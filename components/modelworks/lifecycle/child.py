@@ -36,6 +36,7 @@ from modelworks.lifecycle.provenance import engine_digest
 from modelworks.lifecycle.rows import encode_table
 from modelworks.lifecycle.runs import PROJECT, SPLIT, Home, run_id
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
+from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_history
 from modelworks.lifecycle.trust import trusted_types
 
 
@@ -93,17 +94,13 @@ def _load(job: dict[str, Any]) -> ModelSpec:
     made_by = job.get("inputs")
     if made_by is None:
         return spec
-    if other := [name for name, value in plain(_stated(spec)).items() if made_by[name] != value]:
+    if other := [name for name, value in plain(stated_inputs(spec)).items() if made_by.get(name) != value]:
         raise ModelworksError(
             f"{spec.where}: the spec has another {' and another '.join(other)} than when the run was made: it depends "
             "on more than the files of its project",
             fix="State in model.py what it takes from the environment, the clock or other files; then train again.",
         )
     return spec
-
-
-def _stated(spec: ModelSpec) -> dict[str, Any]:
-    return {"parameters": dict(spec.parameters), "seed": spec.seed}
 
 
 def _lock(spec: ModelSpec) -> Lock:
@@ -130,7 +127,7 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
     project = Path(job["project"])
     inputs = {
         "model": spec.name, "data": snapshot.digest, "code": code_digest(model_file(project).parent),
-        "engine": engine_digest(), "lock": lock.digest(packages), **_stated(spec),
+        "engine": engine_digest(), "lock": lock.digest(packages), **stated_inputs(spec),
     }  # fmt: skip
     name = run_id(inputs)
     folder = home.runs(spec.name) / name
@@ -195,7 +192,8 @@ def _snapshot(spec: ModelSpec, home: Home, digest: Digest | None, steps: Steps) 
         steps.kept("load data")
         return store.get(digest)
     with steps.step("load data"):
-        return store.put(data.load_rows(spec))
+        stored = stored_of(spec)
+        return store.put(with_history(spec, data.load_rows(spec, stored), stored))
 
 
 def _look_for(spec: ModelSpec, home: Home, folder: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import PATH as FEATURES
 from modelworks.lifecycle.model_project import LOCK, copy_project, lock_file
 from modelworks.lifecycle.runs import Home
 
@@ -74,7 +75,11 @@ def work(
             shutil.copytree(untouched, project)
             copy = project / file.relative_to(untouched)
             job = {"spec": str(copy), "model": model, "project": str(untouched), **where, **job}
-            real = {copy.parent: folder, project / LOCK: lock_file(folder) or folder / LOCK}
+            real = {
+                copy.parent: folder,
+                project / LOCK: lock_file(folder) or folder / LOCK,
+                copy.parent.with_name(FEATURES.name): folder.with_name(FEATURES.name),
+            }
             if log:
                 log.parent.mkdir(parents=True, exist_ok=True)
             output = files.enter_context(log.open("wb")).fileno() if log else sys.stdout.fileno()

@@ -11,11 +11,13 @@ from modelworks._files import digest_of, digest_of_file, write_whole
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.spec import project_error
+from modelworks.runtime.manifest import request_features
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.runtime.manifest import Stored
 
 
 class StoreError(ModelworksError):
@@ -139,8 +141,12 @@ class SnapshotStore:
         return client, bucket, key, (BotoCoreError, ClientError)
 
 
-def load_rows(spec: ModelSpec) -> pd.DataFrame:
+def load_rows(spec: ModelSpec, stored: Stored | None = None) -> pd.DataFrame:
     """The result of the spec's `data.load`.
+
+    Args:
+        spec: The model.
+        stored: Features that another reads: `data.load` returns their keys instead.
 
     Raises:
         ModelworksError: It raises, returns something else than a DataFrame, nothing, or not the columns the spec names.
@@ -157,7 +163,8 @@ def load_rows(spec: ModelSpec) -> pd.DataFrame:
         raise ModelworksError(f"{spec.data.where}: data.load must return a DataFrame, got {type(frame).__name__}")
     if frame.empty:
         raise ModelworksError(f"{spec.data.where}: data.load returned no rows", fix="Check the source it reads.")
-    wanted = [*spec.feature_names, spec.target, *_named(spec)]
+    taken = request_features(spec.served_features, stored) if stored else spec.served_features
+    wanted = [*(feature.name for feature in taken), spec.target, *_named(spec)]
     missing = [name for name in dict.fromkeys(wanted) if name not in frame.columns]
     if missing:
         raise ModelworksError(

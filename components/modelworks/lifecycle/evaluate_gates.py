@@ -16,7 +16,6 @@ from functools import partial, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from modelworks.contract import Digest
@@ -32,8 +31,8 @@ from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Predictor
-from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.custom_service import Service
+from modelworks.runtime.stored import example_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +150,8 @@ def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outco
     if not job["champion"]:
         return None
     manifest = open_bundle(Path(job["champion"]), Digest(job["champion_digest"]), spec.name, folder)
-    absent = [feature.name for feature in manifest.features if feature.name not in outcome.rows.columns]
+    taken = dict.fromkeys(feature.name for feature in (*manifest.features, *manifest.request_features))
+    absent = [name for name in taken if name not in outcome.rows.columns]
     if absent:
         return f"the champion takes {', '.join(absent)}, which this data has not"
     if (manifest.kind, manifest.classes) != (spec.kind, spec.classes):
@@ -406,7 +406,7 @@ def _fairness(
 @_judge.register
 def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
     model, manifest = judged.model, judged.model.manifest
-    rows = Rows(manifest).decode(msgspec.json.encode(manifest.examples[0]))
+    rows = example_rows(manifest)[:1]
     value = np.inf
     for _number in range(LATENCY_ROUNDS):
         value = min(value, float(np.quantile(_durations(lambda: model.predict(rows)), 0.99)) * 1000)

@@ -131,7 +131,8 @@ def serving_packages(spec: ModelSpec) -> tuple[str, ...]:
     onnx = ("onnxruntime",) if spec.service.onnx else ()
     standard = tuple(each for each in SERVING if each not in {"onnxruntime", "pandas"})
     frame = ("pandas",) if spec.input == "frame" else ()
-    return tuple(sorted({*standard, *onnx, *frame, *spec.service.packages}))
+    stored = ("botocore",) if spec.stored else ()
+    return tuple(sorted({*standard, *onnx, *frame, *stored, *spec.service.packages}))
 
 
 def run_packages(spec: ModelSpec) -> tuple[str, ...]:

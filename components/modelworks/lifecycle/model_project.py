@@ -1,7 +1,8 @@
 """A model project as files: what counts in a run, what the run keeps, and what is sent to an environment.
 
-These three are one: the files of the model's folder, and the lock above it. Hidden files, caches, tests and the
-`README.md` are left out: they do not make the model. A copy is a folder with `uv.lock` and one model below `models/`.
+These three are one: the files of the model's folder, the lock above it, and the features that are defined beside it.
+Hidden files, caches, tests and the `README.md` are left out: they do not make the model. A copy is a folder with
+`uv.lock`, and below `models/` one model and `features.json`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from modelworks._files import digest_of_facts, digest_of_file
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import PATH as FEATURES
 
 LOCK = "uv.lock"
 MAX_BYTES = 100_000_000
@@ -62,7 +64,7 @@ def lock_file(start: Path) -> Path | None:
 
 
 def copy_project(folder: Path, into: Path) -> Path:
-    """Copy a project and its lock, and return the copy's `model.py`.
+    """Copy a project, its lock and the manifest of features, and return the copy's `model.py`.
 
     Args:
         folder: The project's.
@@ -90,6 +92,8 @@ def copy_project(folder: Path, into: Path) -> Path:
         shutil.copyfile(path, target)
     if lock := lock_file(folder):
         shutil.copyfile(lock, into / LOCK)
+    if (features := folder.parent / FEATURES.name).is_file():
+        shutil.copyfile(features, into / FEATURES)
     return copy / "model.py"
 
 

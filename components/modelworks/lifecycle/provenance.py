@@ -9,23 +9,25 @@ from modelworks._files import digest_of, digest_of_facts
 from modelworks._git import git
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import PATH as FEATURES
 from modelworks.lifecycle.model_project import source_files
 
 TRAINING = (
     "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
     "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/splits.py",
-    "runtime/encoding.py",
+    "lifecycle/stored_features.py", "runtime/encoding.py", "runtime/stored.py",
 )  # fmt: skip
 """Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
 SERVICE = (
-    "errors.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py", "runtime/predictions.py",
-    "runtime/predictor.py", "runtime/schema.py", "runtime/trust.py",
+    "contract.py", "errors.py", "feature_items.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py",
+    "runtime/online.py", "runtime/predictions.py", "runtime/predictor.py", "runtime/schema.py", "runtime/stored.py",
+    "runtime/trust.py",
 )  # fmt: skip
 """Modules that go into a bundle, because its standard service imports them."""
 BUILDING = (
     "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
     "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py", "lifecycle/scores.py",
-    "lifecycle/spec.py", "lifecycle/splits.py", "lifecycle/trust.py", *SERVICE,
+    "lifecycle/spec.py", "lifecycle/splits.py", "lifecycle/stored_features.py", "lifecycle/trust.py", *SERVICE,
 )  # fmt: skip
 """Modules that decide a bundle's bytes besides those of its run."""
 
@@ -46,7 +48,7 @@ def _digest_of_modules(paths: Sequence[str]) -> Digest:
 
 
 def source_of(folder: Path, lock: Path) -> tuple[str, bool]:
-    """The commit that `folder` is at, and whether project, lock or modelworks itself differ from it.
+    """The commit that `folder` is at, and whether project, lock, features or modelworks itself differ from it.
 
     A file of the project that git ignores is a difference too. Without git there is no commit, and the tree counts as
     dirty.
@@ -55,7 +57,8 @@ def source_of(folder: Path, lock: Path) -> tuple[str, bool]:
     try:
         top = git(folder, "rev-parse", "--show-toplevel").decode().strip()
         commit = git(folder, "rev-parse", "HEAD").decode().strip()
-        paths = [str(path) for path in (folder, lock, package) if path.is_relative_to(top)]
+        counted = (folder, lock, package, folder.with_name(FEATURES.name))
+        paths = [str(path) for path in counted if path.is_relative_to(top)]
         tracked = set(git(folder, "ls-files", "-z").decode().split("\0"))
         unknown = any(path.relative_to(folder).as_posix() not in tracked for path in source_files(folder))
         return commit, unknown or bool(git(folder, "status", "--porcelain", "--", *paths).strip())

@@ -12,6 +12,7 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder
 from modelworks.runtime.manifest import Feature, Manifest
 from modelworks.runtime.schema import Rows, explain
+from modelworks.runtime.stored import Inputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,9 @@ def encode_table(table: pd.DataFrame, features: Sequence[Feature], how: str) -> 
 
 
 def request_rows(table: pd.DataFrame, manifest: Manifest, at_most: int) -> Iterator[list[Row]]:
-    """A table as requests, each decoded by the server's own decoder.
+    """A table as the rows that a model gets for requests, each decoded and completed by the server's own code.
+
+    Stored features are those of the table, which were joined point-in-time, where a server reads them online.
 
     Args:
         table: One row a row.
@@ -56,17 +59,20 @@ def request_rows(table: pd.DataFrame, manifest: Manifest, at_most: int) -> Itera
     Raises:
         ModelworksError: A row is not what the manifest accepts.
     """
-    decode = Rows(manifest).decode
-    names = [feature.name for feature in manifest.features]
-    for rows in _chunks(table, manifest.features, min(at_most, manifest.max_rows)):
+    decode, inputs, features = Rows(manifest).decode, Inputs(manifest), manifest.request_features
+    names, size = [feature.name for feature in features], min(at_most, manifest.max_rows)
+    for start in range(0, len(table), size):
+        part = table.iloc[start : start + size]
+        rows = [dict(zip(names, row, strict=True)) for row in rows_of(part, features)]
         try:
-            yield decode(msgspec.json.encode({"rows": [dict(zip(names, row, strict=True)) for row in rows]}))
+            requests = decode(msgspec.json.encode({"rows": rows}))
         except msgspec.ValidationError as error:
             field, what = explain(error)
             raise ModelworksError(
                 f"a row that {manifest.model} is judged by would be refused: {field}: {what}",
                 fix="The spec's features must allow what is in the data.",
             ) from error
+        yield inputs.complete(requests, rows_of(part, inputs.stored) if inputs.stored else [])
 
 
 def rows_of(table: pd.DataFrame, features: Sequence[Feature]) -> list[Row]:

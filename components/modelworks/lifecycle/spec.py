@@ -102,6 +102,45 @@ class Feature(_Placed):
             0 <= self.max_missing <= 1, f"feature {self.name!r}: max_missing is a share, 0 to 1, got {self.max_missing}"
         )
 
+    @property
+    def served(self) -> ServedFeature:
+        """The feature as a bundle's manifest states it."""
+        names = [each.name for each in msgspec.structs.fields(ServedFeature)]
+        return ServedFeature(**{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFeatures(_Placed):
+    """Features that are read by key: point-in-time from history to train, from the online store to serve.
+
+    Which of the spec's features these are is the feature service's to state; a request carries the others, and the
+    keys.
+    """
+
+    service: str
+    """Name of the feature service, as `models/features.json` has it."""
+    keys: tuple[Feature, ...] = ()
+    """Join keys that are no features of the model. `data.load` returns them, and requests carry them."""
+    defaults: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    """The value of a feature that the store lacks for a key. Without one it is missing, and must be nullable."""
+    fallback: Literal["error", "default", "cached"] = "error"
+    """When the store cannot be read: refuse the request with 503, take every feature for missing, or take what was
+    read last for the same key, and otherwise for missing."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without definitions."""
+        object.__setattr__(self, "keys", tuple(self.keys))
+        object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
+        self._require(bool(self.service), "stored features need the name of a feature service")
+        self._require(
+            self.fallback in {"error", "default", "cached"},
+            f"fallback must be error, default or cached, got {self.fallback!r}",
+        )
+        for key in self.keys:
+            key._require(  # noqa: SLF001
+                key.type in {"string", "integer"}, f"key {key.name!r} must be a string or an integer, got {key.type!r}"
+            )
+
 
 _LENGTH = re.compile("([1-9][0-9]*)(min|h|d|w)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -461,6 +500,8 @@ class ModelSpec(_Placed):
     service: Service = field(default_factory=Service)
     unit: str = ""
     """Unit of a regression's value."""
+    stored: StoredFeatures | None = None
+    """Features that are read from a feature store instead of the request."""
 
     def __post_init__(self) -> None:
         """Check the parts against each other.
@@ -493,8 +534,7 @@ class ModelSpec(_Placed):
     @property
     def served_features(self) -> tuple[ServedFeature, ...]:
         """The features as a bundle's manifest states them."""
-        names = [each.name for each in msgspec.structs.fields(ServedFeature)]
-        return tuple(ServedFeature(**{name: getattr(feature, name) for name in names}) for feature in self.features)
+        return tuple(feature.served for feature in self.features)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of `metric` is better. Those of `evaluate` are by definition."""
@@ -534,8 +574,13 @@ class ModelSpec(_Placed):
 
     def _check_columns(self) -> None:
         self._require(bool(self.features), "a model needs at least one feature")
-        names = self.feature_names
-        for feature in self.features:
+        self._require(
+            self.stored is None or self.data.prediction_time is not None,
+            "stored features need data.prediction_time: the column with the moment at which they are read",
+        )
+        keys = self.stored.keys if self.stored else ()
+        names = tuple(feature.name for feature in (*self.features, *keys))
+        for feature in (*self.features, *keys):
             feature._require(names.count(feature.name) == 1, f"feature {feature.name!r} is declared twice")  # noqa: SLF001
             feature._require(  # noqa: SLF001
                 feature.name != self.target,
@@ -548,7 +593,7 @@ class ModelSpec(_Placed):
                 "Leave it out, or compute it from what was known at the prediction time.",
             )
             feature._require(  # noqa: SLF001
-                self.input == "frame" or feature.type != "string" or bool(feature.categories),
+                feature in keys or self.input == "frame" or feature.type != "string" or bool(feature.categories),
                 f"feature {feature.name!r} is text without categories, which has no place in a matrix",
                 'State its categories, or set input="frame" and encode it in the pipeline.',
             )

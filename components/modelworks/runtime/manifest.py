@@ -60,6 +60,54 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     example: float | int | str | bool | None = None
 
 
+Fallback = Literal["error", "default", "cached"]
+"""When features cannot be read: refuse the request, take every value for missing, or use the one read last."""
+
+STORED_TYPES: dict[str, FeatureType] = {
+    "Float32": "number",
+    "Float64": "number",
+    "Int32": "integer",
+    "Int64": "integer",
+    "String": "string",
+    "Bool": "boolean",
+}
+"""Types of Feast whose values a model may read, and what they are in a row. A number also takes an integer."""
+KEY_TYPES = {"String": "string", "Int32": "integer", "Int64": "integer"}
+"""Types of Feast that a key may have, and what they are in a request."""
+
+
+class StoredView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A feature view that the model reads."""
+
+    name: Name
+    keys: dict[str, str]
+    """Feast's type of each join key. None: one value for everybody."""
+    features: Annotated[dict[str, str], Meta(min_length=1)]
+    """Feast's type of each feature that is read."""
+    digest: str
+    """Of the view's whole definition, as it was when the model was trained."""
+    ttl_seconds: float | None = None
+    """An older value is not read. None: any age."""
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Features that the server reads from the feature store, so that a request carries the keys of entities instead."""
+
+    service: Name
+    """The feature service that names them."""
+    views: Annotated[tuple[StoredView, ...], Meta(min_length=1)]
+    keys: tuple[Feature, ...] = ()
+    """Join keys that are no features of the model: requests carry them besides."""
+    defaults: dict[str, float | int | str | bool] = {}
+    """The value of a feature that the store lacks; without one it is missing."""
+    fallback: Fallback = "error"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all features that are read, view by view."""
+        return tuple(name for view in self.views for name in view.features)
+
+
 def bounds(feature: Feature) -> tuple[float, float]:
     """Smallest and largest value that a number or an integer may have: what is stated, within what is exact.
 
@@ -173,6 +221,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Most rows in one request."""
     card: str = "card.md"
     """The model card, Markdown."""
+    stored: Stored | None = None
+    """Which of the features are read from a feature store."""
 
     @property
     def served(self) -> Literal["onnx", "skops", "custom"]:
@@ -180,6 +230,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
         if self.service == "custom":
             return "custom"
         return "onnx" if self.onnx else "skops"
+
+    @property
+    def request_features(self) -> tuple[Feature, ...]:
+        """The values that a request's row carries: keys of entities first, then features that are not stored."""
+        return request_features(self.features, self.stored) if self.stored else self.features
 
     def feature(self, name: str) -> Feature:
         """The feature called `name`. Raises KeyError."""
@@ -226,6 +281,7 @@ def problems(manifest: Manifest) -> list[str]:
         *_feature_problems(manifest),
         *_class_problems(manifest),
         *_artifact_problems(manifest),
+        *(stored_problems(manifest.features, manifest.stored) if manifest.stored else ()),
         *(f"{what} must be a path inside src/, got {path!r}" for what, path in _paths(manifest) if not _inside(path)),
     ]
 
@@ -241,11 +297,12 @@ def _refuse(found: list[str]) -> None:
 
 def _feature_problems(manifest: Manifest) -> list[str]:
     found = []
-    names = [feature.name for feature in manifest.features]
+    keys = manifest.stored.keys if manifest.stored else ()
+    names = [feature.name for feature in (*manifest.features, *keys)]
     found += [f"feature {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
     if "rows" in names:
         found.append("a feature cannot be called 'rows': requests use that key for many rows")
-    for feature in manifest.features:
+    for feature in (*manifest.features, *keys):
         numeric = feature.type in {"number", "integer"}
         if not numeric and (feature.minimum is not None or feature.maximum is not None):
             found.append(f"feature {feature.name!r} is a {feature.type}: it has no minimum or maximum")
@@ -301,6 +358,42 @@ def _artifact_problems(manifest: Manifest) -> list[str]:
     ):
         found.append("by the parity report, onnx and skops differ: leave onnx out")
     return found
+
+
+def request_features(features: tuple[Feature, ...], stored: Stored) -> tuple[Feature, ...]:
+    """The values that requests carry for a model that takes `features`."""
+    names = set(stored.names)
+    return (*stored.keys, *(feature for feature in features if feature.name not in names))
+
+
+def stored_problems(taken: tuple[Feature, ...], stored: Stored) -> list[str]:
+    """Everything in which stored features contradict the features that a model takes."""
+    found = []
+    features = {feature.name: feature for feature in taken}
+    requested = {feature.name: feature.type for feature in request_features(taken, stored)}
+    if not requested:
+        found.append("a request carries nothing: the model needs a key or a feature that is not stored")
+    names = stored.names
+    found += [f"feature {name!r} is read from two views" for name in sorted({n for n in names if names.count(n) > 1})]
+    found += [f"{name!r} has a default and is not read from a view" for name in stored.defaults if name not in names]
+    for view in stored.views:
+        for name, kind in view.keys.items():
+            if KEY_TYPES.get(kind) != requested.get(name):
+                has = f"as {requested[name]}" if name in requested else "not at all"
+                found.append(f"view {view.name!r} has the key {name!r} of type {kind}; a request carries it {has}")
+        for name, kind in view.features.items():
+            found += _read_problems(view.name, name, kind, features.get(name), stored)
+    return found
+
+
+def _read_problems(view: str, name: str, kind: str, feature: Feature | None, stored: Stored) -> list[str]:
+    if feature is None:
+        return [f"view {view!r} gives {name!r}, which is no feature of the model"]
+    if feature.type != STORED_TYPES.get(kind) and (feature.type, STORED_TYPES.get(kind)) != ("number", "integer"):
+        return [f"view {view!r} gives {name!r} as {kind}, and the model takes it as {feature.type}"]
+    if name not in stored.defaults and not feature.nullable and feature.required:
+        return [f"feature {name!r} may be missing in its view: it must be nullable or have a default"]
+    return []
 
 
 def _paths(manifest: Manifest) -> list[tuple[str, str]]:

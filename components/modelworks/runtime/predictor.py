@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from modelworks.errors import ModelworksError
@@ -21,7 +20,7 @@ from modelworks.runtime.bento import read_artifact
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
 from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops
 from modelworks.runtime.predictions import Predictions
-from modelworks.runtime.schema import Rows
+from modelworks.runtime.stored import example_rows
 from modelworks.runtime.trust import TRUSTED
 
 Infer = Callable[[Sequence[Row]], Any]
@@ -88,8 +87,7 @@ class Predictor:
         return self._answers(answers)
 
     def _warm_up(self) -> Cost:
-        decode = Rows(self.manifest).decode
-        examples = [decode(msgspec.json.encode(example))[0] for example in self.manifest.examples]
+        examples = example_rows(self.manifest)
         many = (examples * _MOST_MEASURED)[:_MOST_MEASURED]
         try:
             self.predict(many[:100])  # the first call allocates

@@ -19,7 +19,8 @@ _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key
 class Rows:
     """Decodes the body of a predict request: `{"rows": [row, …]}`, or one row by itself.
 
-    A decoded row is a tuple of values in the order of the manifest's features; null and absent are None.
+    A decoded row is a tuple of values in the order of what requests carry; null and absent are None. Without stored
+    features that is a row of the model; `modelworks.runtime.stored` makes one of it otherwise.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -71,7 +72,7 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str]:
 
 def shown_examples(manifest: Manifest) -> list[dict[str, Any]]:
     """The examples of the manifest for anyone to read: valid rows, with made-up values of private features."""
-    made_up = {feature.name: _made_up(feature) for feature in manifest.features if feature.private}
+    made_up = {feature.name: _made_up(feature) for feature in manifest.request_features if feature.private}
     return [{name: made_up.get(name, value) for name, value in example.items()} for example in manifest.examples]
 
 
@@ -80,8 +81,8 @@ def row_schema(manifest: Manifest) -> dict[str, Any]:
     return {
         "title": f"A row for {manifest.model}",
         "type": "object",
-        "properties": {feature.name: _value_schema(feature) for feature in manifest.features},
-        "required": [feature.name for feature in manifest.features if feature.required],
+        "properties": {feature.name: _value_schema(feature) for feature in manifest.request_features},
+        "required": [feature.name for feature in manifest.request_features if feature.required],
         "additionalProperties": False,
         "examples": shown_examples(manifest),
     }
@@ -143,7 +144,10 @@ def openapi(manifest: Manifest, release: str, *, needs_token: bool = True) -> di
 
 
 def _predict_operation(manifest: Manifest, *, needs_token: bool) -> dict[str, Any]:
-    refusals = {status: told for status, told in _REFUSALS.items() if needs_token or status != "401"}
+    absent = {"401"} if not needs_token else set()
+    if manifest.stored is None:
+        absent |= {"503"}
+    refusals = {status: told for status, told in _REFUSALS.items() if status not in absent}
     examples = {
         "many": {"summary": "Many rows", "value": {"rows": shown_examples(manifest)}},
         "one": {"summary": "One row", "value": shown_examples(manifest)[0]},
@@ -199,6 +203,7 @@ _REFUSALS = {
     "422": _refused("A row breaks the schema; the field is named."),
     "429": _refused("The server is full; try again after Retry-After seconds."),
     "500": _refused("The model failed."),
+    "503": _refused("The features of the row cannot be read; try again after Retry-After seconds."),
 }
 _DOCUMENTS = {
     "/v1/schema": _get("The schema of rows and predictions", "JSON Schemas", {"type": "object"}),
@@ -222,7 +227,7 @@ _PROBLEM = {
 def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
     """A struct type for one row. Its fields are called f0, f1, …, because not every feature has a name for Python."""
     fields = []
-    for number, feature in enumerate(manifest.features):
+    for number, feature in enumerate(manifest.request_features):
         name = f"f{number}"
         if feature.required:
             fields.append((name, value_type(feature), msgspec.field(name=feature.name)))

@@ -173,6 +173,7 @@ class _Worker:
 
     def _build(self) -> App:
         from modelworks.runtime.schema import check_examples
+        from modelworks.runtime.server.feature_reads import feature_reads_of
         from modelworks.runtime.server.prediction_log import PredictionLog
         from modelworks.runtime.server.tracing import tracer_if_wanted
 
@@ -195,6 +196,7 @@ class _Worker:
             log=self._log,
             tracer=self._tracer,
             companion=self._companion,
+            reads=feature_reads_of(manifest, config.feature_tables, self._scribe),
         )
 
     async def _serve(self, app: App) -> None:

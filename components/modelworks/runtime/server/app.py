@@ -23,6 +23,7 @@ from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.delivery import delivery
 from modelworks.runtime.server.engine import Engine, Job, Model
+from modelworks.runtime.server.feature_reads import FeatureReads
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
@@ -55,6 +56,7 @@ class App:
         log: The prediction log, if there is one.
         tracer: Makes spans, if wanted.
         companion: The publisher, if there is one.
+        reads: Reads the stored features of requests, for a model that has some.
 
     Raises:
         ModelworksError: Access needs tokens, and there is none.
@@ -74,10 +76,11 @@ class App:
         log: PredictionLog | None = None,
         tracer: Tracer | None = None,
         companion: Companion | None = None,
+        reads: FeatureReads | None = None,
     ) -> None:
         self.config, self.manifest = config, manifest
         self.tokens = _tokens(config, scribe)
-        self.engine = self._engine(config, manifest, predictor, counters, scribe, log=log, tracer=tracer)
+        self.engine = self._engine(config, manifest, predictor, counters, scribe, log=log, tracer=tracer, reads=reads)
         self._replies = Replies(self.engine, _PROBLEM, _problem)
         self.served = Served(config, manifest)
         self._v2 = OpenInference(self.engine, self.served)

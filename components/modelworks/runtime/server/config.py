@@ -10,6 +10,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
+from modelworks.runtime.online import read_tables
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 1 << 20
     latency_objective_ms: float | None = None
     access_log: float = 0.01
+    feature_tables: dict[str, str] = {}
 
     @property
     def release(self) -> str:
@@ -97,6 +99,7 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         if objective
         else None,
         access_log=_number(environ, contract.ENV_ACCESS_LOG, 0.01, 0, 1),
+        feature_tables=read_tables(environ.get(contract.ENV_FEATURE_TABLES)),
     )
 
 

@@ -29,8 +29,8 @@ from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions, class_name
 from modelworks.runtime.predictor import Cost, measure_cost
-from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import say
+from modelworks.runtime.stored import example_rows
 
 CONCURRENCY = 8
 """Requests that may be at the service at once, unless it sets another number: `traffic={"concurrency": 50}`."""
@@ -233,7 +233,7 @@ class Service:
         """Predictions for decoded rows, in order. Blocks; any number of threads may call it.
 
         Args:
-            rows: As decoded by the manifest's schema.
+            rows: Rows of the model.
             headers: The service finds them in its context.
 
         Raises:
@@ -347,8 +347,7 @@ class Service:
             time.sleep(_WATCH_SECONDS / 10)
 
     def _warm_up(self) -> Cost:
-        decode = Rows(self.manifest).decode
-        row = decode(msgspec.json.encode(self.manifest.examples[0]))
+        row = example_rows(self.manifest)[:1]
         try:
             self.predict(row)  # the first call loads and allocates
             return measure_cost(lambda rows: self.predict(row * rows), _WARM_UP_ROWS, self.manifest.max_rows)

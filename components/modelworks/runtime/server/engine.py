@@ -22,11 +22,13 @@ import msgspec
 from modelworks.runtime import schema
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Cost, fastest
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.feature_reads import FeatureReads, ReadRows
 from modelworks.runtime.server.http import Request, clock
 from modelworks.runtime.server.logs import Scribe, line, place
 from modelworks.runtime.server.prediction_log import PredictionLog
@@ -36,6 +38,7 @@ OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""
 FULL = "the server is full; try again later"
 FAILED = "the model failed to predict this request"
+UNREAD = "the features cannot be read; try again later"
 RETRY_SECONDS = 1
 """When a request that found the server full may be tried again."""
 _SAMPLE_ROWS = 100
@@ -80,6 +83,7 @@ class Engine:
         scribe: Writes logs.
         log: The prediction log, if there is one.
         tracer: Makes spans, if wanted.
+        reads: Reads the stored features of requests, for a model that has some.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Engine:
         *,
         log: PredictionLog | None = None,
         tracer: Tracer | None = None,
+        reads: FeatureReads | None = None,
     ) -> None:
         self.config, self.manifest, self.counters = config, manifest, counters
         self.draining = False
@@ -101,6 +106,9 @@ class Engine:
         """Seconds to decode a row, and its bytes in a body of JSON."""
         self.queue = self._admission(predictor.cost, self.objective / 1000, handling)
         self._predictor, self._scribe, self._log, self._tracer = predictor, scribe, log, tracer
+        self._reads = reads
+        self._logged: dict[Job, list[Row]] = {}
+        """Of requests whose stored features were read: their rows as the log keeps them."""
         self._begun: dict[Job, Predictions] = {}
         """Of requests whose rows several calls share: the answers for those so far."""
         self._scheduled = self._away = False
@@ -116,7 +124,9 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether no request waits or is being predicted."""
-        return not (self.queue.rows or self._away or self._scheduled)
+        return not (
+            self.queue.rows or self._away or self._scheduled or (self._reads is not None and self._reads.waiting)
+        )
 
     # -- A request -----------------------------------------------------------------------------------------------
     def request_id(self, given: bytes | None) -> bytes:
@@ -131,6 +141,21 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Predict its rows soon. It is answered exactly once."""
+        if self._reads is None or not job.rows:
+            self._enqueue(job)
+        elif not self._reads.begin(job.rows, lambda read: self._have_read(job, read)):
+            job.fail(429, FULL)
+            self.counters.rejected()
+
+    def _have_read(self, job: Job, read: ReadRows | Exception) -> None:
+        self.counters.features(failed=isinstance(read, Exception) or read.failed)
+        if isinstance(read, Exception):
+            self._fail(job, read)
+            return
+        job.rows, self._logged[job] = read.rows, read.logged
+        self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
         self.queue.add(job, max(1, len(job.rows)))
         self._schedule()
 
@@ -231,6 +256,7 @@ class Engine:
         counters, log, objective = self.counters, self._log, self.objective
         now = time.time()
         for job, predictions in zip(jobs, results, strict=True):
+            logged = self._logged.pop(job, job.rows)
             if isinstance(predictions, Exception):
                 self._fail(job, predictions)
                 continue
@@ -239,18 +265,19 @@ class Engine:
             counters.request(latency, error=False, slow=slow)
             counters.predictions(predictions.values, predictions.labels)
             if log is not None:
-                log.add(job.id.decode(), now, latency, job.rows, predictions)
+                log.add(job.id.decode(), now, latency, logged, predictions)
             if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
                 self._access(job.request, job.id, 200, latency, rows=len(job.rows))
 
     def _fail(self, job: Job, error: Exception) -> None:
-        latency = job.fail(500, FAILED) * 1000
+        status, detail = (503, UNREAD) if isinstance(error, UnreadableError) else (500, FAILED)
+        latency = job.fail(status, detail) * 1000
         self.counters.request(latency, error=True, slow=latency > self.objective)
-        self._access(job.request, job.id, 500, latency, error=self._named(error))
+        self._access(job.request, job.id, status, latency, error=self._named(error))
 
     def _named(self, error: Exception) -> str:
         """The error for the log: without its message where that may quote a private value."""
-        private = any(feature.private for feature in self.manifest.features)
+        private = any(feature.private for feature in (*self.manifest.features, *self.manifest.request_features))
         return place(error) if private else f"{type(error).__name__}: {error}"
 
     # -- Now and then --------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 from modelworks import contract
 from modelworks.runtime.manifest import Kind
 
-REQUESTS, ERRORS, SLOW, REJECTED, ROWS, LATENCY_SUM = range(6)
-_FIRST_BUCKET = 6
+REQUESTS, ERRORS, SLOW, REJECTED, ROWS, LATENCY_SUM, READS, UNREAD = range(8)
+_FIRST_BUCKET = 8
 _MAX_CLASSES = 256
 
 LATENCY_EDGES = tuple(0.05 * 1.25**k for k in range(63))
@@ -87,6 +87,12 @@ class Counters:
         """Count a request that was turned away."""
         self.row[REQUESTS] += 1
         self.row[REJECTED] += 1
+
+    def features(self, *, failed: bool) -> None:
+        """Count a request whose stored features were read, or could not be."""
+        self.row[READS] += 1
+        if failed:
+            self.row[UNREAD] += 1
 
     def predictions(self, values: list[float], labels: list[int]) -> None:
         """Count predicted rows: their score or value, and the index of their class."""
@@ -170,6 +176,9 @@ def prometheus(row: Sequence[float], layout: Layout, labels: dict[str, str], cla
     counter("modelworks_requests_slow_total", "Requests beyond the latency objective.", row[SLOW])
     counter("modelworks_requests_rejected_total", "Requests turned away because the server was full.", row[REJECTED])
     counter("modelworks_rows_total", "Rows predicted.", row[ROWS])
+    if row[READS]:
+        counter("modelworks_feature_reads_total", "Requests whose stored features were read.", row[READS])
+        counter("modelworks_feature_reads_failed_total", "Those that the feature store did not answer.", row[UNREAD])
     name = "modelworks_request_duration_seconds"
     lines += [f"# HELP {name} Time to answer a request.", f"# TYPE {name} histogram"]
     seen = 0.0
@@ -219,6 +228,9 @@ def cloudwatch(
         ):
             ones = min(requests, change[index])
             series.append((name, "None", {0.0: requests - ones, 1.0: ones}))
+    if change[READS]:
+        failed = min(change[READS], change[UNREAD])
+        series.append((contract.METRIC_FEATURES_UNREAD, "None", {0.0: change[READS] - failed, 1.0: failed}))
     series += [
         (contract.METRIC_LATENCY, "Milliseconds", _histogram(change, layout.latency, LATENCY_EDGES)),
         (contract.METRIC_SATURATION, "None", _histogram(change, layout.saturation, _SATURATION_EDGES)),

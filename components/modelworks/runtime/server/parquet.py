@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from modelworks.runtime.manifest import Feature, Manifest
+from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.server.spool import Batch, Chunk, read_chunks
+from modelworks.runtime.stored import Column, logged_columns
 
 _GROUP_ROWS = 16_384
 """A row group is closed as soon as it has so many."""
@@ -26,7 +27,9 @@ def parquet(
     """The batch as a Parquet file; None if no row of it can be read.
 
     Columns: `request_id`, `row` (position in the request), `time`, `latency_ms`, `model`, `version` (the release),
-    `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private.
+    `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private. With
+    stored features also `key_<name>` for their keys, `time_<view>`, the event time of the values that were read, and
+    `read_at`, when they were.
 
     Args:
         batch: Its files.
@@ -39,12 +42,12 @@ def parquet(
 
     # The other pools keep what they once had.
     pa.set_memory_pool(pa.system_memory_pool())
-    public = [feature for feature in manifest.features if not feature.private]
+    logged = logged_columns(manifest)
     # A dictionary of numbers that hardly repeat takes longer to make and more room than the numbers.
-    repeating = ["model", "version", "label", *(f"feature_{each.name}" for each in public if each.type == "string")]
+    repeating = ["model", "version", "label", *(column.name for column in logged if column.type == "string")]
     sink, writer = pa.BufferOutputStream(), None
-    for chunks in _groups(_readable(batch, len(public), unreadable)):
-        table = pa.table(_columns(pa, chunks, manifest, release, public))
+    for chunks in _groups(_readable(batch, len(logged), unreadable)):
+        table = pa.table(_columns(pa, chunks, manifest, release, logged))
         if writer is None:
             writer = pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=repeating)
         writer.write_table(table)
@@ -80,7 +83,7 @@ def _groups(files: Iterable[list[Chunk]]) -> Iterator[list[Chunk]]:
         yield group
 
 
-def _columns(pa: Any, chunks: list[Chunk], manifest: Manifest, release: str, public: list[Feature]) -> dict[str, Any]:
+def _columns(pa: Any, chunks: list[Chunk], manifest: Manifest, release: str, logged: list[Column]) -> dict[str, Any]:
     import numpy as np
 
     def joined(lists: Iterable[list[Any]], kind: Any = None) -> Any:
@@ -106,12 +109,18 @@ def _columns(pa: Any, chunks: list[Chunk], manifest: Manifest, release: str, pub
         names = [str(label).lower() if isinstance(label, bool) else str(label) for label in manifest.classes]
         columns["label"] = pa.array(names, pa.string()).take(joined(chunk.labels for chunk in chunks))
         columns["score"] = values
-    for index, feature in enumerate(public):
-        columns[f"feature_{feature.name}"] = joined(
-            (chunk.features[index] for chunk in chunks), _arrow_type(pa, feature)
-        )
+    for index, column in enumerate(logged):
+        found = joined((chunk.features[index] for chunk in chunks), _arrow_type(pa, column.type))
+        columns[column.name] = _moments(pa, found) if column.type == "time" else found
     return columns
 
 
-def _arrow_type(pa: Any, feature: Feature) -> Any:
-    return {"number": pa.float64(), "integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}[feature.type]
+def _arrow_type(pa: Any, kind: str) -> Any:
+    types = {"integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}
+    return types.get(kind, pa.float64())
+
+
+def _moments(pa: Any, seconds: Any) -> Any:
+    """Seconds since the epoch as times, to the microsecond: a TTL is measured with them."""
+    whole = [None if each is None else round(each * 1_000_000) for each in seconds.to_pylist()]
+    return pa.array(whole, pa.timestamp("us", tz="UTC"))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.server import spool
 from modelworks.runtime.server.logs import Losses
+from modelworks.runtime.stored import logged_columns
 
 if TYPE_CHECKING:
     from modelworks.runtime.encoding import Row
@@ -56,7 +57,7 @@ class PredictionLog:
         self._folder, self._sample = folder, sample
         # A prefix for each process: a file left by an earlier life is never overwritten.
         self._prefix, self._numbers = uuid.uuid4().hex[:8], itertools.count(1)
-        self._public = [number for number, feature in enumerate(manifest.features) if not feature.private]
+        self._public = [column.position for column in logged_columns(manifest)]
         self.losses = Losses("rows of the prediction log were lost")
         """By reason: `memory` (the disk is too slow), `spool_full` (S3 is too slow), `disk` (it takes nothing),
         `unfinished` (a process was killed while it wrote them)."""
@@ -86,7 +87,7 @@ class PredictionLog:
             request_id: As answered.
             at: When it was answered, seconds since the epoch.
             latency_ms: How long it took.
-            rows: The decoded rows.
+            rows: The rows as they are logged.
             predictions: Their answers.
         """
         if self._sample < 1 and random.random() >= self._sample:  # noqa: S311 - sampling is no secret

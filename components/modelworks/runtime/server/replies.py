@@ -35,7 +35,9 @@ class Replies:
     def fail(self, job: Job, connection: Connection, status: int, detail: str) -> float:
         """Answer a job with an error; the seconds since its request was complete."""
         seconds = clock() - job.request.at
-        head = self.head(job.request, job.id, status, seconds, len(job.rows)) + (_RETRY if status == 429 else b"")
+        head = self.head(job.request, job.id, status, seconds, len(job.rows)) + (
+            _RETRY if status in {429, 503} else b""
+        )
         body = self._problem(status, detail, request_id=job.id)
         connection.respond(job.request, status, body, self._media, head)
         return seconds

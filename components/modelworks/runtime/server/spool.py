@@ -48,7 +48,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     counts: list[int]
     """How many rows each has."""
     features: list[list[Any]]
-    """One list for each feature that is not private."""
+    """One list for each of `stored.logged_columns`."""
     values: list[float]
     labels: list[int]
 

@@ -92,7 +92,7 @@ class Served:
     def __init__(self, config: Config, manifest: Manifest) -> None:
         self.name, self.version = manifest.model, config.release
         self.platform = PLATFORMS[manifest.served]
-        self.inputs = [Spec(feature.name, STATED[feature.type], (-1,)) for feature in manifest.features]
+        self.inputs = [Spec(feature.name, STATED[feature.type], (-1,)) for feature in manifest.request_features]
         self.outputs = _outputs(manifest)
         self._labels = {config.version, config.release, ""}
         self.rows, self.tensors = row_decoder(manifest), tensor_encoder(manifest)
@@ -117,14 +117,14 @@ class Served:
 # -- Requests --------------------------------------------------------------------------------------------------------
 def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
     """A function from the tensors of a request to its rows, checked as rows in JSON are. Raises InvalidTensorError."""
-    types = {feature.name: list[value_type(feature)] for feature in manifest.features}  # type: ignore[misc]
+    types = {feature.name: list[value_type(feature)] for feature in manifest.request_features}  # type: ignore[misc]
     names = list(types)
 
     def decode(tensors: Sequence[Tensor]) -> list[Row]:
         given = _by_name(tensors)
         rows = _rows(tensors, manifest.max_rows)
         columns = []
-        for feature in manifest.features:
+        for feature in manifest.request_features:
             found = given.pop(feature.name, None)
             mask = given.pop(feature.name + ISNULL, None)
             if found is None:

@@ -274,10 +274,10 @@ def _from_json(number: int, given: _Input) -> list[Any]:
 
 def _sizes(manifest: Manifest) -> tuple[int, int, int]:
     """Bytes of a request that its rows do not add to; of a row in JSON; and of a row in the binary form."""
-    examples = [[row.get(feature.name) for feature in manifest.features] for row in manifest.examples]
+    examples = [[row.get(feature.name) for feature in manifest.request_features] for row in manifest.examples]
     values = sum(len(msgspec.json.encode(example)) for example in examples) // len(examples)
-    tensors = [{"name": f.name, "datatype": "FP64", "shape": [1000], "data": []} for f in manifest.features]
-    binary = sum(_BYTES[feature.type] for feature in manifest.features)
+    tensors = [{"name": f.name, "datatype": "FP64", "shape": [1000], "data": []} for f in manifest.request_features]
+    binary = sum(_BYTES[feature.type] for feature in manifest.request_features)
     return len(msgspec.json.encode({"inputs": tensors})), max(1, values), max(1, binary)
 
 

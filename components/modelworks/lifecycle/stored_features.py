@@ -1,0 +1,173 @@
+"""The features that a model reads from a feature store: what its spec and the committed definitions make of them.
+
+The manifest of definitions (`models/features.json`) travels with the project, as the lock does: a run is made by the
+definitions of then.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modelworks import contract
+from modelworks._files import digest_of_facts
+from modelworks._spelling import did_you_mean
+from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
+from modelworks.runtime import manifest as of
+from modelworks.runtime.stored import accepted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modelworks.lifecycle.spec import ModelSpec, StoredFeatures
+
+
+def stored_of(spec: ModelSpec) -> of.Stored | None:
+    """The stored features of a model, as its bundle states them; None for a model without.
+
+    Raises:
+        ModelworksError: The spec and the definitions do not fit.
+    """
+    stated = spec.stored
+    if stated is None:
+        return None
+    definitions = _definitions(spec)
+    stored = of.Stored(
+        service=stated.service,
+        keys=tuple(key.served for key in stated.keys),
+        views=tuple(
+            of.StoredView(
+                name=name,
+                keys=dict(definitions.views[name].keys),
+                features={each: definitions.views[name].features[each] for each in features},
+                digest=definitions.views[name].digest,
+                ttl_seconds=definitions.views[name].ttl_seconds or None,
+            )
+            for name, features in _used(stated, definitions).items()
+        ),
+        defaults=dict(stated.defaults),
+        fallback=stated.fallback,
+    )
+    features = {feature.name: feature for feature in spec.served_features}
+    problems = of.stored_problems(spec.served_features, stored)
+    problems += [
+        f"the default of {name!r} is {value!r}, which the feature does not accept"
+        for name, value in stored.defaults.items()
+        if name in features and accepted(features[name], value) is None
+    ]
+    if problems:
+        raise ModelworksError(f"{stated.where}: {'; '.join(problems)}")
+    return stored
+
+
+def stated_inputs(spec: ModelSpec) -> dict[str, Any]:
+    """The inputs of a run that its spec states: parameters, seed, and the digest of its stored features.
+
+    Raises:
+        ModelworksError: As `stored_of`.
+    """
+    stated: dict[str, Any] = {"parameters": dict(spec.parameters), "seed": spec.seed}
+    if stored := stored_of(spec):
+        stated["features"] = digest_of_facts(msgspec.to_builtins(stored))
+    return stated
+
+
+def with_history(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored | None) -> pd.DataFrame:
+    """Rows with their stored features, each as it was at the row's prediction time.
+
+    The values are those that the model accepts, and defaults where there are none: what a server would have read then.
+
+    Raises:
+        ModelworksError: History is nowhere, or cannot be joined.
+    """
+    if stored is None:
+        return frame
+    location = os.environ.get(contract.FEATURE_HISTORY_VARIABLE, "")
+    if not location:
+        raise ModelworksError(
+            f"{spec.name} reads the feature service {stored.service!r}, "
+            f"and {contract.FEATURE_HISTORY_VARIABLE} is not set",
+            fix="Set it to the folder, or the s3://bucket/data of the environment, that has the features' history.",
+        )
+    if replaced := [name for name in stored.names if name in frame.columns]:
+        raise ModelworksError(
+            f"{spec.data.where}: data.load returns {', '.join(replaced)}, which the feature store has",
+            fix="Leave it out of data.load, or out of the feature service.",
+        )
+    found = _read(spec, frame, stored, location)
+    columns = {
+        name: _column(spec, stored, name, found[name])
+        for name in stored.names
+    }  # fmt: skip
+    return frame.assign(**columns)
+
+
+def _definitions(spec: ModelSpec) -> FeatureManifest:
+    return read_manifest(spec.folder.parents[1])
+
+
+def _used(stated: StoredFeatures, definitions: FeatureManifest) -> dict[str, tuple[str, ...]]:
+    """Names of the features that the service takes from each view."""
+    if stated.service not in definitions.services:
+        raise ModelworksError(
+            f"{stated.where}: {PATH} has no feature service {stated.service!r}"
+            f"{did_you_mean(stated.service, definitions.services)}",
+            fix="Define it in a features.py, run `modelworks features apply`, and commit the file.",
+        )
+    service = definitions.services[stated.service]
+    if other := [name for name in service.features if name not in definitions.views]:
+        raise ModelworksError(
+            f"{stated.where}: the feature service {stated.service!r} has the on-demand view {', '.join(other)}, which "
+            "no server computes yet",
+            fix="Compute it in the model's pipeline, from the features that it takes.",
+        )
+    if service.renamed:
+        raise ModelworksError(
+            f"{stated.where}: the feature service {stated.service!r} renames {', '.join(service.renamed)} or its keys, "
+            "which no server does yet",
+            fix="Use the view as it is defined, or define a second view with the other keys.",
+        )
+    if offline := [name for name in service.features if not definitions.views[name].online]:
+        raise ModelworksError(
+            f"{stated.where}: the view {', '.join(offline)} is not online, and a server reads it",
+            fix="Set online=True.",
+        )
+    return dict(service.features)
+
+
+def _read(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored, location: str) -> dict[str, list[Any]]:
+    try:
+        import polars as pl  # an extra of its own: only models with stored features need it
+        import pyarrow as pa
+
+        from modelworks.features.history import read_history
+    except ImportError as error:
+        raise ModelworksError(
+            f"{spec.name} reads features, and {error.name} is not installed", fix="Install `modelworks[features]`."
+        ) from error
+    time, definitions = str(spec.data.prediction_time), _definitions(spec)
+    keys = dict.fromkeys(key for view in stored.views for key in view.keys)
+    if missing := [name for name in (*keys, time) if name not in frame.columns]:
+        raise ModelworksError(f"{spec.data.where}: data.load returned no column {', '.join(map(repr, missing))}")
+    try:
+        rows = pa.Table.from_pandas(frame[[*keys, time]], preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ModelworksError(f"{spec.data.where}: a key has no single type: {error}") from error
+    views = {view.name: (definitions.views[view.name], tuple(view.features)) for view in stored.views}
+    return read_history(pl.DataFrame(pl.from_arrow(rows)), time, views, location)
+
+
+def _column(spec: ModelSpec, stored: of.Stored, name: str, values: list[Any]) -> pd.Series[Any]:
+    import pandas as pd  # only where data is at hand
+
+    feature = next(each for each in spec.served_features if each.name == name)
+    default = stored.defaults.get(name)
+    found = [default if (value := accepted(feature, each)) is None else value for each in values]
+    if feature.type == "number":
+        return pd.Series(found, dtype="float64")
+    if None in found:
+        return pd.Series(found, dtype="float64" if feature.type == "integer" else "object")
+    return pd.Series(found, dtype={"integer": "int64", "boolean": "bool", "string": "object"}[feature.type])
