@@ -326,6 +326,7 @@ def test_the_control_plane_starts_while_caddy_and_argos_controller_are_still_bui
         supervisor, "apply", lambda _, programs: happened.append([program.name for program in programs])
     )
     monkeypatch.setattr(cloud, "_wait", lambda *_: None)
+    monkeypatch.setattr(cloud, "_isolation", lambda _: "overlay")
     for name in ("set_up_cluster", "wait_for_ownership"):
         monkeypatch.setattr(control_plane, name, lambda _: None)
     facts = {"ports": {**PORTS, "gateway": 1, "gateway-tls": 2, "gateway-admin": 3}, "pod_network": "127.77.0.0/16"}

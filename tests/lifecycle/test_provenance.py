@@ -12,6 +12,7 @@ DECIDES_NO_BYTES = {
     "_git.py": "reads the commit, which the lineage has",
     "_files.py": "writes bytes as they are",
     "_spelling.py": "says what a wrong name may mean",
+    "_user.py": "names who trained, which the lineage has",
     "contract.py": "names where things lie",
     "errors.py": "says what is wrong",
     "feature_manifest.py": "reads definitions, whose digest is an input",

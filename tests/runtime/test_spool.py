@@ -28,7 +28,7 @@ from waiting import eventually
 
 LAYOUT = metrics.Layout("regression", 0)
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
-ONE = Predictions([b"{}"], [1.0], [0])
+ONE = Predictions([1.0], [0])
 CONFIG = Config(
     bundle_uri="here", digest="sha256:" + "0" * 64, model="tiny", prediction_log="s3://store/log", metrics_seconds=60
 )

@@ -121,7 +121,7 @@ def test_a_full_tmp_costs_a_few_processes_and_not_one_an_entry(tmp_path):
         (tmp_path / f"entry '{number}'").touch()
     script = setup_script(Isolation("links", ()), tmp_path / "run", [Mount(tmp_path, f"{tmp_path}/new/x")], [])
     linking = [line for line in script.splitlines() if line.startswith("ln ") and "entry" in line]
-    assert len(linking) == 3
+    assert len(linking) < 10  # as many as the longest command line allows
     assert sum(line.count("/.machine") for line in linking) == 1200
 
 
