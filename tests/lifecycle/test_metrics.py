@@ -114,6 +114,19 @@ def test_a_resample_that_is_ranked_before_has_the_same_numbers(outcome, seed):
         assert METRICS[name].function(ranked) == pytest.approx(METRICS[name].function(plain), nan_ok=True)
 
 
+@given(outcome=st.one_of(binaries, multiclasses, regressions), ends=st.tuples(*[st.integers(0, 100)] * 2), table=...)
+def test_a_split_outcome_has_each_row_in_one_part(outcome, ends, table: bool):
+    start, stop = sorted(min(end, len(outcome.truth)) for end in ends)
+    positions = np.arange(len(outcome.truth))
+    inside = (positions >= start) & (positions < stop)
+    for whole in (outcome, outcome.ranked()):
+        for part, rows in zip(whole.split(start, stop, table), (positions[inside], positions[~inside]), strict=True):
+            expected = whole.take(rows)
+            for name in ("truth", "scores", "ranks"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(expected, name))
+            assert list(part.rows.index) == list((expected if table else whole).rows.index)
+
+
 def test_the_threshold_of_an_outcome_decides_its_labels():
     outcome = outcome_of("binary", [0, 1, 1], [(0.8, 0.2), (0.7, 0.3), (0.1, 0.9)])
     low = Outcome("binary", outcome.truth, outcome.scores, outcome.rows, threshold=0.3)

@@ -208,8 +208,16 @@ def _call(
     judged: Judged, function: Callable[[Outcome], float], outcome: Outcome, index: np.ndarray | None, metric: str
 ) -> float:
     if index is not None:
-        # Only a spec's own metrics may look at the table.
-        outcome = outcome.resample(index, outcome.rows if metric in METRICS else outcome.rows.iloc[index])
+        outcome = _resample(outcome, index, metric not in METRICS)
+    return _evaluate(judged, function, outcome)
+
+
+def _resample(outcome: Outcome, index: np.ndarray, by_table: bool) -> Outcome:
+    """The rows at these positions; their part of the table is picked only where the metric may look at it."""
+    return outcome.resample(index, outcome.rows.iloc[index] if by_table else outcome.rows)
+
+
+def _evaluate(judged: Judged, function: Callable[[Outcome], float], outcome: Outcome) -> float:
     try:
         return function(outcome)
     except ModelworksError:
@@ -358,17 +366,23 @@ def _against_the_rest(
     judged: Judged, metric: str, names: np.ndarray, groups: list[str], compare: Callable[[float, float], float]
 ) -> dict[str, tuple[float, ...]]:
     """Each group against all rows outside of it: estimate, and both ends of simultaneous intervals."""
-    function = scores.metric_of(judged.spec, metric)
+    function, by_table = scores.metric_of(judged.spec, metric), metric not in METRICS
+    counts = [judged.clusters.take(np.nonzero(names == name)[0]).count for name in groups]
+    known, numbers = np.unique(names, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    # Sorted by group, the rows of one are a slice, of a resample too, whose positions are in order: no mask for each.
+    ordered, edges = _part(judged, order), np.searchsorted(numbers[order], np.arange(len(known) + 1))
+    numbered = np.searchsorted(known, groups)
 
-    def value(index: np.ndarray) -> float:
-        return _call(judged, function, judged.outcome, index, metric) if len(index) else np.nan
+    def value(outcome: Outcome) -> float:
+        return _evaluate(judged, function, outcome) if len(outcome.truth) else np.nan
 
     def values(index: np.ndarray) -> np.ndarray:
-        inside = [names[index] == name for name in groups]
-        return np.array([compare(value(index[each]), value(index[~each])) for each in inside])
+        drawn, cuts = _resample(ordered.outcome, index, by_table), np.searchsorted(index, edges)
+        parts = [drawn.split(cuts[number], cuts[number + 1], by_table) for number in numbered]
+        return np.array([compare(value(one), value(rest)) for one, rest in parts])
 
-    counts = [judged.clusters.take(np.nonzero(names == name)[0]).count for name in groups]
-    ends = intervals.simultaneous(values, judged.clusters, counts, judged.spec.seed)
+    ends = intervals.simultaneous(values, ordered.clusters, counts, judged.spec.seed)
     estimates = values(np.arange(len(names)))
     return {name: (float(one), *two) for name, one, two in zip(groups, estimates, ends, strict=True)}
 

@@ -50,10 +50,21 @@ class Outcome:
         """The outcome of some of the rows: a slice, or a bootstrap sample."""
         return self.resample(index, self.rows.iloc[index])
 
-    def resample(self, index: np.ndarray, rows: pd.DataFrame) -> Outcome:
+    def resample(self, index: np.ndarray | slice, rows: pd.DataFrame) -> Outcome:
         """The outcome of some of the rows, with a table that stands for them: picking rows of a table is what costs."""
         ranks = None if self.ranks is None else self.ranks[index]
         return Outcome(self.kind, self.truth[index], self.scores[index], rows, self.threshold, ranks)
+
+    def split(self, start: int, stop: int, by_table: bool) -> tuple[Outcome, Outcome]:
+        """The outcome of the rows from `start` to before `stop`, and of the others; with their tables if `by_table`."""
+
+        def without(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values[:start], values[stop:]])
+
+        others = self.rows.iloc[without(np.arange(len(self.truth)))] if by_table else self.rows
+        ranks = None if self.ranks is None else without(self.ranks)
+        rest = replace(self, truth=without(self.truth), scores=without(self.scores), rows=others, ranks=ranks)
+        return self.resample(slice(start, stop), self.rows.iloc[start:stop] if by_table else self.rows), rest
 
     def ranked(self) -> Outcome:
         """The same with its ranks, which its resamples then have too, so that ranking them costs next to nothing."""
