@@ -101,10 +101,10 @@ class _Shell:
     def node(self) -> str:
         """The isolation that the node reports."""
         template = "{.items[0].status.nodeInfo.containerRuntimeVersion}"
-        tools = self.checkout / ".modelworks" / "kubernetes" / "admin.kubeconfig"
+        admin = self.checkout / ".modelworks" / "cluster" / "admin.kubeconfig"
         kubectl = toolchain.ensure(["kubectl"])["kubectl"]
         return subprocess.run(
-            [kubectl, "--kubeconfig", tools, "get", "nodes", "-o", f"jsonpath={template}"],
+            [kubectl, "--kubeconfig", admin, "get", "nodes", "-o", f"jsonpath={template}"],
             capture_output=True,
             text=True,
             check=True,
