@@ -261,6 +261,8 @@ def test_a_path_that_is_too_long_for_a_socket_works(empty_place):
     try:
         cloud.up(place, kubernetes=False)
         assert condition(place)["up"]
+        sockets = supervisor.socket_path(place).parent
+        assert sockets != place.run
     finally:
         cloud.down(place)
-    assert not supervisor.socket_path(place).parent.exists()
+    assert not sockets.exists()

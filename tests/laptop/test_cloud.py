@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -142,10 +143,49 @@ def test_a_shells_variables_name_secrets_by_their_files_and_do_not_mark_it_as_a_
     assert supervisor.MARK not in variables
 
 
-def test_a_socket_with_too_long_a_path_moves_to_a_short_private_one(tmp_path):
-    path = supervisor.socket_path(Place(tmp_path / ("x" * 120)))
+@pytest.fixture
+def far(tmp_path, monkeypatch):
+    """A place whose path is too long for a socket."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    place = Place(tmp_path / ("x" * 120))
+    place.run.mkdir(parents=True)
+    place.logs.mkdir()
+    yield place
+    supervisor.stop(place, grace=0)
+
+
+def test_a_socket_with_too_long_a_path_moves_to_a_short_private_one(far):
+    supervisor.apply(far, [])
+    path = supervisor.socket_path(far)
     assert len(os.fsencode(path)) <= supervisor.LONGEST_SOCKET
-    assert path != supervisor.socket_path(Place(tmp_path / ("y" * 120)))
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    supervisor.stop(far, grace=0)
+    assert not path.parent.exists()
+
+
+def test_a_shell_with_another_folder_for_temporary_files_finds_the_same_supervisor(far, tmp_path, monkeypatch):
+    supervisor.apply(far, [])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert supervisor.running(far)
+
+
+def test_a_long_folder_for_temporary_files_holds_no_socket(far, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    supervisor.apply(far, [])
+    assert supervisor.running(far)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_others_may_enter_holds_no_socket(far, tmp_path):
+    supervisor.apply(far, [])
+    first = supervisor.socket_path(far).parent
+    supervisor.stop(far, grace=0)
+    first.mkdir(mode=0o755)
+    (far.run / "sockets").symlink_to(first)
+    supervisor.apply(far, [])
+    assert supervisor.socket_path(far).parent != first
+    first.rmdir()
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path):

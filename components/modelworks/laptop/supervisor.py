@@ -7,10 +7,10 @@ supervisord runs as a daemon of the place and listens on a unix socket only. Eve
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -34,6 +34,7 @@ MARK = "MODELWORKS_LAPTOP"
 PROCESS = "MODELWORKS_PROCESS"
 # sun_path holds 108 bytes, and supervisord binds to a longer name beside the socket before it renames it.
 LONGEST_SOCKET = 90
+_SOCKET = "supervisor.sock"
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,46 @@ class Program:
 
 
 def socket_path(place: Place) -> Path:
-    """Where supervisord listens: in the place, or in a private folder of its own where that path is too long."""
-    path = place.run / "supervisor.sock"
-    if len(os.fsencode(path)) <= LONGEST_SOCKET:
-        return path
-    key = hashlib.sha256(os.fsencode(place.root)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"modelworks-{os.getuid()}" / key / "supervisor.sock"
+    """Where supervisord listens: in the place, or where its path is too long, in a private folder of its own."""
+    return (_socket_folder(place) or place.run) / _SOCKET
+
+
+def _socket_folder(place: Place) -> Path | None:
+    """The folder to which the place's link leads, unless it is gone or another user made one of its name since."""
+    with contextlib.suppress(OSError):
+        folder = _socket_link(place).readlink()
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return folder
+    return None
+
+
+def _socket_link(place: Place) -> Path:
+    # Kept in the place: the next shell may have another TMPDIR, and means the same supervisord.
+    return place.run / "sockets"
+
+
+def _make_socket_folder(place: Place) -> None:
+    """Make a folder with a short path where the place has a long one.
+
+    Raises:
+        ModelworksError: No folder for temporary files has a path that is short enough, or none can be written.
+    """
+    if len(os.fsencode(place.run / _SOCKET)) <= LONGEST_SOCKET or _socket_folder(place):
+        return
+    for base in dict.fromkeys([tempfile.gettempdir(), "/tmp"]):  # noqa: S108 - a private folder with a name of its own
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix="modelworks-", dir=base))
+            if len(os.fsencode(folder / _SOCKET)) <= LONGEST_SOCKET:
+                _socket_link(place).unlink(missing_ok=True)
+                _socket_link(place).symlink_to(folder)
+                return
+            folder.rmdir()
+    raise ModelworksError(
+        f"a socket in {place.run} has a path longer than {LONGEST_SOCKET} bytes, and no folder for temporary files is "
+        "short and can be written",
+        fix="Set MODELWORKS_HOME to a folder with a shorter path, or TMPDIR to one that can be written.",
+    )
 
 
 def log_path(place: Place, name: str) -> Path:
@@ -83,8 +118,9 @@ def apply(place: Place, programs: Sequence[Program]) -> None:
         programs: All processes that shall run.
 
     Raises:
-        ModelworksError: supervisord does not start or does not answer.
+        ModelworksError: supervisord does not start or does not answer, or can have no socket.
     """
+    _make_socket_folder(place)
     write_whole(_config(place), _render(place, programs))
     if not running(place):
         end(_supervised(place), grace=0)  # what a killed supervisord left: it holds the ports
@@ -153,8 +189,9 @@ def stop(place: Place, *, grace: float) -> None:
         end(found, grace=grace)
         grace = 0  # whoever appears now was started while we asked
     socket_path(place).unlink(missing_ok=True)
-    if socket_path(place).parent != place.run:
-        shutil.rmtree(socket_path(place).parent, ignore_errors=True)
+    if folder := _socket_folder(place):
+        shutil.rmtree(folder, ignore_errors=True)
+    _socket_link(place).unlink(missing_ok=True)
 
 
 def end(found: Iterable[psutil.Process], *, grace: float) -> None:
@@ -216,9 +253,7 @@ def _config(place: Place) -> Path:
 
 
 def _start(place: Place) -> None:
-    socket = socket_path(place)
-    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    socket.unlink(missing_ok=True)
+    socket_path(place).unlink(missing_ok=True)
     try:
         subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(_config(place))],
@@ -233,8 +268,10 @@ def _start(place: Place) -> None:
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = str(error.stderr or error.output or error).strip().splitlines() or ["it logged nothing"]
+        # An error in its configuration is followed by a line that names its help.
+        cause = next((line for line in said if line.startswith("Error: ")), said[-1])
         raise ModelworksError(
-            f"the process supervisor does not start: {said[-1]}", fix=f"Look into {place.logs / 'supervisord.log'}."
+            f"the process supervisor does not start: {cause}", fix=f"Look into {place.logs / 'supervisord.log'}."
         ) from error
     deadline = time.monotonic() + 15
     while not running(place):
