@@ -95,6 +95,11 @@ def test_only_the_topmost_file_systems_of_the_machine_are_shown():
     assert host_mounts("\n".join(lines), Path("/p")) == [HostMount("/home", "xfs")]
 
 
+def test_a_file_system_is_known_by_its_name_in_any_script():
+    line = r"1 0 0:1 / /media/Müll\040\134\04050% rw - ext4 x rw"
+    assert host_mounts(line, Path("/p")) == [HostMount("/media/Müll \\ 50%", "ext4")]
+
+
 def test_a_claim_gets_a_volume_bound_to_a_folder_of_this_node():
     claim = {
         "metadata": {"name": "c", "namespace": "n", "uid": "1"},

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 SHIM = Path(__file__).with_name("shim.sh")
 _SPECIAL = ("/proc", "/sys", "/dev")
+# The kernel writes blanks and backslashes in octal, and everything else as it is.
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 # Kinds of file system that overlayfs takes as a lower layer; others are shared with the machine as they are.
 _LAYERED = {"ext4", "ext3", "xfs", "btrfs", "tmpfs", "overlay"}
 
@@ -72,7 +75,7 @@ def host_mounts(mountinfo: str, without: Path) -> list[HostMount]:
     found: dict[str, HostMount] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        path = before.split()[4].encode().decode("unicode_escape")
+        path = _ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), before.split(" ")[4])
         found[path] = HostMount(path, after.split()[0])
     chosen: list[HostMount] = []
     for mount in sorted(found.values(), key=lambda m: m.path):
@@ -230,7 +233,7 @@ def _working(scratch: Path, candidates: Sequence[Isolation]) -> Iterator[Isolati
 
 
 def _machine(without: Path) -> list[HostMount]:
-    return host_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), without)
+    return host_mounts(os.fsdecode(Path("/proc/self/mountinfo").read_bytes()), without)
 
 
 def process_start(pid: int) -> str | None:
