@@ -23,9 +23,9 @@ from waiting import eventually
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Place(tmp_path / "place")
+    return Place(tmp_path / getattr(request, "param", "place"))
 
 
 PORTS = {name: 20_000 + number for number, name in enumerate(control_plane.PORTS)}
@@ -348,6 +348,12 @@ def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     said = supervised.root / "said"
     eventually(lambda: said.exists() and said.read_text().endswith("]"))
     assert json.loads(said.read_text()) == [odd, odd]
+
+
+@pytest.mark.parametrize("place", ["mö del 50%s %(here)s"], indirect=True)
+def test_a_folder_with_any_name_holds_a_place(supervised):
+    assert _pid(supervised, "one")
+    assert (supervised.logs / "one.log").exists()
 
 
 def test_the_control_plane_starts_while_caddy_and_argos_controller_are_still_built(place, monkeypatch):

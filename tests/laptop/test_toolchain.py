@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -363,6 +364,16 @@ def test_two_at_once_build_once(tools, told):
         golang.build = build
     assert builds == ["hello"]
     assert results == [results[0]] * 3
+
+
+def test_a_user_without_a_home_needs_a_folder_for_the_cache_and_no_go_settings(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "GOENV"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(ModelworksError, match="no folder can be found") as raised:
+        toolchain.cache_folder()
+    assert "XDG_CACHE_HOME" in raised.value.fix
+    assert golang.environment(Path("/go/bin/go"), Path("/work"))["GOENV"] == "off"
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, tools, told):

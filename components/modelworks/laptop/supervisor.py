@@ -349,6 +349,8 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
         # supervisor's own `environment=` cannot hold every value; `env` can, and becomes the program.
         pairs = [f"{name}={value}" for name, value in {PROCESS: program.name, **program.environment}.items()]
         group = str(program.whole_group).lower()
+        # supervisord expands this one twice.
+        log = _escape(_escape(log_path(place, program.name)))
         sections.append(
             f"""[program:{program.name}]
 command={" ".join(_word(str(part)) for part in ("/usr/bin/env", *pairs, *program.argv))}
@@ -360,7 +362,7 @@ stopwaitsecs={program.stop_seconds}
 stopasgroup={group}
 killasgroup={group}
 redirect_stderr=true
-stdout_logfile={_escape(log_path(place, program.name))}
+stdout_logfile={log}
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 """

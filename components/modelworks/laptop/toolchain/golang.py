@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -135,14 +136,13 @@ def environment(go: Path, work: Path) -> dict[str, str]:
     Modules, compiled packages and Go's own notes all stay in `work`; the user's Go settings are read, never written.
     """
     kept = {key: value for key, value in os.environ.items() if key not in {"GOROOT", "GOWORK", "GOOS", "GOARCH"}}
-    config = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return {
         **kept,
         "CGO_ENABLED": "0",
         "GOFLAGS": "-buildvcs=false -modcacherw",  # a cache that cannot be written cannot be removed
         "GOWORK": "off",
         "GOTOOLCHAIN": "local",
-        "GOENV": os.environ.get("GOENV") or str(Path(config) / "go" / "env"),
+        "GOENV": os.environ.get("GOENV") or _settings(),
         "GOPATH": str(work / "path"),
         "GOMODCACHE": str(work / "modules"),
         "GOCACHE": str(work / "compiled"),
@@ -150,6 +150,14 @@ def environment(go: Path, work: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME": str(work / "config"),  # where Go counts what it does
         "PATH": f"{go.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+
+
+def _settings() -> str:
+    """The file of the user's Go settings; `off` for a user without a home."""
+    with contextlib.suppress(RuntimeError):
+        config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        return str(Path(config) / "go" / "env")
+    return "off"
 
 
 def source_folder(tool: Tool, module: Path, go: Path, work: Path) -> Path:

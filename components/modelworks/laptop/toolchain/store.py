@@ -27,9 +27,19 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/modelworks/toolchain`, or the same under `~/.cache`."""
+    """`$XDG_CACHE_HOME/modelworks/toolchain`, or the same under `~/.cache`.
+
+    Raises:
+        ModelworksError: The user has no home.
+    """
     home = os.environ.get("XDG_CACHE_HOME")
-    base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
+    try:
+        base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise ModelworksError(
+            f"no folder can be found to cache tools in: user id {os.getuid()} has no home, and HOME is not set",
+            fix="Set HOME or XDG_CACHE_HOME to a folder that can be written.",
+        ) from error
     return base / "modelworks" / "toolchain"
 
 
