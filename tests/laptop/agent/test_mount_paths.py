@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mocks import ROOT
 from modelworks.laptop.agent.mount_paths import TOKENS, Command, translate
 from modelworks.laptop.agent.sandbox import Mount
 
+RECORDS = ROOT / "tests" / "stacks" / "declared"
 DATA = Mount(Path("/home/me/pod/volumes/data"), "/data")
 KEYS = Mount(Path("/home/me/pod/volumes/keys"), "/etc/app/keys/", read_only=True)
 
@@ -30,6 +33,18 @@ def value_of(value, *mounts, name="X"):
 )
 def test_a_path_below_a_mount_is_that_of_the_volume(value, translated):
     assert value_of(value) == translated
+
+
+@pytest.mark.parametrize(
+    ("value", "translated"),
+    [
+        ("file:///data/a%20b", "file:///home/m%C3%BC%20del%2050%25/a%20b"),
+        ("sqlite:////data/x.db", "sqlite:////home/mü del 50%/x.db"),
+        ("/data/x", "/home/mü del 50%/x"),
+    ],
+)
+def test_the_folder_of_a_volume_may_have_any_name(value, translated):
+    assert value_of(value, Mount(Path("/home/mü del 50%"), "/data")) == translated
 
 
 @pytest.mark.parametrize(
@@ -61,6 +76,26 @@ def test_a_volume_that_nothing_names_is_an_error_that_says_so():
 def test_the_token_of_a_service_account_and_a_probe_need_no_name():
     translate(Command(["true"], {}, "/"), [Mount(Path("/token"), TOKENS)])
     assert translate(Command(["ls", "/data"], {}, "/"), [DATA, KEYS], partly=True).argv == ["ls", str(DATA.source)]
+
+
+@pytest.mark.parametrize("record", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_container_of_the_reference_program_is_led_to_its_volumes(record):
+    containers = [*_containers(json.loads(record.read_text()))]
+    assert {container["name"] for container in containers} == {"serve", "mlflow"}
+    for container in containers:
+        variables = {each["name"]: each.get("value", "") for each in container["env"]}
+        mounts = [Mount(Path("/volume"), mount["mountPath"]) for mount in container["volumeMounts"]]
+        argv = [*container["command"], *container.get("args", [])]
+        translate(Command(argv, variables, container.get("workingDir", "/")), mounts)
+
+
+def _containers(declared):
+    """What runs in pods, wherever it is in a stack's record."""
+    if isinstance(declared, dict):
+        yield from (each for each in declared.get("containers", []) if "volumeMounts" in each)
+    children = declared.values() if isinstance(declared, dict) else declared if isinstance(declared, list) else ()
+    for child in children:
+        yield from _containers(child)
 
 
 @given(st.text(alphabet="/data:.x=", max_size=20))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from modelworks.laptop.agent.sandbox import Mount
 
@@ -72,18 +73,19 @@ class _Translation:
 
     def value(self, value: str) -> str:
         if url := _URL.fullmatch(value):
-            return url[1] + self.path(url[2])
+            # What reads a file's URL decodes it; SQLAlchemy takes the path of a database as it is.
+            return url[1] + self.path(url[2], quoted=url[1].lower().startswith("file:"))
         parts = value.split(":")
         if all(part.startswith("/") or not part for part in parts):
             return ":".join(map(self.path, parts))
         return value
 
-    def path(self, path: str) -> str:
+    def path(self, path: str, *, quoted: bool = False) -> str:
         for mount in self._mounts:
             target = _normal(mount.target)
             if path == target or path.startswith(target + "/"):
                 self.used.add(mount.target)
-                return str(mount.source) + path[len(target) :]
+                return (quote(str(mount.source)) if quoted else str(mount.source)) + path[len(target) :]
         return path
 
 
