@@ -116,6 +116,29 @@ def test_an_environment_without_a_stack_has_the_laptops_own_account(place):
     assert (facts["account"], facts["namespace"]) == ("000000000000", "modelworks-local")
 
 
+def test_a_kind_of_isolation_that_works_here_is_that_of_the_node_agent(place, monkeypatch):
+    monkeypatch.setenv("MODELWORKS_ISOLATION", "none")
+    facts = {"tools": TOOLS | {"caddy": "/tools/caddy"}, "ports": dict.fromkeys((*PORTS, *caddy.PORTS), 1)}
+    facts["isolation"] = cloud._chosen_isolation(place, facts, was=set())
+    control_plane.prepare(place, PORTS)
+    agent = next(part.program for part in cloud._followers(place, facts) if part.program.name == "agent")
+    assert agent.environment == {"MODELWORKS_ISOLATION": "none"}
+
+
+def test_a_kind_of_isolation_that_does_not_exist_is_refused_before_anything_starts(place, monkeypatch):
+    monkeypatch.setenv("MODELWORKS_ISOLATION", "docker")
+    with pytest.raises(ModelworksError, match="must be one of links, none, overlay, got 'docker'"):
+        cloud.up(place)
+    assert not place.root.exists()
+
+
+def test_containers_that_run_keep_their_kind_of_isolation(place, monkeypatch):
+    assert cloud._chosen_isolation(place, {"isolation": "links"}, was={"agent"}) == "links"
+    monkeypatch.setenv("MODELWORKS_ISOLATION", "none")
+    with pytest.raises(ModelworksError, match="is none, and the containers that run were started with links"):
+        cloud._chosen_isolation(place, {"isolation": "links"}, was={"agent"})
+
+
 def test_two_environments_share_no_port_and_no_secret(place):
     one, two = environments.create(place, "dev"), environments.create(place, "staging")
     assert one["aws_port"] != two["aws_port"]

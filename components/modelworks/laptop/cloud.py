@@ -30,8 +30,8 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, plugins, pod_network, rollouts, supervisor, toolchain
 from modelworks.laptop import environments as store
+from modelworks.laptop.agent import sandbox
 from modelworks.laptop.agent.cgroup import Memory
-from modelworks.laptop.agent.sandbox import NONE
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import Place, read_facts
 from modelworks.laptop.supervisor import Program
@@ -93,6 +93,8 @@ def up(
         for name in environments:
             store.create(place, name)
         was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
+        if facts["kubernetes"]:
+            facts["isolation"] = _chosen_isolation(place, facts, was)
         parts = _parts_up(place, facts, was, report, building)
         _write(place, facts)
         plugins.install(place, Path(facts["tools"][toolchain.PROVIDER]) if facts["kubernetes"] else None)
@@ -153,7 +155,7 @@ def _kubernetes_up(
     _wait(place, followers, was, report)
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.wait_for_ownership(api)
-        if _isolation(api) == NONE.kind:
+        if _isolation(api) == sandbox.NONE.kind:
             report(
                 "this machine allows no mount namespaces: a container finds a volume only where a variable, an "
                 "argument or its workingDir names the path (docs/guides/node-agent.md, Privileges)"
@@ -260,6 +262,27 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     return facts
 
 
+def _chosen_isolation(place: Place, facts: dict[str, Any], was: set[str]) -> str:
+    """The one kind of isolation that the user chose for containers; empty for the best that works.
+
+    Raises:
+        ModelworksError: It does not work here, or containers run with another.
+    """
+    chosen = os.environ.get(sandbox.VARIABLE, "")
+    if "agent" not in was:
+        if chosen:
+            sandbox.detect(place.node, chosen)
+        return chosen
+    before: str = facts.get("isolation", "")
+    if chosen not in {"", before}:
+        raise ModelworksError(
+            f"{sandbox.VARIABLE} is {chosen}, and the containers that run were started with "
+            f"{before or 'the best kind that works'}",
+            fix="Run `modelworks laptop down --keep` first.",
+        )
+    return before
+
+
 def _host_ports(place: Place, before: list[int], among: range, *, taken: Iterable[int]) -> list[int]:
     """The ports for single hosts: as they were, but for those that a stranger took while this place was down."""
     used = {*store.used_ports(place), *taken}
@@ -320,7 +343,8 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
     argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
     api = control_plane.client(place, facts["ports"], timeout=3)
     # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
-    parts.append(_Part(Program("agent", argv, whole_group=False), partial(_node_ready, api)))
+    chosen = {sandbox.VARIABLE: facts["isolation"]} if facts.get("isolation") else {}
+    parts.append(_Part(Program("agent", argv, chosen, whole_group=False), partial(_node_ready, api)))
     argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
     ports = [facts["ports"][name] for name in caddy.PORTS]
     parts.append(_Part(caddy.caddy_program(place, facts, tools), partial(_all_listen, ports)))
