@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
@@ -144,6 +145,14 @@ def test_two_environments_share_no_port_and_no_secret(place):
     assert one["aws_port"] != two["aws_port"]
     passphrases = {(place.environment(name) / "passphrase").read_text() for name in ("dev", "staging")}
     assert len(passphrases) == 2
+
+
+@pytest.mark.parametrize("place", ["mö del 50% #1?"], indirect=True)
+def test_the_engine_finds_the_state_in_a_folder_with_any_name(place):
+    environments.create(place, "local")
+    url = urlsplit(environments.environment_variables(place, "local")["PULUMI_BACKEND_URL"])
+    assert (url.scheme, unquote(url.path)) == ("file", str(place.environment("local") / "backend"))
+    assert (url.query, url.fragment) == ("metadata=skip", "")
 
 
 @pytest.mark.parametrize("name", ["", "Local", "../up", "a b", "-a", "a" * 33, "local\n"])

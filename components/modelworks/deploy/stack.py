@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -300,7 +301,8 @@ class Engine:
         url = self.variables.get("PULUMI_BACKEND_URL") or (self._project_file().get("backend") or {}).get("url") or ""
         if not url.startswith("file://"):
             return None
-        return self.project / os.path.expanduser(url.removeprefix("file://").split("?")[0])  # noqa: PTH111 (`~` in a URL)
+        folder = unquote(url.removeprefix("file://").split("?")[0])
+        return self.project / os.path.expanduser(folder)  # noqa: PTH111 (`~` in a URL)
 
     def locks(self) -> list[Lock]:
         """Who holds the stack. Only a backend of files can be inspected; elsewhere the engine reports it."""

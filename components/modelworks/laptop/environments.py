@@ -12,6 +12,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import yaml
 
@@ -141,7 +142,7 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
         "MODELWORKS_LAPTOP_ENVIRONMENT": environment,
         "PATH": os.pathsep.join([*first, *path]),
         # Without attributes beside each file: an engine killed while it writes them leaves a state that it cannot read.
-        "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}?metadata=skip",
+        "PULUMI_BACKEND_URL": f"{backend(place, environment)}?metadata=skip",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(folder / "passphrase"),
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         # A program with an older SDK of its own finds the plugins too.
@@ -151,6 +152,12 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
         # The engine fails where neither a variable nor the system has a name for the user.
         **({} if os.environ.get("USER") else {"USER": user_name()}),
     }
+
+
+def backend(place: Place, environment: str) -> str:
+    """The URL of the folder in which Pulumi keeps the environment's state."""
+    # Not quoted, `%` would make it a URL that the engine cannot read, and `#` would end the path.
+    return f"file://{quote(str(place.environment(environment) / 'backend'))}"
 
 
 def _past_proxies() -> dict[str, str]:

@@ -107,5 +107,5 @@ def _environment(place: Place, name: str) -> dict[str, Any]:
         "account": facts["account"],
         "region": facts["region"],
         "namespace": facts["namespace"],
-        "backend": f"file://{place.environment(name) / 'backend'}",
+        "backend": environments.backend(place, name),
     }
