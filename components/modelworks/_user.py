@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from pathlib import Path
 
 
 def user_name() -> str:
@@ -12,3 +13,11 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
+
+
+def user_home() -> Path | None:
+    """The user's home; None where neither `HOME` nor the system's list of users names one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -145,6 +146,16 @@ def test_two_environments_share_no_port_and_no_secret(place):
     assert one["aws_port"] != two["aws_port"]
     passphrases = {(place.environment(name) / "passphrase").read_text() for name in ("dev", "staging")}
     assert len(passphrases) == 2
+
+
+def test_the_engine_has_a_name_and_a_home_for_a_user_that_the_system_does_not_know(place, monkeypatch):
+    environments.create(place, "local")
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place.root))
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    variables = environments.environment_variables(place, "local")
+    assert (variables["USER"], variables["HOME"]) == (f"uid-{os.getuid()}", str(place.root))
 
 
 @pytest.mark.parametrize("place", ["mö del 50% #1?"], indirect=True)

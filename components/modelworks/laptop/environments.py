@@ -17,7 +17,7 @@ from urllib.parse import quote
 import yaml
 
 from modelworks._files import write_whole
-from modelworks._user import user_name
+from modelworks._user import user_home, user_name
 from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane, pod_network, toolchain
 from modelworks.laptop.state_dir import Place, read_facts
@@ -149,8 +149,9 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
         "PULUMI_ENABLE_LEGACY_PLUGIN_SEARCH": "true",
         "PULUMI_HOME": str(place.root / "pulumi"),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
-        # The engine fails where neither a variable nor the system has a name for the user.
+        # The engine fails where neither a variable nor the system has a name and a home for the user.
         **({} if os.environ.get("USER") else {"USER": user_name()}),
+        **({} if user_home() else {"HOME": str(place.root)}),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from modelworks._user import user_home
 from modelworks.errors import ModelworksError
 from modelworks.laptop.toolchain import packages
 from modelworks.laptop.toolchain.progress import Report, Step
@@ -154,10 +154,10 @@ def environment(go: Path, work: Path) -> dict[str, str]:
 
 def _settings() -> str:
     """The file of the user's Go settings; `off` for a user without a home."""
-    with contextlib.suppress(RuntimeError):
-        config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    if config := os.environ.get("XDG_CONFIG_HOME"):
         return str(Path(config) / "go" / "env")
-    return "off"
+    home = user_home()
+    return str(home / ".config" / "go" / "env") if home else "off"
 
 
 def source_folder(tool: Tool, module: Path, go: Path, work: Path) -> Path:

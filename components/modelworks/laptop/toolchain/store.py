@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from modelworks._files import write_whole
+from modelworks._user import user_home
 from modelworks.errors import ModelworksError
 from modelworks.laptop.toolchain import golang, official
 from modelworks.laptop.toolchain.official import Download
@@ -32,15 +33,15 @@ def cache_folder() -> Path:
     Raises:
         ModelworksError: The user has no home.
     """
-    home = os.environ.get("XDG_CACHE_HOME")
-    try:
-        base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if cache and Path(cache).is_absolute():
+        return Path(cache) / "modelworks" / "toolchain"
+    if (home := user_home()) is None:
         raise ModelworksError(
             f"no folder can be found to cache tools in: user id {os.getuid()} has no home, and HOME is not set",
             fix="Set HOME or XDG_CACHE_HOME to a folder that can be written.",
-        ) from error
-    return base / "modelworks" / "toolchain"
+        )
+    return home / ".cache" / "modelworks" / "toolchain"
 
 
 @dataclass(frozen=True)
