@@ -15,6 +15,7 @@ from modelworks.stack import (
     secret,
     stack_config,
     tag_everything,
+    views_of,
     volume_driver,
 )
 
@@ -33,6 +34,7 @@ settings, cluster = config.settings, config.settings.cluster
 ingresses = settings.ingresses
 domain = cluster.domain or f"{stack}.localhost"
 account = require_account(config.account_ids)
+read_views = {model: views_of(*endpoint.feature_services) for model, endpoint in settings.endpoints.items()}
 tag_everything(required_tags(environment=stack, owner=settings.owner, cost_centre=settings.cost_centre))
 
 environment = Environment(
@@ -116,7 +118,7 @@ endpoints = {
         model,
         {
             **on_the_ground,
-            **arguments(endpoint),
+            **arguments(endpoint, without=["feature_services"]),
             "ingress": arguments(ingresses[f"endpoints.{model}"]),
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
@@ -127,6 +129,7 @@ endpoints = {
             "release": arguments(config.releases[model]),
             "trusted_keys": settings.trusted_keys,
             "tokens": secret(config.secrets.tokens.get(model)),
+            "feature_tables": features.tables_of(read_views[model]) if settings.features else {},
         },
         after_argo,
     )

@@ -46,6 +46,8 @@ class Declared(pulumi.runtime.Mocks):
             return args.name, {**args.inputs, "metadata": {"name": args.name, **args.inputs.get("metadata", {})}}
         if args.typ == "aws:s3/bucket:Bucket":
             args.inputs.setdefault("bucket", args.name)
+        if args.typ == "aws:dynamodb/table:Table":
+            args.inputs["arn"] = f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/{args.inputs['name']}"
         return f"{args.name}-id", {"arn": f"arn:aws:mock:::{args.name}", "keyId": f"{args.name}-id", **args.inputs}
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:

@@ -48,6 +48,7 @@ FULLEST: dict[str, dict[str, Any]] = {
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},
         "tokens": "t0ken",
         "trusted_keys": {"release.pem": "-----BEGIN PUBLIC KEY-----"},
+        "feature_tables": {"weather": f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/features.weather"},
         "ingress": {"visibility": "public", "certificate_arn": f"arn:aws:acm:eu-central-1:{ACCOUNT}:certificate/c"},
     },
     "ModelRegistry": {},

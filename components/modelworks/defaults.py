@@ -69,6 +69,7 @@ ENDPOINT: Final[Defaults] = {
     "memory_mib": 512,
     "latency_objective_ms": 100,
     "log_sample_ratio": 1.0,
+    "feature_tables": {},
 }
 INGRESS: Final[Defaults] = {
     "visibility": "internal",

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
@@ -21,6 +21,7 @@ from modelworks._resources.iam import (
     service_account_trust,
     statement,
 )
+from modelworks._spelling import did_you_mean
 
 _DATA, _REGISTRY, _QUERIES = "data", "registry", "queries"
 """Prefixes in the bucket: history, definitions, and results of queries."""
@@ -171,6 +172,22 @@ class FeatureStore(pulumi.ComponentResource):
             feature_store_yaml=self.feature_store_yaml, tables=self.tables, environment=args["environment"]
         )
         self.register_outputs({output: getattr(self, output) for output in _OUTPUTS})
+
+    def tables_of(self, views: Iterable[str]) -> dict[str, pulumi.Input[str]]:
+        """ARN of the online table of each of these views, by name: the `feature_tables` of a `ModelEndpoint`.
+
+        Args:
+            views: Names of online views, as `modelworks.stack.views_of()` reads them for a feature service.
+
+        Raises:
+            ValueError: The store has no online view of that name.
+        """
+        wanted = list(views)
+        if strangers := [view for view in wanted if view not in self._online]:
+            raise ValueError(
+                f"{self._name} has no online view {strangers[0]!r}{did_you_mean(strangers[0], self._online)}"
+            )
+        return {view: self._online[view].arn for view in wanted}
 
     def _child(self, suffix: str) -> str:
         return f"{self._name}-{suffix}"

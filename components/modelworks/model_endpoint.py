@@ -32,6 +32,7 @@ from modelworks._resources.serving_pod import (
     release_annotations,
     serving_permissions,
     serving_pod,
+    table_variables,
     token_file,
 )
 
@@ -83,6 +84,10 @@ class ModelEndpointArgs(TypedDict):
     log_sample_ratio: NotRequired[float]
     """Share of predictions kept in the prediction log, 0 to 1. Default 1."""
 
+    feature_tables: NotRequired[dict[str, pulumi.Input[str]]]
+    """ARN of the online table of each feature view that its releases read, by the view's name, as
+    `FeatureStore.tables_of` has them. Pods may read these tables and no others. Default: none."""
+
     image: pulumi.Input[str]
     """Runtime image by digest: `…@sha256:…`."""
 
@@ -102,7 +107,7 @@ class ModelEndpointArgs(TypedDict):
     """Bucket that holds the bundles, and the prediction log."""
 
     key_arn: pulumi.Input[str]
-    """KMS key that encrypts the bucket."""
+    """KMS key that encrypts the bucket and the feature tables."""
 
     alerts_topic_arn: pulumi.Input[str]
     """SNS topic that alarms are sent to."""
@@ -164,8 +169,9 @@ class ModelEndpoint(KubernetesComponent):
             "endpoint",
             self._args,
             bucket=self._args["bundle_bucket"],
-            permissions=lambda bucket, key: serving_permissions(self._model, bucket, key),
+            permissions=lambda bucket, key, *tables: serving_permissions(self._model, bucket, key, *tables),
             description=f"Serves {self._model}",
+            others=list(self._args["feature_tables"].values()),
         )
 
     def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
@@ -267,6 +273,7 @@ class ModelEndpoint(KubernetesComponent):
             contract.ENV_LATENCY_OBJECTIVE_MS: str(args["latency_objective_ms"]),
             contract.ENV_SCRATCH: SCRATCH,
             **({contract.ENV_ALLOW_ANONYMOUS: "true"} if args["allow_anonymous"] else {}),
+            **table_variables(args["feature_tables"]),
         }
 
     # -- Around the pods ---------------------------------------------------------------------------------------------
@@ -297,6 +304,11 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
         require_token(tokens)
     require_image_digest(args["image"])
     require_sound_ingress(args["ingress"])
+    for view, arn in args["feature_tables"].items():
+        if isinstance(arn, str) and ":table/" not in arn:
+            raise ValueError(
+                f"feature_tables[{view!r}] must be the ARN of a DynamoDB table (…:table/NAME), got {arn!r}"
+            )
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]
     if not 1 <= fewest <= most:
         raise ValueError(f"minimum_replicas must be from 1 to maximum_replicas ({most}), got {fewest}")

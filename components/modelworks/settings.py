@@ -246,6 +246,9 @@ class Endpoint(_Strict):
     """A request that takes longer is `slow`."""
     log_sample_ratio: Annotated[float, Field(ge=0, le=1)] = defaults.ENDPOINT["log_sample_ratio"]
     """Share of predictions kept in the prediction log, 0 to 1."""
+    feature_services: list[str] = []
+    """Feature services that the model's releases read, as `models/features.json` names them. Its pods may read the
+    online tables of their views, and no others. It needs `features`. Default: none."""
     limits: Limits = Limits()
     """Beyond these the endpoint's alarms fire."""
     canary: Canary = Canary()
@@ -321,6 +324,15 @@ class Settings(_Strict):
                     f"{path}.ingress is public and has no certificate_arn, so that anybody could read along: state one "
                     "there, or in cluster.ingress for all hosts"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _features_first(self) -> Self:
+        reading = [name for name, endpoint in self.endpoints.items() if endpoint.feature_services]
+        if reading and self.features is None:
+            raise ValueError(
+                f"endpoints.{reading[0]}.feature_services needs a feature store (features: {{}} for its defaults)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from pulumi.runtime.config import CONFIG, is_config_secret
 from modelworks import defaults
 from modelworks._endpoints import is_emulated
 from modelworks._git import git
+from modelworks._spelling import did_you_mean
 from modelworks.errors import ModelworksError
-from modelworks.feature_manifest import read_manifest
+from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -42,9 +43,14 @@ def stack_config() -> "StackConfig":
     return parsed
 
 
-def arguments(part: "BaseModel | None") -> Any:
-    """A part of the settings as arguments of its component, which have the same names; None for none."""
-    return None if part is None else part.model_dump()
+def arguments(part: "BaseModel | None", *, without: Collection[str] = ()) -> Any:
+    """A part of the settings as arguments of its component, which have the same names; None for none.
+
+    Args:
+        part: Of the settings.
+        without: Settings that are no arguments: the program makes arguments of them.
+    """
+    return None if part is None else part.model_dump(exclude=set(without))
 
 
 def _value(text: Any) -> Any:
@@ -212,6 +218,40 @@ def feature_views(project: Path | None = None) -> list[Any]:
         {"name": name, "columns": view.columns, "path": view.path, "online": view.online}
         for name, view in manifest.views.items()
     ]
+
+
+def views_of(*services: str, project: Path | None = None) -> list[str]:
+    """Names of the views in these feature services, by the committed manifest: what `FeatureStore.tables_of` takes.
+
+    Args:
+        services: Names of feature services.
+        project: Folder of the project. Default: that of the program's `Pulumi.yaml`.
+
+    Raises:
+        ModelworksError: The manifest has no such service, one of its views is not online, or the manifest is damaged.
+    """
+    if not services:
+        return []
+    manifest = read_manifest(project or Path(pulumi.runtime.get_root_directory()))
+    known = manifest.services
+    for service in services:
+        if service not in known:
+            raise ModelworksError(
+                f"an endpoint reads the feature service {service!r}, and {PATH} has none of that name"
+                f"{did_you_mean(service, known)}",
+                fix="Name one that it has, or define it in models/*/features.py and run `modelworks features apply`.",
+            )
+        if kept := [view for view in known[service].features if not _is_online(manifest, view)]:
+            raise ModelworksError(
+                f"an endpoint reads the feature service {service!r}, whose view {kept[0]!r} is not online",
+                fix="State online=True for it in models/*/features.py and run `modelworks features apply`, or leave it "
+                "out of the service.",
+            )
+    return sorted({view for service in services for view in known[service].features})
+
+
+def _is_online(manifest: FeatureManifest, view: str) -> bool:
+    return view in manifest.views and manifest.views[view].online
 
 
 def lock_image(name: str) -> str:

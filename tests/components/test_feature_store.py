@@ -15,6 +15,7 @@ ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 CATALOG_TABLE = "aws:glue/catalogTable:CatalogTable"
 TABLE = "aws:dynamodb/table:Table"
 KEY = SMALLEST["FeatureStore"]["key_arn"]
+TABLE_ARN = f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/features.weather"
 WEATHER = {"name": "weather", "columns": {"origin": "string", "wind": "double", "hour": "timestamp"}, "path": "weather"}
 
 
@@ -122,7 +123,7 @@ def test_a_reader_changes_nothing_but_results_of_queries():
     assert {action for action in actions(declared, "reader") if action.startswith("dynamodb:")} == {
         "dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem",
     }  # fmt: skip
-    assert resources(declared, "reader", "dynamodb:GetItem") == ["arn:aws:mock:::features-online-weather"]
+    assert resources(declared, "reader", "dynamodb:GetItem") == [TABLE_ARN]
     assert resources(declared, "reader", "glue:GetTable") == [
         f"arn:aws:glue:eu-central-1:{ACCOUNT}:catalog",
         f"arn:aws:glue:eu-central-1:{ACCOUNT}:database/features",
@@ -141,7 +142,7 @@ def test_a_writer_writes_history_and_no_online_value():
 
 def test_the_materializer_writes_online_values_and_no_history():
     declared = store(WEATHER)
-    assert resources(declared, "materializer", "dynamodb:PutItem") == ["arn:aws:mock:::features-online-weather"]
+    assert resources(declared, "materializer", "dynamodb:PutItem") == [TABLE_ARN]
     assert "s3:PutObject" not in actions(declared, "materializer")
 
 
@@ -191,7 +192,7 @@ def test_feast_gets_a_ready_config():
         "location": "s3://flight-features-store/data",
     }
     assert found["online_store"]["region"] == "eu-central-1"
-    assert found["place"]["tables"] == {"weather": "arn:aws:mock:::flight-features-online-weather"}
+    assert found["place"]["tables"] == {"weather": TABLE_ARN.replace("features", "flight_features")}
 
 
 @pytest.mark.parametrize(
@@ -231,3 +232,29 @@ def test_a_program_declares_the_views_of_the_committed_manifest(tmp_path):
 
 def test_a_project_without_a_manifest_has_no_views(tmp_path):
     assert feature_views(tmp_path) == []
+
+
+def test_the_tables_of_some_views_are_what_an_endpoint_takes():
+    found = {}
+
+    def program():
+        views = [WEATHER, {**WEATHER, "name": "delays"}]
+        tables = FeatureStore("features", {**SMALLEST["FeatureStore"], "views": views}).tables_of(["weather"])
+        tables["weather"].apply(lambda arn: found.update(weather=arn))
+        assert set(tables) == {"weather"}
+
+    declare(program)
+    assert found == {"weather": TABLE_ARN}
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ("wether", "features has no online view 'wether'; did you mean 'weather'"),
+        ("history", "features has no online view 'history'; known here: weather"),
+    ],
+)
+def test_a_view_without_an_online_table_is_refused(view, message):
+    views = [WEATHER, {**WEATHER, "name": "history", "online": False}]
+    with pytest.raises(ValueError, match=message):
+        declare(lambda: FeatureStore("features", {**SMALLEST["FeatureStore"], "views": views}).tables_of([view]))

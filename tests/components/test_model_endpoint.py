@@ -7,12 +7,16 @@ import pytest
 
 from mocks import ACCOUNT, declare
 from modelworks import ModelEndpoint, contract
+from modelworks.runtime.online import read_tables
 
 DIGEST = "sha256:" + "ab" * 32
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
 ANALYSIS = "kubernetes:argoproj.io/v1alpha1:AnalysisTemplate"
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 INGRESS = "kubernetes:networking.k8s.io/v1:Ingress"
+FEATURE_TABLES = {
+    view: f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/flights.{view}" for view in ("weather", "delays")
+}
 
 
 def arguments(**args):
@@ -100,6 +104,36 @@ def test_pods_may_read_their_bundles_write_their_log_and_metrics_and_nothing_els
         (["cloudwatch:PutMetricData"], ["*"]),
     ]
     assert policy["Statement"][3]["Condition"] == {"StringEquals": {"cloudwatch:namespace": "modelworks"}}
+
+
+def test_pods_may_read_the_tables_of_the_views_that_are_named_and_no_others():
+    declared = endpoint(feature_tables=FEATURE_TABLES)
+    rules = json.loads(declared.one("aws:iam/rolePolicy:RolePolicy")["policy"])["Statement"]
+    own = json.loads(endpoint().one("aws:iam/rolePolicy:RolePolicy")["policy"])["Statement"]
+    assert rules == [
+        *own,
+        {"Effect": "Allow", "Action": ["dynamodb:BatchGetItem"], "Resource": sorted(FEATURE_TABLES.values())},
+    ]
+    # The key of the tables is that of the bucket, which the role may decrypt with already.
+    assert any("kms:Decrypt" in rule["Action"] and rule["Resource"] == [arguments()["key_arn"]] for rule in rules)
+
+
+def test_pods_get_the_name_of_each_views_table():
+    found = variables(endpoint(feature_tables=FEATURE_TABLES))[contract.ENV_FEATURE_TABLES]
+    assert found == '{"delays": "flights.delays", "weather": "flights.weather"}'
+    assert read_tables(found) == {"weather": "flights.weather", "delays": "flights.delays"}
+
+
+def test_the_order_in_which_views_are_named_changes_nothing():
+    turned = dict(reversed(FEATURE_TABLES.items()))
+    assert endpoint(feature_tables=turned).resources == endpoint(feature_tables=FEATURE_TABLES).resources
+
+
+def test_an_endpoint_that_reads_no_features_has_neither_the_variable_nor_the_permission():
+    declared = endpoint()
+    assert contract.ENV_FEATURE_TABLES not in variables(declared)
+    assert "dynamodb" not in declared.one("aws:iam/rolePolicy:RolePolicy")["policy"]
+    assert endpoint(feature_tables={}).resources == declared.resources
 
 
 def test_only_the_endpoints_service_account_may_assume_the_role():
@@ -289,6 +323,10 @@ def test_every_object_lives_in_the_given_namespace():
         ({"canary": {"steps": [50, 10]}}, r"canary.steps must grow .* got \[50, 10\]"),
         ({"release": {"digest": "latest"}}, "a digest must be sha256: and 64 hex digits, got 'latest'"),
         ({"limits": {"period_seconds": 45}}, "period_seconds must be"),
+        (
+            {"feature_tables": {"weather": "flights.weather"}},
+            r"feature_tables\['weather'\] must be the ARN of a DynamoDB table \(…:table/NAME\), got 'flights.weather'",
+        ),
     ],
 )
 def test_bad_input_is_refused(args, message):

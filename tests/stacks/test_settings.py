@@ -21,6 +21,13 @@ def test_endpoints_and_training_without_a_registry_are_contradictory(part):
         Settings(**GOOD, **part)
 
 
+def test_an_endpoint_that_reads_features_without_a_feature_store_is_contradictory():
+    reading = {"registry": {}, "endpoints": {"flight-delay": {"feature_services": ["flight"]}}}
+    assert Settings(**GOOD, **reading, features={}).endpoints["flight-delay"].feature_services == ["flight"]
+    with pytest.raises(ValidationError, match=r"endpoints\.flight-delay\.feature_services needs a feature store"):
+        Settings(**GOOD, **reading)
+
+
 @pytest.mark.parametrize("steps", [[50, 10], [10, 10]])
 def test_steps_that_do_not_grow_are_refused(steps):
     with pytest.raises(ValidationError, match="steps must grow"):

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from mocks import ACCOUNT, ROOT
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import Service, read_manifest
 from reference import FILES, SECRETS, evaluated
 
 REAL = ["dev", "staging", "prod"]
@@ -220,3 +224,43 @@ def test_a_line_of_the_settings_declares_a_feature_store(stack):
     protected = declared.requests()
     bucket = next(request for urn, request in protected.items() if urn.endswith("::features-store"))
     assert bool(bucket.get("protect")) == (stack != "local")
+
+
+def reading(stack: str, monkeypatch, *services: str) -> dict[str, Any]:
+    """Changes to a stack whose released model reads feature services of the example's manifest."""
+    known = read_manifest(ROOT / "examples" / "feature-store")
+    known = replace(known, services={**known.services, "history": Service(model="flights", features={"past": ("a",)})})
+    monkeypatch.setattr("modelworks.stack.read_manifest", lambda _: known)
+    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
+    settings |= {"features": {}, "endpoints": {"flight-delay": {"feature_services": [*services]}}}
+    return {
+        "modelworks:settings": settings,
+        "modelworks:releases": {"flight-delay": {"digest": "sha256:" + "ab" * 32}},
+        "modelworks:secrets": {**SECRETS, "tokens": {"flight-delay": "t0ken"}},
+    }
+
+
+def test_a_feature_service_of_an_endpoint_gives_its_pods_the_tables_of_its_views(monkeypatch):
+    changes = reading("dev", monkeypatch, "flight")
+    declared = evaluated("dev", **changes)
+    policy = json.loads(declared.all("aws:iam/rolePolicy:RolePolicy")["flight-delay-endpoint-policy"]["policy"])
+    (reads,) = [rule for rule in policy["Statement"] if "dynamodb:BatchGetItem" in rule["Action"]]
+    tables = [f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/features.{view}" for view in ("delays", "weather")]
+    assert reads == {"Effect": "Allow", "Action": ["dynamodb:BatchGetItem"], "Resource": tables}
+    (container,) = declared.one("kubernetes:argoproj.io/v1alpha1:Rollout")["spec"]["template"]["spec"]["containers"]
+    (found,) = [item["value"] for item in container["env"] if item["name"] == "MODELWORKS_FEATURE_TABLES"]
+    assert json.loads(found) == {"delays": "features.delays", "weather": "features.weather"}
+
+
+@pytest.mark.parametrize(
+    ("service", "message"),
+    [
+        ("flihgt", r"service 'flihgt', and models/features.json has none of that name; did you mean 'flight'\?"),
+        ("history", "service 'history', whose view 'past' is not online"),
+    ],
+)
+def test_a_feature_service_without_tables_is_refused_before_anything_is_declared(monkeypatch, service, message):
+    changes = reading("dev", monkeypatch, service)
+    with pytest.raises(ModelworksError, match=message) as error:
+        evaluated("dev", **changes)
+    assert "modelworks features apply" in error.value.fix

@@ -29,8 +29,9 @@ def pod_identity(
     args: Mapping[str, Any],
     *,
     bucket: pulumi.Input[str],
-    permissions: Callable[[str, str], Sequence[Mapping[str, Any]]],
+    permissions: Callable[..., Sequence[Mapping[str, Any]]],
     description: str,
+    others: Sequence[pulumi.Input[str]] = (),
 ) -> PodIdentity:
     """A service account that assumes a role of its own, by the cluster's identity provider (IRSA, as EKS has it).
 
@@ -39,15 +40,16 @@ def pod_identity(
         suffix: The suffix of both names, and of the account in the cluster, after the component's name.
         args: The component's `account_id`, `oidc_issuer`, and `key_arn`, the key of the bucket.
         bucket: The bucket that the pods use.
-        permissions: Statements of what the role may do, by the ARNs of the bucket and of its key.
+        permissions: Statements of what the role may do, by the ARNs of the bucket, of its key, and of `others`.
         description: The purpose of the role.
+        others: ARNs of what else the pods use.
     """
     name, metadata = component.child_name(suffix), component.metadata()
     # The account's name is stated, because the role trusts it before the account is there.
     trust = pulumi.Output.all(
         args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], metadata["namespace"]
     ).apply(lambda found: policy_document([service_account_trust(name, *found)]))
-    policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"]).apply(
+    policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"], *others).apply(
         lambda arns: policy_document(permissions(*arns))
     )
     role, permitted = least_privilege_role(name, parent=component, trust=trust, policy=policy, description=description)

@@ -1,5 +1,6 @@
 """Private: a pod that runs a released bundle: its variables, its permissions and its containers."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
@@ -174,11 +175,24 @@ def log_prefix(model: str) -> str:
     return f"predictions/{model}"
 
 
-def serving_permissions(model: str, bucket_arn: str, key_arn: str) -> list[dict[str, Any]]:
-    """Permissions of a model's pods: read its bundles, write its log, publish metrics."""
+def table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
+    """The variable that names the table of each feature view; none where a model reads none."""
+    if not arns:
+        return {}
+    # Sorted, so that the order in which a program names them rolls nothing out.
+    tables = pulumi.Output.all(**arns).apply(
+        lambda found: json.dumps({view: arn.rpartition("/")[2] for view, arn in found.items()}, sort_keys=True)
+    )
+    return {contract.ENV_FEATURE_TABLES: tables}
+
+
+def serving_permissions(model: str, bucket_arn: str, key_arn: str, *table_arns: str) -> list[dict[str, Any]]:
+    """Permissions of a model's pods: read its bundles and features, write its log, publish metrics."""
+    reads = [statement(["dynamodb:BatchGetItem"], sorted(table_arns))] if table_arns else []
     return [
         statement(["s3:GetObject"], [f"{bucket_arn}/bundles/{model}/*"]),
         statement(["s3:PutObject"], [f"{bucket_arn}/{log_prefix(model)}/*"]),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key_arn]),
         publish_metrics(contract.METRIC_NAMESPACE),
+        *reads,
     ]

@@ -70,7 +70,8 @@ class OnlineFeatures:
             raise ModelworksError(
                 f"{manifest.model} reads the feature view {', '.join(missing)}, and {contract.ENV_FEATURE_TABLES} "
                 "names no table of it",
-                fix="Give the endpoint the tables of the environment's feature store: its argument feature_tables.",
+                fix=f"Name the feature service {self._stored.service!r} in the endpoint's setting feature_services, or "
+                "the views' tables in its argument feature_tables, and run `modelworks up`.",
             )
         place = {feature.name: number for number, feature in enumerate(manifest.request_features)}
         self._views = [_View(view, tables[view.name], place) for view in self._stored.views]
@@ -121,7 +122,8 @@ class OnlineFeatures:
             if getattr(error, "response", {}).get("Error", {}).get("Code") in _NEVER:
                 raise ModelworksError(
                     f"the tables {', '.join(sorted({view.table for view in self._views}))} cannot be read: {error}",
-                    fix="The endpoint's feature_tables must name tables of the environment's feature store.",
+                    fix="The endpoint's setting feature_services, or its argument feature_tables, must name what the "
+                    "model reads: its role may read nothing else. Then run `modelworks up`.",
                 ) from error
             return str(error)
         return ""
