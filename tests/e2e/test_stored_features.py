@@ -1,0 +1,89 @@
+"""A model that reads features, released on the laptop: declared by its settings, materialized, asked by key."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import boto3
+import httpx
+import pytest
+import yaml
+
+from e2e.test_lifecycle import Rehearsal
+from lifecycle.test_stored_features import Flights
+from modelworks.laptop import cloud
+from waiting import PATIENCE, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+STACK = """\
+config:
+  aws:region: eu-central-1
+  aws:allowedAccountIds: ["111111111111"]
+  modelworks:settings:
+    owner: tests
+    cost_centre: "1"
+    registry: {}
+    features: {}
+    endpoints:
+      flights:
+        allow_anonymous: true
+        minimum_replicas: 1
+        feature_services: [flight]
+        limits: {period_seconds: 10}
+"""
+
+
+@pytest.fixture
+def project():
+    folder = Path(tempfile.mkdtemp(prefix="modelworks-stored-"))
+    made = Rehearsal(folder)
+    made.stack("staging").unlink()
+    made.stack("dev").write_text(STACK)
+    try:
+        yield made
+    finally:
+        cloud.down(made.place)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def upload(history: Path, location: str, client) -> None:
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    for file in history.rglob("*.parquet"):
+        client.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(history)}")
+
+
+def test_a_released_model_answers_by_key_with_the_features_of_its_environment(project, monkeypatch):
+    flights = Flights(project.project)
+    monkeypatch.setenv("MODELWORKS_FEATURE_HISTORY", str(flights.history))
+    project.modelworks("laptop", "up", "dev")
+    project.declare("dev")
+    project.commit()
+    place = json.loads(project.pulumi("dev", "stack", "output", "features", "--json"))
+    store = yaml.safe_load(place["feature_store_yaml"])
+    upload(flights.history, store["offline_store"]["location"], boto3.client("s3", **project.aws("dev")))
+    project.modelworks("features", "apply", "--env", "dev")
+    project.modelworks("features", "materialize", "--env", "dev")
+    project.modelworks("train", "flights")
+    project.modelworks("bundle", "flights")
+    project.modelworks("register", "flights", "--env", "dev")
+    project.modelworks("release", "flights", "--env", "dev")
+    project.modelworks("up", "dev", "--yes")
+    (endpoint,) = json.loads(project.modelworks("status", "dev", "--json"))["endpoints"]
+
+    def answer(tail: str | None) -> httpx.Response:
+        row = {"tail": tail, "origin": "EWR", "distance": 700}
+        return httpx.post(f"{endpoint['url']}/v1/predict", json=row, timeout=PATIENCE, trust_env=False)
+
+    eventually(lambda: answer("N3").status_code == 200)
+    [known], [unknown] = (answer(tail).json()["predictions"] for tail in ("N3", None))
+    assert known["score"] != unknown["score"]
+    policies = boto3.client("iam", **project.aws("dev"))
+    (role,) = [each["RoleName"] for each in policies.list_roles()["Roles"] if "flights-endpoint" in each["RoleName"]]
+    (policy,) = policies.list_role_policies(RoleName=role)["PolicyNames"]
+    document = policies.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+    (reads,) = [rule for rule in document["Statement"] if "dynamodb:BatchGetItem" in rule["Action"]]
+    assert reads["Resource"] == [place["tables"][view] for view in ("delays", "weather")]
