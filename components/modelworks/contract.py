@@ -199,6 +199,8 @@ ENV_POD_NAME = "POD_NAME"
 """Name of the pod, for logs and file names (a `fieldRef` to metadata.name). Optional."""
 ENV_PORT = "MODELWORKS_PORT"
 """Port to listen on. Default 8080."""
+ENV_GRPC_PORT = "MODELWORKS_GRPC_PORT"
+"""Port of the Open Inference Protocol over gRPC. Unset: no gRPC."""
 ENV_TOKEN_FILE = "MODELWORKS_TOKEN_FILE"  # noqa: S105 - the name of a variable, not a token
 """File with the bearer tokens that are let in, one a line. Read again when it changes: emptied, it locks everyone out;
 a file that cannot be read leaves the last tokens valid."""

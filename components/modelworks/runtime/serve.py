@@ -34,12 +34,15 @@ from modelworks.runtime.server.logs import Scribe, line, place, say
 from modelworks.runtime.server.spool import waiting_rows
 
 if TYPE_CHECKING:
+    import grpc.aio
+
     from modelworks.runtime.server.app import App
     from modelworks.runtime.server.custom_service import Service
     from modelworks.runtime.server.engine import Model
     from modelworks.runtime.server.http import Listener
     from modelworks.runtime.server.prediction_log import PredictionLog
     from modelworks.runtime.server.tracing import Tracer
+    from modelworks.runtime.server.v2_grpc import OpenInferenceService
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
@@ -89,7 +92,8 @@ def _run(config: Config, scratch: Path, began: float, ends: Ends) -> None:
     ends.hold()
     companion = Companion(scratch)
     try:
-        _import_engine()  # while the bundle is on its way; nothing is raised here, for an import may swallow it
+        # While the bundle is on its way. A signal does not raise here, for an import may swallow it.
+        _import_engine(grpc=config.grpc_port is not None)
         ends.resume()
         archive = companion.archive()
         fetched = time.perf_counter()
@@ -122,12 +126,23 @@ def _log_thread_error(args: threading.ExceptHookArgs) -> None:
         say("error", "a thread failed", thread=name, error=place(args.exc_value))
 
 
-def _import_engine() -> None:
+def _import_engine(*, grpc: bool) -> None:
     import numpy  # noqa: F401, ICN001
     import onnxruntime  # noqa: F401
     import uvloop  # noqa: F401
 
     from modelworks.runtime.server import app  # noqa: F401
+
+    if grpc:
+        try:
+            from modelworks.runtime.server import v2_grpc  # noqa: F401
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in {"grpc", "google"}:
+                raise
+            raise ModelworksError(
+                f"{contract.ENV_GRPC_PORT} is set, and grpcio and protobuf are not both installed",
+                fix='Build the image with EXTRAS="runtime grpc", install modelworks[grpc], or unset the variable.',
+            ) from error
 
 
 class _Worker:
@@ -219,6 +234,7 @@ class _Worker:
             server = await loop.create_server(front, config.host, config.port, backlog=2048)
         except OSError as error:
             raise ModelworksError(f"{config.host}:{config.port} cannot be listened on: {error.strerror}") from error
+        calls = await _Calls.listen(app, config, scribe)
         # The model and the modules live for ever: the collector need not look at them again and again.
         gc.collect()
         gc.freeze()
@@ -231,10 +247,12 @@ class _Worker:
         broken = self._service.ended if self._service is not None else ""
         app.engine.draining = True
         # Without its service it answers nothing: there is nothing to wait for.
-        await self._drain(front, server, 0 if broken else config.drain_seconds, hurried)
+        await self._drain(front, server, calls, 0 if broken else config.drain_seconds, hurried)
         beat.cancel()
+        cut_off = len(front.connections) + calls.waiting
+        await calls.cut_off()
         app.tick()
-        scribe.add(line("info", "ended", cut_off=len(front.connections)))
+        scribe.add(line("info", "ended", cut_off=cut_off))
         self._ends.hold()  # for the loop has ended
         if broken:
             raise ModelworksError(broken)
@@ -253,12 +271,15 @@ class _Worker:
             release=config.release,
             served=served,
             address=f"{config.host}:{config.port}",
+            **({"grpc_address": f"{config.host}:{config.grpc_port}"} if config.grpc_port else {}),
             ready_seconds=round(time.perf_counter() - self._timing["fetched_at"], 3),
             fetch_seconds=self._timing["fetch_seconds"],
             row_microseconds=round(self._row_seconds * 1e6, 1),
         )
 
-    async def _drain(self, front: Listener, server: asyncio.Server, seconds: float, hurried: asyncio.Event) -> None:
+    async def _drain(
+        self, front: Listener, server: asyncio.Server, calls: _Calls, seconds: float, hurried: asyncio.Event
+    ) -> None:
         """Serve on until load balancers have noticed, then until what is in flight is answered."""
         self._scribe.say("info", "draining", seconds=seconds)
         # New requests keep coming until every load balancer has seen that this pod is not ready.
@@ -266,9 +287,10 @@ class _Worker:
         with suppress(TimeoutError):
             await asyncio.wait_for(hurried.wait(), seconds)
         server.close()
+        calls.close()
         deadline = time.monotonic() + _FINISH_SECONDS
         front.close_idle()
-        while front.connections and time.monotonic() < deadline and not hurried.is_set():
+        while (front.connections or calls.open) and time.monotonic() < deadline and not hurried.is_set():
             await asyncio.sleep(0.02)
             front.close_idle()
 
@@ -289,6 +311,53 @@ class _Worker:
         from modelworks.runtime.server.app import App
 
         return App, Predictor(self._bento, self._manifest)
+
+
+class _Calls:
+    """The gRPC server, where there is one.
+
+    Args:
+        server: The server.
+        service: Of the protocol.
+    """
+
+    def __init__(self, server: grpc.aio.Server | None = None, service: OpenInferenceService | None = None) -> None:
+        self._server, self._service = server, service
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def listen(cls, app: App, config: Config, scribe: Scribe) -> _Calls:
+        """Answer on the port for gRPC, if one is set."""
+        if config.grpc_port is None:
+            return cls()
+        from modelworks.runtime.server import v2_grpc
+
+        service = v2_grpc.OpenInferenceService(app.engine, app.served, app.tokens, scribe.say)
+        return cls(await v2_grpc.listen(service, config.host, config.grpc_port, config.max_body_bytes), service)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their predictions."""
+        return self._service.waiting if self._service is not None else 0
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are in flight since `close`."""
+        return self._closing is not None and not self._closing.done()
+
+    def close(self) -> None:
+        """Take no new calls; those in flight are answered."""
+        if self._server is not None and self._service is not None:
+            from modelworks.runtime.server import v2_grpc
+
+            self._closing = asyncio.create_task(v2_grpc.close(self._server, self._service, _FINISH_SECONDS))
+
+    async def cut_off(self) -> None:
+        """End what is still in flight."""
+        if self._server is not None:
+            await self._server.stop(0)
+        if self._closing is not None:
+            await self._closing
 
 
 def _raised_descriptors() -> int:

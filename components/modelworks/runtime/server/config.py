@@ -24,6 +24,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     pod: str = "pod"
     port: int = contract.DEFAULT_PORT
+    grpc_port: int | None = None
     allow_anonymous: bool = False
     token_file: Path | None = None
     trusted_keys: Path | None = None
@@ -74,6 +75,10 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
     metrics = environ.get(contract.ENV_METRICS, "cloudwatch")
     if metrics not in {"cloudwatch", "none"}:
         raise ModelworksError(f"{contract.ENV_METRICS} must be cloudwatch or none, got {metrics!r}")
+    port = int(_number(environ, contract.ENV_PORT, contract.DEFAULT_PORT, 1, 65535))
+    grpc_port = int(_number(environ, contract.ENV_GRPC_PORT, 0, 1, 65535)) or None
+    if grpc_port == port:
+        raise ModelworksError(f"{contract.ENV_GRPC_PORT} must differ from {contract.ENV_PORT}, got {port} for both")
     return Config(
         bundle_uri=_required(environ, contract.ENV_BUNDLE_URI),
         digest=digest,
@@ -82,7 +87,8 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         environment=environ.get(contract.ENV_ENVIRONMENT, "local"),
         host=environ.get(contract.ENV_POD_IP, "127.0.0.1"),
         pod=environ.get(contract.ENV_POD_NAME) or environ.get("HOSTNAME") or "pod",
-        port=int(_number(environ, contract.ENV_PORT, contract.DEFAULT_PORT, 1, 65535)),
+        port=port,
+        grpc_port=grpc_port,
         allow_anonymous=allow_anonymous,
         token_file=Path(tokens) if tokens else None,
         trusted_keys=Path(keys) if keys else None,

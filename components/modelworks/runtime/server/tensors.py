@@ -101,6 +101,10 @@ class Served:
         """Whether a request for this model and version is one for what is served."""
         return name == self.name and version in self._labels
 
+    def not_here(self) -> str:
+        """Why a request for another model or version is refused."""
+        return f"there is no such model or version here; there is {self.name}, version {self.version}"
+
     def wanted(self, names: Sequence[str]) -> list[str]:
         """The names of the outputs of an answer, in order: those requested, or all.
 

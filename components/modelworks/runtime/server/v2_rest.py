@@ -34,7 +34,8 @@ _JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _HEADER = b"inference-header-content-length"
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<action>/ready|/infer|)/?")
-_UNSUPPORTED = ("shared_memory_region", "classification")
+UNSUPPORTED = ("shared_memory_region", "classification")
+"""Parameters of an output: extensions that are not here."""
 _BYTES = {"number": 8, "integer": 8, "boolean": 1, "string": 4}
 """Of a value in the binary form; of a text, those of its length."""
 
@@ -84,8 +85,7 @@ class OpenInference:
         if found is None:
             self._server(path.rstrip("/"), request, connection)
         elif not self.served.has(found["name"], found["version"] or ""):
-            there = f"{self.served.name}, version {self.served.version}"
-            self._refuse(request, connection, 404, f"there is no such model or version here; there is {there}")
+            self._refuse(request, connection, 404, self.served.not_here())
         elif found["action"] == "/infer":
             self._infer(request, connection)
         elif found["action"] == "/ready":
@@ -145,7 +145,7 @@ class OpenInference:
         self, request: Request, connection: Connection, request_id: bytes, body: _Body, inputs: list[Tensor]
     ) -> _Infer:
         for number, output in enumerate(body.outputs):
-            for name in _UNSUPPORTED:
+            for name in UNSUPPORTED:
                 if name in output.parameters:
                     raise InvalidTensorError(f"outputs[{number}].parameters.{name}", "this is not supported")
         names = self.served.wanted([output.name for output in body.outputs])
