@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
+from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictor import Cost
 from modelworks.runtime.serve import _Calls
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server import v2_messages as messages
 from modelworks.runtime.server.config import read_config
-from runtime import small
+from runtime import custom_bundle, small
 from runtime.example_bundle import rows as example_rows
+from runtime.published import logged
 from runtime.running import counted, settings
 from runtime.small import listening
 from runtime.test_v2 import DATATYPES, NAMES, ROWS, Model, build, tensors
@@ -406,6 +408,23 @@ def test_a_model_that_fails_is_internal_and_says_no_value(tmp_path):
         assert found.app.engine.counters.row[metrics.ERRORS] == 1
 
 
+def test_features_that_cannot_be_read_are_unavailable(tmp_path):
+    class Unread(Model):
+        def predict(self, rows):
+            raise UnreadableError("the table is gone")
+
+    with running(build(tmp_path, model=Unread())) as found:
+        code, said = found.client.refusal("ModelInfer", typed([ROW]))
+    assert (code, said) == ("UNAVAILABLE", "the features cannot be read; try again later")
+
+
+def test_an_error_about_a_long_name_still_arrives(model):
+    request = typed([ROW])
+    request.inputs.add(name="é" * 50_000, datatype="FP64", shape=[1]).contents.fp64_contents.append(1)
+    code, said = model.client.refusal("ModelInfer", request)
+    assert (code, said[:36]) == ("INVALID_ARGUMENT", "inputs[9]: the model has no input 'é")
+
+
 def test_calls_in_flight_are_answered_before_the_end(tmp_path):
     class Slow(Model):
         cost = Cost(call=1.0, row=0.0)  # so that its calls go to a thread
@@ -502,6 +521,27 @@ def test_a_process_answers_both_protocols_alike_and_counts_them_together(serve, 
         200,
         "a" * 32,
     )
+
+
+def test_predictions_over_grpc_are_in_the_prediction_log(serve, example, published, aws, grpc_port):
+    serve(example, **published, **{contract.ENV_GRPC_PORT: str(grpc_port)}).ready()
+    answer = Client(grpc_port).call("ModelInfer", example_request(example_rows(3)))
+    kept = eventually(lambda: logged(aws))
+    assert [row["score"] for row in kept] == outputs(answer)["score"]
+    assert {row["request_id"] for row in kept} == {answer.id}
+
+
+def test_a_service_of_its_own_answers_over_grpc_with_its_own_refusals(serve, custom_example, grpc_port):
+    serve(custom_example, **{contract.ENV_GRPC_PORT: str(grpc_port)}).ready()
+    client = Client(grpc_port)
+    row = {**example_rows(1)[0], "x0": 0.0}
+    assert outputs(client.call("ModelInfer", example_request([row]))) == {"label": ["late"], "score": [0.75]}
+    assert client.refusal("ModelInfer", example_request([{**row, "x0": float(custom_bundle.RAISES)}]))[0] == "INTERNAL"
+    code, said = client.refusal("ModelInfer", example_request([{**row, "x0": float(custom_bundle.REFUSES)}]))
+    assert code == "INVALID_ARGUMENT"
+    assert "the service knows better" in said
+    busy = example_request([{**row, "x0": float(custom_bundle.BUSY)}])
+    assert client.refusal("ModelInfer", busy)[0] == "RESOURCE_EXHAUSTED"
 
 
 def test_a_message_may_be_as_large_as_a_body(serve, example, grpc_port):

@@ -29,6 +29,8 @@ from modelworks.runtime.server.v2_rest import UNSUPPORTED, metadata, server_meta
 
 MAX_CALLS = 1024
 """Most calls at once, whose messages are complete or on their way; gRPC itself refuses the rest."""
+_MOST_DETAIL = 1000
+"""Characters of an error: it is sent as a header, and clients take few kilobytes of those."""
 _QUIET_SECONDS, _LONGEST_QUIET_SECONDS = 0.1, 2.0
 """No new call for so long, and no more are on their way; and how long that is waited for."""
 _PROBES = frozenset({"ServerLive", "ServerReady"})
@@ -353,7 +355,7 @@ async def _abort(context: _Context, status: int, detail: str, trailers: tuple[tu
     if status in {429, 503}:
         trailers = (*trailers, ("grpc-retry-pushback-ms", str(RETRY_SECONDS * 1000)))
     default = grpc.StatusCode.INVALID_ARGUMENT if status < 500 else grpc.StatusCode.INTERNAL
-    await context.abort(_CODES.get(status, default), detail, trailers)
+    await context.abort(_CODES.get(status, default), detail[:_MOST_DETAIL], trailers)
     raise AssertionError("abort raises")
 
 
