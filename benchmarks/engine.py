@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 
 from modelworks.laptop import cloud, environments, toolchain
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 ROOT = Path(__file__).parents[1]
 FEW, MANY = 1, 10
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--largest", type=int, default=1000, help="buckets of the largest program that is previewed")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="modelworks-benchmark-"))
-    place = Place(folder / "place")
+    place = StateDir(folder / "place")
     try:
         print(json.dumps(measure(place, folder, options.repeats, options.largest), indent=2))
     finally:
@@ -156,7 +156,7 @@ def main() -> int:
     return 0
 
 
-def measure(place: Place, folder: Path, repeats: int, largest: int) -> dict[str, Any]:
+def measure(place: StateDir, folder: Path, repeats: int, largest: int) -> dict[str, Any]:
     """All of it, in one run."""
     toolchain.ensure(["pulumi"])
     cloud.up(place, kubernetes=False, report=_say)

@@ -24,7 +24,7 @@ import httpx
 import psutil
 
 from modelworks.laptop import cloud, control_plane, supervisor
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 NAMESPACE = "benchmark"
 PATIENCE = 120
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=100, help="how many sleeping pods to start")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="modelworks-benchmark-"))
-    place = Place(folder / "place")
+    place = StateDir(folder / "place")
     try:
         print(json.dumps(measure(place, options.pods), indent=2))
     finally:
@@ -54,7 +54,7 @@ def main() -> int:
     return 0
 
 
-def measure(place: Place, pods: int) -> dict[str, Any]:
+def measure(place: StateDir, pods: int) -> dict[str, Any]:
     """All of it, in one run."""
     first = _timed(lambda: cloud.up(place, report=_say))
     cloud.down(place, keep=True, report=_say)
@@ -73,7 +73,7 @@ def measure(place: Place, pods: int) -> dict[str, Any]:
     return found
 
 
-def _start_pods(place: Place, api: httpx.Client, count: int) -> dict[str, float]:
+def _start_pods(place: StateDir, api: httpx.Client, count: int) -> dict[str, float]:
     """Deploy sleeping processes, until the last one runs; and what the agent needs to look after them."""
     began = time.monotonic()
     _deploy(api, "sleepers", ["sleep", "100000"], replicas=count)
@@ -84,7 +84,7 @@ def _start_pods(place: Place, api: httpx.Client, count: int) -> dict[str, float]
     return {"started_s": started, "agent_idle_share_of_a_core": _cpu(place, "agent", 10)}
 
 
-def _first_answer(place: Place, api: httpx.Client) -> dict[str, float]:
+def _first_answer(place: StateDir, api: httpx.Client) -> dict[str, float]:
     """From applying a Deployment to the first answer through the gateway, and what the process alone takes to start."""
     host = f"{NAMESPACE}.localhost"
     port = read_facts(place.root / "laptop.json")["ports"]["gateway"]
@@ -131,7 +131,7 @@ def _ingress(api: httpx.Client, name: str, host: str) -> None:
     _post(api, path, {"metadata": {"name": name}, "spec": {"rules": [rule]}})
 
 
-def _own_start(place: Place) -> float:
+def _own_start(place: StateDir) -> float:
     address = read_facts(place.root / "laptop.json")["pod_network"].replace(".0.0/16", ".254.1")
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-c", SERVER, address])
@@ -169,7 +169,7 @@ def _deploy(api: httpx.Client, name: str, command: list[str], *, replicas: int =
     )
 
 
-def _memory(place: Place) -> dict[str, float]:
+def _memory(place: StateDir) -> dict[str, float]:
     """Proportional set size of every process of the place, and of the supervisor's children by name."""
     names = {info["pid"]: info["name"] for info in supervisor.processes(place)}
     sizes: dict[str, float] = {}
@@ -183,7 +183,7 @@ def _memory(place: Place) -> dict[str, float]:
     return {"all": round(sum(sizes.values()), 1), **dict(sorted(sizes.items()))}
 
 
-def _cpu(place: Place, name: str, seconds: float) -> float:
+def _cpu(place: StateDir, name: str, seconds: float) -> float:
     [pid] = [info["pid"] for info in supervisor.processes(place) if info["name"] == name]
     process = psutil.Process(pid)
     before = process.cpu_times()

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from e2e import rehearsal
 from e2e.rehearsal import Load, Rehearsal, until
 from modelworks.laptop import cloud
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from runtime.example_bundle import Example
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=20_000, help="fewest requests during the good release")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="modelworks-benchmark-"))
-    place = Place(folder / "place")
+    place = StateDir(folder / "place")
     try:
         cloud.up(place, ("local",), report=_say)
         print(json.dumps(measure(place, folder, options.rate, options.requests), indent=2))
@@ -44,7 +44,7 @@ def main() -> int:
     return 0
 
 
-def measure(place: Place, folder: Path, rate: float, requests: int) -> dict[str, Any]:
+def measure(place: StateDir, folder: Path, rate: float, requests: int) -> dict[str, Any]:
     """A first release, a good one, and two bad ones, one after the other."""
     program, bundles = folder / "program", folder / "bundles"
     program.mkdir()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from modelworks.cli import context
-from modelworks.cli.context import Target, environment_of
+from modelworks.cli.context import EnvironmentContext, environment_of
 from modelworks.errors import ModelworksError
 
 TABLE = {
@@ -34,18 +34,18 @@ def laptop(monkeypatch, tmp_path):
     ],
 )
 def test_on_the_laptop_every_url_is_at_an_address_that_needs_no_resolver(laptop, declared, reached):
-    assert Target("prod", SimpleNamespace(on_laptop=True)).address(declared) == reached
+    assert EnvironmentContext("prod", SimpleNamespace(on_laptop=True)).address(declared) == reached
 
 
 def test_in_the_cloud_a_url_is_what_the_stack_says():
     url = "https://churn.ml.example.com"
-    assert Target("prod", SimpleNamespace(on_laptop=False)).address(url) == url
+    assert EnvironmentContext("prod", SimpleNamespace(on_laptop=False)).address(url) == url
 
 
 def test_the_process_resolves_names_as_it_did_before(monkeypatch):
     resolve = socket.getaddrinfo
     monkeypatch.setattr("modelworks.cli.context.engine_of", lambda _: SimpleNamespace(on_laptop=False))
-    Target.of("prod")
+    EnvironmentContext.of("prod")
     assert socket.getaddrinfo is resolve
 
 
@@ -54,7 +54,7 @@ def test_on_the_laptop_nothing_that_the_shell_states_about_another_account_is_us
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-a-real-account")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.com")
-    monkeypatch.setattr("modelworks.cli.context.Place.environments", lambda _: ["dev"])
+    monkeypatch.setattr("modelworks.cli.context.StateDir.environments", lambda _: ["dev"])
     monkeypatch.setattr("modelworks.cli.context.toolchain.ensure", lambda _: {"pulumi": tmp_path / "pulumi"})
     own = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "laptop"}
     monkeypatch.setattr("modelworks.laptop.environments.environment_variables", lambda *_: own)
@@ -65,7 +65,7 @@ def test_on_the_laptop_nothing_that_the_shell_states_about_another_account_is_us
 
 def test_mlflow_is_led_to_the_registry_as_its_user(laptop):
     engine = SimpleNamespace(on_laptop=True, ask=lambda *_: "a-secret-word\n")
-    target = Target("prod", engine)
+    target = EnvironmentContext("prod", engine)
     target.__dict__["outputs"] = {"registry_url": "http://churn.local.localhost"}
     assert target.mlflow_variables == {
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:24000",
@@ -92,7 +92,7 @@ def test_environments_are_completed_from_the_stack_files_and_the_laptop(laptop, 
     (tmp_path / "stacks").mkdir()
     for name in ("Pulumi.staging.yaml", "Pulumi.prod.yaml"):
         (tmp_path / "stacks" / name).touch()
-    monkeypatch.setattr("modelworks.cli.context.Place.environments", lambda _: ["sandbox"])
+    monkeypatch.setattr("modelworks.cli.context.StateDir.environments", lambda _: ["sandbox"])
     monkeypatch.chdir(tmp_path)
     assert (context._complete(""), context._complete("s")) == (["prod", "sandbox", "staging"], ["sandbox", "staging"])
 

@@ -141,7 +141,7 @@ def test_on_a_laptop_what_only_aws_has_is_skipped_with_the_reason(target):
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_the_command_fails_if_something_is_missing(target, monkeypatch, missing):
-    monkeypatch.setattr(doctor.Target, "of", lambda _: target)
+    monkeypatch.setattr(doctor.EnvironmentContext, "of", lambda _: target)
     check = doctor.Check("cluster", "missing" if missing else "ok", "as it is", "mend it")
     monkeypatch.setattr(doctor, "examine", lambda _: [check])
     if not any(command.name == "doctor" for command in app.registered_commands):

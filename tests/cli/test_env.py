@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from modelworks.cli import laptop
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 PRINT = "import json, os; print(json.dumps(dict(os.environ)))"
 SECRET = "config:\n  modelworks:secrets:\n    registry_password: {secure: v1:abc}\n"
@@ -43,7 +43,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODELWORKS_HOME", raising=False)
     (tmp_path / "Pulumi.yaml").write_text("name: project\nruntime: python\n")
-    environments.create(Place.here(), "local")
+    environments.create(StateDir.here(), "local")
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def project(tmp_path, monkeypatch):
 def registry(project, monkeypatch):
     """The same, with a registry that is up."""
     (project / "Pulumi.local.yaml").write_text(SECRET)
-    monkeypatch.setattr("modelworks.cli.context.Target", Registry)
+    monkeypatch.setattr("modelworks.cli.context.EnvironmentContext", Registry)
 
 
 def env(*arguments: str):
@@ -86,7 +86,7 @@ def test_a_registry_that_is_not_up_yet_is_left_out_and_why(registry, monkeypatch
         def mlflow_variables(self) -> dict[str, str]:
             raise ModelworksError("the environment local is not up")
 
-    monkeypatch.setattr("modelworks.cli.context.Target", NotUp)
+    monkeypatch.setattr("modelworks.cli.context.EnvironmentContext", NotUp)
     done = env()
     assert "# MLflow's variables are left out: the environment local is not up" in done.stderr
     assert not shell(done.stdout).keys() & REGISTRY.keys()
@@ -94,13 +94,13 @@ def test_a_registry_that_is_not_up_yet_is_left_out_and_why(registry, monkeypatch
 
 def test_unset_takes_back_all_that_was_exported_without_asking_anybody(registry, monkeypatch):
     lines = env().stdout
-    monkeypatch.setattr("modelworks.cli.context.Target", None)
+    monkeypatch.setattr("modelworks.cli.context.EnvironmentContext", None)
     left = shell(lines + env("--unset").stdout)
     assert not {name for name in left if name.startswith(("AWS_", "MLFLOW_", "MODELWORKS_", "PULUMI_"))}
 
 
 def test_a_terminal_shows_no_secret(project):
-    credentials = (Place.here().environment("local") / "aws-credentials").read_text()
+    credentials = (StateDir.here().environment("local") / "aws-credentials").read_text()
     secret = credentials.split("aws_secret_access_key = ")[1].strip()
     terminal, end = pty.openpty()
     argv = [str(Path(sys.executable).parent / "modelworks"), "env", "local"]

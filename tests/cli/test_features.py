@@ -111,7 +111,7 @@ def environment(moto, monkeypatch, request):
         session=account.session,
         outputs=outputs,
     )
-    monkeypatch.setattr(features.Target, "of", lambda _: target)
+    monkeypatch.setattr(features.EnvironmentContext, "of", lambda _: target)
     return SimpleNamespace(bucket=bucket, outputs=outputs)
 
 

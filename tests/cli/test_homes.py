@@ -7,7 +7,7 @@ import pytest
 from modelworks.cli.lifecycle import home_here
 from modelworks.errors import ModelworksError
 from modelworks.laptop import cloud
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from modelworks.lifecycle.signing import make_key
 
 
@@ -35,7 +35,7 @@ def test_down_deletes_nothing_of_a_model(checkout, monkeypatch, home):
         folder.mkdir(parents=True)
         (folder / "file").write_text("precious")
         files.append(folder / "file")
-    place = Place.here()
+    place = StateDir.here()
     place.folder(place.logs)
     cloud.down(place)
     assert not place.root.exists()

@@ -22,7 +22,7 @@ from modelworks.deploy.preview import Preview
 from modelworks.features.environment import Skew
 from modelworks.features.materialization import Materialized
 from modelworks.features.plan import Change
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.status import condition
 from modelworks.laptop.toolchain import states
 from modelworks.lifecycle.checks import CheckReport
@@ -76,7 +76,7 @@ def test_the_documented_keys_of_a_finding_are_its_fields():
 
 def test_the_documented_keys_of_the_laptop_are_printed(monkeypatch, tmp_path):
     monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path))
-    assert {*JSON_OUTPUT["laptop status"]} == {*condition(Place.here())}
+    assert {*JSON_OUTPUT["laptop status"]} == {*condition(StateDir.here())}
 
 
 def test_the_documented_keys_of_the_quickstart_are_printed(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelworks.cli import lifecycle
-from modelworks.lifecycle.checks import CheckReport, Finding
+from modelworks.lifecycle.checks import CheckReport, DataFinding
 from modelworks.lifecycle.html_report import checks_page, table
 
 HOSTILE = ["[/]", "[bold]", "[/red] x", "<script>alert(1)</script>", "<b>", "[link=http://x]y"]
@@ -13,7 +13,7 @@ HOSTILE = ["[/]", "[bold]", "[/red] x", "<script>alert(1)</script>", "<b>", "[li
 
 def report(text: str) -> CheckReport:
     column = {"name": text, "type": text, "unit": text, "missing": 0.0, "range": text, "shift": None, "shares": [1.0]}
-    finding = Finding("schema", "error", text, text, 1, (text,))
+    finding = DataFinding("schema", "error", text, text, 1, (text,))
     return CheckReport("churn", f"sha256:{'0' * 64}", 1, "2026-11-01T10:00:00+00:00", (finding,), (column,), ("range",))
 
 

@@ -17,9 +17,9 @@ from lifecycle.conftest import Project, make_project
 from modelworks import contract
 from modelworks._files import digest_of_file
 from modelworks.cli import release as releasing
-from modelworks.cli.context import Target
+from modelworks.cli.context import EnvironmentContext
 from modelworks.cli.promote import promote
-from modelworks.deploy.stack import Engine
+from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
@@ -177,7 +177,7 @@ def world(first, tmp_path):
             bucket = first.dev.session.resource("s3").Bucket(target)
             for item in first.dev.session.resource("s3").Bucket(source).objects.all():
                 bucket.copy({"Bucket": source, "Key": item.key}, item.key)
-        patch.setattr(Target, "of", lambda environment: places[environment])
+        patch.setattr(EnvironmentContext, "of", lambda environment: places[environment])
         yield World(Project(folder / "models" / "churn", Home(folder / "home-models")), places)
 
 
@@ -329,7 +329,7 @@ STAGING_ACCOUNT = "222222222222"
 STAGING_ROLE = {"aws:assumeRoles": [{"roleArn": f"arn:aws:iam::{STAGING_ACCOUNT}:role/deploy"}]}
 
 
-def target_of(place: Place, **config) -> Target:
+def target_of(place: Place, **config) -> EnvironmentContext:
     """An environment by its stack, as the command line has it; the engine's answers alone are made up."""
     outputs = {
         "registry_url": place.registry.uri,
@@ -337,7 +337,7 @@ def target_of(place: Place, **config) -> Target:
         "artifact_bucket": place.registry.artifacts,
     }
 
-    class Stack(Engine):
+    class Stack(StackEngine):
         stack_file = place.stack_file
 
         def ask(self, *words: str, **_) -> str:
@@ -350,7 +350,9 @@ def target_of(place: Place, **config) -> Target:
     folder = place.stack_file.parents[1]
     keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
     variables = {**keys, "AWS_REGION": "eu-central-1"}
-    return Target(place.environment, Stack(place.environment, folder, Path("pulumi"), variables, folder, False))
+    return EnvironmentContext(
+        place.environment, Stack(place.environment, folder, Path("pulumi"), variables, folder, False)
+    )
 
 
 @pytest.fixture
@@ -366,7 +368,7 @@ def accounts(world, monkeypatch):
 
     def staging_with(**config) -> World:
         targets = {"dev": target_of(world.places["dev"]), "staging": target_of(staging, **config)}
-        monkeypatch.setattr(Target, "of", lambda environment: targets[environment])
+        monkeypatch.setattr(EnvironmentContext, "of", lambda environment: targets[environment])
         return world
 
     return staging_with

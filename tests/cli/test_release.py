@@ -26,7 +26,7 @@ def nobody(monkeypatch):
     def reach(environment):
         raise AssertionError(f"{environment} was touched")
 
-    monkeypatch.setattr(release.Target, "of", reach)
+    monkeypatch.setattr(release.EnvironmentContext, "of", reach)
 
 
 @pytest.mark.parametrize(("env", "before"), [("staging", "dev"), ("prod", "staging")])

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from cluster.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE, a_rollout, run, weights
 from modelworks import alarms, contract
 from modelworks.cli import predict, rollouts, status
-from modelworks.cli.context import Target
+from modelworks.cli.context import EnvironmentContext
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
@@ -206,7 +206,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "Pulumi.local.yaml").write_text(STACK)
     registry = Registry(Version("delays", 2, {"bundle": NEW}, ("challenger",)))
     found = Place(api, cluster_at(url, tmp_path), tmp_path / "Pulumi.local.yaml", registry, url)
-    monkeypatch.setattr(Target, "of", lambda environment: found)
+    monkeypatch.setattr(EnvironmentContext, "of", lambda environment: found)
     with mock_aws():
         yield found
     server.shutdown()

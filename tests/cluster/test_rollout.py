@@ -6,7 +6,7 @@ import pytest
 
 from modelworks import alarms, contract
 from modelworks.cluster import rollout
-from modelworks.cluster.rollout import Patches, Seen, Share
+from modelworks.cluster.rollout import Patches, RolloutObjects, Share
 
 OLD, NEW = "sha256:" + "0" * 64, "sha256:" + "a" * 64
 STABLE, CANARY = "66f4d79b6d", "5bc5c54cd7"
@@ -84,12 +84,12 @@ ABORTED = 'RolloutAborted: Rollout aborted update to revision 2: Metric "errors"
 FAILED = run("Failed", [result("errors", "Failed", "[[0.08 0.031 0]]"), result("slow", "Successful", "[[0]]")])
 
 
-def stands(seen: Seen, wanted: str = NEW) -> rollout.Status:
+def stands(seen: RolloutObjects, wanted: str = NEW) -> rollout.Status:
     return rollout.status_of("m", wanted, "2", seen)
 
 
 def test_a_release_that_took_all_traffic_serves_since_its_rollout_ended():
-    seen = Seen(
+    seen = RolloutObjects(
         a_rollout(phase="Healthy", stableRS=CANARY, canary=weights(0)),
         SETS,
         [run("Successful", [], made=FIRST, ended="2026-11-01T11:00:00Z")],
@@ -102,17 +102,19 @@ def test_a_release_that_took_all_traffic_serves_since_its_rollout_ended():
 def test_a_release_whose_analysis_is_only_being_ended_serves_since_its_rollout_completed():
     completed = [{"type": "Completed", "status": "True", "lastTransitionTime": LAST}]
     made = a_rollout(phase="Healthy", stableRS=CANARY, conditions=completed)
-    assert stands(Seen(made, SETS, [run("Running", [], ended="")])).shares[0].since == LAST
+    assert stands(RolloutObjects(made, SETS, [run("Running", [], ended="")])).shares[0].since == LAST
 
 
 def test_a_canary_has_its_share_since_its_rollout_began():
     tried_before = run("Successful", [], made=FIRST, ended="2026-11-01T11:00:00Z")
-    seen = Seen(a_rollout(canary=weights(20)), SETS, [tried_before, run("Running", [], made=LAST, ended="")])
+    seen = RolloutObjects(a_rollout(canary=weights(20)), SETS, [tried_before, run("Running", [], made=LAST, ended="")])
     assert [share.since for share in stands(seen).shares] == [FIRST, LAST]
 
 
 def test_a_canary_is_under_way_with_its_share_and_its_step():
-    seen = Seen(a_rollout(phase="Progressing", canary=weights(20), currentStepIndex=2), SETS, (), [pod(ready=True)])
+    seen = RolloutObjects(
+        a_rollout(phase="Progressing", canary=weights(20), currentStepIndex=2), SETS, (), [pod(ready=True)]
+    )
     assert stands(seen).state == "Progressing"
     assert [(share.version, share.percent) for share in stands(seen).shares] == [("1", 80), ("2", 20)]
     assert stands(seen).progress == "step 3 of 5: watching for 20s"
@@ -121,14 +123,14 @@ def test_a_canary_is_under_way_with_its_share_and_its_step():
 def test_the_evidence_gathered_so_far_is_told():
     traffic = run("Running", [result("traffic", "Running", "[[12 1]]")], kind="Step")
     status = {"weights": weights(20)["weights"], "currentStepAnalysisRunStatus": {"name": traffic["metadata"]["name"]}}
-    seen = Seen(a_rollout(canary=status, currentStepIndex=1), SETS, [traffic], [pod(ready=True)])
+    seen = RolloutObjects(a_rollout(canary=status, currentStepIndex=1), SETS, [traffic], [pod(ready=True)])
     assert stands(seen).progress == (
         "step 2 of 5: gathering evidence (traffic: 13 requests; limit: at least 20 by the deadline)"
     )
 
 
 def test_a_release_turned_back_says_which_measurement_broke_which_limit():
-    seen = Seen(a_rollout(phase="Degraded", abort=True, message=ABORTED, canary=weights(0)), SETS, [FAILED])
+    seen = RolloutObjects(a_rollout(phase="Degraded", abort=True, message=ABORTED, canary=weights(0)), SETS, [FAILED])
     found = stands(seen)
     assert found.state == "Aborted"
     assert [share.version for share in found.shares] == ["1"]
@@ -141,7 +143,7 @@ def test_a_measurement_that_could_not_be_taken_says_why():
     broken = result("slow", "Error")
     broken["measurements"] = [{"phase": "Error", "message": "connection refused"}]
     message = 'RolloutAborted: Rollout aborted update to revision 2: Metric "slow" assessed Error'
-    seen = Seen(a_rollout(abort=True, message=message), SETS, [run("Error", [broken])])
+    seen = RolloutObjects(a_rollout(abort=True, message=message), SETS, [run("Error", [broken])])
     assert [str(item) for item in stands(seen).measured] == ["slow could not be measured: connection refused"]
 
 
@@ -173,7 +175,7 @@ def test_a_measurement_that_could_not_be_taken_says_why():
 )
 def test_a_release_that_never_became_ready_says_what_its_pods_or_their_events_say(evidence, told):
     message = 'RolloutAborted: Rollout aborted update to revision 2: ReplicaSet "m" has timed out progressing.'
-    seen = Seen(a_rollout(abort=True, message=message), SETS, **evidence)
+    seen = RolloutObjects(a_rollout(abort=True, message=message), SETS, **evidence)
     assert stands(seen).reason == f"not ready within 60 s: {told}"
 
 
@@ -183,72 +185,77 @@ def test_a_deadline_is_told_also_after_argo_forgot_to_say_so():
         "abortedAt": "2026-11-01T12:01:01Z",
         "conditions": [{"type": "Completed", "status": "False", "lastTransitionTime": LAST}],
     }
-    never = Seen(a_rollout(abort=True, **facts), SETS, [run("Successful", [], made=LAST)])
-    judged = Seen(a_rollout(abort=True, **facts), SETS, [run("Successful", [], made=LAST, kind="Step")])
+    never = RolloutObjects(a_rollout(abort=True, **facts), SETS, [run("Successful", [], made=LAST)])
+    judged = RolloutObjects(a_rollout(abort=True, **facts), SETS, [run("Successful", [], made=LAST, kind="Step")])
     assert stands(never).reason == "not ready within 60 s"
     assert stands(judged).reason == "aborted by hand"
 
 
 def test_a_rollout_aborted_by_hand_says_so():
-    seen = Seen(a_rollout(abort=True, message="RolloutAborted: Rollout aborted update to revision 2"), SETS, [FAILED])
+    seen = RolloutObjects(
+        a_rollout(abort=True, message="RolloutAborted: Rollout aborted update to revision 2"), SETS, [FAILED]
+    )
     assert (stands(seen).reason, stands(seen).measured) == ("aborted by hand", ())
 
 
 def test_what_the_cluster_was_not_told_is_not_rolled_out():
-    seen = Seen(a_rollout(of=OLD, phase="Healthy", currentPodHash=STABLE), SETS)
+    seen = RolloutObjects(a_rollout(of=OLD, phase="Healthy", currentPodHash=STABLE), SETS)
     assert stands(seen).state == "OutOfSync"
-    assert stands(Seen()).state == "OutOfSync"
+    assert stands(RolloutObjects()).state == "OutOfSync"
     assert [share.version for share in stands(seen).shares] == ["1"]
 
 
 def test_what_the_controller_has_not_seen_yet_is_under_way():
     assert (
-        stands(Seen(a_rollout(observedGeneration="1", phase="Healthy", stableRS=CANARY), SETS)).state == "Progressing"
+        stands(RolloutObjects(a_rollout(observedGeneration="1", phase="Healthy", stableRS=CANARY), SETS)).state
+        == "Progressing"
     )
 
 
 def test_a_first_release_without_a_ready_pod_is_degraded_after_its_deadline():
     message = 'ProgressDeadlineExceeded: ReplicaSet "m" has timed out progressing.'
-    seen = Seen(a_rollout(phase="Degraded", stableRS="", message=message), SETS[1:])
+    seen = RolloutObjects(a_rollout(phase="Degraded", stableRS="", message=message), SETS[1:])
     assert (stands(seen).state, stands(seen).shares) == ("Degraded", ())
 
 
 def test_nothing_wanted_is_fine():
-    assert stands(Seen(), wanted="").good
+    assert stands(RolloutObjects(), wanted="").good
 
 
 # -- Memory ----------------------------------------------------------------------------------------------------------
 def test_an_aborted_release_is_remembered_with_its_measurement():
-    seen = Seen(a_rollout(abort=True, message=ABORTED), SETS, [FAILED])
+    seen = RolloutObjects(a_rollout(abort=True, message=ABORTED), SETS, [FAILED])
     assert "errors: measured 0.08" in rollout.abort_reason(NEW, seen)
     assert rollout.abort_reason(OLD, seen) == ""
 
 
 def test_it_is_remembered_by_its_analysis_after_another_release_took_its_place():
-    seen = Seen(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED])
+    seen = RolloutObjects(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED])
     assert "errors: measured 0.08" in rollout.abort_reason(NEW, seen)
 
 
 def test_a_run_that_the_same_abort_ended_does_not_excuse_it():
     also = run("Successful", [], made=FIRST, ended=LAST)
-    seen = Seen(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED, also])
+    seen = RolloutObjects(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED, also])
     assert rollout.abort_reason(NEW, seen)
 
 
 def test_a_release_that_was_insisted_on_and_now_serves_is_forgiven():
-    seen = Seen(a_rollout(phase="Healthy", stableRS=CANARY), SETS, [FAILED])
+    seen = RolloutObjects(a_rollout(phase="Healthy", stableRS=CANARY), SETS, [FAILED])
     assert rollout.abort_reason(NEW, seen) == ""
 
 
 def test_a_release_that_was_insisted_on_is_not_refused_while_it_is_tried():
     again = run("Running", [], made=LAST, ended="")
-    assert rollout.abort_reason(NEW, Seen(a_rollout(), SETS, [FAILED, again])) == ""
+    assert rollout.abort_reason(NEW, RolloutObjects(a_rollout(), SETS, [FAILED, again])) == ""
 
 
 def test_one_that_left_no_analysis_is_remembered_by_a_note():
-    aborted = Seen(a_rollout(abort=True, message="x"), SETS)
+    aborted = RolloutObjects(a_rollout(abort=True, message="x"), SETS)
     note = rollout.to_note(aborted)
-    noted = Seen(a_rollout(of=OLD, annotations={rollout.ANNOTATION_TURNED_BACK: note}, currentPodHash=STABLE), SETS)
+    noted = RolloutObjects(
+        a_rollout(of=OLD, annotations={rollout.ANNOTATION_TURNED_BACK: note}, currentPodHash=STABLE), SETS
+    )
     assert note == contract.short_digest(NEW)
     assert rollout.abort_reason(NEW, noted) == "it was given up before"
     assert rollout.to_forget(NEW, noted) == ""
@@ -257,13 +264,13 @@ def test_one_that_left_no_analysis_is_remembered_by_a_note():
 
 def test_the_note_keeps_the_newest_twenty():
     before = {rollout.ANNOTATION_TURNED_BACK: ",".join(f"{number:012d}" for number in range(20))}
-    note = rollout.to_note(Seen(a_rollout(abort=True, annotations=before)))
+    note = rollout.to_note(RolloutObjects(a_rollout(abort=True, annotations=before)))
     assert note is not None
     assert (len(note.split(",")), note.split(",")[0], note.split(",")[-1]) == (20, f"{1:012d}", "a" * 12)
 
 
 def test_what_goes_well_leaves_no_note():
-    assert rollout.to_note(Seen(a_rollout(phase="Healthy"))) is None
+    assert rollout.to_note(RolloutObjects(a_rollout(phase="Healthy"))) is None
 
 
 # -- Taking a rollout in hand ----------------------------------------------------------------------------------------

@@ -6,11 +6,20 @@ import dataclasses
 
 import pytest
 
-from modelworks.cluster.training_job import Ending, Order, Place, Seen, ending_of, manifest, started, waiting_for
+from modelworks.cluster.training_job import (
+    Ending,
+    Order,
+    RunObjects,
+    TrainingEnvironment,
+    ending_of,
+    manifest,
+    started,
+    waiting_for,
+)
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 
-PLACE = Place(
+PLACE = TrainingEnvironment(
     namespace="modelworks-dev-training",
     service_account="training-runs",
     artifact_bucket="artifacts",
@@ -75,11 +84,11 @@ def test_a_run_says_whose_it_is_and_what_it_is_made_of():
 
 
 def test_a_run_that_goes_on_has_no_ending():
-    assert ending_of(Seen(a_job(), [a_pod(running={})]), PLACE) is None
+    assert ending_of(RunObjects(a_job(), [a_pod(running={})]), PLACE) is None
 
 
 def test_a_complete_job_ended_with_nothing():
-    assert ending_of(Seen(a_job("Complete")), PLACE) == Ending(0)
+    assert ending_of(RunObjects(a_job("Complete")), PLACE) == Ending(0)
 
 
 @pytest.mark.parametrize(
@@ -93,20 +102,20 @@ def test_a_complete_job_ended_with_nothing():
 )
 def test_a_failed_job_ends_with_its_last_pods_exit_code_and_says_why(condition, state, code, reason):
     pods = [a_pod(terminated={"exitCode": 75}), a_pod(terminated=state)]
-    ending = ending_of(Seen(a_job("Failed", condition), pods), PLACE)
+    ending = ending_of(RunObjects(a_job("Failed", condition), pods), PLACE)
     assert ending is not None
     assert ending.exit_code == code
     assert reason in ending.reason
 
 
 def test_a_failed_job_whose_pods_are_gone_is_no_success():
-    ending = ending_of(Seen(a_job("Failed", "DeadlineExceeded")), PLACE)
+    ending = ending_of(RunObjects(a_job("Failed", "DeadlineExceeded")), PLACE)
     assert ending is not None
     assert ending.exit_code == 1
 
 
 def test_a_job_that_somebody_deleted_failed():
-    ending = ending_of(Seen(None), PLACE)
+    ending = ending_of(RunObjects(None), PLACE)
     assert ending is not None
     assert (ending.exit_code, ending.reason) == (1, "its Job was deleted by somebody else")
 
@@ -115,7 +124,7 @@ def test_a_used_up_quota_ends_the_wait_with_the_numbers():
     said = (
         'pods "x" is forbidden: exceeded quota: training, requested: requests.cpu=1, used: requests.cpu=4, limited: 4'
     )
-    refused = Seen(a_job(), events=[{"reason": "FailedCreate", "message": f"Error creating: {said}"}])
+    refused = RunObjects(a_job(), events=[{"reason": "FailedCreate", "message": f"Error creating: {said}"}])
     ending = ending_of(refused, PLACE)
     assert ending is not None
     assert ending.refused
@@ -127,10 +136,10 @@ def test_a_used_up_quota_ends_the_wait_with_the_numbers():
 
 def test_a_pod_that_does_not_run_yet_says_what_it_waits_for():
     waiting = a_pod(waiting={"reason": "ImagePullBackOff", "message": "no such image"})
-    assert waiting_for(Seen(a_job(), [waiting])) == "ImagePullBackOff: no such image"
+    assert waiting_for(RunObjects(a_job(), [waiting])) == "ImagePullBackOff: no such image"
     homeless = {"status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}}
-    assert waiting_for(Seen(a_job(), [homeless])) == "0/3 nodes"
-    assert waiting_for(Seen(a_job(), [a_pod(running={})])) == ""
+    assert waiting_for(RunObjects(a_job(), [homeless])) == "0/3 nodes"
+    assert waiting_for(RunObjects(a_job(), [a_pod(running={})])) == ""
 
 
 def test_only_a_pod_that_runs_or_ran_has_a_log():
@@ -141,5 +150,5 @@ def test_only_a_pod_that_runs_or_ran_has_a_log():
 
 def test_an_output_of_another_modelworks_is_refused_with_what_it_lacks():
     with pytest.raises(ModelworksError, match="lacks image") as caught:
-        Place.of({key: value for key, value in dataclasses.asdict(PLACE).items() if key != "image"})
+        TrainingEnvironment.of({key: value for key, value in dataclasses.asdict(PLACE).items() if key != "image"})
     assert "modelworks up" in caught.value.fix

@@ -6,7 +6,7 @@ import pytest
 
 from mocks import ACCOUNT, declare
 from modelworks import ModelRegistry, TrainingCompute
-from modelworks.cluster.training_job import Place
+from modelworks.cluster.training_job import TrainingEnvironment
 
 GROUND = {
     "account_id": ACCOUNT,
@@ -156,7 +156,7 @@ def test_a_place_is_all_that_a_run_is_made_of():
         made.place.apply(found.update)
 
     declare(program)
-    assert Place.of(found) == Place(
+    assert TrainingEnvironment.of(found) == TrainingEnvironment(
         namespace="modelworks-dev-training",
         service_account="training-runs",
         artifact_bucket="artifacts",

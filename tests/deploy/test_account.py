@@ -11,7 +11,7 @@ from moto import mock_aws
 
 from modelworks.deploy import account as accounts
 from modelworks.deploy.account import account_of
-from modelworks.deploy.stack import Engine
+from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
 
 REGION = "eu-central-1"
@@ -199,7 +199,7 @@ def test_addresses_that_are_no_mapping_are_the_providers_to_refuse(endpoints):
 
 
 # -- What the engine says of a stack ---------------------------------------------------------------------------------
-class Answers(Engine):
+class Answers(StackEngine):
     """An engine that answers as Pulumi does."""
 
     def ask(self, *arguments: str, **_) -> str:
@@ -215,7 +215,7 @@ class Answers(Engine):
         return json.dumps(shown)
 
 
-def engine(tmp_path: Path, **more) -> Engine:
+def engine(tmp_path: Path, **more) -> StackEngine:
     return Answers("dev", tmp_path, Path("pulumi"), SHELL, tmp_path, **{"on_laptop": False, **more})
 
 

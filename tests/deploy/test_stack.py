@@ -16,7 +16,7 @@ from modelworks import contract
 from modelworks.cli import quickstart
 from modelworks.deploy import pending_operations, process, stack
 from modelworks.deploy.preview import Preview
-from modelworks.deploy.stack import Lock
+from modelworks.deploy.stack import StackLock
 from modelworks.errors import ModelworksError
 from waiting import eventually
 
@@ -72,8 +72,8 @@ def test_the_old_side_of_a_killed_replacement_goes_next():
     ]
 
 
-def lock(pid: int, since: str, host: str | None = None) -> Lock:
-    return Lock(Path("lock.json"), pid, "me", host or socket.gethostname(), since)
+def lock(pid: int, since: str, host: str | None = None) -> StackLock:
+    return StackLock(Path("lock.json"), pid, "me", host or socket.gethostname(), since)
 
 
 def test_a_lock_is_stale_when_its_engine_is_gone_from_this_host():
@@ -226,7 +226,7 @@ def test_a_stack_file_that_is_not_yaml_is_one_clear_sentence(tmp_path):
         stack._read_config(file)
 
 
-class Backend(stack.Engine):
+class Backend(stack.StackEngine):
     """An engine whose backend has the stack `test` alone."""
 
     def ask(self, *arguments: str, **_) -> str:

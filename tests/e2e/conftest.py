@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from modelworks.laptop import cloud, environments
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 
 def _place():
     folder = Path(tempfile.mkdtemp(prefix="modelworks-e2e-"))
-    place = Place(folder / "place")
+    place = StateDir(folder / "place")
     try:
         yield place
     finally:

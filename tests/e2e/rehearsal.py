@@ -29,7 +29,7 @@ from modelworks import contract
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.laptop import control_plane, environments, supervisor
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.runtime.manifest import Onnx, OnnxInput
 from runtime import custom_bundle, example_bundle
 
@@ -210,7 +210,7 @@ class Rehearsal:
         folder: Where the program lives.
     """
 
-    def __init__(self, place: Place, folder: Path) -> None:
+    def __init__(self, place: StateDir, folder: Path) -> None:
         self.place, self.folder = place, folder
         self.variables = environments.environment_variables(place, "local")
         self.namespace = environments.facts(place, "local")["namespace"]

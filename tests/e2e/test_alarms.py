@@ -10,13 +10,13 @@ import time
 import boto3
 import pytest
 
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def client(aws_laptop: Place):
+def client(aws_laptop: StateDir):
     facts = read_facts(aws_laptop.environment("local") / "environment.json")
 
     def make(service: str):

@@ -19,7 +19,7 @@ from e2e.rehearsal import ROWS, until
 from mocks import ROOT
 from modelworks import contract
 from modelworks.laptop import cloud, environments
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from runtime import example_bundle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -30,7 +30,7 @@ MODELWORKS = Path(sys.executable).with_name("modelworks")
 @pytest.fixture(scope="module")
 def place():
     home = Path(tempfile.mkdtemp(prefix="modelworks-examples-"))
-    place = Place(home / "place")
+    place = StateDir(home / "place")
     try:
         cloud.up(place, ("local",))
         yield place
@@ -42,7 +42,7 @@ def place():
 class Copy:
     """An example that somebody copied, in a shell that means the laptop's environment `local`."""
 
-    def __init__(self, name: str, folder: Path, place: Place) -> None:
+    def __init__(self, name: str, folder: Path, place: StateDir) -> None:
         self.folder = folder / name
         shutil.copytree(ROOT / "examples" / name, self.folder)
         variables = environments.environment_variables(place, "local")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import fake_provider
 from modelworks.deploy import process
 from modelworks.laptop import environments, supervisor, toolchain
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +48,7 @@ aws.secretsmanager.SecretVersion("value", secret_id=secret.id, secret_string=pul
 
 @dataclass(frozen=True)
 class OnLaptop:
-    place: Place
+    place: StateDir
     folder: Path
     variables: dict[str, str]
 
@@ -129,7 +129,7 @@ def make_project(folder: Path, program: str) -> None:
 
 
 @pytest.fixture
-def on_laptop(tmp_path: Path, aws_laptop: Place):
+def on_laptop(tmp_path: Path, aws_laptop: StateDir):
     make_project(tmp_path / "project", PROGRAM)
     (tmp_path / "project" / "stacks" / "Pulumi.local.yaml").write_text(
         'config:\n  aws:region: eu-central-1\n  aws:allowedAccountIds: ["000000000000"]\n'
@@ -210,7 +210,7 @@ def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop
     assert list(backend.rglob("*.attrs")) == [], "a kill between a state and its attributes would make it unreadable"
 
 
-def kill_aws(place: Place) -> None:
+def kill_aws(place: StateDir) -> None:
     pid = next(info["pid"] for info in supervisor.processes(place) if info["name"] == "aws-local")
     os.kill(pid, signal.SIGKILL)
     port = environments.facts(place, "local")["aws_port"]
@@ -257,7 +257,7 @@ def test_plain_pulumi_imports_what_stands_on_the_laptop_and_writes_its_code(on_l
     assert on_laptop.recorded("aws:sqs/queue:Queue") == {url}
 
 
-def test_a_laptop_that_is_down_is_one_clear_sentence(tmp_path: Path, aws_laptop: Place):
+def test_a_laptop_that_is_down_is_one_clear_sentence(tmp_path: Path, aws_laptop: StateDir):
     make_project(tmp_path / "project", PROGRAM)
     home = tmp_path / "home"
     folder = home / "environments" / "local"

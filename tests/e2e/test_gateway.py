@@ -21,7 +21,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
 from modelworks.laptop.environments import free_range
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 pytestmark = pytest.mark.e2e
 
@@ -97,7 +97,7 @@ class Pod:
 class Running:
     """Caddy, running in a place of its own."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StateDir) -> None:
         self.place, self.port, self.tls_port = place, free_port(), free_port()
         self.host_ports = free_range(3, range(32_000, 32_700))  # where no laptop cloud takes any
         self.process: subprocess.Popen[bytes] | None = None
@@ -140,7 +140,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory):
-    gateway = Running(Place(tmp_path_factory.mktemp("place")))
+    gateway = Running(StateDir(tmp_path_factory.mktemp("place")))
     gateway.start()
     yield gateway
     gateway.process.kill()
@@ -325,7 +325,7 @@ async def test_no_host_gets_a_certificate_that_does_not_ask_for_one(running, pod
 
 
 async def test_h2c_is_spoken_to_pods_that_ask_for_it(running):
-    second = Running(Place(running.place.root / "second"))
+    second = Running(StateDir(running.place.root / "second"))
     second.start()
     try:
         # Another Caddy is the pod: it speaks HTTP/2 without TLS, and says which protocol it was asked in.

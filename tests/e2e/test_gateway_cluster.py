@@ -16,13 +16,13 @@ import pytest
 
 from modelworks.laptop import control_plane, supervisor
 from modelworks.laptop.gateway import addresses
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def api(laptop: Place):
+def api(laptop: StateDir):
     with control_plane.client(laptop, read_facts(laptop.root / "laptop.json")["ports"]) as client:
         yield client
 
@@ -36,7 +36,7 @@ def namespace(api: httpx.Client):
 
 
 @pytest.fixture
-def answering(laptop: Place):
+def answering(laptop: StateDir):
     """Starts a server on a loopback address outside the pods' own range, that answers with its name."""
     network = read_facts(laptop.root / "laptop.json")["pod_network"].removesuffix(".0.0/16")
     servers = []
@@ -142,7 +142,7 @@ def _release(api: httpx.Client, pod: str) -> None:
     api.patch(pod, content='{"metadata": {"finalizers": null}}', headers=merge)
 
 
-def _ask(laptop: Place, host: str) -> httpx.Response:
+def _ask(laptop: StateDir, host: str) -> httpx.Response:
     port = read_facts(laptop.root / "laptop.json")["ports"]["gateway"]
     return httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": host}, trust_env=False)
 
@@ -259,12 +259,12 @@ def _get(url: str) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-def _kill(laptop: Place, name: str) -> None:
+def _kill(laptop: StateDir, name: str) -> None:
     [info] = [info for info in supervisor.processes(laptop) if info["name"] == name]
     os.kill(info["pid"], signal.SIGKILL)
 
 
-def _answers(laptop: Place, host: str) -> str:
+def _answers(laptop: StateDir, host: str) -> str:
     try:
         return _ask(laptop, host).text
     except httpx.TransportError:

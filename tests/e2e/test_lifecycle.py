@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from modelworks.laptop import cloud, environments
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -87,7 +87,7 @@ class Rehearsal:
     """A checkout of a user's project, and a laptop cloud that rehearses `dev` and `staging`."""
 
     def __init__(self, folder: Path) -> None:
-        self.project, self.place = folder / "project", Place(folder / "home")
+        self.project, self.place = folder / "project", StateDir(folder / "home")
         ignore = shutil.ignore_patterns("__pycache__")
         for name in ("policy", "models"):
             shutil.copytree(ROOT / name, self.project / name, ignore=ignore)

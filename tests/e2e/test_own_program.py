@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.laptop import cloud
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 pytestmark = pytest.mark.e2e
 
@@ -109,4 +109,4 @@ def test_a_program_of_ones_own_goes_up_on_the_laptop_from_the_wheel_alone(wheel,
         run("pulumi", "destroy", "-s", "local", "--yes", "--exclude-protected", cwd=folder, **variables)
         run(modelworks, "laptop", "down", cwd=folder, **home)
     finally:
-        cloud.down(Place(folder / ".modelworks"))
+        cloud.down(StateDir(folder / ".modelworks"))

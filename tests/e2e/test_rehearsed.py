@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from modelworks.laptop import control_plane, supervisor
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -48,7 +48,7 @@ Server((sys.argv[1], 8000), Handler).serve_forever()
 class Load:
     """Four clients that ask over kept connections, and count what they get."""
 
-    def __init__(self, place: Place, host: str, method: str) -> None:
+    def __init__(self, place: StateDir, host: str, method: str) -> None:
         self.url = f"http://127.0.0.1:{read_facts(place.root / 'laptop.json')['ports']['gateway']}/"
         self.host, self.method = host, method
         self.answers: Counter[str] = Counter()
@@ -238,11 +238,11 @@ def test_a_killed_caddy_answers_again_within_seconds(laptop, served):
     assert sum(load.failed.values()) < load.count
 
 
-def running(place: Place) -> dict[str, int]:
+def running(place: StateDir) -> dict[str, int]:
     return {info["name"]: info["pid"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
 
 
-def kill(place: Place, part: str) -> int:
+def kill(place: StateDir, part: str) -> int:
     pid = running(place)[part]
     os.kill(pid, signal.SIGKILL)
     return pid
@@ -357,7 +357,7 @@ def test_an_environment_may_use_the_kinds_that_it_defines(laptop):
 class Kubectl:
     """As one user; gives what it complains of."""
 
-    def __init__(self, place: Place, kubeconfig: object) -> None:
+    def __init__(self, place: StateDir, kubeconfig: object) -> None:
         self.program = read_facts(place.root / "laptop.json")["tools"]["kubectl"]
         self.kubeconfig = str(kubeconfig)
 

@@ -17,7 +17,7 @@ import pytest
 from e2e import rehearsal
 from e2e.rehearsal import Load, Rehearsal, until
 from modelworks.laptop import cloud
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -36,7 +36,7 @@ def failing(bundles):
 def endpoint(bundles):
     """An endpoint that serves a first good release."""
     home = Path(tempfile.mkdtemp(prefix="modelworks-rollouts-"))
-    place = Place(home / "place")
+    place = StateDir(home / "place")
     try:
         cloud.up(place, ("local",))
         program = home / "program"

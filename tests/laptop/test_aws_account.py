@@ -18,7 +18,7 @@ from botocore.config import Config
 
 from modelworks.laptop import aws, environments
 from modelworks.laptop.request_journal import Journal
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from waiting import PATIENCE, eventually
 
 LONG = b"a line of a file\n" * 20_000
@@ -27,7 +27,7 @@ LONG = b"a line of a file\n" * 20_000
 class Account:
     """The account of `local` in a process of its own."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StateDir) -> None:
         self.place, self.port = place, environments.create(place, "local")["aws_port"]
         services = ("cloudwatch", "dynamodb", "iam", "kms", "s3", "secretsmanager", "sns")
         self.clients = {service: self._client(service) for service in services}
@@ -70,7 +70,7 @@ class Account:
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory):
-    account = Account(Place(tmp_path_factory.mktemp("account") / "place"))
+    account = Account(StateDir(tmp_path_factory.mktemp("account") / "place"))
     yield account
     account.kill()
 

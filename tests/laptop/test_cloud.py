@@ -19,7 +19,7 @@ from cryptography import x509
 from modelworks.errors import ModelworksError
 from modelworks.laptop import cloud, control_plane, environments, pki, supervisor
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.supervisor import Program
 from waiting import eventually
 
@@ -27,7 +27,7 @@ from waiting import eventually
 @pytest.fixture
 def place(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Place(tmp_path / getattr(request, "param", "place"))
+    return StateDir(tmp_path / getattr(request, "param", "place"))
 
 
 PORTS = {name: 20_000 + number for number, name in enumerate(control_plane.PORTS)}
@@ -190,7 +190,7 @@ def test_a_shells_variables_name_secrets_by_their_files_and_do_not_mark_it_as_a_
 def far(tmp_path, monkeypatch):
     """A place whose path is too long for a socket."""
     monkeypatch.setattr(tempfile, "tempdir", None)
-    place = Place(tmp_path / ("x" * 120))
+    place = StateDir(tmp_path / ("x" * 120))
     place.run.mkdir(parents=True)
     place.logs.mkdir()
     yield place
@@ -234,7 +234,7 @@ def test_a_folder_that_others_may_enter_holds_no_socket(far, tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelworksError, match=r"cannot make the folder .*: Not a directory"):
-        cloud.up(Place(tmp_path / "file" / "place"), kubernetes=False)
+        cloud.up(StateDir(tmp_path / "file" / "place"), kubernetes=False)
 
 
 def test_down_is_safe_when_nothing_is_up(place):
@@ -324,7 +324,7 @@ def test_what_a_crash_left_behind_is_found_by_its_mark_and_ended_with_its_childr
 
 def test_another_places_processes_are_left_alone(place, stubborn, tmp_path):
     process, _ = stubborn
-    other = Place(tmp_path / "place2")
+    other = StateDir(tmp_path / "place2")
     other.root.mkdir()
     cloud.down(other)
     assert process.poll() is None

@@ -9,7 +9,7 @@ import pytest
 
 from modelworks.laptop.gateway import caddy, controller
 from modelworks.laptop.gateway.controller import Followed, Gateway
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from waiting import eventually_async
 
 INGRESSES, SERVICES, PODS = "/apis/networking.k8s.io/v1/ingresses", "/api/v1/services", "/api/v1/pods"
@@ -109,8 +109,8 @@ async def work(api, told, tmp_path):
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         tasks = []
 
-        def begin() -> Place:
-            place = Place(tmp_path)
+        def begin() -> StateDir:
+            place = StateDir(tmp_path)
             tasks.append(asyncio.create_task(Gateway(place, Followed(client), 8080, 8443, PORTS).run()))
             return place
 
@@ -127,8 +127,8 @@ async def test_caddy_is_told_the_cluster_and_the_table_is_kept_on_disk(work, tol
 
 
 async def test_a_gateway_gives_hosts_the_ports_that_the_one_before_it_gave(work, told, tmp_path):
-    Place(tmp_path).gateway.mkdir()
-    caddy.table_path(Place(tmp_path)).write_text(
+    StateDir(tmp_path).gateway.mkdir()
+    caddy.table_path(StateDir(tmp_path)).write_text(
         '{"hosts": {}, "ports": {"gone.localhost": 24000, "model.localhost": 24001}}'
     )
     work()
@@ -137,8 +137,8 @@ async def test_a_gateway_gives_hosts_the_ports_that_the_one_before_it_gave(work,
 
 
 async def test_a_gateway_whose_table_is_damaged_assigns_ports_anew(work, told, tmp_path, caplog):
-    Place(tmp_path).gateway.mkdir()
-    caddy.table_path(Place(tmp_path)).write_text("{")
+    StateDir(tmp_path).gateway.mkdir()
+    caddy.table_path(StateDir(tmp_path)).write_text("{")
     place = work()
     await eventually_async(lambda: told.tables)
     assert told.tables[-1]["ports"]["model.localhost"] in PORTS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelworks.errors import ModelworksError
 from modelworks.laptop.gateway import addresses, caddy
 from modelworks.laptop.gateway.host_ports import assign
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 PORTS = range(24_000, 24_008)
 HOSTS = st.lists(st.sampled_from([f"model-{number}.localhost" for number in range(12)]), unique=True)
@@ -88,13 +88,13 @@ def test_without_ports_no_host_has_one():
 # -- Addresses -------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    place = Place(tmp_path)
+    place = StateDir(tmp_path)
     (tmp_path / "laptop.json").write_text('{"ports": {"gateway": 21212}}')
     monkeypatch.setattr(addresses, "_FOLLOWS_SECONDS", 0)
     return place
 
 
-def write(place: Place, text: str) -> None:
+def write(place: StateDir, text: str) -> None:
     place.folder(place.gateway)
     caddy.table_path(place).write_text(text)
 
@@ -138,4 +138,4 @@ def test_a_damaged_table_is_named_with_what_mends_it_without_wiping_anything(pla
 
 def test_a_laptop_cloud_without_a_gateway_says_so(tmp_path):
     with pytest.raises(ModelworksError, match="has no gateway"):
-        addresses.url_of(Place(tmp_path), "churn.local.localhost")
+        addresses.url_of(StateDir(tmp_path), "churn.local.localhost")

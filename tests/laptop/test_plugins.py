@@ -14,14 +14,14 @@ import pytest
 from laptop.providers.engine import Engine
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments, plugins
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from waiting import eventually
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDir:
     monkeypatch.chdir(tmp_path)
-    place = Place(tmp_path / "a place")
+    place = StateDir(tmp_path / "a place")
     environments.create(place, "local")
     return place
 
@@ -33,30 +33,30 @@ def provider(tmp_path: Path) -> Path:
     return path
 
 
-def plugin(place: Place, name: str) -> Path:
+def plugin(place: StateDir, name: str) -> Path:
     folder = place.root / "pulumi/plugins" / f"resource-{name}-v{version(f'pulumi-{name}')}"
     return folder / f"pulumi-resource-{name}"
 
 
-def test_plugins_are_where_the_engine_looks_for_those_of_the_installed_sdks(place: Place, provider: Path):
+def test_plugins_are_where_the_engine_looks_for_those_of_the_installed_sdks(place: StateDir, provider: Path):
     plugins.install(place, provider)
     assert os.access(plugin(place, "aws"), os.X_OK)
     assert plugin(place, "kubernetes").read_text() == "built"
 
 
-def test_a_place_without_a_cluster_has_no_provider_of_one(place: Place):
+def test_a_place_without_a_cluster_has_no_provider_of_one(place: StateDir):
     plugins.install(place, None)
     assert not plugin(place, "kubernetes").exists()
 
 
-def test_a_newer_build_takes_the_place_of_an_older_one(place: Place, provider: Path, tmp_path: Path):
+def test_a_newer_build_takes_the_place_of_an_older_one(place: StateDir, provider: Path, tmp_path: Path):
     plugins.install(place, provider)
     (tmp_path / "newer").write_text("newer")
     plugins.install(place, tmp_path / "newer")
     assert plugin(place, "kubernetes").read_text() == "newer"
 
 
-def test_an_official_plugin_that_the_user_installed_stays(place: Place, provider: Path):
+def test_an_official_plugin_that_the_user_installed_stays(place: StateDir, provider: Path):
     plugins.install(place, provider)
     plugin(place, "kubernetes").unlink()
     plugin(place, "kubernetes").write_text("official")
@@ -64,19 +64,19 @@ def test_an_official_plugin_that_the_user_installed_stays(place: Place, provider
     assert plugin(place, "kubernetes").read_text() == "official"
 
 
-def test_plugins_that_are_in_place_pass_the_check(place: Place, provider: Path):
+def test_plugins_that_are_in_place_pass_the_check(place: StateDir, provider: Path):
     (place.root / "laptop.json").write_text('{"kubernetes": true}')
     plugins.install(place, provider)
     plugins.check(place, "local")
 
 
-def test_a_place_without_a_cluster_needs_no_provider_of_one(place: Place):
+def test_a_place_without_a_cluster_needs_no_provider_of_one(place: StateDir):
     (place.root / "laptop.json").write_text('{"kubernetes": false}')
     plugins.install(place, None)
     plugins.check(place, "local")
 
 
-def test_a_plugin_whose_tool_was_removed_is_one_clear_sentence(place: Place, provider: Path):
+def test_a_plugin_whose_tool_was_removed_is_one_clear_sentence(place: StateDir, provider: Path):
     (place.root / "laptop.json").write_text('{"kubernetes": true}')
     plugins.install(place, provider)
     provider.unlink()
@@ -85,7 +85,7 @@ def test_a_plugin_whose_tool_was_removed_is_one_clear_sentence(place: Place, pro
     assert refused.value.fix == "Run `modelworks laptop up local`."
 
 
-def test_the_stand_in_of_aws_serves_the_environment_that_the_shell_means(place: Place):
+def test_the_stand_in_of_aws_serves_the_environment_that_the_shell_means(place: StateDir):
     plugins.install(place, None)
     variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
     with subprocess.Popen([plugin(place, "aws"), "127.0.0.1:1"], env=variables, stdout=subprocess.PIPE) as process:
@@ -97,7 +97,7 @@ def test_the_stand_in_of_aws_serves_the_environment_that_the_shell_means(place: 
     assert process.returncode == 0
 
 
-def test_the_stand_in_of_aws_names_an_environment_that_is_not_there(place: Place):
+def test_the_stand_in_of_aws_names_an_environment_that_is_not_there(place: StateDir):
     plugins.install(place, None)
     variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "prod"}
     done = subprocess.run([plugin(place, "aws")], env=variables, capture_output=True, text=True, check=False)
@@ -108,7 +108,7 @@ def test_the_stand_in_of_aws_names_an_environment_that_is_not_there(place: Place
 ENGINE = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=-1); print(p.pid, p.stdout.readline())"
 
 
-def test_the_stand_in_of_aws_ends_when_its_engine_is_gone(place: Place):
+def test_the_stand_in_of_aws_ends_when_its_engine_is_gone(place: StateDir):
     plugins.install(place, None)
     variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
     argv = [sys.executable, "-c", ENGINE, plugin(place, "aws"), "127.0.0.1:1"]
@@ -119,7 +119,7 @@ def test_the_stand_in_of_aws_ends_when_its_engine_is_gone(place: Place):
 GONE_AT_ONCE = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3).pid)"
 
 
-def test_the_stand_in_of_aws_ends_when_its_engine_was_killed_before_it_served(place: Place):
+def test_the_stand_in_of_aws_ends_when_its_engine_was_killed_before_it_served(place: StateDir):
     plugins.install(place, None)
     variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
     argv = [sys.executable, "-c", GONE_AT_ONCE, plugin(place, "aws"), "127.0.0.1:1"]

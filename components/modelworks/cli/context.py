@@ -16,10 +16,10 @@ import yaml
 
 from modelworks import contract
 from modelworks.cluster.client import KubernetesClient
-from modelworks.deploy.stack import Engine
+from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 from modelworks.project import project_root
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _complete(incomplete: str) -> list[str]:
     """Names of environments that a shell completes: those of the laptop, and those with a stack file."""
     try:
         stacks = [path.name.split(".")[1] for path in (project_root() / "stacks").glob("Pulumi.*.yaml")]
-        names = {*Place.here().environments(), *stacks}
+        names = {*StateDir.here().environments(), *stacks}
     except ModelworksError:
         return []  # outside of a project there is nothing to complete
     return sorted(name for name in names if name.startswith(incomplete))
@@ -70,14 +70,14 @@ def environment_of(argument: str, option: str) -> str:
 
 
 @dataclass(frozen=True)
-class Target:
+class EnvironmentContext:
     """One environment, declared by its stack."""
 
     environment: str
-    engine: Engine
+    engine: StackEngine
 
     @classmethod
-    def of(cls, environment: str) -> Target:
+    def of(cls, environment: str) -> EnvironmentContext:
         """The environment of that name: the laptop's, if the laptop holds it, else the cloud's.
 
         Raises:
@@ -181,7 +181,7 @@ class Target:
             return url
         from modelworks.laptop.gateway import addresses  # a real cloud has no gateway of ours
 
-        return addresses.url_of(Place.here(), urlsplit(url).hostname or "")
+        return addresses.url_of(StateDir.here(), urlsplit(url).hostname or "")
 
     def cluster(self, namespace: str = "") -> KubernetesClient:
         """The API server of the environment's cluster.
@@ -231,14 +231,14 @@ class Target:
         return contract.short_digest(release.digest) if release else ""
 
 
-def engine_of(environment: str) -> Engine:
+def engine_of(environment: str) -> StackEngine:
     """The engine for `environment`: the laptop's, if the laptop holds it, else of the user's own backend and cloud.
 
     Raises:
         ModelworksError: There is no project here, or no `pulumi` is available.
     """
     project = project_root()
-    place = Place.here()
+    place = StateDir.here()
     pulumi = toolchain.ensure(["pulumi"])["pulumi"]
     on_laptop = environment in place.environments()
     variables = dict(os.environ)
@@ -251,10 +251,10 @@ def engine_of(environment: str) -> Engine:
     else:
         variables["PATH"] = os.pathsep.join([str(pulumi.parent), variables.get("PATH", os.defpath)])
     variables["PULUMI_SKIP_UPDATE_CHECK"] = "true"
-    return Engine(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
+    return StackEngine(environment, project, pulumi, variables, place.folder(place.logs), on_laptop)
 
 
-def check_engine(engine: Engine) -> None:
+def check_engine(engine: StackEngine) -> None:
     """Fail at once if the laptop cloud that holds the environment cannot serve an update.
 
     Raises:
@@ -264,4 +264,4 @@ def check_engine(engine: Engine) -> None:
     if engine.on_laptop:
         from modelworks.laptop import plugins
 
-        plugins.check(Place.here(), engine.environment)
+        plugins.check(StateDir.here(), engine.environment)

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from modelworks._checks import Check, Status
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
-from modelworks.cli.context import EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.context import EnvArgument, EnvironmentContext, EnvOption, environment_of
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.cluster import requirements as of_the_cluster
 from modelworks.errors import ModelworksError
@@ -40,7 +40,7 @@ def _doctor(environment: EnvArgument = "", *, env: EnvOption = "", as_json: Json
 
     Example: `modelworks doctor staging`.
     """
-    target = Target.of(environment_of(environment, env))
+    target = EnvironmentContext.of(environment_of(environment, env))
     found = list(examine(Needs(target)))
     if as_json:
         facts = {"environment": target.environment, "checks": [asdict(check) for check in found]}
@@ -65,7 +65,7 @@ class Needs:
     Each part is read once, at the first check that needs it.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: EnvironmentContext) -> None:
         self.target, self.engine = target, target.engine
 
     @cached_property

@@ -16,7 +16,7 @@ from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.deploy.stack import Engine
+    from modelworks.deploy.stack import StackEngine
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -61,13 +61,13 @@ def _up(
     without --force, and so is any release to a cluster whose Argo Rollouts controller cannot read CloudWatch. Plain
     `pulumi up` does none of this.
     """
-    from modelworks.cli.context import Target  # so that --help answers at once
+    from modelworks.cli.context import EnvironmentContext  # so that --help answers at once
     from modelworks.cli.rollouts import check_controller, prepare_update, retry_aborted
 
     environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.prepare(say)
-    target = Target(environment, engine)
+    target = EnvironmentContext(environment, engine)
     check_controller(target, say)
     retried = prepare_update(target, force=force, say=say)
     options = [*engine.policy(), *passed, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
@@ -144,7 +144,7 @@ def _destroy(context: typer.Context, environment: EnvArgument = "", env: EnvOpti
         print(f"{each} stays: it is protected")
 
 
-def _refuse_protected(engine: Engine) -> None:
+def _refuse_protected(engine: StackEngine) -> None:
     if not (protected := engine.protected()):
         return
     environment, file = engine.environment, engine.stack_file.name
@@ -170,7 +170,7 @@ def _given(context: typer.Context, argument: str, option: str) -> tuple[str, lis
     return option, [argument, *context.args]
 
 
-def _engine(environment: str) -> Engine:
+def _engine(environment: str) -> StackEngine:
     from modelworks.cli.context import check_engine, engine_of  # so that --help answers at once
 
     engine = engine_of(environment)
@@ -178,7 +178,7 @@ def _engine(environment: str) -> Engine:
     return engine
 
 
-def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) -> None:
+def _run(engine: StackEngine, verb: str, options: list[str], *, quiet: bool = False) -> None:
     from modelworks.deploy.process import Interrupted
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and not quiet
@@ -194,7 +194,7 @@ def _run(engine: Engine, verb: str, options: list[str], *, quiet: bool = False) 
         _failed(engine, verb, code)
 
 
-def _failed(engine: Engine, verb: str, code: int) -> NoReturn:
+def _failed(engine: StackEngine, verb: str, code: int) -> NoReturn:
     failure = ModelworksError(f"`pulumi {verb}` of {engine.environment} exited with {code}; log: {engine.log(verb)}")
     failure.exit_code = code if 0 < code < 128 else 1
     raise failure

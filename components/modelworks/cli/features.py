@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from modelworks._files import write_whole
 from modelworks.cli.console import MODELS, Json, out, table
-from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
@@ -131,7 +131,7 @@ def _apply(*, env: Also = "", allow_breaking: Breaking = None) -> None:
     definitions = read_definitions(root)
     manifest = definitions.manifest
     if env:
-        target = Target.of(env)
+        target = EnvironmentContext.of(env)
         store = _store(target)
         planned, releases = changes(environment.registered_manifest(store), manifest), _released(env)
         refuse_breaking(planned, releases, allow_breaking or ())
@@ -167,7 +167,7 @@ def _materialize(
     """
     from modelworks.features.materialization import materialize
 
-    target = Target.of(env)
+    target = EnvironmentContext.of(env)
     end = _moment(until, "--until") if until else None
     results = materialize(
         _store(target), view or (), end=end, lookback=timedelta(seconds=lookback_seconds), publish=_publish(target)
@@ -190,7 +190,7 @@ def _backfill(
     """
     from modelworks.features.materialization import materialize
 
-    target = Target.of(env)
+    target = EnvironmentContext.of(env)
     window = _moment(start, "--from"), _moment(end, "--to")
     results = materialize(_store(target), view or (), start=window[0], end=window[1], publish=_publish(target))
     _report(list(results), as_json=as_json)
@@ -215,7 +215,7 @@ def _get(
         if not key or not equals:
             raise ModelworksError(f"a key must be given as KEY=VALUE, got {pair!r}")
         pairs[key] = value
-    print(json.dumps(get(_store(Target.of(env)), name, pairs), indent=2, default=str))
+    print(json.dumps(get(_store(EnvironmentContext.of(env)), name, pairs), indent=2, default=str))
 
 
 @features.command("verify", epilog=epilog("features verify"))
@@ -233,7 +233,7 @@ def _verify(
     from modelworks.features.environment import verify
     from modelworks.features.materialization import views_of
 
-    store = _store(Target.of(env))
+    store = _store(EnvironmentContext.of(env))
     found = list(verify(store, views_of(store, view or ()), sample))
     if as_json:
         print(json.dumps([asdict(skew) for skew in found], indent=2))
@@ -263,7 +263,7 @@ def _applied(env: str) -> FeatureManifest:
         return read_manifest(project_root())
     from modelworks.features.environment import registered_manifest
 
-    return registered_manifest(_store(Target.of(env)))
+    return registered_manifest(_store(EnvironmentContext.of(env)))
 
 
 def _released(env: str) -> dict[str, tuple[str, ...]]:
@@ -282,7 +282,7 @@ def _released(env: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _store(target: Target) -> FeatureStore:
+def _store(target: EnvironmentContext) -> FeatureStore:
     from modelworks.features.environment import open_store
 
     place = target.output("features")
@@ -296,7 +296,7 @@ def _store(target: Target) -> FeatureStore:
     return open_store(place["feature_store_yaml"])
 
 
-def _publish(target: Target) -> Any:
+def _publish(target: EnvironmentContext) -> Any:
     from modelworks.features.materialization import cloudwatch
 
     return cloudwatch(target.session.client("cloudwatch"), target.output("features")["environment"])

@@ -16,7 +16,7 @@ from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 
 _SECRET = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"}
@@ -197,19 +197,19 @@ def _mlflow_variables(environment: str) -> dict[str, str]:
     secrets = stack_config(environment).get("modelworks:secrets")
     if not isinstance(secrets, dict) or "registry_password" not in secrets:
         return {}
-    from modelworks.cli.context import Target
+    from modelworks.cli.context import EnvironmentContext
 
     try:
-        return Target.of(environment).mlflow_variables
+        return EnvironmentContext.of(environment).mlflow_variables
     except ModelworksError as error:
         err.print(f"# MLflow's variables are left out: {error.message}", soft_wrap=True, markup=False)
         return {}
 
 
-def _place() -> Place:
-    from modelworks.laptop.state_dir import Place
+def _place() -> StateDir:
+    from modelworks.laptop.state_dir import StateDir
 
-    return Place.here()
+    return StateDir.here()
 
 
 def _print_json(value: Any) -> None:

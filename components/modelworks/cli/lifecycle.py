@@ -16,7 +16,7 @@ from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.checks import CheckReport
@@ -98,10 +98,10 @@ def train(
     snapshot = Digest(data) if data else None
     spec, home = load_spec(model), home_here()
     if env:
-        from modelworks.cli.context import Target
+        from modelworks.cli.context import EnvironmentContext
         from modelworks.cli.training import train_in
 
-        run, tracked = train_in(Target.of(env), spec, home, snapshot, progress)
+        run, tracked = train_in(EnvironmentContext.of(env), spec, home, snapshot, progress)
     else:
         run = training.train(spec, home, data=snapshot, progress=progress)
         tracked = _track(run)
@@ -183,7 +183,7 @@ def home_here() -> Home:
     from modelworks.lifecycle.runs import Home, make_home
 
     try:
-        laptop = Place.here().root
+        laptop = StateDir.here().root
     except ModelworksError:
         # A model project needs no Pulumi project around it.
         laptop = Path.cwd() / ".modelworks"

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from modelworks import contract
 from modelworks.cli.console import COLOURS, RELEASES, Json, moment, out, table
-from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvironmentContext, EnvOption, environment_of
 from modelworks.cli.exit_codes import epilog
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def models(environment: EnvArgument = "", *, env: EnvOption = "", as_json: Json 
 
     Example: `modelworks models prod`.
     """
-    registry = Target.of(environment_of(environment, env)).registry
+    registry = EnvironmentContext.of(environment_of(environment, env)).registry
     found = [version for model in registry.models() for version in registry.versions(model)]
     if as_json:
         print(json.dumps([facts_of(version) for version in found], indent=2))
@@ -65,7 +65,7 @@ def lineage(
     Example: `modelworks lineage flight-delay@champion --env prod`.
     """
     name, _, which = model.partition("@")
-    registry = Target.of(env).registry
+    registry = EnvironmentContext.of(env).registry
     from_data = [item for item in registry.versions(name) if which and item.facts.get("data") == which]
     found = from_data or [registry.find(name, which)]
     if as_json:

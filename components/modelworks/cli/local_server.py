@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from modelworks import contract
-from modelworks.cli.predict import Endpoint
+from modelworks.cli.predict import EndpointClient
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _first_answer(model: str, url: str, pause: Callable[[float], None]) -> Answe
     import httpx
 
     with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
-        row, prediction = Endpoint(model, client).first_answer(within=_READY_SECONDS, pause=pause)
+        row, prediction = EndpointClient(model, client).first_answer(within=_READY_SECONDS, pause=pause)
     return Answer(url, row, prediction, time.monotonic())
 
 

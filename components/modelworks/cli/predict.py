@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from modelworks.cli.console import OBSERVE, Json, Model, err, out
-from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
@@ -48,7 +48,7 @@ def predict(
     """
     if example and data:
         raise ModelworksError("--example and --data exclude each other", fix="Give one of them.")
-    target = Target.of(env)
+    target = EnvironmentContext.of(env)
     endpoint = endpoint_of(target, model, token_of(target, model, token_file))
     body = _read(data) if data else endpoint.example()
     sent = time.perf_counter()
@@ -66,7 +66,7 @@ def predict(
 
 # -- Endpoints -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Endpoint:
+class EndpointClient:
     """Where a model answers."""
 
     model: str
@@ -144,7 +144,7 @@ class Endpoint:
         return answer
 
 
-def endpoint_of(target: Target, model: str, token: str) -> Endpoint:
+def endpoint_of(target: EnvironmentContext, model: str, token: str) -> EndpointClient:
     import httpx
 
     url = target.models.get(model)
@@ -155,12 +155,12 @@ def endpoint_of(target: Target, model: str, token: str) -> Endpoint:
             fix=f"Release it and run `modelworks up {target.environment}`.",
         )
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return Endpoint(
+    return EndpointClient(
         model, httpx.Client(base_url=url, headers=headers, timeout=10, trust_env=not target.engine.on_laptop)
     )
 
 
-def token_of(target: Target, model: str, file: Path | None = None) -> str:
+def token_of(target: EnvironmentContext, model: str, file: Path | None = None) -> str:
     if file is not None:
         try:
             text = file.read_text(encoding="utf-8")
@@ -205,7 +205,7 @@ def _shown(value: Any) -> str:
 
 
 @contextmanager
-def examples(target: Target, model: str) -> Iterator[None]:
+def examples(target: EnvironmentContext, model: str) -> Iterator[None]:
     """On the laptop, send the endpoint its example meanwhile: a rollout without other traffic needs evidence."""
     if not target.engine.on_laptop:
         yield

@@ -13,7 +13,7 @@ import typer
 from modelworks import contract
 from modelworks._git import GitError, git, git_succeeds
 from modelworks.cli.console import RELEASES, Model, Override, SigningKeyOption, out, progress, warn
-from modelworks.cli.context import Target
+from modelworks.cli.context import EnvironmentContext
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import verdict
 from modelworks.cli.release import key_of, say_release
@@ -55,7 +55,7 @@ def promote(
     from modelworks.lifecycle.release import read_order, read_releases, require_next
 
     require_next(read_order(project_root()), source, to)
-    here, there = Target.of(source), Target.of(to)
+    here, there = EnvironmentContext.of(source), EnvironmentContext.of(to)
     line = read_releases(here.stack_file).get(model)
     branch = f"release/{to}-{model}-{contract.short_digest(line.digest)}" if line else ""
     if pr and branch:

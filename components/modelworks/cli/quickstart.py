@@ -25,7 +25,7 @@ from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.cli.context import Target
+    from modelworks.cli.context import EnvironmentContext
     from modelworks.cli.local_server import LocalServer
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
@@ -77,7 +77,7 @@ def _run(
         print(json.dumps({**facts, "steps": seconds, "asked": row, "answer": answer}, indent=2))
 
 
-def _story(model: str, step: _Step, local: LocalServer) -> tuple[Target, dict[str, Any], dict[str, Any]]:
+def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentContext, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, the row of a request, and its answer."""
     from modelworks.cli.status import tell
 
@@ -115,9 +115,9 @@ def _story(model: str, step: _Step, local: LocalServer) -> tuple[Target, dict[st
     return target, row, answer
 
 
-def _laptop(step: _Step) -> Target:
+def _laptop(step: _Step) -> EnvironmentContext:
     from modelworks.laptop import cloud
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
     with step("laptop cloud", "modelworks laptop up") as done:
         said: list[str] = []
@@ -126,18 +126,18 @@ def _laptop(step: _Step) -> Target:
             said.append(line)
             out.print(f"    [dim]{escape(line)}[/]")
 
-        cloud.up(Place.here(), [ENVIRONMENT], report=report)
+        cloud.up(StateDir.here(), [ENVIRONMENT], report=report)
         done(said[-1] if said else "")
     return _fresh()
 
 
-def _fresh() -> Target:
-    from modelworks.cli.context import Target
+def _fresh() -> EnvironmentContext:
+    from modelworks.cli.context import EnvironmentContext
 
-    return Target.of(ENVIRONMENT)
+    return EnvironmentContext.of(ENVIRONMENT)
 
 
-def _stands(target: Target, model: str) -> bool:
+def _stands(target: EnvironmentContext, model: str) -> bool:
     """Whether the environment is up and its registry answers."""
     try:
         target.registry.versions(model)
@@ -148,9 +148,9 @@ def _stands(target: Target, model: str) -> bool:
 
 def _laptop_is_up() -> bool:
     from modelworks.laptop import supervisor
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
-    return supervisor.running(Place.here())
+    return supervisor.running(StateDir.here())
 
 
 def _answers(model: str) -> bool:
@@ -168,7 +168,7 @@ def _answers(model: str) -> bool:
 def _local_server(model: str, began: float) -> LocalServer:
     """Serves the bundle until the environment does, and prints where."""
     from modelworks.cli.local_server import Answer, LocalServer
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
     def answered(answer: Answer) -> None:
         out.print(
@@ -180,7 +180,7 @@ def _local_server(model: str, began: float) -> LocalServer:
     def failed(why: str) -> None:
         out.print(f"    [dim]{escape(why)}[/]")
 
-    return LocalServer(Place.here().root / "local-server.log", answered, failed)
+    return LocalServer(StateDir.here().root / "local-server.log", answered, failed)
 
 
 def _begin_bundle(
@@ -222,13 +222,13 @@ def _begin_bundle(
     return wait, outcome
 
 
-def _register(target: Target, model: str) -> Version:
+def _register(target: EnvironmentContext, model: str) -> Version:
     from modelworks.cli.release import register_last
 
     return register_last(target, model, progress=_progress)
 
 
-def _release(target: Target, version: Version) -> str:
+def _release(target: EnvironmentContext, version: Version) -> str:
     from modelworks.lifecycle.registration import release
 
     changed = release(target.registry, target.stack_file, version)
@@ -236,7 +236,7 @@ def _release(target: Target, version: Version) -> str:
     return f"{line} in {target.stack_file.name}" if changed else "nothing changed"
 
 
-def _up(target: Target) -> tuple[str, bool]:
+def _up(target: EnvironmentContext) -> tuple[str, bool]:
     """Run `pulumi up` and report its progress; returns a summary, and whether it changed anything.
 
     The update skips its preview, so that the program runs once; it enforces the policies as well.
@@ -262,7 +262,7 @@ def _up(target: Target) -> tuple[str, bool]:
     return ", ".join(lines), not all(line.endswith("unchanged") for line in lines)
 
 
-def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
+def _first_answer(target: EnvironmentContext, model: str) -> tuple[Any, Any]:
     """The model's own example row, and the endpoint's answer."""
     from modelworks.cli.predict import endpoint_of, token_of
 
@@ -276,7 +276,7 @@ def _first_answer(target: Target, model: str) -> tuple[Any, Any]:
         ) from error
 
 
-def _what_next(target: Target, model: str, row: dict[str, Any]) -> None:
+def _what_next(target: EnvironmentContext, model: str, row: dict[str, Any]) -> None:
     url = target.models[model]
     out.print(f"  predict      {escape(_curl(url, row))}")
     out.print(f"  its page     {url}/  (API: {url}/openapi.json)")

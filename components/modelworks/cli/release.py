@@ -9,7 +9,7 @@ import typer
 
 from modelworks import contract
 from modelworks.cli.console import RELEASES, Json, Model, Override, SigningKeyOption, out, progress, warn
-from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.lineage import facts_of
 from modelworks.errors import ModelworksError
@@ -44,7 +44,7 @@ def register_model(
 
     Example: `modelworks register flight-delay --env dev`.
     """
-    version = register_last(Target.of(env), model, override, signing_key, progress)
+    version = register_last(EnvironmentContext.of(env), model, override, signing_key, progress)
     if as_json:
         print(json.dumps(facts_of(version), indent=2))
         return
@@ -77,7 +77,7 @@ def release(
             f"{env} accepts no direct release: versions are promoted along {' → '.join(order)}",
             fix=f"Run `modelworks promote {model} --from {order[order.index(env) - 1]} --to {env}`.",
         )
-    target = Target.of(env)
+    target = EnvironmentContext.of(env)
     found = target.registry.find(model, version)
     found = registration.judge_for_release(
         target.registry,
@@ -108,13 +108,13 @@ def rollback(
     """
     from modelworks.lifecycle import registration
 
-    target = Target.of(env)
+    target = EnvironmentContext.of(env)
     version, changed = registration.roll_back(target.registry, target.stack_file, model, to)
     say_release(target, version, changed)
 
 
 def register_last(
-    target: Target, model: str, override: str = "", signing_key: str = "", progress: Progress | None = None
+    target: EnvironmentContext, model: str, override: str = "", signing_key: str = "", progress: Progress | None = None
 ) -> Version:
     """Register the last bundle of a model in an environment."""
     from modelworks.cli.lifecycle import home_here, last_run
@@ -127,14 +127,14 @@ def register_last(
     )
 
 
-def key_of(target: Target, where: str) -> SigningKey | None:
+def key_of(target: EnvironmentContext, where: str) -> SigningKey | None:
     """The key that --signing-key names; None without one. A KMS key is used with the target's credentials."""
     from modelworks.lifecycle.signing import open_key
 
     return open_key(where, lambda: target.session) if where else None
 
 
-def say_release(target: Target, version: Version, changed: bool) -> None:
+def say_release(target: EnvironmentContext, version: Version, changed: bool) -> None:
     """Print the release of a stack's file, and the next command."""
     env = target.environment
     what = f"{version.model} {version.version} ({contract.short_digest(version.digest)})"

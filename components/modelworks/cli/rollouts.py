@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelworks.cli.console import RELEASES, Json, Model, out
-from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, Target
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.status import Timeout, tell
 from modelworks.cluster import argo_controller, rollout
@@ -31,7 +31,7 @@ def _watch(model: Model, *, env: Env = DEFAULT_ENVIRONMENT, timeout: Timeout = 0
 
     Example: `modelworks rollout watch flight-delay --env dev`.
     """
-    tell(Target.of(env), [model], wait=True, timeout=timeout, as_json=as_json)
+    tell(EnvironmentContext.of(env), [model], wait=True, timeout=timeout, as_json=as_json)
 
 
 @rollouts.command("promote", epilog=epilog("rollout promote"))
@@ -87,7 +87,7 @@ def _retry(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
     _next(model, env, "is retried")
 
 
-def prepare_update(target: Target, *, force: bool, say: Callable[[str], None]) -> tuple[str, ...]:
+def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[str], None]) -> tuple[str, ...]:
     """Refuse an update that rolls out an aborted release, and note on each Rollout which release it replaces.
 
     Args:
@@ -130,7 +130,7 @@ def prepare_update(target: Target, *, force: bool, say: Callable[[str], None]) -
     return tuple(plan.retried)
 
 
-def check_controller(target: Target, say: Callable[[str], None]) -> None:
+def check_controller(target: EnvironmentContext, say: Callable[[str], None]) -> None:
     """Refuse an update that releases models where the cluster's own Argo Rollouts controller cannot judge canaries.
 
     Raises:
@@ -163,7 +163,7 @@ def check_controller(target: Target, say: Callable[[str], None]) -> None:
         say(doubt)
 
 
-def retry_aborted(target: Target, models: Sequence[str]) -> None:
+def retry_aborted(target: EnvironmentContext, models: Sequence[str]) -> None:
     """Let Argo try these releases again from their first step, where it still has them aborted."""
     for model in models:
         cluster = target.cluster()
@@ -174,7 +174,7 @@ def retry_aborted(target: Target, models: Sequence[str]) -> None:
 
 # -- Where it is -----------------------------------------------------------------------------------------------------
 def _rollout(environment: str, model: str) -> tuple[KubernetesClient, rollout.Object]:
-    cluster = Target.of(environment).cluster()
+    cluster = EnvironmentContext.of(environment).cluster()
     found = cluster.seen(model).rollout
     if found is None:
         raise ModelworksError(

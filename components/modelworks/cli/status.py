@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from modelworks import contract
 from modelworks.cli.console import OBSERVE, Json, Model, err, moment, out, table
-from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvOption, Target, environment_of
+from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, EnvironmentContext, EnvOption, environment_of
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.cli.predict import examples
 from modelworks.cluster import rollout
@@ -64,7 +64,7 @@ def status(
 
     Example: `modelworks up local && modelworks status local --wait`.
     """
-    tell(Target.of(environment_of(environment, env)), [], wait=wait, timeout=timeout, as_json=as_json)
+    tell(EnvironmentContext.of(environment_of(environment, env)), [], wait=wait, timeout=timeout, as_json=as_json)
 
 
 def logs(
@@ -79,7 +79,7 @@ def logs(
 
     Example: `modelworks logs flight-delay --env dev -f`.
     """
-    cluster = Target.of(env).cluster()
+    cluster = EnvironmentContext.of(env).cluster()
 
     def say(pod: rollout.Object, line: str) -> None:
         notes = pod["metadata"].get("annotations") or {}
@@ -132,7 +132,7 @@ def exit_code(stands: list[rollout.Status]) -> ExitCode:
     return ExitCode.PROGRESSING if any(not item.ended for item in stands) else ExitCode.OK
 
 
-def tell(target: Target, only: list[str], *, wait: bool, timeout: float, as_json: bool) -> None:
+def tell(target: EnvironmentContext, only: list[str], *, wait: bool, timeout: float, as_json: bool) -> None:
     from modelworks.lifecycle.release import read_releases
 
     releases = read_releases(target.stack_file)
@@ -166,7 +166,7 @@ def _stands(cluster: KubernetesClient, model: str, release: Release | None) -> r
 
 
 def _wait(
-    target: Target,
+    target: EnvironmentContext,
     cluster: KubernetesClient,
     item: rollout.Status,
     look: Callable[[str], rollout.Status],
@@ -201,7 +201,7 @@ def _pause() -> None:
     time.sleep(_POLL_SECONDS)
 
 
-def _ask_around(target: Target, stands: rollout.Status, *, record: bool) -> Told:
+def _ask_around(target: EnvironmentContext, stands: rollout.Status, *, record: bool) -> Told:
     """Add the facts of CloudWatch and the registry. If one fails, `status` reports it and continues."""
     alarms, alarms_unknown = _alarms(target, stands.model)
     facts: dict[str, Any] = {"alarms": alarms, "alarms_unknown": alarms_unknown}
@@ -233,7 +233,7 @@ def _lineage(registry: Registry, stands: rollout.Status, *, record: bool) -> dic
     }
 
 
-def _alarms(target: Target, model: str) -> tuple[list[dict[str, str]], str]:
+def _alarms(target: EnvironmentContext, model: str) -> tuple[list[dict[str, str]], str]:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -281,7 +281,7 @@ def _state(alarm: Mapping[str, Any]) -> str:
 _COLOURS = {"Healthy": "green", "Progressing": "yellow", "Aborted": "red", "Degraded": "red"}
 
 
-def _show(target: Target, told: list[Told]) -> None:
+def _show(target: EnvironmentContext, told: list[Told]) -> None:
     if not told:
         out.print(f"{target.environment} releases no model yet; next: [bold]modelworks release MODEL[/]")
         return
@@ -295,7 +295,7 @@ def _show(target: Target, told: list[Told]) -> None:
         out.print(lines)
 
 
-def _lines(target: Target, told: Told) -> Iterator[tuple[str, str]]:
+def _lines(target: EnvironmentContext, told: Told) -> Iterator[tuple[str, str]]:
     stands = told.stands
     yield "wanted", rollout.name_of(stands.wanted, stands.wanted_version) if stands.wanted else "nothing"
     for number, share in enumerate(stands.shares or ()):

@@ -30,14 +30,14 @@ from modelworks.lifecycle.pod import count_run
 from modelworks.lifecycle.stored_features import stated_inputs
 
 if TYPE_CHECKING:
-    from modelworks.cli.context import Target
+    from modelworks.cli.context import EnvironmentContext
     from modelworks.lifecycle.child_process import Progress
     from modelworks.lifecycle.runs import Home, TrainedModel
     from modelworks.lifecycle.spec import ModelSpec
 
 
 def train_in(
-    target: Target, spec: ModelSpec, home: Home, data: Digest | None, tell: Progress
+    target: EnvironmentContext, spec: ModelSpec, home: Home, data: Digest | None, tell: Progress
 ) -> tuple[TrainedModel, str]:
     """Train a model in an environment, and bring the run here as if it had been trained here.
 
@@ -55,7 +55,7 @@ def train_in(
         ModelworksError: The environment has no place for runs, or the run failed; its exit code is the Job's.
         typer.Exit: Ctrl-C: the Job is cancelled.
     """
-    place = training_job.Place.of(target.output("training"))
+    place = training_job.TrainingEnvironment.of(target.output("training"))
     artifacts, cluster = Artifacts(place.artifact_bucket, target.session), target.cluster(place.namespace)
     source = provenance.source_of(spec.folder, find_lock_file(spec.folder))
     with _step(tell, "send the project"), tempfile.TemporaryDirectory(prefix="modelworks-source-") as scratch:
@@ -98,10 +98,10 @@ def job_name(model: str) -> str:
 
 
 def _watched(
-    target: Target,
+    target: EnvironmentContext,
     cluster: KubernetesClient,
     artifacts: Artifacts,
-    place: training_job.Place,
+    place: training_job.TrainingEnvironment,
     order: training_job.Order,
     name: str,
 ) -> Made:
@@ -137,7 +137,7 @@ def _start(cluster: KubernetesClient, manifest: dict[str, Any]) -> None:
         raise ModelworksError(training_job.quota_text(error.message), fix=training_job.QUOTA_FIX) from error
 
 
-def _count(target: Target, order: training_job.Order) -> None:
+def _count(target: EnvironmentContext, order: training_job.Order) -> None:
     """Count a run that was killed, so that it could not count itself."""
     try:
         count_run(target.session, target.environment, order.model, failed=True)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from modelworks import contract
 from modelworks._git import git_succeeds
 from modelworks.cli.console import ENVIRONMENTS, Json, err, out, table
-from modelworks.cli.context import EnvArgument, EnvOption, Target, check_engine, environment_of
+from modelworks.cli.context import EnvArgument, EnvironmentContext, EnvOption, check_engine, environment_of
 from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
@@ -70,7 +70,7 @@ def verify(
 
     Example: `modelworks verify staging`.
     """
-    target = Target.of(environment_of(environment, env))
+    target = EnvironmentContext.of(environment_of(environment, env))
     found: list[Finding] = []
     for name, check in _CHECKS.items():
         if err.is_terminal:
@@ -100,7 +100,7 @@ def compare(
 
     Example: `modelworks compare staging prod`.
     """
-    one, other = Target.of(here), Target.of(there)
+    one, other = EnvironmentContext.of(here), EnvironmentContext.of(there)
     found = [*declared(_config(one), _config(other)), *undeclared(_deployed(one), _deployed(other))]
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
@@ -115,7 +115,7 @@ def compare(
 
 
 # -- Checks ----------------------------------------------------------------------------------------------------------
-def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
+def _check_releases(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:
     """Each release against the registry and the bytes in the store."""
     from modelworks.lifecycle.history import is_last_release, note_release
 
@@ -150,7 +150,7 @@ def _check_releases(target: Target, repair: bool) -> Iterator[Finding]:
         yield _check_bundle(target, model, release)
 
 
-def _check_bundle(target: Target, model: str, release: Release) -> Finding:
+def _check_bundle(target: EnvironmentContext, model: str, release: Release) -> Finding:
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
         try:
             digest = contract.Digest(release.digest)
@@ -163,7 +163,7 @@ def _check_bundle(target: Target, model: str, release: Release) -> Finding:
     return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
 
 
-def _check_aliases(target: Target, repair: bool) -> Iterator[Finding]:
+def _check_aliases(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:
     """`champion` is what has the traffic, `challenger` what is on its way there."""
     from modelworks.cluster import rollout
     from modelworks.lifecycle import aliases
@@ -188,7 +188,7 @@ def _check_aliases(target: Target, repair: bool) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _check_packages(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
+def _check_packages(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:  # noqa: ARG001 - checks are called alike
     """The installed packages against the lock, which programs deploy and models train with."""
     from modelworks.lifecycle.lockfile import find_lock
 
@@ -209,7 +209,7 @@ def _check_packages(target: Target, repair: bool) -> Iterator[Finding]:  # noqa:
         yield Finding("packages", lock.file.name, "ok", f"{len(both)} installed packages are the locked ones")
 
 
-def _check_tools(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
+def _check_tools(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The engine, and on the laptop every program of its cloud, against their pins."""
     from modelworks.laptop import toolchain
 
@@ -220,7 +220,7 @@ def _check_tools(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: AR
             yield Finding("tools", state.name, verdict, f"{state.version}, {state.source or state.state}", fix)
 
 
-def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
+def _check_cloud(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
     """Program, state and cloud: a refreshed preview must find no change."""
     from modelworks.deploy.preview import Preview
 
@@ -245,7 +245,7 @@ def _check_cloud(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: AR
         yield Finding("cloud", target.environment, "ok", f"{preview.unchanged} resources are as they are declared")
 
 
-def _check_pods(target: Target, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
+def _check_pods(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The digest that each pod carries against the release line."""
     cluster = target.cluster()
     for model, release in _releases(target).items():
@@ -316,7 +316,7 @@ def _same_program(here: str, there: str) -> bool:
     return git_succeeds(Path.cwd(), "diff", "--quiet", one, other, "--", *paths)
 
 
-def _deployed(target: Target) -> dict[str, Any]:
+def _deployed(target: EnvironmentContext) -> dict[str, Any]:
     """The state of a stack, without the environment's own name."""
     exported = json.loads(target.engine.ask("stack", "export", "--stack", target.environment))
     resources, own = set(), target.environment
@@ -337,7 +337,7 @@ def _deployed(target: Target) -> dict[str, Any]:
     return {"commit": target.outputs.get("commit", ""), "resources": resources, "declares": declares}
 
 
-def _config(target: Target) -> dict[str, Any]:
+def _config(target: EnvironmentContext) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
     document = YAML(typ="safe").load(target.stack_file.read_text(encoding="utf-8")) or {}
@@ -371,7 +371,7 @@ def _version_of(version: Any) -> str:
     return f"version {version.version} ({contract.short_digest(version.digest)})" if version else "nothing"
 
 
-def _releases(target: Target) -> dict[str, Release]:
+def _releases(target: EnvironmentContext) -> dict[str, Release]:
     from modelworks.lifecycle.release import read_releases
 
     return read_releases(target.stack_file)

@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from modelworks.cluster.rollout import Object, Patches, Seen, pods_of
+from modelworks.cluster.rollout import Object, Patches, RolloutObjects, pods_of
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.cluster.training_job import Seen as Run
+    from modelworks.cluster.training_job import RunObjects as Run
 
 _ARGO = "/apis/argoproj.io/v1alpha1"
 _TYPES = {"PATCH": "application/merge-patch+json", "POST": "application/json", "DELETE": "application/json"}
@@ -52,7 +52,7 @@ class KubernetesClient:
         self._runner = asyncio.Runner()
 
     # -- Endpoints -------------------------------------------------------------------------------------------------
-    def seen(self, model: str) -> Seen:
+    def seen(self, model: str) -> RolloutObjects:
         """The cluster's objects of an endpoint.
 
         Raises:
@@ -60,7 +60,7 @@ class KubernetesClient:
         """
         return self._runner.run(self._seen(model))
 
-    async def _seen(self, model: str) -> Seen:
+    async def _seen(self, model: str) -> RolloutObjects:
         mine = {"labelSelector": pods_of(model)}
         core, apps = f"/api/v1/namespaces/{self.namespace}", f"/apis/apps/v1/namespaces/{self.namespace}"
         argo = f"{_ARGO}/namespaces/{self.namespace}"
@@ -73,8 +73,10 @@ class KubernetesClient:
         )
         rollout = max(rollouts, key=lambda item: str(item["metadata"]["creationTimestamp"]), default=None)
         if rollout is None:
-            return Seen(pods=pods, events=events)
-        return Seen(rollout, sets, [run for run in runs if _owner(run) == rollout["metadata"]["uid"]], pods, events)
+            return RolloutObjects(pods=pods, events=events)
+        return RolloutObjects(
+            rollout, sets, [run for run in runs if _owner(run) == rollout["metadata"]["uid"]], pods, events
+        )
 
     def pods_of_cluster(self, selector: str) -> list[Object]:
         """Pods of every namespace that have these labels.
@@ -241,7 +243,7 @@ class KubernetesClient:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _run(self, job: str) -> Run:
-        from modelworks.cluster.training_job import Seen as Run
+        from modelworks.cluster.training_job import RunObjects as Run
 
         try:
             found = await self._call("GET", f"{self._jobs}/{job}")

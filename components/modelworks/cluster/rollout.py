@@ -32,7 +32,7 @@ _REMEMBERED = 20
 
 
 @dataclass(frozen=True)
-class Seen:
+class RolloutObjects:
     """The cluster's objects of one endpoint."""
 
     rollout: Object | None = None
@@ -118,7 +118,7 @@ class Status:
         return asdict(self)
 
 
-def status_of(model: str, wanted: str, wanted_version: str, seen: Seen) -> Status:
+def status_of(model: str, wanted: str, wanted_version: str, seen: RolloutObjects) -> Status:
     """How an endpoint stands.
 
     Args:
@@ -180,7 +180,7 @@ def pods_of(model: str) -> str:
 
 
 # -- Releases that were turned back ----------------------------------------------------------------------------------
-def abort_reason(digest: str, seen: Seen) -> str:
+def abort_reason(digest: str, seen: RolloutObjects) -> str:
     """Why this cluster aborted a release before; empty if it was not, or serves now.
 
     Known from the Rollout itself while it is aborted, from AnalysisRuns that failed (the controller keeps the last
@@ -219,7 +219,7 @@ class UpdatePlan:
     """The note that each model's Rollout gets before the update."""
 
 
-def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: bool) -> UpdatePlan:
+def plan_update(digests: Mapping[str, str], seen: Mapping[str, RolloutObjects], *, force: bool) -> UpdatePlan:
     """Plan an update of endpoints, before another release takes an aborted one's place and it is forgotten.
 
     Args:
@@ -245,7 +245,7 @@ def plan_update(digests: Mapping[str, str], seen: Mapping[str, Seen], *, force: 
     return UpdatePlan(refused, retried, notes)
 
 
-def to_note(seen: Seen) -> str | None:
+def to_note(seen: RolloutObjects) -> str | None:
     """The note that keeps the memory of an aborted release when another takes its place; None: no change."""
     if seen.rollout is None or not (seen.rollout.get("status") or {}).get("abort") or not declared(seen.rollout):
         return None
@@ -253,7 +253,7 @@ def to_note(seen: Seen) -> str | None:
     return None if short in noted else ",".join([*noted, short][-_REMEMBERED:])
 
 
-def to_forget(digest: str, seen: Seen) -> str | None:
+def to_forget(digest: str, seen: RolloutObjects) -> str | None:
     """The note without a release that someone forces; None: no change."""
     noted, short = _noted(seen.rollout) if seen.rollout else [], contract.short_digest(digest)
     return ",".join(item for item in noted if item != short) if short in noted else None
@@ -307,7 +307,7 @@ def seconds_needed(rollout: Object) -> float:
 
 
 # -- Shares ----------------------------------------------------------------------------------------------------------
-def _shares(seen: Seen) -> tuple[Share, ...]:
+def _shares(seen: RolloutObjects) -> tuple[Share, ...]:
     if seen.rollout is None:
         return ()
     status = seen.rollout.get("status") or {}
@@ -322,7 +322,7 @@ def _shares(seen: Seen) -> tuple[Share, ...]:
     return tuple(sorted((share for share in shares if share.percent), key=lambda share: -share.percent))
 
 
-def _share(seen: Seen, pod_hash: str, percent: int, *, arrived: bool) -> Share:
+def _share(seen: RolloutObjects, pod_hash: str, percent: int, *, arrived: bool) -> Share:
     digest, version = _releases(seen).get(pod_hash, ("", ""))
     judged = [
         run for run in seen.runs if (run["metadata"].get("labels") or {}).get(HASH) == pod_hash and _is_background(run)
@@ -341,13 +341,13 @@ def _share(seen: Seen, pod_hash: str, percent: int, *, arrived: bool) -> Share:
     return Share(digest, version, percent, max(begun or made, default=""))
 
 
-def _condition(seen: Seen, kind: str) -> Mapping[str, Any]:
+def _condition(seen: RolloutObjects, kind: str) -> Mapping[str, Any]:
     """One condition of the Rollout; empty if it has none of that kind."""
     conditions = ((seen.rollout or {}).get("status") or {}).get("conditions") or []
     return next((item for item in conditions if item["type"] == kind), {})
 
 
-def _releases(seen: Seen) -> dict[str, tuple[str, str]]:
+def _releases(seen: RolloutObjects) -> dict[str, tuple[str, str]]:
     """Digest and version label by pod hash."""
     found = {}
     for item in seen.replica_sets:
@@ -363,7 +363,7 @@ def _observed(rollout: Object) -> bool:
     return not observed.isdigit() or int(observed) >= int(rollout["metadata"].get("generation", 0))
 
 
-def _progress(seen: Seen) -> str:
+def _progress(seen: RolloutObjects) -> str:
     rollout = seen.rollout or {}
     status, steps = rollout.get("status") or {}, _steps(rollout)
     index = status.get("currentStepIndex")
@@ -377,7 +377,7 @@ def _progress(seen: Seen) -> str:
     return f"step {index + 1} of {len(steps)}: {_describe(steps[index], seen)}"
 
 
-def _describe(step: Mapping[str, Any], seen: Seen) -> str:
+def _describe(step: Mapping[str, Any], seen: RolloutObjects) -> str:
     if "setWeight" in step:
         return f"going to {step['setWeight']} % of traffic"
     if "pause" in step:
@@ -405,7 +405,7 @@ def _seconds(duration: Any) -> float:
 
 
 # -- Why it went back ------------------------------------------------------------------------------------------------
-def _why(seen: Seen) -> tuple[str, tuple[Measured, ...]]:
+def _why(seen: RolloutObjects) -> tuple[str, tuple[Measured, ...]]:
     """In people's words: which measurement against which limit, or why no pod became ready."""
     rollout = seen.rollout or {}
     status = rollout.get("status") or {}
@@ -429,7 +429,7 @@ def _why(seen: Seen) -> tuple[str, tuple[Measured, ...]]:
     return message or "no reason is given", ()
 
 
-def _never_ready(seen: Seen) -> bool:
+def _never_ready(seen: RolloutObjects) -> bool:
     """Whether an aborted rollout ran into its deadline before any pod was ready.
 
     Argo reports this for a moment, then overwrites the message with that of any abort. One fact remains: no step was
@@ -504,7 +504,7 @@ def limit_of(metric: Mapping[str, Any]) -> str:
 _WORDS = {">": "more than", ">=": "at least", "<": "less than"}
 
 
-def _current_pods(seen: Seen) -> list[Object]:
+def _current_pods(seen: RolloutObjects) -> list[Object]:
     current = ((seen.rollout or {}).get("status") or {}).get("currentPodHash")
     return [pod for pod in seen.pods if (pod["metadata"].get("labels") or {}).get(HASH) == current]
 
@@ -546,7 +546,7 @@ def _said(text: str) -> str:
     return str(line.get("message", last)) if isinstance(line, dict) else last
 
 
-def _last_warning(seen: Seen) -> str:
+def _last_warning(seen: RolloutObjects) -> str:
     """The newest warning about a pod of the wanted version: what is left when the pods are gone."""
     status = (seen.rollout or {}).get("status") or {}
     part = f"-{status.get('currentPodHash')}-"

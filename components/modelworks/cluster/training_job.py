@@ -29,7 +29,7 @@ limit bounds how long they hold a node."""
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainingEnvironment:
     """Where an environment's runs are, and what each may use: what `TrainingCompute` exports."""
 
     namespace: str
@@ -76,7 +76,7 @@ class Order:
     """Digest of a snapshot to train on, instead of loading."""
 
 
-def manifest(name: str, place: Place, order: Order) -> dict[str, Any]:
+def manifest(name: str, place: TrainingEnvironment, order: Order) -> dict[str, Any]:
     """The Job of one run.
 
     A run that exits with 1 has failed; one that was killed, or lost its store, is retried. A run that a drained or
@@ -115,7 +115,7 @@ def manifest(name: str, place: Place, order: Order) -> dict[str, Any]:
     }
 
 
-def _pod(name: str, place: Place, order: Order) -> dict[str, Any]:
+def _pod(name: str, place: TrainingEnvironment, order: Order) -> dict[str, Any]:
     memory = mebibytes(place.run_memory_mib)
     container = {
         "name": CONTAINER,
@@ -156,7 +156,7 @@ def _pod(name: str, place: Place, order: Order) -> dict[str, Any]:
 
 # -- What became of it -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Seen:
+class RunObjects:
     """The cluster's objects of a run."""
 
     job: Object | None
@@ -179,7 +179,7 @@ class Ending:
     """The cluster never started it, and the Job still waits."""
 
 
-def ending_of(seen: Seen, place: Place) -> Ending | None:
+def ending_of(seen: RunObjects, place: TrainingEnvironment) -> Ending | None:
     """How a run ended; None while it is running."""
     if seen.job is None:
         return Ending(1, "its Job was deleted by somebody else", "Train again.")
@@ -198,7 +198,7 @@ def ending_of(seen: Seen, place: Place) -> Ending | None:
     return None
 
 
-def _failed(condition: Object, pods: Sequence[Object], place: Place) -> Ending:
+def _failed(condition: Object, pods: Sequence[Object], place: TrainingEnvironment) -> Ending:
     ended = [found for pod in pods if (found := _terminated(pod))]
     last = ended[-1] if ended else {}
     code = int(last.get("exitCode") or 1)
@@ -250,7 +250,7 @@ def started(pod: Object) -> bool:
     return any("running" in state or "terminated" in state for state in states)
 
 
-def waiting_for(seen: Seen) -> str:
+def waiting_for(seen: RunObjects) -> str:
     """Why the newest pod does not run yet; empty if it runs, or if no reason is known."""
     if not seen.pods or started(seen.pods[-1]):
         return ""

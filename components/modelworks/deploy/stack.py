@@ -37,7 +37,7 @@ _ASK_BOUND = 120
 
 
 @dataclass(frozen=True)
-class Lock:
+class StackLock:
     """Who holds a stack: what the engine of a file, S3 or GCS backend writes beside the state."""
 
     path: Path
@@ -68,7 +68,7 @@ class Protected:
 
 
 @dataclass(frozen=True)
-class Engine:
+class StackEngine:
     """The engine, aimed at one environment of one project."""
 
     environment: str
@@ -304,7 +304,7 @@ class Engine:
         folder = unquote(url.removeprefix("file://").split("?")[0])
         return self.project / os.path.expanduser(folder)  # noqa: PTH111 (`~` in a URL)
 
-    def locks(self) -> list[Lock]:
+    def locks(self) -> list[StackLock]:
         """Who holds the stack. Only a backend of files can be inspected; elsewhere the engine reports it."""
         if (folder := self._backend_folder()) is None:
             return []
@@ -313,7 +313,9 @@ class Engine:
         for path in (folder / ".pulumi" / "locks").glob(f"*/{project}/{self.environment}/*.json"):
             with suppress(OSError, ValueError, KeyError):  # it may be released while we look
                 content = json.loads(path.read_text(encoding="utf-8"))
-                found.append(Lock(path, content["pid"], content["username"], content["hostname"], content["timestamp"]))
+                found.append(
+                    StackLock(path, content["pid"], content["username"], content["hostname"], content["timestamp"])
+                )
         return found
 
     def unlock(self, say: Callable[[str], None]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def program(place: Place, environment: str, facts: Mapping[str, Any]) -> Program:
+def program(place: StateDir, environment: str, facts: Mapping[str, Any]) -> Program:
     """The process that is an environment's AWS account."""
     argv: list[str | Path] = [
         sys.executable,
@@ -37,7 +37,7 @@ def program(place: Place, environment: str, facts: Mapping[str, Any]) -> Program
     return Program(f"aws-{environment}", argv, {"MOTO_ACCOUNT_ID": str(facts["account"])}, stop_seconds=2)
 
 
-def memory(place: Place, environment: str) -> str:
+def memory(place: StateDir, environment: str) -> str:
     """The restored part of an account, in a sentence; empty if there was nothing to restore."""
     facts = read_facts(_memory(place, environment))
     restore = f"`modelworks up {environment}` restores what is declared, running the pipelines again the data"
@@ -51,11 +51,11 @@ def memory(place: Place, environment: str) -> str:
     return f"AWS of {environment} holds what it held: {again}"
 
 
-def _memory(place: Place, environment: str) -> Path:
+def _memory(place: StateDir, environment: str) -> Path:
     return place.environment(environment) / "aws-memory.json"
 
 
-def serve(place: Place, environment: str) -> None:
+def serve(place: StateDir, environment: str) -> None:
     """Serve the account until the process ends."""
     facts = read_facts(place.environment(environment) / "environment.json")
     port = int(facts["aws_port"])
@@ -108,4 +108,4 @@ if __name__ == "__main__":
     parser.add_argument("--place", required=True, type=Path)
     parser.add_argument("--environment", required=True)
     options = parser.parse_args()
-    serve(Place(options.place), options.environment)
+    serve(StateDir(options.place), options.environment)

@@ -33,7 +33,7 @@ from modelworks.laptop import environments as store
 from modelworks.laptop.agent import sandbox
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.gateway import caddy
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Part:
 
 
 def up(
-    place: Place,
+    place: StateDir,
     environments: Sequence[str] = ("local",),
     *,
     kubernetes: bool = True,
@@ -108,7 +108,7 @@ def up(
 
 
 def _parts_up(
-    place: Place, facts: dict[str, Any], was: set[str], report: Tell, building: toolchain.Report | None
+    place: StateDir, facts: dict[str, Any], was: set[str], report: Tell, building: toolchain.Report | None
 ) -> list[_Part]:
     """Have every tool and start every part; returns the parts once they are ready."""
     amazon = _amazon(place)
@@ -128,7 +128,7 @@ def _parts_up(
 
 
 def _kubernetes_up(
-    place: Place,
+    place: StateDir,
     facts: dict[str, Any],
     amazon: list[_Part],
     was: set[str],
@@ -163,7 +163,7 @@ def _kubernetes_up(
     return [*first, *followers]
 
 
-def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> None:
+def down(place: StateDir, *, keep: bool = False, report: Tell = lambda _: None) -> None:
     """End everything and wipe it: processes, mounts, files. Safe when nothing is up.
 
     Models are kept elsewhere, and nothing of them is deleted.
@@ -184,7 +184,7 @@ def down(place: Place, *, keep: bool = False, report: Tell = lambda _: None) -> 
     report(f"stopped; {place.root} is kept" if keep else f"stopped and wiped {place.root}")
 
 
-def logs(place: Place, name: str | None, *, lines: int = 20, follow: bool = False) -> Iterator[str]:
+def logs(place: StateDir, name: str | None, *, lines: int = 20, follow: bool = False) -> Iterator[str]:
     """The last lines of one process's log or of all, and with `follow` what comes after, until interrupted.
 
     Raises:
@@ -213,7 +213,7 @@ def logs(place: Place, name: str | None, *, lines: int = 20, follow: bool = Fals
                 yield from (prefix[each] + line for line in whole.decode("utf-8", "replace").splitlines())
 
 
-def _end(place: Place, *, keep: bool) -> None:
+def _end(place: StateDir, *, keep: bool) -> None:
     supervisor.stop(place, grace=8 if keep else 1.5)
     if left := supervisor.leftovers(place):
         pids = ", ".join(str(process.pid) for process in left)
@@ -235,7 +235,7 @@ def _end(place: Place, *, keep: bool) -> None:
         ) from error
 
 
-def _unmount(place: Place) -> None:
+def _unmount(place: StateDir) -> None:
     prefix = str(place.root) + os.sep
     mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()]
     for target in sorted((m.encode().decode("unicode_escape") for m in mounts), reverse=True):
@@ -243,7 +243,7 @@ def _unmount(place: Place) -> None:
             subprocess.run(["umount", "-l", target], capture_output=True, timeout=10, check=False)
 
 
-def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
+def _facts(place: StateDir, *, kubernetes: bool) -> dict[str, Any]:
     """The facts of the place; what is missing is decided, written and never changed again."""
     facts = read_facts(place.root / "laptop.json")
     before = json.dumps(facts)
@@ -262,7 +262,7 @@ def _facts(place: Place, *, kubernetes: bool) -> dict[str, Any]:
     return facts
 
 
-def _chosen_isolation(place: Place, facts: dict[str, Any], was: set[str]) -> str:
+def _chosen_isolation(place: StateDir, facts: dict[str, Any], was: set[str]) -> str:
     """The one kind of isolation that the user chose for containers; empty for the best that works.
 
     Raises:
@@ -283,7 +283,7 @@ def _chosen_isolation(place: Place, facts: dict[str, Any], was: set[str]) -> str
     return before
 
 
-def _host_ports(place: Place, before: list[int], among: range, *, taken: Iterable[int]) -> list[int]:
+def _host_ports(place: StateDir, before: list[int], among: range, *, taken: Iterable[int]) -> list[int]:
     """The ports for single hosts: as they were, but for those that a stranger took while this place was down."""
     used = {*store.used_ports(place), *taken}
     if not before:
@@ -294,7 +294,7 @@ def _host_ports(place: Place, before: list[int], among: range, *, taken: Iterabl
     return [port for port in before if port not in lost] + store.free_ports(len(lost), among, taken=used)
 
 
-def _write(place: Place, facts: dict[str, Any]) -> None:
+def _write(place: StateDir, facts: dict[str, Any]) -> None:
     text = json.dumps(facts, indent=2) + "\n"
     path = place.root / "laptop.json"
     if not path.exists() or path.read_text("utf-8") != text:
@@ -309,7 +309,7 @@ def _paths(tools: dict[str, Path]) -> dict[str, str]:
     return {name: str(tools[name]) for name in toolchain.TOOLS if name in tools}
 
 
-def _amazon(place: Place) -> list[_Part]:
+def _amazon(place: StateDir) -> list[_Part]:
     """An AWS account an environment."""
     parts = []
     for name in place.environments():
@@ -319,7 +319,7 @@ def _amazon(place: Place) -> list[_Part]:
     return parts
 
 
-def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
+def _control_plane(place: StateDir, facts: dict[str, Any]) -> list[_Part]:
     """Parts that start at once and wait for each other."""
     ports = facts["ports"]
     api = control_plane.client(place, ports, timeout=3)
@@ -333,7 +333,7 @@ def _control_plane(place: Place, facts: dict[str, Any]) -> list[_Part]:
     return [_Part(program, checks[program.name]) for program in control_plane.programs(place, facts, tools)]
 
 
-def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
+def _followers(place: StateDir, facts: dict[str, Any]) -> list[_Part]:
     """Parts that need a configured cluster: rollouts controllers, node agent, gateway."""
     tools = {name: Path(path) for name, path in facts["tools"].items()}
     parts = [
@@ -352,7 +352,7 @@ def _followers(place: Place, facts: dict[str, Any]) -> list[_Part]:
     return parts
 
 
-def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> None:
+def _wait(place: StateDir, parts: Sequence[_Part], was: set[str], report: Tell) -> None:
     """Poll until each of the parts is ready and runs; report each that was not running before.
 
     Raises:
@@ -382,7 +382,7 @@ def _wait(place: Place, parts: Sequence[_Part], was: set[str], report: Tell) -> 
             time.sleep(0.05)
 
 
-def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
+def _not_ready(place: StateDir, name: str, what: str) -> ModelworksError:
     path = supervisor.log_path(place, name)
     said = supervisor.tail(path, 6)
     fix = f"Look into {path}."
@@ -394,7 +394,7 @@ def _not_ready(place: Place, name: str, what: str) -> ModelworksError:
     return ModelworksError(f"{name} {what}; the end of its log:\n{said or '(nothing)'}", fix=fix)
 
 
-def _ports_free(place: Place, facts: dict[str, Any]) -> None:
+def _ports_free(place: StateDir, facts: dict[str, Any]) -> None:
     """Raise if a port that the place has recorded is held by somebody else."""
     wanted = {port: name for name, port in facts["ports"].items()}
     for name in place.environments():
@@ -407,7 +407,7 @@ def _ports_free(place: Place, facts: dict[str, Any]) -> None:
         )
 
 
-def _foreign(place: Place, ports: Iterable[int]) -> dict[int, str]:
+def _foreign(place: StateDir, ports: Iterable[int]) -> dict[int, str]:
     """Those of `ports` that somebody else holds, and who."""
     busy = [port for port in ports if not store.holder_free(port)]
     if not busy:
@@ -489,7 +489,7 @@ def _check_platform() -> None:
 
 
 @contextlib.contextmanager
-def _locked(place: Place) -> Iterator[bool]:
+def _locked(place: StateDir) -> Iterator[bool]:
     """Hold the place for one command at a time; yields whether there was none before.
 
     The folder itself is locked: no lock file is left over, and whoever waited for a place that was wiped meanwhile sees
@@ -533,7 +533,7 @@ def _locked(place: Place) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _whole_or_nothing(place: Place, *, fresh: bool) -> Iterator[None]:
+def _whole_or_nothing(place: StateDir, *, fresh: bool) -> Iterator[None]:
     """Undo what an `up` began that does not come to its end: all of it if nothing was there, else what it started."""
     was_running = supervisor.running(place)
     try:
@@ -553,7 +553,7 @@ def _whole_or_nothing(place: Place, *, fresh: bool) -> Iterator[None]:
         raise
 
 
-def _keep_logs(place: Place) -> Path | None:
+def _keep_logs(place: StateDir) -> Path | None:
     """Copy the logs of an `up` that failed to where wiping does not reach; None when that is not possible."""
     import tempfile
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 NODE = "laptop"
 """The name of the one node."""
@@ -47,7 +47,7 @@ PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "a
 """The ports that the control plane listens on, as they are named in `laptop.json`."""
 
 
-def prepare(place: Place, ports: Mapping[str, int]) -> None:
+def prepare(place: StateDir, ports: Mapping[str, int]) -> None:
     """Write every key, certificate and kubeconfig of the control plane that is not there yet."""
     place.folder(place.cluster)
     folder = place.folder(place.cluster / "pki")
@@ -91,7 +91,7 @@ _IDENTITIES = {
 
 
 def identity(
-    place: Place,
+    place: StateDir,
     ports: Mapping[str, int],
     path: Path,
     user: str,
@@ -112,7 +112,7 @@ def server(ports: Mapping[str, int]) -> str:
     return f"https://127.0.0.1:{ports['apiserver']}"
 
 
-def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> list[Program]:
+def programs(place: StateDir, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> list[Program]:
     """etcd, API server, controller manager and scheduler."""
     # Go's collector trades memory for CPU; the cluster is small, idle most of the time, and shares memory with models.
     environ = {"GOGC": "50", NETWORK: facts["pod_network"]}
@@ -138,7 +138,7 @@ def programs(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) 
     ]
 
 
-def client(place: Place, ports: Mapping[str, int], *, timeout: float = 30) -> httpx.Client:
+def client(place: StateDir, ports: Mapping[str, int], *, timeout: float = 30) -> httpx.Client:
     """An HTTP client with the administrator's rights, for what is set up before anybody else has any."""
     import httpx  # a tenth of a second that `--help` does not owe
 

@@ -20,7 +20,7 @@ from modelworks._files import write_whole
 from modelworks._user import user_home, user_name
 from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane, pod_network, toolchain
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.project import project_root
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _SHELL_TOOLS = ("pulumi", "kubectl", toolchain.GENERATOR)
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
-def create(place: Place, environment: str) -> dict[str, Any]:
+def create(place: StateDir, environment: str) -> dict[str, Any]:
     """The facts of an environment, made on first use: ports, account, region, namespace, backend, passphrase.
 
     Raises:
@@ -72,7 +72,7 @@ def create(place: Place, environment: str) -> dict[str, Any]:
     return facts
 
 
-def facts(place: Place, environment: str) -> dict[str, Any]:
+def facts(place: StateDir, environment: str) -> dict[str, Any]:
     """The facts of an environment that exists.
 
     Raises:
@@ -107,7 +107,7 @@ def _namespace(config: dict[str, Any]) -> str | None:
     return namespace if isinstance(namespace, str) else None
 
 
-def environment_variables(place: Place, environment: str, tools: Path | None = None) -> dict[str, str]:
+def environment_variables(place: StateDir, environment: str, tools: Path | None = None) -> dict[str, str]:
     """Variables that make plain `pulumi`, `kubectl`, `aws` and boto3 use that environment, and reach it past any proxy.
 
     Args:
@@ -155,7 +155,7 @@ def environment_variables(place: Place, environment: str, tools: Path | None = N
     }
 
 
-def backend(place: Place, environment: str) -> str:
+def backend(place: StateDir, environment: str) -> str:
     """The URL of the folder in which Pulumi keeps the environment's state."""
     # Not quoted, `%` would make it a URL that the engine cannot read, and `#` would end the path.
     return f"file://{quote(str(place.environment(environment) / 'backend'))}"
@@ -168,7 +168,7 @@ def _past_proxies() -> dict[str, str]:
     return dict.fromkeys(NO_PROXY, wanted)
 
 
-def identities(place: Place, environment: str, ports: dict[str, int]) -> None:
+def identities(place: StateDir, environment: str, ports: dict[str, int]) -> None:
     """Write the kubeconfigs of an environment's user and of its rollouts controller."""
     namespace = facts(place, environment)["namespace"]
     user = control_plane.environment_user(environment)
@@ -183,7 +183,7 @@ def identities(place: Place, environment: str, ports: dict[str, int]) -> None:
     )
 
 
-def used_ports(place: Place) -> set[int]:
+def used_ports(place: StateDir) -> set[int]:
     """Every port that this place has given to somebody."""
     known = read_facts(place.root / "laptop.json")
     ports = {*known.get("ports", {}).values(), *known.get("host_ports", ())}
@@ -192,7 +192,7 @@ def used_ports(place: Place) -> set[int]:
     return ports
 
 
-def _ports_of(place: Place) -> range:
+def _ports_of(place: StateDir) -> range:
     network = read_facts(place.root / "laptop.json").get("pod_network")
     return pod_network.ports(network) if network else pod_network.PORTS
 

@@ -18,10 +18,10 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop.state_dir import read_facts
 
 if TYPE_CHECKING:
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 
-def install(place: Place, kubernetes: Path | None) -> None:
+def install(place: StateDir, kubernetes: Path | None) -> None:
     """Put the plugins in place.
 
     Args:
@@ -35,7 +35,7 @@ def install(place: Place, kubernetes: Path | None) -> None:
         _link(_executable(place, "kubernetes"), kubernetes)
 
 
-def check(place: Place, environment: str) -> None:
+def check(place: StateDir, environment: str) -> None:
     """Fail if the engine lacks a plugin of the installed SDKs, with a sentence that names the way out.
 
     Raises:
@@ -54,7 +54,7 @@ def _names(*, kubernetes: bool) -> tuple[str, ...]:
     return ("aws", "kubernetes") if kubernetes else ("aws",)
 
 
-def _executable(place: Place, name: str) -> Path:
+def _executable(place: StateDir, name: str) -> Path:
     folder = place.root / "pulumi" / "plugins" / f"resource-{name}-v{_version(name)}"
     return folder / f"pulumi-resource-{name}"
 
@@ -63,7 +63,7 @@ def _version(name: str) -> str:
     return version(f"pulumi_{name}")
 
 
-def _stand_in(place: Place) -> str:
+def _stand_in(place: StateDir) -> str:
     # -P: no module of the user's project may shadow one of these.
     argv = [sys.executable, "-P", "-m", "modelworks.laptop.providers", "--place", str(place.root)]
     # The shell states who started it: an engine that is killed before Python looks is no parent any more.

@@ -14,7 +14,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop.toolchain.store import cache_folder
 
 if TYPE_CHECKING:
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 _OCTETS = range(77, 127)
 """127.77 first, for then addresses in the docs are right."""
@@ -25,7 +25,7 @@ _CLAIM_SECONDS = 60
 """How long a claim counts whose laptop cloud is not written down yet, or no more."""
 
 
-def choose(place: Place) -> str:
+def choose(place: StateDir) -> str:
     """A /16 of loopback that nobody listens in, claimed for this place.
 
     Two that come up at once listen nowhere yet, so each leaves a file named after its network where both look.

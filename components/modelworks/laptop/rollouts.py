@@ -22,13 +22,13 @@ from modelworks.laptop.toolchain import golang
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 MODULE = "github.com/argoproj/argo-rollouts"
 TOOL = "rollouts-controller"
 
 
-def program(place: Place, environment: str, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> Program:
+def program(place: StateDir, environment: str, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> Program:
     """The controller of one environment, which sees that namespace and that AWS account only."""
     argv: list[str | Path] = [
         tools[TOOL],

@@ -16,14 +16,14 @@ from modelworks.project import project_root
 
 
 @dataclass(frozen=True)
-class Place:
+class StateDir:
     """One laptop cloud: the folder that holds all of its state."""
 
     root: Path
     """The state folder, `.modelworks/` of a checkout unless `MODELWORKS_HOME` names another."""
 
     @classmethod
-    def here(cls, start: Path | None = None) -> Place:
+    def here(cls, start: Path | None = None) -> StateDir:
         """The place that commands in `start` (default: the working directory) mean.
 
         It is `MODELWORKS_HOME` where that is set, else `.modelworks/` beside the nearest `Pulumi.yaml` upwards.

@@ -15,7 +15,7 @@ from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 from modelworks.laptop.state_dir import read_facts
 
 if TYPE_CHECKING:
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 NOT_ENFORCED = (
     "the user that a container runs as: every process is yours",
@@ -28,7 +28,7 @@ NOT_ENFORCED = (
 """Rules that the real API server checks and stores, and the node agent does not enforce."""
 
 
-def condition(place: Place) -> dict[str, Any]:
+def condition(place: StateDir) -> dict[str, Any]:
     """Everything that `modelworks laptop status` shows, as plain values.
 
     `up` is true when every process runs. Times are seconds, memory is MiB; what
@@ -64,12 +64,12 @@ def condition(place: Place) -> dict[str, Any]:
     }
 
 
-def _notes(place: Place, processes: list[dict[str, Any]]) -> list[str]:
+def _notes(place: StateDir, processes: list[dict[str, Any]]) -> list[str]:
     ended = [found["name"] for found in processes if found["name"].startswith("aws-") and found["restarts"]]
     return [f"{name} was started again. {aws.memory(place, name.removeprefix('aws-'))}".strip() for name in ended]
 
 
-def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:
+def _process(place: StateDir, info: dict[str, Any]) -> dict[str, Any]:
     running = bool(info["pid"])
     memory = 0.0
     if running:
@@ -87,7 +87,7 @@ def _process(place: Place, info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _own_memory(place: Place) -> float:
+def _own_memory(place: StateDir) -> float:
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         pid = int((place.run / "supervisord.pid").read_text("ascii"))
         return _memory(pid)
@@ -99,7 +99,7 @@ def _memory(pid: int) -> float:
     return float(psutil.Process(pid).memory_full_info().pss) / 2**20
 
 
-def _environment(place: Place, name: str) -> dict[str, Any]:
+def _environment(place: StateDir, name: str) -> dict[str, Any]:
     facts = environments.facts(place, name)
     return {
         "name": name,

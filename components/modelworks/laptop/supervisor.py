@@ -28,7 +28,7 @@ from modelworks.errors import ModelworksError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 MARK = "MODELWORKS_LAPTOP"
 PROCESS = "MODELWORKS_PROCESS"
@@ -57,12 +57,12 @@ class Program:
     """Whether its children end with it."""
 
 
-def socket_path(place: Place) -> Path:
+def socket_path(place: StateDir) -> Path:
     """Where supervisord listens: in the place, or where its path is too long, in a private folder of its own."""
     return (_socket_folder(place) or place.run) / _SOCKET
 
 
-def _socket_folder(place: Place) -> Path | None:
+def _socket_folder(place: StateDir) -> Path | None:
     """The folder to which the place's link leads, unless it is gone or another user made one of its name since."""
     with contextlib.suppress(OSError):
         folder = _socket_link(place).readlink()
@@ -72,12 +72,12 @@ def _socket_folder(place: Place) -> Path | None:
     return None
 
 
-def _socket_link(place: Place) -> Path:
+def _socket_link(place: StateDir) -> Path:
     # Kept in the place: the next shell may have another TMPDIR, and means the same supervisord.
     return place.run / "sockets"
 
 
-def _make_socket_folder(place: Place) -> None:
+def _make_socket_folder(place: StateDir) -> None:
     """Make a folder with a short path where the place has a long one.
 
     Raises:
@@ -100,17 +100,17 @@ def _make_socket_folder(place: Place) -> None:
     )
 
 
-def log_path(place: Place, name: str) -> Path:
+def log_path(place: StateDir, name: str) -> Path:
     """The log of the process `name`; older parts are beside it with `.1` and `.2` appended."""
     return place.logs / f"{name}.log"
 
 
-def running(place: Place) -> bool:
+def running(place: StateDir) -> bool:
     """Whether the place's supervisord answers."""
     return _rpc(place, "getState") is not None
 
 
-def apply(place: Place, programs: Sequence[Program]) -> None:
+def apply(place: StateDir, programs: Sequence[Program]) -> None:
     """Make exactly `programs` run: start what is missing, restart what is declared differently, end what is not listed.
 
     Args:
@@ -133,12 +133,12 @@ def apply(place: Place, programs: Sequence[Program]) -> None:
                 _rpc(place, "startProcess", info["name"], False)
 
 
-def processes(place: Place) -> list[dict[str, Any]]:
+def processes(place: StateDir) -> list[dict[str, Any]]:
     """The state of each process in supervisord; empty when it does not run."""
     return list(_rpc(place, "getAllProcessInfo") or [])
 
 
-def restart(place: Place, name: str) -> None:
+def restart(place: StateDir, name: str) -> None:
     """Restart one process.
 
     Raises:
@@ -152,7 +152,7 @@ def restart(place: Place, name: str) -> None:
         raise ModelworksError(f"cannot restart {name}: {fault.faultString}") from fault
 
 
-def restarts(place: Place, name: str) -> int:
+def restarts(place: StateDir, name: str) -> int:
     """How often the process was started again since supervisord runs, as far back as its log reaches."""
     with contextlib.suppress(OSError):
         text = (place.logs / "supervisord.log").read_text("utf-8", "replace")
@@ -171,7 +171,7 @@ def tail(path: Path, lines: int = 15) -> str:
         return ""
 
 
-def stop(place: Place, *, grace: float) -> None:
+def stop(place: StateDir, *, grace: float) -> None:
     """End every process of the place, supervised or left over, and their descendants.
 
     Args:
@@ -213,12 +213,12 @@ def end(found: Iterable[psutil.Process], *, grace: float) -> None:
     psutil.wait_procs(alive, timeout=30)  # a busy machine takes its time for a kill, too
 
 
-def leftovers(place: Place) -> list[psutil.Process]:
+def leftovers(place: StateDir) -> list[psutil.Process]:
     """Every process that carries the place's mark, except this one and those it runs under."""
     return list(_marked(place))
 
 
-def _marked(place: Place) -> Iterator[psutil.Process]:
+def _marked(place: StateDir) -> Iterator[psutil.Process]:
     mark = f"{MARK}={place.root}".encode()
     me = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -229,12 +229,12 @@ def _marked(place: Place) -> Iterator[psutil.Process]:
                     yield process
 
 
-def _supervised(place: Place) -> list[psutil.Process]:
+def _supervised(place: StateDir) -> list[psutil.Process]:
     """The programs themselves, without the pods: a node agent that comes back adopts those."""
     return [process for process in _marked(place) if _is_supervisor(process, place) or _is_program(process)]
 
 
-def _is_supervisor(process: psutil.Process, place: Place) -> bool:
+def _is_supervisor(process: psutil.Process, place: StateDir) -> bool:
     """Whether it is a supervisord of the place, or a copy of one that is about to become a program."""
     with contextlib.suppress(psutil.Error):
         return str(_config(place)) in process.cmdline()
@@ -248,11 +248,11 @@ def _is_program(process: psutil.Process) -> bool:
     return False
 
 
-def _config(place: Place) -> Path:
+def _config(place: StateDir) -> Path:
     return place.run / "supervisord.conf"
 
 
-def _start(place: Place) -> None:
+def _start(place: StateDir) -> None:
     socket_path(place).unlink(missing_ok=True)
     try:
         subprocess.run(
@@ -282,7 +282,7 @@ def _start(place: Place) -> None:
         time.sleep(0.02)
 
 
-def _reload(place: Place) -> None:
+def _reload(place: StateDir) -> None:
     try:
         [[added, changed, removed]] = _rpc(place, "reloadConfig")
         for name in (*changed, *removed):
@@ -295,7 +295,7 @@ def _reload(place: Place) -> None:
         raise ModelworksError(f"the process supervisor refused its configuration: {fault.faultString}") from fault
 
 
-def _rpc(place: Place, method: str, *args: object) -> Any:
+def _rpc(place: StateDir, method: str, *args: object) -> Any:
     """The answer of supervisord, or None when it does not run.
 
     Raises:
@@ -313,7 +313,7 @@ def _rpc(place: Place, method: str, *args: object) -> Any:
         transport.close()
 
 
-def _environment(place: Place) -> dict[str, str]:
+def _environment(place: StateDir) -> dict[str, str]:
     """Variables of every process: none of the user's credentials, proxies or settings."""
     kept = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "MODELWORKS_CACHE")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
@@ -324,7 +324,7 @@ def _environment(place: Place) -> dict[str, str]:
     }
 
 
-def _render(place: Place, programs: Sequence[Program]) -> str:
+def _render(place: StateDir, programs: Sequence[Program]) -> str:
     sections = [
         f"""[unix_http_server]
 file={_escape(socket_path(place))}

@@ -34,7 +34,7 @@ RARE_CLASS = 0.01
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """One thing that a check found."""
 
     check: str
@@ -58,7 +58,7 @@ class CheckReport:
     rows: int
     at: str
     """When it was checked, ISO 8601 in UTC."""
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
     columns: tuple[dict[str, Any], ...]
     """Each feature's type, missing share, range or top values, and shift."""
     checks: tuple[str, ...]
@@ -90,7 +90,7 @@ class CheckReport:
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> CheckReport:
         """The report that `to_facts` gave."""
-        findings = tuple(Finding(**{**each, "examples": tuple(each["examples"])}) for each in facts["findings"])
+        findings = tuple(DataFinding(**{**each, "examples": tuple(each["examples"])}) for each in facts["findings"])
         return cls(
             facts["model"], facts["data"], facts["rows"], facts["at"], findings, tuple(facts["columns"]),
             tuple(facts["checks"]),
@@ -108,7 +108,7 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
     """
     now = now or datetime.now(UTC)
     baseline = read_baseline(spec)
-    checks: dict[str, Callable[[], Sequence[Finding]]] = {
+    checks: dict[str, Callable[[], Sequence[DataFinding]]] = {
         "schema": lambda: _schema(spec, frame),
         "completeness": lambda: _completeness(spec, frame),
         "distribution": lambda: _distribution(spec, frame, baseline),
@@ -116,20 +116,20 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
         "leakage": lambda: _leakage(spec, frame),
         "balance": lambda: _balance(spec, frame),
     }
-    findings: list[Finding] = []
+    findings: list[DataFinding] = []
     for name, check in checks.items():
         try:
             findings += check()
         except (TypeError, ValueError, ArithmeticError) as error:
             # Wrong types make every later check stumble; the schema's finding is the one to mend first.
-            findings.append(Finding(name, "error", "data", f"cannot be checked: {type(error).__name__}: {error}"))
+            findings.append(DataFinding(name, "error", "data", f"cannot be checked: {type(error).__name__}: {error}"))
     columns = tuple(_describe(feature, frame, baseline) for feature in spec.features)
     at = now.isoformat(timespec="seconds")
     return CheckReport(spec.name, data, len(frame), at, tuple(findings), columns, tuple(checks))
 
 
 # -- The checks ------------------------------------------------------------------------------------------------------
-def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     from pandera.errors import SchemaErrors  # it takes a second to import
 
     try:
@@ -141,7 +141,9 @@ def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
             subject = str(column) if column is not None and column == column else "data"  # noqa: PLR0124 - NaN
             shown = tuple(_example(row.index, row.failure_case) for row in group.head(EXAMPLES).itertuples(index=False))
             findings.append(
-                Finding("schema", "error", subject, f"does not hold: {check}", len(group), _hide(spec, subject, shown))
+                DataFinding(
+                    "schema", "error", subject, f"does not hold: {check}", len(group), _hide(spec, subject, shown)
+                )
             )
         return findings
     except Exception as error:
@@ -149,14 +151,14 @@ def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
     return []
 
 
-def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     findings = []
     if len(frame) < spec.data.min_rows:
         message = f"{len(frame)} rows, at least {spec.data.min_rows} are wanted (data.min_rows)"
-        findings.append(Finding("completeness", "error", "data", message, len(frame)))
+        findings.append(DataFinding("completeness", "error", "data", message, len(frame)))
     duplicates = int(frame.duplicated().sum()) if len(frame) < 1_000_000 else 0
     if duplicates:
-        findings.append(Finding("completeness", "warning", "data", "rows that repeat another row", duplicates))
+        findings.append(DataFinding("completeness", "warning", "data", "rows that repeat another row", duplicates))
     for feature in spec.features:
         missing = frame[feature.name].isna()
         count = int(missing.sum())
@@ -164,7 +166,7 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
         if count / len(frame) > limit:
             message = f"{count / len(frame):.1%} missing, at most {limit:.1%} is allowed"
             examples = tuple(f"row {index}" for index in np.nonzero(missing.to_numpy())[0][:EXAMPLES])
-            findings.append(Finding("completeness", "error", feature.name, message, count, examples))
+            findings.append(DataFinding("completeness", "error", feature.name, message, count, examples))
         if feature.type in {"number", "integer"}:
             findings += _out_of_range(feature, frame)
         elif feature.categories:
@@ -174,7 +176,7 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
                 examples = tuple(f"{value!r} ({number} rows)" for value, number in unknown.head(EXAMPLES).items())
                 message = "values that are not among the categories"
                 findings.append(
-                    Finding("completeness", "error", feature.name, message, int((~known).sum()),
+                    DataFinding("completeness", "error", feature.name, message, int((~known).sum()),
                             _hide(spec, feature.name, examples))
                 )  # fmt: skip
     times = [each for each in (spec.data.prediction_time, spec.data.split.time) if each]
@@ -188,12 +190,12 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
         if missing.any():
             examples = tuple(f"row {index}" for index in np.nonzero(missing)[0][:EXAMPLES])
             findings.append(
-                Finding("completeness", "error", column, f"{what} is missing", int(missing.sum()), examples)
+                DataFinding("completeness", "error", column, f"{what} is missing", int(missing.sum()), examples)
             )
     return findings
 
 
-def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[Finding]:
+def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[DataFinding]:
     values = np.asarray(frame[feature.name], dtype="float64")
     low = -np.inf if feature.minimum is None else feature.minimum
     high = np.inf if feature.maximum is None else feature.maximum
@@ -203,45 +205,47 @@ def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[Finding]:
     message = f"infinite, or outside of {low:g} to {high:g}"
     rows = np.nonzero(bad)[0][:EXAMPLES]
     examples = () if feature.private else tuple(_example(row, values[row].item()) for row in rows)
-    return [Finding("completeness", "error", feature.name, message, int(bad.sum()), examples)]
+    return [DataFinding("completeness", "error", feature.name, message, int(bad.sum()), examples)]
 
 
-def _distribution(spec: ModelSpec, frame: pd.DataFrame, baseline: dict[str, Any]) -> list[Finding]:
+def _distribution(spec: ModelSpec, frame: pd.DataFrame, baseline: dict[str, Any]) -> list[DataFinding]:
     if not baseline:
         message = (
             f"no {spec.data.baseline} to compare with; `modelworks check-data {spec.name} --save-baseline` writes it"
         )
-        return [Finding("distribution", "note", "data", message)]
+        return [DataFinding("distribution", "note", "data", message)]
     findings = []
     for feature in spec.features:
         index = shift(baseline.get(feature.name, {}), frame[feature.name])
         if index is None:
-            findings.append(Finding("distribution", "note", feature.name, "not in the stored baseline"))
+            findings.append(DataFinding("distribution", "note", feature.name, "not in the stored baseline"))
         elif index > SHIFT_WARNING:
             severity: Severity = "error" if index > SHIFT_ERROR else "warning"
             limit = SHIFT_ERROR if severity == "error" else SHIFT_WARNING
             message = f"differs from the stored baseline: population stability index {index:.2f}, limit {limit}"
-            findings.append(Finding("distribution", severity, feature.name, message, len(frame)))
+            findings.append(DataFinding("distribution", severity, feature.name, message, len(frame)))
     return findings
 
 
-def _freshness(spec: ModelSpec, frame: pd.DataFrame, now: datetime) -> list[Finding]:
+def _freshness(spec: ModelSpec, frame: pd.DataFrame, now: datetime) -> list[DataFinding]:
     import pandas as pd  # only where rows are at hand
 
     if spec.data.prediction_time is None:
-        return [Finding("freshness", "note", "data", "rows carry no time (data.prediction_time)")]
+        return [DataFinding("freshness", "note", "data", "rows carry no time (data.prediction_time)")]
     times = pd.to_datetime(frame[spec.data.prediction_time], utc=True)
     newest = times.max()
     if spec.data.max_age_days is None:
-        return [Finding("freshness", "note", "data", f"a closed data set, up to {newest:%Y-%m-%d}; no limit is stated")]
+        return [
+            DataFinding("freshness", "note", "data", f"a closed data set, up to {newest:%Y-%m-%d}; no limit is stated")
+        ]
     age = (pd.Timestamp(now) - newest).total_seconds() / 86_400
     if age > spec.data.max_age_days:
         message = f"the newest row is {age:.1f} days old, at most {spec.data.max_age_days:g} are allowed"
-        return [Finding("freshness", "error", "data", message, len(frame), (f"newest {newest.isoformat()}",))]
+        return [DataFinding("freshness", "error", "data", message, len(frame), (f"newest {newest.isoformat()}",))]
     return []
 
 
-def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     import pandas as pd  # only where rows are at hand
 
     findings = []
@@ -256,13 +260,13 @@ def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
                     f"row {row}: known {frame[column].iloc[row]}, predicted {moment.iloc[row]}" for row in rows
                 )
                 message = f"known only after the prediction time ({column})"
-                findings.append(Finding("leakage", "error", ", ".join(names), message, int(late.sum()), examples))
+                findings.append(DataFinding("leakage", "error", ", ".join(names), message, int(late.sum()), examples))
     if spec.kind == "binary":
         findings += _single_feature_leaks(spec, frame)
     return findings
 
 
-def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
 
     sample = frame if len(frame) <= 50_000 else frame.iloc[:: len(frame) // 50_000 + 1]
     truth = (sample[spec.target] == spec.classes[1]).to_numpy().astype(int)
@@ -283,14 +287,14 @@ def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]
             message = (
                 f"alone ranks the target with an AUC of {strength:.3f} (limit {LEAK_AUC}): is it computed from it?"
             )
-            findings.append(Finding("leakage", "error", feature.name, message, len(sample)))
+            findings.append(DataFinding("leakage", "error", feature.name, message, len(sample)))
     return findings
 
 
-def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
+def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     if spec.kind == "regression":
         return [] if len(frame[spec.target].unique()) > 1 else [
-            Finding("balance", "error", spec.target, "has one value only: there is nothing to learn", len(frame))
+            DataFinding("balance", "error", spec.target, "has one value only: there is nothing to learn", len(frame))
         ]  # fmt: skip
     shares = frame[spec.target].value_counts(normalize=True)
     counts = frame[spec.target].value_counts()
@@ -299,10 +303,10 @@ def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[Finding]:
         share = float(shares.get(label, 0.0))
         if share in {0, 1}:
             message = f"class {label!r} has {share:.0%} of the rows: there is nothing to learn"
-            findings.append(Finding("balance", "error", spec.target, message, int(counts.get(label, 0))))
+            findings.append(DataFinding("balance", "error", spec.target, message, int(counts.get(label, 0))))
         elif share < RARE_CLASS:
             message = f"class {label!r} has {share:.2%} of the rows, fewer than {RARE_CLASS:.0%}"
-            findings.append(Finding("balance", "warning", spec.target, message, int(counts[label])))
+            findings.append(DataFinding("balance", "warning", spec.target, message, int(counts[label])))
     return findings
 
 

@@ -23,7 +23,7 @@ from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, scores, splits
 from modelworks.lifecycle.archive import canonical_skops
-from modelworks.lifecycle.lockfile import Lock, read_lock, run_packages, serving_packages
+from modelworks.lifecycle.lockfile import Lockfile, read_lock, run_packages, serving_packages
 from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.model_project import (
     LOCK,
@@ -103,7 +103,7 @@ def _load(job: dict[str, Any]) -> ModelSpec:
     return spec
 
 
-def _lock(spec: ModelSpec) -> Lock:
+def _lock(spec: ModelSpec) -> Lockfile:
     return read_lock(spec.folder.parents[1] / LOCK)
 
 

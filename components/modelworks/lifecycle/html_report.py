@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelworks.lifecycle.checks import CheckReport, Finding
+    from modelworks.lifecycle.checks import CheckReport, DataFinding
     from modelworks.lifecycle.gates import GateReport
     from modelworks.lifecycle.metrics import Outcome
     from modelworks.lifecycle.spec import ModelSpec
@@ -142,7 +142,7 @@ def _interval(*ends: float | None) -> Html:
     return Html(f'<span class="whole">{low} to {high}</span>')
 
 
-def _finding_row(finding: Finding) -> list[str]:
+def _finding_row(finding: DataFinding) -> list[str]:
     examples = "".join(f"<code>{escape(each)}</code>" for each in finding.examples)
     what = Html(f"<div>{escape(finding.message)}{examples}</div>")
     return [tag(finding.severity), finding.check, finding.subject, what, f"{finding.count:,}" if finding.count else ""]

@@ -39,7 +39,7 @@ PLATFORM = {
 
 
 @dataclass(frozen=True)
-class Lock:
+class Lockfile:
     """A `uv.lock`."""
 
     file: Path
@@ -167,7 +167,7 @@ def _hashes(package: Mapping[str, Any]) -> list[str]:
     return sorted({each["hash"] for each in files if "hash" in each})
 
 
-def find_lock(start: Path) -> Lock:
+def find_lock(start: Path) -> Lockfile:
     """The nearest `uv.lock` from `start` upwards.
 
     Raises:
@@ -190,7 +190,7 @@ def find_lock_file(start: Path) -> Path:
     )
 
 
-def read_lock(file: Path) -> Lock:
+def read_lock(file: Path) -> Lockfile:
     """The lock in a file.
 
     Raises:
@@ -209,4 +209,4 @@ def read_lock(file: Path) -> Lock:
         name = _normal(entry["name"])
         if fits and (name not in packages or Version(entry["version"]) > Version(packages[name]["version"])):
             packages[name] = entry
-    return Lock(file, packages)
+    return Lockfile(file, packages)

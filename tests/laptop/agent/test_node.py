@@ -6,13 +6,13 @@ import json
 import httpx
 import pytest
 
-from modelworks.laptop.agent.api import Cluster
+from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, Addresses, Host
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import NONE, Sandbox
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 
 class ApiServer:
@@ -69,9 +69,9 @@ def host(tmp_path):
             "/api/v1/namespaces/default": {"metadata": {}},
         }
     )
-    cluster = Cluster(httpx.AsyncClient(base_url="http://api", transport=httpx.MockTransport(server.answer)))
+    cluster = ApiClient(httpx.AsyncClient(base_url="http://api", transport=httpx.MockTransport(server.answer)))
     host = Host(
-        place=Place(tmp_path),
+        place=StateDir(tmp_path),
         cluster=cluster,
         address=("127.0.0.1", "443"),
         addresses=Addresses("127.77.0.0/16"),

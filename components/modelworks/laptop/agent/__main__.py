@@ -18,21 +18,21 @@ from urllib.parse import urlsplit
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent import kubelet_api, sandbox
-from modelworks.laptop.agent.api import Cluster
+from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, REFRESH_SECONDS, Addresses, Host
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 log = logging.getLogger("modelworks.laptop.agent")
 
 
-async def serve(place: Place, backoff: Backoff, refresh: float) -> None:
+async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
     """Run the agent until SIGTERM or SIGINT."""
     facts = read_facts(place.root / "laptop.json")
-    cluster = Cluster.from_kubeconfig(place.cluster / "agent.kubeconfig")
+    cluster = ApiClient.from_kubeconfig(place.cluster / "agent.kubeconfig")
     url = urlsplit(cluster.server)
     place.folder(place.node)
     isolation = await asyncio.to_thread(sandbox.detect, place.node, os.environ.get(sandbox.VARIABLE, ""))
@@ -83,7 +83,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)
-    place = Place(arguments.place.resolve())
+    place = StateDir(arguments.place.resolve())
     os.environ["MODELWORKS_LAPTOP"] = str(place.root)
     if sys.version_info < (3, 12):
         # Python 3.11 starts a thread for each child process otherwise.

@@ -36,7 +36,7 @@ class RefusedError(ModelworksError):
         self.reason = message
 
 
-class Cluster:
+class ApiClient:
     """The API server as one identity sees it."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from modelworks.laptop.agent.api import STRATEGIC, Cluster, Object, RefusedError
+from modelworks.laptop.agent.api import STRATEGIC, ApiClient, Object, RefusedError
 from modelworks.laptop.agent.status import timestamp
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class _Told:
 class Events:
     """A queue of events; when it is full, the newest are dropped and logged."""
 
-    def __init__(self, cluster: Cluster, node: str) -> None:
+    def __init__(self, cluster: ApiClient, node: str) -> None:
         self._cluster = cluster
         self._node = node
         self._queue: asyncio.Queue[tuple[Object, str, str, str, str, float]] = asyncio.Queue(_WAITING)

@@ -13,12 +13,12 @@ from pathlib import Path
 from modelworks.errors import ModelworksError
 from modelworks.laptop import admission, environments
 from modelworks.laptop.agent import logs
-from modelworks.laptop.agent.api import Cluster, Object, RefusedError
+from modelworks.laptop.agent.api import ApiClient, Object, RefusedError
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import Sandbox
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 NAME = "laptop"
 """Name of the node."""
@@ -61,8 +61,8 @@ class Addresses:
 class Host:
     """The facts of its node that a pod needs."""
 
-    place: Place
-    cluster: Cluster
+    place: StateDir
+    cluster: ApiClient
     address: tuple[str, str]
     """Host and port of the API server."""
     addresses: Addresses

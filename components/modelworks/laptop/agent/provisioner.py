@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from modelworks.laptop.agent.api import Cluster, Object, RefusedError
+from modelworks.laptop.agent.api import ApiClient, Object, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ PROVISIONER = "modelworks.dev/laptop"
 _BY = "pv.kubernetes.io/provisioned-by"
 
 
-async def provide(cluster: Cluster, folder: Path, node: str) -> None:
+async def provide(cluster: ApiClient, folder: Path, node: str) -> None:
     """Make the storage class, a volume for each claim of it, and away with volumes whose claim is gone; for ever."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - once, at the start
     body = {
@@ -36,7 +36,7 @@ async def provide(cluster: Cluster, folder: Path, node: str) -> None:
         group.create_task(_reclaim(cluster, folder))
 
 
-async def _bind(cluster: Cluster, folder: Path, node: str) -> None:
+async def _bind(cluster: ApiClient, folder: Path, node: str) -> None:
     async for kind, claim in cluster.watch("/api/v1/persistentvolumeclaims"):
         if kind in ("ADDED", "MODIFIED") and wanted(claim):
             path = folder / volume_name(claim)
@@ -45,7 +45,7 @@ async def _bind(cluster: Cluster, folder: Path, node: str) -> None:
             await _until_done(cluster, "POST", "/api/v1/persistentvolumes", volume(claim, path, node))
 
 
-async def _reclaim(cluster: Cluster, folder: Path) -> None:
+async def _reclaim(cluster: ApiClient, folder: Path) -> None:
     async for kind, held in cluster.watch("/api/v1/persistentvolumes"):
         mine = (held.get("metadata", {}).get("annotations") or {}).get(_BY) == PROVISIONER
         if kind not in ("ADDED", "MODIFIED") or not mine or held.get("status", {}).get("phase") != "Released":
@@ -96,7 +96,7 @@ def volume(claim: Object, path: Path, node: str) -> dict[str, Any]:
     }
 
 
-async def _until_done(cluster: Cluster, method: str, path: str, body: Any) -> None:
+async def _until_done(cluster: ApiClient, method: str, path: str, body: Any) -> None:
     """One call, repeated while the API server is away; that it was done before is fine."""
     for attempt in range(20):
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.gateway import controller
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 
 def main() -> int:
@@ -24,14 +24,14 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
-            asyncio.run(_until_told(Place(arguments.place.resolve())))
+            asyncio.run(_until_told(StateDir(arguments.place.resolve())))
     except ModelworksError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
 
 
-async def _until_told(place: Place) -> None:
+async def _until_told(place: StateDir) -> None:
     work = asyncio.current_task()
     assert work is not None  # noqa: S101 - asyncio.run gives every coroutine a task
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)

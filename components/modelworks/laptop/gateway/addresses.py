@@ -12,13 +12,13 @@ from modelworks.laptop.gateway.routes import LOCAL
 from modelworks.laptop.state_dir import read_facts
 
 if TYPE_CHECKING:
-    from modelworks.laptop.state_dir import Place
+    from modelworks.laptop.state_dir import StateDir
 
 _FOLLOWS_SECONDS = 5
 """How long a host that was just declared may take to reach the gateway: 0.3 s, and more on a busy machine."""
 
 
-def urls(place: Place) -> dict[str, str]:
+def urls(place: StateDir) -> dict[str, str]:
     """The address of each host that has a port of its own.
 
     Raises:
@@ -29,7 +29,7 @@ def urls(place: Place) -> dict[str, str]:
     return {host: f"http://127.0.0.1:{ports[host]}" for host in table.get("hosts", {}) if host in ports}
 
 
-def url_of(place: Place, host: str) -> str:
+def url_of(place: StateDir, host: str) -> str:
     """The address of one host: its own port, or its name at the gateway's port if it has none.
 
     The engine may return before the gateway has seen a host that it declared, so a missing host is waited for.
@@ -43,7 +43,7 @@ def url_of(place: Place, host: str) -> str:
     return urls(place).get(host) or _by_name(place, host)
 
 
-def remembered(place: Place) -> dict[str, int]:
+def remembered(place: StateDir) -> dict[str, int]:
     """The ports that the gateway assigned last, those of hosts that are gone included.
 
     Raises:
@@ -52,21 +52,21 @@ def remembered(place: Place) -> dict[str, int]:
     return _ports(place, _table(place))
 
 
-def _by_name(place: Place, host: str) -> str:
+def _by_name(place: StateDir, host: str) -> str:
     port = read_facts(place.root / "laptop.json").get("ports", {}).get("gateway")
     if port is None:
         raise ModelworksError(f"the laptop cloud in {place.root} has no gateway", fix="Run `modelworks laptop up`.")
     return f"http://{host.removesuffix(f'.{LOCAL}')}.{LOCAL}:{port}"
 
 
-def _ports(place: Place, table: dict[str, Any]) -> dict[str, int]:
+def _ports(place: StateDir, table: dict[str, Any]) -> dict[str, int]:
     ports = table.get("ports", {})
     if not isinstance(ports, dict) or not all(type(port) is int for port in ports.values()):
         raise _damaged(place, "it does not map hosts to ports")
     return ports
 
 
-def _table(place: Place) -> dict[str, Any]:
+def _table(place: StateDir) -> dict[str, Any]:
     """The table that Caddy follows, as the gateway wrote it last; empty before it did."""
     try:
         table = json.loads(caddy.table_path(place).read_text("utf-8"))
@@ -79,7 +79,7 @@ def _table(place: Place) -> dict[str, Any]:
     return table
 
 
-def _damaged(place: Place, why: str) -> ModelworksError:
+def _damaged(place: StateDir, why: str) -> ModelworksError:
     return ModelworksError(
         f"{caddy.table_path(place)} is damaged: {why}",
         fix="Run `modelworks laptop down --keep` and `modelworks laptop up`: the gateway then writes a new one.",

@@ -16,7 +16,7 @@ from typing import Any
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import supervisor
-from modelworks.laptop.state_dir import Place
+from modelworks.laptop.state_dir import StateDir
 
 AUTHORITY = "laptop"
 """Caddy's name for the authority that signs its certificates."""
@@ -32,7 +32,7 @@ HOST_PORTS = 64
 """How many hosts have a port of their own. Caddy listens on all at once: one more would be a new configuration."""
 
 
-def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervisor.Program:
+def caddy_program(place: StateDir, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> supervisor.Program:
     """The process to supervise; writes the configuration it starts with."""
     port, tls_port = (int(facts["ports"][name]) for name in PORTS)
     return supervisor.Program(
@@ -45,7 +45,7 @@ def caddy_program(place: Place, facts: Mapping[str, Any], tools: Mapping[str, Pa
 
 
 def caddy_argv(
-    place: Place, port: int, tls_port: int, executable: Path, host_ports: Sequence[int] = ()
+    place: StateDir, port: int, tls_port: int, executable: Path, host_ports: Sequence[int] = ()
 ) -> list[str | Path]:
     """The command line of Caddy; writes the configuration it names."""
     path = config_path(place)
@@ -53,27 +53,27 @@ def caddy_argv(
     return [executable, "run", "--config", path]
 
 
-def config_path(place: Place) -> Path:
+def config_path(place: StateDir) -> Path:
     """Caddy's configuration."""
     return place.gateway / "caddy.json"
 
 
-def authority_path(place: Place) -> Path:
+def authority_path(place: StateDir) -> Path:
     """The certificate to trust: Caddy makes it, with its key, when it first starts here."""
     return place.gateway / "caddy" / "pki" / "authorities" / AUTHORITY / "root.crt"
 
 
-def table_path(place: Place) -> Path:
+def table_path(place: StateDir) -> Path:
     """The last table of routes. Caddy reads it when it starts, so that no restart loses a route."""
     return place.gateway / "table.json"
 
 
-def admin_socket(place: Place) -> Path:
+def admin_socket(place: StateDir) -> Path:
     """Caddy's admin API: a unix socket, for only the user may change routes, and no web page can reach it."""
     return supervisor.socket_path(place).with_name("caddy.sock")
 
 
-def config(place: Place, port: int, tls_port: int, host_ports: Sequence[int] = ()) -> dict[str, Any]:
+def config(place: StateDir, port: int, tls_port: int, host_ports: Sequence[int] = ()) -> dict[str, Any]:
     """Caddy's configuration."""
     own = {"hosts": {**_server(place, *host_ports, own=True), "protocols": ["h1", "h2c"]}} if host_ports else {}
     # Trusted by whoever is told to, never by the whole machine.
@@ -100,7 +100,7 @@ def config(place: Place, port: int, tls_port: int, host_ports: Sequence[int] = (
     }
 
 
-def _server(place: Place, *ports: int, own: bool = False) -> dict[str, Any]:
+def _server(place: StateDir, *ports: int, own: bool = False) -> dict[str, Any]:
     """A server on these ports; with `own`, each of them is one host's, whatever a client calls it."""
     return {
         "listen": [f"127.0.0.1:{port}" for port in ports],

@@ -14,10 +14,10 @@ import httpx
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.agent.api import MERGE, Cluster, RefusedError
+from modelworks.laptop.agent.api import MERGE, ApiClient, RefusedError
 from modelworks.laptop.gateway import addresses, caddy
 from modelworks.laptop.gateway.routes import Notice, Rendered, pod_facts, render
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 log = logging.getLogger("modelworks.laptop.gateway")
 
@@ -34,7 +34,7 @@ _SERVICES = "/api/v1/services"
 _PODS = "/api/v1/pods"
 
 
-class Followed(Cluster):
+class Followed(ApiClient):
     """The API server, with lists that can be followed."""
 
     async def follow(self, path: str) -> AsyncIterator[tuple[str, Any]]:
@@ -65,7 +65,7 @@ class Gateway:
     """
 
     def __init__(
-        self, place: Place, cluster: Followed, port: int, tls_port: int, host_ports: Sequence[int] = ()
+        self, place: StateDir, cluster: Followed, port: int, tls_port: int, host_ports: Sequence[int] = ()
     ) -> None:
         self._place = place
         self._cluster = cluster
@@ -272,7 +272,7 @@ def _event(notice: Notice) -> Object:
     }
 
 
-async def run(place: Place) -> None:
+async def run(place: StateDir) -> None:
     """Follow the cluster of `place` until cancelled.
 
     Raises:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.providers.aws import plugin
-from modelworks.laptop.state_dir import Place, read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 _GRACE = 5.0  # seconds that a call in flight gets to finish before the process ends
 _LOOK_SECONDS = 0.5  # how often it looks whether its engine is still there
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--place", type=Path, required=True, help="the laptop cloud's state folder")
     parser.add_argument("--engine-process", type=int, required=True, help="id of the process that the plugin ends with")
     chosen, _ = parser.parse_known_args(arguments)  # the engine adds options of its own, such as for tracing
-    place, stop = Place(chosen.place), threading.Event()
+    place, stop = StateDir(chosen.place), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _environment(place: Place) -> str:
+def _environment(place: StateDir) -> str:
     name = os.environ.get("MODELWORKS_LAPTOP_ENVIRONMENT", "")
     if name in place.environments():
         return name
@@ -61,7 +61,7 @@ def _environment(place: Place) -> str:
     )
 
 
-def _log_to(place: Place, environment: str) -> None:
+def _log_to(place: StateDir, environment: str) -> None:
     """Write the log beside those of the laptop cloud's processes: what goes to stderr, the engine shows to the user."""
     path = place.folder(place.logs) / f"plugin-aws-{environment}.log"
     logging.basicConfig(

@@ -30,7 +30,7 @@ _CONFIG = Config(
 )
 
 
-class Endpoint:
+class Emulator:
     """Clients of one emulator, shared by all providers that are configured for it (each costs megabytes).
 
     Args:
@@ -110,7 +110,7 @@ class Fault:
 class Account:
     """An account as one provider configuration sees it."""
 
-    endpoint: Endpoint
+    endpoint: Emulator
     id: str
     region: str
     default_tags: Mapping[str, str]
@@ -127,7 +127,7 @@ class Account:
         return tag in self.ignored_tags or tag.startswith(("aws:", *self.ignored_prefixes))
 
 
-def account(endpoint: Endpoint, configuration: Mapping[str, Any], fallback_region: str) -> Account:
+def account(endpoint: Emulator, configuration: Mapping[str, Any], fallback_region: str) -> Account:
     """The account that a checked provider configuration means.
 
     Raises:
@@ -161,7 +161,7 @@ def account(endpoint: Endpoint, configuration: Mapping[str, Any], fallback_regio
     )
 
 
-def identity(endpoint: Endpoint, region: str) -> dict[str, str]:
+def identity(endpoint: Emulator, region: str) -> dict[str, str]:
     """Who the emulator takes us for: `Account`, `Arn`, `UserId`."""
     with translated("reading the account id"):
         answer: dict[str, str] = endpoint.client("sts", region).get_caller_identity()
@@ -212,6 +212,6 @@ def error_code(error: ClientError) -> str:
 
 
 @functools.cache
-def shared_endpoint(url: str) -> Endpoint:
-    """The one `Endpoint` of this process for `url`."""
-    return Endpoint(url, Fault.from_environment())
+def shared_endpoint(url: str) -> Emulator:
+    """The one `Emulator` of this process for `url`."""
+    return Emulator(url, Fault.from_environment())
