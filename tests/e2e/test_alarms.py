@@ -10,6 +10,7 @@ import time
 import boto3
 import pytest
 
+from modelworks.laptop.aws_credentials import read_credentials
 from modelworks.laptop.state_dir import StateDir, read_facts
 
 pytestmark = pytest.mark.e2e
@@ -18,14 +19,15 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def client(aws_laptop: StateDir):
     facts = read_facts(aws_laptop.environment("local") / "environment.json")
+    credentials = read_credentials(aws_laptop, "local")
 
     def make(service: str):
         return boto3.client(
             service,
             region_name=facts["region"],
             endpoint_url=f"http://127.0.0.1:{facts['aws_port']}",
-            aws_access_key_id="laptop",
-            aws_secret_access_key="laptop",
+            aws_access_key_id=credentials.key,
+            aws_secret_access_key=credentials.secret,
         )
 
     return make

@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from pulumi import automation as auto
 
 from modelworks.laptop import toolchain
+from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.aws import plugin_at
 
 pytestmark = pytest.mark.e2e
@@ -43,7 +44,7 @@ def stack(moto, tmp_path):
     """A function that makes a stack of a program, attached to a provider of its own."""
     tools = toolchain.ensure(["pulumi"])
     pulumi_bin = tools["pulumi"]
-    server, port = plugin_at(moto, REGION).serve()
+    server, port = plugin_at(moto, REGION, AwsCredentials("a", "b")).serve()
     (tmp_path / "backend").mkdir()
     variables = {
         "PULUMI_BACKEND_URL": f"file://{tmp_path}/backend",

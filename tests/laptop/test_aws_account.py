@@ -1,4 +1,4 @@
-"""An AWS account of the laptop that is killed, and what its next process holds of it."""
+"""An AWS account of the laptop: who may use it, and what its next process holds after it was killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
 
 from modelworks.laptop import aws, environments
+from modelworks.laptop.aws_credentials import read_credentials
 from modelworks.laptop.request_journal import Journal
 from modelworks.laptop.state_dir import StateDir
 from waiting import PATIENCE, eventually
@@ -29,8 +34,9 @@ class Account:
 
     def __init__(self, place: StateDir) -> None:
         self.place, self.port = place, environments.create(place, "local")["aws_port"]
-        services = ("cloudwatch", "dynamodb", "iam", "kms", "s3", "secretsmanager", "sns")
-        self.clients = {service: self._client(service) for service in services}
+        services = ("cloudwatch", "dynamodb", "iam", "kms", "s3", "secretsmanager", "sns", "sts")
+        self.own = read_credentials(place, "local")
+        self.clients = {service: self.client_with(service, self.own.key, self.own.secret) for service in services}
         self.start()
 
     def start(self) -> None:
@@ -45,7 +51,8 @@ class Account:
     def answers(self) -> bool:
         assert self.process.poll() is None
         with contextlib.suppress(ConnectionError, urllib.error.URLError):
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/moto-api/data.json", timeout=PATIENCE).close()
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=PATIENCE)
             return True
         return False
 
@@ -56,13 +63,14 @@ class Account:
     def client(self, service: str):
         return self.clients[service]
 
-    def _client(self, service: str):
+    def client_with(self, service: str, key: str, secret: str, token: str | None = None):
         return boto3.client(
             service,
             endpoint_url=f"http://127.0.0.1:{self.port}",
             region_name="eu-central-1",
-            aws_access_key_id="a",
-            aws_secret_access_key="b",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
             # A request that was sent again would be another one to remember.
             config=Config(read_timeout=PATIENCE, retries={"total_max_attempts": 1}),
         )
@@ -209,3 +217,170 @@ def test_a_full_disk_costs_the_memory_and_not_the_request(tmp_path):
     ask(journal, b"x")
     assert not (tmp_path / "journal").exists()
     assert lost == ["its journal cannot be written: No space left on device"]
+
+
+# -- Who may use it --------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def kept(account: Account) -> str:
+    """The path of an object with a space, a plus and an umlaut in its key."""
+    account.client("s3").create_bucket(Bucket="kept", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    account.client("s3").put_object(Bucket="kept", Key="a/b c+ü", Body=b"precious")
+    return "kept"
+
+
+def send(account: Account, request: urllib.request.Request | str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def refusal(call, **arguments) -> tuple[str, int]:
+    with pytest.raises(ClientError) as refused:
+        call(**arguments)
+    response = refused.value.response
+    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+@pytest.mark.parametrize(
+    ("service", "call", "code"),
+    [
+        ("s3", "list_buckets", "InvalidAccessKeyId"),
+        ("sns", "list_topics", "InvalidClientTokenId"),
+        ("sts", "get_caller_identity", "InvalidClientTokenId"),
+        ("dynamodb", "list_tables", "UnrecognizedClientException"),
+        ("secretsmanager", "list_secrets", "UnrecognizedClientException"),
+        ("kms", "list_keys", "UnrecognizedClientException"),
+        ("cloudwatch", "list_metrics", "UnrecognizedClientException"),
+    ],
+)
+def test_a_key_of_another_account_is_refused_as_aws_refuses_it(account: Account, service, call, code):
+    other = account.client_with(service, "AKIAEXAMPLE", "laptop")
+    assert refusal(getattr(other, call)) == (code, 403)
+
+
+@pytest.mark.parametrize(
+    ("service", "call", "code"),
+    [
+        ("s3", "list_buckets", "SignatureDoesNotMatch"),
+        ("sns", "list_topics", "SignatureDoesNotMatch"),
+        ("dynamodb", "list_tables", "InvalidSignatureException"),
+    ],
+)
+def test_a_known_key_with_another_secret_is_refused(account: Account, service, call, code):
+    guessed = account.client_with(service, account.own.key, "guessed")
+    assert refusal(getattr(guessed, call)) == (code, 403)
+
+
+def test_every_service_answers_its_own_key(account: Account):
+    account.client("cloudwatch").put_metric_data(Namespace="asked", MetricData=[{"MetricName": "m", "Value": 1}])
+    assert account.client("sts").get_caller_identity()["Account"] == "000000000000"
+    assert "metrics" in {key.lower() for key in account.client("cloudwatch").list_metrics(Namespace="asked")}
+
+
+@pytest.mark.parametrize("path", ["/moto-api/reset", "/moto-api/data.json", "/moto-api"])
+def test_the_emulators_own_interface_is_closed(account: Account, kept, path):
+    status, _ = send(account, urllib.request.Request(f"http://127.0.0.1:{account.port}{path}", method="POST"))
+    assert status == 403
+    assert account.client("s3").get_object(Bucket=kept, Key="a/b c+ü")["Body"].read() == b"precious"
+
+
+def test_a_stranger_on_the_machine_can_neither_read_nor_delete(account: Account, kept):
+    address = f"http://127.0.0.1:{account.port}/{kept}"
+    assert send(account, address)[0] == 403
+    assert send(account, urllib.request.Request(f"{address}/a/b%20c%2B%C3%BC", method="DELETE"))[0] == 403
+    web_identity = b"Action=AssumeRoleWithWebIdentity&RoleArn=arn:aws:iam::1:role/x&RoleSessionName=xx"
+    assert send(account, urllib.request.Request(f"http://127.0.0.1:{account.port}/", web_identity))[0] == 403
+    assert account.client("s3").get_object(Bucket=kept, Key="a/b c+ü")["Body"].read() == b"precious"
+
+
+def test_a_refusal_tells_how_to_get_the_right_key(account: Account):
+    _, said = send(account, f"http://127.0.0.1:{account.port}/")
+    assert 'eval "$(modelworks env local)"' in said
+
+
+def presigned(account: Account, bucket: str, seconds: int = 60) -> str:
+    arguments = {"Bucket": bucket, "Key": "a/b c+ü"}
+    url: str = account.client("s3").generate_presigned_url("get_object", Params=arguments, ExpiresIn=seconds)
+    return url
+
+
+def test_a_presigned_url_opens_what_it_names_and_nothing_else(account: Account, kept):
+    url = presigned(account, kept)
+    assert send(account, url) == (200, "precious")
+    assert send(account, url.replace("/kept/", "/other/"))[0] == 403
+    assert send(account, urllib.request.Request(url, method="DELETE"))[0] == 403
+    assert send(account, url.replace("Expires=60", "Expires=600"))[0] == 403
+
+
+def test_a_presigned_url_expires(account: Account, kept):
+    status, said = send(account, presigned(account, kept, seconds=-1))
+    assert status == 403
+    assert "was valid for -1 s" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "why"),
+    [
+        ("Origin", "https://example.com", "comes from a web page"),
+        ("Host", "rebound.example.com", "must be an address of this machine"),
+        ("Host", "127.0.0.1.example.com:80", "must be an address of this machine"),
+    ],
+)
+def test_a_web_page_is_refused_whatever_it_has_signed(account: Account, kept, header, value, why):
+    status, said = send(account, urllib.request.Request(presigned(account, kept), headers={header: value}))
+    assert status == 403
+    assert why in said
+
+
+def test_no_answer_lets_a_web_page_read_it(account: Account, kept):
+    with urllib.request.urlopen(presigned(account, kept), timeout=PATIENCE) as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_a_body_that_was_changed_on_its_way_is_refused(account: Account, kept):
+    signed = AWSRequest(
+        "PUT", f"http://127.0.0.1:{account.port}/{kept}/changed", data=b"signed", headers={"Content-Type": "text/plain"}
+    )
+    S3SigV4Auth(Credentials(account.own.key, account.own.secret), "s3", "eu-central-1").add_auth(signed)
+    request = urllib.request.Request(signed.url, b"forged", dict(signed.headers), method="PUT")
+    assert send(account, request)[0] == 403
+
+
+def test_keys_that_the_account_issued_open_it_until_they_are_deleted(account: Account):
+    iam = account.client("iam")
+    iam.create_user(UserName="ci")
+    made = iam.create_access_key(UserName="ci")["AccessKey"]
+    of_ci = account.client_with("sts", made["AccessKeyId"], made["SecretAccessKey"])
+    assert of_ci.get_caller_identity()["Arn"] == "arn:aws:iam::000000000000:user/ci"
+    iam.delete_access_key(UserName="ci", AccessKeyId=made["AccessKeyId"])
+    assert refusal(of_ci.get_caller_identity) == ("InvalidClientTokenId", 403)
+
+
+def test_the_keys_of_an_assumed_role_open_it_with_their_token_alone(account: Account):
+    account.client("iam").create_role(RoleName="reader", AssumeRolePolicyDocument="{}")
+    role = account.client("sts").assume_role(
+        RoleArn="arn:aws:iam::000000000000:role/reader", RoleSessionName="session"
+    )["Credentials"]
+    keys = role["AccessKeyId"], role["SecretAccessKey"]
+    assert account.client_with("s3", *keys, role["SessionToken"]).list_buckets()["Buckets"] is not None
+    assert refusal(account.client_with("s3", *keys).list_buckets) == ("InvalidAccessKeyId", 403)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "AWS AKIA:signature",
+        "Bearer token",
+        "AWS4-HMAC-SHA256",
+        "AWS4-HMAC-SHA256 Credential=x, SignedHeaders=host, Signature=y",
+        "AWS4-HMAC-SHA256 Credential=a/b/c/d/e, SignedHeaders=, Signature=y",
+        "AWS4-ECDSA-P256-SHA256 Credential=a/20260101/s3/aws4_request, SignedHeaders=host, Signature=y",
+    ],
+)
+def test_another_form_of_signature_is_refused_and_never_breaks_the_account(account: Account, authorization):
+    request = urllib.request.Request(f"http://127.0.0.1:{account.port}/", headers={"Authorization": authorization})
+    status, said = send(account, request)
+    assert status == 403
+    assert "SignatureDoesNotMatch" in said

@@ -1,4 +1,4 @@
-"""The AWS account of one environment: a moto server that replays its journal after a crash.
+"""The AWS account of one environment: a moto server that requires signatures and replays its journal after a crash.
 
 python -m modelworks.laptop.aws --place ROOT --environment ENV
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
+from modelworks.laptop.aws_credentials import read_credentials
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.supervisor import Program
 
@@ -59,13 +60,15 @@ def serve(place: StateDir, environment: str) -> None:
     """Serve the account until the process ends."""
     facts = read_facts(place.environment(environment) / "environment.json")
     port = int(facts["aws_port"])
+    own = read_credentials(place, environment)
     os.environ |= {
         "MOTO_ACCOUNT_ID": str(facts["account"]),
+        "MOTO_DISABLE_GLOBAL_CORS": "true",
         "MOTO_PORT": str(port),
         "TEST_SERVER_MODE": "true",
         "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
-        "AWS_ACCESS_KEY_ID": "laptop",
-        "AWS_SECRET_ACCESS_KEY": "laptop",
+        "AWS_ACCESS_KEY_ID": own.key,
+        "AWS_SECRET_ACCESS_KEY": own.secret,
     }
     from moto.moto_server.werkzeug_app import (  # reads the settings above when it is imported
         DomainDispatcherApplication,
@@ -75,6 +78,7 @@ def serve(place: StateDir, environment: str) -> None:
     from werkzeug.serving import make_server
 
     from modelworks.laptop import alarms  # works on the data of the moto above
+    from modelworks.laptop.authentication import Authenticated, emulated_secret
     from modelworks.laptop.request_journal import Journal
 
     _store_bucket_policies()
@@ -92,7 +96,15 @@ def serve(place: StateDir, environment: str) -> None:
     write_whole(_memory(place, environment), json.dumps({**facts, "empty": empty}) + "\n")
     lost.unlink(missing_ok=True)
     alarms.start()
-    make_server("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler).serve_forever()
+
+    def secret(key: str, token: str) -> str | None:
+        return own.secret if key == own.key and not token else emulated_secret(key, token)
+
+    hint = (
+        f'In a shell, `eval "$(modelworks env {environment})"` sets the keys of this account, which is on your laptop.'
+    )
+    guarded = Authenticated(application, secret, hint)
+    make_server("127.0.0.1", port, guarded, threaded=True, request_handler=MotoRequestHandler).serve_forever()
 
 
 def _store_bucket_policies() -> None:

@@ -315,7 +315,7 @@ def _amazon(place: StateDir) -> list[_Part]:
     for name in place.environments():
         found = store.facts(place, name)
         port = int(found["aws_port"])
-        parts.append(_Part(aws.program(place, name, found), partial(_answers, port, "/moto-api/data.json")))
+        parts.append(_Part(aws.program(place, name, found), partial(_answers, port, "/")))
     return parts
 
 

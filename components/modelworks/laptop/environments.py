@@ -20,6 +20,7 @@ from modelworks._files import write_whole
 from modelworks._user import user_home, user_name
 from modelworks.errors import ModelworksError
 from modelworks.laptop import control_plane, pod_network, toolchain
+from modelworks.laptop.aws_credentials import create_credentials, read_credentials
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.project import project_root
 
@@ -65,9 +66,7 @@ def create(place: StateDir, environment: str) -> dict[str, Any]:
     }
     place.folder(folder / "backend")
     write_whole(folder / "passphrase", secrets.token_urlsafe(32))
-    # moto knows no users, but whoever signs must have keys; these two are the place's own and open nothing else.
-    key, secret = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)
-    write_whole(folder / "aws-credentials", f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    create_credentials(place, environment)
     write_whole(path, json.dumps(facts, indent=2) + "\n")
     return facts
 
@@ -120,9 +119,7 @@ def environment_variables(place: StateDir, environment: str, tools: Path | None 
     """
     found = facts(place, environment)
     folder = place.environment(environment)
-    credentials = dict(
-        line.split(" = ", 1) for line in (folder / "aws-credentials").read_text("utf-8").splitlines() if " = " in line
-    )
+    credentials = read_credentials(place, environment)
     known = read_facts(place.root / "laptop.json").get("tools", {})
     # A tool that the shell finds by itself needs no help, and its folder must not come before the user's others.
     foreign = [Path(known[name]).parent for name in _SHELL_TOOLS if name in known and known[name] != shutil.which(name)]
@@ -132,12 +129,12 @@ def environment_variables(place: StateDir, environment: str, tools: Path | None 
     path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
     return {
         **_past_proxies(),
-        "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
+        "AWS_ACCESS_KEY_ID": credentials.key,
         "AWS_DEFAULT_REGION": found["region"],
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{found['aws_port']}",
         "AWS_REGION": found["region"],
-        "AWS_SECRET_ACCESS_KEY": credentials["aws_secret_access_key"],
+        "AWS_SECRET_ACCESS_KEY": credentials.secret,
         "KUBECONFIG": str(folder / "kubeconfig"),
         "MODELWORKS_LAPTOP_ENVIRONMENT": environment,
         "PATH": os.pathsep.join([*first, *path]),

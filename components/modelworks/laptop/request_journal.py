@@ -89,7 +89,7 @@ class Journal:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if _PASSING.match(environ["REQUEST_METHOD"]):
             return self._application(environ, start_response)
-        body = _body(environ)
+        body = request_body(environ)
         environ["wsgi.input"] = io.BytesIO(body)
         if _PASSING.match(_operation(environ, body)):
             return self._application(environ, start_response)
@@ -173,7 +173,8 @@ class Journal:
         self._lost(why)
 
 
-def _body(environ: dict[str, Any]) -> bytes:
+def request_body(environ: dict[str, Any]) -> bytes:
+    """The whole body of a WSGI request, which can be read once."""
     length = environ.get("CONTENT_LENGTH")
     if length:
         return bytes(environ["wsgi.input"].read(int(length)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
+from modelworks.laptop.aws_credentials import credentials_file
 from modelworks.laptop.supervisor import Program
 from modelworks.laptop.toolchain import golang
 
@@ -51,7 +52,7 @@ def program(place: StateDir, environment: str, facts: Mapping[str, Any], tools: 
         "POD_NAMESPACE": str(facts["namespace"]),
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{facts['aws_port']}",
         "AWS_REGION": str(facts["region"]),
-        "AWS_SHARED_CREDENTIALS_FILE": str(place.environment(environment) / "aws-credentials"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(credentials_file(place, environment)),
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     return Program(f"rollouts-{environment}", argv, environ)

@@ -9,6 +9,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from laptop.providers.engine import Engine
+from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.aws import plugin_at
 
 REGION = "eu-central-1"
@@ -25,7 +26,7 @@ def moto():
 
 @pytest.fixture(scope="module")
 def port(moto):
-    server, port = plugin_at(moto, REGION).serve()
+    server, port = plugin_at(moto, REGION, AwsCredentials("a", "b")).serve()
     yield port
     server.stop(None)
 

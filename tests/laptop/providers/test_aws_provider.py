@@ -11,6 +11,7 @@ from pulumi.runtime.proto import provider_pb2
 
 from laptop.providers.conftest import ACCOUNT, REGION
 from laptop.providers.engine import UNKNOWN, Engine
+from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED, schema
 from modelworks.laptop.providers.aws.account import Emulator, Fault, account
 from modelworks.laptop.providers.aws.installed import schema as installed_schema
@@ -185,7 +186,7 @@ def test_functions_answer(engine):
 
 
 def test_a_fault_after_creation_leaves_the_resource_in_the_state_and_the_next_update_finishes_it(moto, aws):
-    endpoint = Emulator(moto, Fault("fail", "2"))
+    endpoint = Emulator(moto, AwsCredentials("a", "b"), Fault("fail", "2"))
     server, port = Plugin("aws", "7", lambda _: AwsProvider(account(endpoint, {}, REGION))).serve()
     engine = Engine(port, {})
     inputs = engine.check(BUCKET, {"bucket": "half", "tags": {"a": "1"}})[0]
@@ -200,7 +201,7 @@ def test_a_fault_after_creation_leaves_the_resource_in_the_state_and_the_next_up
 
 def test_an_emulator_that_is_gone_is_said_so():
     server, port = Plugin(
-        "aws", "7", lambda _: AwsProvider(account(Emulator("http://127.0.0.1:9"), {}, REGION))
+        "aws", "7", lambda _: AwsProvider(account(Emulator("http://127.0.0.1:9", AwsCredentials("a", "b")), {}, REGION))
     ).serve()
     with pytest.raises(grpc.RpcError, match="emulator is not there: run `modelworks laptop up`"):
         Engine(port, {})

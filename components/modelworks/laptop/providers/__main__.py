@@ -18,6 +18,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
+from modelworks.laptop.aws_credentials import read_credentials
 from modelworks.laptop.providers.aws import plugin
 from modelworks.laptop.state_dir import StateDir, read_facts
 
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         environment = _environment(place)
         _log_to(place, environment)
-        server, port = plugin(read_facts(place.environment(environment) / "environment.json")).serve()
+        server, port = plugin(
+            read_facts(place.environment(environment) / "environment.json"), read_credentials(place, environment)
+        ).serve()
     except ModelworksError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.property_values import UNKNOWN
 
@@ -35,11 +36,13 @@ class Emulator:
 
     Args:
         url: The emulator's address.
+        credentials: The key of its account. A key that the user's shell has for a real account is never used.
         fault: A fault to inject, for tests; see `Fault`.
     """
 
-    def __init__(self, url: str, fault: Fault | None = None) -> None:
+    def __init__(self, url: str, credentials: AwsCredentials, fault: Fault | None = None) -> None:
         self.url = url
+        self._credentials = credentials
         self._fault = fault
         self._lock = threading.Lock()  # making clients is not thread-safe, using them is
         self._clients: dict[tuple[str, str], Any] = {}
@@ -48,10 +51,9 @@ class Emulator:
         """The boto3 client of a service in a region."""
         with self._lock:
             if (client := self._clients.get((service, region))) is None:
-                # moto checks no keys. Its own are used even if the user's shell has those of a real account.
                 session = boto3.Session(
-                    aws_access_key_id="laptop",
-                    aws_secret_access_key="laptop",  # noqa: S106  no secret: moto takes any
+                    aws_access_key_id=self._credentials.key,
+                    aws_secret_access_key=self._credentials.secret,
                     region_name=region,
                 )
                 client = session.client(service, endpoint_url=self.url, config=_CONFIG)
@@ -212,6 +214,6 @@ def error_code(error: ClientError) -> str:
 
 
 @functools.cache
-def shared_endpoint(url: str) -> Emulator:
+def shared_endpoint(url: str, credentials: AwsCredentials) -> Emulator:
     """The one `Emulator` of this process for `url`."""
-    return Emulator(url, Fault.from_environment())
+    return Emulator(url, credentials, Fault.from_environment())
