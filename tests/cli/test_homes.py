@@ -37,6 +37,7 @@ def test_down_deletes_nothing_of_a_model(checkout, monkeypatch, home):
         files.append(folder / "file")
     place = StateDir.here()
     place.folder(place.logs)
+    place.claim()
     cloud.down(place)
     assert not place.root.exists()
     assert all(file.is_file() for file in files)

@@ -244,6 +244,93 @@ def test_down_is_safe_when_nothing_is_up(place):
     assert not place.root.exists()
 
 
+def test_down_deletes_no_folder_that_up_did_not_make(place):
+    place.root.mkdir()
+    (place.root / "thesis.tex").write_text("precious")
+    said = []
+    cloud.down(place, report=said.append)
+    assert said == [f"nothing is up in {place.root}, and nothing of it is deleted"]
+    assert (place.root / "thesis.tex").read_text() == "precious"
+
+
+def test_up_refuses_a_folder_with_files_of_somebody_else_and_leaves_it_as_it_is(place):
+    place.root.mkdir()
+    (place.root / "thesis.tex").write_text("precious")
+    with pytest.raises(ModelworksError, match=r"not a laptop cloud's \(thesis\.tex\)"):
+        cloud.up(place, kubernetes=False)
+    assert [path.name for path in place.root.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_up_refuses_a_folder_of_another_user(place):
+    place.root.mkdir()
+    os.chown(place.root, 12345, -1)
+    with pytest.raises(ModelworksError, match=r"belongs to another user \(id 12345\)"):
+        cloud.up(place, kubernetes=False)
+
+
+def test_a_folder_that_becomes_a_laptop_clouds_is_private(place):
+    place.root.mkdir(mode=0o755)
+    place.claim()
+    assert place.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_logs_that_another_command_wrote_before_are_no_obstacle(place):
+    place.folder(place.logs)
+    place.claim()
+    assert place.claimed
+
+
+def test_down_wipes_what_up_claimed(place):
+    place.root.mkdir()
+    place.claim()
+    (place.folder(place.node) / "file").write_text("x")
+    said = []
+    cloud.down(place, report=said.append)
+    assert said == [f"stopped and wiped {place.root}"]
+    assert not place.root.exists()
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_down_continues_where_a_killed_one_ended(place, monkeypatch):
+    place.root.mkdir()
+    place.claim()
+    (place.root / "laptop.json").write_text("{}")
+    place.folder(place.node)
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cloud.down(place)
+    cloud.down(place)
+    assert not place.root.exists()
+
+
+def test_down_leaves_what_a_link_in_its_folder_points_to(place, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("precious")
+    place.root.mkdir()
+    place.claim()
+    (place.root / "linked").symlink_to(tmp_path / "elsewhere")
+    cloud.down(place)
+    assert (tmp_path / "elsewhere" / "file").read_text() == "precious"
+    assert not place.root.exists()
+
+
+def test_the_state_folder_of_a_checkout_may_be_a_link_to_another_disk(tmp_path):
+    (tmp_path / "Pulumi.yaml").touch()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / ".modelworks").symlink_to(tmp_path / "disk" / "cloud")
+    place = StateDir.here(tmp_path)
+    place.folder(place.root)
+    place.claim()
+    cloud.down(place)
+    assert place.root == tmp_path / "disk" / "cloud"
+    assert not place.root.exists()
+
+
 def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
     facts = environments.create(place, "local")
     with socket.create_server(("127.0.0.1", facts["aws_port"])), pytest.raises(ModelworksError) as refused:
@@ -316,6 +403,7 @@ def stubborn(place):
 
 def test_what_a_crash_left_behind_is_found_by_its_mark_and_ended_with_its_children(place, stubborn):
     process, child = stubborn
+    place.claim()
     cloud.down(place)
     assert not psutil.pid_exists(process.pid)
     assert not child.is_running()

@@ -12,6 +12,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -86,7 +87,7 @@ def up(
     """
     _check_platform()
     began = time.monotonic()
-    with _locked(place) as fresh, _whole_or_nothing(place, fresh=fresh):
+    with _locked(place, claim=True) as fresh, _whole_or_nothing(place, fresh=fresh):
         for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
             place.folder(folder)
         facts = _facts(place, kubernetes=kubernetes)
@@ -176,12 +177,12 @@ def down(place: StateDir, *, keep: bool = False, report: Tell = lambda _: None) 
     Raises:
         ModelworksError: A process or file withstands.
     """
-    if not place.root.exists() and not supervisor.leftovers(place):
-        report(f"nothing is up in {place.root}")
+    if not place.claimed and not supervisor.leftovers(place):
+        report(f"nothing is up in {place.root}" + (", and nothing of it is deleted" if place.root.exists() else ""))
         return
     with _locked(place), _uninterrupted():
         _end(place, keep=keep)
-    report(f"stopped; {place.root} is kept" if keep else f"stopped and wiped {place.root}")
+    report(f"stopped; {place.root} is kept" if place.root.exists() else f"stopped and wiped {place.root}")
 
 
 def logs(place: StateDir, name: str | None, *, lines: int = 20, follow: bool = False) -> Iterator[str]:
@@ -220,25 +221,36 @@ def _end(place: StateDir, *, keep: bool) -> None:
         raise ModelworksError(f"these processes of the laptop cloud withstand SIGKILL: {pids}", fix="End them as root.")
     _unmount(place)
     Memory.wipe(place.root)
-    if keep:
-        return
-    for _ in range(5):
-        shutil.rmtree(place.root, ignore_errors=True)
-        if not place.root.exists():
+    if place.claimed and not keep:
+        _wipe(place)
+
+
+def _wipe(place: StateDir) -> None:
+    """Delete the folder, its mark last: whatever ends this half-way, the next `down` continues."""
+    place.mark.touch()
+    for attempt in range(6):
+        if attempt:
+            time.sleep(0.1)  # a process that was killed may still have been writing
+        refused: list[OSError] = []
+        for path in [path for path in place.root.iterdir() if path != place.mark]:
+            try:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            except OSError as error:
+                refused.append(error)
+        if not refused:
+            shutil.rmtree(place.root)
             return
-        time.sleep(0.1)
-    try:
-        shutil.rmtree(place.root)
-    except OSError as error:
-        raise ModelworksError(
-            f"cannot remove {error.filename or place.root}: {error.strerror}", fix="Remove it as its owner."
-        ) from error
+    raise ModelworksError(
+        f"cannot remove {refused[0].filename or place.root}: {refused[0].strerror}", fix="Remove it as its owner."
+    ) from refused[0]
 
 
 def _unmount(place: StateDir) -> None:
     prefix = str(place.root) + os.sep
-    mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()]
-    for target in sorted((m.encode().decode("unicode_escape") for m in mounts), reverse=True):
+    fields = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    # The kernel writes blanks, line ends and backslashes in octal.
+    mounts = [os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), field)) for field in fields]
+    for target in sorted(mounts, reverse=True):
         if target.startswith(prefix):
             subprocess.run(["umount", "-l", target], capture_output=True, timeout=10, check=False)
 
@@ -489,8 +501,10 @@ def _check_platform() -> None:
 
 
 @contextlib.contextmanager
-def _locked(place: StateDir) -> Iterator[bool]:
+def _locked(place: StateDir, *, claim: bool = False) -> Iterator[bool]:
     """Hold the place for one command at a time; yields whether there was none before.
+
+    With `claim` the folder becomes a laptop cloud's, or the call fails.
 
     The folder itself is locked: no lock file is left over, and whoever waited for a place that was wiped meanwhile sees
     that the name means another folder now.
@@ -526,7 +540,10 @@ def _locked(place: StateDir) -> Iterator[bool]:
                     continue
             except FileNotFoundError:
                 continue
-            yield fresh and not (place.root / "laptop.json").exists()
+            fresh = fresh and not place.claimed
+            if claim:
+                place.claim()
+            yield fresh
             return
         finally:
             os.close(handle)

@@ -1,6 +1,7 @@
 """The laptop cloud's folders on disk, and the facts that its parts share.
 
-Every path below the place is private to the user (mode 0700) and removed by `modelworks laptop down`.
+Every path below the place is private to the user (mode 0700) and removed by `modelworks laptop down`, which deletes no
+folder that `modelworks laptop up` did not claim.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
+
+_ANOTHER_FOLDER = "Set MODELWORKS_HOME to an empty folder of yours, or to one that does not exist yet."
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class StateDir:
         """
         if home := os.environ.get("MODELWORKS_HOME"):
             return cls(Path(home).resolve())
-        return cls(project_root(start) / ".modelworks")
+        return cls((project_root(start) / ".modelworks").resolve())
 
     @property
     def logs(self) -> Path:
@@ -59,6 +62,36 @@ class StateDir:
     def gateway(self) -> Path:
         """The gateway's data and its last configuration."""
         return self.root / "gateway"
+
+    @property
+    def mark(self) -> Path:
+        """The file that marks the folder as a laptop cloud's."""
+        return self.root / "LAPTOP_CLOUD"
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the folder is a laptop cloud's, so that everything in it may be deleted with the cloud."""
+        return self.mark.is_file() or (self.root / "laptop.json").is_file()
+
+    def claim(self) -> None:
+        """Make the folder, which exists, a laptop cloud's: private to this user, and marked.
+
+        Raises:
+            ModelworksError: It belongs to another user, or has files that no laptop cloud made.
+        """
+        found = self.root.stat()
+        if found.st_uid != os.getuid():
+            raise ModelworksError(f"{self.root} belongs to another user (id {found.st_uid})", fix=_ANOTHER_FOLDER)
+        # Commands that reach a real account write their logs here before there is any laptop cloud.
+        foreign = sorted(path.name for path in self.root.iterdir() if path != self.logs)
+        if foreign and not self.claimed:
+            raise ModelworksError(
+                f"{self.root} holds files that are not a laptop cloud's ({', '.join(foreign[:3])}), and "
+                "`modelworks laptop down` would delete them",
+                fix=_ANOTHER_FOLDER,
+            )
+        self.root.chmod(0o700)
+        self.mark.write_text("`modelworks laptop down` deletes this folder.\n", encoding="utf-8")
 
     def environment(self, name: str) -> Path:
         """Files of one environment: Pulumi backend, passphrase, AWS account, kubeconfig."""
