@@ -24,8 +24,8 @@ class FakeEngine:
     stacks: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=lambda: {**KEYS, "PULUMI_BACKEND_URL": "s3://state"})
 
-    def ask(self, *_):
-        return json.dumps([{"name": name} for name in self.stacks])
+    def has_stack(self):
+        return "dev" in self.stacks
 
 
 @dataclass
@@ -87,11 +87,10 @@ def test_everything_that_is_missing_has_a_mend(target):
     assert [check.name for check in examine(Needs(target)) if check.status == "missing" and not check.fix] == []
 
 
-def test_a_missing_stack_is_created_with_the_key_that_the_file_names(target):
+def test_a_missing_stack_is_created_by_bootstrap(target):
     (state,) = [check for check in examine(Needs(target)) if check.name == "state"]
-    provider = "awskms://alias/modelworks-dev-config?region=eu-central-1"
-    assert state.fix == f"pulumi stack init dev --secrets-provider '{provider}'"
-    target.engine.stacks.append("organization/modelworks/dev")
+    assert state.fix == "modelworks bootstrap dev"
+    target.engine.stacks.append("dev")
     assert statuses(target)["state"] == "ok"
 
 

@@ -251,7 +251,7 @@ def test_a_stack_that_no_backend_has_is_refused_with_the_command_that_keeps_its_
     engine.stack_file.unlink()
     with pytest.raises(ModelworksError) as refused:
         engine.have_stack(print)
-    assert refused.value.fix == "Create it: `pulumi stack init dev`."
+    assert refused.value.fix == "Create it: `modelworks bootstrap dev`, or `pulumi stack init dev`."
 
 
 def test_a_stack_that_the_backend_has_is_left_alone(tmp_path):

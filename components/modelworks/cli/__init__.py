@@ -67,6 +67,7 @@ def main() -> None:
 
 def _register() -> None:
     from modelworks.cli import (
+        bootstrap,
         doctor,
         engine,
         features,
@@ -88,6 +89,7 @@ def _register() -> None:
         engine,
         settings,
         verify,
+        bootstrap,
         doctor,
         lifecycle,
         features,

@@ -153,15 +153,12 @@ def _settings(needs: Needs) -> Iterator[Check]:
 
 def _state(needs: Needs) -> Iterator[Check]:
     environment, backend = needs.target.environment, needs.engine.variables.get("PULUMI_BACKEND_URL", "your login")
-    stacks = json.loads(needs.engine.ask("stack", "ls", "--json"))
-    if any(stack["name"].rsplit("/", 1)[-1] == environment for stack in stacks):
+    if needs.engine.has_stack():
         yield Check("state", "ok", f"the stack is in {backend}")
     elif needs.engine.on_laptop:
         yield Check("state", "ok", f"{backend} answers; `modelworks up {environment}` creates the stack")
     else:
-        provider = needs.file.get("secretsprovider")
-        option = f" --secrets-provider '{provider}'" if provider else ""
-        fix = f"pulumi stack init {environment}{option}"
+        fix = f"modelworks bootstrap {environment}"
         yield Check("state", "missing", f"{backend} answers, and has no stack {environment}", fix)
 
 

@@ -59,6 +59,10 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
         "environment": "name of the environment",
         "checks": "one object a check: `name`, `status` (`ok`, `missing`, `unknown`, `skipped`), `message`, `fix`",
     },
+    "bootstrap": {
+        "environment": "name of the environment",
+        "steps": "one object a part: `name`, `action` (`none`, `create`, `update`, `skip`), `message`",
+    },
     "compare": {
         "declared": "whether the stack files declare the difference",
         "path": "path in the stack files, or a resource",

@@ -40,6 +40,15 @@ class SecretsProvider:
         options = dict(parse_qsl(query))
         return cls(key, options.get("region", ""), options.get("profile") or options.get("awssdk_profile") or "")
 
+    def is_absent(self, variables: Mapping[str, str], region: str) -> bool:
+        """Whether there is no such key.
+
+        Raises:
+            ModelworksError: AWS refuses, or cannot be reached.
+        """
+        client = self.client(variables, region)
+        return _called(lambda: client.describe_key(KeyId=self.key)) is None
+
     def client(self, variables: Mapping[str, str], region: str) -> Any:
         """A client of KMS with the credentials that the engine has for it: those of the shell, or of the profile."""
         return session_of(variables, region=self.region or region, profile=self.profile).client("kms")

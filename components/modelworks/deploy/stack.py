@@ -247,7 +247,7 @@ class StackEngine:
         if not file.exists() and template.exists():
             write_whole(file, template.read_text(encoding="utf-8"), mode=0o644)
             say(f"{file.name} is made from {template.name}")
-        if self._is_there():
+        if self.has_stack():
             self._have_secrets(file, template)
             return
         if file.exists() and not self._in_git(file):
@@ -258,19 +258,20 @@ class StackEngine:
             write_whole(file, kept, mode=0o644)  # it is the real environment's; `stack init` drops that line
         self._have_secrets(file, template)
 
-    def _is_there(self) -> bool:
+    def has_stack(self) -> bool:
+        """Whether the backend has a stack of this name."""
         stacks = json.loads(self.ask("stack", "ls", "--json"))
         return any(stack["name"].rsplit("/", 1)[-1] == self.environment for stack in stacks)
 
     def _require_stack(self) -> None:
-        if self._is_there():
+        if self.has_stack():
             return
         # Without the option, Pulumi takes the provider of the shell and drops the line that names this one.
         provider = _read_file(self.stack_file).get("secretsprovider") if self.stack_file.is_file() else None
-        option = f" --secrets-provider '{provider}'" if provider else ""
+        init = f"pulumi stack init {self.environment}" + (f" --secrets-provider '{provider}'" if provider else "")
         raise ModelworksError(
             f"the backend has no stack {self.environment} ({self.variables.get('PULUMI_BACKEND_URL', 'your login')})",
-            fix=f"Create it: `pulumi stack init {self.environment}{option}`.",
+            fix=f"Create it: `modelworks bootstrap {self.environment}`, or `{init}`.",
         )
 
     def _in_git(self, file: Path) -> bool:
@@ -296,9 +297,14 @@ class StackEngine:
     def _project_file(self) -> dict[str, Any]:
         return yaml.safe_load((self.project / "Pulumi.yaml").read_text(encoding="utf-8")) or {}
 
+    @property
+    def backend_url(self) -> str:
+        """The address of the backend that keeps the state; empty where the login of the shell decides."""
+        return self.variables.get("PULUMI_BACKEND_URL") or (self._project_file().get("backend") or {}).get("url") or ""
+
     def _backend_folder(self) -> Path | None:
         """The folder of a backend in files; None for any other."""
-        url = self.variables.get("PULUMI_BACKEND_URL") or (self._project_file().get("backend") or {}).get("url") or ""
+        url = self.backend_url
         if not url.startswith("file://"):
             return None
         folder = unquote(url.removeprefix("file://").split("?")[0])

@@ -1,0 +1,294 @@
+"""`bootstrap` on an empty account, on one that has a part, and once more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+from typer.testing import CliRunner
+
+from mocks import ROOT
+from modelworks.cli import app, bootstrap
+from modelworks.cli.bootstrap import plan
+from modelworks.cli.doctor import Needs
+from modelworks.deploy.bootstrap import state_bucket
+from modelworks.deploy.deploy_role import deploy_policy
+from modelworks.errors import ModelworksError
+
+REGION = "eu-central-1"
+KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+ROLE = "modelworks-dev-deploy"
+
+
+@dataclass
+class FakeEngine:
+    project: Path
+    on_laptop: bool = False
+    backend_url: str = f"s3://acme-state?region={REGION}"
+    variables: dict[str, str] = field(default_factory=lambda: dict(KEYS))
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def has_stack(self) -> bool:
+        return any(arguments[:2] == ("stack", "init") for arguments in self.asked)
+
+    def ask(self, *arguments: str) -> str:
+        self.asked.append(arguments)
+        return ""
+
+
+@dataclass
+class FakeTarget:
+    stack_file: Path
+    engine: FakeEngine
+    environment: str = "dev"
+
+
+@pytest.fixture
+def target(tmp_path, monkeypatch):
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "Pulumi.dev.yaml"
+    path.write_text((ROOT / "stacks/Pulumi.dev.yaml").read_text().replace("111111111111", ACCOUNT))
+    with mock_aws():
+        yield FakeTarget(path, FakeEngine(tmp_path))
+
+
+def aws(service: str):
+    return boto3.client(service, region_name=REGION, aws_access_key_id="testing", aws_secret_access_key="testing")
+
+
+def actions(target, github="acme/models") -> dict[str, str]:
+    return {step.name: step.action for step in plan(Needs(target), github)}
+
+
+def apply(target, github="acme/models") -> None:
+    for step in plan(Needs(target), github):
+        step.apply()
+
+
+ALL_NEW = {"state bucket": "create", "secrets key": "create", "stack": "create", "deploy role": "create"}
+
+
+def test_the_plan_for_an_empty_account_changes_nothing(target):
+    assert actions(target) == actions(target) == ALL_NEW
+    assert (
+        aws("s3").list_buckets()["Buckets"] == aws("kms").list_keys()["Keys"] == aws("iam").list_roles()["Roles"] == []
+    )
+
+
+def test_what_was_made_is_not_made_again(target):
+    apply(target)
+    assert actions(target) == dict.fromkeys(ALL_NEW, "none")
+    assert len(aws("kms").list_keys()["Keys"]) == 1
+
+
+def test_the_state_bucket_is_private_versioned_and_closed_to_plain_http(target):
+    apply(target)
+    s3 = aws("s3")
+    assert s3.get_bucket_location(Bucket="acme-state")["LocationConstraint"] == REGION
+    assert s3.get_bucket_versioning(Bucket="acme-state")["Status"] == "Enabled"
+    assert set(s3.get_public_access_block(Bucket="acme-state")["PublicAccessBlockConfiguration"].values()) == {True}
+    [statement] = json.loads(s3.get_bucket_policy(Bucket="acme-state")["Policy"])["Statement"]
+    assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+def test_a_bucket_that_is_there_gets_what_it_lacks_and_keeps_its_policy(target):
+    s3 = aws("s3")
+    s3.create_bucket(Bucket="acme-state", CreateBucketConfiguration={"LocationConstraint": REGION})
+    own = {"Sid": "Own", "Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "s3:GetObject", "Resource": "*"}
+    s3.put_bucket_policy(Bucket="acme-state", Policy=json.dumps({"Version": "2012-10-17", "Statement": [own]}))
+    step = next(step for step in plan(Needs(target)) if step.name == "state bucket")
+    assert (step.action, step.message) == ("update", "s3://acme-state is not private, versioned, TLS only")
+    step.apply()
+    assert [each["Sid"] for each in json.loads(s3.get_bucket_policy(Bucket="acme-state")["Policy"])["Statement"]] == [
+        "Own", "TlsOnly"
+    ]  # fmt: skip
+    assert actions(target)["state bucket"] == "none"
+
+
+@pytest.mark.parametrize("url", ["", "https://api.pulumi.com", "file:///state", "azblob://state"])
+def test_a_backend_that_is_no_bucket_is_left_to_its_owner(target, url):
+    target.engine.backend_url = url
+    assert actions(target)["state bucket"] == "skip"
+
+
+def test_the_key_rotates_and_has_the_alias_that_the_stacks_file_names(target):
+    apply(target)
+    key = aws("kms").describe_key(KeyId="alias/modelworks-dev-config")["KeyMetadata"]["KeyId"]
+    assert aws("kms").get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
+
+
+def test_a_key_without_its_alias_is_not_left_behind(target, monkeypatch):
+    step = next(step for step in plan(Needs(target)) if step.name == "secrets key")
+    aws("kms").create_alias(
+        AliasName="alias/modelworks-dev-config", TargetKeyId=aws("kms").create_key()["KeyMetadata"]["KeyId"]
+    )
+    with pytest.raises(ModelworksError, match="AWS refuses CreateAlias for the secrets key"):
+        step.apply()
+    states = [
+        aws("kms").describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyState"] for key in aws("kms").list_keys()["Keys"]
+    ]
+    assert sorted(states) == ["Enabled", "PendingDeletion"]
+
+
+def test_a_key_that_is_to_be_deleted_is_not_replaced_unasked(target):
+    apply(target)
+    aws("kms").schedule_key_deletion(KeyId=aws("kms").list_keys()["Keys"][0]["KeyId"])
+    with pytest.raises(ModelworksError, match="is PendingDeletion") as refused:
+        actions(target)
+    assert "cancel-key-deletion" in refused.value.fix
+
+
+def test_secrets_that_a_passphrase_encrypts_are_refused_with_the_line_to_write(target):
+    text = target.stack_file.read_text().replace(
+        "awskms://alias/modelworks-dev-config?region=eu-central-1", "passphrase"
+    )
+    target.stack_file.write_text(text)
+    with pytest.raises(ModelworksError, match="not by a key of KMS") as refused:
+        actions(target)
+    assert "secretsprovider: awskms://alias/" in refused.value.fix
+
+
+def test_the_stack_is_made_with_the_provider_of_its_file(target):
+    apply(target)
+    provider = "awskms://alias/modelworks-dev-config?region=eu-central-1"
+    assert target.engine.asked == [("stack", "init", "dev", "--no-select", "--secrets-provider", provider)]
+
+
+def test_a_stack_whose_file_names_no_provider_gets_a_key_of_its_own(target):
+    lines = target.stack_file.read_text().splitlines()
+    target.stack_file.write_text("\n".join(line for line in lines if not line.startswith("secretsprovider")))
+    apply(target)
+    assert target.engine.asked[0][-1] == f"awskms://alias/modelworks-dev-config?region={REGION}"
+
+
+def test_only_jobs_of_the_repository_in_the_environment_may_deploy(target):
+    apply(target)
+    [statement] = aws("iam").get_role(RoleName=ROLE)["Role"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Condition"] == {
+        "StringEquals": {
+            "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
+            "token.actions.githubusercontent.com:sub": "repo:acme/models:environment:dev",
+        }
+    }
+
+
+def test_a_role_for_another_repository_is_put_right(target):
+    apply(target, "acme/other")
+    assert actions(target) == {**dict.fromkeys(ALL_NEW, "none"), "deploy role": "update"}
+    apply(target)
+    assert actions(target)["deploy role"] == "none"
+
+
+def test_an_identity_provider_without_the_audience_of_sts_is_put_right(target):
+    apply(target)
+    iam = aws("iam")
+    [provider] = iam.list_open_id_connect_providers()["OpenIDConnectProviderList"]
+    iam.delete_open_id_connect_provider(OpenIDConnectProviderArn=provider["Arn"])
+    url = "https://token.actions.githubusercontent.com"
+    iam.create_open_id_connect_provider(Url=url, ClientIDList=["other"], ThumbprintList=["0" * 40])
+    assert actions(target)["deploy role"] == "update"
+
+
+@pytest.mark.parametrize(
+    ("remote", "repository"),
+    [
+        ("https://github.com/acme/models.git", "acme/models"),
+        ("git@github.com:acme/models.git", "acme/models"),
+        ("ssh://git@github.com/acme/models", "acme/models"),
+        ("https://gitlab.com/acme/models.git", ""),
+        ("https://github.com.example.com/acme/models", ""),
+    ],
+)
+def test_the_repository_is_that_of_gits_origin(target, tmp_path, remote, repository):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, "remote", "add", "origin", remote], check=True)
+    role = next(step for step in plan(Needs(target)) if step.name == "deploy role")
+    assert (role.action, f"for jobs of {repository} in" in role.message) == (
+        ("create", True) if repository else ("skip", False)
+    )
+
+
+@pytest.mark.parametrize("name", ["acme", "acme/", "acme/models/x", "https://github.com/acme/models", "acme/mo dels"])
+def test_a_repository_of_another_form_is_refused(target, name):
+    with pytest.raises(ModelworksError, match="must be OWNER/NAME"):
+        actions(target, name)
+
+
+def test_the_role_may_call_every_service_whose_resources_the_stacks_declare():
+    declared = {
+        key.split("::")[0].rpartition("$")[2].split(":")[1].partition("/")[0]
+        for path in sorted((ROOT / "tests/stacks/declared").glob("*.json"))
+        for key in json.loads(path.read_text())
+        if "aws:" in key.split("::")[0].rpartition("$")[2][:4]
+    }
+    policy = deploy_policy("aws", ACCOUNT, REGION, role=ROLE, state="acme-state", key="alias/x")
+    allowed = {
+        action.split(":")[0] for each in policy["Statement"] if each["Effect"] == "Allow" for action in each["Action"]
+    }
+    assert {"s3", "kms", "iam", "sns"} <= declared <= allowed
+
+
+def test_the_role_can_change_neither_itself_nor_lose_state_or_secrets():
+    policy = deploy_policy("aws", ACCOUNT, REGION, role=ROLE, state="acme-state", key="alias/modelworks-dev-config")
+    denied = {each["Sid"]: each for each in policy["Statement"] if each["Effect"] == "Deny"}
+    assert denied["OwnRole"]["Resource"] == f"arn:aws:iam::{ACCOUNT}:role/{ROLE}"
+    assert "s3:DeleteObjectVersion" in denied["StateStays"]["Action"]
+    assert denied["SecretsStay"]["Condition"] == {
+        "ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/modelworks-dev-config"}
+    }
+    assert len(json.dumps(policy)) < 10_240, "an inline policy of a role"
+
+
+def test_a_bucket_of_another_account_is_refused(target, monkeypatch):
+    def forbidden(*_: object) -> None:
+        raise ClientError({"Error": {"Code": "403"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "HeadBucket")
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", forbidden)
+    with pytest.raises(ModelworksError, match="S3 answers 403 to these credentials"):
+        state_bucket(target.engine.backend_url, KEYS, REGION)
+
+
+@pytest.fixture
+def run(target, monkeypatch):
+    monkeypatch.setattr(bootstrap.EnvironmentContext, "of", lambda _: target)
+    if not any(command.name == "bootstrap" for command in app.registered_commands):
+        bootstrap.register(app)
+
+    def call(*arguments: str, answer: str = ""):
+        return CliRunner().invoke(app, ["bootstrap", "dev", "--github", "acme/models", *arguments], input=answer)
+
+    return call
+
+
+def test_preview_only_prints_the_plan_for_machines(run, target):
+    result = run("--preview-only", "--json")
+    assert result.exit_code == 0
+    assert {step["name"]: step["action"] for step in json.loads(result.stdout)["steps"]} == ALL_NEW
+    assert actions(target) == ALL_NEW
+
+
+def test_a_no_makes_nothing(run, target):
+    assert run(answer="n\n").exit_code == 1
+    assert actions(target) == ALL_NEW
+
+
+def test_a_yes_makes_everything(run, target):
+    assert run(answer="y\n").exit_code == 0
+    assert actions(target) == dict.fromkeys(ALL_NEW, "none")
+
+
+def test_json_asks_no_question(run):
+    assert "asks no question" in str(run("--json").exception)
+
+
+def test_an_environment_of_the_laptop_is_refused(run, target):
+    target.engine.on_laptop = True
+    assert "is an environment of the laptop" in str(run("--yes").exception)
