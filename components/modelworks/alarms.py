@@ -1,8 +1,9 @@
 """An alarm, defined once and rendered twice.
 
 The same definition pages a person (a CloudWatch metric alarm) and stops a canary (a measurement of a rollout's
-analysis), so that the two always agree. Alarms here are ratios: the runtime publishes 0/1 metrics, whose `Average` is
-the ratio and whose `SampleCount` is the traffic (see `modelworks.contract`).
+analysis), so that the two always agree. Alarms here are ratios: the runtime publishes 0/1 metrics, whose `Sum` is what
+went wrong and whose `SampleCount` is the traffic (see `modelworks.contract`). A ratio of few requests is chance, so
+that a floor of bad requests is part of the definition.
 
 Pure: plain values in, plain values out.
 """
@@ -17,6 +18,15 @@ from modelworks import contract, defaults
 
 Comparison = Literal["GreaterThanThreshold", "GreaterThanOrEqualToThreshold", "LessThanThreshold"]
 """How a datapoint is compared with the threshold, in CloudWatch's words."""
+
+FLOOR_REQUESTS = 5
+"""Fewest bad requests in a datapoint that count: one in twenty is five per cent, and no reason to wake anybody."""
+
+_RATIO = "ratio"
+"""Id of the query that is compared."""
+_TERMS: Mapping[str, str] = {"bad": "Sum", "requests": "SampleCount"}
+"""The statistics that a ratio with a floor is made of, by the ids of their queries: of one metric, so that CloudWatch
+never has one of them alone."""
 
 _BREACHES: dict[str, str] = {
     "GreaterThanThreshold": ">",
@@ -50,6 +60,8 @@ class Alarm:
     evaluation_periods: int = 3
     missing: Literal["notBreaching", "breaching"] = "notBreaching"
     """How a datapoint without values counts, in CloudWatch's words: without traffic, a ratio has none."""
+    floor: int = 0
+    """Of a 0/1 metric: a datapoint with fewer ones than this is 0. Without a floor the statistic itself is compared."""
 
     def __post_init__(self) -> None:
         if self.period_seconds < 10 or (self.period_seconds % 60 and self.period_seconds not in {10, 20, 30}):
@@ -58,6 +70,8 @@ class Alarm:
             raise ValueError(
                 f"datapoints must be from 1 to evaluation_periods ({self.evaluation_periods}), got {self.datapoints}"
             )
+        if self.floor < 0 or (self.floor and self.statistic != "Average"):
+            raise ValueError(f"floor must be 0 or more, and 0 unless statistic is Average, got {self.floor}")
 
     @property
     def window_seconds(self) -> int:
@@ -80,28 +94,20 @@ def endpoint_alarms(
         rejected_ratio: Share of requests that may be turned away (429) because the endpoint is full.
         period_seconds: Length of one datapoint.
     """
-    return (
+    return tuple(
         Alarm(
-            "errors",
-            f"more than {error_ratio:.1%} of requests failed",
-            contract.METRIC_ERROR,
-            error_ratio,
+            name,
+            f"more than {ratio:.1%} of requests, and at least {FLOOR_REQUESTS}, {went_wrong}",
+            metric,
+            ratio,
             period_seconds=period_seconds,
-        ),
-        Alarm(
-            "slow",
-            f"more than {slow_ratio:.1%} of requests missed the latency objective",
-            contract.METRIC_SLOW,
-            slow_ratio,
-            period_seconds=period_seconds,
-        ),
-        Alarm(
-            "rejected",
-            f"more than {rejected_ratio:.1%} of requests were turned away because the endpoint was full",
-            contract.METRIC_REJECTED,
-            rejected_ratio,
-            period_seconds=period_seconds,
-        ),
+            floor=FLOOR_REQUESTS,
+        )
+        for name, metric, ratio, went_wrong in (
+            ("errors", contract.METRIC_ERROR, error_ratio, "failed"),
+            ("slow", contract.METRIC_SLOW, slow_ratio, "missed the latency objective"),
+            ("rejected", contract.METRIC_REJECTED, rejected_ratio, "were turned away because the endpoint was full"),
+        )
     )
 
 
@@ -136,13 +142,9 @@ def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, A
         dimensions: Which series: environment and model.
     """
     return {
-        "namespace": contract.METRIC_NAMESPACE,
-        "metric_name": alarm.metric,
-        "dimensions": dict(dimensions),
-        "statistic": alarm.statistic,
+        **_compared(alarm, dimensions),
         "comparison_operator": alarm.comparison,
         "threshold": alarm.threshold,
-        "period": alarm.period_seconds,
         "evaluation_periods": alarm.evaluation_periods,
         "datapoints_to_alarm": alarm.datapoints,
         "treat_missing_data": alarm.missing,
@@ -150,13 +152,36 @@ def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, A
     }
 
 
+def _compared(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, Any]:
+    series = {"namespace": contract.METRIC_NAMESPACE, "metric_name": alarm.metric, "dimensions": dict(dimensions)}
+    if not alarm.floor:
+        return {**series, "statistic": alarm.statistic, "period": alarm.period_seconds}
+    return {
+        "metric_queries": [
+            {"id": _RATIO, "expression": _expression(alarm), "label": alarm.name, "return_data": True},
+            *(
+                {"id": name, "metric": {**series, "stat": statistic, "period": alarm.period_seconds}}
+                for name, statistic in _TERMS.items()
+            ),
+        ]
+    }
+
+
+def _expression(alarm: Alarm) -> str:
+    """In CloudWatch's metric math; without requests it has no value.
+
+    Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/using-metric-math.html
+    """
+    return f"IF(bad >= {alarm.floor}, bad / requests, 0)"
+
+
 def analysis_metric(alarm: Alarm, dimensions: Mapping[str, str], *, interval_seconds: int) -> dict[str, Any]:
     """A metric of an Argo Rollouts `AnalysisTemplate` that fails when `alarm` would fire for one version.
 
     CloudWatch needs `datapoints` breaching ones of `evaluation_periods`; the analysis takes a measurement every
     `interval_seconds` over the same window and fails on the same count of breaching datapoints. A window without
-    datapoints passes here: too little traffic is judged by a measurement of its own (`traffic_metric`), which is what
-    lets an idle canary go back instead of waiting for ever.
+    datapoints passes here: too little traffic is judged by a measurement of its own (`traffic_metric`) before a canary
+    gets more traffic and before it takes all, which is what lets an idle one go back instead of waiting for ever.
 
     Args:
         alarm: The definition.
@@ -171,7 +196,7 @@ def analysis_metric(alarm: Alarm, dimensions: Mapping[str, str], *, interval_sec
         "failureCondition": f"count(result[0].Values, {{{breaching}}}) >= {alarm.datapoints}",
         "successCondition": f"count(result[0].Values, {{{breaching}}}) < {alarm.datapoints}",
         "consecutiveErrorLimit": 4,
-        "provider": {"cloudWatch": _query(alarm, alarm.metric, alarm.statistic, dimensions)},
+        "provider": _measured(alarm.window_seconds, _queries(alarm, dimensions)),
     }
 
 
@@ -187,7 +212,7 @@ def traffic_metric(
         alarm: Whose metric is counted; every request has a value of it.
         dimensions: Which series: environment, model and version.
         requests: Fewest requests for a verdict.
-        deadline_seconds: How long the version has to get them.
+        deadline_seconds: How long the version has to get them, and how far back they are counted.
         interval_seconds: Time between two measurements.
     """
     measurements = max(1, deadline_seconds // interval_seconds) + 1  # the first is taken at once
@@ -199,29 +224,34 @@ def traffic_metric(
         "failureLimit": measurements - 1,
         "consecutiveSuccessLimit": 1,
         "successCondition": f"len(result[0].Values) > 0 && {enough}",
-        "provider": {
-            "cloudWatch": _query(alarm, alarm.metric, "SampleCount", dimensions, window=max(deadline_seconds, 60))
-        },
+        "provider": _measured(
+            max(deadline_seconds, alarm.period_seconds), [_query("requests", alarm, "SampleCount", dimensions)]
+        ),
     }
 
 
-def _query(
-    alarm: Alarm, metric: str, statistic: str, dimensions: Mapping[str, str], window: int | None = None
-) -> dict[str, Any]:
+def _measured(seconds: int, queries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Argo's measurement by CloudWatch, of the last so many seconds."""
+    return {"cloudWatch": {"interval": f"{seconds}s", "metricDataQueries": queries}}
+
+
+def _queries(alarm: Alarm, dimensions: Mapping[str, str]) -> list[dict[str, Any]]:
+    if not alarm.floor:
+        return [_query(_RATIO, alarm, alarm.statistic, dimensions)]
+    terms = [_query(name, alarm, statistic, dimensions) | {"returnData": False} for name, statistic in _TERMS.items()]
+    return [{"id": _RATIO, "expression": _expression(alarm), "returnData": True}, *terms]
+
+
+def _query(query_id: str, alarm: Alarm, statistic: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "interval": f"{window or alarm.window_seconds}s",
-        "metricDataQueries": [
-            {
-                "id": "m",
-                "metricStat": {
-                    "metric": {
-                        "namespace": contract.METRIC_NAMESPACE,
-                        "metricName": metric,
-                        "dimensions": [{"name": name, "value": value} for name, value in dimensions.items()],
-                    },
-                    "period": alarm.period_seconds,
-                    "stat": statistic,
-                },
-            }
-        ],
+        "id": query_id,
+        "metricStat": {
+            "metric": {
+                "namespace": contract.METRIC_NAMESPACE,
+                "metricName": alarm.metric,
+                "dimensions": [{"name": name, "value": value} for name, value in dimensions.items()],
+            },
+            "period": alarm.period_seconds,
+            "stat": statistic,
+        },
     }

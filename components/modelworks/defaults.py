@@ -94,6 +94,12 @@ LIMITS: Final[Defaults] = {
     "period_seconds": 60,
 }
 
+CLOUD_STEP_SECONDS: Final = 180
+"""Shortest step of a canary off the laptop: CloudWatch may take two minutes to show a new series, every release has
+new ones, and a minute of the step is left to judge them.
+
+Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/publishingMetrics.html
+"""
 LAPTOP_ISSUER: Final = "laptop.modelworks.internal"
 """The OIDC issuer of the laptop's cluster."""
 LAPTOP_IMAGES: Final = "modelworks.invalid"

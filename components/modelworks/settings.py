@@ -196,13 +196,14 @@ class Canary(_Strict):
     ]
     """Share of traffic after each step, in per cent, growing; 100 follows by itself."""
     step_seconds: Annotated[int, Field(ge=10, le=86_400)] = defaults.CANARY["step_seconds"]
-    """How long each step lasts, in seconds. Its measurements are taken meanwhile."""
+    """How long each step lasts, in seconds. Its measurements are taken meanwhile. Below 180 is for laptops, and refused
+    elsewhere: CloudWatch may take two minutes to show a new series, and each release has its own."""
     bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = defaults.CANARY["bake_seconds"]
     """How long the last good version stays warm after the new one took all traffic, in seconds."""
     progress_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["progress_deadline_seconds"]
     """A version that is not ready by then is given up."""
     minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.CANARY["minimum_requests"]
-    """Fewer requests than this by the end of the first step are no evidence: back to the stable version."""
+    """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version."""
 
     @model_validator(mode="after")
     def _growing(self) -> Self:

@@ -137,6 +137,11 @@ def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
                 f"endpoints.{name}.limits.period_seconds",
                 f"datapoints of {seconds} s are judged before CloudWatch shows them, except on a laptop",
             )
+        if (step := endpoint.canary.step_seconds) < (least := defaults.CLOUD_STEP_SECONDS):
+            yield (
+                f"endpoints.{name}.canary.step_seconds",
+                f"must be at least {least}, got {step}: CloudWatch may take two minutes to show a new release",
+            )
     needed = ["registry", *(["training"] if settings.training else []), *(["runtime"] if settings.endpoints else [])]
     for name in needed:
         image = getattr(cluster, f"{name}_image")

@@ -31,7 +31,7 @@ endpoint = ModelEndpoint(
     MODEL,
     {
         "release": {"digest": digest},
-        "canary": {"steps": [10, 50], "step_seconds": 60},
+        "canary": {"steps": [10, 50], "step_seconds": 180},
         "limits": {"error_ratio": 0.02},
         "allow_anonymous": True,
         "host": config.require("host"),

@@ -308,25 +308,34 @@ def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):
     assert (done.exit_code, "80 % version 1" in done.stderr, "Healthy" in done.stdout) == (0, True, True)
 
 
-def test_the_alarms_of_the_endpoint_are_shown_with_their_states(place, command):
+def of_statistic(metric: dict) -> dict:
+    return {**metric, "Statistic": "Average", "Period": 60}
+
+
+def of_expression(metric: dict) -> dict:
+    stat = {"Metric": metric, "Period": 60, "Stat": "Sum"}
+    ratio = {"Id": "ratio", "Expression": "IF(bad >= 5, bad, 0)", "ReturnData": True}
+    return {"Metrics": [ratio, {"Id": "bad", "MetricStat": stat, "ReturnData": False}]}
+
+
+@pytest.mark.parametrize("watching", [of_statistic, of_expression])
+def test_the_alarms_of_the_endpoint_are_shown_with_their_states(place, command, watching):
     dimensions = {contract.DIMENSION_ENVIRONMENT: "local", contract.DIMENSION_MODEL: "delays"}
     errors = alarms.endpoint_alarms()[0]
     cloudwatch = place.session.client("cloudwatch")
     for name, model in (("mine", "delays"), ("other", "rides")):
+        series = [{"Name": key, "Value": value} for key, value in {**dimensions, "model": model}.items()]
+        metric = {"Namespace": contract.METRIC_NAMESPACE, "MetricName": errors.metric, "Dimensions": series}
         cloudwatch.put_metric_alarm(
             AlarmName=name,
-            Namespace=contract.METRIC_NAMESPACE,
-            MetricName=errors.metric,
-            Dimensions=[{"Name": key, "Value": value} for key, value in {**dimensions, "model": model}.items()],
-            Statistic="Average",
-            Period=60,
             EvaluationPeriods=3,
             Threshold=errors.threshold,
             ComparisonOperator=errors.comparison,
+            **watching(metric),
         )
     cloudwatch.set_alarm_state(AlarmName="mine", StateValue="ALARM", StateReason="2 datapoints")
     told = json.loads(command("status", "--json").stdout)["endpoints"][0]["alarms"]
-    assert [(alarm["name"], alarm["state"]) for alarm in told] == [("mine", "ALARM")]
+    assert [(alarm["name"], alarm["metric"], alarm["state"]) for alarm in told] == [("mine", "error", "ALARM")]
     assert datetime.fromisoformat(told[0]["since"]).astimezone(UTC)
 
 

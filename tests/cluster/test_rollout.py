@@ -304,3 +304,5 @@ def test_promoting_in_full_is_asked_for_once():
 
 def test_waiting_is_bounded_by_the_rollouts_own_times():
     assert rollout.seconds_needed(a_rollout()) == 60 + 60 + 120 + 20 + 90
+    slow = {"strategy": {"canary": {"steps": [*STEPS, {"pause": {"duration": "5m"}}, {"analysis": {}}]}}}
+    assert rollout.seconds_needed(a_rollout(spec=slow)) == 60 + 60 + (20 + 90 + 300) + 2 * 300

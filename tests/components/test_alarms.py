@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from modelworks import alarms
 from modelworks.alarms import Alarm
+from modelworks.laptop.metric_math import evaluate
 
 DIMENSIONS = {"environment": "dev", "model": "delays"}
 
@@ -21,8 +24,8 @@ def test_an_endpoint_has_three_alarms_of_ratios_and_their_defaults():
         ("slow", "slow", 0.05),
         ("rejected", "rejected", 0.05),
     ]
-    assert {(each.statistic, each.comparison, each.datapoints) for each in (errors, slow, rejected)} == {
-        ("Average", "GreaterThanThreshold", 2)
+    assert {(each.statistic, each.comparison, each.datapoints, each.floor) for each in (errors, slow, rejected)} == {
+        ("Average", "GreaterThanThreshold", 2, 5)
     }
     assert {(each.period_seconds, each.evaluation_periods, each.window_seconds) for each in (errors, slow)} == {
         (60, 3, 180)
@@ -33,9 +36,9 @@ def test_each_limit_is_that_of_its_own_alarm_and_is_told_in_percent():
     found = alarms.endpoint_alarms(error_ratio=0.1, slow_ratio=0.2, rejected_ratio=0.3, period_seconds=10)
     assert [(each.threshold, each.period_seconds) for each in found] == [(0.1, 10), (0.2, 10), (0.3, 10)]
     assert [each.meaning for each in found] == [
-        "more than 10.0% of requests failed",
-        "more than 20.0% of requests missed the latency objective",
-        "more than 30.0% of requests were turned away because the endpoint was full",
+        "more than 10.0% of requests, and at least 5, failed",
+        "more than 20.0% of requests, and at least 5, missed the latency objective",
+        "more than 30.0% of requests, and at least 5, were turned away because the endpoint was full",
     ]
 
 
@@ -60,6 +63,13 @@ def test_none_or_more_than_there_are_is_refused(datapoints, periods):
     message = rf"^datapoints must be from 1 to evaluation_periods \({periods}\), got {datapoints}$"
     with pytest.raises(ValueError, match=message):
         alarm(datapoints=datapoints, evaluation_periods=periods)
+
+
+@pytest.mark.parametrize("more", [{"floor": -1}, {"floor": 5, "statistic": "Sum"}])
+def test_a_floor_is_a_number_of_requests_of_a_ratio(more):
+    message = f"^floor must be 0 or more, and 0 unless statistic is Average, got {more['floor']}$"
+    with pytest.raises(ValueError, match=message):
+        alarm(**more)
 
 
 def test_a_page_is_a_cloudwatch_alarm_of_the_same_numbers():
@@ -91,11 +101,14 @@ def test_silence_pages_because_a_missing_datapoint_breaches():
     assert found["alarm_description"] == "no pod has reported for 300 s"
 
 
-def query(*, window, period, statistic):
+def stat(name, *, period, statistic):
     dimensions = [{"name": "environment", "value": "dev"}, {"name": "model", "value": "delays"}]
     metric = {"namespace": "modelworks", "metricName": "error", "dimensions": dimensions}
-    stat = {"metric": metric, "period": period, "stat": statistic}
-    return {"cloudWatch": {"interval": window, "metricDataQueries": [{"id": "m", "metricStat": stat}]}}
+    return {"id": name, "metricStat": {"metric": metric, "period": period, "stat": statistic}}
+
+
+def measured(window, *queries):
+    return {"cloudWatch": {"interval": window, "metricDataQueries": [*queries]}}
 
 
 @pytest.mark.parametrize(
@@ -111,13 +124,13 @@ def test_an_analysis_fails_where_the_alarm_would_fire(comparison, sign):
         "failureCondition": f"count(result[0].Values, {{# {sign} 0.02}}) >= 2",
         "successCondition": f"count(result[0].Values, {{# {sign} 0.02}}) < 2",
         "consecutiveErrorLimit": 4,
-        "provider": query(window="60s", period=20, statistic="Average"),
+        "provider": measured("60s", stat("ratio", period=20, statistic="Average")),
     }
 
 
 @pytest.mark.parametrize(
     ("deadline", "interval", "measurements", "window"),
-    [(120, 10, 13, "120s"), (60, 7, 9, "60s"), (20, 10, 3, "60s"), (5, 10, 2, "60s")],
+    [(120, 10, 13, "120s"), (60, 7, 9, "60s"), (20, 10, 3, "60s"), (5, 10, 2, "60s")],  # a datapoint at least
 )
 def test_traffic_is_waited_for_until_the_last_measurement(deadline, interval, measurements, window):
     found = alarms.traffic_metric(
@@ -130,5 +143,43 @@ def test_traffic_is_waited_for_until_the_last_measurement(deadline, interval, me
         "failureLimit": measurements - 1,
         "consecutiveSuccessLimit": 1,
         "successCondition": "len(result[0].Values) > 0 && sum(result[0].Values) >= 20",
-        "provider": query(window=window, period=60, statistic="SampleCount"),
+        "provider": measured(window, stat("requests", period=60, statistic="SampleCount")),
     }
+
+
+RATIO = "IF(bad >= 5, bad / requests, 0)"
+
+
+def test_a_floor_makes_an_expression_of_the_page():
+    found = alarms.cloudwatch_alarm(alarm(floor=5, period_seconds=30), DIMENSIONS)
+    series = {"namespace": "modelworks", "metric_name": "error", "dimensions": DIMENSIONS, "period": 30}
+    assert found["metric_queries"] == [
+        {"id": "ratio", "expression": RATIO, "label": "errors", "return_data": True},
+        {"id": "bad", "metric": {**series, "stat": "Sum"}},
+        {"id": "requests", "metric": {**series, "stat": "SampleCount"}},
+    ]
+    # CloudWatch takes a metric, or queries, and not both.
+    assert not found.keys() & {"namespace", "metric_name", "dimensions", "statistic", "period"}
+
+
+def test_a_floor_makes_the_same_expression_of_the_analysis():
+    found = alarms.analysis_metric(alarm(floor=5), DIMENSIONS, interval_seconds=5)
+    assert found["provider"] == measured(
+        "180s",
+        {"id": "ratio", "expression": RATIO, "returnData": True},
+        {**stat("bad", period=60, statistic="Sum"), "returnData": False},
+        {**stat("requests", period=60, statistic="SampleCount"), "returnData": False},
+    )
+    assert found["failureCondition"] == "count(result[0].Values, {# > 0.02}) >= 2"
+
+
+@pytest.mark.parametrize(
+    ("bad", "requests", "breaches"),
+    [(1, 20, False), (4, 4, False), (5, 5, True), (5, 249, True), (5, 250, False), (0, 100, False)],
+)
+def test_one_bad_request_in_twenty_breaches_nothing_and_the_fifth_does(bad, requests, breaches):
+    watched = alarms.cloudwatch_alarm(alarm(floor=alarms.FLOOR_REQUESTS), DIMENSIONS)
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    series = {"bad": {now: float(bad)}, "requests": {now: float(requests)}}
+    value = evaluate(watched["metric_queries"][0]["expression"], series)[now]
+    assert (value > watched["threshold"]) is breaches

@@ -73,7 +73,7 @@ def test_an_override_is_warned_of_and_changes_nothing_else(monkeypatch):
 def test_a_pod_that_ends_serves_on_and_is_not_killed_before_it_is_done():
     declared = endpoint()
     drain = int(variables(declared)[contract.ENV_DRAIN_SECONDS])
-    assert 10 <= drain <= pod(declared)["terminationGracePeriodSeconds"] - 20 - 12
+    assert 30 <= drain <= pod(declared)["terminationGracePeriodSeconds"] - 20 - 12
 
 
 def test_a_new_release_changes_the_pods_and_nothing_else_of_the_address():
@@ -188,10 +188,13 @@ def test_alarms_and_canary_judge_by_the_same_limits():
     metric = next(
         item for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"] if item["name"] == "errors"
     )
-    query = metric["provider"]["cloudWatch"]["metricDataQueries"][0]["metricStat"]
     assert alarm["threshold"] == 0.02
     assert "> 0.02" in metric["failureCondition"]
-    assert (query["metric"]["metricName"], query["stat"]) == (alarm["metricName"], alarm["statistic"])
+    paged, judged = alarm["metricQueries"], metric["provider"]["cloudWatch"]["metricDataQueries"]
+    assert paged[0]["expression"] == judged[0]["expression"] == "IF(bad >= 5, bad / requests, 0)"
+    assert [(query["id"], query["metric"]["metricName"], query["metric"]["stat"]) for query in paged[1:]] == [
+        (query["id"], query["metricStat"]["metric"]["metricName"], query["metricStat"]["stat"]) for query in judged[1:]
+    ]
 
 
 def test_an_endpoint_pages_for_its_limits_and_for_silence_and_only_limits_judge_a_canary():
@@ -199,7 +202,9 @@ def test_an_endpoint_pages_for_its_limits_and_for_silence_and_only_limits_judge_
     judged = [item["name"] for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"]]
     assert judged == ["errors", "slow", "rejected"]
     assert set(declared.all(ALARM)) == {f"flight-delay-{name}" for name in (*judged, "silent")}
-    assert {alarm["period"] for alarm in declared.all(ALARM).values()} == {10}
+    silent = declared.all(ALARM)["flight-delay-silent"]
+    ratios = [alarm["metricQueries"] for name, alarm in declared.all(ALARM).items() if name != "flight-delay-silent"]
+    assert {silent["period"]} | {query["metric"]["period"] for each in ratios for query in each[1:]} == {10}
 
 
 def test_every_alarm_pages_through_the_alerts_topic():
@@ -207,15 +212,52 @@ def test_every_alarm_pages_through_the_alerts_topic():
     assert topics == {("arn:aws:sns:eu-central-1:111111111111:alerts",)}
 
 
-def test_traffic_moves_in_steps_and_the_first_must_bring_evidence():
-    canary = endpoint(canary={"steps": [10, 50], "step_seconds": 60}).one(ROLLOUT)["spec"]["strategy"]["canary"]
-    assert [step.get("setWeight") or step.get("pause") or "analysis" for step in canary["steps"]] == [
-        10,
-        "analysis",
-        {"duration": "60s"},
-        50,
-        {"duration": "60s"},
-    ]
+TRAFFIC = "flight-delay-traffic"
+
+
+def told(step) -> int | str:
+    """A step in a word: its weight, its pause, or its analysis."""
+    if "analysis" in step:
+        return step["analysis"]["templates"][0]["templateName"]
+    return step["setWeight"] if "setWeight" in step else step["pause"]["duration"]
+
+
+def steps_of(declared) -> list[int | str]:
+    return [told(step) for step in declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [
+        ([10], [10, TRAFFIC, "180s", TRAFFIC]),
+        ([10, 50], [10, TRAFFIC, "180s", 50, "180s", TRAFFIC]),
+        ([5, 25, 50], [5, TRAFFIC, "180s", 25, "180s", 50, "180s", TRAFFIC]),
+    ],
+)
+def test_traffic_moves_in_steps_and_the_first_and_the_last_must_bring_evidence(steps, wanted):
+    assert steps_of(endpoint(canary={"steps": steps, "step_seconds": 180})) == wanted
+
+
+def test_the_last_evidence_counts_no_requests_of_the_steps_before():
+    declared = endpoint(canary={"step_seconds": 240})
+    (traffic,) = declared.all(ANALYSIS)["flight-delay-traffic"]["spec"]["metrics"]
+    assert traffic["provider"]["cloudWatch"]["interval"] == "240s"
+
+
+@pytest.mark.parametrize(("step", "period"), [(180, 60), (180, 300), (10, 10), (179, 30)])
+def test_a_step_is_long_enough_for_cloudwatch_to_show_it(step, period):
+    declared = endpoint(canary={"step_seconds": step}, limits={"period_seconds": period})
+    assert f"{step}s" in steps_of(declared)
+
+
+@pytest.mark.parametrize(("step", "period"), [(179, 60), (10, 60), (179, 300)])
+def test_a_step_that_ends_before_cloudwatch_shows_it_is_refused(step, period):
+    message = (
+        rf"^canary\.step_seconds must be at least 180 with datapoints of {period} s, got {step}: "
+        "CloudWatch may take two minutes to show the series of a new release$"
+    )
+    with pytest.raises(ValueError, match=message):
+        endpoint(canary={"step_seconds": step}, limits={"period_seconds": period})
 
 
 def test_no_service_changes_its_pods_while_it_has_traffic():

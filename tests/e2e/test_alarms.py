@@ -10,6 +10,7 @@ import time
 import boto3
 import pytest
 
+from modelworks.alarms import Alarm, cloudwatch_alarm, endpoint_alarms
 from modelworks.laptop.aws_credentials import read_credentials
 from modelworks.laptop.state_dir import StateDir, read_facts
 
@@ -94,3 +95,43 @@ def test_a_breaching_metric_pages_a_queue_and_a_web_hook_and_is_in_the_history(c
     assert _until(lambda: [one for one in posted if one["Type"] == "Notification"])[0]["Message"] == json.dumps(paged)
     history = cloudwatch.describe_alarm_history(AlarmName="errors", HistoryItemType="StateUpdate")["AlarmHistoryItems"]
     assert history[-1]["HistorySummary"] == "Alarm updated from INSUFFICIENT_DATA to ALARM"
+
+
+def test_an_alarm_on_an_expression_fires_from_the_fifth_bad_request_on(client):
+    cloudwatch = client("cloudwatch")
+    alarm = endpoint_alarms(error_ratio=0.01, period_seconds=10)[0]
+    for model, good, bad in (("few", 19, 1), ("five", 15, 5)):
+        series = {"Namespace": "modelworks", "MetricName": "error", "Dimensions": [{"Name": "model", "Value": model}]}
+        cloudwatch.put_metric_alarm(
+            AlarmName=model,
+            ComparisonOperator=alarm.comparison,
+            Threshold=alarm.threshold,
+            EvaluationPeriods=1,
+            TreatMissingData="missing",
+            Metrics=queries(alarm, series),
+        )
+        datum = {"Values": [0.0, 1.0], "Counts": [good, bad]} | {k: v for k, v in series.items() if k != "Namespace"}
+        cloudwatch.put_metric_data(Namespace="modelworks", MetricData=[datum])
+
+    def verdict(model: str) -> str:
+        history = cloudwatch.describe_alarm_history(AlarmName=model, HistoryItemType="StateUpdate")
+        return "".join(item["HistorySummary"] for item in history["AlarmHistoryItems"][-1:])
+
+    assert _until(lambda: verdict("few")) == "Alarm updated from INSUFFICIENT_DATA to OK"
+    assert _until(lambda: verdict("five")) == "Alarm updated from INSUFFICIENT_DATA to ALARM"
+
+
+def queries(alarm: Alarm, series: dict) -> list[dict]:
+    """The queries of an alarm, as the API takes them."""
+    ratio, *terms = cloudwatch_alarm(alarm, {})["metric_queries"]
+    return [
+        {"Id": ratio["id"], "Expression": ratio["expression"], "ReturnData": True},
+        *(
+            {
+                "Id": term["id"],
+                "MetricStat": {"Metric": series, "Period": term["metric"]["period"], "Stat": term["metric"]["stat"]},
+                "ReturnData": False,
+            }
+            for term in terms
+        ),
+    ]

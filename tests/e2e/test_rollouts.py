@@ -139,6 +139,16 @@ def test_a_release_that_nobody_asks_goes_back(endpoint, bundles):
     assert any(failure.startswith("traffic: Failed") for failure in found), found
 
 
+def test_a_release_that_nobody_asks_after_its_first_step_goes_back(endpoint, bundles):
+    with Load(endpoint.gateway, rate=200):
+        endpoint.release(rehearsal.build(bundles, trees=15))
+        until(lambda: endpoint.phase() == "Paused" and endpoint.weight() == 20, what=endpoint.rollout)
+    until(lambda: endpoint.weight() == 50, what=endpoint.rollout)
+    until(endpoint.turned_back, what=endpoint.rollout)
+    found = endpoint.failures()
+    assert any(failure.startswith("traffic: Failed") for failure in found), found
+
+
 def test_parts_of_the_cloud_are_killed_and_a_good_release_takes_over(endpoint, bundles):
     with Load(endpoint.gateway, rate=200) as load:
         version = endpoint.release(rehearsal.build(bundles, trees=14))

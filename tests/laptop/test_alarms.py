@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from modelworks.laptop import alarms
+from modelworks.laptop import alarms, metric_data
 from modelworks.laptop.alarms import Alarm, Evaluator, evaluate
 
 NOW = datetime(2026, 11, 23, 12, 0, 7, tzinfo=UTC)
@@ -272,7 +273,7 @@ def test_compacting_keeps_every_statistic_and_little_else(account):
             Period=60,
             StartTime=NOW - timedelta(hours=1),
             EndTime=NOW,
-            Statistics=list(alarms.STATISTICS),
+            Statistics=list(metric_data.STATISTICS),
         )["Datapoints"]
 
     before = statistics()
@@ -334,6 +335,119 @@ def test_kinds_that_are_only_recorded_are_left_alone(account):
     )
     account.evaluator.step(NOW)
     assert account.state("p99") == "INSUFFICIENT_DATA"
+
+
+RATIO = "IF(bad >= 5, bad / requests, 0)"
+
+
+def queries(expression: str = RATIO, **more: object) -> list[dict]:
+    metric = {"Namespace": "modelworks", "MetricName": "error", "Dimensions": DIMENSIONS}
+    return [
+        {"Id": "ratio", "Expression": expression, "ReturnData": True},
+        {"Id": "bad", "MetricStat": {"Metric": metric, "Period": 60, "Stat": "Sum"}, "ReturnData": False},
+        {
+            "Id": "requests",
+            "MetricStat": {"Metric": metric, "Period": 60, "Stat": "SampleCount", **more},
+            "ReturnData": False,
+        },
+    ]
+
+
+def declare_ratio(account, metrics: list[dict]) -> None:
+    account.cloudwatch.put_metric_alarm(
+        AlarmName="errors",
+        Metrics=metrics,
+        ComparisonOperator="GreaterThanThreshold",
+        Threshold=0.01,
+        EvaluationPeriods=3,
+        DatapointsToAlarm=2,
+        TreatMissingData="notBreaching",
+        AlarmActions=[account.topic],
+    )
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "wanted"),
+    [(19, 1, "OK"), (0, 4, "OK"), (15, 5, "ALARM"), (0, 5, "ALARM"), (995, 5, "OK"), (100, 0, "OK")],
+)
+def test_an_alarm_compares_its_expression(account, good, bad, wanted):
+    declare_ratio(account, queries())
+    for back in (0, 1):
+        account.put(LATEST - MINUTE * back, [0.0, 1.0], [good, bad])
+        account.put(LATEST - MINUTE * back, [1.0], [90], [*DIMENSIONS, {"Name": "version", "Value": "v1"}])
+    account.evaluator.step(NOW)
+    assert account.state() == wanted
+
+
+def test_an_expression_without_datapoints_is_missing_data(account):
+    declare_ratio(account, queries())
+    account.evaluator.step(NOW)
+    assert account.state() == "OK"
+
+
+def test_the_page_of_an_expression_names_its_metrics(account):
+    declare_ratio(account, queries())
+    for back in (0, 1):
+        account.put(LATEST - MINUTE * back, [1.0], [5])
+    account.evaluator.step(NOW)
+    [page] = account.pages()
+    trigger = json.loads(page["Message"])["Trigger"]
+    assert [query["Id"] for query in trigger["Metrics"]] == ["ratio", "bad", "requests"]
+    assert trigger["Metrics"][0] == {"Id": "ratio", "Expression": RATIO, "ReturnData": True}
+    assert trigger["Metrics"][1]["MetricStat"]["Metric"]["MetricName"] == "error"
+    assert "MetricName" not in trigger
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        (queries("SUM(bad)"), "'SUM(bad)' has 'SUM' at character 1"),
+        (queries("bad / others"), "names 'others', which is no metric of it: it has bad, requests"),
+        (queries(Stat="p99"), "it reads p99, and only Average, Sum, SampleCount, Minimum, Maximum are evaluated"),
+        (queries(Period=300), "its metrics must have one period, got [60, 300]"),
+        (
+            [{**query, "ReturnData": True} for query in queries()],
+            "one query of an alarm must have ReturnData and the others not, got 3 that have",
+        ),
+    ],
+)
+def test_an_expression_that_is_not_evaluated_leaves_the_alarm_undecided_and_says_why(account, metrics, why):
+    declare_ratio(account, metrics)
+    account.put(LATEST, [1.0], [50])
+    account.evaluator.step(NOW)
+    [found] = account.cloudwatch.describe_alarms(AlarmNames=["errors"])["MetricAlarms"]
+    assert found["StateValue"] == "INSUFFICIENT_DATA"
+    assert found["StateReason"].startswith("Unchecked: the laptop does not evaluate it: ")
+    assert why in found["StateReason"]
+
+
+@pytest.fixture
+def expressions(account, monkeypatch):
+    from moto.cloudwatch import models
+
+    monkeypatch.setattr(models, "parse_expression", models.parse_expression)
+    metric_data.serve_expressions()
+    return account.cloudwatch
+
+
+def test_get_metric_data_answers_an_expression_newest_first_and_nothing_else(account, expressions):
+    for back, bad in ((0, 5), (1, 20), (2, 4)):
+        account.put(LATEST - MINUTE * back, [0.0, 1.0], [20 - bad, bad])
+    answer = expressions.get_metric_data(
+        MetricDataQueries=queries(), StartTime=LATEST - MINUTE * 4, EndTime=LATEST + MINUTE
+    )
+    [result] = answer["MetricDataResults"]
+    assert (result["Id"], result["Values"]) == ("ratio", [0.25, 1.0, 0.0])
+
+
+def test_get_metric_data_of_an_idle_series_is_empty(expressions):
+    answer = expressions.get_metric_data(MetricDataQueries=queries(), StartTime=LATEST, EndTime=LATEST + MINUTE)
+    assert answer["MetricDataResults"][0]["Values"] == []
+
+
+def test_get_metric_data_refuses_an_expression_that_it_does_not_know(expressions):
+    with pytest.raises(ClientError, match=r"Error in expression: 'SUM\(bad\)' has 'SUM' at character 1"):
+        expressions.get_metric_data(MetricDataQueries=queries("SUM(bad)"), StartTime=LATEST, EndTime=LATEST + MINUTE)
 
 
 def test_the_history_is_told(account, monkeypatch):

@@ -174,6 +174,18 @@ def test_a_real_account_is_refused_datapoints_that_cloudwatch_does_not_show_in_t
     assert laptops_own("dev", {}, limits={"period_seconds": 10}) == [path]
 
 
+@pytest.mark.parametrize("seconds", [10, 179])
+def test_a_real_account_is_refused_steps_that_end_before_cloudwatch_shows_them(seconds):
+    path = "endpoints.flight-delay.canary.step_seconds"
+    assert laptops_own("dev", {}, canary={"step_seconds": seconds}) == [path]
+
+
+def test_a_laptops_times_are_all_listed_at_once():
+    path = "endpoints.flight-delay"
+    found = laptops_own("dev", {}, limits={"period_seconds": 10}, canary={"step_seconds": 15})
+    assert found == [f"{path}.limits.period_seconds", f"{path}.canary.step_seconds"]
+
+
 def test_a_real_account_is_refused_passwords_and_tokens_without_tls():
     found = laptops_own("dev", {"ingress": None})
     assert found == ["registry.ingress.certificate_arn", "endpoints.flight-delay.ingress.certificate_arn"]

@@ -10,6 +10,7 @@ from modelworks import contract
 from modelworks._resources.kubernetes import Manifest
 from modelworks._resources.network import SERVICE_PORT
 from modelworks.alarms import Alarm, analysis_metric, traffic_metric
+from modelworks.defaults import CLOUD_STEP_SECONDS
 
 _LOOK_SECONDS = 10
 """Time between two publications of metrics by a pod, and between two measurements of a canary: at most this."""
@@ -22,7 +23,7 @@ class CanaryArgs(TypedDict):
     """Share of traffic after each step, in per cent, growing. Default 5, 25, 50."""
 
     step_seconds: NotRequired[int]
-    """How long each step lasts. Default 300."""
+    """How long each step lasts. With datapoints of a minute or more, at least 180. Default 300."""
 
     bake_seconds: NotRequired[int]
     """How long the last good version stays warm after the new one took all traffic. Default 600."""
@@ -31,7 +32,8 @@ class CanaryArgs(TypedDict):
     """A version that is not ready by then is given up. Default 600."""
 
     minimum_requests: NotRequired[int]
-    """Fewer requests than this in the first step are no evidence: back to the stable version. Default 100."""
+    """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version. Default
+    100."""
 
 
 class LimitsArgs(TypedDict):
@@ -64,7 +66,7 @@ class Canary:
     """How releases of one model take over.
 
     Raises:
-        ValueError: The steps do not grow, or leave the range.
+        ValueError: The steps do not grow, leave the range, or end before CloudWatch shows their metrics.
     """
 
     args: CanaryArgs
@@ -78,6 +80,12 @@ class Canary:
         steps = self.args["steps"]
         if not steps or steps != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] < 100:
             raise ValueError(f"canary.steps must grow and lie between 1 and 99 per cent, got {steps}")
+        seconds, least, period = self.args["step_seconds"], CLOUD_STEP_SECONDS, self.alarms[0].period_seconds
+        if period >= 60 and seconds < least:  # shorter datapoints are a laptop's, whose CloudWatch has no delay
+            raise ValueError(
+                f"canary.step_seconds must be at least {least} with datapoints of {period} s, got {seconds}: "
+                "CloudWatch may take two minutes to show the series of a new release"
+            )
 
     @property
     def look_seconds(self) -> int:
@@ -93,7 +101,7 @@ class Canary:
         return {"args": [{"name": "version"}], "metrics": metrics}
 
     def traffic_analysis(self) -> Manifest:
-        """Spec of the analysis that decides whether the first step is evidence."""
+        """Spec of the analysis that decides whether the first step, and again the last, is evidence."""
         metric = traffic_metric(
             self.alarms[0],
             self._of_version(),
@@ -133,7 +141,9 @@ class Canary:
         first, *rest = self.args["steps"]
         pause = {"pause": {"duration": f"{self.args['step_seconds']}s"}}
         later = [step for weight in rest for step in (pause, {"setWeight": weight})]
-        return [{"setWeight": first}, {"analysis": evidence}, *later, pause]
+        # The alarms pass where nothing was measured. So the last step must have requests of its own, too: by now every
+        # series of the release can be read, and one that is silent has lost its traffic or its publisher.
+        return [{"setWeight": first}, {"analysis": evidence}, *later, pause, {"analysis": evidence}]
 
     def _of_version(self) -> dict[str, str]:
         return {**self.dimensions, contract.DIMENSION_VERSION: "{{args.version}}"}

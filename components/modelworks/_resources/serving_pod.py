@@ -13,11 +13,14 @@ from modelworks._resources.iam import publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, Manifest
 from modelworks._resources.pod import SCRATCH, environment_variables, http_probe, restricted_pod
 
-DRAIN_SECONDS = 15
+DRAIN_SECONDS = 30
 """Seconds that a pod keeps serving after its termination began. The load balancer learns of it at the same moment, and
-one of AWS continues to send requests for several seconds, until the target is deregistered everywhere. The laptop's
-gateway needs less than one; the margin is for the slower, and costs only memory."""
-_END_SECONDS = 50
+one of AWS continues to send requests until the target is deregistered everywhere: 5 s were too few, and 25 s enough,
+where it was measured. The laptop's gateway needs less than one; the margin is for the slower, and costs only memory.
+
+Source: https://github.com/kubernetes-sigs/aws-load-balancer-controller/issues/1064
+"""
+_END_SECONDS = 65
 """A pod is killed after this: the drain, what requests in flight may still take (20 s), the last metrics (12 s)."""
 
 

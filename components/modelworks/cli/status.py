@@ -249,22 +249,29 @@ def _alarms(target: EnvironmentContext, model: str) -> tuple[list[dict[str, str]
     except (BotoCoreError, ClientError) as error:
         return [], f"CloudWatch failed: {error}"
     mine = [
-        alarm
+        (alarm, metric)
         for alarm in found
-        if {item["Name"]: item["Value"] for item in alarm.get("Dimensions", [])} == wanted
-        and alarm.get("Namespace") == contract.METRIC_NAMESPACE
+        for metric, _ in [_watched(alarm)]
+        if {item["Name"]: item["Value"] for item in metric.get("Dimensions", [])} == wanted
+        and metric.get("Namespace") == contract.METRIC_NAMESPACE
     ]
     return [
         {
             "name": alarm["AlarmName"],
-            "metric": alarm["MetricName"],
+            "metric": metric["MetricName"],
             "state": _state(alarm),
             "since": alarm["StateUpdatedTimestamp"].isoformat(timespec="seconds"),
             "meaning": alarm.get("AlarmDescription", ""),
             "reason": alarm.get("StateReason", ""),
         }
-        for alarm in sorted(mine, key=lambda alarm: str(alarm["AlarmName"]))
+        for alarm, metric in sorted(mine, key=lambda each: str(each[0]["AlarmName"]))
     ], ""
+
+
+def _watched(alarm: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """The metric that an alarm watches, or the first in its expression, and the seconds of a datapoint."""
+    stat = next((query["MetricStat"] for query in alarm.get("Metrics", ()) if "MetricStat" in query), None)
+    return (stat["Metric"], stat["Period"]) if stat else (alarm, alarm.get("Period", 0))
 
 
 def _state(alarm: Mapping[str, Any]) -> str:
@@ -272,7 +279,7 @@ def _state(alarm: Mapping[str, Any]) -> str:
 
     CloudWatch fires such an alarm as soon as it is made, before a pod can have reported.
     """
-    window = timedelta(seconds=alarm["Period"] * (alarm["EvaluationPeriods"] + 1))
+    window = timedelta(seconds=_watched(alarm)[1] * (alarm["EvaluationPeriods"] + 1))
     young = datetime.now(UTC) - alarm["AlarmConfigurationUpdatedTimestamp"] < window
     silent = alarm.get("TreatMissingData") == "breaching" and alarm["StateValue"] == "ALARM"
     return "INSUFFICIENT_DATA" if silent and young else str(alarm["StateValue"])

@@ -299,11 +299,12 @@ RETRY = Patches(status={"abort": False})
 
 def seconds_needed(rollout: Object) -> float:
     """How long a rollout may take by its own steps and deadlines, from the start, with a minute to spare."""
-    seconds = 60.0 + float(rollout["spec"].get("progressDeadlineSeconds", 600))
-    for step in _steps(rollout):
-        seconds += _seconds((step.get("pause") or {}).get("duration", 0))
-        seconds += 120 if "analysis" in step else 0
-    return seconds
+    deadline = float(rollout["spec"].get("progressDeadlineSeconds", 600))
+    steps = _steps(rollout)
+    pauses = [_seconds((step.get("pause") or {}).get("duration", 0)) for step in steps]
+    # The evidence of a step is waited for as long as the step lasts.
+    analyses = sum("analysis" in step for step in steps) * max([120.0, *pauses])
+    return 60.0 + deadline + sum(pauses) + analyses
 
 
 # -- Shares ----------------------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 `evaluate` is the rule, pure and tested against CloudWatch's documented cases; `Evaluator` applies it to the moto of its
 own process, sets states, keeps the history and publishes the notifications to SNS, from where moto delivers to SQS and
-HTTP. It works on moto's data itself rather than over HTTP, because moto matches dimensions as a subset (an endpoint's
-alarm would count each version's requests a second time) and starts periods at the first value instead of the clock.
+HTTP. The values come from `metric_data`.
 
 Sources: "Evaluating an alarm" and "Configuring how CloudWatch alarms treat missing data" in the CloudWatch user guide.
-Percentiles, metric math, anomaly detection and composite alarms are recorded, not emulated: they keep their state.
+Percentiles, functions that `metric_math` lacks, anomaly detection and composite alarms are recorded, not emulated:
+they keep their state.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
+
+from modelworks.laptop.metric_data import Watched, compact, utc, watched
+from modelworks.laptop.metric_math import MetricMathError
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,6 @@ INTERVAL_SECONDS = 5.0
 EXTRA_PERIODS = 2
 """CloudWatch looks back further than the evaluation periods, to use real datapoints instead of missing ones. How far is
 its own business; its documented examples, which the tests repeat, look two periods further."""
-KEPT = timedelta(hours=24)
-"""How long the laptop keeps metrics. CloudWatch keeps minutes for 15 days."""
 HISTORY = 100
 """Entries of history kept an alarm."""
 
@@ -41,8 +42,6 @@ _HOLDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "LessThanThreshold": (lambda value, threshold: value < threshold, "less than"),
     "LessThanOrEqualToThreshold": (lambda value, threshold: value <= threshold, "less than or equal to"),
 }
-STATISTICS = ("Average", "Sum", "SampleCount", "Minimum", "Maximum")
-"""The statistics that are evaluated."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Alarm:
     """The fields of an alarm that its evaluation depends on, in CloudWatch's words."""
 
     statistic: str
+    """Empty for an expression."""
     comparison: str
     threshold: float
     period: int
@@ -147,7 +147,7 @@ def _data(alarm: Alarm, periods: list[datetime], real: _Points, now: datetime) -
         "version": "1.0",
         "queryDate": _stamp(now),
         "startDate": _stamp(periods[EXTRA_PERIODS]),
-        "statistic": alarm.statistic,
+        **({"statistic": alarm.statistic} if alarm.statistic else {}),
         "period": alarm.period,
         "recentDatapoints": [value for _, value in real],
         "threshold": alarm.threshold,
@@ -167,7 +167,7 @@ def notification(
         "AlarmName": alarm.name,
         "AlarmDescription": alarm.description,
         "AWSAccountId": account,
-        "AlarmConfigurationUpdatedTimestamp": _stamp(_utc(alarm.configuration_updated_timestamp)),
+        "AlarmConfigurationUpdatedTimestamp": _stamp(utc(alarm.configuration_updated_timestamp)),
         "NewStateValue": verdict.state,
         "NewStateReason": verdict.reason,
         "StateChangeTime": _stamp(now),
@@ -178,13 +178,7 @@ def notification(
         "AlarmActions": alarm.alarm_actions,
         "InsufficientDataActions": alarm.insufficient_data_actions,
         "Trigger": {
-            "MetricName": alarm.metric_name,
-            "Namespace": alarm.namespace,
-            "StatisticType": "Statistic",
-            "Statistic": (alarm.statistic or "").upper(),
-            "Unit": alarm.unit,
-            "Dimensions": [{"value": dimension.value, "name": dimension.name} for dimension in alarm.dimensions],
-            "Period": int(alarm.period or 0),
+            **_watched_metrics(alarm),
             "EvaluationPeriods": int(alarm.evaluation_periods),
             "DatapointsToAlarm": int(alarm.datapoints_to_alarm or alarm.evaluation_periods),
             "ComparisonOperator": alarm.comparison_operator,
@@ -193,6 +187,36 @@ def notification(
             "EvaluateLowSampleCountPercentile": alarm.evaluate_low_sample_count_percentile or "",
         },
     }
+
+
+def _watched_metrics(alarm: Any) -> dict[str, Any]:
+    if alarm.metric_data_queries:
+        return {"Metrics": [_query(query) for query in alarm.metric_data_queries]}
+    return {
+        "MetricName": alarm.metric_name,
+        "Namespace": alarm.namespace,
+        "StatisticType": "Statistic",
+        "Statistic": (alarm.statistic or "").upper(),
+        "Unit": alarm.unit,
+        "Dimensions": _pairs(alarm.dimensions),
+        "Period": int(alarm.period or 0),
+    }
+
+
+def _query(query: Any) -> dict[str, Any]:
+    shown = {"Id": query.id, "Label": query.label, "Expression": query.expression}
+    if stat := query.metric_stat:
+        metric = {
+            "Namespace": stat.metric.namespace,
+            "MetricName": stat.metric.metric_name,
+            "Dimensions": _pairs(stat.metric.dimensions),
+        }
+        shown["MetricStat"] = {"Metric": metric, "Period": int(stat.period), "Stat": stat.stat}
+    return {key: value for key, value in shown.items() if value is not None} | {"ReturnData": query.return_data}
+
+
+def _pairs(dimensions: Any) -> list[dict[str, str]]:
+    return [{"value": dimension.value, "name": dimension.name} for dimension in dimensions]
 
 
 def _region_name(region: str) -> str:
@@ -224,7 +248,7 @@ class Evaluator:
         known: set[str] = set()
         for account, regions in list(cloudwatch_backends.items()):
             for region, backend in list(regions.items()):
-                _compact(backend, now)
+                compact(backend, now)
                 for alarm in list(backend.alarms.values()):
                     known.add(alarm.alarm_arn)
                     try:
@@ -246,9 +270,15 @@ class Evaluator:
             self._changed(alarm, before, set_by_hand, now, account, region)
             before = alarm.state_value
         self._states[alarm.alarm_arn] = before
-        if (rule := _rule(alarm, before)) is None:
+        try:
+            source = watched(alarm)
+        except MetricMathError as error:
+            alarm.state_reason = f"Unchecked: the laptop does not evaluate it: {error}"
             return
-        verdict = evaluate(rule, _datapoints(rule, alarm, data, now), now)
+        if source is None or alarm.comparison_operator not in _HOLDS:
+            return
+        rule = _rule(alarm, source, before)
+        verdict = evaluate(rule, source.datapoints(data, rule.periods(now)), now)
         if verdict.state != before:
             alarm.update_state(verdict.reason, json.dumps(verdict.data), verdict.state)
             self._states[alarm.alarm_arn] = verdict.state
@@ -312,104 +342,17 @@ def start(interval: float = INTERVAL_SECONDS) -> Evaluator:
     return evaluator
 
 
-def _rule(alarm: Any, state: State) -> Alarm | None:
-    """The alarm to evaluate, or None for the kinds that are only recorded."""
-    if alarm.rule is not None or alarm.metric_data_queries or alarm.extended_statistic:
-        return None
-    if alarm.statistic not in STATISTICS or alarm.comparison_operator not in _HOLDS:
-        return None
+def _rule(alarm: Any, source: Watched, state: State) -> Alarm:
     return Alarm(
-        alarm.statistic,
+        alarm.statistic or "",
         alarm.comparison_operator,
         float(alarm.threshold),
-        int(alarm.period),
+        source.period,
         int(alarm.evaluation_periods),
         int(alarm.datapoints_to_alarm or alarm.evaluation_periods),
         alarm.treat_missing_data or "missing",
         state,
     )
-
-
-def _datapoints(rule: Alarm, alarm: Any, data: list[Any], now: datetime) -> dict[datetime, float]:
-    """The statistic by beginning of period, of the values with exactly the alarm's dimensions."""
-    periods = rule.periods(now)
-    first, wanted = periods[0], _dimensions(alarm)
-    end = periods[-1] + timedelta(seconds=rule.period)
-    found: dict[datetime, list[Any]] = {}
-    for datum in list(data):
-        if datum.name != alarm.metric_name or datum.namespace != alarm.namespace:
-            continue
-        if (alarm.unit and datum.unit != alarm.unit) or _dimensions(datum) != wanted:
-            continue
-        when = _utc(datum.timestamp)
-        if first <= when < end:
-            begin = int(when.timestamp()) // rule.period * rule.period
-            found.setdefault(datetime.fromtimestamp(begin, UTC), []).append(datum)
-    return {begin: statistic(rule.statistic, values) for begin, values in found.items()}
-
-
-def statistic(name: str, values: Iterable[Any]) -> float:
-    """One of `STATISTICS` over moto's values: single ones, and sets with sum, count, minimum and maximum."""
-    sets = [
-        (value.sum, value.sample_count, value.min, value.max)
-        if hasattr(value, "sample_count")
-        else (value.value, 1.0, value.value, value.value)
-        for value in values
-    ]
-    total, count = sum(one[0] for one in sets), sum(one[1] for one in sets)
-    every: dict[str, float] = {
-        "Average": total / count,
-        "Sum": total,
-        "SampleCount": count,
-        "Minimum": min(one[2] for one in sets),
-        "Maximum": max(one[3] for one in sets),
-    }
-    return every[name]
-
-
-def _dimensions(thing: Any) -> frozenset[tuple[str, str]]:
-    return frozenset((dimension.name, dimension.value) for dimension in thing.dimensions)
-
-
-def _utc(when: datetime) -> datetime:
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-
-
-def _compact(backend: Any, now: datetime) -> None:
-    """Keep memory bounded: moto stores a value with a count of 10,000 as 10,000 objects, and keeps all for ever.
-
-    Values of one series and time become one set with the same sum, count, minimum and maximum, so that every statistic
-    stays what it was; what is older than `KEPT` goes.
-    """
-    from moto.cloudwatch.models import MetricAggregatedDatum  # only where moto runs
-
-    data = backend.metric_data
-    seen = len(data)
-    groups: dict[tuple[Any, ...], list[Any]] = {}
-    for datum in data[:seen]:
-        if now - _utc(datum.timestamp) < KEPT:
-            key = (datum.namespace, datum.name, _dimensions(datum), datum.unit, datum.timestamp)
-            groups.setdefault(key, []).append(datum)
-    if len(groups) == seen:
-        return
-    kept = []
-    for group in groups.values():
-        first = group[0]
-        if len(group) > 1:
-            first = MetricAggregatedDatum(
-                namespace=first.namespace,
-                name=first.name,
-                min_stat=statistic("Minimum", group),
-                max_stat=statistic("Maximum", group),
-                sample_count=statistic("SampleCount", group),
-                sum_stat=statistic("Sum", group),
-                dimensions=[{"Name": dimension.name, "Value": dimension.value} for dimension in first.dimensions],
-                timestamp=first.timestamp,
-                unit=first.unit,
-            )
-        kept.append(first)
-    # In one step, and only what was read: values may have come meanwhile, from other threads.
-    data[:seen] = kept
 
 
 def _publish(action: str, message: dict[str, Any]) -> str | None:

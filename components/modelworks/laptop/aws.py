@@ -77,11 +77,12 @@ def serve(place: StateDir, environment: str) -> None:
     )
     from werkzeug.serving import make_server
 
-    from modelworks.laptop import alarms  # works on the data of the moto above
+    from modelworks.laptop import alarms, metric_data  # work on the data of the moto above
     from modelworks.laptop.authentication import Authenticated, emulated_secret
     from modelworks.laptop.request_journal import Journal
 
     _store_bucket_policies()
+    metric_data.serve_expressions()
     lost = place.environment(environment) / "aws-lost"
 
     def note(why: str) -> None:

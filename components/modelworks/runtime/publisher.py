@@ -43,6 +43,11 @@ _LOOK_SECONDS = 1.0
 """How often to look whether there is enough for a Parquet file."""
 _LAST_SECONDS = 10.0
 """How long publishing may take after the server has ended."""
+_DENIED = frozenset({"AccessDenied", "403"})
+"""Refusals of S3 that a missing key gets, too, from a role without `s3:ListBucket`, such as a pod's.
+
+Source: "Permissions" of https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+"""
 _NOT_THE_REQUEST = frozenset(
     {
         "AccessDenied",
@@ -131,9 +136,17 @@ def fetch(config: Config, scratch: Path) -> Path:
             _download(s3, bucket, f"{key}.sig", target.with_name(target.name + ".sig"))
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        if code in {"NoSuchKey", "404"} and target.exists():
+        if code in {"NoSuchKey", "404", *_DENIED} and target.exists():
+            if code in _DENIED:
+                say("warning", "the bundle's signature is missing, or the role may not read it", key=f"{key}.sig")
             return target  # only the signature is missing: the server says so
-        raise ModelworksError(f"the bundle {uri} cannot be fetched: {error}") from error
+        raise ModelworksError(
+            f"the bundle {uri} cannot be fetched: {error}",
+            fix=f"S3 denies a missing key, too, to a role that may not list: check that {bucket}/{key} is there, then "
+            "that the role may read it and decrypt with the bucket's key."
+            if code in _DENIED
+            else "",
+        ) from error
     except (BotoCoreError, OSError) as error:
         raise ModelworksError(f"the bundle {uri} cannot be fetched: {error}") from error
     return target

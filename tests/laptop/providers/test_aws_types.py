@@ -66,6 +66,11 @@ AES, KMS = ({"applyServerSideEncryptionByDefault": {"sseAlgorithm": each}} for e
 ALARM = {"comparisonOperator": "GreaterThanThreshold", "evaluationPeriods": 2, "metricName": "error",
          "namespace": "modelworks", "period": 60, "statistic": "Average", "threshold": 0.05,
          "dimensions": {"endpoint": "e"}, "alarmActions": [f"arn:aws:sns:{REGION}:{ACCOUNT}:given"]}  # fmt: skip
+METRIC = {"metricName": "error", "namespace": "modelworks", "period": 60, "dimensions": {"endpoint": "e"}}
+RATIO = {"comparisonOperator": "GreaterThanThreshold", "evaluationPeriods": 2, "threshold": 0.05, "metricQueries": [
+         {"id": "ratio", "expression": "IF(bad >= 5, bad / requests, 0)", "label": "errors", "returnData": True},
+         {"id": "bad", "metric": {**METRIC, "stat": "Sum"}},
+         {"id": "requests", "metric": {**METRIC, "stat": "SampleCount"}}]}  # fmt: skip
 ALERT = {"comparisonOperator": "GREATER_THAN", "notificationType": "ACTUAL", "threshold": 80,
          "thresholdType": "PERCENTAGE", "subscriberEmailAddresses": ["a@example.com"]}  # fmt: skip
 TABLE = {"attributes": [{"name": "id", "type": "S"}, {"name": "at", "type": "N"}], "hashKey": "id",
@@ -198,6 +203,12 @@ LIVES = [
          {"name": "renamed"}, lambda aws, id_: aws("cloudwatch").put_metric_alarm(
              AlarmName=id_, ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=2, MetricName="error",
              Namespace="modelworks", Period=60, Statistic="Average", Threshold=9), "threshold"),
+    Life("aws:cloudwatch/metricAlarm:MetricAlarm", {**RATIO, "tags": {"a": "1"}}, {"threshold": 0.1},
+         {"name": "renamed"}, lambda aws, id_: aws("cloudwatch").put_metric_alarm(
+             AlarmName=id_, ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=2, Threshold=0.1, Metrics=[
+                 {"Id": "ratio", "Expression": "bad", "ReturnData": True},
+                 {"Id": "bad", "ReturnData": False, "MetricStat": {"Period": 60, "Stat": "Sum", "Metric": {
+                     "MetricName": "error", "Namespace": "modelworks"}}}]), "metricQueries"),
     Life("aws:cloudwatch/dashboard:Dashboard", {"dashboardName": "d", "dashboardBody": '{"widgets": []}'},
          {"dashboardBody": '{"widgets": [{"type": "text"}]}'}, {"dashboardName": "e"},
          lambda aws, id_: aws("cloudwatch").put_dashboard(DashboardName=id_, DashboardBody='{"start": "x"}'),
@@ -303,6 +314,16 @@ NEVER_GONE = {
     "aws:sns/topicPolicy:TopicPolicy",  # a topic always has a policy
     "aws:secretsmanager/secretVersion:SecretVersion",  # AWS keeps the current version
 }
+
+
+def test_an_alarm_on_a_statistic_becomes_one_on_an_expression_in_place(engine):
+    kind = "aws:cloudwatch/metricAlarm:MetricAlarm"
+    inputs, id_, state = made(engine, kind, ALARM)
+    new, differs, replaces = changed(engine, kind, id_, inputs, state, RATIO)
+    assert ({"metricQueries", "metricName"} <= differs, replaces) == (True, set())
+    updated = engine.update(kind, id_, inputs, state, new)
+    assert changed(engine, kind, id_, new, updated, RATIO)[1] == set()
+    assert engine.read(kind, id_, new, updated) == (id_, new, updated)
 
 
 def test_every_type_has_its_life_tested():

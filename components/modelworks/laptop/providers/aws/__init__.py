@@ -20,7 +20,7 @@ RECORDED_NOT_EMULATED: Mapping[str, str] = {
     "aws:s3/bucketPolicy": "stored and not evaluated; the same for public-access blocks and ownership controls",
     "aws:sns/topicSubscription": "no e-mail or SMS is sent, and no address has to confirm",
     "aws:secretsmanager/secret": "deleted at once, whatever the recovery window; rotation does not happen",
-    "aws:cloudwatch/metricAlarm": "those on percentiles, metric math or anomaly detection are stored, not judged",
+    "aws:cloudwatch/metricAlarm": "those on percentiles, other functions than IF, or anomalies are stored, not judged",
     "aws:cloudwatch/logGroup": "retention is stored, nothing expires",
     "aws:dynamodb/table": "capacity and backups are stored: nothing is throttled, nothing can be restored",
 }
