@@ -89,7 +89,8 @@ def named_permissions(inputs: Inputs) -> Iterator[str]:
 
 def restricted_pods(inputs: Inputs) -> Iterator[str]:
     """A container runs as nobody in particular, on a root it cannot write, with no privilege to gain."""
-    pod = inputs.get("spec", {}).get("template", {}).get("spec", {})
+    spec = inputs.get("spec", {})
+    pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
     for container in [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]:
         context = container.get("securityContext") or {}
         if context.get("allowPrivilegeEscalation") is not False or context.get("readOnlyRootFilesystem") is not True:
@@ -140,7 +141,12 @@ RULES = (
     Rule(
         "restricted-pods",
         "Workloads cannot gain privileges",
-        ("kubernetes:apps/v1:Deployment", "kubernetes:batch/v1:Job", "kubernetes:argoproj.io/v1alpha1:Rollout"),
+        (
+            "kubernetes:apps/v1:Deployment",
+            "kubernetes:batch/v1:CronJob",
+            "kubernetes:batch/v1:Job",
+            "kubernetes:argoproj.io/v1alpha1:Rollout",
+        ),
         restricted_pods,
     ),
 )

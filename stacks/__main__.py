@@ -101,10 +101,17 @@ if settings.features:
         "features",
         {
             **on_the_ground,
-            **arguments(settings.features),
+            **arguments(settings.features, without=["materialization"]),
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
             "views": feature_views(),
+            "materialization": {
+                "namespace": environment.namespace,
+                "image": cluster.features_image or lock_image("features"),
+                **arguments(settings.materialization),
+            }
+            if settings.materialization
+            else None,
             "protect": settings.protect,
         },
     )

@@ -43,6 +43,7 @@ FULLEST: dict[str, dict[str, Any]] = {
     "FeatureStore": {
         "views": [{"name": "weather", "columns": {"origin": "string"}, "path": "weather"}],
         "readers": ["modelworks-dev/churn"],
+        "materialization": {name: _GROUND[name] for name in ("namespace", "image")},
     },
     "ModelEndpoint": {
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},

@@ -240,4 +240,8 @@ features."""
 FEATURE_HISTORY_VARIABLE = "MODELWORKS_FEATURE_HISTORY"
 """Where the history of features lies, below which the relative paths of sources are: a folder, or `s3://bucket/data`."""
 
+# -- Jobs of a feature store -----------------------------------------------------------------------------------------
+FEATURE_STORE_VARIABLE = "MODELWORKS_FEATURE_STORE"
+"""The text of the `feature_store.yaml` that a job works on."""
+
 DEFAULT_PORT = 8080

@@ -37,6 +37,7 @@ FEATURES: Final[Defaults] = {
     "readers": [],
     "writers": [],
     "materializers": [],
+    "materialization": None,
     "maximum_lag_seconds": 86_400,
     "query_limit_gib": 100,
     "query_result_days": 7,
@@ -47,6 +48,13 @@ FEATURES: Final[Defaults] = {
 FEATURE_VIEW: Final[Defaults] = {
     "path": None,
     "online": True,
+}
+MATERIALIZATION: Final[Defaults] = {
+    "schedule": "0 * * * *",
+    "lookback_seconds": 3600,
+    "cpu_millicores": 500,
+    "memory_mib": 2048,
+    "active_deadline_seconds": 3600,
 }
 TRAINING: Final[Defaults] = {
     "cpu_millicores": 4000,
@@ -113,6 +121,7 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "FeatureViewArgs": FEATURE_VIEW,
     "IngressArgs": INGRESS,
     "LimitsArgs": LIMITS,
+    "MaterializationArgs": MATERIALIZATION,
     "ModelEndpointArgs": ENDPOINT,
     "ModelRegistryArgs": REGISTRY,
     "ReleaseArgs": RELEASE,

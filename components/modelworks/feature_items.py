@@ -27,6 +27,12 @@ Item = Mapping[str, Any]
 _KEY_TYPES = {"String": (2, None), "Int32": (3, "<i"), "Int64": (4, "<q")}
 """Number of the type in Feast's `ValueType`, and how it is packed."""
 _MASK = (1 << 64) - 1
+_PASSING = frozenset(
+    {"LimitExceededException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "RequestTimeout",
+     "RequestTimeoutException", "ThrottlingException", "TransactionInProgressException"}
+)  # fmt: skip
+_PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
+"""Errors that end by themselves, as botocore's standard mode of retries has them for DynamoDB."""
 
 
 class UnprocessedKeysError(Exception):
@@ -45,9 +51,9 @@ def read_items(
     """The items that are stored, by table and id: one request for each 100 keys, whatever their tables.
 
     Args:
-        client: A botocore client of DynamoDB, which retries failed requests by itself.
+        client: A botocore client of DynamoDB with one attempt: its own would multiply with these.
         keys: Those to read.
-        attempts: How often keys that DynamoDB left unread are requested at most.
+        attempts: How often a request is sent at most, whether it failed, was throttled, or left keys unread.
         consistent: Whether a read sees every write that ended before it.
         again: Called before each further attempt.
 
@@ -72,13 +78,28 @@ def _read(client: Any, keys: list[Key], attempts: int, consistent: bool, again: 
         if attempt:
             again()
             time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
-        answer = client.batch_get_item(RequestItems=wanted)
+        try:
+            answer = client.batch_get_item(RequestItems=wanted)
+        except Exception as error:
+            if attempt + 1 < attempts and _passes(error):
+                continue
+            raise
         for table, found in answer["Responses"].items():
             items |= {(table, item["entity_id"]["S"]): item for item in found}
         wanted = answer.get("UnprocessedKeys") or {}
         if not wanted:
             return items
     raise UnprocessedKeysError(f"DynamoDB left keys unread at {attempts} attempts")
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a request that failed in this way may succeed when it is sent again."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004 - only after a failure
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return error.response["Error"].get("Code") in _PASSING or status in _PASSING_STATUSES
+    return isinstance(error, ConnectionError | HTTPClientError)
 
 
 # -- An item ---------------------------------------------------------------------------------------------------------

@@ -1,30 +1,30 @@
 """Where features are kept: history in S3 behind Glue and Athena, the newest values in DynamoDB."""
 
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
 
-from modelworks import contract
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import made_by, secure_bucket
+from modelworks._resources.feature_alarms import lag_alarm, table_alarms
+from modelworks._resources.feature_jobs import MaterializationArgs, feature_job, require_sound_materialization
+from modelworks._resources.feature_permissions import DATA, QUERIES, REGISTRY, materializes, reads, writes
 from modelworks._resources.iam import (
     account_decides,
     least_privilege_role,
     policy_document,
-    publish_metrics,
     service_account_trust,
-    statement,
 )
+from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject
+from modelworks._resources.network import network_policy
+from modelworks._resources.pod_identity import service_account
 from modelworks._spelling import did_you_mean
 
-_DATA, _REGISTRY, _QUERIES = "data", "registry", "queries"
-"""Prefixes in the bucket: history, definitions, and results of queries."""
 _PARQUET = "org.apache.hadoop.hive.ql.io.parquet"
 _SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PROJECT = re.compile("[A-Za-z0-9][A-Za-z0-9_]*")
@@ -67,6 +67,9 @@ class FeatureStoreArgs(TypedDict):
     materializers: NotRequired[list[str]]
     """Service accounts that may assume the materializer role, as `namespace/name`. Default: none."""
 
+    materialization: NotRequired[MaterializationArgs | None]
+    """The job on a cluster that writes the newest values online. Default: none, and only who runs it by hand does."""
+
     maximum_lag_seconds: NotRequired[int | None]
     """Alert when no materialization of a view reported a lag within this, for as long, in seconds: 60 to 604800.
     None for no such alarm. Default 86400."""
@@ -102,8 +105,10 @@ class FeatureStoreArgs(TypedDict):
     """SNS topic that throttling, errors and stale features are reported to."""
 
 
-class FeatureStore(pulumi.ComponentResource):
+class FeatureStore(KubernetesComponent):
     """An offline store in S3 with a Glue catalog and an Athena workgroup, and an online store in DynamoDB, for Feast.
+
+    With `materialization`, a job on a cluster writes the newest values online.
 
     Raises:
         ValueError: An argument is unknown, missing, of the wrong type or out of its range, or two views have one name.
@@ -145,21 +150,29 @@ class FeatureStore(pulumi.ComponentResource):
         project = args["project"] or name.replace("-", "_")
         _refuse_bad_names(project, args)
         _refuse_out_of_range(args)
-        super().__init__("modelworks:index:FeatureStore", name, {}, opts)
+        require_sound_materialization(args["materialization"])
+        cluster = args["materialization"]
+        super().__init__(
+            "modelworks:index:FeatureStore",
+            name,
+            part="features",
+            namespace=cluster["namespace"] if cluster else None,
+            opts=opts,
+        )
         self._name, self._args, self._project = name, args, project
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
         self.store = self._store()
-        self.location = pulumi.Output.concat("s3://", self.store.bucket, f"/{_DATA}")
+        self.location = pulumi.Output.concat("s3://", self.store.bucket, f"/{DATA}")
         self.catalog = self._catalog()
         self.catalog_tables = self._catalog_tables()
         self.queries = self._queries()
         self.online_tables = self._online_tables()
-        self.reader = self._role("reader", "Reads features", args["readers"], self._reads())
-        self.writer = self._role(
+        self.reader, _ = self._role("reader", "Reads features", args["readers"], self._reads())
+        self.writer, _ = self._role(
             "writer", "Writes history and definitions of features", args["writers"], self._writes()
         )
-        self.materializer = self._role(
-            "materializer", "Writes the newest features online", args["materializers"], self._materializes()
+        self.materializer, self._may_materialize = self._role(
+            "materializer", "Writes the newest features online", self._materializers(), self._materializes()
         )
         self.alarms = self._alarms()
         self.bucket = self.store.bucket
@@ -168,6 +181,8 @@ class FeatureStore(pulumi.ComponentResource):
         self.reader_role_arn, self.writer_role_arn = self.reader.arn, self.writer.arn
         self.materializer_role_arn = self.materializer.arn
         self.feature_store_yaml = self._feature_store_yaml()
+        if cluster:
+            self._run_on(cluster)
         self.place = pulumi.Output.all(
             feature_store_yaml=self.feature_store_yaml, tables=self.tables, environment=args["environment"]
         )
@@ -189,22 +204,19 @@ class FeatureStore(pulumi.ComponentResource):
             )
         return {view: self._online[view].arn for view in wanted}
 
-    def _child(self, suffix: str) -> str:
-        return f"{self._name}-{suffix}"
-
     def _store(self) -> "aws.s3.Bucket":
         return secure_bucket(
-            self._child("store"),
+            self.child_name("store"),
             parent=self,
             key_arn=self._args["key_arn"],
             noncurrent_days=self._args["noncurrent_days"],
-            expiration_days={f"{_QUERIES}/": self._args["query_result_days"]},
+            expiration_days={f"{QUERIES}/": self._args["query_result_days"]},
             protect=self._protect_data,
         )
 
     def _catalog(self) -> "aws.glue.CatalogDatabase":
         return aws.glue.CatalogDatabase(
-            self._child("catalog"),
+            self.child_name("catalog"),
             name=self._project.lower(),
             description="Feature views, for queries",
             opts=pulumi.ResourceOptions(parent=self),
@@ -213,7 +225,7 @@ class FeatureStore(pulumi.ComponentResource):
     def _catalog_tables(self) -> list["aws.glue.CatalogTable"]:
         return [
             aws.glue.CatalogTable(
-                self._child(f"catalog-{view['name']}"),
+                self.child_name(f"catalog-{view['name']}"),
                 name=_catalog_name(view["name"]),
                 database_name=self.catalog.name,
                 table_type="EXTERNAL_TABLE",
@@ -236,7 +248,7 @@ class FeatureStore(pulumi.ComponentResource):
 
     def _queries(self) -> "aws.athena.Workgroup":
         return aws.athena.Workgroup(
-            self._child("queries"),
+            self.child_name("queries"),
             description="Queries of features: results are encrypted, and one query scans no more than the limit",
             force_destroy=True,  # its queries are a history of texts; their results are in the bucket
             configuration={
@@ -244,7 +256,7 @@ class FeatureStore(pulumi.ComponentResource):
                 "publish_cloudwatch_metrics_enabled": True,
                 "bytes_scanned_cutoff_per_query": self._args["query_limit_gib"] * 2**30,
                 "result_configuration": {
-                    "output_location": pulumi.Output.concat("s3://", self.store.bucket, f"/{_QUERIES}/"),
+                    "output_location": pulumi.Output.concat("s3://", self.store.bucket, f"/{QUERIES}/"),
                     "encryption_configuration": {
                         "encryption_option": "SSE_KMS",
                         "kms_key_arn": self._args["key_arn"],
@@ -262,7 +274,7 @@ class FeatureStore(pulumi.ComponentResource):
 
     def _online_table(self, view: str) -> "aws.dynamodb.Table":
         return aws.dynamodb.Table(
-            self._child(f"online-{view}"),
+            self.child_name(f"online-{view}"),
             name=f"{self._project}.{view}",  # Feast finds it by this name
             billing_mode="PAY_PER_REQUEST",
             hash_key="entity_id",
@@ -278,16 +290,25 @@ class FeatureStore(pulumi.ComponentResource):
         )
 
     def _role(
-        self, kind: str, description: str, accounts: Sequence[str], statements: pulumi.Output[list[dict[str, Any]]]
-    ) -> "aws.iam.Role":
+        self,
+        kind: str,
+        description: str,
+        accounts: Sequence[pulumi.Input[str]],
+        statements: pulumi.Output[list[dict[str, Any]]],
+    ) -> tuple["aws.iam.Role", "aws.iam.RolePolicy"]:
         trust = pulumi.Output.all(
-            self._args["account_id"], aws.get_partition_output().partition, self._args["oidc_issuer"]
-        ).apply(lambda found: _trust(accounts, *found))
+            self._args["account_id"], aws.get_partition_output().partition, self._args["oidc_issuer"], *accounts
+        ).apply(lambda found: _trust(*found))
         policy = statements.apply(policy_document)
-        role, _ = least_privilege_role(
-            self._child(kind), parent=self, trust=trust, policy=policy, description=description
+        return least_privilege_role(
+            self.child_name(kind), parent=self, trust=trust, policy=policy, description=description
         )
-        return role
+
+    def _materializers(self) -> list[pulumi.Input[str]]:
+        """Those that are stated, and the job's own account."""
+        cluster = self._args["materialization"]
+        own = [pulumi.Output.concat(cluster["namespace"], "/", self.child_name("materializer"))] if cluster else []
+        return [*self._args["materializers"], *own]
 
     def _reads(self) -> pulumi.Output[list[dict[str, Any]]]:
         glue = pulumi.Output.concat(
@@ -300,16 +321,16 @@ class FeatureStore(pulumi.ComponentResource):
         )
         return pulumi.Output.all(
             self.store.arn, self._args["key_arn"], glue, self.catalog.name, self.queries.arn, self._table_arns()
-        ).apply(lambda found: _reads(*found))
+        ).apply(lambda found: reads(*found))
 
     def _writes(self) -> pulumi.Output[list[dict[str, Any]]]:
         return pulumi.Output.all(self.store.arn, self._args["key_arn"], self._table_arns()).apply(
-            lambda found: _writes(*found)
+            lambda found: writes(*found)
         )
 
     def _materializes(self) -> pulumi.Output[list[dict[str, Any]]]:
         return pulumi.Output.all(self.store.arn, self._args["key_arn"], self._table_arns()).apply(
-            lambda found: _materializes(*found)
+            lambda found: materializes(*found)
         )
 
     def _table_arns(self) -> pulumi.Output[list[str]]:
@@ -319,14 +340,40 @@ class FeatureStore(pulumi.ComponentResource):
         lag = self._args["maximum_lag_seconds"]
         return [
             paging_alarm(
-                self._child(f"{view}-{suffix}"), parent=self, topic=self._args["alerts_topic_arn"], **definition
+                self.child_name(f"{view}-{suffix}"), parent=self, topic=self._args["alerts_topic_arn"], **definition
             )
             for view, table in self._online.items()
             for suffix, definition in (
-                *_table_alarms(view, table.name),
-                *([_lag_alarm(view, self._args["environment"], lag)] if lag else []),
+                *table_alarms(view, table.name),
+                *([lag_alarm(view, self._args["environment"], lag)] if lag else []),
             )
         ]
+
+    def _run_on(self, cluster: MaterializationArgs) -> None:
+        """Declare the job that materializes, and what it needs in the cluster."""
+        self.service_account = service_account(self, "materializer", self.materializer)
+        self.network_policy = self.object(
+            "networking.k8s.io/v1", "NetworkPolicy", "jobs", spec=network_policy(self.selector, port=None)
+        )
+        self.materialization = self._job("materialize", cluster["schedule"], cluster)
+
+    def _job(self, verb: str, schedule: str, cluster: MaterializationArgs) -> KubernetesObject:
+        return self.object(
+            "batch/v1",
+            "CronJob",
+            verb,
+            fixed_name=True,  # for people: `kubectl create job --from=cronjob/features-materialize`
+            after=[self._may_materialize],
+            spec=feature_job(
+                self,
+                verb,
+                schedule,
+                cluster,
+                account=self.service_account.name,
+                environment=self._args["environment"],
+                feature_store_yaml=self.feature_store_yaml,
+            ),
+        )
 
     def _feature_store_yaml(self) -> pulumi.Output[str]:
         return pulumi.Output.all(self.store.bucket, aws.get_region_output().region).apply(
@@ -385,7 +432,7 @@ def _catalog_name(view: str) -> str:
     return re.sub("[^a-z0-9_]", "_", view.lower())
 
 
-def _trust(service_accounts: Sequence[str], account: str, partition: str, issuer: str) -> str:
+def _trust(account: str, partition: str, issuer: str, *service_accounts: str) -> str:
     trusted = [account_decides(account, partition)]
     for each in service_accounts:
         namespace, name = each.split("/")
@@ -393,112 +440,16 @@ def _trust(service_accounts: Sequence[str], account: str, partition: str, issuer
     return policy_document(trusted)
 
 
-def _reads(
-    bucket: str, key: str, glue: str, database: str, workgroup: str, tables: Sequence[str]
-) -> list[dict[str, Any]]:
-    return [
-        statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (_DATA, _REGISTRY, _QUERIES)]),
-        statement(["s3:AbortMultipartUpload", "s3:PutObject"], [f"{bucket}/{_QUERIES}/*"]),
-        statement(["s3:GetBucketLocation", "s3:ListBucket"], [bucket]),
-        statement(
-            [
-                "athena:GetQueryExecution",
-                "athena:GetQueryResults",
-                "athena:GetWorkGroup",
-                "athena:StartQueryExecution",
-                "athena:StopQueryExecution",
-            ],
-            [workgroup],
-        ),
-        statement(
-            ["glue:GetDatabase", "glue:GetPartitions", "glue:GetTable", "glue:GetTables"],
-            [f"{glue}:catalog", f"{glue}:database/{database}", f"{glue}:table/{database}/*"],
-        ),
-        *_on_tables(["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:GetItem"], tables),
-        statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
-    ]
-
-
-def _writes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        statement(["s3:GetObject", "s3:PutObject"], [f"{bucket}/{prefix}/*" for prefix in (_DATA, _REGISTRY)]),
-        statement(["s3:AbortMultipartUpload", "s3:DeleteObject"], [f"{bucket}/{_DATA}/*"]),
-        statement(["s3:ListBucket"], [bucket]),
-        *_on_tables(["dynamodb:DescribeTable"], tables),
-        statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
-    ]
-
-
-def _materializes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]:
-    written = ["BatchGetItem", "DescribeTable", "GetItem", "PutItem", "UpdateItem"]
-    return [
-        statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (_DATA, _REGISTRY)]),
-        statement(["s3:ListBucket"], [bucket]),
-        *_on_tables([f"dynamodb:{action}" for action in written], tables),
-        statement(["kms:Decrypt"], [key]),
-        publish_metrics(contract.FEATURE_METRIC_NAMESPACE),
-    ]
-
-
-def _on_tables(actions: Sequence[str], tables: Sequence[str]) -> list[dict[str, Any]]:
-    """IAM refuses a statement about nothing: a store without online views has none."""
-    return [statement(actions, tables)] if tables else []
-
-
-def _table_alarms(view: str, table: pulumi.Input[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    def minutes(metric: str, meaning: str, **dimensions: str) -> Mapping[str, Any]:
-        """Three of five minutes: clients retry what lasts for a second."""
-        return {
-            "alarm_description": f"feature view {view}: {meaning}",
-            "namespace": "AWS/DynamoDB",
-            "metric_name": metric,
-            "dimensions": {"TableName": table, **dimensions},
-            "statistic": "Sum",
-            "comparison_operator": "GreaterThanThreshold",
-            "threshold": 0,
-            "period": 60,
-            "evaluation_periods": 5,
-            "datapoints_to_alarm": 3,
-            "treat_missing_data": "notBreaching",
-        }
-
-    return [
-        ("reads-throttled", minutes("ReadThrottleEvents", "DynamoDB throttles reads")),
-        ("writes-throttled", minutes("WriteThrottleEvents", "DynamoDB throttles writes")),
-        ("read-errors", minutes("SystemErrors", "DynamoDB fails to read", Operation="BatchGetItem")),
-        ("write-errors", minutes("SystemErrors", "DynamoDB fails to write", Operation="PutItem")),
-    ]
-
-
-def _lag_alarm(view: str, environment: str, lag: int) -> tuple[str, Mapping[str, Any]]:
-    # Only a run that ends reports its lag: hours without one count as stale. CloudWatch takes a day of minutes at most.
-    period = 60 if lag < 3600 else 3600
-    periods = math.ceil(lag / period)
-    return "stale", {
-        "alarm_description": f"feature view {view}: no materialization reported a lag within {lag} s",
-        "namespace": contract.FEATURE_METRIC_NAMESPACE,
-        "metric_name": contract.METRIC_FEATURE_LAG,
-        "dimensions": {contract.DIMENSION_ENVIRONMENT: environment, contract.DIMENSION_VIEW: view},
-        "statistic": "Minimum",
-        "comparison_operator": "GreaterThanThreshold",
-        "threshold": lag,
-        "period": period,
-        "evaluation_periods": periods,
-        "datapoints_to_alarm": periods,
-        "treat_missing_data": "breaching",
-    }
-
-
 def _yaml(project: str, bucket: str, region: str) -> str:
     return f"""project: {json.dumps(project)}
 provider: local
 registry:
   registry_type: file
-  path: s3://{bucket}/{_REGISTRY}/registry.db
+  path: s3://{bucket}/{REGISTRY}/registry.db
   cache_ttl_seconds: 60
 offline_store:
   type: modelworks.features.offline.PolarsOfflineStore
-  location: s3://{bucket}/{_DATA}
+  location: s3://{bucket}/{DATA}
 online_store:
   type: modelworks.features.online.DynamoDBOnlineStore
   region: {region}

@@ -24,6 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from modelworks import defaults
+from modelworks._schedule import SCHEDULE
 
 SETTINGS_KEY = "modelworks:settings"
 RELEASES_KEY = "modelworks:releases"
@@ -127,6 +128,8 @@ class Cluster(_Strict):
     """Image of the MLflow server, by digest. Default: as above."""
     training_image: ImageDigest | None = None
     """Image of training runs, by digest. Default: as above."""
+    features_image: ImageDigest | None = None
+    """Image of the feature store's jobs, by digest. Default: as above."""
 
 
 class Registry(_Strict):
@@ -173,9 +176,29 @@ class Training(_Strict):
         return self
 
 
+class Materialization(_Strict):
+    """The job that writes the newest values of the feature store online."""
+
+    schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] = defaults.MATERIALIZATION["schedule"]
+    """When a run begins, in UTC and in the fields of cron: minute, hour, day of the month, month, day of the week."""
+    lookback_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = defaults.MATERIALIZATION["lookback_seconds"]
+    """How late a value may arrive in the history, in seconds: a run begins this long before the end of the last one."""
+    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = defaults.MATERIALIZATION["cpu_millicores"]
+    """CPU that a run requests, in thousandths of a core."""
+    memory_mib: Annotated[int, Field(ge=256, le=262_144)] = defaults.MATERIALIZATION["memory_mib"]
+    """Memory that a run requests and may use at most, in MiB."""
+    active_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.MATERIALIZATION[
+        "active_deadline_seconds"
+    ]
+    """A run that takes longer is ended, its retry included, in seconds. Written values stay."""
+
+
 class Features(_Strict):
     """The feature store of the environment: its views are those of `models/features.json`."""
 
+    materialization: Materialization | None = Materialization()
+    """The job on the cluster that writes the newest values online. It needs the registry, whose namespace it runs in.
+    Null for none: then only who runs `modelworks features materialize` writes them."""
     maximum_lag_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = defaults.FEATURES["maximum_lag_seconds"]
     """Alert when no materialization of a view reported a lag within this, for as long, in seconds. Null for never."""
     query_limit_gib: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.FEATURES["query_limit_gib"]
@@ -305,6 +328,22 @@ class Settings(_Strict):
     `release` refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}
     """How each model is served, by the model's name."""
+
+    @property
+    def materialization(self) -> Materialization | None:
+        """The job that materializes; None where there is no feature store, or no namespace for it."""
+        return self.features.materialization if self.features and self.registry else None
+
+    @property
+    def images(self) -> dict[str, str | None]:
+        """The image of each kind of pod that is declared, by its setting in `cluster`."""
+        users = {
+            "registry": self.registry,
+            "training": self.training,
+            "features": self.materialization,
+            "runtime": self.endpoints,
+        }
+        return {f"{name}_image": getattr(self.cluster, f"{name}_image") for name, user in users.items() if user}
 
     @property
     def ingresses(self) -> dict[str, Ingress]:

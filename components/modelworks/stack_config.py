@@ -142,11 +142,9 @@ def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
                 f"endpoints.{name}.canary.step_seconds",
                 f"must be at least {least}, got {step}: CloudWatch may take two minutes to show a new release",
             )
-    needed = ["registry", *(["training"] if settings.training else []), *(["runtime"] if settings.endpoints else [])]
-    for name in needed:
-        image = getattr(cluster, f"{name}_image")
+    for name, image in settings.images.items():
         if not image or image.startswith(f"{defaults.LAPTOP_IMAGES}/"):
-            yield f"cluster.{name}_image", "the stand-in of the laptop, which its default is, cannot be pulled"
+            yield f"cluster.{name}", "the stand-in of the laptop, which its default is, cannot be pulled"
 
 
 def schema() -> dict[str, Any]:

@@ -21,9 +21,11 @@ from modelworks.cli.context import EnvironmentContext
 from modelworks.cli.promote import promote
 from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
+from modelworks.feature_manifest import FeatureManifest, Service, View
 from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.comparison import champion_of
+from modelworks.lifecycle.history import note_champion
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
@@ -609,3 +611,96 @@ def test_register_refuses_a_key_that_the_environment_does_not_trust_and_takes_on
     releasing.register_model("churn", env="dev", signing_key=str(path))
     version = world.dev.find("churn", "2")
     assert world.dev.require_trusted_release("churn", version.digest) == key_id(read_key(path).public_key())
+
+
+# -- Stored features -------------------------------------------------------------------------------------------------
+DELAYS = View(
+    "churn", ("tail",), {"tail": "String"}, {"mean": "Float64"}, None, "delays", "at", None, {}, online=True, digest="1"
+)
+SERVICES = {"flight": Service("churn", {"delays": ("mean",)})}
+NAMED = {"churn: {allow_anonymous: true}": "churn: {allow_anonymous: true, feature_services: [flight]}"}
+
+
+def reading(world: World, number: int, **views: str) -> Version:
+    """A version that reads the service `flight`, and was trained with these views, each by its digest."""
+    return world.dev.note(world.dev.find("churn", str(number)), features={"service": "flight", "views": views})
+
+
+def define(world: World, views: dict[str, View], services: dict[str, Service]) -> None:
+    (world.root / "models" / "features.json").write_text(FeatureManifest(views, {}, services).to_json())
+
+
+def name_service(world: World, environment: str) -> None:
+    file = world.places[environment].stack_file
+    ((old, new),) = NAMED.items()
+    file.write_text(file.read_text().replace(old, new).replace("registry: {}", "registry: {}\n    features: {}"))
+
+
+def test_a_release_that_reads_a_service_which_its_endpoint_does_not_name_is_refused_with_the_setting(world):
+    define(world, {"delays": DELAYS}, SERVICES)
+    reading(world, 2, delays="1")
+    file = world.places["dev"].stack_file
+    before = file.read_bytes()
+    with pytest.raises(ModelworksError, match="churn 2 reads the feature service 'flight', which its endpoint") as no:
+        releasing.release("churn", env="dev")
+    assert "endpoints.churn.feature_services to [flight] and modelworks:settings.features to {}" in no.value.fix
+    assert (file.read_bytes(), "released" in world.dev.find("churn", "2").facts) == (before, False)
+    name_service(world, "dev")
+    releasing.release("churn", env="dev")
+    assert read_releases(file)["churn"].version == 2
+
+
+@pytest.mark.parametrize(
+    ("views", "services", "message"),
+    [
+        ({"delays": replace(DELAYS, digest="2")}, SERVICES, "'delays' is defined otherwise"),
+        ({"delays": DELAYS}, {"flight": Service("churn", {})}, "'delays' is not in the service any more"),
+        ({}, SERVICES, "'delays' is defined otherwise"),
+        ({"delays": DELAYS}, {"flights": SERVICES["flight"]}, "has none of that name; did you mean 'flights'"),
+    ],
+)
+def test_a_release_that_was_trained_with_other_definitions_is_refused(world, views, services, message):
+    define(world, views, services)
+    name_service(world, "dev")
+    reading(world, 2, delays="1")
+    before = world.places["dev"].stack_file.read_bytes()
+    with pytest.raises(ModelworksError, match=message):
+        releasing.release("churn", env="dev")
+    assert world.places["dev"].stack_file.read_bytes() == before
+
+
+def test_a_promotion_that_reads_a_service_which_the_target_does_not_name_leaves_nothing_there(world):
+    define(world, {"delays": DELAYS}, SERVICES)
+    name_service(world, "dev")
+    reading(world, 1, delays="1")
+    with pytest.raises(ModelworksError, match=r"which its endpoint in Pulumi\.staging\.yaml does not name"):
+        world.promote()
+    assert world.staging.versions("churn") == []
+    name_service(world, "staging")
+    assert world.promote().facts["features"] == {"service": "flight", "views": {"delays": "1"}}
+
+
+def test_for_review_a_service_that_is_named_in_no_commit_is_named_nowhere(world):
+    define(world, {"delays": DELAYS}, SERVICES)
+    reading(world, 1, delays="1")
+    name_service(world, "staging")
+    with pytest.raises(ModelworksError, match="does not name"):
+        promote("churn", source="dev", to="staging", pr=True)
+    assert world.git("branch", "--list", "release/*") == ""
+
+
+def test_a_rollback_needs_the_tables_of_the_version_and_no_definition_of_then(world):
+    name_service(world, "dev")
+    file = world.places["dev"].stack_file
+    note_champion(world.dev, reading(world, 1, delays="1"))
+    registration.release(world.dev, file, world.dev.find("churn", "2"))
+    registration.follow_release(world.dev, world.dev.find("churn", "2"), changed=False, serves=True)
+    named = file.read_text()
+    file.write_text(named.replace("[flight]", "[]"))
+    with pytest.raises(ModelworksError, match="does not name"):
+        registration.roll_back(world.dev, file, "churn")
+    assert file.read_text() == named.replace("[flight]", "[]")
+    assert "rolled_back" not in world.dev.find("churn", "2").facts
+    file.write_text(named)
+    assert registration.roll_back(world.dev, file, "churn")[0].version == 1
+    assert read_releases(file)["churn"].version == 1

@@ -97,7 +97,9 @@ def test_a_component_leaves_the_table_as_it_is():
 SETTINGS = [
     (settings.Registry(), defaults.REGISTRY),
     (settings.Training(), defaults.TRAINING),
-    (settings.Features(), defaults.FEATURES),
+    # A stack has a namespace and an image for the job: it is declared unless it is ruled out.
+    (settings.Features(materialization=None), defaults.FEATURES),
+    (settings.Materialization(), defaults.MATERIALIZATION),
     (settings.Canary(), defaults.CANARY),
     (settings.Limits(), defaults.LIMITS),
     (settings.Endpoint(), defaults.ENDPOINT),

@@ -258,3 +258,109 @@ def test_a_view_without_an_online_table_is_refused(view, message):
     views = [WEATHER, {**WEATHER, "name": "history", "online": False}]
     with pytest.raises(ValueError, match=message):
         declare(lambda: FeatureStore("features", {**SMALLEST["FeatureStore"], "views": views}).tables_of([view]))
+
+
+# -- The job on a cluster --------------------------------------------------------------------------------------------
+CLUSTER = {"namespace": "modelworks-dev", "image": "registry.example/features@sha256:" + "0" * 64}
+CRON_JOB = "kubernetes:batch/v1:CronJob"
+
+
+def job(**cluster):
+    """Spec of the job that materializes."""
+    return store(WEATHER, materialization={**CLUSTER, **cluster}).one(CRON_JOB)["spec"]
+
+
+def container(**cluster):
+    (found,) = job(**cluster)["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_without_a_cluster_a_store_declares_nothing_in_one():
+    assert not [token for token, _ in store(WEATHER).resources if token.startswith("kubernetes:")]
+
+
+def test_materialization_begins_every_hour_of_utc_and_never_beside_itself():
+    spec = job()
+    assert (spec["schedule"], spec["timeZone"], spec["concurrencyPolicy"]) == ("0 * * * *", "Etc/UTC", "Forbid")
+    assert (spec["successfulJobsHistoryLimit"], spec["failedJobsHistoryLimit"]) == (1, 3)
+    assert job(schedule="*/5 6-22 * * MON-FRI")["schedule"] == "*/5 6-22 * * MON-FRI"
+
+
+def test_a_run_has_a_limit_of_time_and_of_memory():
+    spec = job(active_deadline_seconds=600, memory_mib=512, cpu_millicores=250)["jobTemplate"]["spec"]
+    (found,) = spec["template"]["spec"]["containers"]
+    assert spec["activeDeadlineSeconds"] == 600
+    assert found["resources"] == {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}}
+
+
+def test_a_run_looks_back_for_values_that_arrived_late():
+    assert container()["args"] == ["materialize", "--lookback-seconds=3600"]
+    assert container(lookback_seconds=0)["args"] == ["materialize", "--lookback-seconds=0"]
+
+
+def test_a_run_gets_the_store_and_the_environment_and_no_secret():
+    variables = {each["name"]: each["value"] for each in container()["env"]}
+    assert yaml.safe_load(variables.pop("MODELWORKS_FEATURE_STORE"))["project"] == "features"
+    assert variables == {"MODELWORKS_ENVIRONMENT": "dev", "HOME": "/scratch", "TMPDIR": "/scratch"}
+
+
+def test_a_run_is_restricted_and_has_no_token_for_the_cluster():
+    pod = job()["jobTemplate"]["spec"]["template"]["spec"]
+    assert (pod["automountServiceAccountToken"], pod["restartPolicy"]) == (False, "Never")
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+
+
+def test_the_pods_of_the_job_reach_name_servers_and_tls_and_nothing_reaches_them():
+    declared = store(WEATHER, materialization=CLUSTER)
+    policy = declared.one("kubernetes:networking.k8s.io/v1:NetworkPolicy")["spec"]
+    labels = declared.one(CRON_JOB)["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert "ingress" not in policy
+    assert [each["port"] for each in policy["egress"][0]["ports"]] == [53, 53, 443]
+
+
+def test_the_job_alone_assumes_the_role_of_the_materializer_besides_those_that_are_stated():
+    declared = store(WEATHER, materialization=CLUSTER, materializers=["ops/backfill"])
+    account = declared.one("kubernetes:core/v1:ServiceAccount")
+    pod = declared.one(CRON_JOB)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    trusted = [rule["Condition"]["StringEquals"]["oidc.example/id:sub"] for rule in trust(declared, "materializer")[1:]]
+    assert trusted == [
+        "system:serviceaccount:ops:backfill",
+        f"system:serviceaccount:modelworks-dev:{account['metadata']['name']}",
+    ]
+    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn:aws:mock:::features-materializer"}
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    assert [rule["Sid"] for rule in trust(declared, "writer")] == ["AccountDecidesByIam"]
+
+
+def test_the_job_waits_for_its_permissions():
+    requests = store(WEATHER, materialization=CLUSTER).requests()
+    (waits,) = [each["dependencies"] for urn, each in requests.items() if urn.endswith("::features-materialize")]
+    assert any(urn.endswith("::features-materializer-policy") for urn in waits)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["", "hourly", "* * * *", "* * * * * *", "60 * * * *", "0 24 * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 7",
+     "*/0 * * * *", "0 * * * *\n", "TZ=UTC 0 * * * *"],
+)  # fmt: skip
+def test_a_schedule_that_no_cluster_takes_is_refused(schedule):
+    with pytest.raises(ValueError, match=r"materialization\.schedule must be five fields of cron"):
+        job(schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ({"image": "features:latest"}, "image must be given by digest"),
+        ({"lookback_seconds": -1}, "lookback_seconds must be at least 0, got -1"),
+        ({"active_deadline_seconds": 0}, "active_deadline_seconds must be at least 1, got 0"),
+        ({"every": "hour"}, r"materialization\.every is an unknown argument"),
+    ],
+)
+def test_a_job_that_cannot_work_is_refused(cluster, message):
+    with pytest.raises(ValueError, match=message):
+        job(**cluster)

@@ -1,10 +1,11 @@
-"""A model that reads features, released on the laptop: declared by its settings, materialized, asked by key."""
+"""A model that reads features, released on the laptop: declared, materialized by the job of its store, asked by key."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -17,7 +18,7 @@ from lifecycle.test_stored_features import Flights
 from modelworks.laptop import cloud
 from waiting import PATIENCE, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 STACK = """\
 config:
@@ -56,6 +57,39 @@ def upload(history: Path, location: str, client) -> None:
         client.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(history)}")
 
 
+def run(project: Rehearsal, cron_job: str) -> str:
+    """Run a job of the environment's now and to its end, and return its log."""
+    return project._run(
+        [
+            "bash",
+            "-c",
+            f"""
+            set -e
+            eval "$(modelworks env dev)"
+            kubectl create job now-{cron_job} --namespace modelworks-dev --from=cronjob/{cron_job} >&2
+            kubectl wait job/now-{cron_job} --namespace modelworks-dev --for=condition=complete \
+                --timeout={PATIENCE}s >&2 || kubectl describe pods --namespace modelworks-dev >&2
+            kubectl logs job/now-{cron_job} --namespace modelworks-dev
+            """,
+        ]
+    )
+
+
+def measured(client, metric: str, **dimensions: str) -> list[float]:
+    """The datapoints of a metric of features in the last hour."""
+    now = datetime.now(UTC)
+    found = client.get_metric_statistics(
+        Namespace="modelworks/features",
+        MetricName=metric,
+        Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(minutes=1),
+        Period=60,
+        Statistics=["Maximum"],
+    )
+    return [point["Maximum"] for point in found["Datapoints"]]
+
+
 def test_a_released_model_answers_by_key_with_the_features_of_its_environment(project, monkeypatch):
     flights = Flights(project.project)
     monkeypatch.setenv("MODELWORKS_FEATURE_HISTORY", str(flights.history))
@@ -66,7 +100,15 @@ def test_a_released_model_answers_by_key_with_the_features_of_its_environment(pr
     store = yaml.safe_load(place["feature_store_yaml"])
     upload(flights.history, store["offline_store"]["location"], boto3.client("s3", **project.aws("dev")))
     project.modelworks("features", "apply", "--env", "dev")
-    project.modelworks("features", "materialize", "--env", "dev")
+    log = run(project, "features-materialize")
+    assert "delays: 40 written" in log, log
+    online = json.loads(project.modelworks("features", "get", "flight", "tail=N3", "origin=EWR", "--env", "dev"))
+    assert isinstance(online["flights"], int)
+    metrics = boto3.client("cloudwatch", **project.aws("dev"))
+    lags = [measured(metrics, "feature_lag", environment="dev", view=view) for view in ("delays", "weather")]
+    assert [len(lag) for lag in lags] == [1, 1]
+    again = json.loads(project.modelworks("features", "materialize", "--env", "dev", "--json"))
+    assert {each["view"] for each in again} == {"delays", "weather"}
     project.modelworks("train", "flights")
     project.modelworks("bundle", "flights")
     project.modelworks("register", "flights", "--env", "dev")

@@ -80,7 +80,7 @@ def engine(store):
 def requests(store):
     """The requests that reached DynamoDB, by name, from here on."""
     seen = []
-    engine(store)._client(store.config).meta.events.register(
+    engine(store)._reader(store.config).meta.events.register(
         "before-call.dynamodb", lambda model, **_: seen.append(model.name)
     )
     return seen
@@ -188,7 +188,7 @@ def without_answer(store, monkeypatch, answers):
             raise given
         return given(RequestItems)
 
-    monkeypatch.setattr(engine(store)._client(store.config), "batch_get_item", answer)
+    monkeypatch.setattr(engine(store)._reader(store.config), "batch_get_item", answer)
 
 
 def nothing(wanted):
@@ -197,10 +197,10 @@ def nothing(wanted):
 
 def test_keys_that_dynamodb_left_unread_are_read_again_and_counted(store, monkeypatch):
     write(store, "load", 7, NOW)
-    real = engine(store)._client(store.config).batch_get_item
+    real = engine(store)._reader(store.config).batch_get_item
     without_answer(store, monkeypatch, [nothing, lambda wanted: real(RequestItems=wanted)])
     assert read(store, "a")["l"] == [7]
-    assert engine(store).counts == {"unprocessed": 1}
+    assert engine(store).counts == {"repeated": 1}
 
 
 def test_keys_that_stay_unread_are_an_error_after_the_last_attempt(store, monkeypatch):
@@ -211,11 +211,19 @@ def test_keys_that_stay_unread_are_an_error_after_the_last_attempt(store, monkey
         read(store, "a")
 
 
+def test_a_read_is_sent_as_often_as_it_may_whatever_went_wrong(store, monkeypatch):
+    throttled = ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "BatchGetItem")
+    without_answer(store, monkeypatch, [throttled, nothing])
+    with pytest.raises(ModelworksError, match="left keys unread at 2 attempts"):
+        read(store, "a")
+    assert engine(store).counts == {"repeated": 1, "failed": 1}
+
+
 def test_an_outage_is_answered_without_values_where_the_definition_allows_it_and_counted(store, monkeypatch):
     write(store, "load", 7, NOW)
     monkeypatch.setattr(store.config.online_store, "fallback", "missing")
     throttled = ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "BatchGetItem")
-    without_answer(store, monkeypatch, [throttled])
+    without_answer(store, monkeypatch, [throttled, throttled])
     assert read(store, "a")["l"] == [None]
     assert engine(store).counts["failed"] == 1
 

@@ -24,6 +24,7 @@ from modelworks.lifecycle import load_spec
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore, read_rows
 from modelworks.lifecycle.evaluate_gates import score_bundle
+from modelworks.lifecycle.feature_services import features_of
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.training import train
@@ -283,6 +284,8 @@ def test_the_manifest_records_what_is_read_and_how(flights, tmp_path):
     assert [view.ttl_seconds for view in stored.views] == [172_800, 172_800]
     assert (stored.service, stored.fallback, stored.defaults) == ("flight", "cached", {"flights": 0})
     assert run.inputs["features"].startswith("sha256:")
+    recorded = {"service": "flight", "views": {name: view.digest for name, view in views.items()}}
+    assert features_of(run, bundle) == {"features": recorded}
     changed = FEATURES.replace(
         'ttl=timedelta(days=2),\n    source=FileSource(name="delays"',
         'ttl=timedelta(days=3),\n    source=FileSource(name="delays"',

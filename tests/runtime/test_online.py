@@ -46,6 +46,11 @@ def unread(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     return 200, {"Responses": {}, "UnprocessedKeys": request["RequestItems"]}
 
 
+def cut_off(_: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The connection ends without an answer."""
+    raise ConnectionResetError
+
+
 class Scripted:
     """A DynamoDB that gives these replies in turn, the last one for ever."""
 
@@ -62,7 +67,11 @@ class Scripted:
                 if script.silent.is_set():
                     script.over.wait(30)
                     return
-                status, body = script._next()(request)
+                try:
+                    status, body = script._next()(request)
+                except ConnectionResetError:
+                    self.close_connection = True
+                    return
                 data = json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/x-amz-json-1.0")
@@ -138,20 +147,24 @@ def test_keys_that_dynamodb_left_unread_are_asked_for_again(dynamodb):
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "trouble",
     [
-        pytest.param(refused(THROTTLED), id="throttled"),
-        pytest.param(refused("ThrottlingException"), id="throttled by the account"),
-        pytest.param(refused("InternalServerError", 500), id="broken"),
-        pytest.param(unread, id="unread"),
+        pytest.param([refused(THROTTLED)], id="throttled"),
+        pytest.param([refused("ThrottlingException")], id="throttled by the account"),
+        pytest.param([refused("RequestLimitExceeded")], id="above the account's quota"),
+        pytest.param([refused("InternalServerError", 500)], id="broken"),
+        pytest.param([unread], id="unread"),
+        pytest.param([unread, refused(THROTTLED)] * 9, id="unread, then throttled"),
+        pytest.param([refused(THROTTLED), refused(THROTTLED), unread] * 9, id="throttled twice, then unread"),
+        pytest.param([refused("InternalServerError", 503), unread, cut_off] * 9, id="broken, unread, cut off"),
     ],
 )
 @pytest.mark.parametrize("fallback", ["error", "default", "cached"])
-def test_trouble_that_lasts_is_asked_about_three_times_and_then_the_fallback_answers(dynamodb, reply, fallback):
+def test_trouble_that_lasts_is_asked_about_three_times_and_then_the_fallback_answers(dynamodb, trouble, fallback):
     features = online(fallback)
     dynamodb.says(stored(item("N1", 12.5)))
     assert read(features, "N1", "N2") == ([12.5, None], False)
-    dynamodb.says(reply)
+    dynamodb.says(*trouble)
     if fallback == "error":
         with pytest.raises(UnreadableError, match="features cannot be read"):
             read(features, "N1", "N3")

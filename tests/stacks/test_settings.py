@@ -21,6 +21,11 @@ def test_endpoints_and_training_without_a_registry_are_contradictory(part):
         Settings(**GOOD, **part)
 
 
+def test_a_schedule_that_no_cluster_takes_is_refused():
+    with pytest.raises(ValidationError, match=r"features\.materialization\.schedule"):
+        Settings(**GOOD, features={"materialization": {"schedule": "61 * * * *"}})
+
+
 def test_an_endpoint_that_reads_features_without_a_feature_store_is_contradictory():
     reading = {"registry": {}, "endpoints": {"flight-delay": {"feature_services": ["flight"]}}}
     assert Settings(**GOOD, **reading, features={}).endpoints["flight-delay"].feature_services == ["flight"]

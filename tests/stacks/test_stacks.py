@@ -225,10 +225,19 @@ def test_an_environment_without_a_cluster_needs_none_of_it():
     assert evaluated("dev", **{"modelworks:settings": settings}).all("kubernetes:core/v1:Namespace") == {}
 
 
+FEATURES_IMAGE = "registry.example.com/modelworks/features@sha256:" + "0" * 64
+
+
+def with_features(stack: str, **features: Any) -> dict[str, Any]:
+    """The settings of a stack that has a feature store as well."""
+    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
+    cluster = {**settings.get("cluster", {}), "features_image": FEATURES_IMAGE}
+    return {**settings, "cluster": cluster, "features": features}
+
+
 @pytest.mark.parametrize("stack", FILES)
 def test_a_line_of_the_settings_declares_a_feature_store(stack):
-    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
-    declared = evaluated(stack, **{"modelworks:settings": {**settings, "features": {"query_limit_gib": 5}}})
+    declared = evaluated(stack, **{"modelworks:settings": with_features(stack, query_limit_gib=5)})
     assert "aws:athena/workgroup:Workgroup" in {token for token, _ in declared.resources}
     assert set(evaluated(stack).all("aws:athena/workgroup:Workgroup")) == set()
     configuration = declared.one("aws:athena/workgroup:Workgroup")["configuration"]
@@ -238,13 +247,36 @@ def test_a_line_of_the_settings_declares_a_feature_store(stack):
     assert bool(bucket.get("protect")) == (stack != "local")
 
 
+@pytest.mark.parametrize("stack", FILES)
+def test_a_feature_store_is_materialized_in_the_namespace_of_the_environment(stack):
+    materialization = {"schedule": "*/15 * * * *", "memory_mib": 512}
+    settings = with_features(stack, materialization=materialization)
+    job = evaluated(stack, **{"modelworks:settings": settings}).one("kubernetes:batch/v1:CronJob")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert (job["metadata"]["namespace"], job["spec"]["schedule"]) == (f"modelworks-{stack}", "*/15 * * * *")
+    assert (container["image"], container["resources"]["limits"]) == (FEATURES_IMAGE, {"memory": "512Mi"})
+
+
+@pytest.mark.parametrize(("features", "left_out"), [({"materialization": None}, ()), ({}, ("registry", "training"))])
+def test_where_nobody_asked_for_it_or_no_namespace_is_nothing_is_materialized(features, left_out):
+    settings = {**with_features("dev", **features), "endpoints": {}}
+    declared = evaluated("dev", **{"modelworks:settings": {k: v for k, v in settings.items() if k not in left_out}})
+    assert declared.all("kubernetes:batch/v1:CronJob") == {}
+
+
+def test_a_real_account_is_refused_the_stand_in_of_the_job_that_materializes():
+    settings = with_features("dev")
+    del settings["cluster"]["features_image"]
+    with pytest.raises(ModelworksError, match=r"cluster\.features_image: the stand-in of the laptop"):
+        evaluated("dev", **{"modelworks:settings": settings})
+
+
 def reading(stack: str, monkeypatch, *services: str) -> dict[str, Any]:
     """Changes to a stack whose released model reads feature services of the example's manifest."""
     known = read_manifest(ROOT / "examples" / "feature-store")
     known = replace(known, services={**known.services, "history": Service(model="flights", features={"past": ("a",)})})
     monkeypatch.setattr("modelworks.stack.read_manifest", lambda _: known)
-    settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
-    settings |= {"features": {}, "endpoints": {"flight-delay": {"feature_services": [*services]}}}
+    settings = {**with_features(stack), "endpoints": {"flight-delay": {"feature_services": [*services]}}}
     return {
         "modelworks:settings": settings,
         "modelworks:releases": {"flight-delay": {"digest": "sha256:" + "ab" * 32}},

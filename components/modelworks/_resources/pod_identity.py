@@ -53,14 +53,23 @@ def pod_identity(
         lambda arns: policy_document(permissions(*arns))
     )
     role, permitted = least_privilege_role(name, parent=component, trust=trust, policy=policy, description=description)
-    account = KubernetesObject(
+    return PodIdentity(service_account(component, suffix, role), role, permitted)
+
+
+def service_account(component: KubernetesComponent, suffix: str, role: aws.iam.Role) -> KubernetesObject:
+    """A service account, named after the component with `suffix` behind it, whose pods assume a role that trusts it."""
+    name = component.child_name(suffix)
+    return KubernetesObject(
         name,
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": {**metadata, "name": name, "annotations": {"eks.amazonaws.com/role-arn": role.arn}},
+            "metadata": {
+                **component.metadata(),
+                "name": name,
+                "annotations": {"eks.amazonaws.com/role-arn": role.arn},
+            },
             "automountServiceAccountToken": False,
         },
         opts=pulumi.ResourceOptions(parent=component),
     )
-    return PodIdentity(account, role, permitted)

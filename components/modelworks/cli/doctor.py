@@ -195,10 +195,9 @@ def _oidc_provider(needs: Needs) -> Iterator[Check]:
 def _images(needs: Needs) -> Iterator[Check]:
     from modelworks.deploy.requirements import image
 
-    settings = needs.config.settings
-    parts = {"registry": settings.registry, "training": settings.training, "runtime": settings.endpoints}
-    for name in [name for name, declared in parts.items() if declared is not None and declared != {}]:
-        yield image(needs.account, f"cluster.{name}_image", getattr(settings.cluster, f"{name}_image"))
+    for name, stated in needs.config.settings.images.items():
+        if stated:  # one that is not is a mistake of the settings
+            yield image(needs.account, f"cluster.{name}", stated)
 
 
 def _certificates(needs: Needs) -> Iterator[Check]:

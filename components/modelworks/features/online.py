@@ -101,9 +101,9 @@ class DynamoDBOnlineStore(OnlineStore):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
-        """How often keys were left unread (`unprocessed`), a read `failed` for good, a write was `older`, and a row was
-        `present` already."""
-        self._connection: Any = None
+        """How often a read was `repeated`, a read `failed` for good, a write was `older`, and a row was `present`
+        already."""
+        self._connections: dict[int, Any] = {}
 
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Written], progress: Callable[[int], Any] | None
@@ -270,9 +270,17 @@ class DynamoDBOnlineStore(OnlineStore):
                 client.delete_table(TableName=name)
 
     def _client(self, config: RepoConfig) -> Any:
-        if self._connection is None:
+        """The client of all that is no read."""
+        return self._connected(config, config.online_store.attempts)
+
+    def _reader(self, config: RepoConfig) -> Any:
+        """The client of reads, which `read_items` repeats."""
+        return self._connected(config, 1)
+
+    def _connected(self, config: RepoConfig, attempts: int) -> Any:
+        if attempts not in self._connections:
             settings = config.online_store
-            self._connection = boto3.client(
+            self._connections[attempts] = boto3.client(
                 "dynamodb",
                 region_name=settings.region,
                 endpoint_url=settings.endpoint_url,
@@ -280,10 +288,10 @@ class DynamoDBOnlineStore(OnlineStore):
                     connect_timeout=settings.timeout_seconds,
                     read_timeout=settings.timeout_seconds,
                     max_pool_connections=max(10, settings.write_threads),
-                    retries={"mode": "standard", "total_max_attempts": settings.attempts},
+                    retries={"mode": "standard", "total_max_attempts": attempts},
                 ),
             )
-        return self._connection
+        return self._connections[attempts]
 
     def _items(self, config: RepoConfig, keys: Iterable[Key]) -> Mapping[Key, Item]:
         """The stored items by table and entity id; none if reading failed and the fallback allows it."""
@@ -299,10 +307,10 @@ class DynamoDBOnlineStore(OnlineStore):
         settings = config.online_store
 
         def again() -> None:
-            self.counts["unprocessed"] += 1
+            self.counts["repeated"] += 1
 
         return read_items(
-            self._client(config), keys, attempts=settings.attempts, consistent=settings.consistent_reads, again=again
+            self._reader(config), keys, attempts=settings.attempts, consistent=settings.consistent_reads, again=again
         )
 
 

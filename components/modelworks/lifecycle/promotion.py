@@ -16,6 +16,7 @@ from modelworks._user import user_name
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.comparison import Kept, champion_of, fetch_champion, fetch_kept, judged_again
+from modelworks.lifecycle.feature_services import require_features
 from modelworks.lifecycle.history import is_last_release, note_release
 from modelworks.lifecycle.registration import apply_policy, follow_release, write_release
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
@@ -121,6 +122,7 @@ def prepare(
         )
     version = source.find(model, line.digest)
     _require_champion(source.environment, version)
+    require_features(version, target_file)
     with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as folder:
         scratch = Path(folder)
         kept = _signed(fetch_kept(version, source, home, scratch, warn), version, signing_key)

@@ -31,6 +31,7 @@ from modelworks.lifecycle.comparison import (
     judged_again,
 )
 from modelworks.lifecycle.data import SnapshotStore
+from modelworks.lifecycle.feature_services import features_of, require_features, require_service
 from modelworks.lifecycle.gates import SOURCE, policy_of
 from modelworks.lifecycle.history import (
     champions,
@@ -94,7 +95,7 @@ def register(
     project = registry.keep_project(run)
     if known is None:
         facts = lineage_of(run, built, report, project=project, mlflow_run=registry.track(run, built))
-        return registry.register(facts, built.path, built.signature)
+        return registry.register({**facts, **features_of(run, built)}, built.path, built.signature)
     version = registry.register(known.facts, built.path, built.signature)
     if report.override:
         judged = lineage_of(run, built, report, project=project)
@@ -129,8 +130,10 @@ def judge_for_release(
         The version, with what was decided in its lineage.
 
     Raises:
-        ModelworksError: The environment refuses it, or a registry is unreachable.
+        ModelworksError: The environment refuses it, lacks the stored features that it reads, or a registry is
+            unreachable.
     """
+    require_features(version, stack_file)
     champion = champion_of(registry, stack_file, version.model) or ""
     decided: dict[str, Any] = {}
     if champion not in {version.digest, version.facts["champion"]} and has_champion_verdict(version):
@@ -193,8 +196,8 @@ def release(registry: Registry, stack_file: Path, version: Version) -> bool:
         Whether the line changed.
 
     Raises:
-        ModelworksError: The environment does not trust the bundle's signature, or the file cannot be read or written,
-            or would break a rule; it is untouched then.
+        ModelworksError: The environment does not trust the bundle's signature, or `write_release` refuses; the file is
+            untouched then.
     """
     registry.require_trusted_release(version.model, version.digest)
     changed = write_release(stack_file, version)
@@ -206,8 +209,10 @@ def write_release(stack_file: Path, version: Version) -> bool:
     """Write the release line of a version, with the overrides that it was released by. Returns whether it changed.
 
     Raises:
-        ModelworksError: The file cannot be read or written, or would break a rule; it is untouched then.
+        ModelworksError: The file cannot be read or written, or would break a rule, or the endpoint does not name the
+            feature service that the version reads; it is untouched then.
     """
+    require_service(version, stack_file)
     overrides = "; ".join(f"{item['reason']} ({item['by']})" for item in version.facts.get("overrides", []))
     line = Release(digest=version.digest, version=version.version, override=overrides or None)
     return set_release(stack_file, version.model, line)
@@ -259,6 +264,7 @@ def roll_back(registry: Registry, stack_file: Path, model: str, to: str = "") ->
         follow_release(registry, current, changed=True)
         return current, False
     version = _champion(registry, versions, model, to, line.digest if line else "")
+    require_service(version, stack_file)  # before anything is noted
     if current and current.digest != version.digest:
         note_rollback(registry, current, version.digest)
     return version, release(registry, stack_file, version)

@@ -44,7 +44,8 @@ class Version:
     version: int
     facts: dict[str, Any]
     """`bundle`, `data`, `code`, `lock`, `project`, `commit`, `dirty`, `run`, `metrics`, `gates`, `champion`,
-    `overrides`, `registered_by`, `registered_at`; for a promoted one also `promoted_from`."""
+    `overrides`, `registered_by`, `registered_at`; for one with stored features also `features`, for a promoted one
+    `promoted_from`."""
     aliases: tuple[str, ...] = ()
 
     @property

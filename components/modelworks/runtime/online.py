@@ -201,7 +201,7 @@ def _client() -> Any:
         connect_timeout=_TIMEOUT_SECONDS,
         read_timeout=_TIMEOUT_SECONDS,
         max_pool_connections=READS_AT_ONCE,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        retries={"total_max_attempts": 1},  # `read_items` repeats
     )
     return botocore.session.get_session().create_client("dynamodb", config=options)
 
