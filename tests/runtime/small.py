@@ -16,6 +16,7 @@ from modelworks.runtime.predictor import Cost
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.app import App, listener
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.engine import Engine
 from modelworks.runtime.server.http import Listener
 from modelworks.runtime.server.logs import Scribe
 from waiting import PATIENCE
@@ -44,7 +45,8 @@ def build(folder: Path, model: Any = None, **changes: Any) -> App:
     settings: dict[str, Any] = {"allow_anonymous": "token_file" not in changes, "access_log": 0.0, **changes}
     config = Config(bundle_uri="here", digest="sha256:" + "0" * 64, model="tiny", **settings)
     counters = metrics.Counters(metrics.Layout("regression", 0), folder / "worker-0")
-    return App(config, MANIFEST, model or Model(), counters, Scribe(), bento=folder)
+    scribe = Scribe()
+    return App(Engine(config, MANIFEST, model or Model(), counters, scribe), scribe, bento=folder)
 
 
 def logged(app: App) -> list[str]:

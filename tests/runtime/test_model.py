@@ -91,6 +91,7 @@ def test_a_manifest_survives_its_file(example):
     ("change", "reason"),
     [
         ({"classes": ("one",)}, "2 classes"),
+        ({"classes": ("true", True)}, "two classes have the name 'true'"),
         ({"features": (Feature(name="x", type="string", minimum=1),)}, "no minimum"),
         ({"onnx": None}, "needs an artifact"),
         ({"card": "../secret"}, "inside src/"),

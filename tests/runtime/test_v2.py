@@ -20,6 +20,7 @@ from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.app import App
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.engine import Engine
 from modelworks.runtime.server.http import Request, clock
 from modelworks.runtime.server.logs import Scribe
 from runtime import small
@@ -82,7 +83,8 @@ def build(folder, manifest=None, model=None) -> App:
     )
     layout = metrics.Layout(manifest.kind, len(manifest.classes))
     counters = metrics.Counters(layout, folder / "worker-0")
-    return App(config, manifest, model or Model(), counters, Scribe(), bento=folder)
+    scribe = Scribe()
+    return App(Engine(config, manifest, model or Model(), counters, scribe), scribe, bento=folder)
 
 
 @pytest.fixture(scope="module")

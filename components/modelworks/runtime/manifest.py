@@ -317,6 +317,11 @@ def _feature_problems(manifest: Manifest) -> list[str]:
     return found
 
 
+def class_name(label: str | int | bool) -> str:
+    """A class as text, which is the same wherever it is text: keys of probabilities, tensors, metrics, logs."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
 def _class_problems(manifest: Manifest) -> list[str]:
     count = len(manifest.classes)
     if manifest.kind == "binary" and count != 2:
@@ -325,7 +330,8 @@ def _class_problems(manifest: Manifest) -> list[str]:
         return [f"a multiclass model has at least 2 classes, got {count}"]
     if manifest.kind == "regression" and count:
         return ["a regression has no classes"]
-    return []
+    names = [class_name(label) for label in manifest.classes]
+    return [f"two classes have the name {name!r}" for name in sorted({each for each in names if names.count(each) > 1})]
 
 
 def _artifact_problems(manifest: Manifest) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.manifest import Manifest, class_name
 
 
 class Predictions(NamedTuple):
@@ -68,11 +68,6 @@ def json_encoder(manifest: Manifest) -> Callable[[Predictions], Sequence[bytes]]
             ]
 
     return lambda predictions: predictions.json or encode(predictions)
-
-
-def class_name(label: str | int | bool) -> str:
-    """A class as text: the key of its probability."""
-    return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def _texts(numbers: Sequence[float]) -> list[bytes]:

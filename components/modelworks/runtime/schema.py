@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.encoding import Row
-from modelworks.runtime.manifest import Feature, Manifest, bounds
+from modelworks.runtime.manifest import Feature, Manifest, bounds, class_name
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key>.*)`$", re.DOTALL)
@@ -98,14 +98,14 @@ def prediction_schema(manifest: Manifest) -> dict[str, Any]:
     if manifest.kind == "binary":
         score = {
             **probability,
-            "description": f"Probability of {_label(manifest.classes[1])}, which is the label from "
+            "description": f"Probability of {class_name(manifest.classes[1])}, which is the label from "
             f"{manifest.threshold:g} on.",
         }
         return {"type": "object", "properties": {"label": label, "score": score}, "required": ["label", "score"]}
     probabilities = {
         "type": "object",
         "description": "Probability of each class.",
-        "properties": {_label(each): probability for each in manifest.classes},
+        "properties": {class_name(each): probability for each in manifest.classes},
     }
     return {
         "type": "object",
@@ -284,7 +284,3 @@ def _made_up(feature: Feature) -> Any:
         return feature.categories[0] if feature.categories else ""
     low, high = bounds(feature)
     return min(max(0, low), high)
-
-
-def _label(value: str | int | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

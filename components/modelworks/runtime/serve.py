@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from modelworks.runtime.server.app import App
     from modelworks.runtime.server.custom_service import Service
-    from modelworks.runtime.server.engine import Model
+    from modelworks.runtime.server.engine import Engine, Model
     from modelworks.runtime.server.http import Listener
     from modelworks.runtime.server.prediction_log import PredictionLog
     from modelworks.runtime.server.tracing import Tracer
@@ -194,25 +194,18 @@ class _Worker:
 
         config, manifest = self._config, self._manifest
         check_examples(manifest)
-        door, model = self._load(self._scribe)
+        door, engine_of, model = self._load(self._scribe)
         self._row_seconds = model.cost.of(1)
         counters = metrics.Counters(metrics.Layout(manifest.kind, len(manifest.classes)), self._scratch / COUNTERS)
         if config.prediction_log:
             self._log = PredictionLog(self._scratch / SPOOL, manifest, config.prediction_log_sample)
             self._log.start()
         self._tracer = tracer_if_wanted(config.model, config.release)
-        return door(
-            config,
-            manifest,
-            model,
-            counters,
-            self._scribe,
-            bento=self._bento,
-            log=self._log,
-            tracer=self._tracer,
-            companion=self._companion,
-            reads=feature_reads_of(manifest, config.feature_tables, self._scribe),
+        reads = feature_reads_of(manifest, config.feature_tables, self._scribe)
+        engine = engine_of(
+            config, manifest, model, counters, self._scribe, log=self._log, tracer=self._tracer, reads=reads
         )
+        return door(engine, self._scribe, bento=self._bento, log=self._log, companion=self._companion)
 
     async def _serve(self, app: App) -> None:
         from modelworks.runtime.server.app import listener, tick_seconds
@@ -299,18 +292,19 @@ class _Worker:
         error = context.get("exception")
         self._scribe.say("error", "unexpected error", error=place(error) if error else context["message"])
 
-    def _load(self, scribe: Scribe) -> tuple[type[App], Model]:
-        """The predictor, and its HTTP handler."""
+    def _load(self, scribe: Scribe) -> tuple[type[App], type[Engine], Model]:
+        """The predictor, and the kinds of HTTP handler and engine that it needs."""
         if self._manifest.service == "custom":
-            from modelworks.runtime.server.custom_app import CustomApp
+            from modelworks.runtime.server.custom_app import CustomApp, ServiceEngine
             from modelworks.runtime.server.custom_service import Service
 
             self._service = Service(self._manifest, self._bento, self._scratch, self._config.workers, scribe.say)
-            return CustomApp, self._service
+            return CustomApp, ServiceEngine, self._service
         from modelworks.runtime.predictor import Predictor
         from modelworks.runtime.server.app import App
+        from modelworks.runtime.server.engine import Engine
 
-        return App, Predictor(self._bento, self._manifest)
+        return App, Engine, Predictor(self._bento, self._manifest)
 
 
 class _Calls:

@@ -126,9 +126,7 @@ class Admission(Generic[T]):
 
     # -- A request -----------------------------------------------------------------------------------------------
     def admits(self, rows: int, now: float) -> bool:
-        """Whether a request of so many rows would be answered in time."""
-        if self.rows < self.always:
-            return True
+        """Whether a request of so many rows would be answered in time. With fewer than `always` it is."""
         self._sort()
         ahead = self._rows_ahead(rows)
         if ahead < self.always:

@@ -15,21 +15,20 @@ import msgspec
 from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.runtime import schema
-from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.manifest import Manifest, class_name
 from modelworks.runtime.predictions import Predictions, json_encoder
 from modelworks.runtime.server import metrics, v2_rest
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.delivery import delivery
-from modelworks.runtime.server.engine import Engine, Job, Model
-from modelworks.runtime.server.feature_reads import FeatureReads
+from modelworks.runtime.server.engine import Engine, Job
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
+from modelworks.runtime.server.refusals import NO_TOKEN, POST_ONLY, UNDECODABLE, undecodable
 from modelworks.runtime.server.replies import Replies
 from modelworks.runtime.server.tensors import Served
-from modelworks.runtime.server.tracing import Tracer
 from modelworks.runtime.server.v2_rest import OpenInference
 
 _TICK_SECONDS = 0.5
@@ -37,7 +36,7 @@ _TICK_SECONDS = 0.5
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _PROBES = frozenset({b"/livez", b"/readyz"}) | v2_rest.PROBES
-_NO_TOKEN = Refusal(401, "a bearer token is needed")
+_NO_TOKEN = Refusal(401, NO_TOKEN)
 
 Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
 """By path: content type, and the page or what makes it."""
@@ -47,47 +46,32 @@ class App:
     """A model that answers requests over HTTP: rows as JSON, and pages about them.
 
     Args:
-        config: The server's settings.
-        manifest: Of the bundle.
-        predictor: The loaded model, or the service that stands for it.
-        counters: The counters of this worker.
-        scribe: Writes logs and spool files.
+        engine: Predicts.
+        scribe: Writes logs.
         bento: Folder of the unpacked bundle, for the model card.
         log: The prediction log, if there is one.
-        tracer: Makes spans, if wanted.
         companion: The publisher, if there is one.
-        reads: Reads the stored features of requests, for a model that has some.
 
     Raises:
         ModelworksError: Access needs tokens, and there is none.
     """
 
-    _engine: type[Engine] = Engine
-
     def __init__(
         self,
-        config: Config,
-        manifest: Manifest,
-        predictor: Model,
-        counters: metrics.Counters,
+        engine: Engine,
         scribe: Scribe,
         *,
         bento: Path,
         log: PredictionLog | None = None,
-        tracer: Tracer | None = None,
         companion: Companion | None = None,
-        reads: FeatureReads | None = None,
     ) -> None:
-        self.config, self.manifest = config, manifest
-        self.tokens = _tokens(config, scribe)
-        self.engine = self._engine(config, manifest, predictor, counters, scribe, log=log, tracer=tracer, reads=reads)
-        self._replies = Replies(self.engine, _PROBLEM, _problem)
-        self.served = Served(config, manifest)
-        self._v2 = OpenInference(self.engine, self.served)
+        self.engine, self.config, self.manifest = engine, engine.config, engine.manifest
+        self.tokens = _tokens(self.config, scribe)
+        self._replies = Replies(engine, _PROBLEM, _problem)
+        self.served = Served(self.config, self.manifest)
+        self._v2 = OpenInference(engine, self.served)
         self._scribe, self._log, self._companion = scribe, log, companion
-        self._queue, self._decode = self.engine.queue, self.engine.decode
-        self._row_bytes = self.engine.row_bytes
-        self._answer = _Answer(config, manifest, self._replies)
+        self._answer = _Answer(self.config, self.manifest, self._replies)
         self._pages = self._static_pages(bento)
 
     # -- A request -----------------------------------------------------------------------------------------------
@@ -117,16 +101,10 @@ class App:
         if request_id is None:
             return
         try:
-            rows = self._decode(request.body)
-        except msgspec.ValidationError as error:
-            field, what = schema.explain(error)
-            self._replies.turn_away(request, connection, request_id, 422, what, field=field)
-            return
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._replies.turn_away(request, connection, request_id, 400, f"the body is not JSON: {error}")
-            return
-        except RecursionError:
-            self._replies.turn_away(request, connection, request_id, 400, "the body is nested too deeply")
+            rows = self.engine.decode(request.body)
+        except UNDECODABLE as error:
+            why = undecodable(error)
+            self._replies.turn_away(request, connection, request_id, why.status, why.detail, field=why.field)
             return
         self.engine.submit(_Predict(request, request_id, rows, connection, self._answer))
 
@@ -134,11 +112,10 @@ class App:
         """The request's id; None when it was turned away."""
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         if request.method != b"POST":
-            self._replies.turn_away(request, connection, request_id, 405, "this takes POST", count=False)
+            self._replies.turn_away(request, connection, request_id, 405, POST_ONLY, count=False)
             return None
-        queue = self._queue
         # How many rows it has is a guess: refusing it must cost less than to decode it.
-        if queue.rows >= queue.always and not self.engine.admits(len(request.body) // self._row_bytes):
+        if not self.engine.admits(len(request.body) // self.engine.row_bytes):
             self._replies.reject(request, connection, request_id)
             return None
         return request_id
@@ -210,7 +187,7 @@ class App:
             contract.DIMENSION_MODEL: self.manifest.model,
             contract.DIMENSION_VERSION: self.config.release,
         }
-        names = [str(label) for label in self.manifest.classes]
+        names = [class_name(label) for label in self.manifest.classes]
         counters = self.engine.counters
         text = metrics.prometheus(counters.row, counters.layout, labels, names)
         samples = delivery(self.config, counters.row, self._scribe, self._log, self._companion)

@@ -22,8 +22,9 @@ from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.app import App, Pages
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.custom_service import Answer, RefusedError, Service, detail
-from modelworks.runtime.server.engine import FULL, Engine, Job, tried
+from modelworks.runtime.server.engine import Engine, Job, tried
 from modelworks.runtime.server.http import Connection, Request, clock
+from modelworks.runtime.server.refusals import FULL
 from modelworks.runtime.server.replies import Replies
 
 
@@ -31,14 +32,14 @@ class ServiceEngine(Engine):
     """A service, called as often at once as it allows. Takes what `Engine` takes, and a `Service` for the model."""
 
     def __init__(self, config: Config, manifest: Manifest, service: Service, *rest: Any, **more: Any) -> None:
-        self._service = service
+        self.service = service
         super().__init__(config, manifest, service, *rest, **more)
         self._pool = ThreadPoolExecutor(service.facts.concurrency, thread_name_prefix="ask")
 
     @property
     def ready(self) -> bool:
         """Whether new requests should come here."""
-        return super().ready and self._service.ready
+        return super().ready and self.service.ready
 
     @property
     def idle(self) -> bool:
@@ -73,8 +74,8 @@ class ServiceEngine(Engine):
         headers.pop("authorization", None)
         headers["x-request-id"] = job.id.decode()
         if not isinstance(job, _Other):
-            return self._service.predict(rows, headers)
-        answer = self._service.ask(job.request.path.decode("latin-1"), job.request.body, headers)
+            return self.service.predict(rows, headers)
+        answer = self.service.ask(job.request.path.decode("latin-1"), job.request.body, headers)
         if answer.status >= 400:
             raise RefusedError(answer.status, detail(answer))
         return answer
@@ -98,24 +99,22 @@ class ServiceEngine(Engine):
             super()._fail(job, error)
 
     def _admission(self, cost: Cost, objective: float, handling: float) -> Admission[Job]:
-        slots = self._service.facts.concurrency
+        slots = self.service.facts.concurrency
         return Admission(cost, objective, handling=handling, slots=slots, alone=True)
 
     def _saturation(self) -> float:
-        return max(super()._saturation(), self.queue.running / self._service.facts.concurrency)
+        return max(super()._saturation(), self.queue.running / self.service.facts.concurrency)
 
 
 class CustomApp(App):
-    """A custom service that answers requests. Takes what `App` takes, and a `Service` for the model."""
+    """A custom service that answers requests. Takes what `App` takes, with the engine of a service."""
 
-    _engine = ServiceEngine
-
-    def __init__(self, config: Config, manifest: Manifest, service: Service, *rest: Any, **more: Any) -> None:
-        self._service = service
-        super().__init__(config, manifest, service, *rest, **more)
+    def __init__(self, engine: ServiceEngine, *rest: Any, **more: Any) -> None:
+        self._others = engine.service.facts.others
+        super().__init__(engine, *rest, **more)
 
     def _route(self, request: Request, connection: Connection) -> None:
-        if request.path.decode("latin-1") in self._service.facts.others and request.path not in self._pages:
+        if request.path.decode("latin-1") in self._others and request.path not in self._pages:
             request_id = self._admit(request, connection)
             if request_id is not None:
                 self.engine.submit(_Other(request, request_id, [], connection, self._replies))
@@ -126,7 +125,7 @@ class CustomApp(App):
         pages = super()._static_pages(bento)
         media, page = pages[b"/openapi.json"]
         description = msgspec.json.decode(page() if callable(page) else page)
-        for route, takes in self._service.facts.others.items():
+        for route, takes in self._others.items():
             body = {"content": {"application/json": {"schema": takes}}}
             answers = {"200": {"description": "The response of the service."}}
             description["paths"].setdefault(

@@ -26,8 +26,8 @@ from msgspec import Meta
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.encoding import Row
-from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictions import Predictions, class_name
+from modelworks.runtime.manifest import Manifest, class_name
+from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Cost, measure_cost
 from modelworks.runtime.server.logs import say
 from modelworks.runtime.stored import example_rows

@@ -32,15 +32,11 @@ from modelworks.runtime.server.feature_reads import FeatureReads, ReadRows
 from modelworks.runtime.server.http import Request, clock
 from modelworks.runtime.server.logs import Scribe, line, place
 from modelworks.runtime.server.prediction_log import PredictionLog
+from modelworks.runtime.server.refusals import FAILED, FULL, UNREAD
 from modelworks.runtime.server.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""
-FULL = "the server is full; try again later"
-FAILED = "the model failed to predict this request"
-UNREAD = "the features cannot be read; try again later"
-RETRY_SECONDS = 1
-"""When a request that found the server full may be tried again."""
 _SAMPLE_ROWS = 100
 """Rows that are decoded once, at the start, to measure what a row takes."""
 _ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
@@ -137,7 +133,9 @@ class Engine:
 
     def admits(self, rows: int) -> bool:
         """Whether a request of about so many rows would be answered in time. The caller counts a refusal."""
-        return self.queue.admits(min(self.manifest.max_rows, max(1, rows)), clock())
+        queue = self.queue
+        # While the queue is short, neither the clock nor the number of rows matters.
+        return queue.rows < queue.always or queue.admits(min(self.manifest.max_rows, max(1, rows)), clock())
 
     def submit(self, job: Job) -> None:
         """Predict its rows soon. It is answered exactly once."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.manifest import Manifest, class_name
 from modelworks.runtime.server.spool import Batch, Chunk, read_chunks
 from modelworks.runtime.stored import Column, logged_columns
 
@@ -106,7 +106,7 @@ def _columns(pa: Any, chunks: list[Chunk], manifest: Manifest, release: str, log
     if manifest.kind == "regression":
         columns["value"] = values
     else:
-        names = [str(label).lower() if isinstance(label, bool) else str(label) for label in manifest.classes]
+        names = [class_name(label) for label in manifest.classes]
         columns["label"] = pa.array(names, pa.string()).take(joined(chunk.labels for chunk in chunks))
         columns["score"] = values
     for index, column in enumerate(logged):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modelworks.runtime.server.engine import FULL, RETRY_SECONDS, Engine, Job
+from modelworks.runtime.server.engine import Engine, Job
 from modelworks.runtime.server.http import Connection, Request, clock
+from modelworks.runtime.server.refusals import FULL, RETRY_SECONDS
 
 Problem = Callable[..., bytes]
 """The body of an error: status, detail, field and request_id to bytes."""

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Container, Sequence
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
 from modelworks.runtime.encoding import Row
-from modelworks.runtime.manifest import Feature, FeatureType, Manifest
-from modelworks.runtime.predictions import Predictions, class_name
-from modelworks.runtime.schema import explain, value_type
+from modelworks.runtime.manifest import Feature, FeatureType, Manifest, class_name
+from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.schema import value_type
 from modelworks.runtime.server.config import Config
+from modelworks.runtime.server.refusals import InvalidRequestError, undecodable
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "skops": "sklearn_skops", "custom": "bentoml_service"}
 ISNULL = ".isnull"
@@ -44,22 +45,10 @@ _NUMPY: dict[str, Any] = {
 }
 DATATYPES = ("BYTES", *_NUMPY)
 """Those that are understood."""
+_UNSUPPORTED = ("shared_memory_region", "classification")
+"""Parameters of an output: extensions that are not here."""
 _LENGTH = struct.Struct("<I")
 _INT64 = range(-(2**63), 2**63)
-
-
-class InvalidTensorError(Exception):
-    """A request's tensors are no rows of this model.
-
-    Args:
-        field: The part of the request that is wrong, such as `inputs[2].data[5]`.
-        detail: The rule that it breaks.
-        status: As HTTP has it.
-    """
-
-    def __init__(self, field: str, detail: str, status: int = 422) -> None:
-        super().__init__(detail)
-        self.field, self.detail, self.status = field, detail, status
 
 
 class Tensor(NamedTuple):
@@ -70,6 +59,18 @@ class Tensor(NamedTuple):
     shape: Sequence[int]
     data: list[Any]
     """One Python value an element; None where it is missing."""
+
+
+class Requested(Protocol):
+    """An output that a request names, in the form of its protocol."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def parameters(self) -> Container[str]:
+        """Names of parameters, with whatever values."""
 
 
 class Spec(NamedTuple):
@@ -105,22 +106,26 @@ class Served:
         """Why a request for another model or version is refused."""
         return f"there is no such model or version here; there is {self.name}, version {self.version}"
 
-    def wanted(self, names: Sequence[str]) -> list[str]:
+    def wanted(self, requested: Sequence[Requested]) -> list[str]:
         """The names of the outputs of an answer, in order: those requested, or all.
 
         Raises:
-            InvalidTensorError: There is no such output.
+            InvalidRequestError: There is no such output, or it has a parameter that is not supported.
         """
         known = [each.name for each in self.outputs]
-        for number, name in enumerate(names):
-            if name not in known:
-                raise InvalidTensorError(f"outputs[{number}]", f"there is no output {name!r}; there are {_list(known)}")
-        return list(names) or known
+        for number, output in enumerate(requested):
+            field = f"outputs[{number}]"
+            if output.name not in known:
+                raise InvalidRequestError(field, f"there is no output {output.name!r}; there are {_list(known)}")
+            for name in _UNSUPPORTED:
+                if name in output.parameters:
+                    raise InvalidRequestError(f"{field}.parameters.{name}", "this is not supported")
+        return [output.name for output in requested] or known
 
 
 # -- Requests --------------------------------------------------------------------------------------------------------
 def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
-    """A function from the tensors of a request to its rows, checked as rows in JSON are. Raises InvalidTensorError."""
+    """A function from the tensors of a request to its rows, checked as rows in JSON are. Raises InvalidRequestError."""
     types = {feature.name: list[value_type(feature)] for feature in manifest.request_features}  # type: ignore[misc]
     names = list(types)
 
@@ -133,7 +138,7 @@ def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
             mask = given.pop(feature.name + ISNULL, None)
             if found is None:
                 if feature.required:
-                    raise InvalidTensorError("inputs", f"there is no tensor {feature.name!r}")
+                    raise InvalidRequestError("inputs", f"there is no tensor {feature.name!r}")
                 columns.append([None] * rows)
                 continue
             values = _values(*found, feature, rows)
@@ -144,10 +149,9 @@ def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
             try:
                 columns.append(msgspec.convert(values, types[feature.name]))
             except msgspec.ValidationError as error:
-                where, what = explain(error)
-                raise InvalidTensorError(f"inputs[{found[0]}].data{where}", f"{feature.name}: {what}") from error
+                raise undecodable(error, f"inputs[{found[0]}].data", feature.name) from error
         for number, tensor in given.values():
-            raise InvalidTensorError(
+            raise InvalidRequestError(
                 f"inputs[{number}]", f"the model has no input {tensor.name!r}; it has {_list(names)}"
             )
         return list(zip(*columns, strict=True))
@@ -182,14 +186,14 @@ def from_bytes(field: str, datatype: str, raw: bytes) -> list[Any]:
         raw: The bytes.
 
     Raises:
-        InvalidTensorError: They are no such tensor.
+        InvalidRequestError: They are no such tensor.
     """
     if datatype == "BYTES":
         return _texts(field, raw)
     if datatype not in _NUMPY:
-        raise InvalidTensorError(field, f"datatype {datatype!r} is not supported")
+        raise InvalidRequestError(field, f"datatype {datatype!r} is not supported")
     if len(raw) % _NUMPY[datatype].itemsize:
-        raise InvalidTensorError(field, f"{len(raw)} bytes are no whole number of {datatype}", 400)
+        raise InvalidRequestError(field, f"{len(raw)} bytes are no whole number of {datatype}", 400)
     values: list[Any] = np.frombuffer(raw, _NUMPY[datatype]).tolist()
     return values
 
@@ -202,9 +206,9 @@ def _texts(field: str, raw: bytes) -> list[Any]:
             at += _LENGTH.size + length
             texts.append(raw[at - length : at].decode())
     except (struct.error, UnicodeDecodeError) as error:
-        raise InvalidTensorError(field, f"the bytes are no texts, each after its length: {error}", 400) from error
+        raise InvalidRequestError(field, f"the bytes are no texts, each after its length: {error}", 400) from error
     if at != len(raw):
-        raise InvalidTensorError(field, "the bytes end within a text", 400)
+        raise InvalidRequestError(field, "the bytes end within a text", 400)
     return texts
 
 
@@ -212,33 +216,33 @@ def _by_name(tensors: Sequence[Tensor]) -> dict[str, tuple[int, Tensor]]:
     given: dict[str, tuple[int, Tensor]] = {}
     for number, tensor in enumerate(tensors):
         if tensor.name in given:
-            raise InvalidTensorError(f"inputs[{number}]", f"tensor {tensor.name!r} is there twice")
+            raise InvalidRequestError(f"inputs[{number}]", f"tensor {tensor.name!r} is there twice")
         given[tensor.name] = number, tensor
     return given
 
 
 def _rows(tensors: Sequence[Tensor], most: int) -> int:
     if not tensors:
-        raise InvalidTensorError("inputs", "there is no tensor")
+        raise InvalidRequestError("inputs", "there is no tensor")
     shape = tensors[0].shape
     if not shape or not 1 <= shape[0] <= most:
-        raise InvalidTensorError("inputs[0].shape", f"a request has 1 to {most} rows; the shape is {list(shape)}")
+        raise InvalidRequestError("inputs[0].shape", f"a request has 1 to {most} rows; the shape is {list(shape)}")
     return shape[0]
 
 
 def _check(number: int, tensor: Tensor, datatypes: Sequence[str], rows: int) -> None:
     field = f"inputs[{number}]"
     if tensor.datatype not in datatypes:
-        raise InvalidTensorError(
+        raise InvalidRequestError(
             f"{field}.datatype", f"{tensor.name} is {_list(datatypes)}, not {tensor.datatype or 'without a datatype'}"
         )
     if list(tensor.shape) not in ([rows], [rows, 1]):
-        raise InvalidTensorError(
+        raise InvalidRequestError(
             f"{field}.shape",
             f"{tensor.name} has shape [{rows}] or [{rows}, 1], as the first tensor; not {list(tensor.shape)}",
         )
     if len(tensor.data) != rows:
-        raise InvalidTensorError(f"{field}.data", f"{tensor.name} has {len(tensor.data)} values for {rows} rows", 400)
+        raise InvalidRequestError(f"{field}.data", f"{tensor.name} has {len(tensor.data)} values for {rows} rows", 400)
 
 
 def _values(number: int, tensor: Tensor, feature: Feature, rows: int) -> list[Any]:

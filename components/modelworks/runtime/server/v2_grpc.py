@@ -18,14 +18,22 @@ from google.protobuf.message import DecodeError
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.predictions import Predictions
-from modelworks.runtime.schema import explain
 from modelworks.runtime.server import v2_messages as messages
 from modelworks.runtime.server.access import TokenFile
-from modelworks.runtime.server.engine import FAILED, FULL, RETRY_SECONDS, Engine, Job
+from modelworks.runtime.server.engine import Engine, Job
 from modelworks.runtime.server.http import IDLE_SECONDS, Request, clock
 from modelworks.runtime.server.logs import Say, place
-from modelworks.runtime.server.tensors import InvalidTensorError, Served, Tensor, element_type, from_bytes, to_bytes
-from modelworks.runtime.server.v2_rest import UNSUPPORTED, metadata, server_metadata
+from modelworks.runtime.server.refusals import (
+    FAILED,
+    FULL,
+    NO_TOKEN,
+    RETRY_SECONDS,
+    InvalidRequestError,
+    located,
+    undecodable,
+)
+from modelworks.runtime.server.tensors import Served, Tensor, element_type, from_bytes, to_bytes
+from modelworks.runtime.server.v2_rest import metadata, server_metadata
 
 MAX_CALLS = 1024
 """Most calls at once, whose messages are complete or on their way; gRPC itself refuses the rest."""
@@ -155,7 +163,7 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         return len(given) == 1 and self._tokens.allows(given[0])
 
     async def _refuse_access(self, _messages: Any, context: _Context) -> bytes:
-        return await self._turn_away(context, _request(context), 401, "a bearer token is needed", count=False)
+        return await self._turn_away(context, _request(context), 401, NO_TOKEN, count=False)
 
     async def _refuse_late(self, _messages: Any, context: _Context) -> bytes:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the server ends; retry with another")
@@ -219,17 +227,12 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
             return await _abort(context, 429, FULL)
         try:
             job = self._job(request, asked)
-        except InvalidTensorError as error:
-            detail = f"{error.field}: {error.detail}" if error.field else error.detail
-            return await self._turn_away(context, request, error.status, detail, field=error.field)
+        except InvalidRequestError as error:
+            return await self._turn_away(context, request, error.status, error.detail, field=error.field)
         return await self._answer(job, context)
 
     def _job(self, request: Request, asked: Any) -> _Infer:
-        for number, output in enumerate(asked.outputs):
-            for name in UNSUPPORTED:
-                if name in output.parameters:
-                    raise InvalidTensorError(f"outputs[{number}].parameters.{name}", "this is not supported")
-        outputs = self.served.wanted([output.name for output in asked.outputs])
+        outputs = self.served.wanted(asked.outputs)
         rows = self.served.rows(_tensors(asked))
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         done = asyncio.get_running_loop().create_future()
@@ -255,7 +258,7 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Refuse a call whose caller is wrong; `count` it if it was one for the model."""
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         self.engine.note_refusal(request, request_id, status, detail, field=field, count=count)
-        return await _abort(context, status, detail, _trailers(request_id, None))
+        return await _abort(context, status, located(field, detail), _trailers(request_id, None))
 
     def response(self, job: _Infer, predictions: Predictions) -> bytes:
         """The message of an answer."""
@@ -313,12 +316,14 @@ def _rows_of(asked: Any) -> int:
 def _tensors(asked: Any) -> list[Tensor]:
     raw = asked.raw_input_contents
     if raw and len(raw) != len(asked.inputs):
-        raise InvalidTensorError("raw_input_contents", f"there are {len(raw)} for {len(asked.inputs)} inputs", 400)
+        raise InvalidRequestError("raw_input_contents", f"there are {len(raw)} for {len(asked.inputs)} inputs", 400)
     tensors = []
     for number, given in enumerate(asked.inputs):
         field = f"inputs[{number}]"
         if raw and given.HasField("contents"):
-            raise InvalidTensorError(f"{field}.contents", "a request has contents or raw_input_contents, not both", 400)
+            raise InvalidRequestError(
+                f"{field}.contents", "a request has contents or raw_input_contents, not both", 400
+            )
         data = from_bytes(field, given.datatype, raw[number]) if raw else _typed(field, given)
         tensors.append(Tensor(given.name, given.datatype, list(given.shape), data))
     return tensors
@@ -328,11 +333,11 @@ def _typed(field: str, given: Any) -> list[Any]:
     """The values of a tensor, from the contents of its datatype."""
     if given.datatype not in _CONTENTS:
         detail = "FP16 must be in raw_input_contents" if given.datatype == "FP16" else "it is not supported"
-        raise InvalidTensorError(f"{field}.datatype", f"datatype {given.datatype!r}: {detail}")
+        raise InvalidRequestError(f"{field}.datatype", f"datatype {given.datatype!r}: {detail}")
     expected = _CONTENTS[given.datatype]
     filled = [descriptor.name for descriptor, _ in given.contents.ListFields()]
     if filled and filled != [expected]:
-        raise InvalidTensorError(
+        raise InvalidRequestError(
             f"{field}.contents",
             f"the values of {given.datatype} are in {expected} alone, not in {', '.join(filled)}",
             400,
@@ -343,10 +348,9 @@ def _typed(field: str, given: Any) -> list[Any]:
             return [text.decode() for text in values]
         return msgspec.convert(values, _NARROW[given.datatype]) if given.datatype in _NARROW else values
     except UnicodeDecodeError as error:
-        raise InvalidTensorError(f"{field}.contents", f"{given.name}: a text is not UTF-8", 400) from error
+        raise InvalidRequestError(f"{field}.contents", f"{given.name}: a text is not UTF-8", 400) from error
     except msgspec.ValidationError as error:
-        where, what = explain(error)
-        raise InvalidTensorError(f"{field}.contents.{expected}{where}", f"{given.name}: {what}") from error
+        raise undecodable(error, f"{field}.contents.{expected}", given.name) from error
 
 
 # -- Answers ---------------------------------------------------------------------------------------------------------

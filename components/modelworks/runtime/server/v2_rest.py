@@ -15,13 +15,12 @@ from msgspec import Meta
 
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions
-from modelworks.runtime.schema import explain
 from modelworks.runtime.server.engine import Engine, Job
 from modelworks.runtime.server.http import Connection, Request, clock
+from modelworks.runtime.server.refusals import POST_ONLY, UNDECODABLE, InvalidRequestError, located, undecodable
 from modelworks.runtime.server.replies import Replies
 from modelworks.runtime.server.tensors import (
     DATATYPES,
-    InvalidTensorError,
     Served,
     Tensor,
     element_type,
@@ -34,8 +33,6 @@ _JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _HEADER = b"inference-header-content-length"
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<action>/ready|/infer|)/?")
-UNSUPPORTED = ("shared_memory_region", "classification")
-"""Parameters of an output: extensions that are not here."""
 _BYTES = {"number": 8, "integer": 8, "boolean": 1, "string": 4}
 """Of a value in the binary form; of a text, those of its length."""
 
@@ -120,7 +117,7 @@ class OpenInference:
     def _infer(self, request: Request, connection: Connection) -> None:
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         if request.method != b"POST":
-            self.replies.turn_away(request, connection, request_id, 405, "this takes POST", count=False)
+            self.replies.turn_away(request, connection, request_id, 405, POST_ONLY, count=False)
             return
         if not self.engine.admits(self._rows_of(request)):
             self.replies.reject(request, connection, request_id)
@@ -128,9 +125,8 @@ class OpenInference:
         try:
             body, inputs = _read(request)
             job = self._job(request, connection, request_id, body, inputs)
-        except InvalidTensorError as error:
-            detail = f"{error.field}: {error.detail}" if error.field else error.detail
-            self.replies.turn_away(request, connection, request_id, error.status, detail, field=error.field)
+        except InvalidRequestError as error:
+            self.replies.turn_away(request, connection, request_id, error.status, error.detail, field=error.field)
         else:
             self.engine.submit(job)
 
@@ -144,16 +140,12 @@ class OpenInference:
     def _job(
         self, request: Request, connection: Connection, request_id: bytes, body: _Body, inputs: list[Tensor]
     ) -> _Infer:
-        for number, output in enumerate(body.outputs):
-            for name in UNSUPPORTED:
-                if name in output.parameters:
-                    raise InvalidTensorError(f"outputs[{number}].parameters.{name}", "this is not supported")
-        names = self.served.wanted([output.name for output in body.outputs])
+        names = self.served.wanted(body.outputs)
         every = body.parameters.get("binary_data_output") is True
         chosen = {output.name: output.parameters.get("binary_data", every) is True for output in body.outputs}
         binary = {name for name in names if chosen.get(name, every)}
-        if b"x-request-id" not in request.headers and body.id is not None:
-            request_id = self.engine.request_id(body.id.encode("utf-8", "replace")) if body.id else request_id
+        if b"x-request-id" not in request.headers and body.id:
+            request_id = self.engine.request_id(body.id.encode("utf-8", "replace"))
         rows = self.served.rows(inputs)
         return _Infer(request, request_id, rows, connection, self, body.id or request_id.decode(), names, binary)
 
@@ -232,17 +224,13 @@ def _read(request: Request) -> tuple[_Body, list[Tensor]]:
             else:
                 field = f"inputs[{number}].parameters.binary_data_size"
                 if type(size) is not int or not 0 <= size <= len(tail):
-                    raise InvalidTensorError(field, f"{size} is no size of what follows the JSON", 400)
+                    raise InvalidRequestError(field, f"{size} is no size of what follows the JSON", 400)
                 data, tail = from_bytes(f"inputs[{number}]", given.datatype, tail[:size]), tail[size:]
             tensors.append(Tensor(given.name, given.datatype, given.shape, data))
-    except msgspec.ValidationError as error:
-        raise InvalidTensorError(*explain(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidTensorError("", f"the body is not JSON: {error}", 400) from error
-    except RecursionError as error:
-        raise InvalidTensorError("", "the body is nested too deeply", 400) from error
+    except UNDECODABLE as error:
+        raise undecodable(error) from error
     if tail:
-        raise InvalidTensorError("", f"{len(tail)} bytes follow the JSON that belong to no tensor", 400)
+        raise InvalidRequestError("", f"{len(tail)} bytes follow the JSON that belong to no tensor", 400)
     return body, tensors
 
 
@@ -252,23 +240,22 @@ def _split(request: Request) -> tuple[bytes, bytes]:
     if length is None:
         return request.body, b""
     if not length.isdigit() or len(length) > 10 or int(length) > len(request.body):
-        raise InvalidTensorError(_HEADER.decode(), f"it must be a part of the {len(request.body)} bytes sent", 400)
+        raise InvalidRequestError(_HEADER.decode(), f"it must be a part of the {len(request.body)} bytes sent", 400)
     return request.body[: int(length)], request.body[int(length) :]
 
 
 def _from_json(number: int, given: _Input) -> list[Any]:
     field, raw = f"inputs[{number}]", bytes(given.data)
     if given.datatype not in _flat:
-        raise InvalidTensorError(f"{field}.datatype", f"datatype {given.datatype!r} is not supported")
+        raise InvalidRequestError(f"{field}.datatype", f"datatype {given.datatype!r} is not supported")
     if not raw:
-        raise InvalidTensorError(f"{field}.data", f"{given.name} has no data")
+        raise InvalidRequestError(f"{field}.data", f"{given.name} has no data")
     try:
         if raw.lstrip()[1:].lstrip()[:1] == b"[":
             return [value for [value] in _nested[given.datatype](raw)]
         values: list[Any] = _flat[given.datatype](raw)
     except msgspec.ValidationError as error:
-        where, what = explain(error)
-        raise InvalidTensorError(f"{field}.data{where}", f"{given.name}: {what}") from error
+        raise undecodable(error, f"{field}.data", given.name) from error
     return values
 
 
@@ -282,4 +269,4 @@ def _sizes(manifest: Manifest) -> tuple[int, int, int]:
 
 
 def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b"") -> bytes:  # noqa: ARG001
-    return msgspec.json.encode({"error": detail})
+    return msgspec.json.encode({"error": located(field, detail)})
