@@ -4,7 +4,7 @@ from typing import TypedDict
 
 import pulumi
 
-from modelworks import Environment, FeatureStore, ModelEndpoint, ModelRegistry, TrainingCompute
+from modelworks import Environment, FeatureStore, ModelEndpoint, ModelRegistry, PredictionStore, TrainingCompute
 from modelworks.stack import (
     arguments,
     commit,
@@ -117,6 +117,19 @@ if settings.features:
     )
     pulumi.export("features", features.place)
 
+if settings.endpoints:
+    predictions = PredictionStore(
+        "predictions",
+        {
+            "account_id": account,
+            "key_arn": environment.key_arn,
+            **arguments(settings.predictions),
+            "protect": settings.protect,
+        },
+    )
+    pulumi.export("prediction_bucket", predictions.bucket)
+    pulumi.export("prediction_reader_role_arn", predictions.reader_role_arn)
+
 # A Rollout is of a kind that comes with Argo.
 argo = environment.argo_rollouts
 after_argo = pulumi.ResourceOptions(depends_on=[argo.release] if argo else None)
@@ -131,6 +144,7 @@ endpoints = {
             "alerts_topic_arn": environment.alerts_topic_arn,
             "namespace": environment.namespace,
             "bundle_bucket": registry.bundle_bucket,
+            "prediction_bucket": predictions.bucket,
             "image": cluster.runtime_image or lock_image("runtime"),
             "host": endpoint.host or f"{model}.{domain}",
             "release": arguments(config.releases[model]),

@@ -28,6 +28,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "FeatureStore": {**_STORE, **_WATCHED},
     "ModelEndpoint": {**_GROUND, **_WATCHED, "bundle_bucket": "store", "host": "churn.example.com"},
     "ModelRegistry": {**_GROUND, "host": "registry.example.com", "admin_password": "correct horse"},
+    "PredictionStore": {name: _GROUND[name] for name in ("account_id", "key_arn")},
     "TrainingCompute": {**_GROUND, **_WATCHED, "artifact_bucket": "artifacts"},
 }
 """Required arguments by component: a new component gets a line here, and with it the tests that all of them pass."""
@@ -49,10 +50,12 @@ FULLEST: dict[str, dict[str, Any]] = {
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},
         "tokens": "t0ken",
         "trusted_keys": {"release.pem": "-----BEGIN PUBLIC KEY-----"},
+        "prediction_bucket": "predictions",
         "feature_tables": {"weather": f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/features.weather"},
         "ingress": {"visibility": "public", "certificate_arn": f"arn:aws:acm:eu-central-1:{ACCOUNT}:certificate/c"},
     },
     "ModelRegistry": {},
+    "PredictionStore": {},
     "TrainingCompute": {},
 }
 """What makes each component declare all that it can."""

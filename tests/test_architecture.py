@@ -86,7 +86,7 @@ def test_the_contract_about_ml_libraries_names_every_component():
         ("import modelworks", ["pulumi", "pulumi_aws", "modelworks.environment"]),
         ("from modelworks import Environment; from modelworks.stack import stack_config", ML),
         (
-            "from modelworks import Environment, FeatureStore, ModelEndpoint, ModelRegistry, TrainingCompute",
+            "import modelworks; [getattr(modelworks, name) for name in modelworks.__all__]",
             ["pulumi_kubernetes", "pydantic", "modelworks.settings", "modelworks.stack_config"],
         ),
         ("import modelworks.defaults", ["pulumi", "pydantic"]),

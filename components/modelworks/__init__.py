@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelworks.feature_store import FeatureStore as FeatureStore
     from modelworks.model_endpoint import ModelEndpoint as ModelEndpoint
     from modelworks.model_registry import ModelRegistry as ModelRegistry
+    from modelworks.prediction_store import PredictionStore as PredictionStore
     from modelworks.training_compute import TrainingCompute as TrainingCompute
 
 _HOMES = {
@@ -22,10 +23,11 @@ _HOMES = {
     "FeatureStore": "modelworks.feature_store",
     "ModelEndpoint": "modelworks.model_endpoint",
     "ModelRegistry": "modelworks.model_registry",
+    "PredictionStore": "modelworks.prediction_store",
     "TrainingCompute": "modelworks.training_compute",
 }
 
-__all__ = ["Environment", "FeatureStore", "ModelEndpoint", "ModelRegistry", "TrainingCompute"]
+__all__ = ["Environment", "FeatureStore", "ModelEndpoint", "ModelRegistry", "PredictionStore", "TrainingCompute"]
 
 try:
     __version__ = version("modelworks")

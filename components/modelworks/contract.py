@@ -132,6 +132,16 @@ def signature_key(model: str, digest: Digest) -> str:
     return f"{bundle_key(model, digest)}.sig"
 
 
+# -- Paths in a prediction store -------------------------------------------------------------------------------------
+PREDICTIONS_PREFIX = "predictions"
+"""Under it: the prediction log of each model, by its name and the day."""
+
+
+def predictions_prefix(model: str) -> str:
+    """Prefix of a model's prediction log: `predictions/<model>`."""
+    return f"{PREDICTIONS_PREFIX}/{model}"
+
+
 # -- Paths in an artifact bucket, as training runs use it --------------------------------------------------------------
 DATA_PREFIX = "data"
 """Under it: snapshots of rows, by digest."""

@@ -66,6 +66,10 @@ TRAINING: Final[Defaults] = {
     "retries": 1,
     "ttl_seconds_after_finished": 86_400,
 }
+PREDICTIONS: Final[Defaults] = {
+    "days": 90,
+    "protect": True,
+}
 ENDPOINT: Final[Defaults] = {
     "release": None,
     "tokens": None,
@@ -77,6 +81,7 @@ ENDPOINT: Final[Defaults] = {
     "memory_mib": 512,
     "latency_objective_ms": 100,
     "log_sample_ratio": 1.0,
+    "prediction_bucket": None,
     "feature_tables": {},
 }
 INGRESS: Final[Defaults] = {
@@ -124,6 +129,7 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "MaterializationArgs": MATERIALIZATION,
     "ModelEndpointArgs": ENDPOINT,
     "ModelRegistryArgs": REGISTRY,
+    "PredictionStoreArgs": PREDICTIONS,
     "ReleaseArgs": RELEASE,
     "TrainingComputeArgs": TRAINING,
 }

@@ -1,6 +1,6 @@
 """One model, served: pods under Argo Rollouts, an address, an identity, and the alarms that judge it."""
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
@@ -9,6 +9,7 @@ from modelworks import alarms, contract
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
+from modelworks._resources.iam import bucket_arn
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
     AT_ONCE,
@@ -28,7 +29,7 @@ from modelworks._resources.serving_pod import (
     ReleaseArgs,
     bundle_variables,
     key_folder,
-    log_prefix,
+    log_variables,
     release_annotations,
     serving_permissions,
     serving_pod,
@@ -104,10 +105,14 @@ class ModelEndpointArgs(TypedDict):
     """The cluster's OIDC issuer without `https://`: by it pods assume their role."""
 
     bundle_bucket: pulumi.Input[str]
-    """Bucket that holds the bundles, and the prediction log."""
+    """Bucket that holds the bundles. Pods read those of this model."""
+
+    prediction_bucket: NotRequired[pulumi.Input[str] | None]
+    """Bucket of the prediction log, as a `PredictionStore` has it. Pods write below the model's name alone, and read
+    nothing. Default: none, and no prediction log."""
 
     key_arn: pulumi.Input[str]
-    """KMS key that encrypts the bucket and the feature tables."""
+    """KMS key that encrypts the buckets and the feature tables."""
 
     alerts_topic_arn: pulumi.Input[str]
     """SNS topic that alarms are sent to."""
@@ -164,14 +169,22 @@ class ModelEndpoint(KubernetesComponent):
 
     # -- Identity and alarms -----------------------------------------------------------------------------------------
     def _identity(self) -> PodIdentity:
+        log, tables = self._args["prediction_bucket"], self._args["feature_tables"]
+        logs = [] if log is None else [bucket_arn(log)]
+
+        def permissions(bundles: str, key: str, *others: str) -> list[dict[str, Any]]:
+            return serving_permissions(
+                self._model, bundles, key, log_arns=others[: len(logs)], table_arns=others[len(logs) :]
+            )
+
         return pod_identity(
             self,
             "endpoint",
             self._args,
             bucket=self._args["bundle_bucket"],
-            permissions=lambda bucket, key, *tables: serving_permissions(self._model, bucket, key, *tables),
+            permissions=permissions,
             description=f"Serves {self._model}",
-            others=list(self._args["feature_tables"].values()),
+            others=[*logs, *tables.values()],
         )
 
     def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
@@ -268,8 +281,7 @@ class ModelEndpoint(KubernetesComponent):
             contract.ENV_PORT: str(contract.DEFAULT_PORT),
             contract.ENV_METRICS_SECONDS: str(self._canary.look_seconds),
             contract.ENV_DRAIN_SECONDS: str(DRAIN_SECONDS),
-            contract.ENV_PREDICTION_LOG: pulumi.Output.concat("s3://", bucket, "/", log_prefix(self._model)),
-            contract.ENV_PREDICTION_LOG_SAMPLE: str(args["log_sample_ratio"]),
+            **log_variables(self._model, args["prediction_bucket"], args["log_sample_ratio"]),
             contract.ENV_LATENCY_OBJECTIVE_MS: str(args["latency_objective_ms"]),
             contract.ENV_SCRATCH: SCRATCH,
             **({contract.ENV_ALLOW_ANONYMOUS: "true"} if args["allow_anonymous"] else {}),

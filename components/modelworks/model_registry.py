@@ -88,7 +88,7 @@ class ModelRegistry(KubernetesComponent):
     """
 
     bundle_bucket: pulumi.Output[str]
-    """Bucket of the bundles, their signatures and the prediction logs."""
+    """Bucket of the bundles and their signatures."""
 
     artifact_bucket: pulumi.Output[str]
     """Bucket of what runs leave behind: reports, plots, data snapshots."""

@@ -211,6 +211,15 @@ class Features(_Strict):
     """Whether the online tables can be restored to any second of the last 35 days. AWS bills it by size."""
 
 
+class Predictions(_Strict):
+    """The prediction log of the environment's endpoints."""
+
+    days: Annotated[int, Field(ge=1, le=3650)] = defaults.PREDICTIONS["days"]
+    """Days that predictions are kept; up to 7 more until the last copy is gone. The default is a quarter: one month can
+    be compared with the one before it, and with true values that arrive weeks late. Personal data may be kept for no
+    longer than it is needed (GDPR, article 5)."""
+
+
 class Canary(_Strict):
     """How a new release takes over, and when it is aborted."""
 
@@ -323,6 +332,8 @@ class Settings(_Strict):
     """A namespace for training runs; `{}` for its defaults. It needs the registry. Default: none."""
     features: Features | None = None
     """A feature store; `{}` for its defaults. Default: none."""
+    predictions: Predictions = Predictions()
+    """The prediction log, a bucket of its own, declared as soon as there is an endpoint."""
     trusted_keys: dict[str, PublicKey] = {}
     """Public keys in PEM (Ed25519 or P-256), by file name. When there are any, pods and `register`, `promote` and
     `release` refuse a bundle that none of them signed."""

@@ -100,6 +100,7 @@ SETTINGS = [
     # A stack has a namespace and an image for the job: it is declared unless it is ruled out.
     (settings.Features(materialization=None), defaults.FEATURES),
     (settings.Materialization(), defaults.MATERIALIZATION),
+    (settings.Predictions(), defaults.PREDICTIONS),
     (settings.Canary(), defaults.CANARY),
     (settings.Limits(), defaults.LIMITS),
     (settings.Endpoint(), defaults.ENDPOINT),

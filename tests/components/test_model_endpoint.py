@@ -26,6 +26,7 @@ def arguments(**args):
         "namespace": "modelworks-dev",
         "oidc_issuer": "oidc.example/id",
         "bundle_bucket": "store",
+        "prediction_bucket": "predictions",
         "key_arn": "arn:aws:kms:eu-central-1:111111111111:key/k",
         "alerts_topic_arn": "arn:aws:sns:eu-central-1:111111111111:alerts",
         "image": "registry.example/runtime@sha256:" + "0" * 64,
@@ -99,11 +100,23 @@ def test_pods_may_read_their_bundles_write_their_log_and_metrics_and_nothing_els
     policy = json.loads(endpoint().one("aws:iam/rolePolicy:RolePolicy")["policy"])
     assert [(rule["Action"], rule["Resource"]) for rule in policy["Statement"]] == [
         (["s3:GetObject"], ["arn:aws:s3:::store/bundles/flight-delay/*"]),
-        (["s3:PutObject"], ["arn:aws:s3:::store/predictions/flight-delay/*"]),
+        (["s3:PutObject"], ["arn:aws:s3:::predictions/predictions/flight-delay/*"]),
         (["kms:Decrypt", "kms:GenerateDataKey"], ["arn:aws:kms:eu-central-1:111111111111:key/k"]),
         (["cloudwatch:PutMetricData"], ["*"]),
     ]
     assert policy["Statement"][3]["Condition"] == {"StringEquals": {"cloudwatch:namespace": "modelworks"}}
+
+
+def test_pods_log_predictions_below_their_models_name():
+    assert variables(endpoint())[contract.ENV_PREDICTION_LOG] == "s3://predictions/predictions/flight-delay"
+
+
+def test_without_a_bucket_for_it_there_is_no_prediction_log_and_nothing_may_be_written():
+    declared = endpoint(prediction_bucket=None, feature_tables=FEATURE_TABLES)
+    rules = json.loads(declared.one("aws:iam/rolePolicy:RolePolicy")["policy"])["Statement"]
+    assert contract.ENV_PREDICTION_LOG not in variables(declared)
+    assert "s3:PutObject" not in [action for rule in rules for action in rule["Action"]]
+    assert rules[-1]["Resource"] == sorted(FEATURE_TABLES.values())
 
 
 def test_pods_may_read_the_tables_of_the_views_that_are_named_and_no_others():

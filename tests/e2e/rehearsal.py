@@ -69,6 +69,7 @@ endpoint = ModelEndpoint(
         "namespace": namespace.metadata.name,
         "oidc_issuer": "oidc.laptop.example/id",
         "bundle_bucket": bucket.bucket,
+        "prediction_bucket": bucket.bucket,
         "key_arn": key.arn,
         "alerts_topic_arn": topic.arn,
         "image": "laptop/runtime@sha256:" + "0" * 64,

@@ -98,6 +98,13 @@ def test_model_registry_declares_its_buckets_and_a_server(evaluated):
     assert set(exported) == {"registry_url", "bundle_bucket", "artifact_bucket"}
 
 
+def test_prediction_store_keeps_predictions_for_a_month(evaluated):
+    declared, exported = evaluated("prediction-store")
+    rules = declared.one("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration")["rules"]
+    assert [rule["expiration"] for rule in rules if "expiration" in rule] == [{"days": 30}]
+    assert set(exported) == {"prediction_bucket", "prediction_reader_role_arn"}
+
+
 def test_training_compute_declares_the_quota_that_its_arguments_say(evaluated):
     declared, exported = evaluated("training-compute")
     quota = declared.one("kubernetes:core/v1:ResourceQuota")

@@ -22,6 +22,7 @@ PLATFORM = {
     "alerts_topic_arn": f"arn:aws:sns:eu-central-1:{ACCOUNT}:alerts",
     "namespace": "modelworks-dev",
     "bundle_bucket": "bundles",
+    "prediction_bucket": "predictions",
 }
 ACCOUNTS = {"aws:region": "eu-central-1", "aws:allowedAccountIds": json.dumps([ACCOUNT])}
 

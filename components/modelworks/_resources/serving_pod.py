@@ -173,11 +173,6 @@ def release_annotations(release: ReleaseArgs) -> dict[str, str]:
     }
 
 
-def log_prefix(model: str) -> str:
-    """Where in the bucket a model's predictions are kept."""
-    return f"predictions/{model}"
-
-
 def table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
     """The variable that names the table of each feature view; none where a model reads none."""
     if not arns:
@@ -189,12 +184,33 @@ def table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.I
     return {contract.ENV_FEATURE_TABLES: tables}
 
 
-def serving_permissions(model: str, bucket_arn: str, key_arn: str, *table_arns: str) -> list[dict[str, Any]]:
-    """Permissions of a model's pods: read its bundles and features, write its log, publish metrics."""
+def log_variables(model: str, bucket: pulumi.Input[str] | None, sample_ratio: float) -> dict[str, pulumi.Input[str]]:
+    """Variables of the prediction log; none without a bucket for it."""
+    if bucket is None:
+        return {}
+    return {
+        contract.ENV_PREDICTION_LOG: pulumi.Output.concat("s3://", bucket, "/", contract.predictions_prefix(model)),
+        contract.ENV_PREDICTION_LOG_SAMPLE: str(sample_ratio),
+    }
+
+
+def serving_permissions(
+    model: str, bundles_arn: str, key_arn: str, *, log_arns: Sequence[str], table_arns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Permissions of a model's pods: read its bundles and features, write its log, publish metrics.
+
+    Args:
+        model: Name of the model.
+        bundles_arn: The bucket of bundles.
+        key_arn: The key of all that they read and write.
+        log_arns: The bucket of the prediction log, if there is one.
+        table_arns: Tables of stored features.
+    """
+    writes = [statement(["s3:PutObject"], [f"{each}/{contract.predictions_prefix(model)}/*"]) for each in log_arns]
     reads = [statement(["dynamodb:BatchGetItem"], sorted(table_arns))] if table_arns else []
     return [
-        statement(["s3:GetObject"], [f"{bucket_arn}/bundles/{model}/*"]),
-        statement(["s3:PutObject"], [f"{bucket_arn}/{log_prefix(model)}/*"]),
+        statement(["s3:GetObject"], [f"{bundles_arn}/bundles/{model}/*"]),
+        *writes,
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key_arn]),
         publish_metrics(contract.METRIC_NAMESPACE),
         *reads,

@@ -21,6 +21,7 @@ endpoint = ModelEndpoint(
         "alerts_topic_arn": platform.require_output("alerts_topic_arn"),
         "namespace": platform.require_output("namespace"),
         "bundle_bucket": platform.require_output("bundle_bucket"),
+        "prediction_bucket": platform.require_output("prediction_bucket"),
         "image": config.get("image") or lock_image("runtime"),
         "host": config.require("host"),
         "release": config.get_object("release"),

@@ -2,7 +2,7 @@
 
 import pulumi
 
-from modelworks import Environment, ModelRegistry
+from modelworks import Environment, ModelRegistry, PredictionStore
 from modelworks.stack import lock_image, require_account
 
 config = pulumi.Config()
@@ -23,6 +23,8 @@ registry = ModelRegistry(
     },
 )
 
+predictions = PredictionStore("predictions", {"account_id": account, "key_arn": environment.key_arn})
+
 pulumi.export("account", account)
 pulumi.export("oidc_issuer", config.require("oidc_issuer"))
 pulumi.export("domain", config.require("domain"))
@@ -30,3 +32,4 @@ pulumi.export("key_arn", environment.key_arn)
 pulumi.export("alerts_topic_arn", environment.alerts_topic_arn)
 pulumi.export("namespace", environment.namespace)
 pulumi.export("bundle_bucket", registry.bundle_bucket)
+pulumi.export("prediction_bucket", predictions.bucket)
