@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -253,3 +255,54 @@ def test_pods_of_an_environments_namespace_find_its_aws_account_and_others_do_no
     assert cluster("logs", "asks").split() == ["none"]
     # Made by the administrator, it would be in the way of programs that declare it.
     cluster("delete", *(("namespace", facts["namespace"]) if made else ("pod", "asks", namespace)))
+
+
+def _burning(name, **resources):
+    """A Deployment whose pod keeps a core busy and holds 40 MiB."""
+    script = "x = b'x' * (40 << 20)\nwhile True: pass"
+    container = {"name": "c", "image": "none", "command": ["python", "-c", script], "resources": resources}
+    template = {
+        "metadata": {"labels": {"app": name}},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
+    }
+    return {"selector": {"matchLabels": {"app": name}}, "template": template}
+
+
+def _top(cluster, *arguments):
+    """Cores and bytes of what `kubectl top` prints."""
+    _, cpu, memory = cluster("top", *arguments, "--no-headers").split()
+    return int(cpu.removesuffix("m")) / 1000, int(memory.removesuffix("Mi")) << 20
+
+
+def test_kubectl_top_shows_what_a_pod_uses(cluster):
+    cluster.make("Deployment", "busy", _burning("busy"), "apps/v1")
+    cluster.pod("idle", ["sleep", "1000"])
+    cluster.wait(lambda: cluster("top", "pods", "-l", "app=busy", "--no-headers", check=False), "usage of busy")
+    cluster.wait(lambda: cluster("top", "pod", "idle", "--no-headers", check=False), "usage of idle")
+    cores, memory = _top(cluster, "pods", "-l", "app=busy")
+    assert 0.02 < cores < 1.1
+    assert 40 << 20 < memory < 80 << 20
+    cores, memory = _top(cluster, "pod", "idle")
+    assert cores < 0.02
+    assert memory < 10 << 20
+    assert "laptop" in cluster("top", "nodes")
+    cluster("delete", "deployment/busy", "pod/idle", "--wait=false")
+
+
+def test_an_autoscaler_adds_pods_under_load(cluster):
+    cluster.make("Deployment", "scaled", _burning("scaled", requests={"cpu": "10m"}), "apps/v1")
+    cluster("autoscale", "deployment", "scaled", "--cpu=50%", "--min=1", "--max=3")
+    cluster("wait", "--for=jsonpath={.spec.replicas}=3", "deployment/scaled", "--timeout=100s")
+    cluster("delete", "hpa/scaled", "deployment/scaled", "--wait=false")
+
+
+def test_only_the_api_server_may_call_the_node(cluster):
+    """Neither without a certificate nor with one of the cluster's other users."""
+    facts = json.loads((cluster.place.root / "laptop.json").read_text())
+    pki = cluster.place.cluster / "pki"
+    url = f"https://127.0.0.1:{facts['ports']['agent']}/apis/metrics.k8s.io/v1beta1/nodes"
+    tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(url, verify=tls, trust_env=False)
+    tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+    assert httpx.get(url, verify=tls, trust_env=False).status_code == 403

@@ -65,7 +65,7 @@ def test_etcd_trusts_another_authority_than_the_api_server(place):
 
 def test_the_agent_is_a_node_of_the_group_of_nodes(place):
     control_plane.prepare(place, PORTS)
-    certificate = x509.load_pem_x509_certificate((place.cluster / "pki" / "agent.crt").read_bytes())
+    certificate = x509.load_pem_x509_certificate((place.cluster / "pki" / "kubelet.crt").read_bytes())
     assert certificate.subject.rfc4514_string() == "CN=system:node:laptop,O=system:nodes"
 
 
@@ -504,8 +504,8 @@ def test_the_control_plane_starts_while_caddy_and_argos_controller_are_still_bui
     )
     monkeypatch.setattr(cloud, "_wait", lambda *_: None)
     monkeypatch.setattr(cloud, "_isolation", lambda _: "overlay")
-    for name in ("set_up_cluster", "wait_for_ownership"):
-        monkeypatch.setattr(control_plane, name, lambda _: None)
+    for name in ("set_up_cluster", "publish_metrics", "wait_for_ownership"):
+        monkeypatch.setattr(control_plane, name, lambda *_: None)
     facts = {"ports": {**PORTS, "gateway": 1, "gateway-tls": 2, "gateway-admin": 3}, "pod_network": "127.77.0.0/16"}
     cloud._kubernetes_up(place, facts, [], set(), lambda _: None, Obtaining())
     first, started, everything, again = happened

@@ -256,7 +256,6 @@ _NOT_ON_A_LAPTOP: Mapping[str, str] = {
     "certificates": "the gateway makes its own",
     "load balancer controller": "the gateway serves Ingresses",
     "argo rollouts": "a controller of the laptop's own serves each environment",
-    "metrics server": "a laptop has no metrics API: endpoints stay at their fewest pods",
     "volume driver": "volumes are folders of the laptop",
     "network policies": "a laptop stores them and enforces none",
 }

@@ -155,6 +155,7 @@ def _kubernetes_up(
     supervisor.apply(place, [part.program for part in (*first, *followers)])
     _wait(place, followers, was, report)
     with control_plane.client(place, facts["ports"]) as api:
+        control_plane.publish_metrics(api, place, facts["ports"])
         control_plane.wait_for_ownership(api)
         if _isolation(api) == sandbox.NONE.kind:
             report(

@@ -5,6 +5,7 @@ Nothing here starts a process: it writes keys and kubeconfigs, and lists the pro
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import time
@@ -34,6 +35,9 @@ which means nothing on a laptop can never reach somebody else's machine. The gat
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 """The issuer of service-account tokens."""
 
+METRICS = "node-metrics"
+"""The Service through which the API server finds the metrics API of the node agent."""
+
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 """The programs of the control plane."""
 
@@ -59,16 +63,10 @@ def prepare(place: StateDir, ports: Mapping[str, int]) -> None:
     service = SERVICE_NETWORK.replace(".0.0/16", ".0.1")
     names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
     _pair(folder, "apiserver", authority, "kube-apiserver", hosts=("127.0.0.1", "localhost", service, *names))
-    # The API server fetches logs from the node agent with this one, and the agent serves with the other.
+    # The API server calls the node agent with this one, and the agent serves with the other.
     _pair(folder, "kubelet-client", authority, "kube-apiserver-kubelet-client")
-    _pair(
-        folder,
-        "agent",
-        authority,
-        f"system:node:{NODE}",
-        groups=("system:nodes",),
-        hosts=("127.0.0.1", "localhost", NODE),
-    )
+    hosts = ("127.0.0.1", "localhost", NODE, f"{METRICS}.kube-system.svc")
+    _pair(folder, "kubelet", authority, f"system:node:{NODE}", groups=("system:nodes",), hosts=hosts)
     for server in ("controller-manager", "scheduler"):
         _pair(folder, f"{server}-server", authority, server, hosts=("127.0.0.1", "localhost"))
     if not (folder / "service-accounts.pub").exists():
@@ -199,6 +197,25 @@ def set_up_cluster(api: httpx.Client) -> None:
             if time.monotonic() > deadline:
                 raise ModelworksError("the API server does not serve the custom resources of Argo Rollouts")
             time.sleep(0.05)
+
+
+def publish_metrics(api: httpx.Client, place: StateDir, ports: Mapping[str, int]) -> None:
+    """Have the API server pass requests for metrics on to the node agent, which must run: else discovery fails."""
+    authority = _authority(place.cluster / "pki", "ca").certificate.encode()
+    spec = {
+        "group": "metrics.k8s.io",
+        "version": "v1beta1",
+        "groupPriorityMinimum": 100,
+        "versionPriority": 100,
+        "service": {"namespace": "kube-system", "name": METRICS, "port": ports["agent"]},
+        "caBundle": base64.b64encode(authority).decode(),
+    }
+    # The API server follows an external name wherever it leads; it would refuse a loopback address as an endpoint.
+    service = _object("v1", "Service", METRICS, spec={"type": "ExternalName", "externalName": "127.0.0.1"})
+    apply(api, f"/api/v1/namespaces/kube-system/services/{METRICS}", service)
+    name = "v1beta1.metrics.k8s.io"
+    body = _object("apiregistration.k8s.io/v1", "APIService", name, spec=spec)
+    apply(api, f"/apis/apiregistration.k8s.io/v1/apiservices/{name}", body)
 
 
 def wait_for_ownership(api: httpx.Client) -> None:

@@ -100,6 +100,10 @@ APISERVER: Final = (
     "--kubelet-certificate-authority={pki}/ca.crt",
     "--kubelet-client-certificate={pki}/kubelet-client.crt",
     "--kubelet-client-key={pki}/kubelet-client.key",
+    # The node agent serves the metrics API too, and hears nobody else. It needs no names of users in headers, which
+    # `--requestheader-client-ca-file` would be for: the API server checks what each may.
+    "--proxy-client-cert-file={pki}/kubelet-client.crt",
+    "--proxy-client-key-file={pki}/kubelet-client.key",
     "--kubelet-preferred-address-types=InternalIP,Hostname",
     "--enable-priority-and-fairness=false",  # one user; it costs start-up time and memory
     "--profiling=false",

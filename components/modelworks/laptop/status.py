@@ -23,7 +23,6 @@ NOT_ENFORCED = (
     "limits of cpu and sizes of volumes: those of memory hold where the kernel lets the node make control groups",
     "reads by environment: each may read all objects, Secrets included; only changes are kept apart",
     "network policies: every process reaches every port of this machine",
-    "metrics for autoscaling: an autoscaler keeps its first number of replicas",
 )
 """Rules that the real API server checks and stores, and the node agent does not enforce."""
 

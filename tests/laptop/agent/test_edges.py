@@ -10,8 +10,8 @@ import pytest
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent import logs, probes
+from modelworks.laptop.agent.container_logs import Wanted
 from modelworks.laptop.agent.host import Addresses
-from modelworks.laptop.agent.kubelet_api import Wanted
 from modelworks.laptop.agent.probes import Tally
 from modelworks.laptop.agent.sandbox import Mount, Process, Sandbox, detect
 from waiting import PATIENCE

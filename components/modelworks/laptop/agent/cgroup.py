@@ -98,6 +98,19 @@ class Memory:
                     base.rmdir()
 
 
+def working_set(group: Path) -> int:
+    """Bytes that a group uses and the kernel cannot reclaim at once: the kubelet's `working set`.
+
+    Raises:
+        OSError: There is no such group, or it has ended.
+    """
+    version_2 = (group / "memory.current").exists()
+    used = int((group / ("memory.current" if version_2 else "memory.usage_in_bytes")).read_text(encoding="ascii"))
+    lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    inactive = dict(line.split() for line in lines)["inactive_file" if version_2 else "total_inactive_file"]
+    return max(0, used - int(inactive))
+
+
 def _name(place: Path) -> str:
     return "modelworks-" + hashlib.sha256(str(place).encode()).hexdigest()[:12]
 

@@ -26,6 +26,7 @@ from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, R
 from modelworks.laptop.agent.references import Supplies
 from modelworks.laptop.agent.sandbox import NONE, Mount, Process
 from modelworks.laptop.agent.status import full_name
+from modelworks.laptop.agent.usage import Measured
 
 RETRY_SECONDS = 5.0
 """How long until something that was missing or failed is tried again."""
@@ -217,6 +218,14 @@ class Container:
 
     def _cgroup_name(self, number: int) -> str:
         return f"{self._pod.uid}_{self.name}_{number}"
+
+    def measured(self) -> Measured | None:
+        """Its processes; None while it does not run."""
+        run, process, memory = self.view.run, self._process, self._pod.host.memory
+        if run is None or process is None or (shim := process.shim) is None:
+            return None
+        group = memory.base / self._cgroup_name(run.number) if memory else None
+        return Measured(shim, group if group is not None and group.exists() else None)
 
     def _forget(self, number: int) -> None:
         if number >= 0:

@@ -16,13 +16,14 @@ from typing import Any
 
 import httpx
 
-from modelworks.laptop.agent import logs, provisioner
+from modelworks.laptop.agent import logs, provisioner, usage
 from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.host import NAME, Host
 from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, Pod
 from modelworks.laptop.agent.sandbox import Process
 from modelworks.laptop.agent.status import timestamp
+from modelworks.laptop.agent.usage import Meter
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ class Node:
 
     host: Host
     port: int
-    """Where logs are served to the API server."""
+    """Where the API server reaches it."""
     known: dict[str, Pod] = field(default_factory=dict)
     """Pods by uid."""
+    meter: Meter = field(default_factory=Meter)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -57,6 +59,7 @@ class Node:
         work: list[Coroutine[Any, Any, None]] = [
             self._beat(),
             self._tell_status(),
+            self._measure(),
             self.host.events.run(),
             self.host.watch_services(),
             self._watch_pods(),
@@ -74,6 +77,16 @@ class Node:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
             for pod in self.known.values():
                 await pod.detach()
+
+    def pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod of that name; None if it is not on this node."""
+        return next((pod for pod in self.known.values() if pod.is_named(namespace, name)), None)
+
+    async def _measure(self) -> None:
+        while True:
+            measured = {key: one for pod in self.known.values() for key, one in pod.measured().items()}
+            await asyncio.to_thread(self.meter.read, measured)
+            await asyncio.sleep(usage.SECONDS)
 
     def _log_folders(self) -> set[str]:
         return {self.host.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}

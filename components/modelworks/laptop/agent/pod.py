@@ -22,6 +22,7 @@ from modelworks.laptop.agent.host import Host
 from modelworks.laptop.agent.reconcile import Ending, PodView
 from modelworks.laptop.agent.references import Supplies
 from modelworks.laptop.agent.status import full_name, pod_status
+from modelworks.laptop.agent.usage import Measured
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Pod:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent: dict[str, Any] | None = None
         self._finishing = False
-        self._containers = {spec["name"]: Container(self, spec["name"]) for spec in volumes.containers(pod)}
+        self.containers = {spec["name"]: Container(self, spec["name"]) for spec in volumes.containers(pod)}
         self.view = self._restored()
         self.supplies = Supplies(host, self.view.ip)
 
@@ -55,7 +56,7 @@ class Pod:
             ip = "127.0.0.1" if self.pod["spec"].get("hostNetwork") else self.host.addresses.take()
             return PodView(ip=ip, started=time.time())
         self.host.addresses.keep(view.ip)
-        for container in self._containers.values():
+        for container in self.containers.values():
             view = container.adopted(view)
         return view
 
@@ -75,6 +76,29 @@ class Pod:
         """There is something to decide again."""
         self._changed.set()
 
+    def is_named(self, namespace: str, name: str) -> bool:
+        """Whether that is its name."""
+        meta = self.pod["metadata"]
+        return bool(meta["namespace"] == namespace and meta["name"] == name)
+
+    def runs(self, container: str, number: int) -> bool:
+        """Whether that run of a container is the current one, and lives."""
+        run = self.view.of(container).run
+        return not self.gone and run is not None and run.number == number and run.running
+
+    def measured(self) -> dict[str, Measured]:
+        """The processes of its containers, by the key that their usage has."""
+        found = {}
+        for name, container in self.containers.items():
+            if one := container.measured():
+                found[self.usage_key(name)] = one
+        return found
+
+    def usage_key(self, container: str) -> str:
+        """Names the current run of a container among all of the node."""
+        run = self.view.of(container).run
+        return f"{self.uid}/{container}/{run.number if run else 0}"
+
     @property
     def gone(self) -> bool:
         """Whether it is not in the API any more."""
@@ -82,7 +106,7 @@ class Pod:
 
     async def detach(self) -> None:
         """Stop caring, and leave its processes running."""
-        for container in self._containers.values():
+        for container in self.containers.values():
             container.unfollow()
         for task in self._tasks:
             task.cancel()
@@ -97,7 +121,7 @@ class Pod:
             return
         self.records.make()
         self.records.save(self.pod, self.view)
-        for container in self._containers.values():
+        for container in self.containers.values():
             container.follow()
         self.spawn(self._refresh())
         if self.view.containers:  # adopted: its volumes were there before
@@ -163,10 +187,10 @@ class Pod:
                 self.spawn(self._prepare())
             case reconcile.Start(name):
                 self.view = self.view.having(name, busy=True, blocked=None)
-                self.spawn(self._containers[name].start())
+                self.spawn(self.containers[name].start())
             case reconcile.Stop(name, grace, why):
                 self.view = self.view.having(name, busy=True)
-                self.spawn(self._containers[name].stop(grace, why))
+                self.spawn(self.containers[name].stop(grace, why))
             case reconcile.Finish():
                 if not self._finishing and not self.gone:
                     self._finishing = True
