@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mocks import ROOT
-from modelworks.laptop import toolchain
+from modelworks.laptop import environments, toolchain
+from modelworks.laptop.aws_credentials import read_credentials
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +48,23 @@ def key():
 @pytest.fixture
 def shell(tmp_path, key):
     """Runs a command in a checkout whose environment nobody activated, beside a passphrase that is not the stack's."""
+    return _shell(tmp_path, key, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+
+
+@pytest.fixture
+def empty_account(tmp_path, aws_laptop):
+    """The same, with the state in a bucket of an emulated account that has neither bucket nor key."""
+    credentials, facts = read_credentials(aws_laptop, "local"), environments.facts(aws_laptop, "local")
+    account = {
+        "AWS_ACCESS_KEY_ID": credentials.key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{facts['aws_port']}",
+        "PULUMI_BACKEND_URL": "s3://acme-pulumi-state?region=eu-central-1",
+    }
+    return _shell(tmp_path, "awskms://alias/modelworks-dev-config?region=eu-central-1", account)
+
+
+def _shell(tmp_path, key, account):
     checkout = tmp_path / "checkout"
     (checkout / "stacks").mkdir(parents=True)
     (checkout / "policy").symlink_to(ROOT / "policy")
@@ -58,12 +77,11 @@ def shell(tmp_path, key):
     variables = {
         "PATH": os.pathsep.join([str(pulumi.parent), "/usr/bin", "/bin"]),
         "HOME": os.environ["HOME"],
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
         "PULUMI_BACKEND_URL": f"file://{tmp_path}/state",
         "PULUMI_CONFIG_PASSPHRASE": "another one",
         "PULUMI_HOME": str(tmp_path / "pulumi"),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        **account,
     }
 
     def run(*argv: str | Path, code: int = 0) -> str:
@@ -94,3 +112,15 @@ def test_a_preview_needs_no_activated_environment_and_enforces_the_policy_pack(s
     said = shell(ROOT / ".venv/bin/modelworks", "preview", "dev")
     assert "managed-by" in said
     assert "Policies:" in said
+
+
+def test_an_empty_account_is_bootstrapped_and_its_stack_previewed(empty_account):
+    file = empty_account.checkout / "stacks/Pulumi.dev.yaml"
+    before = file.read_text()
+    bootstrap = (ROOT / ".venv/bin/modelworks", "bootstrap", "dev", "--github", "acme/models", "--yes", "--json")
+    made = json.loads(empty_account(*bootstrap))["steps"]
+    assert [step["action"] for step in made] == ["create"] * 4
+    assert file.read_text().startswith(before)
+    assert "managed-by" in empty_account(ROOT / ".venv/bin/modelworks", "preview", "dev")
+    again = json.loads(empty_account(*bootstrap))["steps"]
+    assert [step["action"] for step in again] == ["none"] * 4

@@ -446,6 +446,15 @@ def test_a_process_that_is_declared_differently_is_restarted_and_one_that_is_not
     assert [info["name"] for info in supervisor.processes(supervised)] == ["one"]
 
 
+def test_a_supervisor_that_does_not_answer_is_named_and_down_ends_it(supervised, monkeypatch):
+    os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGSTOP)
+    monkeypatch.setattr(supervisor, "_ANSWER_SECONDS", 0.2)
+    with pytest.raises(ModelworksError, match=r"did not answer within 0\.2 s"):
+        supervisor.processes(supervised)
+    cloud.down(supervised)
+    assert supervisor.leftovers(supervised) == []
+
+
 def test_a_killed_supervisor_is_replaced_without_doubling_what_it_ran(supervised):
     orphan = psutil.Process(_pid(supervised, "one"))
     os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGKILL)

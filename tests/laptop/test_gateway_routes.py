@@ -254,11 +254,12 @@ def test_the_load_balancers_idle_timeout_is_obeyed():
     assert route["timeout_ms"] == 600_000
 
 
-def test_a_limit_that_is_no_number_is_said_and_the_default_holds():
-    annotations = {"gateway.modelworks.dev/timeout-seconds": "soon"}
+@pytest.mark.parametrize("value", ["soon", "²", "-1", "0", "1.5", ""])
+def test_a_limit_that_is_no_number_is_said_and_the_default_holds(value):
+    annotations = {"gateway.modelworks.dev/timeout-seconds": value}
     rendered = render([ingress(path(), annotations=annotations)], [service()], [])
     assert routes(rendered)[0]["timeout_ms"] == 60_000
-    assert "must be a whole number above 0, got 'soon'" in rendered.notices[0].message
+    assert f"must be a whole number above 0, got {value!r}" in rendered.notices[0].message
 
 
 def test_conditions_are_said_not_to_be_emulated():

@@ -361,7 +361,7 @@ def _releases(seen: RolloutObjects) -> dict[str, tuple[str, str]]:
 # -- Where a rollout stands ------------------------------------------------------------------------------------------
 def _observed(rollout: Object) -> bool:
     observed = str((rollout.get("status") or {}).get("observedGeneration", ""))
-    return not observed.isdigit() or int(observed) >= int(rollout["metadata"].get("generation", 0))
+    return not observed.isdecimal() or int(observed) >= int(rollout["metadata"].get("generation", 0))
 
 
 def _progress(seen: RolloutObjects) -> str:
@@ -399,7 +399,7 @@ def _seconds(duration: Any) -> float:
     """Seconds of a number, or of a duration in Go's words such as `1m30s`."""
     if isinstance(duration, int | float):
         return float(duration)
-    if str(duration).isdigit():
+    if str(duration).isdecimal():
         return float(duration)
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", str(duration)))

@@ -101,7 +101,7 @@ def end_session(session: int) -> None:
 
 def _members(session: int) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdecimal():
             continue
         with suppress(OSError, ValueError, IndexError):
             # The name in parentheses may hold anything; fields are counted from behind it.

@@ -7,15 +7,18 @@ supervisord runs as a daemon of the place and listens on a unix socket only. Eve
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shlex
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault, ServerProxy  # it speaks to a socket of our own; nothing foreign is parsed
@@ -35,6 +38,8 @@ PROCESS = "MODELWORKS_PROCESS"
 # sun_path holds 108 bytes, and supervisord binds to a longer name beside the socket before it renames it.
 LONGEST_SOCKET = 90
 _SOCKET = "supervisor.sock"
+_ANSWER_SECONDS = 60
+"""How long supervisord may take to answer: longer than the longest stop that it waits for."""
 
 
 @dataclass(frozen=True)
@@ -300,17 +305,37 @@ def _rpc(place: StateDir, method: str, *args: object) -> Any:
 
     Raises:
         Fault: It refuses.
+        ModelworksError: It does not answer.
     """
     from supervisor.xmlrpc import SupervisorTransport  # imports half of supervisor
 
     transport = SupervisorTransport(None, None, serverurl=f"unix://{socket_path(place)}")
+    transport._get_connection = partial(_SocketConnection, socket_path(place))  # noqa: SLF001 - it has no time limit
     try:
         with ServerProxy("http://127.0.0.1", transport=transport, allow_none=True) as proxy:
             return getattr(proxy.supervisor, method)(*args)
-    except (OSError, ConnectionError):
+    except TimeoutError as error:
+        raise ModelworksError(
+            f"supervisord of {place.root} did not answer within {_ANSWER_SECONDS} s",
+            fix="It may be stopped, or the machine overloaded: try again, or run `modelworks laptop down`.",
+        ) from error
+    except OSError:
         return None
     finally:
         transport.close()
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def _environment(place: StateDir) -> dict[str, str]:

@@ -14,7 +14,7 @@ from modelworks.laptop.agent.container_logs import Wanted
 from modelworks.laptop.agent.host import Addresses
 from modelworks.laptop.agent.probes import Tally
 from modelworks.laptop.agent.sandbox import Mount, Process, Sandbox, detect
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 
 def answers(probe, *goods):
@@ -222,6 +222,22 @@ async def test_a_process_ends_with_its_exit_code_and_log(tmp_path, isolation):
     await process.ended()
     assert (failure, process.exit_code) == ("", 7)
     assert log.read_text() == f"hello\n{tmp_path}/work\n"
+
+
+async def test_variables_that_no_shell_holds_reach_the_process_and_stand_in_no_command_line(tmp_path, isolation):
+    secrets = {"db.password": "hunter2", "größe": "1 \"2\" '3'", "PLAIN": "x"}
+    process, failure, _ = await started(tmp_path, isolation, "sleep", "600", **secrets)
+    await asyncio.to_thread(eventually, lambda: process.environment().get("db.password") == "hunter2")
+    found = process.environment()
+    tree = [psutil.Process(process.shim.pid), *psutil.Process(process.shim.pid).children(recursive=True)]
+    commands = str([each.cmdline() for each in tree])
+    process.kill()
+    await process.ended()
+    assert failure == ""
+    assert {name: found[name] for name in secrets} == secrets
+    assert "MODELWORKS_OTHER_VARIABLES" not in found
+    assert "sleep" in commands
+    assert "hunter2" not in commands
 
 
 async def test_a_command_that_is_not_there_says_so(tmp_path, isolation):

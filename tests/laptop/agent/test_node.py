@@ -6,6 +6,8 @@ import json
 import httpx
 import pytest
 
+from modelworks.errors import ModelworksError
+from modelworks.laptop.agent import container
 from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, Addresses, Host
@@ -132,3 +134,30 @@ async def test_an_object_is_read_again_only_when_it_is_older_than_its_reader_acc
     again = await host.objects("default", "secrets", ["key", "missing"], 3600)
     assert again == {"key": {"data": {"a": "b"}}}
     assert len(server.requests) == 2
+
+
+async def test_an_error_that_nobody_foresaw_is_an_event_and_the_next_start_waits(host, run, monkeypatch):
+    host, server = host
+    starts = []
+
+    async def start(*_: object, **__: object) -> None:
+        starts.append(1)
+        raise ModelworksError("no space left on device") if len(starts) == 1 else KeyError("surprise")
+
+    monkeypatch.setattr(Sandbox, "start", start)
+    monkeypatch.setattr(container, "RETRY_SECONDS", 0.05)
+    server.objects["/api/v1/pods"] = listing(pod("true"))
+    node = asyncio.ensure_future(Node(host, port=0).run())
+    reasons = [await waiting(server), await waiting(server, "'surprise'")]
+    node.cancel()
+    await asyncio.gather(node, return_exceptions=True)
+    assert reasons == ["CreateContainerError: no space left on device", "CreateContainerError: 'surprise'"]
+
+
+async def waiting(server, message=""):
+    """The reason of the first container that waits with that message."""
+    while True:
+        status = await asyncio.wait_for(server.statuses.get(), 60)
+        state = (status.get("containerStatuses") or [{"state": {}}])[0]["state"].get("waiting") or {}
+        if state.get("reason") == "CreateContainerError" and message in state["message"]:
+            return f"{state['reason']}: {state['message']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from modelworks.errors import ModelworksError
 from modelworks.laptop.agent import env, mount_paths, probes, reconcile, volumes
 from modelworks.laptop.agent.api import Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
@@ -30,6 +32,10 @@ from modelworks.laptop.agent.usage import Measured
 
 RETRY_SECONDS = 5.0
 """How long until something that was missing or failed is tried again."""
+EXPECTED = (UnresolvedError, RefusedError, ModelworksError, httpx.HTTPError, OSError, ValueError)
+"""Errors that an event of the pod explains; others are logged with their trace, too."""
+
+log = logging.getLogger(__name__)
 
 
 class PodContext(Protocol):
@@ -106,7 +112,10 @@ class Container:
             await self._start(self.spec)
         except UnresolvedError as error:
             self._block("CreateContainerConfigError", str(error), time.time() + RETRY_SECONDS)
-        except (RefusedError, httpx.HTTPError, OSError, ValueError) as error:
+        except Exception as error:
+            if not isinstance(error, EXPECTED):
+                log.exception("starting container %s of pod %s", self.name, full_name(self._pod.pod))
+            # The next try waits, whatever the error: one that fails at once would be repeated without a pause.
             self._block("CreateContainerError", str(error) or type(error).__name__, time.time() + RETRY_SECONDS)
         finally:
             self._note(busy=False)

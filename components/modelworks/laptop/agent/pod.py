@@ -16,7 +16,7 @@ import httpx
 from modelworks.laptop.agent import reconcile, volumes
 from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
-from modelworks.laptop.agent.container import RETRY_SECONDS, Container
+from modelworks.laptop.agent.container import EXPECTED, RETRY_SECONDS, Container
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
 from modelworks.laptop.agent.reconcile import Ending, PodView
@@ -263,8 +263,10 @@ class Pod:
             volumes.check(self.pod)
             sources = await self.supplies.of_volumes(self.pod)
             said = await asyncio.to_thread(volumes.prepare, self.pod, self.records.volumes, sources)
-        except (UnresolvedError, RefusedError, httpx.HTTPError, OSError, ValueError) as error:
-            self.event("Warning", "FailedMount", f"MountVolume.SetUp failed: {error}")
+        except Exception as error:
+            if not isinstance(error, EXPECTED):
+                log.exception("preparing pod %s", full_name(self.pod))
+            self.event("Warning", "FailedMount", f"MountVolume.SetUp failed: {error or type(error).__name__}")
             self.view = replace(self.view, preparing=False, prepare_again=time.time() + RETRY_SECONDS)
             return
         for message in said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,17 @@ from modelworks.errors import ModelworksError
 log = logging.getLogger(__name__)
 
 SHIM = Path(__file__).with_name("shim.sh")
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DROPPED = "MODELWORKS_OTHER_VARIABLES"
+_SET_AND_EXEC = f"""\
+import json, os, sys
+variables = dict(os.environ)
+variables |= json.loads(variables.pop({_DROPPED!r}))
+try:
+    os.execvpe(sys.argv[1], sys.argv[1:], variables)
+except OSError as error:
+    sys.exit(f"exec: {{sys.argv[1]!r}}: {{error.strerror}}")
+"""
 _SPECIAL = ("/proc", "/sys", "/dev")
 # The kernel writes blanks and backslashes in octal, and everything else as it is.
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -415,9 +428,7 @@ class Sandbox:
             root = str(folder / "root")
             script = setup_script(self.isolation, folder, mounts, _machine(self._without), hosts)
             (folder / "setup.sh").write_text(script, encoding="utf-8")
-        # A shell drops variables whose names it could not hold itself; `env` passes them on.
-        odd = [f"{name}={value}" for name, value in variables.items() if not name.isidentifier()]
-        command = [*([_tool("env"), *odd] if odd else []), *argv]
+        command, variables = _past_the_shell(argv, variables)
         prefix = [_tool("unshare"), *self.isolation.flags] if self.isolation.flags else []
         shim = [
             *prefix,
@@ -439,7 +450,7 @@ class Sandbox:
                     stdin=writer,
                     stdout=output,
                     stderr=output,
-                    env={k: v for k, v in variables.items() if k.isidentifier()},
+                    env=dict(variables),
                     cwd=folder,
                     start_new_session=True,
                 )
@@ -448,6 +459,19 @@ class Sandbox:
         process = Process(folder, self.isolation, owned)
         heard = await _first_line(reader)
         return process, heard.removeprefix("failed ") if heard != "started" else ""
+
+
+def _past_the_shell(argv: Sequence[str], variables: Mapping[str, str]) -> tuple[list[str], Mapping[str, str]]:
+    """A command and variables that start `argv` with all of `variables`, also those that a shell drops.
+
+    It drops those whose names it could not hold itself, such as `db.password`. They travel in one variable, for every
+    user of the machine can read command lines.
+    """
+    dropped = {name: value for name, value in variables.items() if not _SHELL_NAME.fullmatch(name)}
+    if not dropped:
+        return list(argv), variables
+    kept = {name: value for name, value in variables.items() if name not in dropped}
+    return [sys.executable, "-I", "-c", _SET_AND_EXEC, *argv], {**kept, _DROPPED: json.dumps(dropped)}
 
 
 async def _first_line(descriptor: int) -> str:

@@ -334,7 +334,7 @@ def _action(ingress: Object, action: Mapping[str, Any], world: _World, said: lis
     for group in config["targetgroups"]:
         weight = group.get("weight")
         port = group["serviceport"]
-        wanted = int(port) if str(port).isdigit() else port
+        wanted = int(port) if str(port).isdecimal() else port
         targets.append((namespace, group["servicename"], wanted, 1 if weight is None else int(weight)))
     return _forward(ingress, targets, world, said)
 
@@ -388,7 +388,7 @@ def _limits(annotations: Mapping[str, str], said: list[str] | None = None) -> di
 def _positive(key: str, value: str | None, default: int, said: list[str] | None) -> int:
     if value is None:
         return default
-    if value.isdigit() and int(value) > 0:
+    if value.isdecimal() and int(value) > 0:
         return int(value)
     if said is not None:
         said.append(f"{key} must be a whole number above 0, got {value!r}; {default} holds")

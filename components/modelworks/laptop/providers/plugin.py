@@ -620,7 +620,7 @@ def _parsed(path: str) -> Path:
         if quoted is not None:
             steps.append(quoted.replace('\\"', '"').replace("\\\\", "\\"))
         else:
-            steps.append(int(index) if index and index.isdigit() else index or plain)
+            steps.append(int(index) if index and index.isdecimal() else index or plain)
     return tuple(steps)
 
 

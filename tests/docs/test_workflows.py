@@ -1,0 +1,66 @@
+"""The workflows of GitHub: what they call exists, and what they need is in the documents."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+import typer
+import yaml
+
+from mocks import ROOT
+from modelworks import cli
+
+cli._register()
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+GUIDE = (ROOT / "docs/guides/pull-requests.md").read_text()
+
+
+def scripts(path) -> list[str]:
+    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    return [step["run"] for job in jobs for step in job.get("steps", []) if "run" in step]
+
+
+def commands(script: str) -> list[list[str]]:
+    """Calls of modelworks, each as its words."""
+    return [call.split() for call in re.findall(r"\.venv/bin/modelworks ([^\n|>]*)", script)]
+
+
+def command_of(group, words):
+    inner = group.commands[words[0]]
+    return command_of(inner, words[1:]) if getattr(inner, "commands", None) else inner
+
+
+CALLS = [call for path in WORKFLOWS for script in scripts(path) for call in commands(script)]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_script_is_one_that_bash_reads(path):
+    for script in scripts(path):
+        plain = re.sub(r"\$\{\{.*?\}\}", "expression", script)
+        assert subprocess.run(["bash", "-n"], input=plain, text=True, capture_output=True, check=False).stderr == ""
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_call_is_a_command_with_options_that_it_has(call):
+    command = command_of(typer.main.get_command(cli.app), call)
+    known = {option for parameter in command.params for option in parameter.opts}
+    # These pass on what they do not know to the engine.
+    passed_on = (
+        {"--refresh", "--expect-no-changes"} if command.context_settings.get("ignore_unknown_options") else set()
+    )
+    assert {word for word in call if word.startswith("--")} <= known | passed_on
+
+
+def test_updates_are_never_cancelled_and_take_turns():
+    deploy = yaml.safe_load((ROOT / ".github/workflows/deploy.yml").read_text())
+    assert deploy["concurrency"] == {"group": "deploy", "cancel-in-progress": False}
+    assert deploy["jobs"]["deploy"]["strategy"]["max-parallel"] == 1
+
+
+@pytest.mark.parametrize("name", ["preview", "deploy", "drift"])
+def test_every_variable_that_a_workflow_reads_is_documented(name):
+    read = set(re.findall(r"vars\.(\w+)", (ROOT / f".github/workflows/{name}.yml").read_text()))
+    assert {variable for variable in read if f"`{variable}`" not in GUIDE} == set()
