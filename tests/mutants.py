@@ -19,6 +19,7 @@ TESTS = {
     "alarms": ["components/test_alarms.py"],
     "contract": ["test_contract.py"],
     "cluster/training_job": ["cluster/test_training_job.py"],
+    "laptop/metric_math": ["laptop/test_metric_math.py"],
     "lifecycle/aliases": ["lifecycle/test_aliases.py"],
     "cluster/rollout": ["cluster/test_rollout.py"],
     "lifecycle/archive": ["lifecycle/test_archive.py"],

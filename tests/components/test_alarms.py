@@ -90,7 +90,9 @@ def test_a_page_is_a_cloudwatch_alarm_of_the_same_numbers():
 
 
 def test_silence_pages_because_a_missing_datapoint_breaches():
-    found = alarms.cloudwatch_alarm(alarms.heartbeat_alarm(60), DIMENSIONS)
+    silent = alarms.heartbeat_alarm(30)
+    found = alarms.cloudwatch_alarm(silent, DIMENSIONS)
+    assert (silent.name, found["period"]) == ("silent", 30)
     assert (found["metric_name"], found["statistic"]) == ("saturation", "SampleCount")
     assert (found["comparison_operator"], found["threshold"]) == ("LessThanThreshold", 1)
     assert (found["treat_missing_data"], found["datapoints_to_alarm"], found["evaluation_periods"]) == (
@@ -98,7 +100,7 @@ def test_silence_pages_because_a_missing_datapoint_breaches():
         5,
         5,
     )
-    assert found["alarm_description"] == "no pod has reported for 300 s"
+    assert found["alarm_description"] == "no pod has reported for 150 s"
 
 
 def stat(name, *, period, statistic):
