@@ -52,6 +52,7 @@ FEATURE_VIEW: Final[Defaults] = {
 MATERIALIZATION: Final[Defaults] = {
     "schedule": "0 * * * *",
     "lookback_seconds": 3600,
+    "verify_schedule": "30 3 * * *",
     "cpu_millicores": 500,
     "memory_mib": 2048,
     "active_deadline_seconds": 3600,

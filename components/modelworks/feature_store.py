@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
@@ -11,7 +11,7 @@ import pulumi_aws as aws
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import made_by, secure_bucket
-from modelworks._resources.feature_alarms import lag_alarm, table_alarms
+from modelworks._resources.feature_alarms import lag_alarm, skew_alarm, table_alarms
 from modelworks._resources.feature_jobs import MaterializationArgs, feature_job, require_sound_materialization
 from modelworks._resources.feature_permissions import DATA, QUERIES, REGISTRY, materializes, reads, writes
 from modelworks._resources.iam import (
@@ -337,36 +337,42 @@ class FeatureStore(KubernetesComponent):
         return pulumi.Output.all(*(table.arn for table in self.online_tables))
 
     def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
-        lag = self._args["maximum_lag_seconds"]
         return [
             paging_alarm(
                 self.child_name(f"{view}-{suffix}"), parent=self, topic=self._args["alerts_topic_arn"], **definition
             )
             for view, table in self._online.items()
-            for suffix, definition in (
-                *table_alarms(view, table.name),
-                *([lag_alarm(view, self._args["environment"], lag)] if lag else []),
-            )
+            for suffix, definition in (*table_alarms(view, table.name), *self._alarms_of_runs(view))
         ]
 
+    def _alarms_of_runs(self, view: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        environment, cluster = self._args["environment"], self._args["materialization"]
+        if lag := self._args["maximum_lag_seconds"]:
+            yield lag_alarm(view, environment, lag)
+        if cluster and cluster["verify_schedule"]:
+            yield skew_alarm(view, environment)
+
     def _run_on(self, cluster: MaterializationArgs) -> None:
-        """Declare the job that materializes, and what it needs in the cluster."""
+        """Declare the jobs, and what they need in the cluster."""
         self.service_account = service_account(self, "materializer", self.materializer)
         self.network_policy = self.object(
             "networking.k8s.io/v1", "NetworkPolicy", "jobs", spec=network_policy(self.selector, port=None)
         )
-        self.materialization = self._job("materialize", cluster["schedule"], cluster)
+        lookback = f"--lookback-seconds={cluster['lookback_seconds']}"
+        self.materialization = self._job(["materialize", lookback], cluster["schedule"], cluster)
+        if schedule := cluster["verify_schedule"]:
+            self.verification = self._job(["verify"], schedule, cluster)
 
-    def _job(self, verb: str, schedule: str, cluster: MaterializationArgs) -> KubernetesObject:
+    def _job(self, command: Sequence[str], schedule: str, cluster: MaterializationArgs) -> KubernetesObject:
         return self.object(
             "batch/v1",
             "CronJob",
-            verb,
+            command[0],
             fixed_name=True,  # for people: `kubectl create job --from=cronjob/features-materialize`
             after=[self._may_materialize],
             spec=feature_job(
                 self,
-                verb,
+                command,
                 schedule,
                 cluster,
                 account=self.service_account.name,

@@ -183,6 +183,11 @@ class Materialization(_Strict):
     """When a run begins, in UTC and in the fields of cron: minute, hour, day of the month, month, day of the week."""
     lookback_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = defaults.MATERIALIZATION["lookback_seconds"]
     """How late a value may arrive in the history, in seconds: a run begins this long before the end of the last one."""
+    verify_schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] | None = defaults.MATERIALIZATION[
+        "verify_schedule"
+    ]
+    """When a sample of the online values is compared with the history, in UTC and in the fields of cron. Null for
+    never."""
     cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = defaults.MATERIALIZATION["cpu_millicores"]
     """CPU that a run requests, in thousandths of a core."""
     memory_mib: Annotated[int, Field(ge=256, le=262_144)] = defaults.MATERIALIZATION["memory_mib"]

@@ -265,9 +265,9 @@ CLUSTER = {"namespace": "modelworks-dev", "image": "registry.example/features@sh
 CRON_JOB = "kubernetes:batch/v1:CronJob"
 
 
-def job(**cluster):
-    """Spec of the job that materializes."""
-    return store(WEATHER, materialization={**CLUSTER, **cluster}).one(CRON_JOB)["spec"]
+def job(verb="materialize", **cluster):
+    """Spec of a job of a store."""
+    return store(WEATHER, materialization={**CLUSTER, **cluster}).all(CRON_JOB)[f"features-{verb}"]["spec"]
 
 
 def container(**cluster):
@@ -316,8 +316,9 @@ def test_a_run_is_restricted_and_has_no_token_for_the_cluster():
 def test_the_pods_of_the_job_reach_name_servers_and_tls_and_nothing_reaches_them():
     declared = store(WEATHER, materialization=CLUSTER)
     policy = declared.one("kubernetes:networking.k8s.io/v1:NetworkPolicy")["spec"]
-    labels = declared.one(CRON_JOB)["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    jobs = declared.all(CRON_JOB).values()
+    labels = [job["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"].items() for job in jobs]
+    assert [policy["podSelector"]["matchLabels"].items() <= each for each in labels] == [True, True]
     assert "ingress" not in policy
     assert [each["port"] for each in policy["egress"][0]["ports"]] == [53, 53, 443]
 
@@ -325,7 +326,7 @@ def test_the_pods_of_the_job_reach_name_servers_and_tls_and_nothing_reaches_them
 def test_the_job_alone_assumes_the_role_of_the_materializer_besides_those_that_are_stated():
     declared = store(WEATHER, materialization=CLUSTER, materializers=["ops/backfill"])
     account = declared.one("kubernetes:core/v1:ServiceAccount")
-    pod = declared.one(CRON_JOB)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    pod = declared.all(CRON_JOB)["features-materialize"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     trusted = [rule["Condition"]["StringEquals"]["oidc.example/id:sub"] for rule in trust(declared, "materializer")[1:]]
     assert trusted == [
         "system:serviceaccount:ops:backfill",
@@ -347,9 +348,29 @@ def test_the_job_waits_for_its_permissions():
     ["", "hourly", "* * * *", "* * * * * *", "60 * * * *", "0 24 * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 7",
      "*/0 * * * *", "0 * * * *\n", "TZ=UTC 0 * * * *"],
 )  # fmt: skip
-def test_a_schedule_that_no_cluster_takes_is_refused(schedule):
-    with pytest.raises(ValueError, match=r"materialization\.schedule must be five fields of cron"):
-        job(schedule=schedule)
+@pytest.mark.parametrize("name", ["schedule", "verify_schedule"])
+def test_a_schedule_that_no_cluster_takes_is_refused(name, schedule):
+    with pytest.raises(ValueError, match=rf"materialization\.{name} must be five fields of cron"):
+        job(**{name: schedule})
+
+
+def test_online_values_are_compared_with_history_every_night():
+    spec = job("verify")
+    (found,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert (spec["schedule"], found["args"], found["image"]) == ("30 3 * * *", ["verify"], CLUSTER["image"])
+
+
+def test_a_view_whose_online_values_are_not_those_of_history_pages_until_a_comparison_finds_them_right():
+    alarm = store(WEATHER, materialization=CLUSTER).all(ALARM)["features-weather-skewed"]
+    assert (alarm["metricName"], alarm["dimensions"]) == ("feature_skew", {"environment": "dev", "view": "weather"})
+    assert (alarm["threshold"], alarm["statistic"], alarm["evaluationPeriods"]) == (0.01, "Maximum", 1)
+    assert alarm["treatMissingData"] == "ignore"
+
+
+def test_a_store_that_is_never_verified_has_no_such_job_and_no_such_alarm():
+    declared = store(WEATHER, materialization={**CLUSTER, "verify_schedule": None})
+    assert set(declared.all(CRON_JOB)) == {"features-materialize"}
+    assert "features-weather-skewed" not in declared.all(ALARM)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,10 @@ def test_a_released_model_answers_by_key_with_the_features_of_its_environment(pr
     metrics = boto3.client("cloudwatch", **project.aws("dev"))
     lags = [measured(metrics, "feature_lag", environment="dev", view=view) for view in ("delays", "weather")]
     assert [len(lag) for lag in lags] == [1, 1]
+    log = run(project, "features-verify")
+    assert "delays:flights: 40 compared, 0 different, 0 missing" in log, log
+    skews = [measured(metrics, "feature_skew", environment="dev", view=view) for view in ("delays", "weather")]
+    assert skews == [[0.0], [0.0]]
     again = json.loads(project.modelworks("features", "materialize", "--env", "dev", "--json"))
     assert {each["view"] for each in again} == {"delays", "weather"}
     project.modelworks("train", "flights")

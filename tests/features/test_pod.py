@@ -31,7 +31,9 @@ def store(tmp_path, aws, monkeypatch):
     text = STORE.format(folder=tmp_path, number=abs(hash(str(tmp_path))))
     (tmp_path / "feature_store.yaml").write_text(text)
     monkeypatch.setenv("MODELWORKS_FEATURE_STORE", text)
-    monkeypatch.setenv("MODELWORKS_ENVIRONMENT", "dev")
+    monkeypatch.setenv(
+        "MODELWORKS_ENVIRONMENT", tmp_path.name
+    )  # the account is the module's, and keeps what is published
     aircraft = Entity(name="aircraft", join_keys=["tail"], value_type=ValueType.STRING)
     view = FeatureView(
         name="delays",
@@ -62,7 +64,7 @@ def test_a_run_writes_the_newest_values_and_publishes_the_lag(store, capsys):
     assert online(store, "N1") == 7
     assert "delays: 1 written, 0 older, 0 present, lag " in capsys.readouterr().out
     metrics = boto3.client("cloudwatch").list_metrics(Namespace="modelworks/features")["Metrics"]
-    assert {"environment": "dev", "view": "delays"} in [
+    assert {"environment": store.repo_path.name, "view": "delays"} in [
         {each["Name"]: each["Value"] for each in metric["Dimensions"]} for metric in metrics
     ]
 
@@ -77,9 +79,71 @@ def test_a_value_that_arrives_late_is_found_within_the_lookback_alone(store):
     assert online(store, "N2") == 9
 
 
+def skew(store) -> list[float]:
+    """What was published of the skew of `delays`."""
+    found = boto3.client("cloudwatch").get_metric_statistics(
+        Namespace="modelworks/features",
+        MetricName="feature_skew",
+        Dimensions=[{"Name": "environment", "Value": store.repo_path.name}, {"Name": "view", "Value": "delays"}],
+        StartTime=NOW - timedelta(hours=1),
+        EndTime=NOW + timedelta(hours=1),
+        Period=7200,
+        Statistics=["Maximum"],
+    )
+    return [point["Maximum"] for point in found["Datapoints"]]
+
+
+def test_online_values_that_are_those_of_history_have_no_skew(store, capsys):
+    landed(store, "first", "N1", 7, timedelta(hours=2))
+    assert pod.main(["materialize"]) == 0
+    assert pod.main(["verify"]) == 0
+    assert "delays:late: 1 compared, 0 different, 0 missing" in capsys.readouterr().out
+    assert skew(store) == [0.0]
+
+
+def test_the_skew_is_the_share_of_values_that_differ_or_are_missing(store, capsys):
+    landed(store, "first", "N1", 7, timedelta(hours=2))
+    landed(store, "second", "N2", 8, timedelta(hours=2))
+    assert pod.main(["materialize"]) == 0
+    landed(store, "late", "N3", 918273, timedelta(hours=1))
+    landed(store, "corrected", "N2", 645546, timedelta(hours=1))
+    assert pod.main(["verify"]) == 0
+    out = capsys.readouterr().out
+    assert "delays:late: 3 compared, 1 different, 1 missing" in out
+    assert skew(store) == [2 / 3]
+    assert "918273" not in out
+
+
+def test_a_view_that_was_never_materialized_has_no_skew_and_fails_nothing(store, capsys):
+    assert pod.main(["verify"]) == 0
+    assert "delays: never materialized without a gap, nothing to compare" in capsys.readouterr().out
+    assert skew(store) == []
+
+
+def test_a_view_without_a_table_is_named_by_both_jobs(store, capsys):
+    landed(store, "first", "N1", 7, timedelta(hours=2))
+    boto3.client("dynamodb").delete_table(TableName=f"{store.project}.delays")
+    assert [pod.main([verb]) for verb in ("materialize", "verify")] == [1, 1]
+    assert capsys.readouterr().out.count("error: delays: ") == 2
+
+
 def test_a_view_whose_history_is_missing_fails_with_its_place(store, capsys):
     assert pod.main(["materialize"]) == 1
-    assert "error: feature source 'delays' cannot be read from" in capsys.readouterr().out
+    assert "error: delays: feature source 'delays' cannot be read from" in capsys.readouterr().out
+
+
+def test_a_view_that_fails_stops_no_other(store, capsys):
+    empty = FeatureView(
+        name="before",
+        entities=[store.get_entity("aircraft")],
+        schema=[Field(name="early", dtype=Int64)],
+        source=FileSource(name="before", path="before", timestamp_field="landed"),
+    )
+    store.apply([empty])
+    landed(store, "first", "N1", 7, timedelta(hours=2))
+    assert pod.main(["materialize"]) == 1
+    assert "error: before: " in capsys.readouterr().out
+    assert online(store, "N1") == 7
 
 
 def test_a_run_without_its_variable_names_it(store, monkeypatch, capsys):

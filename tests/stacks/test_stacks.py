@@ -251,7 +251,8 @@ def test_a_line_of_the_settings_declares_a_feature_store(stack):
 def test_a_feature_store_is_materialized_in_the_namespace_of_the_environment(stack):
     materialization = {"schedule": "*/15 * * * *", "memory_mib": 512}
     settings = with_features(stack, materialization=materialization)
-    job = evaluated(stack, **{"modelworks:settings": settings}).one("kubernetes:batch/v1:CronJob")
+    jobs = evaluated(stack, **{"modelworks:settings": settings}).all("kubernetes:batch/v1:CronJob")
+    job = jobs["features-materialize"]
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert (job["metadata"]["namespace"], job["spec"]["schedule"]) == (f"modelworks-{stack}", "*/15 * * * *")
     assert (container["image"], container["resources"]["limits"]) == (FEATURES_IMAGE, {"memory": "512Mi"})

@@ -1,6 +1,7 @@
 """Private: jobs of a feature store that a cluster runs on a schedule."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
@@ -29,6 +30,10 @@ class MaterializationArgs(TypedDict):
     """How late a value may arrive in the history, in seconds: a run begins this long before the end of the last one.
     Default 3600."""
 
+    verify_schedule: NotRequired[str | None]
+    """When a second job compares a sample of the online values with the history, in UTC and in the fields of cron. None
+    for never. Default 30 3 * * *."""
+
     cpu_millicores: NotRequired[int]
     """CPU that a run requests, in thousandths of a core. Default 500."""
 
@@ -55,15 +60,16 @@ def require_sound_materialization(args: MaterializationArgs | None) -> None:
         return
     require_at_least(args, {"lookback_seconds": 0, "cpu_millicores": 1, "memory_mib": 1, "active_deadline_seconds": 1})
     require_image_digest(args["image"])
-    if not re.fullmatch(SCHEDULE, args["schedule"]):
-        raise ValueError(
-            f"materialization.schedule must be five fields of cron, such as '0 * * * *', got {args['schedule']!r}"
-        )
+    for name, schedule in (("schedule", args["schedule"]), ("verify_schedule", args["verify_schedule"])):
+        if schedule is not None and not re.fullmatch(SCHEDULE, schedule):
+            raise ValueError(
+                f"materialization.{name} must be five fields of cron, such as '0 * * * *', got {schedule!r}"
+            )
 
 
 def feature_job(
     component: KubernetesComponent,
-    verb: str,
+    command: Sequence[str],
     schedule: str,
     args: MaterializationArgs,
     *,
@@ -71,11 +77,11 @@ def feature_job(
     environment: str,
     feature_store_yaml: pulumi.Input[str],
 ) -> Manifest:
-    """Spec of a CronJob that runs `python -m modelworks.features.pod VERB`, never twice at once.
+    """Spec of a CronJob that runs a command of `python -m modelworks.features.pod`, never twice at once.
 
     Args:
         component: Whose job it is.
-        verb: The command of the pod's program.
+        command: The verb and its options.
         schedule: When a run begins, in UTC.
         args: Image and resources.
         account: The service account of its pods.
@@ -89,7 +95,7 @@ def feature_job(
         "podFailurePolicy": {"rules": [disrupted]},
         "template": {
             "metadata": {"labels": component.labels},
-            "spec": _pod(verb, args, account, environment, feature_store_yaml),
+            "spec": _pod(command, args, account, environment, feature_store_yaml),
         },
     }
     return {
@@ -104,7 +110,7 @@ def feature_job(
 
 
 def _pod(
-    verb: str,
+    command: Sequence[str],
     args: MaterializationArgs,
     account: pulumi.Input[str],
     environment: str,
@@ -118,10 +124,10 @@ def _pod(
         "TMPDIR": SCRATCH,
     }
     container = {
-        "name": verb,
+        "name": command[0],
         "image": args["image"],
         "command": ["python", "-m", "modelworks.features.pod"],
-        "args": [verb, f"--lookback-seconds={args['lookback_seconds']}"],
+        "args": list(command),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "resources": {
             "requests": {"cpu": cores(args["cpu_millicores"]), "memory": memory},

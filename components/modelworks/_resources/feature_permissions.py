@@ -13,6 +13,7 @@ DATA, REGISTRY, QUERIES = "data", "registry", "queries"
 def reads(
     bucket: str, key: str, glue: str, database: str, workgroup: str, tables: Sequence[str]
 ) -> list[dict[str, Any]]:
+    """Permissions of readers: everything of the store, and queries of their own."""
     return [
         statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (DATA, REGISTRY, QUERIES)]),
         statement(["s3:AbortMultipartUpload", "s3:PutObject"], [f"{bucket}/{QUERIES}/*"]),
@@ -37,6 +38,7 @@ def reads(
 
 
 def writes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]:
+    """Permissions of writers: history and definitions, and no online value."""
     return [
         statement(["s3:GetObject", "s3:PutObject"], [f"{bucket}/{prefix}/*" for prefix in (DATA, REGISTRY)]),
         statement(["s3:AbortMultipartUpload", "s3:DeleteObject"], [f"{bucket}/{DATA}/*"]),
@@ -47,6 +49,7 @@ def writes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]
 
 
 def materializes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str, Any]]:
+    """Permissions of the materializer and of the store's jobs: history in, online values and metrics out."""
     written = ["BatchGetItem", "DescribeTable", "GetItem", "PutItem", "UpdateItem"]
     return [
         statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (DATA, REGISTRY)]),

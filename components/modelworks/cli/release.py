@@ -61,7 +61,8 @@ def release(
 ) -> None:
     """Release a registered version in an environment: edit one line of its stack's config.
 
-    If the champion changed since the version was registered, the gates compare it with the champion of now.
+    If the champion changed since the version was registered, the gates compare it with the champion of now. A version
+    that reads stored features is refused unless its endpoint names their service, defined as it was in training.
 
     Only `local` and the first environment accept a direct release; use `promote` for the others.
 

@@ -27,7 +27,7 @@ _ROWS_PER_WRITE = 5000
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 Publish = Callable[[str, float], None]
-"""Called with the name of a view and its lag in seconds."""
+"""Called with the name of a view and a number, such as its lag in seconds."""
 
 
 @dataclass(frozen=True)
@@ -107,24 +107,28 @@ def lag(store: FeatureStore, view: FeatureView) -> float | None:
     return _lag(online_store_of(store).mark(store.config, view))
 
 
-def cloudwatch(client: Any, environment: str) -> Publish:
-    """Publishes lags as a metric that the alarms of a `FeatureStore` watch.
+def cloudwatch(
+    client: Any, environment: str, *, metric: str = contract.METRIC_FEATURE_LAG, unit: str = "Seconds"
+) -> Publish:
+    """Publishes a number of each view as a metric that the alarms of a `FeatureStore` watch.
 
     Args:
         client: A boto3 client of CloudWatch.
         environment: Name of the environment.
+        metric: Name of the metric. Default: the lag.
+        unit: Its unit, as CloudWatch spells it.
     """
 
-    def publish(view: str, seconds: float) -> None:
+    def publish(view: str, value: float) -> None:
         dimensions = {contract.DIMENSION_ENVIRONMENT: environment, contract.DIMENSION_VIEW: view}
         client.put_metric_data(
             Namespace=contract.FEATURE_METRIC_NAMESPACE,
             MetricData=[
                 {
-                    "MetricName": contract.METRIC_FEATURE_LAG,
+                    "MetricName": metric,
                     "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
-                    "Value": seconds,
-                    "Unit": "Seconds",
+                    "Value": value,
+                    "Unit": unit,
                 }
             ],
         )

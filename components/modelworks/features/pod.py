@@ -1,7 +1,7 @@
 """The program of a feature store's jobs: `python -m modelworks.features.pod`.
 
 It does what `modelworks features` does by hand, in a pod that has neither Pulumi nor the project. Exit codes: 0 done;
-1 failed: what is written stays, and the next run continues; 143 terminated.
+1 a view failed: what is written stays, and the next run continues; 143 terminated.
 """
 
 from __future__ import annotations
@@ -10,42 +10,72 @@ import argparse
 import os
 import signal
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import NoReturn
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.features.environment import open_store
-from modelworks.features.materialization import cloudwatch, materialize
+from modelworks.features.environment import open_store, verify
+from modelworks.features.materialization import Publish, cloudwatch, lag, materialize, views_of
 
 
 def main(arguments: list[str]) -> int:
-    """Do what a job was made for, and return its exit code."""
+    """Do what a job was made for, view by view, and return its exit code. A view that fails stops no other."""
     order = _parser().parse_args(arguments)
     try:
-        _materialize(_store(), timedelta(seconds=order.lookback_seconds))
+        store = _store()
+        views = views_of(store)
     except ModelworksError as error:
         _say(f"error: {error}")
         return 1
-    return 0
+    done = [_succeeds(order, store, view) for view in views]
+    return 0 if all(done) else 1
 
 
-def _materialize(store: FeatureStore, lookback: timedelta) -> None:
-    config = Config(connect_timeout=5, read_timeout=15, retries={"mode": "standard", "total_max_attempts": 3})
-    publish = cloudwatch(boto3.client("cloudwatch", config=config), os.environ[contract.ENV_ENVIRONMENT])
-    for found in materialize(store, lookback=lookback, publish=publish):
-        lag = "unknown" if found.lag_seconds is None else f"{found.lag_seconds:.0f} s"
+def _succeeds(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -> bool:
+    try:
+        order.run(order, store, view)
+    except (BotoCoreError, ClientError, ModelworksError) as error:
+        _say(f"error: {view.name}: {error}")
+        return False
+    return True
+
+
+def _materialize(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -> None:
+    lookback = timedelta(seconds=order.lookback_seconds)
+    for found in materialize(store, [view.name], lookback=lookback, publish=_publisher()):
+        age = "unknown" if found.lag_seconds is None else f"{found.lag_seconds:.0f} s"
         _say(
-            f"{found.view}: {found.written} written, {found.older} older, {found.present} present, lag {lag}, "
+            f"{found.view}: {found.written} written, {found.older} older, {found.present} present, lag {age}, "
             f"until {found.end.isoformat(timespec='seconds')}"
         )
+
+
+def _verify(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -> None:
+    """Publish the share of values that differ. Their examples are values of entities, and in no log."""
+    if lag(store, view) is None:
+        _say(f"{view.name}: never materialized without a gap, nothing to compare")
+        return
+    seed = datetime.now(UTC).toordinal()  # another sample every day
+    found = list(verify(store, [view], order.sample, seed))
+    for each in found:
+        counts = f"{each.compared} compared, {each.different} different, {each.missing} missing"
+        _say(f"{view.name}:{each.feature}: {counts}")
+    if compared := sum(each.compared for each in found):
+        publish = _publisher(metric=contract.METRIC_FEATURE_SKEW, unit="None")
+        publish(view.name, sum(each.different + each.missing for each in found) / compared)
+
+
+def _publisher(**metric: str) -> Publish:
+    config = Config(connect_timeout=5, read_timeout=15, retries={"mode": "standard", "total_max_attempts": 3})
+    return cloudwatch(boto3.client("cloudwatch", config=config), os.environ[contract.ENV_ENVIRONMENT], **metric)
 
 
 def _store() -> FeatureStore:
@@ -68,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     verb = verbs.add_parser("materialize", help="write the newest values online, and publish the lag of each view")
     verb.add_argument("--lookback-seconds", type=int, default=0, help="how far before the last run's end to begin")
+    verb.set_defaults(run=_materialize)
+    verb = verbs.add_parser("verify", help="compare online values with history, and publish the skew of each view")
+    verb.add_argument("--sample", type=int, default=1000, help="entities of each view to compare")
+    verb.set_defaults(run=_verify)
     return parser
 
 
