@@ -49,6 +49,7 @@ FULLEST: dict[str, dict[str, Any]] = {
     "ModelEndpoint": {
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},
         "tokens": "t0ken",
+        "grpc": True,
         "trusted_keys": {"release.pem": "-----BEGIN PUBLIC KEY-----"},
         "prediction_bucket": "predictions",
         "feature_tables": {"weather": f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/features.weather"},

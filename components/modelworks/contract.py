@@ -212,7 +212,7 @@ ENV_POD_NAME = "POD_NAME"
 ENV_PORT = "MODELWORKS_PORT"
 """Port to listen on. Default 8080."""
 ENV_GRPC_PORT = "MODELWORKS_GRPC_PORT"
-"""Port of the Open Inference Protocol over gRPC. Unset: no gRPC."""
+"""Port of the Open Inference Protocol over gRPC: one of its own, or the same as `MODELWORKS_PORT`. Unset: no gRPC."""
 ENV_TOKEN_FILE = "MODELWORKS_TOKEN_FILE"  # noqa: S105 - the name of a variable, not a token
 """File with the bearer tokens that are let in, one a line. Read again when it changes: emptied, it locks everyone out;
 a file that cannot be read leaves the last tokens valid."""
@@ -243,7 +243,8 @@ ENV_LATENCY_OBJECTIVE_MS = "MODELWORKS_LATENCY_OBJECTIVE_MS"
 """Requests that take longer count as slow, and those that would have to wait longer are refused with 429. Default: the
 limit in the bundle's manifest."""
 ENV_ACCESS_LOG = "MODELWORKS_ACCESS_LOG"
-"""Share of good requests that get a log line, 0 to 1; failed and slow ones always do. Default 0.01."""
+"""Share of good requests that get a log line, 0 to 1; failed and slow ones always do, and of refused ones at most one a
+second and status. Default 0.01."""
 ENV_FEATURE_TABLES = "MODELWORKS_FEATURE_TABLES"
 """Name of the DynamoDB table of each feature view that the model reads, as a JSON object. Needed by models with stored
 features."""
@@ -257,3 +258,8 @@ FEATURE_STORE_VARIABLE = "MODELWORKS_FEATURE_STORE"
 """The text of the `feature_store.yaml` that a job works on."""
 
 DEFAULT_PORT = 8080
+
+GRPC_SERVICE = "inference.GRPCInferenceService"
+"""The Open Inference Protocol over gRPC."""
+GRPC_HEALTH = "grpc.health.v1.Health"
+"""The health of a server, as clients and load balancers of gRPC check it."""

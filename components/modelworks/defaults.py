@@ -76,6 +76,7 @@ ENDPOINT: Final[Defaults] = {
     "tokens": None,
     "allow_anonymous": False,
     "trusted_keys": {},
+    "grpc": False,
     "minimum_replicas": 2,
     "maximum_replicas": 6,
     "cpu_millicores": 500,

@@ -14,11 +14,13 @@ from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObje
 from modelworks._resources.network import (
     AT_ONCE,
     IngressArgs,
+    grpc_targets,
     ingress,
     load_balancer,
     network_policy,
     require_sound_ingress,
     service,
+    shared_load_balancer,
     url,
 )
 from modelworks._resources.pod import SCRATCH
@@ -66,6 +68,10 @@ class ModelEndpointArgs(TypedDict):
 
     ingress: NotRequired[IngressArgs]
     """The load balancer before it: who may reach it, and TLS."""
+
+    grpc: NotRequired[bool]
+    """Answer the Open Inference Protocol over gRPC too, on the same host. The image needs the extra `grpc`, and a load
+    balancer of AWS the certificate. Changing it replaces the load balancer, and so its address. Default false."""
 
     minimum_replicas: NotRequired[int]
     """Fewest pods. Default 2."""
@@ -157,6 +163,7 @@ class ModelEndpoint(KubernetesComponent):
         self.alarms = self._alarms()
         self.ping, self.pong = self._service("ping"), self._service("pong")
         self.ingress = self._ingress()
+        self.grpc_ingress = self._grpc_ingress()
         self.alarm_analysis = self._analysis("alarms", self._canary.alarm_analysis())
         self.traffic_analysis = self._analysis("traffic", self._canary.traffic_analysis())
         self.token_secret = self._token_secret()
@@ -213,9 +220,38 @@ class ModelEndpoint(KubernetesComponent):
         return self.object(
             "networking.k8s.io/v1",
             "Ingress",
-            annotations={**AT_ONCE, **load_balancer(self._args["ingress"], health="/readyz")},
+            annotations={
+                **AT_ONCE,
+                **load_balancer(self._args["ingress"], health="/readyz"),
+                **(self._shared() if self._args["grpc"] else {}),
+            },
             spec=ingress(self._args["host"], self.ping.name, port="use-annotation"),
         )
+
+    def _grpc_ingress(self) -> KubernetesObject | None:
+        # Of its own, because the protocol of its targets is one for the whole of an Ingress.
+        if not self._args["grpc"]:
+            return None
+        return self.object(
+            "networking.k8s.io/v1",
+            "Ingress",
+            "grpc",
+            annotations={
+                **AT_ONCE,
+                **load_balancer(self._args["ingress"], health=f"/{contract.GRPC_HEALTH}/Check"),
+                **self._shared(order=-1),
+                **grpc_targets(),
+            },
+            spec=ingress(
+                self._args["host"],
+                self.ping.name,
+                port="use-annotation",
+                below=(f"/{contract.GRPC_SERVICE}", f"/{contract.GRPC_HEALTH}"),
+            ),
+        )
+
+    def _shared(self, order: int = 0) -> Manifest:
+        return shared_load_balancer(self._model, namespace=self._args["namespace"], order=order)
 
     # -- Pods --------------------------------------------------------------------------------------------------------
     def _token_secret(self) -> KubernetesObject | None:
@@ -232,7 +268,7 @@ class ModelEndpoint(KubernetesComponent):
     def _rollout(self, release: ReleaseArgs) -> KubernetesObject:
         strategy = self._canary.strategy(
             release["digest"],
-            Routing(self.ping.name, self.pong.name, self.ingress.name),
+            Routing(self.ping.name, self.pong.name, self._ingresses()),
             alarms=self.alarm_analysis.name,
             traffic=self.traffic_analysis.name,
         )
@@ -258,6 +294,9 @@ class ModelEndpoint(KubernetesComponent):
             },
         )
 
+    def _ingresses(self) -> tuple[pulumi.Input[str], ...]:
+        return (*([self.grpc_ingress.name] if self.grpc_ingress else []), self.ingress.name)
+
     def _pod(self, release: ReleaseArgs) -> Manifest:
         return serving_pod(
             self,
@@ -279,6 +318,8 @@ class ModelEndpoint(KubernetesComponent):
         return {
             **bundle_variables(self._model, release, environment=args["environment"], bucket=bucket),
             contract.ENV_PORT: str(contract.DEFAULT_PORT),
+            # The same port: Argo writes the weights of all Ingresses for one port of the Services.
+            **({contract.ENV_GRPC_PORT: str(contract.DEFAULT_PORT)} if args["grpc"] else {}),
             contract.ENV_METRICS_SECONDS: str(self._canary.look_seconds),
             contract.ENV_DRAIN_SECONDS: str(DRAIN_SECONDS),
             **log_variables(self._model, args["prediction_bucket"], args["log_sample_ratio"]),

@@ -272,6 +272,9 @@ class Endpoint(_Strict):
     """The load balancer before it."""
     allow_anonymous: bool = defaults.ENDPOINT["allow_anonymous"]
     """Answer without a bearer token."""
+    grpc: bool = defaults.ENDPOINT["grpc"]
+    """Answer the Open Inference Protocol over gRPC too, on the same host. The image needs the extra `grpc`, and a load
+    balancer of AWS the certificate. Changing it replaces the load balancer, and so its address."""
     minimum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["minimum_replicas"]
     """Fewest pods."""
     maximum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["maximum_replicas"]

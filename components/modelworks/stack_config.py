@@ -132,6 +132,10 @@ def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
             where = "neither it nor cluster.ingress has one"
             yield f"{path}.ingress.certificate_arn", f"{where}, so that {what} would be sent as plain text"
     for name, endpoint in settings.endpoints.items():
+        path = f"endpoints.{name}"
+        if endpoint.grpc and endpoint.allow_anonymous and settings.ingresses[path].certificate_arn is None:
+            where = "neither it nor cluster.ingress has one"
+            yield f"{path}.ingress.certificate_arn", f"{where}, and a load balancer takes gRPC over TLS alone"
         if (seconds := endpoint.limits.period_seconds) < 60:
             yield (
                 f"endpoints.{name}.limits.period_seconds",

@@ -316,6 +316,60 @@ def load_balancer(**args) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in annotations.items() if name.startswith(prefix)}
 
 
+def grpc_endpoint(**args):
+    return endpoint(grpc=True, ingress={"certificate_arn": CERTIFICATE}, **args)
+
+
+def test_grpc_has_an_ingress_whose_weights_argo_writes_first():
+    # Argo 1.8 stops at the first Ingress that has its weights already: the one that may be new comes first.
+    declared = grpc_endpoint()
+    routing = declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["trafficRouting"]["alb"]
+    assert routing == {
+        "ingresses": ["flight-delay-grpc", "flight-delay"],
+        "rootService": "flight-delay-ping",
+        "servicePort": 80,
+    }
+    found = declared.all(INGRESS)
+    assert {*found} == {"flight-delay", "flight-delay-grpc"}
+    (rule,) = found["flight-delay-grpc"]["spec"]["rules"]
+    assert rule["host"] == "flight-delay.example.com"
+    backend = {"service": {"name": "flight-delay-ping", "port": {"name": "use-annotation"}}}
+    assert rule["http"]["paths"] == [
+        {"path": "/inference.GRPCInferenceService", "pathType": "Prefix", "backend": backend},
+        {"path": "/grpc.health.v1.Health", "pathType": "Prefix", "backend": backend},
+    ]
+
+
+def test_grpc_shares_the_load_balancer_and_its_rules_come_before_those_for_all_paths():
+    found = grpc_endpoint().all(INGRESS)
+    prefix = "alb.ingress.kubernetes.io/"
+    http, grpc = (found[name]["metadata"]["annotations"] for name in ("flight-delay", "flight-delay-grpc"))
+    assert http[f"{prefix}group.name"] == grpc[f"{prefix}group.name"] == "modelworks-dev.flight-delay"
+    assert int(grpc[f"{prefix}group.order"]) < int(http[f"{prefix}group.order"])
+    differing = {name.removeprefix(prefix) for name in http.keys() | grpc.keys() if http.get(name) != grpc.get(name)}
+    assert differing == {"group.order", "backend-protocol-version", "healthcheck-path", "success-codes"}
+    assert (grpc[f"{prefix}backend-protocol-version"], grpc[f"{prefix}success-codes"]) == ("GRPC", "0")
+    assert grpc[f"{prefix}healthcheck-path"] == "/grpc.health.v1.Health/Check"
+
+
+def test_a_load_balancer_of_a_long_namespace_has_a_name_that_aws_takes():
+    names = {
+        grpc_endpoint(namespace=namespace).all(INGRESS)["flight-delay"]["metadata"]["annotations"][
+            "alb.ingress.kubernetes.io/group.name"
+        ]
+        for namespace in ("n" * 52, "n" * 51 + "m")
+    }
+    assert {name[:13] for name in names} == {"flight-delay."}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 63
+
+
+def test_pods_answer_grpc_on_the_port_of_http():
+    found = variables(grpc_endpoint())
+    assert found[contract.ENV_GRPC_PORT] == found[contract.ENV_PORT]
+    assert contract.ENV_GRPC_PORT not in variables(endpoint())
+
+
 def test_an_endpoint_is_internal_and_without_tls_unless_it_is_stated():
     assert load_balancer() == {
         "target-type": "ip",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import boto3
+import grpc
 import httpx
 import numpy as np
 from botocore.config import Config
@@ -31,7 +33,9 @@ from modelworks.cluster.client import KubernetesClient
 from modelworks.laptop import control_plane, environments, supervisor
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.runtime.manifest import Onnx, OnnxInput
+from modelworks.runtime.server import v2_messages
 from runtime import custom_bundle, example_bundle
+from runtime.test_v2_grpc import example_request
 
 MODEL = "flight-delay"
 ROWS = example_bundle.rows(400, seed=11)
@@ -86,6 +90,7 @@ SETTINGS: dict[str, Any] = {
     "minimum_replicas": 2,
     "maximum_replicas": 4,
     "cpu_millicores": 250,
+    "grpc": True,
     "latency_objective_ms": 100,
     "limits": {"period_seconds": 10},
     "canary": {
@@ -254,6 +259,13 @@ class Rehearsal:
         headers = {"Host": HOST, "Authorization": f"Bearer {token}"}
         url = f"http://127.0.0.1:{self.gateway}/v1/predict"
         return httpx.post(url, json={"rows": ROWS[:1]}, headers=headers, timeout=30, trust_env=False).status_code
+
+    def predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the JSON API answers."""
+        url = f"http://127.0.0.1:{self.gateway}/v1/predict"
+        answer = httpx.post(url, json={"rows": rows}, headers={"Host": HOST}, timeout=30, trust_env=False)
+        answer.raise_for_status()
+        return answer.json()["predictions"]
 
     def unchanged(self) -> str:
         """A preview that must find nothing to do."""
@@ -513,6 +525,48 @@ class Load:
             self.lasts[version] = now
         elif len(self.faults) < 20:
             self.faults.append(f"{time.strftime('%H:%M:%S')} {status} {said[:200]}")
+
+
+class Calls:
+    """A client that calls over gRPC, one request after the other, until the end."""
+
+    def __init__(self, port: int) -> None:
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.default_authority", HOST)])
+        self._infer = self._channel.unary_unary(
+            f"/{contract.GRPC_SERVICE}/ModelInfer",
+            request_serializer=v2_messages.ModelInferRequest.SerializeToString,
+            response_deserializer=v2_messages.ModelInferResponse.FromString,
+        )
+        self.answers: Counter[str] = Counter()
+        """How often each version answered."""
+        self.faults: list[str] = []
+        """Calls that got no prediction."""
+
+    def infer(self, rows: list[dict[str, Any]]) -> Any:
+        """The answer to one request."""
+        request = example_request(rows)
+        request.model_name = MODEL
+        return self._infer(request, timeout=30)
+
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        self._channel.close()
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            if self._stop.wait(0.02):
+                return
+            try:
+                self.answers[self.infer([ROWS[number % len(ROWS)]]).model_version] += 1
+            except grpc.RpcError as error:
+                self.faults.append(f"{error.code().name} {error.details()}")
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:

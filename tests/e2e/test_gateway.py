@@ -16,12 +16,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modelworks import contract
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import toolchain
 from modelworks.laptop.environments import free_range
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
+from modelworks.runtime.server import v2_messages
+from runtime import test_v2_grpc as serving
 
 pytestmark = pytest.mark.e2e
 
@@ -340,6 +343,34 @@ async def test_h2c_is_spoken_to_pods_that_ask_for_it(running):
     finally:
         second.process.kill()
         second.process.wait()
+
+
+async def test_a_grpc_client_has_bit_for_bit_what_the_json_api_answers(running, tmp_path):
+    await asyncio.to_thread(_compare_protocols, running, serving.build(tmp_path))
+
+
+def _compare_protocols(gateway: Running, app: object) -> None:
+    row = {"price": 1 / 3, "day": 1, "seats": 2, "paid": True, "kind": "a"}
+    with serving.running(app, one_port=True) as pod:
+        backends = [{"weight": 1, "pods": [f"127.0.0.1:{pod.http_port}"]}]
+        grpc_paths = f"/{contract.GRPC_SERVICE}"
+        asyncio.run(
+            gateway.routes(
+                {"prefix": grpc_paths, "protocol": "h2c", "backends": backends}, {"prefix": "/", "backends": backends}
+            )
+        )
+        for port, authority in ((gateway.port, "model.localhost"), (gateway.host_ports[0], "localhost")):
+            expected = httpx.post(
+                f"http://127.0.0.1:{port}/v1/predict", json=row, headers={"Host": authority}, trust_env=False
+            ).json()
+            client = serving.Client(port, authority)
+            answered = serving.outputs(client.call("ModelInfer", serving.typed([tuple(row.values())])))
+            assert [each.hex() for each in answered["score"]] == [
+                each["score"].hex() for each in expected["predictions"]
+            ]
+            # Refusals pass as well: their code and text are trailers.
+            code, said = client.refusal("ModelInfer", v2_messages.ModelInferRequest(model_name="other"))
+            assert (code, said[:28]) == ("NOT_FOUND", "there is no such model or ve")
 
 
 # -- A port of its own -----------------------------------------------------------------------------------------------

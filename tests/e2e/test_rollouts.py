@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from e2e import rehearsal
-from e2e.rehearsal import Load, Rehearsal, until
+from e2e.rehearsal import Calls, Load, Rehearsal, until
 from modelworks.laptop import cloud
 from modelworks.laptop.state_dir import StateDir
+from runtime.test_v2_grpc import outputs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -55,8 +56,16 @@ def test_what_was_declared_is_there_and_a_preview_finds_nothing_to_do(endpoint):
     assert [pod["status"]["phase"] for pod in endpoint.pods()] == ["Running", "Running"]
 
 
+def test_a_call_over_grpc_has_bit_for_bit_the_answers_of_the_json_api(endpoint):
+    rows = rehearsal.ROWS[:100]
+    expected = endpoint.predictions(rows)
+    answered = outputs(Calls(endpoint.gateway).infer(rows))
+    assert [each.hex() for each in answered["score"]] == [each["score"].hex() for each in expected]
+    assert answered["label"] == [each["label"] for each in expected]
+
+
 def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
-    with Load(endpoint.gateway, rate=400) as load:
+    with Load(endpoint.gateway, rate=400) as load, Calls(endpoint.gateway) as calls:
         version = endpoint.release(rehearsal.build(bundles, trees=11))
         until(endpoint.takes_over, what=endpoint.rollout)
         # The old pods are still to end, and no request may be lost to that either.
@@ -64,6 +73,9 @@ def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
     assert load.failed == 0, load.faults
     assert load.of(endpoint.serving) > load.of(version) / 10
     assert load.lasts[version] > load.lasts[endpoint.serving]
+    # Calls over gRPC are a part of the same canary.
+    assert calls.faults == []
+    assert {*calls.answers} == {endpoint.serving, version}
     endpoint.serving = version
 
 

@@ -278,6 +278,26 @@ def test_http2_to_pods_where_the_service_or_the_ingress_says_so():
     assert "protocol" not in routes(render([ingress(path())], [service()], []))[0]
 
 
+def test_an_ingress_for_grpc_and_one_for_everything_else_share_a_host_a_service_and_its_weights():
+    weights = forward(("stable", 95), ("canary", 5))
+    protocol = {"alb.ingress.kubernetes.io/backend-protocol-version": "GRPC"}
+    http = ingress(path("root", "use-annotation"), annotations=weights)
+    grpc = ingress(
+        path("root", "use-annotation", at="/inference.GRPCInferenceService"),
+        name="grpc",
+        annotations={**weights, **protocol},
+    )
+    services = [service("stable", app="stable"), service("canary", app="canary")]
+    pods = [pod("a", "127.77.0.1", app="stable"), pod("b", "127.77.0.2", app="canary")]
+    rendered = render([http, grpc], services, pods)
+    first, second = routes(rendered)
+    assert (first["prefix"], first["protocol"]) == ("/inference.GRPCInferenceService", "h2c")
+    assert (second["prefix"], second.get("protocol")) == ("/", None)
+    assert first["backends"] == second["backends"]
+    assert [each["weight"] for each in first["backends"]] == [95, 5]
+    assert rendered.notices == ()
+
+
 def test_a_load_balancer_service_has_a_host_of_its_own():
     rendered = render([], [service(type="LoadBalancer")], [pod("a", "127.77.0.1")])
     assert routes(rendered, "model.local.localhost")[0]["backends"] == [{"weight": 1, "pods": ["127.77.0.1:3000"]}]

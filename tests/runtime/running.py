@@ -19,6 +19,9 @@ import psutil
 from modelworks import contract
 from waiting import PATIENCE, eventually, held_port
 
+SAME_PORT = "the same port"
+"""The value of a variable that names the server's own port."""
+
 
 class Server:
     """A running `runtime.serve`, which writes to a file, or to `out`."""
@@ -27,10 +30,12 @@ class Server:
         self._held = held_port()
         self.port = self._held.getsockname()[1]
         self.log = log
+        port = str(self.port)
+        environ = {name: port if value == SAME_PORT else value for name, value in environ.items()}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [*within, sys.executable, "-m", "modelworks.runtime.serve"],
-                env={**os.environ, **environ, contract.ENV_PORT: str(self.port)},
+                env={**os.environ, **environ, contract.ENV_PORT: port},
                 stdout=file if out is None else out,
                 stderr=file,
             )

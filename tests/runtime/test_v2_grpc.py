@@ -20,17 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelworks import contract
-from modelworks.errors import ModelworksError
 from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictor import Cost
 from modelworks.runtime.serve import _Calls
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server import v2_messages as messages
-from modelworks.runtime.server.config import read_config
 from runtime import custom_bundle, small
 from runtime.example_bundle import rows as example_rows
 from runtime.published import logged
-from runtime.running import counted, settings
+from runtime.running import SAME_PORT, counted
 from runtime.small import listening
 from runtime.test_v2 import DATATYPES, NAMES, Model, build
 from waiting import PATIENCE, eventually, eventually_async, held_port
@@ -43,8 +41,9 @@ ROW = (1.0, 1, 2, True, "a")
 class Client:
     """Calls of one server, over one connection."""
 
-    def __init__(self, port: int, **metadata: str) -> None:
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.max_send_message_length", -1)])
+    def __init__(self, port: int, authority: str = "localhost", **metadata: str) -> None:
+        options = [("grpc.max_send_message_length", -1), ("grpc.default_authority", authority)]
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
         self.metadata = list(metadata.items())
         self.trailers: dict[str, str] = {}
 
@@ -74,8 +73,8 @@ class Client:
 class Running:
     """An app in a thread of its own, with a port for each protocol."""
 
-    def __init__(self, app: Any, calls: _Calls, http_port: int, grpc_port: int) -> None:
-        self.app, self.calls, self.http_port, self.grpc_port = app, calls, http_port, grpc_port
+    def __init__(self, app: Any, calls: _Calls, front: Any, http_port: int, grpc_port: int) -> None:
+        self.app, self.calls, self.front, self.http_port, self.grpc_port = app, calls, front, http_port, grpc_port
         self.client = Client(grpc_port)
 
     def post(self, path: str, content: Any, tail: bytes = b"") -> tuple[Any, bytes]:
@@ -93,17 +92,19 @@ class Running:
 
 
 @contextmanager
-def running(app: Any):
+def running(app: Any, *, one_port: bool = False, **limits: int):
     """It drains at the end, as a process does."""
     ready, ended = threading.Event(), asyncio.Event()
     found: dict[str, Any] = {}
 
     async def serve() -> None:
         with held_port() as holder:
-            port = holder.getsockname()[1]
+            port = app.config.port if one_port else holder.getsockname()[1]
             calls = await _Calls.listen(app, msgspec.structs.replace(app.config, grpc_port=port), app._scribe)
-            async with listening(app) as (_, http_port):
-                found.update(loop=asyncio.get_running_loop(), server=Running(app, calls, http_port, port))
+            async with listening(app, **limits) as (front, http_port):
+                front.http2 = calls.within
+                port = http_port if one_port else port
+                found.update(loop=asyncio.get_running_loop(), server=Running(app, calls, front, http_port, port))
                 ready.set()
                 await ended.wait()
             calls.close()
@@ -353,6 +354,30 @@ def test_health_is_that_of_the_server(tmp_path):
         assert not found.client.call("ModelReady", named).ready
 
 
+def _health(client: Client, service: str = "") -> int:
+    ask = client.channel.unary_unary(
+        "/grpc.health.v1.Health/Check", response_deserializer=messages.HealthCheckResponse.FromString
+    )
+    return ask(messages.HealthCheckRequest(service=service).SerializeToString(), PATIENCE).status
+
+
+def test_health_is_that_of_the_health_protocol_and_needs_no_token(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("secret\n")
+    with running(small.build(tmp_path, token_file=file)) as found:
+        assert _health(found.client) == _health(found.client, "inference.GRPCInferenceService") == 1
+        found.app.engine.draining = True
+        assert _health(found.client) == 2
+        with pytest.raises(grpc.RpcError) as refused:
+            _health(found.client, "other.Service")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_messages_of_the_health_protocol_have_its_numbers():
+    assert messages.HealthCheckRequest(service="x").SerializeToString() == b"\x0a\x01x"
+    assert messages.HealthCheckResponse(status=1).SerializeToString() == b"\x08\x01"
+
+
 def test_tokens_are_those_of_the_json_api_and_probes_need_none(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("secret\n")
@@ -577,9 +602,17 @@ def test_without_a_port_there_is_no_grpc_and_its_modules_are_not_loaded(serve, e
         assert "cygrpc" not in maps.read()
 
 
-def test_one_port_for_both_protocols_is_refused(example):
-    with pytest.raises(ModelworksError, match="MODELWORKS_GRPC_PORT must differ from MODELWORKS_PORT, got 4711"):
-        read_config(settings(example, **{contract.ENV_PORT: "4711", contract.ENV_GRPC_PORT: "4711"}))
+def test_one_port_answers_both_protocols(serve, example):
+    server = serve(example, **{contract.ENV_GRPC_PORT: SAME_PORT}).ready()
+    rows = example_rows(50)
+    expected = server.ask("POST", "/v1/predict", {"rows": rows})[1]["predictions"]
+    client = Client(server.port)
+    assert outputs(client.call("ModelInfer", example_request(rows)))["score"] == [each["score"] for each in expected]
+    assert client.call("ServerLive").live
+    assert counted(server, "requests") == 2
+    assert server.stop() == 0
+    assert server.lines()[-1]["cut_off"] == 0
+    assert client.refusal("ServerLive")[0] == "UNAVAILABLE"
 
 
 def test_a_server_without_grpcio_does_not_start_and_names_the_fix(serve, example, grpc_port, tmp_path):

@@ -195,6 +195,12 @@ def test_an_endpoint_without_tokens_may_answer_plain_http():
     assert laptops_own("dev", {"ingress": None}, allow_anonymous=True) == ["registry.ingress.certificate_arn"]
 
 
+@pytest.mark.parametrize("allow_anonymous", [False, True])
+def test_a_real_account_is_refused_grpc_without_tls(allow_anonymous):
+    found = laptops_own("dev", {"ingress": None}, grpc=True, allow_anonymous=allow_anonymous)
+    assert found == ["registry.ingress.certificate_arn", "endpoints.flight-delay.ingress.certificate_arn"]
+
+
 def test_a_host_states_what_is_different_about_its_load_balancer():
     settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
     settings["cluster"]["ingress"]["inbound_cidrs"] = ["10.0.0.0/8"]

@@ -54,11 +54,12 @@ class LimitsArgs(TypedDict):
 
 @dataclass(frozen=True)
 class Routing:
-    """The traffic of an endpoint: Services of the stable and the new version, which swap, and an Ingress."""
+    """The traffic of an endpoint: Services of the stable and the new version, which swap, and Ingresses."""
 
     ping: pulumi.Input[str]
     pong: pulumi.Input[str]
-    ingress: pulumi.Input[str]
+    ingresses: tuple[pulumi.Input[str], ...]
+    """Those that were added last come first: Argo writes no weight after one that has it already."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Canary:
             # that had to exchange the targets behind the stable one would lose requests.
             "pingPong": {"pingService": routing.ping, "pongService": routing.pong},
             "trafficRouting": {
-                "alb": {"ingress": routing.ingress, "rootService": routing.ping, "servicePort": SERVICE_PORT}
+                "alb": {**_of_ingresses(routing), "rootService": routing.ping, "servicePort": SERVICE_PORT}
             },
             "analysis": _analysis_of(digest, alarms),
             "steps": self._steps(_analysis_of(digest, traffic)),
@@ -147,6 +148,11 @@ class Canary:
 
     def _of_version(self) -> dict[str, str]:
         return {**self.dimensions, contract.DIMENSION_VERSION: "{{args.version}}"}
+
+
+def _of_ingresses(routing: Routing) -> Manifest:
+    first, *more = routing.ingresses
+    return {"ingresses": [first, *more]} if more else {"ingress": first}
 
 
 def _analysis_of(digest: str, template: pulumi.Input[str]) -> Manifest:

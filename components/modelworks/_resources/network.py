@@ -1,5 +1,6 @@
 """Private: how pods are reached, and what they may reach: specs of Services, Ingresses and network policies."""
 
+import hashlib
 import ipaddress
 import json
 from collections.abc import Mapping
@@ -41,10 +42,12 @@ def service(selector: Mapping[str, str]) -> Manifest:
     }
 
 
-def ingress(host: pulumi.Input[str], service_name: pulumi.Input[str], *, port: str = "http") -> Manifest:
-    """A load balancer's rule that sends all requests for `host` to a Service."""
+def ingress(
+    host: pulumi.Input[str], service_name: pulumi.Input[str], *, port: str = "http", below: tuple[str, ...] = ("/",)
+) -> Manifest:
+    """A load balancer's rule that sends requests for `host` to a Service: all, or those below some paths."""
     backend = {"service": {"name": service_name, "port": {"name": port}}}
-    paths = [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    paths = [{"path": path, "pathType": "Prefix", "backend": backend} for path in below]
     return {"ingressClassName": "alb", "rules": [{"host": host, "http": {"paths": paths}}]}
 
 
@@ -79,6 +82,26 @@ def load_balancer(args: IngressArgs, *, health: str) -> dict[str, pulumi.Input[s
         "inbound-cidrs": ",".join(networks) or None,
     }
     return {f"alb.ingress.kubernetes.io/{name}": value for name, value in found.items() if value is not None}
+
+
+def shared_load_balancer(name: str, *, namespace: pulumi.Input[str], order: int = 0) -> dict[str, pulumi.Input[str]]:
+    """Annotations of an Ingress that shares its load balancer with those of the same name; the lowest order first."""
+    group = pulumi.Output.from_input(namespace).apply(lambda namespace: _group(namespace, name))
+    return {"alb.ingress.kubernetes.io/group.name": group, "alb.ingress.kubernetes.io/group.order": str(order)}
+
+
+def _group(namespace: str, name: str) -> str:
+    """A name in the whole cluster, of the 63 characters that there may be."""
+    whole = f"{namespace}.{name}"
+    return whole if len(whole) <= 63 else f"{name[:40]}.{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+
+def grpc_targets() -> dict[str, pulumi.Input[str]]:
+    """Annotations of an Ingress whose pods speak gRPC; a load balancer of AWS takes that over TLS alone."""
+    return {
+        "alb.ingress.kubernetes.io/backend-protocol-version": "GRPC",
+        "alb.ingress.kubernetes.io/success-codes": "0",  # of gRPC: OK
+    }
 
 
 def url(args: IngressArgs, host: pulumi.Input[str]) -> pulumi.Output[str]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
+_LOOPBACK = "127.0.0.1"
 _DESCRIPTORS = 16_384
 """Enough for every connection."""
 
@@ -224,10 +225,12 @@ class _Worker:
         self._ends.deliver(lambda number: loop.call_soon_threadsafe(end, number))
         front = listener(app, connections_of(_raised_descriptors()))
         try:
-            server = await loop.create_server(front, config.host, config.port, backlog=2048)
+            server = await loop.create_server(front, config.host, config.port, backlog=2048, start_serving=False)
         except OSError as error:
             raise ModelworksError(f"{config.host}:{config.port} cannot be listened on: {error.strerror}") from error
         calls = await _Calls.listen(app, config, scribe)
+        front.http2 = calls.within
+        await server.start_serving()
         # The model and the modules live for ever: the collector need not look at them again and again.
         gc.collect()
         gc.freeze()
@@ -244,7 +247,7 @@ class _Worker:
         beat.cancel()
         cut_off = len(front.connections) + calls.waiting
         await calls.cut_off()
-        app.tick()
+        app.tick(last=True)
         scribe.add(line("info", "ended", cut_off=cut_off))
         self._ends.hold()  # for the loop has ended
         if broken:
@@ -313,10 +316,16 @@ class _Calls:
     Args:
         server: The server.
         service: Of the protocol.
+        within: Where it listens, if clients reach it through the port of HTTP/1.1.
     """
 
-    def __init__(self, server: grpc.aio.Server | None = None, service: OpenInferenceService | None = None) -> None:
-        self._server, self._service = server, service
+    def __init__(
+        self,
+        server: grpc.aio.Server | None = None,
+        service: OpenInferenceService | None = None,
+        within: tuple[str, int] | None = None,
+    ) -> None:
+        self._server, self._service, self.within = server, service, within
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -327,7 +336,11 @@ class _Calls:
         from modelworks.runtime.server import v2_grpc
 
         service = v2_grpc.OpenInferenceService(app.engine, app.served, app.tokens, scribe.say)
-        return cls(await v2_grpc.listen(service, config.host, config.grpc_port, config.max_body_bytes), service)
+        if config.grpc_port == config.port:
+            server, port = await v2_grpc.listen(service, _LOOPBACK, 0, config.max_body_bytes)
+            return cls(server, service, (_LOOPBACK, port))
+        server, _ = await v2_grpc.listen(service, config.host, config.grpc_port, config.max_body_bytes)
+        return cls(server, service)
 
     @property
     def waiting(self) -> int:

@@ -194,11 +194,11 @@ class App:
         return (text + metrics.prometheus_samples(samples)).encode()
 
     # -- Now and then --------------------------------------------------------------------------------------------
-    def tick(self) -> None:
-        """Housekeeping, twice a second: read the tokens, show the numbers, hand logs to the scribe."""
+    def tick(self, *, last: bool = False) -> None:
+        """Housekeeping, twice a second and at the end: read the tokens, show the numbers, hand logs to the scribe."""
         if self.tokens is not None:
             self.tokens.refresh()
-        self.engine.tick()
+        self.engine.tick(last=last)
 
 
 class _Answer:

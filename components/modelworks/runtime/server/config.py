@@ -77,8 +77,6 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         raise ModelworksError(f"{contract.ENV_METRICS} must be cloudwatch or none, got {metrics!r}")
     port = int(_number(environ, contract.ENV_PORT, contract.DEFAULT_PORT, 1, 65535))
     grpc_port = int(_number(environ, contract.ENV_GRPC_PORT, 0, 1, 65535)) or None
-    if grpc_port == port:
-        raise ModelworksError(f"{contract.ENV_GRPC_PORT} must differ from {contract.ENV_PORT}, got {port} for both")
     return Config(
         bundle_uri=_required(environ, contract.ENV_BUNDLE_URI),
         digest=digest,

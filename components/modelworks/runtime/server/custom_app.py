@@ -91,7 +91,7 @@ class ServiceEngine(Engine):
         status = error.status if isinstance(error, RefusedError) else 500
         if status == 429:
             job.fail(429, FULL)
-            self.counters.rejected()
+            self.note_rejection(job.request, job.id)
         elif status < 500:
             job.fail(status, str(error))
             self.note_refusal(job.request, job.id, status, str(error))

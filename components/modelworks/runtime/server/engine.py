@@ -30,7 +30,7 @@ from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.feature_reads import FeatureReads, ReadRows
 from modelworks.runtime.server.http import Request, clock
-from modelworks.runtime.server.logs import Scribe, line, place
+from modelworks.runtime.server.logs import Limiter, Scribe, line, place
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.refusals import FAILED, FULL, UNREAD
 from modelworks.runtime.server.tracing import Tracer, trace_id
@@ -109,6 +109,7 @@ class Engine:
         """Of requests whose rows several calls share: the answers for those so far."""
         self._scheduled = self._away = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._limiter = Limiter()
         self._ids = itertools.count()
         self._id_prefix = os.urandom(6).hex().encode()
 
@@ -143,7 +144,7 @@ class Engine:
             self._enqueue(job)
         elif not self._reads.begin(job.rows, lambda read: self._have_read(job, read)):
             job.fail(429, FULL)
-            self.counters.rejected()
+            self.note_rejection(job.request, job.id)
 
     def _have_read(self, job: Job, read: ReadRows | Exception) -> None:
         self.counters.features(failed=isinstance(read, Exception) or read.failed)
@@ -164,7 +165,12 @@ class Engine:
         latency = (clock() - request.at) * 1000
         if count:
             self.counters.request(latency, error=False, slow=False)
-        self._access(request, request_id, status, latency, error=detail, field=field)
+        self._refusal(request, request_id, status, latency, error=detail, field=field)
+
+    def note_rejection(self, request: Request, request_id: bytes) -> None:
+        """Count and log a request that was turned away because there is no room."""
+        self.counters.rejected()
+        self._refusal(request, request_id, 429, (clock() - request.at) * 1000, error=FULL)
 
     def span(self, request: Request, status: int, seconds: float, rows: int) -> bytes | None:
         """The `traceparent` of the answer; makes its span."""
@@ -271,7 +277,8 @@ class Engine:
         status, detail = (503, UNREAD) if isinstance(error, UnreadableError) else (500, FAILED)
         latency = job.fail(status, detail) * 1000
         self.counters.request(latency, error=True, slow=latency > self.objective)
-        self._access(job.request, job.id, status, latency, error=self._named(error))
+        log = self._access if status == 500 else self._refusal
+        log(job.request, job.id, status, latency, error=self._named(error))
 
     def _named(self, error: Exception) -> str:
         """The error for the log: without its message where that may quote a private value."""
@@ -279,9 +286,11 @@ class Engine:
         return place(error) if private else f"{type(error).__name__}: {error}"
 
     # -- Now and then --------------------------------------------------------------------------------------------
-    def tick(self) -> None:
-        """Housekeeping, twice a second: show the numbers, hand logs to the scribe."""
+    def tick(self, *, last: bool = False) -> None:
+        """Housekeeping, twice a second and at the end: show the numbers, hand logs to the scribe."""
         self.counters.saturation(self._saturation())
+        for status, count in self._limiter.due(clock(), last=last):
+            self._scribe.add(line("warning", "more requests were refused", status=status, count=count))
         if self._log is not None:
             self._log.flush()
             self._log.losses.report(self._scribe.say)
@@ -301,6 +310,11 @@ class Engine:
 
     def _admission(self, cost: Cost, objective: float, handling: float) -> Admission[Job]:
         return Admission(cost, objective, handling=handling)
+
+    def _refusal(self, request: Request, request_id: bytes, status: int, latency_ms: float, **more: Any) -> None:
+        """Log it, unless there is a flood of them: then one line a second has their number."""
+        if self._limiter.admits(status, clock()):
+            self._access(request, request_id, status, latency_ms, **more)
 
     def _access(self, request: Request, request_id: bytes, status: int, latency_ms: float, **more: Any) -> None:
         trace = trace_id(request.headers.get(b"traceparent"))

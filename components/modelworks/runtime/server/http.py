@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import httptools
 import msgspec
 
+from modelworks.runtime.server.relay import PREFACE, Relay
+
 MAX_HEAD_BYTES = 32 << 10
 """Largest request line, headers and trailers together, with what frames the chunks of a body."""
 MAX_CONNECTIONS = 4096
@@ -104,7 +106,11 @@ class Listener:
         self.max_waiting_bytes = max(MAX_WAITING_BYTES, 2 * max_body_bytes)
         self.waiting_bytes = 0
         """See `MAX_WAITING_BYTES`."""
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Relay] = set()
+        self.http2: tuple[str, int] | None = None
+        """Host and port of the server that answers HTTP/2, if there is one."""
+        self.handed_on: set[asyncio.Task[None]] = set()
+        """Connections on their way to it."""
         self.closing = False
         """Set while the server drains: each answer is the last of its connection."""
         self.date = b""
@@ -125,7 +131,7 @@ class Listener:
         """Close connections that have done nothing for longest; False if every one waits for an answer."""
         quiet = [connection for connection in self.connections if connection.quiet]
         for connection in heapq.nsmallest(
-            1 + self.max_connections // _CLOSED_AT_ONCE, quiet, key=Connection.quiet_since
+            1 + self.max_connections // _CLOSED_AT_ONCE, quiet, key=lambda connection: connection.quiet_since()
         ):
             connection.abort()
         return bool(quiet)
@@ -219,6 +225,8 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             self._refuse(*(cause.args if isinstance(cause, _Refused) else (400, "the request is not well-formed")))
         except httptools.HttpParserError:
+            if self._hand_on(data):
+                return
             self._refuse(400, "the request is not well-formed HTTP/1.1")
         else:
             if self._receiving and self._wire - (1 + _FRAMING) * self._size > MAX_HEAD_BYTES:
@@ -395,6 +403,19 @@ class Connection(asyncio.Protocol):
             if not self._backlog and not self._stuck_since:
                 self._resume()
             self._listener.handle(request, self)
+
+    def _hand_on(self, data: bytes) -> bool:
+        """Whether this was HTTP/2, which another server answers. Its preface is no request of HTTP/1.1."""
+        listener, before = self._listener, self._wire - len(data)
+        if listener.http2 is None or self._busy or before >= len(PREFACE) or not data.startswith(PREFACE[before:]):
+            return False
+        self._parser = None
+        listener.connections.discard(self)
+        relay = Relay(self._transport, listener.connections, clock, WRITE_SECONDS)
+        task = asyncio.get_running_loop().create_task(relay.open(listener.http2, PREFACE[:before] + data))
+        listener.handed_on.add(task)
+        task.add_done_callback(listener.handed_on.discard)
+        return True
 
     def _count_waiting(self, size: int) -> None:
         self._listener.waiting_bytes += size - self._waiting_bytes

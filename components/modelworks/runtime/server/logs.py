@@ -27,6 +27,7 @@ _WAKE_LINES = 1000
 _SAY_SECONDS = 1.0
 """How long a line may keep its own process waiting; then it is lost."""
 _REPORT_SECONDS = 60.0
+_LIMIT_SECONDS = 1.0
 
 Say = Callable[..., object]
 """Logs: level, message and fields."""
@@ -128,6 +129,33 @@ class Losses:
         fresh = {reason: count - self._reported.get(reason, 0) for reason, count in counts.items()}
         say("error", self._message, **{reason: count for reason, count in fresh.items() if count})
         self._reported, self._next = counts, now + _REPORT_SECONDS
+
+
+class Limiter:
+    """Lines of each kind, at most one a second: the first is written as it is, those after it are counted.
+
+    Pure: the caller passes the time, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[int, float] = {}
+        """When a kind may have its next line."""
+        self._counts: dict[int, int] = {}
+        """Of a kind, those since its last line."""
+
+    def admits(self, kind: int, now: float) -> bool:
+        """Whether this one has its own line; if not, it is counted."""
+        if kind in self._counts or now < self._next.get(kind, now):
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            return False
+        self._next[kind] = now + _LIMIT_SECONDS
+        return True
+
+    def due(self, now: float, *, last: bool = False) -> list[tuple[int, int]]:
+        """Kinds for whose counts it is time, and these; all of them at the `last` time."""
+        kinds = [kind for kind in self._counts if last or now >= self._next[kind]]
+        self._next.update(dict.fromkeys(kinds, now + _LIMIT_SECONDS))
+        return [(kind, self._counts.pop(kind)) for kind in kinds]
 
 
 def line(level: str, message: str, **fields: Any) -> bytes:

@@ -47,7 +47,7 @@ class Replies:
         """Turn a request away because there is no room; as cheap as can be, for there are many of them."""
         head = b"x-request-id: %b\r\n%b" % (request_id, _RETRY)
         connection.respond(request, 429, self._full, self._media, head)
-        self._engine.counters.rejected()
+        self._engine.note_rejection(request, request_id)
 
     def turn_away(
         self,

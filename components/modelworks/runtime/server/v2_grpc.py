@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (V2) over gRPC, on a port of its own.
+"""The Open Inference Protocol (V2) over gRPC, on a port of its own or on that of HTTP/1.1 (see `relay`).
 
 Tensors, tokens, admission, counts and logs are those of REST; only the form of a message differs. A call without a
 token is refused by its headers, before its message is read. Errors have the gRPC code for the HTTP status, which is
@@ -16,6 +16,7 @@ import grpc.aio
 import msgspec
 from google.protobuf.message import DecodeError
 
+from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.server import v2_messages as messages
@@ -41,7 +42,11 @@ _MOST_DETAIL = 1000
 """Characters of an error: it is sent as a header, and clients take few kilobytes of those."""
 _QUIET_SECONDS, _LONGEST_QUIET_SECONDS = 0.1, 2.0
 """No new call for so long, and no more are on their way; and how long that is waited for."""
-_PROBES = frozenset({"ServerLive", "ServerReady"})
+_INFER, _CHECK = f"{contract.GRPC_SERVICE}/ModelInfer", f"{contract.GRPC_HEALTH}/Check"
+_PROBES = frozenset({f"{contract.GRPC_SERVICE}/ServerLive", f"{contract.GRPC_SERVICE}/ServerReady", _CHECK})
+_HEALTHY = frozenset({"", contract.GRPC_SERVICE})
+"""Names under which the health of the server is known; it has no other service."""
+_SERVING, _NOT_SERVING = 1, 2
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -75,8 +80,10 @@ _Context = Any
 _Handler = Callable[[bytes, _Context], Awaitable[bytes]]
 
 
-async def listen(service: OpenInferenceService, host: str, port: int, max_message_bytes: int) -> grpc.aio.Server:
-    """A server that answers on this address.
+async def listen(
+    service: OpenInferenceService, host: str, port: int, max_message_bytes: int
+) -> tuple[grpc.aio.Server, int]:
+    """A server that answers on this address, and its port: a free one for 0.
 
     Raises:
         ModelworksError: The address cannot be listened on.
@@ -91,11 +98,11 @@ async def listen(service: OpenInferenceService, host: str, port: int, max_messag
         ],
     )
     try:
-        server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        port = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as error:
         raise ModelworksError(f"{host}:{port} cannot be listened on for gRPC") from error
     await server.start()
-    return server
+    return server, port
 
 
 async def close(server: grpc.aio.Server, service: OpenInferenceService, seconds: float) -> None:
@@ -111,7 +118,7 @@ async def close(server: grpc.aio.Server, service: OpenInferenceService, seconds:
 
 
 class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """`inference.GRPCInferenceService`.
+    """`inference.GRPCInferenceService`, and `grpc.health.v1.Health` for it.
 
     Args:
         engine: Predicts.
@@ -129,7 +136,7 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.waiting = 0
         """Requests for predictions that are not answered yet."""
         self._tokens, self._say = tokens, say
-        self._methods: dict[str, _Handler] = {
+        methods: dict[str, _Handler] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ServerMetadata": self._server_metadata,
@@ -137,8 +144,10 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._model_infer,
         }
+        named = {f"{contract.GRPC_SERVICE}/{name}": method for name, method in methods.items()}
         self._handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._guarded(method)) for name, method in self._methods.items()
+            name: grpc.unary_unary_rpc_method_handler(self._guarded(method))
+            for name, method in {**named, _CHECK: self._health}.items()
         }
         # As the message of a stream is read only when it is asked for, that of a refused call never is.
         self._no_token = grpc.stream_unary_rpc_method_handler(self._refuse_access)
@@ -149,8 +158,8 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.calls += 1
         if self.closing:
             return self._closed
-        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if service != messages.SERVICE or method not in self._handlers:
+        method = handler_call_details.method.lstrip("/")
+        if method not in self._handlers:
             return None
         if method not in _PROBES and not self._allows(handler_call_details.invocation_metadata):
             return self._no_token
@@ -185,6 +194,12 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer
 
     # -- About the server and the model --------------------------------------------------------------------------
+    async def _health(self, message: bytes, context: _Context) -> bytes:
+        asked = await _read(messages.HealthCheckRequest, message, context)
+        if asked.service not in _HEALTHY:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {asked.service[:_MOST_DETAIL]!r} here")
+        return _encoded(messages.HealthCheckResponse(status=_SERVING if self.engine.ready else _NOT_SERVING))
+
     async def _server_live(self, _message: bytes, _context: _Context) -> bytes:
         return _encoded(messages.ServerLiveResponse(live=True))
 
@@ -203,11 +218,7 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         return _encoded(messages.ModelMetadataResponse(**metadata(self.served)))
 
     async def _named_model(self, kind: Any, message: bytes, context: _Context) -> None:
-        try:
-            asked = kind.FromString(message)
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message is no {kind.DESCRIPTOR.name}")
-            raise
+        asked = await _read(kind, message, context)
         if not self.served.has(asked.name, asked.version):
             await context.abort(grpc.StatusCode.NOT_FOUND, self.served.not_here())
 
@@ -223,7 +234,7 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         if not self.served.has(asked.model_name, asked.model_version):
             await context.abort(grpc.StatusCode.NOT_FOUND, self.served.not_here())
         if not self.engine.admits(_rows_of(asked)):
-            self.engine.counters.rejected()
+            self.engine.note_rejection(request, self.engine.request_id(request.headers.get(b"x-request-id")))
             return await _abort(context, 429, FULL)
         try:
             job = self._job(request, asked)
@@ -305,7 +316,16 @@ def _request(context: _Context) -> Request:
     """A call in the form that the engine, the log and traces take."""
     sent = context.invocation_metadata() or ()
     headers = {name.encode(): _bytes(value) for name, value in sent if name in _NOTED}
-    return Request(b"POST", f"/{messages.SERVICE}/ModelInfer".encode(), headers, at=clock())
+    return Request(b"POST", f"/{_INFER}".encode(), headers, at=clock())
+
+
+async def _read(kind: Any, message: bytes, context: _Context) -> Any:
+    """The message, or the end of a call that has another one."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message is no {kind.DESCRIPTOR.name}")
+        raise
 
 
 def _rows_of(asked: Any) -> int:

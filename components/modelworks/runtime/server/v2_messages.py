@@ -1,4 +1,4 @@
-"""The protobuf messages of the Open Inference Protocol (V2), built when they are imported.
+"""The protobuf messages of the Open Inference Protocol (V2) and of gRPC's health protocol, built at import.
 
 Names and numbers of fields are those of the published `open_inference_grpc.proto`, so that clients made from it fit.
 The messages are in a pool of their own: a library that brings the same protocol does not collide with them.
@@ -10,9 +10,11 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-SERVICE = "inference.GRPCInferenceService"
 _PACKAGE = "inference"
 _MESSAGES = {
+    # Of grpc.health.v1. On the wire there are no names of messages, and an enum is a number.
+    "HealthCheckRequest": "service: string",
+    "HealthCheckResponse": "status: int32",
     "ServerLiveRequest": "",
     "ServerLiveResponse": "live: bool",
     "ServerReadyRequest": "",
@@ -91,6 +93,8 @@ def _message(name: str) -> Any:
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
+HealthCheckRequest = _message("HealthCheckRequest")
+HealthCheckResponse = _message("HealthCheckResponse")
 ServerLiveRequest = _message("ServerLiveRequest")
 ServerLiveResponse = _message("ServerLiveResponse")
 ServerReadyRequest = _message("ServerReadyRequest")
