@@ -290,6 +290,7 @@ def _objects(path: str, facts: Mapping[str, Any], schema: Mapping[str, Any]) -> 
         yield path, dict(facts)
     inner = {f"{path}.{name}": value for name, value in facts.get("properties", {}).items()}
     inner |= {f"{path}.<model>": value for value in facts.get("patternProperties", {}).values()}
+    inner |= {f"{path}[]": facts["items"]} if "items" in facts else {}
     for name, value in inner.items():
         yield from _objects(name, _resolved(value, schema), schema)
 
@@ -315,7 +316,7 @@ def _resolved(facts: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
     if reference := facts.get("$ref"):
         target = schema["$defs"][reference.rpartition("/")[2]]
         return {"lead": target.get("description"), **target, **{k: v for k, v in facts.items() if k != "$ref"}}
-    return dict(facts)
+    return {**facts, "items": _resolved(facts["items"], schema)} if "items" in facts else dict(facts)
 
 
 def _json_type(facts: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The reference program: one environment of machine learning, by its stack's settings alone."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pulumi
 
@@ -31,11 +31,13 @@ class Ground(TypedDict):
 stack = pulumi.get_stack()
 config = stack_config()
 settings, cluster = config.settings, config.settings.cluster
-ingresses = settings.ingresses
 domain = cluster.domain or f"{stack}.localhost"
 account = require_account(config.account_ids)
 read_views = {model: views_of(*endpoint.feature_services) for model, endpoint in settings.endpoints.items()}
-tag_everything(required_tags(environment=stack, owner=settings.owner, cost_centre=settings.cost_centre))
+tags = required_tags(environment=stack, owner=settings.owner, cost_centre=settings.cost_centre)
+tag_everything(tags)
+# The cluster makes load balancers, and no tag of the engine reaches them.
+ingresses: dict[str, Any] = {path: {**arguments(ingress), "tags": tags} for path, ingress in settings.ingresses.items()}
 
 environment = Environment(
     stack,
@@ -65,15 +67,14 @@ if settings.registry:
             "namespace": environment.namespace,
             "image": cluster.registry_image or lock_image("registry"),
             "host": f"registry.{domain}",
-            "ingress": arguments(ingresses["registry"]),
+            "ingress": ingresses["registry"],
             # A stack with a registry and without its password is refused before.
             "admin_password": secret(config.secrets.registry_password),  # type: ignore[typeddict-item]
             "postgres_uri": secret(
                 config.secrets.registry_database if settings.registry.database == "postgres" else None
             ),
-            "volume_gib": settings.registry.volume_gib,
+            **arguments(settings.registry, without=["ingress", "database"]),
             "storage_class": environment.volumes.name if environment.volumes else None,
-            "noncurrent_days": settings.registry.noncurrent_days,
             "protect": settings.protect,
         },
     )
@@ -139,7 +140,7 @@ endpoints = {
         {
             **on_the_ground,
             **arguments(endpoint, without=["feature_services"]),
-            "ingress": arguments(ingresses[f"endpoints.{model}"]),
+            "ingress": ingresses[f"endpoints.{model}"],
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
             "namespace": environment.namespace,

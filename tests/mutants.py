@@ -18,6 +18,7 @@ WORK = ROOT / ".mutants"
 TESTS = {
     "alarms": ["components/test_alarms.py"],
     "contract": ["test_contract.py"],
+    "_workload_rules": ["test_workload_rules.py"],
     "cluster/training_job": ["cluster/test_training_job.py"],
     "laptop/metric_math": ["laptop/test_metric_math.py"],
     "lifecycle/aliases": ["lifecycle/test_aliases.py"],

@@ -32,6 +32,23 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "TrainingCompute": {**_GROUND, **_WATCHED, "artifact_bucket": "artifacts"},
 }
 """Required arguments by component: a new component gets a line here, and with it the tests that all of them pass."""
+ADDITIONS = {
+    "extended_resources": {"nvidia.com/gpu": 1},
+    "node_selector": {"karpenter.sh/nodepool": "gpu"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "image_pull_secrets": ["registry-login"],
+    "labels": {"team": "pricing"},
+    "annotations": {"example.com/scrape": "yes"},
+    "scratch_mib": 8192,
+}
+"""Of a pod, one of each."""
+PERMISSIONS = [{"actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::raw-data/*"]}]
+EGRESS = [{"cidr": "10.0.0.0/8", "ports": [5432]}]
+INGRESS = {
+    "certificate_arn": f"arn:aws:acm:eu-central-1:{ACCOUNT}:certificate/c",
+    "group": "modelworks-dev",
+    "tags": {"owner": "growth", "cost-centre": "4711"},
+}
 FULLEST: dict[str, dict[str, Any]] = {
     "Environment": {
         "alert_emails": ["a@example.com"],
@@ -53,11 +70,14 @@ FULLEST: dict[str, dict[str, Any]] = {
         "trusted_keys": {"release.pem": "-----BEGIN PUBLIC KEY-----"},
         "prediction_bucket": "predictions",
         "feature_tables": {"weather": f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/features.weather"},
-        "ingress": {"visibility": "public", "certificate_arn": f"arn:aws:acm:eu-central-1:{ACCOUNT}:certificate/c"},
+        "ingress": {**INGRESS, "visibility": "public"},
+        "pod": ADDITIONS,
+        "permissions": PERMISSIONS,
+        "egress": EGRESS,
     },
-    "ModelRegistry": {},
+    "ModelRegistry": {"pod": ADDITIONS, "permissions": PERMISSIONS, "egress": EGRESS, "ingress": INGRESS},
     "PredictionStore": {},
-    "TrainingCompute": {},
+    "TrainingCompute": {"pod": ADDITIONS, "permissions": PERMISSIONS, "egress": EGRESS},
 }
 """What makes each component declare all that it can."""
 

@@ -27,6 +27,8 @@ BUDGET: Final[Defaults] = {
 REGISTRY: Final[Defaults] = {
     "postgres_uri": None,
     "storage_class": None,
+    "permissions": [],
+    "egress": [],
     "volume_gib": 5,
     "noncurrent_days": 90,
     "protect": True,
@@ -66,6 +68,8 @@ TRAINING: Final[Defaults] = {
     "active_deadline_seconds": 3600,
     "retries": 1,
     "ttl_seconds_after_finished": 86_400,
+    "permissions": [],
+    "egress": [],
 }
 PREDICTIONS: Final[Defaults] = {
     "days": 90,
@@ -85,11 +89,30 @@ ENDPOINT: Final[Defaults] = {
     "log_sample_ratio": 1.0,
     "prediction_bucket": None,
     "feature_tables": {},
+    "permissions": [],
+    "egress": [],
 }
 INGRESS: Final[Defaults] = {
     "visibility": "internal",
     "certificate_arn": None,
     "inbound_cidrs": [],
+    "group": None,
+    "tags": {},
+}
+POD: Final[Defaults] = {
+    "extended_resources": {},
+    "node_selector": {},
+    "tolerations": [],
+    "image_pull_secrets": [],
+    "labels": {},
+    "annotations": {},
+    "scratch_mib": None,
+}
+TOLERATION: Final[Defaults] = {
+    "key": None,
+    "operator": "Equal",
+    "value": None,
+    "effect": None,
 }
 RELEASE: Final[Defaults] = {
     "version": None,
@@ -123,6 +146,7 @@ LAPTOP_IMAGES: Final = "modelworks.invalid"
 OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "BudgetArgs": BUDGET,
     "CanaryArgs": CANARY,
+    "EgressArgs": {},
     "EnvironmentArgs": ENVIRONMENT,
     "FeatureStoreArgs": FEATURES,
     "FeatureViewArgs": FEATURE_VIEW,
@@ -131,8 +155,11 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "MaterializationArgs": MATERIALIZATION,
     "ModelEndpointArgs": ENDPOINT,
     "ModelRegistryArgs": REGISTRY,
+    "PermissionArgs": {},
+    "PodArgs": POD,
     "PredictionStoreArgs": PREDICTIONS,
     "ReleaseArgs": RELEASE,
+    "TolerationArgs": TOLERATION,
     "TrainingComputeArgs": TRAINING,
 }
 """The defaults of each kind of arguments, by its name."""

@@ -13,18 +13,20 @@ from modelworks._resources.iam import bucket_arn
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
     AT_ONCE,
+    EgressArgs,
     IngressArgs,
     grpc_targets,
     ingress,
     load_balancer,
     network_policy,
+    require_sound_egress,
     require_sound_ingress,
     service,
     shared_load_balancer,
     url,
 )
-from modelworks._resources.pod import SCRATCH
-from modelworks._resources.pod_identity import PodIdentity, pod_identity
+from modelworks._resources.pod import SCRATCH, PodArgs, require_sound_pod
+from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
 from modelworks._resources.serving_pod import (
     DRAIN_SECONDS,
     Files,
@@ -94,6 +96,15 @@ class ModelEndpointArgs(TypedDict):
     feature_tables: NotRequired[dict[str, pulumi.Input[str]]]
     """ARN of the online table of each feature view that its releases read, by the view's name, as
     `FeatureStore.tables_of` has them. Pods may read these tables and no others. Default: none."""
+
+    pod: NotRequired[PodArgs]
+    """Additions to its pods: a GPU, a node pool, pull secrets, labels."""
+
+    permissions: NotRequired[list[PermissionArgs]]
+    """Further permissions of the role of its pods, such as reading another bucket. Default: none."""
+
+    egress: NotRequired[list[EgressArgs]]
+    """Networks that its pods may connect to, besides name servers and port 443 anywhere. Default: none."""
 
     image: pulumi.Input[str]
     """Runtime image by digest: `…@sha256:…`."""
@@ -251,7 +262,7 @@ class ModelEndpoint(KubernetesComponent):
         )
 
     def _shared(self, order: int = 0) -> Manifest:
-        return shared_load_balancer(self._model, namespace=self._args["namespace"], order=order)
+        return shared_load_balancer(self._args["ingress"], self._model, namespace=self._args["namespace"], order=order)
 
     # -- Pods --------------------------------------------------------------------------------------------------------
     def _token_secret(self) -> KubernetesObject | None:
@@ -307,6 +318,7 @@ class ModelEndpoint(KubernetesComponent):
             files=self._files(),
             cpu_millicores=self._args["cpu_millicores"],
             memory_mib=self._args["memory_mib"],
+            additions=self._args["pod"],
         )
 
     def _files(self) -> list[Files]:
@@ -345,7 +357,9 @@ class ModelEndpoint(KubernetesComponent):
         return self.object("policy/v1", "PodDisruptionBudget", spec=spec)
 
     def _network_policy(self) -> KubernetesObject:
-        return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy(self.selector))
+        return self.object(
+            "networking.k8s.io/v1", "NetworkPolicy", spec=network_policy(self.selector, egress=self._args["egress"])
+        )
 
 
 def _refuse_contradictions(args: ModelEndpointArgs) -> None:
@@ -357,6 +371,9 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
         require_token(tokens)
     require_image_digest(args["image"])
     require_sound_ingress(args["ingress"])
+    require_sound_pod(args["pod"])
+    require_sound_permissions(args["permissions"])
+    require_sound_egress(args["egress"])
     for view, arn in args["feature_tables"].items():
         if isinstance(arn, str) and ":table/" not in arn:
             raise ValueError(

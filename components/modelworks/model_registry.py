@@ -7,23 +7,32 @@ import pulumi
 import pulumi_aws as aws
 
 from modelworks import contract
-from modelworks._manifests import RESTRICTED_CONTAINER
+from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, with_additions
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import statement
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
     AT_ONCE,
+    EgressArgs,
     IngressArgs,
     ingress,
     load_balancer,
     network_policy,
+    require_sound_egress,
     require_sound_ingress,
     service,
     url,
 )
-from modelworks._resources.pod import SCRATCH, environment_variables, http_probe, restricted_pod
-from modelworks._resources.pod_identity import PodIdentity, pod_identity
+from modelworks._resources.pod import (
+    SCRATCH,
+    PodArgs,
+    environment_variables,
+    http_probe,
+    require_sound_pod,
+    restricted_pod,
+)
+from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
 
 _PORT = 5000
 _SERVER = "server"
@@ -63,6 +72,15 @@ class ModelRegistryArgs(TypedDict):
     protect: NotRequired[bool]
     """Refuse to delete the buckets, their settings and the volume until this is false. Default true."""
 
+    pod: NotRequired[PodArgs]
+    """Additions to the server's pod: a GPU, a node pool, pull secrets, labels."""
+
+    permissions: NotRequired[list[PermissionArgs]]
+    """Further permissions of the role of the server, such as reading another bucket. Default: none."""
+
+    egress: NotRequired[list[EgressArgs]]
+    """Networks that the server may connect to, besides name servers and port 443 anywhere. Default: none."""
+
     image: pulumi.Input[str]
     """MLflow image by digest: `…@sha256:…`."""
 
@@ -93,6 +111,9 @@ class ModelRegistry(KubernetesComponent):
     artifact_bucket: pulumi.Output[str]
     """Bucket of what runs leave behind: reports, plots, data snapshots."""
 
+    role_arn: pulumi.Output[str]
+    """The role of the server."""
+
     url: pulumi.Output[str]
     """Where MLflow answers."""
 
@@ -100,6 +121,9 @@ class ModelRegistry(KubernetesComponent):
         args = checked(name, ModelRegistryArgs, args)
         require_at_least(args, {"volume_gib": 1, "noncurrent_days": 1})
         require_sound_ingress(args["ingress"])
+        require_sound_pod(args["pod"])
+        require_sound_permissions(args["permissions"])
+        require_sound_egress(args["egress"])
         if isinstance(password := args["admin_password"], str):
             _check_password(password)  # one that is known now is refused now
         super().__init__(
@@ -116,9 +140,15 @@ class ModelRegistry(KubernetesComponent):
         self.ingress = self._ingress()
         self.network_policy = self._network_policy()
         self.bundle_bucket, self.artifact_bucket = self.bundles.bucket, self.artifacts.bucket
+        self.role_arn = self.identity.role.arn
         self.url = url(args["ingress"], args["host"])
         self.register_outputs(
-            {"bundle_bucket": self.bundle_bucket, "artifact_bucket": self.artifact_bucket, "url": self.url}
+            {
+                "bundle_bucket": self.bundle_bucket,
+                "artifact_bucket": self.artifact_bucket,
+                "role_arn": self.role_arn,
+                "url": self.url,
+            }
         )
 
     def _bucket(self, kept: str) -> "aws.s3.Bucket":
@@ -180,7 +210,7 @@ class ModelRegistry(KubernetesComponent):
             # Two servers on one SQLite file would corrupt it.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": self.selector},
-            "template": {"metadata": {"labels": self.labels}, "spec": self._pod()},
+            "template": with_additions({"metadata": {"labels": self.labels}, "spec": self._pod()}, self._args["pod"]),
         }
         return self.object("apps/v1", "Deployment", _SERVER, after=[self.identity.policy], spec=spec)
 
@@ -192,7 +222,7 @@ class ModelRegistry(KubernetesComponent):
             container=self._container(),
             volumes=[
                 {"name": "data", **claim},
-                {"name": "scratch", "emptyDir": {}},
+                {"name": SCRATCH_VOLUME, "emptyDir": {}},
                 {"name": "config", "secret": config},
             ],
         )
@@ -217,7 +247,7 @@ class ModelRegistry(KubernetesComponent):
             "securityContext": RESTRICTED_CONTAINER,
             "volumeMounts": [
                 {"name": "data", "mountPath": _DATA},
-                {"name": "scratch", "mountPath": SCRATCH},
+                {"name": SCRATCH_VOLUME, "mountPath": SCRATCH},
                 {"name": "config", "mountPath": _CONFIG, "readOnly": True},
             ],
         }
@@ -264,7 +294,7 @@ class ModelRegistry(KubernetesComponent):
 
     def _network_policy(self) -> KubernetesObject:
         out = (443, 5432) if self._args["postgres_uri"] else (443,)
-        spec = network_policy(self.selector, out=out)
+        spec = network_policy(self.selector, egress=self._args["egress"], out=out)
         return self.object("networking.k8s.io/v1", "NetworkPolicy", _SERVER, spec=spec)
 
 

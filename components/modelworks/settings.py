@@ -18,13 +18,13 @@ A stack's config file holds three keys of modelworks. `modelworks:settings` desc
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from modelworks import defaults
 from modelworks._schedule import SCHEDULE
+from modelworks.workload_settings import Ingress, SharedIngress, Strict, Workload
 
 SETTINGS_KEY = "modelworks:settings"
 RELEASES_KEY = "modelworks:releases"
@@ -49,28 +49,14 @@ Tokens = Annotated[str, StringConstraints(pattern=r"\S")]
 """Bearer tokens, one a line, and one at least."""
 
 
-def _network(text: str) -> str:
-    ipaddress.ip_network(text)
-    return text
-
-
-Cidr = Annotated[str, AfterValidator(_network)]
-"""A network, such as `10.0.0.0/8`."""
-Visibility = Literal["internal", "public"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-class Alerts(_Strict):
+class Alerts(Strict):
     """Who hears of alarms."""
 
     emails: list[Email] = []
     """Addresses subscribed to the environment's alerts topic. Each must confirm once, by a link that AWS sends."""
 
 
-class Budget(_Strict):
+class Budget(Strict):
     """A monthly limit on what the account costs. It alerts; it stops nothing."""
 
     monthly_usd: Annotated[float, Field(gt=0, le=10_000_000)]
@@ -81,26 +67,7 @@ class Budget(_Strict):
     """Alert when what was spent exceeds this share of the amount, in per cent."""
 
 
-class SharedIngress(_Strict):
-    """Settings of all load balancers of the environment, unless a host states its own."""
-
-    certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = defaults.INGRESS[
-        "certificate_arn"
-    ]
-    """TLS certificate in ACM, of the stack's region: one for `*.DOMAIN` is enough. Without one, hosts answer plain
-    HTTP, which is refused off the laptop wherever passwords or tokens would cross it."""
-    inbound_cidrs: list[Cidr] = defaults.INGRESS["inbound_cidrs"]
-    """Networks whose clients may connect, such as `10.0.0.0/8`. None: every client that reaches the load balancer."""
-
-
-class Ingress(SharedIngress):
-    """The load balancer before one host. `cluster.ingress` holds for all that it leaves out."""
-
-    visibility: Visibility = defaults.INGRESS["visibility"]
-    """`internal`: for the cluster's network. `public`: for the internet, which takes a certificate."""
-
-
-class Cluster(_Strict):
+class Cluster(Strict):
     """The Kubernetes cluster that serves and trains. It exists before the environment does.
 
     Which one it is, is the provider's own config: `kubernetes:context` and `kubernetes:kubeconfig`.
@@ -132,7 +99,7 @@ class Cluster(_Strict):
     """Image of the feature store's jobs, by digest. Default: as above."""
 
 
-class Registry(_Strict):
+class Registry(Workload):
     """The MLflow server of the environment."""
 
     ingress: Ingress = Ingress()
@@ -146,7 +113,7 @@ class Registry(_Strict):
     """How long a superseded or deleted bundle is kept, in days."""
 
 
-class Training(_Strict):
+class Training(Workload):
     """Resources that training runs of the environment may use, all together and each."""
 
     cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["cpu_millicores"]
@@ -176,7 +143,7 @@ class Training(_Strict):
         return self
 
 
-class Materialization(_Strict):
+class Materialization(Strict):
     """The job that writes the newest values of the feature store online."""
 
     schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] = defaults.MATERIALIZATION["schedule"]
@@ -198,7 +165,7 @@ class Materialization(_Strict):
     """A run that takes longer is ended, its retry included, in seconds. Written values stay."""
 
 
-class Features(_Strict):
+class Features(Strict):
     """The feature store of the environment: its views are those of `models/features.json`."""
 
     materialization: Materialization | None = Materialization()
@@ -216,7 +183,7 @@ class Features(_Strict):
     """Whether the online tables can be restored to any second of the last 35 days. AWS bills it by size."""
 
 
-class Predictions(_Strict):
+class Predictions(Strict):
     """The prediction log of the environment's endpoints."""
 
     days: Annotated[int, Field(ge=1, le=3650)] = defaults.PREDICTIONS["days"]
@@ -225,7 +192,7 @@ class Predictions(_Strict):
     longer than it is needed (GDPR, article 5)."""
 
 
-class Canary(_Strict):
+class Canary(Strict):
     """How a new release takes over, and when it is aborted."""
 
     steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = defaults.CANARY[
@@ -249,7 +216,7 @@ class Canary(_Strict):
         return self
 
 
-class Limits(_Strict):
+class Limits(Strict):
     """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is aborted."""
 
     error_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["error_ratio"]
@@ -263,7 +230,7 @@ class Limits(_Strict):
     show a new series, and a canary is judged by three datapoints."""
 
 
-class Endpoint(_Strict):
+class Endpoint(Workload):
     """How one model is served."""
 
     host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = None
@@ -305,7 +272,7 @@ class Endpoint(_Strict):
         return self
 
 
-class Release(_Strict):
+class Release(Strict):
     """The bundle of a model that serves in an environment. Changing it is what a rollout is."""
 
     digest: Digest
@@ -316,7 +283,7 @@ class Release(_Strict):
     """Why it is released in spite of gates that do not hold, and who decided so; shown by every preview and update."""
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """How an environment is set up. Every default is a safe one."""
 
     owner: TagValue
@@ -386,6 +353,19 @@ class Settings(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _groups_agree(self) -> Self:
+        first: dict[str, str] = {}
+        for path, each in self.ingresses.items():
+            if each.group is not None and (of := first.setdefault(each.group, path)) != path:
+                for shared in ("visibility", "inbound_cidrs"):
+                    if getattr(each, shared) != getattr(self.ingresses[of], shared):
+                        raise ValueError(
+                            f"{path}.ingress and {of}.ingress share the load balancer of group {each.group!r}, and so "
+                            f"need the same {shared}: state it alike, or put one of them into another group"
+                        )
+        return self
+
+    @model_validator(mode="after")
     def _features_first(self) -> Self:
         reading = [name for name, endpoint in self.endpoints.items() if endpoint.feature_services]
         if reading and self.features is None:
@@ -401,7 +381,7 @@ class Settings(_Strict):
         return self
 
 
-class Secrets(_Strict):
+class Secrets(Strict):
     """Secrets of the stack, each set with `pulumi config set --secret --path modelworks:secrets.<name>`."""
 
     registry_password: Annotated[str, StringConstraints(min_length=12)] | None = None
@@ -412,7 +392,7 @@ class Secrets(_Strict):
     """Bearer tokens that an endpoint lets in, one a line and one at least, by the model's name."""
 
 
-class StackConfig(_Strict):
+class StackConfig(Strict):
     """All of a stack's config that modelworks reads: the settings, the releases and the account pin."""
 
     settings: Settings

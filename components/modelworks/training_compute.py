@@ -14,8 +14,9 @@ from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.iam import publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, restricted_namespace
-from modelworks._resources.network import network_policy
-from modelworks._resources.pod_identity import PodIdentity, pod_identity
+from modelworks._resources.network import EgressArgs, network_policy, require_sound_egress
+from modelworks._resources.pod import PodArgs, require_sound_pod
+from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
 
 
 class TrainingComputeArgs(TypedDict):
@@ -44,6 +45,15 @@ class TrainingComputeArgs(TypedDict):
 
     ttl_seconds_after_finished: NotRequired[int]
     """How long a finished run stays in the cluster with its log, in seconds. Default 86400."""
+
+    pod: NotRequired[PodArgs]
+    """Additions to the pods of runs: a GPU, a node pool, pull secrets, labels."""
+
+    permissions: NotRequired[list[PermissionArgs]]
+    """Further permissions of the role of runs, such as reading another bucket. Default: none."""
+
+    egress: NotRequired[list[EgressArgs]]
+    """Networks that runs may connect to, besides name servers and port 443 anywhere. Default: none."""
 
     image: pulumi.Input[str]
     """Image of runs by digest: `…@sha256:…`. See `images/training`."""
@@ -84,6 +94,9 @@ class TrainingCompute(KubernetesComponent):
     service_account: pulumi.Output[str]
     """The service account of runs."""
 
+    role_arn: pulumi.Output[str]
+    """The role of runs."""
+
     place: pulumi.Output[dict[str, Any]]
     """All that `modelworks train --env` reads: export it as `training`. Holds no secret."""
 
@@ -91,6 +104,9 @@ class TrainingCompute(KubernetesComponent):
         args = checked(name, TrainingComputeArgs, args)
         require_at_least(args, _LOWEST)
         _refuse_too_small_a_quota(args)
+        require_sound_pod(args["pod"])
+        require_sound_permissions(args["permissions"])
+        require_sound_egress(args["egress"])
         super().__init__("modelworks:index:TrainingCompute", name, part="training", namespace=None, opts=opts)
         self._args = args
         self.home = restricted_namespace(name, parent=self, namespace=args["namespace"])
@@ -100,9 +116,15 @@ class TrainingCompute(KubernetesComponent):
         self.network_policy = self._network_policy()
         self.alarm = self._alarm()
         self.service_account = self.identity.account.name
+        self.role_arn = self.identity.role.arn
         self.place = self._place()
         self.register_outputs(
-            {"namespace": self.namespace, "service_account": self.service_account, "place": self.place}
+            {
+                "namespace": self.namespace,
+                "service_account": self.service_account,
+                "role_arn": self.role_arn,
+                "place": self.place,
+            }
         )
 
     def _quota(self) -> KubernetesObject:
@@ -125,7 +147,9 @@ class TrainingCompute(KubernetesComponent):
 
     def _network_policy(self) -> KubernetesObject:
         """Nothing comes in; out go name look-ups and TLS. The caller of a run reports it to the registry."""
-        return self.object("networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, port=None))
+        return self.object(
+            "networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, egress=self._args["egress"], port=None)
+        )
 
     def _alarm(self) -> "aws.cloudwatch.MetricAlarm":
         return paging_alarm(
@@ -155,6 +179,7 @@ class TrainingCompute(KubernetesComponent):
             active_deadline_seconds=self._args["active_deadline_seconds"],
             retries=self._args["retries"],
             ttl_seconds_after_finished=self._args["ttl_seconds_after_finished"],
+            pod=self._args["pod"],
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from modelworks import defaults
 from modelworks.cluster.training_job import (
     Ending,
     Order,
@@ -29,6 +30,7 @@ PLACE = TrainingEnvironment(
     active_deadline_seconds=600,
     retries=2,
     ttl_seconds_after_finished=3600,
+    pod=defaults.POD,
 )
 SOURCE, ENGINE, DATA = (Digest(f"sha256:{digits * 32}") for digits in ("aa", "bb", "cc"))
 ORDER = Order("dev", "churn", SOURCE, ENGINE, "c0ffee-dirty", "ada")
@@ -58,6 +60,11 @@ def test_no_autoscaler_moves_a_run_to_fill_nodes_better():
         "karpenter.sh/do-not-disrupt": "true",
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     }
+
+
+def test_an_output_without_its_nulls_is_the_same_place():
+    facts = dataclasses.asdict(PLACE)
+    assert TrainingEnvironment.of({**facts, "pod": {}}) == TrainingEnvironment.of(facts) == PLACE
 
 
 def test_a_run_keeps_the_restricted_pod_security_standard():

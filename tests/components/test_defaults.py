@@ -9,7 +9,7 @@ import pytest
 from pulumi.provider.experimental.analyzer import Analyzer
 
 from mocks import ROOT, declare
-from modelworks import ModelEndpoint, alarms, defaults, settings
+from modelworks import ModelEndpoint, alarms, defaults, settings, workload_settings
 from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments, kinds_of_arguments, may_be_none
 
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
@@ -100,6 +100,8 @@ SETTINGS = [
     # A stack has a namespace and an image for the job: it is declared unless it is ruled out.
     (settings.Features(materialization=None), defaults.FEATURES),
     (settings.Materialization(), defaults.MATERIALIZATION),
+    (workload_settings.Pod(), defaults.POD),
+    (workload_settings.Toleration(operator="Exists"), {**defaults.TOLERATION, "operator": "Exists"}),
     (settings.Predictions(), defaults.PREDICTIONS),
     (settings.Canary(), defaults.CANARY),
     (settings.Limits(), defaults.LIMITS),
@@ -123,10 +125,12 @@ def test_settings_have_the_defaults_of_the_table(read, table):
 @pytest.mark.parametrize(
     ("read", "table"),
     [
-        (settings.Training(), defaults.TRAINING),
+        (settings.Training(), {**defaults.TRAINING, "pod": defaults.POD}),
         (settings.Canary(), defaults.CANARY),
         (settings.Limits(), defaults.LIMITS),
-        (settings.Ingress(), defaults.INGRESS),
+        # The stack's own tags.
+        (settings.Ingress(), {name: value for name, value in defaults.INGRESS.items() if name != "tags"}),
+        (workload_settings.Pod(), defaults.POD),
     ],
 )
 def test_settings_leave_none_of_these_out(read, table):
@@ -144,4 +148,4 @@ def test_the_guide_to_training_states_the_defaults_of_the_table():
     for names, values in re.findall(r"^\| (`training\.[^|]+) \| ([^|]+) \|", guide, re.MULTILINE):
         keys = [name.removeprefix("training.") for name in re.findall(r"`([\w.]+)`", names)]
         found |= dict(zip(keys, map(int, values.split(", ")), strict=True))
-    assert found == defaults.TRAINING
+    assert found == {name: value for name, value in defaults.TRAINING.items() if isinstance(value, int)}

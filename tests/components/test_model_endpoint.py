@@ -364,6 +364,15 @@ def test_a_load_balancer_of_a_long_namespace_has_a_name_that_aws_takes():
     assert max(map(len, names)) <= 63
 
 
+def test_grpc_shares_the_load_balancer_of_the_group_that_its_host_belongs_to():
+    declared = endpoint(grpc=True, ingress={"certificate_arn": CERTIFICATE, "group": "dev-models"})
+    groups = {
+        found["metadata"]["annotations"]["alb.ingress.kubernetes.io/group.name"]
+        for found in declared.all(INGRESS).values()
+    }
+    assert groups == {"dev-models"}
+
+
 def test_pods_answer_grpc_on_the_port_of_http():
     found = variables(grpc_endpoint())
     assert found[contract.ENV_GRPC_PORT] == found[contract.ENV_PORT]

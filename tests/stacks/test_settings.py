@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from modelworks.settings import Canary, Endpoint, Settings, StackConfig, Training
+from modelworks.settings import Canary, Endpoint, Registry, Settings, StackConfig, Training
 
 GOOD = {"owner": "ml-platform", "cost_centre": "4711"}
 
@@ -64,3 +64,51 @@ def test_every_setting_is_described():
         if "description" not in facts
     ]
     assert undescribed == []
+
+
+def hosts(first: dict, second: dict, **shared) -> dict:
+    certificate = "arn:aws:acm:eu-central-1:111122223333:certificate/c"
+    cluster = {"ingress": {"certificate_arn": certificate, **shared}}
+    endpoints = {"flight-delay": {"ingress": first}, "plane-seats": {"ingress": second}}
+    return {**GOOD, "registry": {}, "cluster": cluster, "endpoints": endpoints}
+
+
+def test_a_group_for_all_hosts_is_stated_once():
+    settings = Settings(**hosts({}, {"group": None}, group="modelworks-dev"))
+    assert {path: each.group for path, each in settings.ingresses.items()} == {
+        "registry": "modelworks-dev",
+        "endpoints.flight-delay": "modelworks-dev",
+        "endpoints.plane-seats": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"visibility": "public"}, {}), ({"inbound_cidrs": ["10.0.0.0/8"]}, {"inbound_cidrs": ["10.1.0.0/16"]})],
+)
+def test_hosts_that_share_a_load_balancer_agree_about_who_may_reach_it(first, second):
+    with pytest.raises(ValidationError, match=r"share the load balancer of group 'g', and so need the same"):
+        Settings(**hosts({**first, "group": "g"}, {**second, "group": "g"}))
+    assert Settings(**hosts({**first, "group": "g"}, {**second, "group": "h"})).endpoints
+
+
+@pytest.mark.parametrize(
+    ("addition", "message"),
+    [
+        ({"pod": {"extended_resources": {"gpu": 1}}}, "must be the resource of a device, such as nvidia.com/gpu"),
+        ({"pod": {"extended_resources": {"nvidia.com/gpu": 0}}}, "greater than or equal to 1"),
+        ({"pod": {"tolerations": [{"operator": "Equal"}]}}, "operator Equal needs a key"),
+        ({"pod": {"labels": {"app.kubernetes.io/name": "mine"}}}, "is a key by which pods are found"),
+        ({"pod": {"image_pull_secrets": ["no secret"]}}, "must be the name of a Secret"),
+        ({"permissions": [{"actions": ["s3:*"], "resources": ["arn:aws:s3:::b"]}]}, "must be named one by one"),
+        ({"permissions": [{"actions": ["s3:GetObject"], "resources": ["*"]}]}, "must be an ARN"),
+        ({"egress": [{"cidr": "10.0.0.1/8", "ports": [443]}]}, "has host bits set"),
+        ({"egress": [{"cidr": "10.0.0.0/8", "ports": []}]}, "at least 1 item"),
+        ({"egress": [{"cidr": "10.0.0.0/8", "ports": [0]}]}, "greater than or equal to 1"),
+        ({"permissions": [{"actions": [], "resources": ["arn:aws:s3:::b"]}]}, "at least 1 item"),
+    ],
+)
+@pytest.mark.parametrize("model", [Endpoint, Training, Registry])
+def test_an_addition_that_the_cluster_or_aws_would_refuse_is_refused(model, addition, message):
+    with pytest.raises(ValidationError, match=message):
+        model(**addition)

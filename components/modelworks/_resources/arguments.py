@@ -6,7 +6,7 @@ import copy
 import inspect
 import reprlib
 import typing
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar
@@ -47,6 +47,26 @@ def require_at_least(args: Mapping[str, Any], lowest: Mapping[str, int]) -> None
     for name, bound in lowest.items():
         if args[name] < bound:
             raise ValueError(f"{name} must be at least {bound}, got {args[name]}")
+
+
+def require_each(name: str, values: Iterable[Any], rule: Callable[[Any], Any]) -> None:
+    """Refuse values that break a rule. Outputs, which are not known yet, pass.
+
+    Args:
+        name: Of the argument, for the message.
+        values: Of the argument.
+        rule: Raises ValueError for a value that breaks it.
+
+    Raises:
+        ValueError: One does.
+    """
+    for value in values:
+        if isinstance(value, pulumi.Output) or inspect.isawaitable(value):
+            continue
+        try:
+            rule(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def require_image_digest(image: Any) -> None:

@@ -1,13 +1,14 @@
 """Private: how pods are reached, and what they may reach: specs of Services, Ingresses and network policies."""
 
 import hashlib
-import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 import pulumi
 
+from modelworks import _workload_rules as rules
+from modelworks._resources.arguments import require_each
 from modelworks._resources.kubernetes import Manifest
 
 SERVICE_PORT = 80
@@ -17,6 +18,8 @@ AT_ONCE = {"pulumi.com/skipAwait": "true"}
 _TLS_POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
 """TLS 1.3, or 1.2 with forward secrecy: what AWS recommends. Its default for what is not made in the console is older
 and accepts TLS 1.0."""
+_POD_IDENTITY_AGENT = ("169.254.170.23/32", "fd00:ec2::23/128")
+"""The agent on each node that hands out credentials where a cluster has EKS Pod Identity, over IPv4 and IPv6."""
 _SCHEMES = {"internal": "internal", "public": "internet-facing"}
 
 
@@ -32,6 +35,23 @@ class IngressArgs(TypedDict):
 
     inbound_cidrs: NotRequired[list[str]]
     """Networks whose clients may connect, such as `10.0.0.0/8`. Default: none, and every client that reaches it."""
+
+    group: NotRequired[str | None]
+    """Hosts of one group share one load balancer. They need the same visibility and the same `inbound_cidrs`, and the
+    group is known in the whole cluster. Default: none, and a load balancer of its own."""
+
+    tags: NotRequired[dict[str, str]]
+    """Tags of what AWS has of it, which is declared by no program and gets no tags of the stack's. Default: none."""
+
+
+class EgressArgs(TypedDict):
+    """A way out for pods, where the cluster enforces network policies."""
+
+    cidr: str
+    """Network that they may connect to, such as `10.0.0.0/8`."""
+
+    ports: list[int]
+    """TCP ports there."""
 
 
 def service(selector: Mapping[str, str]) -> Manifest:
@@ -55,18 +75,17 @@ def require_sound_ingress(args: IngressArgs) -> None:
     """Refuse a load balancer that AWS would refuse, or that would send what is public in plain text.
 
     Raises:
-        ValueError: The visibility is unknown, public without a certificate, or a network is none.
+        ValueError: The visibility is unknown, public without a certificate, or a network, the group or a tag is none.
     """
     visibility = args["visibility"]
     if visibility not in _SCHEMES:
         raise ValueError(f"ingress.visibility must be internal or public, got {visibility!r}")
     if visibility == "public" and not args["certificate_arn"]:
         raise ValueError("ingress.visibility public needs ingress.certificate_arn: without it, anybody can read along")
-    for network in args["inbound_cidrs"]:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            raise ValueError(f"ingress.inbound_cidrs must be networks such as 10.0.0.0/8: {error}") from error
+    require_each("ingress.inbound_cidrs", args["inbound_cidrs"], rules.network)
+    if args["group"] is not None:
+        require_each("ingress.group", [args["group"]], rules.group_name)
+    require_each("ingress.tags", args["tags"].items(), rules.tag)
 
 
 def load_balancer(args: IngressArgs, *, health: str) -> dict[str, pulumi.Input[str]]:
@@ -80,13 +99,20 @@ def load_balancer(args: IngressArgs, *, health: str) -> dict[str, pulumi.Input[s
         "certificate-arn": certificate,
         "ssl-policy": _TLS_POLICY if certificate else None,
         "inbound-cidrs": ",".join(networks) or None,
+        "group.name": args["group"],
+        "tags": ",".join(f"{name}={value}" for name, value in sorted(args["tags"].items())) or None,
     }
     return {f"alb.ingress.kubernetes.io/{name}": value for name, value in found.items() if value is not None}
 
 
-def shared_load_balancer(name: str, *, namespace: pulumi.Input[str], order: int = 0) -> dict[str, pulumi.Input[str]]:
-    """Annotations of an Ingress that shares its load balancer with those of the same name; the lowest order first."""
-    group = pulumi.Output.from_input(namespace).apply(lambda namespace: _group(namespace, name))
+def shared_load_balancer(
+    args: IngressArgs, name: str, *, namespace: pulumi.Input[str], order: int = 0
+) -> dict[str, pulumi.Input[str]]:
+    """Annotations of an Ingress that shares its load balancer with those of its group, else with those of its name.
+
+    The lowest order comes first.
+    """
+    group = args["group"] or pulumi.Output.from_input(namespace).apply(lambda namespace: _group(namespace, name))
     return {"alb.ingress.kubernetes.io/group.name": group, "alb.ingress.kubernetes.io/group.order": str(order)}
 
 
@@ -109,14 +135,48 @@ def url(args: IngressArgs, host: pulumi.Input[str]) -> pulumi.Output[str]:
     return pulumi.Output.concat("https" if args["certificate_arn"] else "http", "://", host)
 
 
+def require_sound_egress(egress: Sequence[EgressArgs]) -> None:
+    """Refuse a way out that the cluster would refuse, or that leads nowhere.
+
+    Raises:
+        ValueError: A network or a port is none, or no port is named.
+    """
+    require_each("egress", egress, rules.egress)
+    require_each("egress: cidr", (each["cidr"] for each in egress), rules.network)
+    require_each("egress: ports", (port for each in egress for port in each["ports"]), rules.port)
+
+
 def network_policy(
-    selector: Mapping[str, str], *, out: tuple[int, ...] = (443,), port: str | None = "http"
+    selector: Mapping[str, str],
+    *,
+    egress: Sequence[EgressArgs],
+    out: tuple[int, ...] = (443,),
+    port: str | None = "http",
 ) -> Manifest:
-    """Network access of the pods that `selector` matches: one port in, or none; out to name servers and these ports."""
+    """Network access of the pods that `selector` matches: one port in, or none; out to name servers, AWS and ports.
+
+    Args:
+        selector: Labels of the pods; none for all of the namespace.
+        egress: Further networks that they may connect to, and ports there.
+        out: Ports that they may connect to anywhere.
+        port: Name of the port that anybody may connect to; None for none.
+    """
     names = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
     return {
         "podSelector": {"matchLabels": dict(selector)} if selector else {},
         "policyTypes": ["Ingress", "Egress"],
-        "egress": [{"ports": [*names, *({"port": item, "protocol": "TCP"} for item in out)]}],
+        "egress": [
+            {"ports": [*names, *_tcp(out)]},
+            {"to": [_block(each) for each in _POD_IDENTITY_AGENT], "ports": _tcp([80])},
+            *({"to": [_block(each["cidr"])], "ports": _tcp(each["ports"])} for each in egress),
+        ],
         **({"ingress": [{"ports": [{"port": port, "protocol": "TCP"}]}]} if port else {}),
     }
+
+
+def _tcp(ports: Iterable[int]) -> list[Manifest]:
+    return [{"port": item, "protocol": "TCP"} for item in ports]
+
+
+def _block(cidr: str) -> Manifest:
+    return {"ipBlock": {"cidr": cidr}}

@@ -1,16 +1,44 @@
 """Private: who pods are for AWS: a service account, and a role that it assumes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._resources.iam import bucket_arn, least_privilege_role, policy_document, service_account_trust
+from modelworks import _workload_rules as rules
+from modelworks._resources.arguments import require_each
+from modelworks._resources.iam import (
+    bucket_arn,
+    least_privilege_role,
+    policy_document,
+    service_account_trust,
+    statement,
+)
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject
+
+
+class PermissionArgs(TypedDict):
+    """A permission in AWS, beside those that the work needs."""
+
+    actions: list[str]
+    """Actions of IAM, such as `s3:GetObject`."""
+
+    resources: list[pulumi.Input[str]]
+    """ARNs that they are allowed on."""
+
+
+def require_sound_permissions(permissions: Sequence[PermissionArgs]) -> None:
+    """Refuse permissions for everything, and for nothing.
+
+    Raises:
+        ValueError: An action is a wildcard or no action, a resource is no ARN, or a list is empty.
+    """
+    require_each("permissions", permissions, rules.permission)
+    for each in permissions:
+        require_each("permissions: actions", each["actions"], rules.action)
+        require_each("permissions: resources", each["resources"], rules.resource)
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,8 @@ def pod_identity(
     Args:
         component: Whose pods they are.
         suffix: The suffix of both names, and of the account in the cluster, after the component's name.
-        args: The component's `account_id`, `oidc_issuer`, and `key_arn`, the key of the bucket.
+        args: The component's `account_id`, `oidc_issuer`, `key_arn`, the key of the bucket, and `permissions`, what
+            its role may do besides.
         bucket: The bucket that the pods use.
         permissions: Statements of what the role may do, by the ARNs of the bucket, of its key, and of `others`.
         description: The purpose of the role.
@@ -49,8 +78,17 @@ def pod_identity(
     trust = pulumi.Output.all(
         args["account_id"], aws.get_partition_output().partition, args["oidc_issuer"], metadata["namespace"]
     ).apply(lambda found: policy_document([service_account_trust(name, *found)]))
-    policy = pulumi.Output.all(bucket_arn(bucket), args["key_arn"], *others).apply(
-        lambda arns: policy_document(permissions(*arns))
+    more = args["permissions"]
+    policy = pulumi.Output.all(
+        pulumi.Output.all(bucket_arn(bucket), args["key_arn"], *others),
+        pulumi.Output.all(*(pulumi.Output.all(*each["resources"]) for each in more)),
+    ).apply(
+        lambda found: policy_document(
+            [
+                *permissions(*found[0]),
+                *(statement(each["actions"], arns) for each, arns in zip(more, found[1], strict=True)),
+            ]
+        )
     )
     role, permitted = least_privilege_role(name, parent=component, trust=trust, policy=policy, description=description)
     return PodIdentity(service_account(component, suffix, role), role, permitted)

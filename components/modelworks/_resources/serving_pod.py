@@ -8,10 +8,10 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 
 from modelworks import contract
-from modelworks._manifests import RESTRICTED_CONTAINER, cores, mebibytes
+from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, cores, mebibytes, with_additions
 from modelworks._resources.iam import publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, Manifest
-from modelworks._resources.pod import SCRATCH, environment_variables, http_probe, restricted_pod
+from modelworks._resources.pod import SCRATCH, PodArgs, environment_variables, http_probe, restricted_pod
 
 DRAIN_SECONDS = 30
 """Seconds that a pod keeps serving after its termination began. The load balancer learns of it at the same moment, and
@@ -77,6 +77,7 @@ def serving_pod(
     files: Sequence[Files],
     cpu_millicores: int,
     memory_mib: int,
+    additions: PodArgs,
 ) -> Manifest:
     """Template of the pods that answer requests with a release.
 
@@ -89,9 +90,10 @@ def serving_pod(
         files: Files of the server.
         cpu_millicores: CPU that a pod requests; it may use twice as much.
         memory_mib: Memory that a pod requests, and its limit.
+        additions: The environment's additions to it.
     """
     volumes = [
-        {"name": "scratch", "emptyDir": {"sizeLimit": mebibytes(_scratch_mib(memory_mib))}},
+        {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": mebibytes(_scratch_mib(memory_mib))}},
         *({"name": item.name, **item.volume} for item in files),
     ]
     spread = {
@@ -102,7 +104,7 @@ def serving_pod(
         # Of one version alone: pods of the version that is on its way out would count otherwise.
         "matchLabelKeys": ["rollouts-pod-template-hash"],
     }
-    return {
+    template = {
         "metadata": {"labels": component.labels, "annotations": release_annotations(release)},
         "spec": restricted_pod(
             account,
@@ -112,6 +114,7 @@ def serving_pod(
             topologySpreadConstraints=[spread],
         ),
     }
+    return with_additions(template, additions)
 
 
 def _scratch_mib(memory_mib: int) -> int:
@@ -144,7 +147,7 @@ def _container(
         # Why a bundle was refused is in the last line that it logged: it becomes part of the pod's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": RESTRICTED_CONTAINER,
-        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}, *mounts],
+        "volumeMounts": [{"name": SCRATCH_VOLUME, "mountPath": SCRATCH}, *mounts],
     }
 
 

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from modelworks import contract
-from modelworks._manifests import RESTRICTED_CONTAINER, RESTRICTED_POD, cores, mebibytes
+from modelworks import contract, defaults
+from modelworks._manifests import (
+    RESTRICTED_CONTAINER,
+    RESTRICTED_POD,
+    SCRATCH_VOLUME,
+    cores,
+    mebibytes,
+    with_additions,
+)
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 
@@ -41,6 +48,8 @@ class TrainingEnvironment:
     active_deadline_seconds: int
     retries: int
     ttl_seconds_after_finished: int
+    pod: Mapping[str, Any]
+    """Additions to its pods, as `PodArgs` of the components name them."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
@@ -55,7 +64,8 @@ class TrainingEnvironment:
                 f"the environment's output `training` lacks {', '.join(missing)}: another modelworks declared it",
                 fix="Bring it up with this one: `modelworks up`.",
             )
-        return cls(**{field.name: facts[field.name] for field in fields(cls)})
+        found = {field.name: facts[field.name] for field in fields(cls)}
+        return cls(**found | {"pod": {**defaults.POD, **facts["pod"]}})  # an output may come back without its nulls
 
 
 @dataclass(frozen=True)
@@ -107,10 +117,10 @@ def manifest(name: str, place: TrainingEnvironment, order: Order) -> dict[str, A
             "activeDeadlineSeconds": place.active_deadline_seconds,
             "ttlSecondsAfterFinished": place.ttl_seconds_after_finished,
             "podFailurePolicy": {"rules": rules},
-            "template": {
-                "metadata": {"labels": labels, "annotations": _UNDISTURBED},
-                "spec": _pod(name, place, order),
-            },
+            "template": with_additions(
+                {"metadata": {"labels": labels, "annotations": _UNDISTURBED}, "spec": _pod(name, place, order)},
+                place.pod,
+            ),
         },
     }
 
@@ -140,7 +150,7 @@ def _pod(name: str, place: TrainingEnvironment, order: Order) -> dict[str, Any]:
         },
         "securityContext": RESTRICTED_CONTAINER,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
+        "volumeMounts": [{"name": SCRATCH_VOLUME, "mountPath": SCRATCH}],
     }
     return {
         "restartPolicy": "Never",
@@ -150,7 +160,7 @@ def _pod(name: str, place: TrainingEnvironment, order: Order) -> dict[str, Any]:
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": RESTRICTED_POD,
         "containers": [container],
-        "volumes": [{"name": "scratch", "emptyDir": {}}],
+        "volumes": [{"name": SCRATCH_VOLUME, "emptyDir": {}}],
     }
 
 
