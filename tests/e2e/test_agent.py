@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
 import ssl
+import struct
 import subprocess
+import termios
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -306,3 +311,161 @@ def test_only_the_api_server_may_call_the_node(cluster):
         httpx.get(url, verify=tls, trust_env=False)
     tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
     assert httpx.get(url, verify=tls, trust_env=False).status_code == 403
+
+
+def _named_by(cluster, name, answer):
+    """A pod that answers with a text on port 8080, behind a Service of its name on port 8099."""
+    script = (
+        "import http.server, os, sys\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(sys.argv[1].encode())\n"
+        "http.server.HTTPServer((os.environ['POD_IP'], 8080), Answer).serve_forever()"
+    )
+    cluster.pod(
+        name, ["python", "-c", script, answer], pod={},
+        env=[{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+    )  # fmt: skip
+    cluster("label", "pod", name, f"app={name}")
+    cluster.make("Service", name, {"selector": {"app": name}, "ports": [{"port": 8099, "targetPort": 8080}]})
+
+
+@pytest.fixture
+def own_hosts(cluster):
+    """Pods that have an /etc/hosts of their own."""
+    runtime = cluster.get("node", "laptop")["status"]["nodeInfo"]["containerRuntimeVersion"]
+    if runtime == "process://none":
+        pytest.skip("without mount namespaces, /etc/hosts is the machine's")
+
+
+def test_pods_call_each_other_by_the_names_of_services(cluster, own_hosts):
+    """A name appears in a pod that runs already, and goes with its Service."""
+    look = "curl -sf --retry 90 --retry-delay 1 --retry-all-errors --max-time 5"
+    script = (
+        f"{look} http://late:8099; {look} http://late.{cluster.namespace}.svc.cluster.local:8099; "
+        "while grep -q late /etc/hosts; do sleep 0.2; done; echo gone"
+    )
+    cluster.pod("caller", ["sh", "-c", script], pod={"restartPolicy": "Never"})
+    cluster.ready("caller")
+    _named_by(cluster, "late", "reached;")
+    cluster.wait(lambda: cluster("logs", "caller") == "reached;reached;", "both calls are answered")
+    cluster("delete", "service", "late")
+    assert cluster.ended("caller")["exitCode"] == 0
+    assert cluster("logs", "caller") == "reached;reached;gone\n"
+
+
+def test_the_address_of_a_service_leads_to_its_ready_pods_only(cluster):
+    _named_by(cluster, "steadfast", "here")
+    cluster.ready("steadfast")
+    address = cluster.get("service", "steadfast")["spec"]["clusterIP"]
+    url = f"http://{address}:8099"
+    cluster.wait(lambda: _answer(url) == "here", "the Service answers")
+    cluster("delete", "pod", "steadfast")
+    cluster.wait(lambda: _answer(url) is None, "the Service refuses connections")
+    cluster("delete", "service", "steadfast")
+
+
+def _answer(url):
+    """None where nothing listens."""
+    try:
+        return httpx.get(url, trust_env=False).text
+    except httpx.ConnectError:
+        return None
+
+
+LOWEST_PORT = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and LOWEST_PORT > 443, reason="only root may listen on port 443")
+def test_a_pod_reaches_the_api_server_by_its_name(cluster, own_hosts):
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"
+    script = f"curl -s --cacert {token}/ca.crt https://kubernetes.default.svc/version -o /dev/null -w '%{{http_code}}'"
+    cluster.pod("insider", ["sh", "-c", script], pod={"restartPolicy": "Never"})
+    cluster.ended("insider")
+    assert cluster("logs", "insider") == "401"
+
+
+@pytest.fixture(scope="module")
+def shell(cluster):
+    """A pod that writes a line a second and has a volume at /modelworks-shell."""
+    cluster.pod(
+        "shell",
+        ["sh", "-c", "while true; do echo tick; sleep 1; done"],
+        env=[{"name": "GREETING", "value": "hello"}, {"name": "KEPT", "value": "/modelworks-shell"}],
+        volumeMounts=[{"name": "kept", "mountPath": "/modelworks-shell"}],
+        pod={"volumes": [{"name": "kept", "emptyDir": {}}]},
+    )
+    cluster.ready("shell")
+    yield "shell"
+    cluster("delete", "pod", "shell", "--wait=false")
+
+
+def _kubectl(cluster, *arguments):
+    config = f"--kubeconfig={cluster.place.cluster / 'admin.kubeconfig'}"
+    return [cluster.kubectl, config, f"--namespace={cluster.namespace}", *arguments]
+
+
+def test_exec_runs_where_the_container_runs_and_its_exit_code_arrives(cluster, shell):
+    script = "echo $GREETING; test -d $KEPT && echo kept; echo wrong >&2; exit 7"
+    argv = _kubectl(cluster, "exec", shell, "--", "sh", "-c", script)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (7, "hello\nkept\n")
+    assert done.stderr.startswith("wrong\n")
+
+
+def test_exec_has_standard_input_to_its_end(cluster, shell):
+    assert cluster("exec", "-i", shell, "--", "wc", "-c", stdin="x" * 3_000_000).strip() == "3000000"
+
+
+def test_a_command_ends_with_the_kubectl_that_runs_it(cluster, shell):
+    kubectl = subprocess.Popen(_kubectl(cluster, "exec", shell, "--", "sleep", "77124"))
+    cluster.wait(lambda: _running("77124", "exec"), "it runs")
+    kubectl.kill()
+    kubectl.wait()
+    cluster.wait(lambda: not _running("77124", "exec"), "it has ended")
+
+
+def _running(word, besides):
+    """Processes with an argument, those of kubectl not counted."""
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if word in line and besides not in line]
+
+
+def test_a_terminal_has_the_size_of_ours(cluster, shell):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 133, 0, 0))
+    script = "until [ \"$(stty size)\" = '41 133' ]; do sleep 0.1; done; test -t 1; exit $(( 40 + $? ))"
+    argv = _kubectl(cluster, "exec", "-it", shell, "--", "sh", "-c", script)
+    with os.fdopen(ours), os.fdopen(theirs):
+        done = subprocess.run(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, timeout=60, check=False
+        )
+    assert done.returncode == 40
+
+
+def test_files_are_copied_both_ways(cluster, shell, tmp_path, own_hosts):
+    (tmp_path / "there").write_bytes(content := os.urandom(2_000_000))
+    cluster("cp", str(tmp_path / "there"), f"{shell}:/modelworks-shell/file")
+    cluster("cp", f"{shell}:/modelworks-shell/file", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def test_attach_shows_what_a_container_writes_from_now_on(cluster, shell):
+    attached = subprocess.Popen(_kubectl(cluster, "attach", shell), stdout=subprocess.PIPE, text=True)
+    assert [attached.stdout.readline() for _ in range(2)] == ["tick\n"] * 2
+    attached.kill()
+    attached.communicate()
+
+
+def test_port_forward_reaches_a_pod_behind_a_service(cluster):
+    _named_by(cluster, "forwarded", "through")
+    cluster.ready("forwarded")
+    argv = _kubectl(cluster, "port-forward", "service/forwarded", ":8099", "--address=127.0.0.1")
+    forwarding = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    port = re.search(r"127.0.0.1:(\d+)", forwarding.stdout.readline())[1]
+    url = f"http://127.0.0.1:{port}"
+    assert [httpx.get(url, trust_env=False).text for _ in range(3)] == ["through"] * 3
+    forwarding.kill()
+    forwarding.communicate()
+    cluster("delete", "service/forwarded", "pod/forwarded", "--wait=false")

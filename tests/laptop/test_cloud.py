@@ -31,6 +31,7 @@ def place(request, tmp_path, monkeypatch):
 
 
 PORTS = {name: 20_000 + number for number, name in enumerate(control_plane.PORTS)}
+FACTS = {"ports": PORTS, "pod_network": "127.77.0.0/16"}
 TOOLS = {name: f"/tools/{name}" for name in control_plane.TOOLS}
 
 
@@ -40,21 +41,21 @@ def _argv(place):
 
 
 def test_every_key_and_kubeconfig_is_private(place):
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     modes = {path.name: path.stat().st_mode & 0o077 for path in place.cluster.rglob("*")}
     assert set(modes.values()) == {0}
     assert {"admin.kubeconfig", "agent.kubeconfig", "gateway.kubeconfig", "service-accounts.key"} <= set(modes)
 
 
 def test_preparing_again_changes_no_key(place):
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     before = {path: path.read_bytes() for path in place.cluster.rglob("*") if path.is_file()}
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     assert {path: path.read_bytes() for path in place.cluster.rglob("*") if path.is_file()} == before
 
 
 def test_etcd_trusts_another_authority_than_the_api_server(place):
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     folder = place.cluster / "pki"
     etcd = x509.load_pem_x509_certificate((folder / "etcd-ca.crt").read_bytes())
     user = x509.load_pem_x509_certificate((folder / "kubelet-client.crt").read_bytes())
@@ -64,7 +65,7 @@ def test_etcd_trusts_another_authority_than_the_api_server(place):
 
 
 def test_the_agent_is_a_node_of_the_group_of_nodes(place):
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     certificate = x509.load_pem_x509_certificate((place.cluster / "pki" / "kubelet.crt").read_bytes())
     assert certificate.subject.rfc4514_string() == "CN=system:node:laptop,O=system:nodes"
 
@@ -80,7 +81,7 @@ def test_a_server_certificate_names_its_hosts_and_a_client_certificate_serves_no
 
 
 def test_the_api_server_knows_nobody_anonymous_and_asks_rbac(place):
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     argv = _argv(place)["apiserver"]
     assert "--anonymous-auth=false" in argv
     config = json.loads((place.cluster / "authorization.json").read_text())
@@ -97,7 +98,7 @@ def test_everything_of_the_control_plane_binds_to_loopback(place):
 
 
 def test_no_key_is_on_a_command_line(place):
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     words = [word for argv in _argv(place).values() for word in argv]
     assert not [word for word in words if "BEGIN" in word or "token=" in word]
 
@@ -122,7 +123,7 @@ def test_a_kind_of_isolation_that_works_here_is_that_of_the_node_agent(place, mo
     monkeypatch.setenv("MODELWORKS_ISOLATION", "none")
     facts = {"tools": TOOLS | {"caddy": "/tools/caddy"}, "ports": dict.fromkeys((*PORTS, *caddy.PORTS), 1)}
     facts["isolation"] = cloud._chosen_isolation(place, facts, was=set())
-    control_plane.prepare(place, PORTS)
+    control_plane.prepare(place, FACTS)
     agent = next(part.program for part in cloud._followers(place, facts) if part.program.name == "agent")
     assert agent.environment == {"MODELWORKS_ISOLATION": "none"}
 

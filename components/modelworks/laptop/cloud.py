@@ -136,7 +136,7 @@ def _kubernetes_up(
     report: Tell,
     tools: toolchain.Obtaining,
 ) -> list[_Part]:
-    control_plane.prepare(place, facts["ports"])
+    control_plane.prepare(place, facts)
     for name in place.environments():
         store.identities(place, name, facts["ports"])
     # The control plane does not wait for the tools of what follows it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import admission, flags, pki, rollouts
+from modelworks.laptop import admission, flags, pki, pod_network, rollouts
 from modelworks.laptop.cluster_roles import ROLES
 from modelworks.laptop.supervisor import Program
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 NODE = "laptop"
 """The name of the one node."""
-
-SERVICE_NETWORK = "240.77.0.0/16"
-"""Cluster addresses of Services. Nothing routes them: it is a reserved block (RFC 1112, class E), so that an address
-which means nothing on a laptop can never reach somebody else's machine. The gateway finds pods by selector instead."""
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 """The issuer of service-account tokens."""
@@ -51,8 +47,9 @@ PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "a
 """The ports that the control plane listens on, as they are named in `laptop.json`."""
 
 
-def prepare(place: StateDir, ports: Mapping[str, int]) -> None:
+def prepare(place: StateDir, facts: Mapping[str, Any]) -> None:
     """Write every key, certificate and kubeconfig of the control plane that is not there yet."""
+    ports = facts["ports"]
     place.folder(place.cluster)
     folder = place.folder(place.cluster / "pki")
     place.folder(place.cluster / "etcd")
@@ -60,7 +57,7 @@ def prepare(place: StateDir, ports: Mapping[str, int]) -> None:
     etcd = _authority(folder, "etcd-ca")
     _pair(folder, "etcd", etcd, "etcd", hosts=("127.0.0.1", "localhost"))
     _pair(folder, "etcd-client", etcd, "kube-apiserver")
-    service = SERVICE_NETWORK.replace(".0.0/16", ".0.1")
+    service = str(pod_network.of_services(facts["pod_network"])[1])  # the API server's own Service
     names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
     _pair(folder, "apiserver", authority, "kube-apiserver", hosts=("127.0.0.1", "localhost", service, *names))
     # The API server calls the node agent with this one, and the agent serves with the other.
@@ -122,7 +119,7 @@ def programs(place: StateDir, facts: Mapping[str, Any], tools: Mapping[str, Path
         "cluster": place.cluster,
         "pki": place.cluster / "pki",
         "issuer": ISSUER,
-        "service_network": SERVICE_NETWORK,
+        "service_network": pod_network.of_services(facts["pod_network"]),
     }
 
     def argv(tool: str, table: Sequence[str]) -> list[str | Path]:

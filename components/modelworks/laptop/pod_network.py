@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,16 @@ def choose(place: StateDir) -> str:
             fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
         ) from error
     raise ModelworksError("every loopback network from 127.77 to 127.126 is in use", fix="End another laptop cloud.")
+
+
+def of_pods(network: str) -> IPv4Network:
+    """The half of a laptop cloud's network that pods have their addresses of."""
+    return next(IPv4Network(network).subnets())
+
+
+def of_services(network: str) -> IPv4Network:
+    """The other half, for cluster addresses of Services: the node listens on them."""
+    return list(IPv4Network(network).subnets())[1]
 
 
 def ports(network: str) -> range:

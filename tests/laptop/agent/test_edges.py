@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 
 import psutil
 import pytest
@@ -146,7 +147,7 @@ def test_rotation_loses_nothing_while_the_log_is_appended(tmp_path):
 
 
 def test_two_pods_never_share_an_address():
-    addresses = Addresses("127.99.0.0/29")
+    addresses = Addresses(IPv4Network("127.99.0.0/29"))
     addresses.keep("127.99.0.3")
     taken = [addresses.take() for _ in range(4)]
     assert len({*taken, "127.99.0.3"}) == 5

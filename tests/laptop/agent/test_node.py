@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from ipaddress import IPv4Network
 
 import httpx
 import pytest
@@ -76,7 +77,8 @@ def host(tmp_path):
         place=StateDir(tmp_path),
         cluster=cluster,
         address=("127.0.0.1", "443"),
-        addresses=Addresses("127.77.0.0/16"),
+        addresses=Addresses(IPv4Network("127.77.0.0/17")),
+        service_network=IPv4Network("127.77.128.0/17"),
         sandbox=Sandbox(NONE, tmp_path),
         memory=None,
         backoff=Backoff(),

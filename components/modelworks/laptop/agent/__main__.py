@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from modelworks.errors import ModelworksError
+from modelworks.laptop import pod_network
 from modelworks.laptop.agent import kubelet_api, sandbox
 from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.cgroup import Memory
@@ -38,11 +39,13 @@ async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
     isolation = await asyncio.to_thread(sandbox.detect, place.node, os.environ.get(sandbox.VARIABLE, ""))
     memory = await asyncio.to_thread(Memory.detect, place.root)
     log.info("isolation: %s; memory limits: %s", isolation.kind, f"cgroup v{memory.version}" if memory else "none")
+    network = facts.get("pod_network", "127.77.0.0/16")
     host = Host(
         place=place,
         cluster=cluster,
         address=(url.hostname or "127.0.0.1", str(url.port or 443)),
-        addresses=Addresses(facts.get("pod_network", "127.77.0.0/16")),
+        addresses=Addresses(pod_network.of_pods(network)),
+        service_network=pod_network.of_services(network),
         sandbox=sandbox.Sandbox(isolation, place.root),
         memory=memory,
         backoff=backoff,

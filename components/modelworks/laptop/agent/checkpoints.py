@@ -63,17 +63,25 @@ class Records:
         ending = Ending(**facts["ending"]) if facts.get("ending") else None
         return PodView(ip=facts["ip"], started=facts["started"], ending=ending)
 
-    def hosts(self, spec: Object, lines: Sequence[str]) -> Path:
-        """The pod's /etc/hosts: this machine's, then `lines`, then the pod's host aliases. Written once."""
+    def hosts(self, spec: Object, lines: Sequence[str], *, begin: bool) -> Path:
+        """The pod's /etc/hosts: this machine's, then `lines`, then the pod's host aliases. Only `begin` makes it."""
         path = self.folder / "hosts"
-        if not path.exists():
-            aliases = [
-                f"{alias['ip']}\t{' '.join(alias.get('hostnames') or [])}" for alias in spec.get("hostAliases") or []
-            ]
-            machine = Path("/etc/hosts")
-            own = [machine.read_text(encoding="utf-8").rstrip()] if machine.is_file() else []
-            path.write_text("\n".join([*own, *lines, *aliases]) + "\n", encoding="utf-8")
+        if not begin and not path.exists():
+            return path
+        aliases = [
+            f"{alias['ip']}\t{' '.join(alias.get('hostnames') or [])}" for alias in spec.get("hostAliases") or []
+        ]
+        machine = Path("/etc/hosts")
+        own = [machine.read_text(encoding="utf-8").rstrip()] if machine.is_file() else []
+        text = ("\n".join([*own, *lines, *aliases]) + "\n").encode()
+        if begin and not path.exists():
+            path.touch()
             path.chmod(0o644)
+        if path.read_bytes() != text:
+            # Containers have this very file mounted: another one in its place would not be seen.
+            with path.open("r+b") as file:
+                file.write(text)
+                file.truncate()
         return path
 
     # Runs of its containers

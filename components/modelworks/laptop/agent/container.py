@@ -22,11 +22,13 @@ from modelworks.laptop.agent.api import Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
+from modelworks.laptop.agent.inside import Prepared
 from modelworks.laptop.agent.mount_paths import Command
 from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, Run, Spec
 from modelworks.laptop.agent.references import Supplies
 from modelworks.laptop.agent.sandbox import NONE, Mount, Process
+from modelworks.laptop.agent.services import ClusterServices
 from modelworks.laptop.agent.status import full_name
 from modelworks.laptop.agent.usage import Measured
 
@@ -56,6 +58,9 @@ class PodContext(Protocol):
 
     def look(self) -> None:
         """There is something to decide again."""
+
+    def write_hosts(self, services: ClusterServices, *, begin: bool = False) -> Path:
+        """Bring the pod's /etc/hosts up to date; its path."""
 
     def event(self, kind: str, reason: str, message: str, container: Container | None = None) -> None:
         """Record an event about the pod or one of its containers."""
@@ -176,7 +181,7 @@ class Container:
             workdir=command.workdir,
             logfile=logfile,
             mounts=[Mount(home, str(home)), *mounts],
-            hosts=self._hosts(),
+            hosts=self._pod.write_hosts(host.cluster_services(), begin=True),
             cgroup=self._cgroup(spec, run),
         )
 
@@ -209,11 +214,6 @@ class Container:
             "KUBERNETES_SERVICE_PORT": host.address[1],
             "KUBERNETES_SERVICE_PORT_HTTPS": host.address[1],
         }
-
-    def _hosts(self) -> Path:
-        spec = self._pod.pod["spec"]
-        name = spec.get("hostname") or self._pod.pod["metadata"]["name"]
-        return self._pod.records.hosts(spec, [f"{self._pod.view.ip}\t{name}"])
 
     def _cgroup(self, spec: Spec, run: Run) -> Path | None:
         limit, memory = ((spec.get("resources") or {}).get("limits") or {}).get("memory"), self._pod.host.memory
@@ -426,12 +426,11 @@ class Container:
             if kind == "PostStart":
                 self._note(unhealthy="failed its PostStart hook")
 
-    async def _run_inside(self, command: Sequence[str], limit: float) -> tuple[int, str]:
-        """Run a command where the container runs: exit code, and the end of its output.
+    def inside(self, command: Sequence[str]) -> Prepared:
+        """A command as it runs where the container runs: its file system, variables and working directory.
 
         Raises:
             ProcessLookupError: The container does not run.
-            TimeoutError: It took longer than `limit` seconds, and was ended.
         """
         process = self._process
         if process is None:
@@ -440,12 +439,22 @@ class Container:
         inside = Command(command, {}, str(self.spec.get("workingDir") or self._pod.records.work(self.name)))
         if process.isolation == NONE:
             inside = mount_paths.translate(inside, self._mounts(variables), partly=True)
+        return Prepared(process.command_inside(inside.argv, inside.workdir), variables)
+
+    async def _run_inside(self, command: Sequence[str], limit: float) -> tuple[int, str]:
+        """Run a command where the container runs: exit code, and the end of its output.
+
+        Raises:
+            ProcessLookupError: The container does not run.
+            TimeoutError: It took longer than `limit` seconds, and was ended.
+        """
+        prepared = self.inside(command)
         child = await asyncio.create_subprocess_exec(
-            *process.command_inside(inside.argv, inside.workdir),
+            *prepared.argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=variables,
+            env=dict(prepared.variables),
             start_new_session=True,
         )
         try:

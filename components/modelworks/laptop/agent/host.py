@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import itertools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
@@ -18,6 +18,8 @@ from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import Sandbox
+from modelworks.laptop.agent.services import ClusterServices
+from modelworks.laptop.endpoints import Endpoints
 from modelworks.laptop.state_dir import StateDir
 
 NAME = "laptop"
@@ -29,8 +31,8 @@ REFRESH_SECONDS = 60.0
 class Addresses:
     """Loopback addresses of pods: never two at once with the same, and none again soon."""
 
-    def __init__(self, network: str) -> None:
-        self._network = ipaddress.IPv4Network(network)
+    def __init__(self, network: IPv4Network) -> None:
+        self._network = network
         self._used: set[str] = set()
         first = int(self._network.network_address)
         self._next = itertools.cycle(range(first + 2, first + self._network.num_addresses - 1))
@@ -42,7 +44,7 @@ class Addresses:
             ModelworksError: There is none.
         """
         for _ in range(self._network.num_addresses):
-            address = str(ipaddress.IPv4Address(next(self._next)))
+            address = str(IPv4Address(next(self._next)))
             if address not in self._used and not address.endswith((".0", ".255")):
                 self._used.add(address)
                 return address
@@ -66,6 +68,8 @@ class Host:
     address: tuple[str, str]
     """Host and port of the API server."""
     addresses: Addresses
+    service_network: IPv4Network
+    """Of the cluster addresses of Services."""
     sandbox: Sandbox
     memory: Memory | None
     """None where the kernel enforces no memory limits."""
@@ -75,6 +79,10 @@ class Host:
     events: Events
     _services: dict[tuple[str, str], Object] = field(default_factory=dict)
     _services_listed: asyncio.Event = field(default_factory=asyncio.Event)
+    _pods: dict[str, Object] = field(default_factory=dict)
+    """The pods of this node as the API server has them, by uid: every pod of the cluster."""
+    behind_services: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a Service or a pod changed."""
     _cache: dict[tuple[str, str, str], tuple[float, Object | None]] = field(default_factory=dict)
 
     # The API server
@@ -98,7 +106,7 @@ class Host:
 
     def services(self, namespace: str) -> list[Object]:
         """The services that pods of a namespace get variables for."""
-        # The API server's own address in the cluster leads nowhere here; pods are told its real one.
+        # Not everybody may listen on the port of the API server's own Service; pods are told its real address.
         return [
             service
             for (where, name), service in sorted(self._services.items())
@@ -111,15 +119,33 @@ class Host:
 
     async def watch_services(self) -> None:
         """Follow the services of the cluster, for ever."""
+        seen: set[tuple[str, str]] = set()
         async for kind, service in self.cluster.watch("/api/v1/services"):
             if kind == "SYNCED":
+                for gone in set(self._services) - seen:
+                    del self._services[gone]
+                seen = set()
                 self._services_listed.set()
-                continue
-            key = (service["metadata"]["namespace"], service["metadata"]["name"])
-            if kind == "DELETED":
-                self._services.pop(key, None)
             else:
-                self._services[key] = service
+                key = (service["metadata"]["namespace"], service["metadata"]["name"])
+                seen.add(key)
+                self._services[key] = {**service, "apiVersion": "v1", "kind": "Service"}
+                if kind == "DELETED":
+                    del self._services[key]
+            self.behind_services.set()
+
+    def note_pod(self, uid: str, pod: Object | None) -> None:
+        """Note a pod as the API server has it; None if it is gone."""
+        if pod is None:
+            self._pods.pop(uid, None)
+        else:
+            self._pods[uid] = pod
+        self.behind_services.set()
+
+    def cluster_services(self) -> ClusterServices:
+        """The Services of the cluster and where they lead, as of now."""
+        endpoints = Endpoints.of(self._pods.values())
+        return ClusterServices(list(self._services.values()), endpoints, self.service_network, self.address)
 
     async def aws(self, namespace: str) -> dict[str, str]:
         """Variables that lead an environment's pods to its AWS account, as the cloud's own webhook would inject it."""

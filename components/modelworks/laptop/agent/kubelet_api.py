@@ -1,4 +1,4 @@
-"""The API of the node for the API server: logs and metrics, over mutually authenticated TLS on loopback."""
+"""The API of the node for the API server alone: logs, commands, ports and metrics, over TLS on loopback."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import logging
 import ssl
 from pathlib import Path
 
-from modelworks.laptop.agent import container_logs, metrics_api
+from modelworks.laptop.agent import container_logs, metrics_api, streaming
 from modelworks.laptop.agent.messages import Refusal, Request, say, say_json
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.pod import Pod
+from modelworks.laptop.agent.service_proxy import Streams
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ async def _answer(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stre
     request = await Request.read(reader)
     try:
         _check(writer)
-        await _dispatch(node, request, writer)
+        await _dispatch(node, request, (reader, writer))
     except Refusal as refusal:
         await say(writer, refusal.status, str(refusal))
 
@@ -56,10 +57,17 @@ def _check(writer: asyncio.StreamWriter) -> None:
         raise Refusal("403 Forbidden", f"only {CLIENT} may call this API")
 
 
-async def _dispatch(node: Node, request: Request, writer: asyncio.StreamWriter) -> None:
+async def _dispatch(node: Node, request: Request, streams: Streams) -> None:
+    writer = streams[1]
     match (request.method, *request.path):
         case "GET", "containerLogs", namespace, name, container:
             await container_logs.answer(_pod(node, namespace, name), container, request, writer)
+        case "GET" | "POST", "exec", namespace, name, container:
+            await streaming.execute(_pod(node, namespace, name), container, request, streams)
+        case "GET" | "POST", "attach", namespace, name, container:
+            await streaming.attach(_pod(node, namespace, name), container, request, streams)
+        case "GET" | "POST", "portForward", namespace, name:
+            await streaming.forward(_pod(node, namespace, name), request, streams)
         case "GET", "apis", metrics_api.GROUP, metrics_api.VERSION, *path:
             await metrics_api.answer(node, path, request, writer)
         case "GET", *path if tuple(path) in metrics_api.DOCUMENTS:

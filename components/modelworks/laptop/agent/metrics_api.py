@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+
 from modelworks.laptop.agent.api import Object, RefusedError
 from modelworks.laptop.agent.host import NAME
 from modelworks.laptop.agent.messages import Request, say_json
@@ -31,7 +33,10 @@ _ON_THIS_NODE = f"spec.nodeName={NAME}"
 async def answer(node: Node, path: Sequence[str], request: Request, writer: asyncio.StreamWriter) -> None:
     """Answer a request to a path below that of the version."""
     try:
-        body = await _object(node, path, request)
+        try:
+            body = await _object(node, path, request)
+        except httpx.TransportError as error:
+            raise RefusedError(503, f"the API server cannot be reached: {error}") from error
     except RefusedError as refused:
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": refused.reason}
         await say_json(writer, f"{refused.status} Refused", {**status, "code": refused.status})

@@ -22,6 +22,7 @@ from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.host import NAME, Host
 from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, Pod
 from modelworks.laptop.agent.sandbox import Process
+from modelworks.laptop.agent.service_proxy import ServiceProxy
 from modelworks.laptop.agent.status import timestamp
 from modelworks.laptop.agent.usage import Meter
 
@@ -31,6 +32,8 @@ LEASE_SECONDS = 20
 """After this long without a heartbeat the node counts as dead."""
 HEARTBEAT_SECONDS = 5.0
 STATUS_SECONDS = 60.0
+SETTLE_SECONDS = 0.05
+"""Changes of Services and pods come in bursts; this long after the first one, what has come is applied."""
 CORES_PROMISED = 16
 """Processes share the cores and nothing enforces cpu requests, so the node promises this many times what it has: what
 fits a real cluster shall be scheduled on a laptop too. Memory is promised as it is."""
@@ -63,6 +66,7 @@ class Node:
             self.host.events.run(),
             self.host.watch_services(),
             self._watch_pods(),
+            self._follow_services(),
             logs.rotate_for_ever(self.host.logs, self._log_folders),
             logs.note_times_for_ever(self._written),
             provisioner.provide(self.host.cluster, self.host.place.node / "claims", NAME),
@@ -117,6 +121,7 @@ class Node:
                 continue
             uid = pod["metadata"]["uid"]
             seen.add(uid)
+            self.host.note_pod(uid, pod)
             if kind == "DELETED":
                 if uid in self.known:
                     self.known[uid].removed()
@@ -124,6 +129,27 @@ class Node:
                 self.known[uid].update(pod)
             else:
                 self._begin(pod)
+
+    async def _follow_services(self) -> None:
+        """Keep the listening sockets of Services, and their names in pods, as the API server has them."""
+        host, proxy = self.host, ServiceProxy()
+        await host.services_listed()
+        try:
+            while True:
+                await host.behind_services.wait()
+                await asyncio.sleep(SETTLE_SECONDS)
+                host.behind_services.clear()
+                services = host.cluster_services()
+                for (address, port), error in (await proxy.update(services.listeners())).items():
+                    if service := services.at(address):
+                        host.events.tell(dict(service), "Warning", "PortNotServed", _not_served(port, error))
+                for pod in list(self.known.values()):
+                    try:
+                        pod.write_hosts(services)
+                    except OSError as error:  # it may have gone a moment ago, and its folder with it
+                        log.warning("names of services in pod %s not written: %s", pod.uid, error)
+        finally:
+            proxy.close()
 
     def _begin(self, pod: Object) -> None:
         pod.setdefault("apiVersion", "v1")
@@ -136,6 +162,7 @@ class Node:
     async def _until_gone(self, pod: Pod) -> None:
         await pod.run()
         self.host.addresses.release(pod.view.ip)
+        self.host.note_pod(pod.uid, None)
         self.known.pop(pod.uid, None)
         self._running.pop(pod.uid, None)
 
@@ -272,6 +299,15 @@ class Node:
                 await asyncio.sleep(1)
                 continue
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+def _not_served(port: int, error: OSError) -> str:
+    text = f"port {port} cannot be listened on: {error.strerror}"
+    if isinstance(error, PermissionError):
+        return (
+            f"{text}; choose one from 1024 on, or allow lower ones: sysctl net.ipv4.ip_unprivileged_port_start={port}"
+        )
+    return text
 
 
 class _ExistsError(RefusedError):

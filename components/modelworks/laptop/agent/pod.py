@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
 from modelworks.laptop.agent.reconcile import Ending, PodView
 from modelworks.laptop.agent.references import Supplies
+from modelworks.laptop.agent.services import ClusterServices
 from modelworks.laptop.agent.status import full_name, pod_status
 from modelworks.laptop.agent.usage import Measured
 
@@ -85,6 +87,12 @@ class Pod:
         """Whether that run of a container is the current one, and lives."""
         run = self.view.of(container).run
         return not self.gone and run is not None and run.number == number and run.running
+
+    def write_hosts(self, services: ClusterServices, *, begin: bool = False) -> Path:
+        """Bring its /etc/hosts up to date, which exists from the first container on; `begin` makes it. Its path."""
+        meta, spec = self.pod["metadata"], self.pod["spec"]
+        own = f"{self.view.ip}\t{spec.get('hostname') or meta['name']}"
+        return self.records.hosts(spec, [own, *services.hosts(meta["namespace"])], begin=begin)
 
     def measured(self) -> dict[str, Measured]:
         """The processes of its containers, by the key that their usage has."""

@@ -490,5 +490,10 @@ async def _first_line(descriptor: int) -> str:
     return line.decode(errors="replace").strip() or "failed the container's shim ended before its command was started"
 
 
+def with_terminal(argv: Sequence[str]) -> list[str]:
+    """The argv that runs `argv` in a session of its own, whose terminal is its standard input."""
+    return [_tool("setsid"), "--ctty", *argv]
+
+
 def _tool(name: str) -> str:
     return shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin:" + os.environ.get("PATH", "")) or name

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelworks.laptop.endpoints import Endpoints
 from modelworks.laptop.gateway.host_ports import assign
 
 Object = Mapping[str, Any]
@@ -164,57 +165,21 @@ def pod_facts(pod: Object) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _World:
     services: Mapping[tuple[str, str], Object] = field(default_factory=dict)
-    ready: Mapping[str, list[Object]] = field(default_factory=dict)
+    endpoints: Endpoints = field(default_factory=Endpoints)
 
     @classmethod
     def of(cls, services: Iterable[Object], pods: Iterable[Object]) -> _World:
-        ready: dict[str, list[Object]] = {}
-        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
-            if _takes_requests(pod):
-                ready.setdefault(pod["metadata"]["namespace"], []).append(pod)
-        return cls({(s["metadata"]["namespace"], s["metadata"]["name"]): s for s in services}, ready)
+        named = {(s["metadata"]["namespace"], s["metadata"]["name"]): s for s in services}
+        return cls(named, Endpoints.of(pods))
 
     def pods(self, service: Object, port: Object) -> list[str]:
-        """Addresses of the ready pods that the Service selects. One without a selector selects none."""
-        selector = service["spec"].get("selector") or {}
-        if not selector:
-            return []
-        return [
-            f"{pod['status']['podIP']}:{number}"
-            for pod in self.ready.get(service["metadata"]["namespace"], [])
-            if selector.items() <= (pod["metadata"].get("labels") or {}).items()
-            and (number := _target_port(port, pod)) is not None
-        ]
+        """Addresses of the ready pods that the Service selects."""
+        return [f"{address}:{number}" for address, number in self.endpoints.of_port(service, port)]
 
 
 def services_of(world: _World) -> Iterable[Object]:
     """All Services."""
     return world.services.values()
-
-
-def _takes_requests(pod: Object) -> bool:
-    """A pod that is ending or not ready gets no new request; those it has may finish."""
-    status = pod.get("status") or {}
-    return (
-        "deletionTimestamp" not in pod["metadata"]
-        and status.get("phase") == "Running"
-        and bool(status.get("podIP"))
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or [])
-    )
-
-
-def _target_port(port: Object, pod: Object) -> int | None:
-    target = port.get("targetPort") or port["port"]
-    if isinstance(target, int):
-        return target
-    for container in pod["spec"].get("containers") or []:
-        for offered in container.get("ports") or []:
-            if offered.get("name") == target:
-                return int(offered["containerPort"])
-    return None
-
-
-# -- What an Ingress asks for --------------------------------------------------------------------------------------
 
 
 def _served(ingress: Object) -> bool:
