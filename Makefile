@@ -23,7 +23,10 @@ E2E += $(filter-out $(E2E),$(sort $(wildcard tests/e2e/test_*.py)))
 SHARD ?= 1/1
 OF_SHARD = $(shell echo $(E2E) | tr ' ' '\n' | awk -v shard=$(SHARD) '{ split(shard, part, "/") } NR % part[2] == part[1] % part[2]')
 
-.PHONY: help setup up down check test e2e soak coverage mutants lint format bench docs wheel clean
+# Of the nodes that the images run on.
+PLATFORM ?= linux/amd64
+
+.PHONY: help setup up down check test e2e soak coverage mutants lint format bench docs wheel images clean
 
 help: ## List the targets
 	@echo "modelworks: every machine-learning environment, reproduced from code."
@@ -77,6 +80,9 @@ wheel: .uv/bin/uv ## Build sdist and wheel into dist/, and check the wheel where
 	@rm -rf dist
 	@.uv/bin/uv build --quiet --out-dir dist
 	@.uv/bin/uv run --quiet --isolated --no-project --python .uv/bin/python --with dist/*.whl python -I packaging/check_wheel.py
+
+images: $(SYNCED) ## Build and push the images, and pin their digests in the stack files (REGISTRY=HOST/PREFIX, STACKS="dev prod")
+	@$(BIN)/python packaging/images.py $(if $(STACKS),--stacks $(STACKS)) --platform "$(PLATFORM)" --extras "$(EXTRAS)" -- "$(REGISTRY)"
 
 setup: $(SYNCED) ## Install what the checkout needs, into the checkout
 

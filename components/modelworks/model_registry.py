@@ -39,6 +39,9 @@ _SERVER = "server"
 """The suffix of the server's objects, after the registry's name."""
 _DATA = "/data"
 _CONFIG = "/etc/modelworks/registry"
+_DRIVER = "postgresql+psycopg"
+_POSTGRES = ("postgresql", "postgres", _DRIVER)
+"""Schemes of a PostgreSQL: the first two are of libpq, the last is of SQLAlchemy."""
 _KEEP_ALIVE_SECONDS = 75
 """The load balancer keeps an unused connection for 60 s. A server that closes it before then loses the request that is
 on its way."""
@@ -54,8 +57,9 @@ class ModelRegistryArgs(TypedDict):
     """Password of the user `admin`, at least 12 characters. A secret."""
 
     postgres_uri: NotRequired[pulumi.Input[str] | None]
-    """An existing PostgreSQL, as `postgresql://user:password@host/database`. A secret. Default: none, and SQLite on a
-    volume of the server, for environments that can be created again."""
+    """An existing PostgreSQL, as `postgresql://user:password@host/database`, with special characters of the password
+    percent-encoded and parameters of libpq behind a `?`, such as `sslmode=require`. A secret. Default: none, and SQLite
+    on a volume of the server, for environments that can be created again."""
 
     ingress: NotRequired[IngressArgs]
     """The load balancer before it: who may reach it, and TLS."""
@@ -82,7 +86,8 @@ class ModelRegistryArgs(TypedDict):
     """Networks that the server may connect to, besides name servers and port 443 anywhere. Default: none."""
 
     image: pulumi.Input[str]
-    """MLflow image by digest: `…@sha256:…`."""
+    """Image of the server by digest: `…@sha256:…`. See `images/registry`; MLflow's own lacks modelworks, boto3, users
+    and a driver of PostgreSQL."""
 
     namespace: pulumi.Input[str]
     """Kubernetes namespace of the server."""
@@ -101,8 +106,8 @@ class ModelRegistry(KubernetesComponent):
     """A store of bundles and an MLflow server with authentication on, whose artifacts are encrypted and versioned.
 
     Raises:
-        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or the password is short or
-            has several lines.
+        ValueError: An argument is unknown, missing, of the wrong type or out of its range, the password is short or has
+            several lines, or the database is not a PostgreSQL that the server has a driver of.
     """
 
     bundle_bucket: pulumi.Output[str]
@@ -126,6 +131,8 @@ class ModelRegistry(KubernetesComponent):
         require_sound_egress(args["egress"])
         if isinstance(password := args["admin_password"], str):
             _check_password(password)  # one that is known now is refused now
+        if isinstance(database := args["postgres_uri"], str):
+            _with_driver(database)
         super().__init__(
             "modelworks:index:ModelRegistry", name, part="registry", namespace=args["namespace"], opts=opts
         )
@@ -173,8 +180,9 @@ class ModelRegistry(KubernetesComponent):
     def _secret(self) -> KubernetesObject:
         """The server's own configuration: who may enter, and where it keeps its records."""
         password, postgres = self._args["admin_password"], self._args["postgres_uri"]
-        database = pulumi.Output.secret(postgres or "sqlite:///mlflow.db")
-        users = pulumi.Output.secret(postgres or "sqlite:///users.db")
+        existing = None if postgres is None else pulumi.Output.secret(postgres).apply(_with_driver)
+        database = existing or pulumi.Output.secret("sqlite:///mlflow.db")
+        users = existing or pulumi.Output.secret("sqlite:///users.db")
         config = pulumi.Output.all(pulumi.Output.secret(password), users).apply(lambda v: _auth_config(*v))
         return self.object(
             "v1",
@@ -231,7 +239,7 @@ class ModelRegistry(KubernetesComponent):
         return {
             "name": "mlflow",
             "image": self._args["image"],
-            "command": ["python", "-m", "mlflow", "server"],
+            "command": ["python", "-m", "modelworks.runtime.registry_server"],
             "args": self._arguments(),
             # The paths of its SQLite files are relative: one of them is in a file, which no laptop can translate.
             "workingDir": _DATA,
@@ -311,6 +319,17 @@ def _check_password(password: str) -> None:
         raise ValueError(f"admin_password must have at least 12 characters, got {len(password)}")
     if "\n" in password:
         raise ValueError("admin_password must be one line")
+
+
+def _with_driver(uri: str) -> str:
+    """The same database, with the driver of the image: SQLAlchemy before 2.1 looks for another if none is named."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme not in _POSTGRES:
+        found = f"{scheme}://…" if separator else "a text without ://"  # the rest of it is a secret
+        raise ValueError(f"postgres_uri must begin with {_POSTGRES[0]}://, got {found}")
+    if any(character.isspace() for character in uri):
+        raise ValueError("postgres_uri must be one line without blanks: percent-encode those of the password (%20)")
+    return f"{_DRIVER}://{rest}"
 
 
 def _auth_config(password: str, database: str) -> str:

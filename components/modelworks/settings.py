@@ -92,7 +92,7 @@ class Cluster(Strict):
     """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none;
     refused elsewhere."""
     registry_image: ImageDigest | None = None
-    """Image of the MLflow server, by digest. Default: as above."""
+    """Image of the MLflow server, by digest: see `images/registry`. Default: as above."""
     training_image: ImageDigest | None = None
     """Image of training runs, by digest. Default: as above."""
     features_image: ImageDigest | None = None
@@ -387,7 +387,7 @@ class Secrets(Strict):
     registry_password: Annotated[str, StringConstraints(min_length=12)] | None = None
     """Password of the registry's user `admin`, at least 12 characters."""
     registry_database: str | None = None
-    """URI of the registry's PostgreSQL, for `registry.database: postgres`."""
+    """URI of the registry's PostgreSQL, for `registry.database: postgres`: `postgresql://user:password@host/database`."""
     tokens: dict[ModelName, Tokens] = {}
     """Bearer tokens that an endpoint lets in, one a line and one at least, by the model's name."""
 

@@ -97,7 +97,31 @@ def test_the_registry_speaks_tls_with_a_certificate_and_stays_internal():
 def test_an_existing_postgres_needs_no_volume():
     declared = registry(postgres_uri="postgresql://user:password@db/mlflow")
     assert declared.all("kubernetes:core/v1:PersistentVolumeClaim") == {}
-    assert declared.one(SECRET)["stringData"]["database"] == "postgresql://user:password@db/mlflow"
+    assert declared.one(SECRET)["stringData"]["database"] == "postgresql+psycopg://user:password@db/mlflow"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_the_database_is_reached_with_the_driver_of_the_image(scheme):
+    secret = registry(postgres_uri=f"{scheme}://user:p%40ss@db/mlflow?sslmode=require").one(SECRET)["stringData"]
+    assert secret["database"] == "postgresql+psycopg://user:p%40ss@db/mlflow?sslmode=require"
+    assert "database_uri = postgresql+psycopg://user:p%%40ss@db/mlflow?sslmode=require" in secret["auth.ini"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("postgresql+psycopg2://user:hunter2@db/mlflow", r"got postgresql\+psycopg2://…"),
+        ("mysql://user:hunter2@db/mlflow", "got mysql://…"),
+        ("user:hunter2@db/mlflow", "got a text without ://"),
+        ("", "got a text without ://"),
+        ("postgresql://user:hunter 2@db/mlflow", "one line without blanks"),
+        ("postgresql://user:hunter2@db/mlflow\nadmin_username = eve", "one line without blanks"),
+    ],
+)
+def test_another_database_is_refused_and_its_password_is_in_no_message(uri, found):
+    with pytest.raises(ValueError, match=found) as refused:
+        registry(postgres_uri=uri)
+    assert "hunter" not in str(refused.value)
 
 
 def test_the_server_may_touch_its_artifacts_and_no_bundle():
