@@ -149,7 +149,7 @@ def require_sound_egress(egress: Sequence[EgressArgs]) -> None:
 def network_policy(
     selector: Mapping[str, str],
     *,
-    egress: Sequence[EgressArgs],
+    egress: Sequence[EgressArgs] = (),
     out: tuple[int, ...] = (443,),
     port: str | None = "http",
 ) -> Manifest:
