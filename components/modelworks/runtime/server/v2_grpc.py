@@ -22,7 +22,8 @@ from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.server import v2_messages as messages
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.engine import Engine, Job
-from modelworks.runtime.server.http import IDLE_SECONDS, Request, clock
+from modelworks.runtime.server.grpc_limits import MAX_CALLS, Receiver, options
+from modelworks.runtime.server.http import Request, clock
 from modelworks.runtime.server.logs import Say, place
 from modelworks.runtime.server.refusals import (
     FAILED,
@@ -36,8 +37,6 @@ from modelworks.runtime.server.refusals import (
 from modelworks.runtime.server.tensors import Served, Tensor, element_type, from_bytes, to_bytes
 from modelworks.runtime.server.v2_rest import metadata, server_metadata
 
-MAX_CALLS = 1024
-"""Most calls at once, whose messages are complete or on their way; gRPC itself refuses the rest."""
 _MOST_DETAIL = 1000
 """Characters of an error: it is sent as a header, and clients take few kilobytes of those."""
 _QUIET_SECONDS, _LONGEST_QUIET_SECONDS = 0.1, 2.0
@@ -52,6 +51,7 @@ _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -92,8 +92,7 @@ async def listen(
         handlers=[service],
         maximum_concurrent_rpcs=MAX_CALLS,
         options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_connection_idle_ms", int(IDLE_SECONDS * 1000)),
+            *options(max_message_bytes),
             ("grpc.so_reuseport", 0),  # else a port that is taken is shared instead of refused
         ],
     )
@@ -145,11 +144,12 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
             "ModelInfer": self._model_infer,
         }
         named = {f"{contract.GRPC_SERVICE}/{name}": method for name, method in methods.items()}
+        # The message of a stream is read when the method reads it, and that of a refused call never is.
         self._handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._guarded(method))
+            name: grpc.stream_unary_rpc_method_handler(self._guarded(method))
             for name, method in {**named, _CHECK: self._health}.items()
         }
-        # As the message of a stream is read only when it is asked for, that of a refused call never is.
+        self._receiver = Receiver(engine.config.max_body_bytes)
         self._no_token = grpc.stream_unary_rpc_method_handler(self._refuse_access)
         self._closed = grpc.stream_unary_rpc_method_handler(self._refuse_late)
 
@@ -181,9 +181,11 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _guarded(self, method: _Handler) -> _Handler:
         """The method; an error that nobody expected is a line in the log, and no values of the request are in it."""
 
-        async def answer(message: bytes, context: _Context) -> bytes:
+        async def answer(_messages: Any, context: _Context) -> bytes:
             try:
-                return await method(message, context)
+                return await method(await self._receiver.message(context), context)
+            except InvalidRequestError as error:
+                return await self._turn_away(context, _request(context), error.status, error.detail)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # gRPC would log its message, which may quote a private value
