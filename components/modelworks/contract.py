@@ -134,6 +134,21 @@ def signature_key(model: str, digest: Digest) -> str:
     return f"{bundle_key(model, digest)}.sig"
 
 
+LINEAGE_PREFIX = "lineage"
+"""Under it: what the registry keeps of each version and of its aliases, so that a lost registry can be rebuilt. Pods do
+not read it."""
+
+
+def lineage_key(model: str, digest: Digest) -> str:
+    """Object key of the lineage of a model's bundle: `lineage/<model>/<hex>.json`."""
+    return f"{LINEAGE_PREFIX}/{model}/{Digest(digest).hex}.json"
+
+
+def aliases_key(model: str) -> str:
+    """Object key of a model's aliases: `lineage/<model>/aliases.json`."""
+    return f"{LINEAGE_PREFIX}/{model}/aliases.json"
+
+
 # -- Paths in a prediction store -------------------------------------------------------------------------------------
 PREDICTIONS_PREFIX = "predictions"
 """Under it: the prediction log of each model, by its name and the day."""

@@ -27,6 +27,7 @@ from modelworks.laptop.status import condition
 from modelworks.laptop.toolchain import states
 from modelworks.lifecycle.checks import CheckReport
 from modelworks.lifecycle.gates import GateReport
+from modelworks.lifecycle.rebuild import Rebuilt
 from modelworks.lifecycle.registry import Version, lineage_of
 
 cli._register()
@@ -55,6 +56,7 @@ PRINTED = {
     "features materialize": asdict(Materialized("view", None, datetime.now(UTC), 1, 0, 0, None)),
     "features backfill": asdict(Materialized("view", None, datetime.now(UTC), 1, 0, 0, None)),
     "features verify": asdict(Skew("view", "feature", 1, 0, 0)),
+    "registry rebuild": asdict(Rebuilt("m", "present")),
     "register": facts_of(version()),
     "laptop toolchain": states()[0].facts(),
 }

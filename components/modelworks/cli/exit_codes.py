@@ -49,6 +49,10 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         ExitCode.OK: "nothing is missing",
         ExitCode.FAILED: "something is missing, or a check could not be performed",
     },
+    "registry rebuild": {
+        ExitCode.OK: "the registry has everything that the lineage in the store has",
+        ExitCode.FAILED: "a model was refused, or registry or store is unreachable",
+    },
     "compare": {
         ExitCode.OK: "every difference is declared",
         ExitCode.FAILED: "a difference is undeclared, or an environment is unreachable",

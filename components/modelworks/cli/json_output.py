@@ -111,6 +111,13 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
     "register": _VERSION,
     "models": _VERSION,
     "lineage": _VERSION,
+    "registry rebuild": {
+        "model": "name of the model",
+        "state": "`rebuilt`, `present` (nothing was missing) or `refused` (nothing was changed)",
+        "versions": "numbers of the versions that were restored, or whose aliases were",
+        "problem": "why it was refused; empty if it was not",
+        "fix": "the way to repair it",
+    },
     "features list": {
         "name": "name of the view or service",
         "kind": "`view` or `service`",
@@ -184,6 +191,7 @@ LISTS: Final = frozenset(
         "lineage",
         "laptop toolchain",
         "models",
+        "registry rebuild",
     }
 )
 """Commands that print a list of such objects."""

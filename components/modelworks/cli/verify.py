@@ -63,10 +63,10 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Repair the registry after an interrupted step.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check that ENV matches the code: releases, aliases, packages, tools, cloud and pods.
+    """Check that ENV matches the code: releases, aliases, lineage, packages, tools, cloud and pods.
 
-    Only --repair changes anything, and only in the registry; run `modelworks up` to repair the rest. A check that
-    cannot be performed is `unknown` and fails the command.
+    Only --repair changes anything, and only in the registry and its lineage in the store; run `modelworks up` to repair
+    the rest. A check that cannot be performed is `unknown` and fails the command.
 
     Example: `modelworks verify staging`.
     """
@@ -161,6 +161,22 @@ def _check_bundle(target: EnvironmentContext, model: str, release: Release) -> F
     trusted = "trusted" if target.registry.trusted_keys else "and the environment requires no signature"
     signed = f"signed by key {key}, {trusted}" if key else "without a signature, and the environment requires none"
     return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
+
+
+def _check_lineage(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:
+    """The lineage in the store against the registry, which would be rebuilt from it."""
+    from modelworks.lifecycle.rebuild import difference
+
+    registry = target.registry
+    stored = registry.read_lineage()
+    for model in registry.models():
+        if not (differs := difference(registry, model, stored.get(model, {}))):
+            yield Finding("lineage", model, "ok", "the store has what the registry would be rebuilt from")
+            continue
+        if repair:
+            registry.keep_lineage(model)
+        verdict, fix = ("repaired", "") if repair else ("wrong", "Run this with --repair.")
+        yield Finding("lineage", model, verdict, f"the lineage in the store is not the registry's: {differs}", fix)
 
 
 def _check_aliases(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:
@@ -273,6 +289,7 @@ def pods_against(model: str, digest: str, pods: list[Object], environment: str) 
 _CHECKS: Mapping[str, Callable[[Any, bool], Iterator[Finding]]] = {
     "releases": _check_releases,
     "aliases": _check_aliases,
+    "lineage": _check_lineage,
     "packages": _check_packages,
     "tools": _check_tools,
     "cloud": _check_cloud,

@@ -1,7 +1,8 @@
 """The registry of an environment: its stores of bundles and data, and the versions that MLflow keeps of each model.
 
 Bundle and data are in the stores before a version names them, a version is complete before an alias points at it, and
-every step finds what an earlier, broken try left: registering twice is registering once.
+every step finds what an earlier, broken try left: registering twice is registering once. Lineage and aliases are in the
+bundle store too, written after MLflow has them: `rebuild` restores a lost registry from there.
 """
 
 from __future__ import annotations
@@ -210,54 +211,61 @@ class Registry:
             signature: Its detached signature.
 
         Raises:
-            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, or the
-                store or MLflow does not answer.
+            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, the
+                registry was lost and not rebuilt, or the store or MLflow does not answer.
         """
         model, digest = facts["model"], Digest(facts["bundle"])
         if digest_of_file(bundle) != digest:
             raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
         self.require_trust(model, digest, signature.read_bytes() if signature else None)
+        versions = self.versions(model)
+        if not versions:
+            self._require_not_lost(model)
         for path, key in (
             (bundle, contract.bundle_key(model, digest)),
             (signature, contract.signature_key(model, digest)),
         ):
             if path is not None:
                 self._ask(f"keeping {path.name}", lambda path=path, key=key: self._put(path, self.bucket, key))
-        for version in self.versions(model):
-            if version.digest == digest:
-                return version
-        return self._name(facts)
+        known = next((version for version in versions if version.digest == digest), None)
+        return self._keep_lineage(known or self._name(facts))
 
     def _put(self, path: Path, bucket: str, key: str) -> None:
         with path.open("rb") as file:
             self._s3.put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256")
 
     def _name(self, facts: dict[str, Any]) -> Version:
-        from mlflow.exceptions import MlflowException
-
         model, digest = facts["model"], Digest(facts["bundle"])
         stamped = {**facts, "registered_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        tags = {f"{_TAG}{name}": json.dumps(value, sort_keys=True) for name, value in stamped.items()}
 
         def make() -> Any:
-            try:
-                self._mlflow.create_registered_model(model)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            # The server keeps a version and its tags in one transaction, so that no half of one can be seen.
-            return self._mlflow.create_model_version(
-                model,
-                f"s3://{self.bucket}/{contract.bundle_key(model, digest)}",
-                run_id=facts.get("mlflow_run") or None,
-                tags={**tags, _COMPLETE: "true"},
-                await_creation_for=0,
-            )
+            self._make_model(model)
+            return self._make_version(stamped, complete=True, mlflow_run=facts.get("mlflow_run"))
 
         made = self._ask(f"registering {model} {contract.short_digest(digest)}", make)
         # Of two who registered it at once, the first names it.
         return next(
             (each for each in self.versions(model) if each.digest == digest), Version(model, int(made.version), stamped)
+        )
+
+    def _make_model(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._mlflow.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _make_version(self, facts: dict[str, Any], *, complete: bool, mlflow_run: str | None = None) -> Any:
+        model, digest = facts["model"], Digest(facts["bundle"])
+        # The server keeps a version and its tags in one transaction, so that no half of one can be seen.
+        return self._mlflow.create_model_version(
+            model,
+            f"s3://{self.bucket}/{contract.bundle_key(model, digest)}",
+            run_id=mlflow_run or None,
+            tags=_tags(facts) | ({_COMPLETE: "true"} if complete else {}),
+            await_creation_for=0,
         )
 
     def note(self, version: Version, **facts: Any) -> Version:
@@ -269,10 +277,15 @@ class Registry:
                     version.model, str(version.version), f"{_TAG}{name}", json.dumps(value, sort_keys=True)
                 ),
             )
-        return replace(version, facts={**version.facts, **facts})
+        noted = replace(version, facts={**version.facts, **facts})
+        return self._keep_lineage(noted) if facts else noted
 
     def point(self, alias: str, version: Version | None, *, model: str) -> None:
         """Let an alias mean a version, or nothing."""
+        self._point(alias, version, model=model)
+        self._keep_aliases(model)
+
+    def _point(self, alias: str, version: Version | None, *, model: str) -> None:
         if version is None:
             self._ask(f"clearing {alias}", lambda: self._mlflow.delete_registered_model_alias(model, alias))
         else:
@@ -280,6 +293,106 @@ class Registry:
                 f"pointing {alias} at {model} {version.version}",
                 lambda: self._mlflow.set_registered_model_alias(model, alias, str(version.version)),
             )
+
+    # -- Lineage in the store ----------------------------------------------------------------------------------------
+    def keep_lineage(self, model: str) -> None:
+        """Write lineage and aliases of all versions of a model into the store, as the registry has them now.
+
+        Raises:
+            ModelworksError: Registry or store is unreachable.
+        """
+        for version in self.versions(model):
+            self._write_lineage(version)
+        self._keep_aliases(model)
+
+    def _keep_lineage(self, version: Version) -> Version:
+        """Write the lineage of a version as the registry has it: somebody else may have added to it."""
+        number = str(version.version)
+        item = self._ask(
+            f"reading {version.model} {number}", lambda: self._mlflow.get_model_version(version.model, number)
+        )
+        self._write_lineage(replace(version, facts=_facts(item.tags)))
+        return version
+
+    def _write_lineage(self, version: Version) -> None:
+        content = {"version": version.version, "facts": version.facts}
+        self._write_json(contract.lineage_key(version.model, version.digest), content)
+
+    def _keep_aliases(self, model: str) -> None:
+        aliases = {alias: version.digest for version in self.versions(model) for alias in version.aliases}
+        self._write_json(contract.aliases_key(model), aliases)
+
+    def _write_json(self, key: str, content: dict[str, Any]) -> None:
+        data = json.dumps(content, sort_keys=True).encode()
+        self._ask(
+            f"keeping {key}",
+            lambda: self._s3.put_object(Bucket=self.bucket, Key=key, Body=data, ChecksumAlgorithm="SHA256"),
+        )
+
+    def _require_not_lost(self, model: str) -> None:
+        """Refuse to number the versions of a model from 1 again, and to write over the lineage that it had."""
+        prefix = f"{contract.LINEAGE_PREFIX}/{model}/"
+        listed = self._ask(
+            f"looking for {prefix}",
+            lambda: self._s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1),
+        )
+        if listed.get("Contents"):
+            raise ModelworksError(
+                f"the registry of {self.environment} has no version of {model}, and its store has the lineage of some: "
+                "the registry was lost",
+                fix=f"Run `modelworks registry rebuild {self.environment}`. If they are to stay deleted, delete "
+                f"s3://{self.bucket}/{prefix}.",
+            )
+
+    def read_lineage(self) -> dict[str, dict[str, bytes]]:
+        """The lineage in the store: the content of each object by its file's name, by the model.
+
+        Raises:
+            ModelworksError: The store is unreachable.
+        """
+
+        def keys() -> list[str]:
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{contract.LINEAGE_PREFIX}/"
+            )
+            return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+        found: dict[str, dict[str, bytes]] = {}
+        for key in self._ask("listing the lineage", keys):
+            model, _, name = key.removeprefix(f"{contract.LINEAGE_PREFIX}/").rpartition("/")
+            found.setdefault(model, {})[name] = self._get(self.bucket, key)
+        return found
+
+    def restore(self, version: Version) -> None:
+        """Name a version by the number, with the lineage and the aliases that it had in a registry that was lost.
+
+        An interrupted try is completed. MLflow's run is lost with MLflow: the version keeps its id in its facts, and is
+        not linked to it.
+
+        Raises:
+            ModelworksError: The registry is unreachable, or has given a higher number already.
+        """
+        self._ask(f"restoring {version.model} {version.version}", lambda: self._restore(version))
+
+    def _restore(self, version: Version) -> None:
+        model, number = version.model, str(version.version)
+        self._make_model(model)
+        numbers = {int(item.version) for item in self._mlflow.search_model_versions(f"name = '{model}'")}
+        begun = version.version in numbers
+        # MLflow counts versions. Numbers of versions that were never completed are used up, and their versions deleted.
+        while not begun and (made := int(self._make_version(version.facts, complete=False).version)) != version.version:
+            self._mlflow.delete_model_version(model, str(made))
+            if made > version.version:
+                raise ModelworksError(
+                    f"{self.environment} has used up the number {number} of {model}: another version had it, and was "
+                    "deleted",
+                    fix=f"Delete the model {model} in MLflow, and rebuild it.",
+                )
+        for name, value in (_tags(version.facts) if begun else {}).items():
+            self._mlflow.set_model_version_tag(model, number, name, value)
+        self._mlflow.set_model_version_tag(model, number, _COMPLETE, "true")
+        for alias in version.aliases:
+            self._point(alias, version, model=model)
 
     # -- Bundles and data --------------------------------------------------------------------------------------------
     def has_bundle(self, model: str, digest: Digest) -> bool:
@@ -441,6 +554,10 @@ def lineage_of(
         "overrides": [{"environment": gates.target, **plain(asdict(gates.override))}] if gates.override else [],
         "registered_by": run.origin.get("by", ""),
     }
+
+
+def _tags(facts: dict[str, Any]) -> dict[str, str]:
+    return {f"{_TAG}{name}": json.dumps(value, sort_keys=True) for name, value in facts.items()}
 
 
 def _facts(tags: dict[str, str]) -> dict[str, Any]:
