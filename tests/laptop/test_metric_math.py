@@ -126,7 +126,7 @@ def test_our_alarms_expression_is_a_ratio_of_five_or_more_wherever_there_were_re
         ("FILL(a, 0)", "has 'FILL' at character 1"),
         ("a ^ 2", r"has '\^' at character 3"),
         ("a > 1 AND a < 3", "has 'AND' too much at character 7"),
-        ("a && a", "has '&' at character 3"),
+        ("a && a", "^'a && a' has '&' at character 3"),
         ("[a, a]", r"has '\[' at character 1"),
         ("SELECT AVG(error) FROM modelworks", "has 'SELECT' at character 1"),
         ("if(a, 1)", r"has 'if' at character 1"),
@@ -139,7 +139,7 @@ def test_our_alarms_expression_is_a_ratio_of_five_or_more_wherever_there_were_re
         ("(a", r"ends too early; '\)' is expected"),
         ("IF(a)", r"has '\)' too much at character 5; ',' is expected"),
         ("IF(a, 1, 2, 3)", r"has ',' too much at character 11; '\)' is expected"),
-        ("b / a", "names 'b', which is no metric of it: it has a$"),
+        ("b / a", "^'b / a' names 'b', which is no metric of it: it has a, c$"),
         ("1 + 1", "comes to a number; it must come to a time series"),
         ("a / (1 / 0)", "divides a number by zero"),
         ("IF(1, 2, a)", "IF of a number must choose between time series"),
@@ -150,7 +150,34 @@ def test_our_alarms_expression_is_a_ratio_of_five_or_more_wherever_there_were_re
 )
 def test_what_is_not_evaluated_is_refused_by_name_and_place(expression, message):
     with pytest.raises(MetricMathError, match=message):
-        evaluated(expression, a="1")
+        evaluated(expression, a="1", c="1")
+
+
+def test_an_expression_without_a_metric_has_no_ids():
+    with pytest.raises(MetricMathError, match=r"^'a' names 'a', which is no metric of it: it has none$"):
+        evaluate("a", {})
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "(" * 50 + "a" + ")" * 50,
+        "-" * 50 + "a",
+        "IF(a, " * 50 + "a" + ")" * 50,
+        " + ".join(["(a)"] * 60 + ["(" * 50 + "1" + ")" * 50]) + " - 60",
+        " + ".join(["-a"] * 60 + ["-" * 50 + "1"]) + " + 60",
+        " + ".join(["IF(a, a)"] * 60 + ["(" * 50 + "1" + ")" * 50]) + " - 60",
+        "a" + " " * 2047,
+    ],
+)
+def test_long_and_deep_expressions_are_evaluated_up_to_their_limits(expression):
+    assert evaluated(expression, a="1") == "1"
+
+
+@pytest.mark.parametrize("one", ["(a)", "-a", "IF(a, a)"])
+def test_the_limit_is_the_same_after_other_levels_were_left(one):
+    with pytest.raises(MetricMathError, match="may be 50 levels deep"):
+        evaluated(" + ".join([one] * 60 + ["(" * 51 + "a" + ")" * 51]), a="1")
 
 
 @given(st.text(alphabet="ab05.eE+-*/<>=!(), IF", max_size=40))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -90,7 +91,7 @@ def _tokens(expression: str) -> list[_Token]:
             at = match.end()
         else:
             raise _unknown(expression, expression[at], at)
-    return [*found, _Token("its end", "end", at)]
+    return [*found, _Token("", "end", at)]
 
 
 def _unknown(expression: str, text: str, at: int) -> MetricMathError:
@@ -135,10 +136,8 @@ class _Parser:
         if self._peek.text != "-":
             return self._atom()
         self._take()
-        self._enter()
-        value = self._pairwise(operator.mul, -1.0, self._signed())
-        self._depth -= 1
-        return value
+        with self._deeper():
+            return self._pairwise(operator.mul, -1.0, self._signed())
 
     def _atom(self) -> Value:
         token = self._take()
@@ -156,24 +155,22 @@ class _Parser:
         raise _unknown(self._expression, token.text, token.at)
 
     def _enclosed(self) -> Value:
-        self._enter()
-        value = self._comparison()
+        with self._deeper():
+            value = self._comparison()
         self._expect(")")
-        self._depth -= 1
         return value
 
     def _if(self) -> Value:
         self._take()
-        self._enter()
-        condition = self._comparison()
-        self._expect(",")
-        then = self._comparison()
         otherwise: Value = {}
-        if self._peek.text == ",":
-            self._take()
-            otherwise = self._comparison()
+        with self._deeper():
+            condition = self._comparison()
+            self._expect(",")
+            then = self._comparison()
+            if self._peek.text == ",":
+                self._take()
+                otherwise = self._comparison()
         self._expect(")")
-        self._depth -= 1
         if not isinstance(condition, float):
             return _chosen(condition, then, otherwise)
         if isinstance(then, float) or isinstance(otherwise, float):
@@ -205,10 +202,13 @@ class _Parser:
             raise self._unexpected(f"; {text!r} is expected")
         self._take()
 
-    def _enter(self) -> None:
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
         self._depth += 1
         if self._depth > DEEPEST:
             raise MetricMathError(f"an expression may be {DEEPEST} levels deep, got more: {self._expression[:60]!r}…")
+        yield
+        self._depth -= 1
 
     def _unexpected(self, more: str = "") -> MetricMathError:
         token = self._peek
