@@ -407,7 +407,9 @@ class Connection(asyncio.Protocol):
     def _hand_on(self, data: bytes) -> bool:
         """Whether this was HTTP/2, which another server answers. Its preface is no request of HTTP/1.1."""
         listener, before = self._listener, self._wire - len(data)
-        if listener.http2 is None or self._busy or before >= len(PREFACE) or not data.startswith(PREFACE[before:]):
+        if listener.http2 is None or self._busy or not 0 <= before < len(PREFACE):
+            return False
+        if not data.startswith(PREFACE[before:]):
             return False
         self._parser = None
         listener.connections.discard(self)
