@@ -146,7 +146,7 @@ class TrainingCompute(KubernetesComponent):
         )
 
     def _network_policy(self) -> KubernetesObject:
-        """Nothing comes in; out go name look-ups and TLS. The caller of a run reports it to the registry."""
+        """Nothing comes in; out go name look-ups, TLS and `egress`. The caller of a run reports it to the registry."""
         return self.object(
             "networking.k8s.io/v1", "NetworkPolicy", spec=network_policy({}, egress=self._args["egress"], port=None)
         )
