@@ -343,14 +343,14 @@ def test_pods_call_each_other_by_the_names_of_services(cluster, own_hosts):
     """A name appears in a pod that runs already, and goes with its Service."""
     look = "curl -sf --retry 90 --retry-delay 1 --retry-all-errors --max-time 5"
     script = (
-        f"{look} http://late:8099; {look} http://late.{cluster.namespace}.svc.cluster.local:8099; "
-        "while grep -q late /etc/hosts; do sleep 0.2; done; echo gone"
+        f"{look} http://newcomer:8099; {look} http://newcomer.{cluster.namespace}.svc.cluster.local:8099; "
+        "while grep -q newcomer /etc/hosts; do sleep 0.2; done; echo gone"
     )
     cluster.pod("caller", ["sh", "-c", script], pod={"restartPolicy": "Never"})
     cluster.ready("caller")
-    _named_by(cluster, "late", "reached;")
+    _named_by(cluster, "newcomer", "reached;")
     cluster.wait(lambda: cluster("logs", "caller") == "reached;reached;", "both calls are answered")
-    cluster("delete", "service", "late")
+    cluster("delete", "service", "newcomer")
     assert cluster.ended("caller")["exitCode"] == 0
     assert cluster("logs", "caller") == "reached;reached;gone\n"
 
