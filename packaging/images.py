@@ -154,6 +154,7 @@ def set_images(path: Path, images: Mapping[str, str]) -> bool:
     Raises:
         ModelworksError: The file cannot be read, edited safely or written; it is unchanged then.
     """
+    path = path.resolve()  # a link stays one
     with locked(path.parent):
         try:
             before = path.read_bytes().decode("utf-8")  # with its own line endings

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from modelworks import cli, contract
 from modelworks._files import digest_of
+from modelworks.cli import verify
 from modelworks.cli.context import EnvironmentContext
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.history import note_release
@@ -297,6 +298,18 @@ def test_lineage_that_the_store_lacks_is_found_and_written_again(dev):
     assert difference(dev.registry, "delays", {}) == "versions 1"
     dev.registry.keep_lineage("churn")
     assert difference(dev.registry, "churn", dev.registry.read_lineage()["churn"]) == ""
+
+
+def test_verify_finds_lineage_that_the_store_lacks_and_repairs_it(dev):
+    dev.session.client("s3").delete_object(Bucket="bundles", Key=contract.aliases_key("churn"))
+    target = SimpleNamespace(registry=dev.registry)
+    assert verdicts(target) == {"churn": "wrong", "delays": "ok"}
+    assert verdicts(target, repair=True) == {"churn": "repaired", "delays": "ok"}
+    assert verdicts(target) == {"churn": "ok", "delays": "ok"}
+
+
+def verdicts(target, *, repair=False) -> dict[str, str]:
+    return {each.subject: each.verdict for each in verify._CHECKS["lineage"](target, repair)}
 
 
 # -- The command -----------------------------------------------------------------------------------------------------
