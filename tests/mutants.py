@@ -25,6 +25,7 @@ TESTS = {
     "cluster/rollout": ["cluster/test_rollout.py"],
     "lifecycle/archive": ["lifecycle/test_archive.py"],
     "lifecycle/checks": ["lifecycle/test_checks.py"],
+    "lifecycle/drift": ["lifecycle/test_drift.py"],
     "lifecycle/registration": ["cli/test_release.py"],
     "lifecycle/registry": ["lifecycle/test_registry.py"],
     "lifecycle/release": ["lifecycle/test_release.py"],

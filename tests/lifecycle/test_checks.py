@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ import pytest
 
 from modelworks._files import write_json
 from modelworks.lifecycle import Card, DataSource, Feature, ModelSpec
-from modelworks.lifecycle.checks import CheckReport, check_rows, profile
+from modelworks.lifecycle.checks import CheckReport, check_rows
+from modelworks.lifecycle.drift import profile
 from modelworks.lifecycle.html_report import checks_page
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
@@ -33,14 +35,14 @@ def rows(count=400):
     )
 
 
-def make_spec(tmp_path, *, max_age_days=None, schema=None):
+def make_spec(tmp_path, *, max_age_days=None, schema=None, of_size=MappingProxyType({})):
     return ModelSpec(
         where=f"{tmp_path / 'model.py'}:1",
         name="m", description="d", owner="o", kind="binary", classes=(False, True), target="bad", metric="auc",
         data=DataSource(load=rows, description="d", prediction_time="at", max_age_days=max_age_days),
         schema=schema or pa.DataFrameSchema({"size": pa.Column(float)}),
         features=(
-            Feature(name="size", type="number", minimum=-9, maximum=9, known_at="known"),
+            Feature(name="size", type="number", minimum=-9, maximum=9, known_at="known", **of_size),
             Feature(name="kind", type="string", categories=("a", "b")),
             Feature(name="secret", type="number", private=True, minimum=-9, maximum=9),
         ),
@@ -141,11 +143,46 @@ def test_fresh_data_passes(tmp_path):
     assert check(tmp_path, rows(), max_age_days=30).passed
 
 
-def test_shift_against_the_stored_baseline_is_an_error(tmp_path):
+def moved(tmp_path, by, count=400, **of_size):
     write_json(tmp_path / "baseline.json", profile(make_spec(tmp_path), rows()))
-    moved = rows()
-    moved["size"] += 2
-    assert "population stability index" in only(check(tmp_path, moved), "distribution").message
+    frame = rows(count)
+    frame["size"] += by
+    return check(tmp_path, frame, of_size=of_size)
+
+
+def drifted(report):
+    return [(each.subject, each.severity) for each in report.findings if each.check == "distribution"]
+
+
+def test_shift_against_the_stored_baseline_is_a_warning_with_its_chance(tmp_path):
+    report = moved(tmp_path, 2)
+    assert report.passed
+    message = only(report, "distribution", "warning").message
+    assert "population stability index" in message
+    assert "limit 0.1; by chance in" in message
+
+
+def test_a_feature_may_refuse_a_shift(tmp_path):
+    assert drifted(moved(tmp_path, 2, on_shift="refuse")) == [("size", "error")]
+
+
+def test_a_feature_may_ignore_its_shift(tmp_path):
+    assert drifted(moved(tmp_path, 2, on_shift="ignore")) == []
+
+
+def test_a_shift_below_the_limit_of_its_feature_is_no_finding(tmp_path):
+    assert drifted(moved(tmp_path, 2, max_shift=9)) == []
+
+
+def test_a_shift_that_few_rows_explain_is_no_finding(tmp_path):
+    report = moved(tmp_path, 0.1, count=100)
+    assert max(each["shift"] for each in report.columns) > 0.1
+    assert drifted(report) == []
+
+
+def test_a_baseline_without_counts_is_to_be_written_again(tmp_path):
+    write_json(tmp_path / "baseline.json", {"size": {"edges": [0.0], "shares": [0.5, 0.5, 0.0]}})
+    assert "--save-baseline" in check(tmp_path, rows()).findings[0].message
 
 
 def test_same_data_does_not_shift_against_its_own_baseline(tmp_path):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modelworks._files import plain, read_json
+from modelworks._files import plain
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle.drift import SIGNIFICANCE, Drift, drift, holm, profile_of, read_baseline
 from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.spec import project_error
 
@@ -24,9 +25,8 @@ Severity = Literal["error", "warning", "note"]
 
 EXAMPLES = 5
 """Rows shown with a finding."""
-BINS = 10
-SHIFT_WARNING, SHIFT_ERROR = 0.1, 0.25
-"""Population stability index: below 0.1 no shift, above 0.25 a major one. Siddiqi, Credit Risk Scorecards (2006)."""
+SHOWN_BINS = 50
+"""Bars of a distribution; the last is all other values."""
 LEAK_AUC = 0.97
 """A single feature that ranks the target this well is more likely computed from it than good."""
 RARE_CLASS = 0.01
@@ -108,10 +108,11 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
     """
     now = now or datetime.now(UTC)
     baseline = read_baseline(spec)
+    drifts = {each.name: drift(baseline.get(each.name, {}), frame[each.name], spec.seed) for each in spec.features}
     checks: dict[str, Callable[[], Sequence[DataFinding]]] = {
         "schema": lambda: _schema(spec, frame),
         "completeness": lambda: _completeness(spec, frame),
-        "distribution": lambda: _distribution(spec, frame, baseline),
+        "distribution": lambda: _distribution(spec, baseline, drifts),
         "freshness": lambda: _freshness(spec, frame, now),
         "leakage": lambda: _leakage(spec, frame),
         "balance": lambda: _balance(spec, frame),
@@ -123,7 +124,7 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
         except (TypeError, ValueError, ArithmeticError) as error:
             # Wrong types make every later check stumble; the schema's finding is the one to mend first.
             findings.append(DataFinding(name, "error", "data", f"cannot be checked: {type(error).__name__}: {error}"))
-    columns = tuple(_describe(feature, frame, baseline) for feature in spec.features)
+    columns = tuple(_describe(each, frame[each.name], drifts[each.name]) for each in spec.features)
     at = now.isoformat(timespec="seconds")
     return CheckReport(spec.name, data, len(frame), at, tuple(findings), columns, tuple(checks))
 
@@ -208,22 +209,24 @@ def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[DataFinding]:
     return [DataFinding("completeness", "error", feature.name, message, int(bad.sum()), examples)]
 
 
-def _distribution(spec: ModelSpec, frame: pd.DataFrame, baseline: dict[str, Any]) -> list[DataFinding]:
+def _distribution(spec: ModelSpec, baseline: dict[str, Any], drifts: dict[str, Drift | None]) -> list[DataFinding]:
+    save = f"`modelworks check-data {spec.name} --save-baseline` writes it"
     if not baseline:
-        message = (
-            f"no {spec.data.baseline} to compare with; `modelworks check-data {spec.name} --save-baseline` writes it"
-        )
-        return [DataFinding("distribution", "note", "data", message)]
-    findings = []
-    for feature in spec.features:
-        index = shift(baseline.get(feature.name, {}), frame[feature.name])
-        if index is None:
-            findings.append(DataFinding("distribution", "note", feature.name, "not in the stored baseline"))
-        elif index > SHIFT_WARNING:
-            severity: Severity = "error" if index > SHIFT_ERROR else "warning"
-            limit = SHIFT_ERROR if severity == "error" else SHIFT_WARNING
-            message = f"differs from the stored baseline: population stability index {index:.2f}, limit {limit}"
-            findings.append(DataFinding("distribution", severity, feature.name, message, len(frame)))
+        return [DataFinding("distribution", "note", "data", f"no {spec.data.baseline} to compare with; {save}")]
+    watched = [feature for feature in spec.features if feature.on_shift != "ignore"]
+    missing = [feature.name for feature in watched if drifts[feature.name] is None]
+    message = f"not in {spec.data.baseline}, or not as rows in bins; {save}"
+    findings = [DataFinding("distribution", "note", name, message) for name in missing]
+    compared = [(feature, found) for feature in watched if (found := drifts[feature.name])]
+    chances = holm(found.p_value for _, found in compared)
+    for (feature, found), chance in zip(compared, chances, strict=True):
+        if found.shift > feature.max_shift and chance < SIGNIFICANCE:
+            message = (
+                f"differs from the stored baseline: population stability index {found.shift:.2f}, "
+                f"limit {feature.max_shift:g}; by chance in {chance:.2g} of checks of {len(compared)} features"
+            )
+            severity: Severity = "error" if feature.on_shift == "refuse" else "warning"
+            findings.append(DataFinding("distribution", severity, feature.name, message))
     return findings
 
 
@@ -310,72 +313,15 @@ def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     return findings
 
 
-# -- Distributions ---------------------------------------------------------------------------------------------------
-def profile(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, Any]:
-    """The distributions of all features: what a baseline file holds."""
-    return {feature.name: _profile(feature, frame[feature.name]) for feature in spec.features}
-
-
-def read_baseline(spec: ModelSpec) -> dict[str, Any]:
-    """The stored baseline of the model; empty when there is none."""
-    file = spec.folder / spec.data.baseline
-    found: dict[str, Any] = read_json(file) if file.is_file() else {}
-    return found
-
-
-def shift(stored: dict[str, Any], column: pd.Series[Any]) -> float | None:
-    """Population stability index of a column against its stored profile; None when they cannot be compared."""
-    if not stored:
-        return None
-    if "edges" in stored:
-        try:
-            values = np.asarray(column, dtype="float64")
-        except (TypeError, ValueError):
-            return None
-        counts = _histogram(values, np.array(stored["edges"]))
-    else:
-        text = column.astype(str).where(column.notna(), "")
-        seen = text.value_counts()
-        known = [int(seen.get(name, 0)) for name in stored["names"]]
-        counts = np.array([*known, len(text) - sum(known)])
-    expected, actual = np.array(stored["shares"]), counts / max(1, counts.sum())
-    # Empty bins would make the logarithm infinite; half a row in the sample is the usual floor.
-    floor = 0.5 / max(1, int(counts.sum()))
-    expected, actual = np.maximum(expected, floor), np.maximum(actual, floor)
-    return float(np.sum((actual - expected) * np.log(actual / expected)))
-
-
-def _profile(feature: Feature, column: pd.Series[Any]) -> dict[str, Any]:
-    if feature.type == "string":
-        text = column.astype(str).where(column.notna(), "")
-        shares = text.value_counts(normalize=True).head(50)
-        return {"names": list(shares.index), "shares": [*map(_rounded, shares), _rounded(1 - float(shares.sum()))]}
-    values = np.asarray(column, dtype="float64")
-    finite = values[np.isfinite(values)]
-    edges = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)[1:-1])) if len(finite) else np.array([0.0])
-    counts = _histogram(values, edges)
-    return {"edges": [float(edge) for edge in edges], "shares": [_rounded(each) for each in counts / counts.sum()]}
-
-
-def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts between the edges, outside of them, and of missing values (the last)."""
-    finite = np.isfinite(values)
-    bins = np.bincount(np.searchsorted(edges, values[finite], side="right"), minlength=len(edges) + 1)
-    return np.append(bins, (~finite).sum())
-
-
-def _rounded(share: Any) -> float:
-    return round(float(share), 6)
-
-
-def _describe(feature: Feature, frame: pd.DataFrame, baseline: dict[str, Any]) -> dict[str, Any]:
-    column = frame[feature.name]
+# -- Columns -----------------------------------------------------------------------------------------------------------
+def _describe(feature: Feature, column: pd.Series[Any], found: Drift | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": feature.name, "type": feature.type, "unit": feature.unit, "missing": float(column.isna().mean()),
-        "shift": shift(baseline.get(feature.name, {}), column), "range": "", "shares": [],
+        "shift": found and found.shift, "range": "", "shares": [],
     }  # fmt: skip
     try:
-        facts["shares"] = _profile(feature, column)["shares"]
+        counts = profile_of(feature, column)["counts"]
+        facts["shares"] = [round(count / len(column), 6) for count in (*counts[:SHOWN_BINS], sum(counts[SHOWN_BINS:]))]
         if feature.private:
             facts["range"] = "private"
         elif feature.type == "string":

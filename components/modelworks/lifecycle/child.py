@@ -21,7 +21,7 @@ from typing import IO, Any
 from modelworks._files import plain, write_json, write_whole
 from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import checks, data, scores, splits
+from modelworks.lifecycle import checks, data, drift, scores, splits
 from modelworks.lifecycle.archive import canonical_skops
 from modelworks.lifecycle.lockfile import Lockfile, read_lock, run_packages, serving_packages
 from modelworks.lifecycle.metrics import Outcome
@@ -111,7 +111,7 @@ def _check(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
     snapshot = _snapshot(spec, home, None, steps)
     frame = data.read_rows(snapshot)
     if job["save_baseline"]:
-        facts = checks.profile(spec, frame)
+        facts = drift.profile(spec, frame)
         for folder in (spec.folder, Path(job["save_baseline"])):
             write_json(folder / spec.data.baseline, facts)
     folder = Path(job["folder"])

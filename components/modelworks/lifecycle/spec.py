@@ -79,6 +79,11 @@ class Feature(_Placed):
     """Column with the time at which this value was known; the leakage check compares it with the prediction time."""
     max_missing: float = 1.0
     """Largest share of missing values tolerated in the data, 0 to 1."""
+    max_shift: float = 0.1
+    """Largest population stability index against the baseline: from 0.1 on, a shift worth a look; from 0.25 on, a major
+    one (Siddiqi, *Credit Risk Scorecards*, 2006). One that chance explains in so few rows is no finding."""
+    on_shift: Literal["warn", "refuse", "ignore"] = "warn"
+    """On a larger one: warn, refuse to train, or do not compare this feature."""
     example: float | int | str | bool | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +105,14 @@ class Feature(_Placed):
         self._require(self.max_length >= 1, f"feature {self.name!r}: max_length is 1 or more, got {self.max_length}")
         self._require(
             0 <= self.max_missing <= 1, f"feature {self.name!r}: max_missing is a share, 0 to 1, got {self.max_missing}"
+        )
+        self._require(
+            0 <= self.max_shift < math.inf,
+            f"feature {self.name!r}: max_shift is a population stability index, 0 or more, got {self.max_shift}",
+        )
+        self._require(
+            self.on_shift in {"warn", "refuse", "ignore"},
+            f"feature {self.name!r}: on_shift must be warn, refuse or ignore, got {self.on_shift!r}",
         )
 
     @property
