@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from modelworks import contract
 from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
+from modelworks.settings import ModelName
 
 HEX = "0123456789abcdef" * 4
 DIGEST = Digest(f"sha256:{HEX}")
@@ -81,3 +85,22 @@ def test_what_is_no_digest_is_refused_with_the_rule_and_the_value(text):
     with pytest.raises(ValueError, match=r"^a digest must be sha256: and 64 hex digits, got ") as refused:
         contract.short_digest(text)
     assert str(refused.value).endswith(f"got {text!r}")
+
+
+NAMES = st.text("aZ0-_\n", max_size=42)
+
+
+def accepted_by_settings(name):
+    try:
+        TypeAdapter(ModelName).validate_python(name)
+    except ValidationError:
+        return False
+    return True
+
+
+@given(NAMES)
+@example("a")
+@example("a" * 40)
+@example("a" * 41)
+def test_settings_accept_the_names_that_a_model_may_have_and_no_others(name):
+    assert accepted_by_settings(name) == bool(contract.MODEL_NAME.fullmatch(name))

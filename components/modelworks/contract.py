@@ -93,8 +93,8 @@ class RunId(str):
         return super().__new__(cls, text)
 
 
-MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""The name of a model, in stacks, stores, folders and URLs."""
+MODEL_NAME = re.compile("[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+"""The name of a model, in stacks, stores, folders and URLs, and of a stack: with our suffixes, a DNS label."""
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _RUN = re.compile("[0-9a-f]{16}")
 

@@ -24,6 +24,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from modelworks import defaults
 from modelworks._schedule import SCHEDULE
+from modelworks.contract import MODEL_NAME
 from modelworks.workload_settings import Ingress, SharedIngress, Strict, Workload
 
 SETTINGS_KEY = "modelworks:settings"
@@ -34,8 +35,8 @@ ACCOUNTS_KEY = "aws:allowedAccountIds"
 AccountId = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
 """An AWS account: 12 digits, quoted in YAML so that a leading zero survives."""
 Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=254)]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$")]
-"""A model's name: 2 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
+ModelName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME.pattern}$")]
+"""A model's name: 1 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
 """The characters that AWS accepts in the value of a tag."""
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]

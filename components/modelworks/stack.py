@@ -16,6 +16,7 @@ from modelworks import defaults
 from modelworks._endpoints import is_emulated
 from modelworks._git import git
 from modelworks._spelling import did_you_mean
+from modelworks.contract import MODEL_NAME
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
 
@@ -36,7 +37,14 @@ def stack_config() -> "StackConfig":
 
     config = {key: _value(value) for key, value in CONFIG.get().items()}
     secret_keys = [key for key in config if is_config_secret(key)]
-    source = f"stacks/Pulumi.{pulumi.get_stack()}.yaml"
+    stack = pulumi.get_stack()
+    if not MODEL_NAME.fullmatch(stack):
+        raise ModelworksError(
+            f"the stack is called {stack!r}, and names namespaces and hosts: it must be 1 to 40 lower-case letters, "
+            "digits and dashes, beginning with a letter",
+            fix="Rename it with `pulumi stack rename`, and its file with it.",
+        )
+    source = f"stacks/Pulumi.{stack}.yaml"
     parsed = parse(config, source=source, secret_keys=secret_keys)
     if not _emulated():
         refuse_laptop(parsed, source=source)

@@ -78,7 +78,7 @@ spec = ModelSpec(
     ),
     schema=pa.DataFrameSchema(
         {
-            "departure": pa.Column("datetime64[us, UTC]", coerce=True),
+            "departure": pa.Column("datetime64[us, UTC]"),
             "late": pa.Column(bool),
             "carrier": pa.Column(str, pa.Check.isin(CARRIERS)),
             "origin": pa.Column(str, pa.Check.isin(ORIGINS)),

@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from modelworks._files import write_json
-from modelworks.lifecycle import Card, DataSource, Feature, ModelSpec
+from modelworks.lifecycle import Card, DataSource, Feature, ModelSpec, Split
 from modelworks.lifecycle.checks import CheckReport, check_rows
 from modelworks.lifecycle.drift import profile
 from modelworks.lifecycle.html_report import checks_page
+from modelworks.lifecycle.leakage import separation
+from modelworks.lifecycle.metrics import METRICS, Outcome
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 
@@ -203,3 +207,133 @@ def test_report_page_escapes_what_data_says(tmp_path, text):
     page = checks_page(check(tmp_path, frame))
     assert text not in page
     assert html.escape(text) in page
+
+
+# -- A feature that gives the target away ----------------------------------------------------------------------------
+def other_spec(tmp_path, kind, classes=(), split=None, schema=None, **feature):
+    return ModelSpec(
+        where=f"{tmp_path / 'model.py'}:1",
+        name="m", description="d", owner="o", kind=kind, classes=classes, target="y",
+        metric="rmse" if kind == "regression" else "log_loss",
+        data=DataSource(load=rows, description="d", split=split or Split()),
+        schema=schema or pa.DataFrameSchema({}),
+        features=(Feature(name="x", **{"type": "number", **feature}), Feature(name="other", type="number")),
+        train=lambda data: data, card=Card(intended_use="t"),
+    )  # fmt: skip
+
+
+def table(y, x, seed=1):
+    return pd.DataFrame({"y": y, "x": x, "other": np.random.default_rng(seed).normal(size=len(y))})
+
+
+def leaks(spec, frame, severity="error"):
+    report = check_rows(spec, frame, "sha256:0", NOW)
+    return [each for each in report.findings if (each.check, each.severity) == ("leakage", severity)]
+
+
+def thirds():
+    return np.random.default_rng(0).choice(["a", "b", "c"], 600)
+
+
+def test_code_of_a_class_in_whatever_order_is_leakage_of_a_multiclass_model(tmp_path):
+    y = thirds()
+    x = pd.Series(y).map({"a": 7.0, "b": 1.0, "c": 3.0}).to_numpy() + np.linspace(0, 0.5, 600)
+    [finding] = leaks(other_spec(tmp_path, "multiclass", ("a", "b", "c")), table(y, x))
+    assert (finding.subject, "AUC of 1.000" in finding.message) == ("x", True)
+
+
+def test_feature_that_knows_one_of_three_classes_is_no_leakage(tmp_path):
+    y = thirds()
+    x = np.where(y == "a", 9.0, np.random.default_rng(2).normal(size=600))
+    assert leaks(other_spec(tmp_path, "multiclass", ("a", "b", "c")), table(y, x)) == []
+
+
+def test_text_that_names_the_class_is_leakage_of_a_multiclass_model(tmp_path):
+    y = thirds()
+    frame = table(y, pd.Series(y).map({"a": "u", "b": "v", "c": "w"}).to_numpy())
+    spec = other_spec(tmp_path, "multiclass", ("a", "b", "c"), type="string", categories=("u", "v", "w"))
+    assert [each.subject for each in leaks(spec, frame)] == ["x"]
+
+
+@pytest.mark.parametrize("disguise", [lambda y: y * 1.8 + 32, lambda y: -y, np.exp, lambda y: np.round(y, 1)])
+def test_target_in_another_unit_is_leakage_of_a_regression(tmp_path, disguise):
+    y = np.random.default_rng(0).normal(size=600)
+    assert [each.subject for each in leaks(other_spec(tmp_path, "regression"), table(y, disguise(y)))] == ["x"]
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 100.0])
+def test_good_feature_of_a_regression_is_no_leakage(tmp_path, noise):
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=600)
+    assert leaks(other_spec(tmp_path, "regression"), table(y, y + generator.normal(0, noise, 600))) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(-5, 5)), min_size=2))
+def test_for_two_classes_the_measure_is_the_auc_whichever_way_it_points(pairs):
+    truth, values = np.array(pairs).T
+    assume(len(set(truth)) == 2)
+    places = np.unique(values, return_inverse=True)[1]
+    auc = METRICS["auc"].function(Outcome("binary", truth, np.column_stack([-values, values]), None))
+    assert separation(places, truth, 2, ordered=True) == pytest.approx(max(auc, 1 - auc))
+
+
+def test_refusal_names_the_line_and_the_reason_to_state(tmp_path):
+    y = np.random.default_rng(0).normal(size=600)
+    [finding] = leaks(other_spec(tmp_path, "regression"), table(y, y))
+    assert "test_checks.py:" in finding.message
+    assert 'Feature(known_because="...")' in finding.message
+
+
+def test_stated_reason_lets_a_strong_feature_pass_and_is_in_the_report(tmp_path):
+    y = np.random.default_rng(0).normal(size=600)
+    spec = other_spec(tmp_path, "regression", known_because="The sensor reads it an hour before.")
+    assert leaks(spec, table(y, y)) == []
+    [note] = leaks(spec, table(y, y), "note")
+    assert "The sensor reads it an hour before." in note.message
+
+
+# -- Rows on both sides ----------------------------------------------------------------------------------------------
+def on_both_sides(tmp_path, split, x):
+    y = np.random.default_rng(0).normal(size=len(x))
+    frame = table(y, x).assign(other=0.0, key=np.arange(len(x)))
+    report = check_rows(other_spec(tmp_path, "regression", split=split), frame, "sha256:0", NOW)
+    return [(each.severity, each.count > 0) for each in report.findings if each.check == "split"]
+
+
+def test_hold_out_rows_with_the_features_of_a_training_row_are_counted_in_a_warning(tmp_path):
+    assert on_both_sides(tmp_path, Split(key="key"), np.arange(600) % 20.0) == [("warning", True)]
+
+
+def test_equal_rows_split_by_their_features_are_on_one_side(tmp_path):
+    assert on_both_sides(tmp_path, Split(), np.arange(600) % 60.0) == []
+
+
+def test_split_that_leaves_a_part_empty_is_an_error_of_the_data(tmp_path):
+    assert on_both_sides(tmp_path, Split(), np.zeros(600)) == [("error", True)]
+
+
+# -- What Parquet and pandas hold ------------------------------------------------------------------------------------
+def test_number_that_a_request_may_not_carry_is_an_error(tmp_path):
+    y = np.random.default_rng(0).normal(size=600)
+    x = np.random.default_rng(1).normal(size=600)
+    x[4] = 1e39
+    report = check_rows(other_spec(tmp_path, "regression"), table(y, x), "sha256:0", NOW)
+    assert only(report, "completeness").examples == ("row 4: 1e+39",)
+
+
+def test_column_of_lists_that_nobody_uses_stops_nothing(tmp_path):
+    frame = rows().assign(tags=[["a"], ["b"]] * 200, facts=[{"a": 1}, None] * 200)
+    assert check(tmp_path, frame).passed
+
+
+@pytest.mark.parametrize("declared", ["Int64", "Int32", "Float64"])
+def test_nullable_type_holds_for_rows_that_come_back_from_parquet(tmp_path, declared):
+    column = pa.DataFrameSchema({"size": pa.Column(declared, nullable=True)})
+    kept = rows().assign(size=[1.0, np.nan] * 200)
+    assert [each for each in check(tmp_path, kept, schema=column).findings if each.check == "schema"] == []
+
+
+@pytest.mark.parametrize("values", [[1.5, 2.0], ["1", "2"]])
+def test_what_is_not_of_the_nullable_type_is_refused(tmp_path, values):
+    report = check(tmp_path, rows().assign(size=values * 200), schema=pa.DataFrameSchema({"size": pa.Column("Int64")}))
+    assert {each.severity for each in report.findings if each.check == "schema"} == {"error"}

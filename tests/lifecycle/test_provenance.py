@@ -18,6 +18,7 @@ DECIDES_NO_BYTES = {
     "feature_manifest.py": "reads definitions, whose digest is an input",
     "lifecycle/checks.py": "findings are made anew at every run",
     "lifecycle/drift.py": "findings are made anew at every run",
+    "lifecycle/leakage.py": "refuses data, and changes none",
     "lifecycle/lockfile.py": "finds the packages that count, and installs none",
     "lifecycle/model_project.py": "copies the files that count",
     "lifecycle/provenance.py": "lists what counts",

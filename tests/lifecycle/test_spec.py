@@ -60,7 +60,8 @@ def test_two_edits_of_one_length_in_one_second_are_two(project, monkeypatch, nam
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
-        ('name="churn"', 'name="Churn_1"', "name must be lower-case"),
+        ('name="churn"', 'name="Churn_1"', "name must be 1 to 40 lower-case letters"),
+        ('name="churn"', 'name="1churn"', "name must be 1 to 40 lower-case letters"),
         ('kind="binary"', 'kind="binray"', "kind must be one of"),
         ('owner="your team"', 'owner=""', "owner must name"),
         ("classes=(False, True)", "classes=(False,)", "binary model needs its classes"),
@@ -125,3 +126,58 @@ def test_specs_need_no_pulumi():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("minimum=0, maximum=100, example=19.3", "minimum=100, maximum=0", "minimum 100 is above maximum 0"),
+        ("minimum=0, maximum=100, example=19.3", "minimum=float('nan')", "minimum and maximum are finite numbers"),
+        ("maximum=100, example=19.3", "maximum=100, example=101", "the example of feature 'texture' is 101"),
+        ("maximum=100, example=19.3", "maximum=100, example='19'", "the example of feature 'texture' is '19'"),
+        ('type="number", minimum=0, maximum=100, example=19.3', 'type="number", example=1e39', "is 1e+39"),
+        ("example=19.3", "example=19.3, known_because=''", "known_because is a sentence, got ''"),
+        ("example=19.3", "example=19.3, known_because='trust me'", "known_because is a sentence, got 'trust me'"),
+        ("classes=(False, True)", "classes=(0.0, 1.0)", "classes are text, integers or booleans"),
+        ('metric="auc",\n', 'metric="recall@10", evaluate=lambda outcome: {},\n', "got 'recall@10'"),
+        (
+            "pa.DataFrameSchema({name",
+            "pa.DataFrameSchema(coerce=True, columns={name",
+            "changes what it checks (coerce)",
+        ),
+        ("pa.Check.gt(0))", "pa.Check.gt(0), coerce=True)", "coerce of 'texture'"),
+        ("pa.DataFrameSchema({name", "pa.DataFrameSchema(drop_invalid_rows=True, columns={name", "drop_invalid_rows"),
+        ("pa.DataFrameSchema({name", "pa.DataFrameSchema(strict='filter', columns={name", 'strict="filter"'),
+        ("seed=1,", "seed=1, service=Service(code='serve.py'),", "'serve.py' of the service is not a file beside"),
+    ],
+)
+def test_what_no_run_could_use_is_refused_before_training(project, old, new, rule):
+    project.edit("    TrainingData,\n", "    Service,\n    TrainingData,\n")
+    with pytest.raises(ModelworksError) as caught:
+        project.edit(old, new)
+    assert rule in caught.value.message
+    assert caught.value.message.startswith(f"{project.folder / 'model.py'}:")
+
+
+def test_numpy_scalars_are_taken_for_the_values_they_hold(project):
+    project.edit("import pandas as pd\n", "import numpy as np\nimport pandas as pd\n")
+    project.edit("classes=(False, True)", "classes=np.array([False, True])")
+    spec = project.edit("minimum=0, maximum=100, example=19.3", "minimum=np.int64(0), example=np.float32(0.5)")
+    held = (*spec.classes, spec.features[0].minimum, spec.features[0].example)
+    assert [type(each) for each in held] == [bool, bool, int, float]
+
+
+@pytest.mark.parametrize("statement", ["from .words import W", "from words import W", "import words"])
+def test_service_that_imports_a_file_beside_it_is_refused_with_its_line(project, statement):
+    (project.folder / "words.py").write_text("W = 1\n")
+    (project.folder / "serve.py").write_text(f"import json\n{statement}\n")
+    project.edit("    TrainingData,\n", "    Service,\n    TrainingData,\n")
+    with pytest.raises(ModelworksError, match=r"serve\.py:2: the service imports \.?words, a file beside it"):
+        project.edit("seed=1,", "seed=1, service=Service(code='serve.py'),")
+
+
+def test_import_of_a_file_beside_the_model_without_a_dot_names_the_dot(project):
+    (project.folder / "words.py").write_text("W = 1\n")
+    with pytest.raises(ModelworksError, match="ModuleNotFoundError") as caught:
+        project.edit("import pandas as pd\n", "import pandas as pd\nfrom words import W\n")
+    assert "from .words import" in caught.value.fix

@@ -17,9 +17,9 @@ from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import child_process, load_spec
 from modelworks.lifecycle.bundle import build_bundle
-from modelworks.lifecycle.data import SnapshotStore, read_rows
+from modelworks.lifecycle.data import SnapshotStore, load_rows, read_rows
 from modelworks.lifecycle.runs import Home, has_runs, latest_run, run_id
-from modelworks.lifecycle.training import train
+from modelworks.lifecycle.training import check_data, train
 from waiting import PATIENCE
 
 
@@ -152,7 +152,7 @@ def test_secrets_of_the_caller_do_not_reach_the_models_code(project, monkeypatch
         ("return model.fit(data.x, data.y)", "return 3", "train returned int, which has no predict_proba"),
         ("return model.fit(data.x, data.y)", "fitted = model.fit(data.x, data.y)\n    fitted[-1].coef_[:] = float('nan')\n    return fitted", "NaN or infinity"),  # noqa: E501 - one case a line
         ("return model.fit(data.x, data.y)", "from sklearn.preprocessing import FunctionTransformer\n    return Pipeline([('f', FunctionTransformer(lambda x: x)), *model.steps]).fit(data.x, data.y)", r"model\.py:\d+: the model holds what has no place in a bundle: .*<lambda>"),  # noqa: E501 - one case a line
-        ("    model = Pipeline(", "    import os\n    os.kill(os.getpid(), 9)\n    model = Pipeline(", "killed by signal 9"),  # noqa: E501 - one case a line
+        ("    model = Pipeline(", "    import os\n    os.kill(os.getpid(), 9)\n    model = Pipeline(", r"was killed \(SIGKILL\)"),  # noqa: E501 - one case a line
     ],
 )  # fmt: skip
 def test_bad_project_gives_one_clear_error_and_no_run(project, old, new, message):
@@ -239,3 +239,56 @@ def test_inputs_name_every_digest(built):
     assert set(read_json(built.run.folder / "inputs.json")) == {
         "model", "data", "code", "engine", "lock", "parameters", "seed",
     }  # fmt: skip
+
+
+def test_slice_of_a_column_that_the_data_lacks_is_refused_at_the_line_of_its_gate(project):
+    project.edit("    TrainingData,\n", "    SliceGate,\n    TrainingData,\n")
+    spec = project.edit("gates=(\n", 'gates=(\n        SliceGate(by="sizee", metric="auc", limit=0.5),\n')
+    line = (
+        (project.folder / "model.py")
+        .read_text()
+        .splitlines()
+        .index('        SliceGate(by="sizee", metric="auc", limit=0.5),')
+    )
+    with pytest.raises(ModelworksError, match="returned no column 'sizee'") as caught:
+        load_rows(spec)
+    assert caught.value.message.startswith(f"{project.folder / 'model.py'}:{line + 1}:")
+
+
+def test_column_that_comes_twice_is_refused_by_name(project):
+    spec = project.edit("assign(benign=found", 'rename(columns={"symmetry": "texture"}).assign(benign=found')
+    with pytest.raises(ModelworksError, match="returned the column 'texture' more than once"):
+        load_rows(spec)
+
+
+def test_file_that_is_read_by_a_relative_path_is_told_where_to_put_it(project):
+    spec = project.edit(
+        "    found = load_breast_cancer", '    pd.read_csv("data/x.csv")\n    found = load_breast_cancer'
+    )
+    with pytest.raises(ModelworksError, match=r"model\.py:\d+: FileNotFoundError") as caught:
+        load_rows(spec)
+    assert "Path(__file__).parent / 'data/x.csv'" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("end", "how", "advice"),
+    [
+        ("os._exit(3)", "exited with code 3", "run again as it is, it ends the same way"),
+        ("os.kill(os.getpid(), 9)", "was killed (SIGKILL)", "Free memory"),
+        ("os.kill(os.getpid(), 15)", "was ended by SIGTERM", "Run it again: finished steps are kept"),
+        ("os.kill(os.getpid(), 11)", "crashed with SIGSEGV", "try another version"),
+    ],
+)
+def test_advice_fits_how_the_process_ended(project, end, how, advice):
+    spec = project.edit("    found = load_breast_cancer", f"    import os\n    {end}\n    found = load_breast_cancer")
+    with pytest.raises(ModelworksError) as caught:
+        check_data(spec, project.home)
+    assert how in caught.value.message
+    assert advice in caught.value.fix
+
+
+def test_job_longer_than_a_command_line_may_be_reaches_the_child(project):
+    from modelworks.lifecycle.child_process import work
+
+    job = {"verb": "check", "folder": str(project.home.checks("churn")), "save_baseline": "", "long": "x" * 200_000}
+    assert work(project.folder, "churn", project.home, job)["data"].startswith("sha256:")

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from mocks import ACCOUNT, ROOT
+from mocks import ACCOUNT, ROOT, Declared, declare
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import Service, read_manifest
+from modelworks.stack import stack_config
 from reference import FILES, SECRETS, evaluated
 
 REAL = ["dev", "staging", "prod"]
@@ -315,3 +316,11 @@ def test_a_feature_service_without_tables_is_refused_before_anything_is_declared
     with pytest.raises(ModelworksError, match=message) as error:
         evaluated("dev", **changes)
     assert "modelworks features apply" in error.value.fix
+
+
+@pytest.mark.parametrize("name", ["prod_eu", "Prod", "1prod", "prod-", "p" * 41])
+def test_a_stack_whose_name_no_namespace_can_have_is_refused_before_anything_is_declared(name):
+    mocks = Declared()
+    with pytest.raises(ModelworksError, match=f"the stack is called '{name}'"):
+        declare(stack_config, stack=name, config={}, mocks=mocks)
+    assert mocks.resources == {}

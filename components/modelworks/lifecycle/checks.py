@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +13,10 @@ import numpy as np
 from modelworks._files import plain
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.drift import SIGNIFICANCE, Drift, drift, holm, profile_of, read_baseline
-from modelworks.lifecycle.metrics import METRICS, Outcome
+from modelworks.lifecycle.leakage import ROWS, strength
 from modelworks.lifecycle.spec import project_error
+from modelworks.lifecycle.splits import row_hashes, split_rows
+from modelworks.runtime.manifest import bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +32,17 @@ EXAMPLES = 5
 SHOWN_BINS = 50
 """Bars of a distribution; the last is all other values."""
 LEAK_AUC = 0.97
-"""A single feature that ranks the target this well is more likely computed from it than good."""
+"""A single feature that separates classes this well is more likely computed from the target than good."""
+LEAK_EXPLAINED = 0.98
+"""So is one that explains this share of a regression's target."""
+_HELD_AS = {
+    "Int": {"integer", "floating"},
+    "UInt": {"integer", "floating"},
+    "Float": {"integer", "floating"},
+    "boolean": {"boolean"},
+    "string": {"string", "empty"},
+}
+"""Kinds of values that a type of pandas' own may be held as."""
 RARE_CLASS = 0.01
 """Share of rows below which a class is too rare to be learnt without care."""
 
@@ -38,7 +52,7 @@ class DataFinding:
     """One thing that a check found."""
 
     check: str
-    """schema, completeness, distribution, freshness, leakage or balance."""
+    """schema, completeness, distribution, freshness, leakage, balance or split."""
     severity: Severity
     subject: str
     """The column, or the data as a whole."""
@@ -116,6 +130,7 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
         "freshness": lambda: _freshness(spec, frame, now),
         "leakage": lambda: _leakage(spec, frame),
         "balance": lambda: _balance(spec, frame),
+        "split": lambda: _split(spec, frame),
     }
     findings: list[DataFinding] = []
     for name, check in checks.items():
@@ -134,7 +149,7 @@ def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     from pandera.errors import SchemaErrors  # it takes a second to import
 
     try:
-        spec.schema.validate(frame, lazy=True)
+        spec.schema.validate(_as_declared(spec.schema, frame), lazy=True)
     except SchemaErrors as errors:
         cases = errors.failure_cases
         findings = []
@@ -152,12 +167,32 @@ def _schema(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     return []
 
 
+def _as_declared(schema: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the types of pandas' own that a schema declares (`Int64`, `boolean`, `string`).
+
+    Parquet keeps values and which are missing, and not which of two types of pandas held them. A column that does not
+    fit the declared type without loss is left, for the schema to refuse.
+    """
+    import pandas as pd  # only where rows are at hand
+
+    whole = schema.to_schema() if hasattr(schema, "to_schema") else schema
+    found = {}
+    for name, column in getattr(whole, "columns", {}).items():
+        kinds = _HELD_AS.get(re.sub(r"\d+|\[.*", "", str(column.dtype)))
+        if kinds is None or name not in frame.columns:
+            continue
+        if pd.api.types.infer_dtype(frame[name], skipna=True) in kinds:
+            with suppress(TypeError, ValueError):
+                found[name] = frame[name].astype(str(column.dtype))
+    return frame.assign(**found) if found else frame
+
+
 def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     findings = []
     if len(frame) < spec.data.min_rows:
         message = f"{len(frame)} rows, at least {spec.data.min_rows} are wanted (data.min_rows)"
         findings.append(DataFinding("completeness", "error", "data", message, len(frame)))
-    duplicates = int(frame.duplicated().sum()) if len(frame) < 1_000_000 else 0
+    duplicates = len(frame) - len(np.unique(row_hashes(frame, list(frame.columns))))
     if duplicates:
         findings.append(DataFinding("completeness", "warning", "data", "rows that repeat another row", duplicates))
     for feature in spec.features:
@@ -197,9 +232,8 @@ def _completeness(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
 
 
 def _out_of_range(feature: Feature, frame: pd.DataFrame) -> list[DataFinding]:
-    values = np.asarray(frame[feature.name], dtype="float64")
-    low = -np.inf if feature.minimum is None else feature.minimum
-    high = np.inf if feature.maximum is None else feature.maximum
+    values = frame[feature.name].to_numpy("float64", na_value=np.nan)
+    low, high = bounds(feature.served)
     bad = np.isinf(values) | (values < low) | (values > high)
     if not bad.any():
         return []
@@ -264,34 +298,53 @@ def _leakage(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
                 )
                 message = f"known only after the prediction time ({column})"
                 findings.append(DataFinding("leakage", "error", ", ".join(names), message, int(late.sum()), examples))
-    if spec.kind == "binary":
-        findings += _single_feature_leaks(spec, frame)
-    return findings
+    return findings + [finding for feature in spec.features if (finding := _gives_away(spec, feature, frame))]
 
 
-def _single_feature_leaks(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
+def _gives_away(spec: ModelSpec, feature: Feature, frame: pd.DataFrame) -> DataFinding | None:
+    """A finding about a feature that predicts the target almost perfectly by itself."""
+    found = strength(spec, feature, frame)
+    limit = LEAK_EXPLAINED if spec.kind == "regression" else LEAK_AUC
+    if found is None or found <= limit:
+        return None
+    how = (
+        f"explains {found:.1%} of the target"
+        if spec.kind == "regression"
+        else f"ranks the target with an AUC of {found:.3f}"
+    )
+    message = f"alone {how} (limit {limit})"
+    if feature.known_because:
+        return DataFinding("leakage", "note", feature.name, f"{message}; known because: {feature.known_because}")
+    line = f"{_place(spec, feature.where)}: {message}: is it computed from it?"
+    fix = 'Leave it out, or state why it is known when predicting: Feature(known_because="...")'
+    return DataFinding("leakage", "error", feature.name, f"{line} {fix}", min(len(frame), ROWS))
 
-    sample = frame if len(frame) <= 50_000 else frame.iloc[:: len(frame) // 50_000 + 1]
-    truth = (sample[spec.target] == spec.classes[1]).to_numpy().astype(int)
-    findings = []
-    for feature in spec.features:
-        column = sample[feature.name]
-        # Text is ranked by its frequency in the target: over many distinct values that would be circular, so few only.
-        if feature.type == "string":
-            if column.nunique() > 200:
-                continue
-            values = column.map(sample.assign(_=truth).groupby(feature.name)["_"].mean()).fillna(0).to_numpy("float64")
-        else:
-            values = np.asarray(column, dtype="float64")
-            values = np.where(np.isfinite(values), values, np.nanmin(values, initial=0) - 1)
-        auc = METRICS["auc"].function(Outcome("binary", truth, np.column_stack([-values, values]), sample))
-        strength = max(auc, 1 - auc)
-        if strength > LEAK_AUC:
-            message = (
-                f"alone ranks the target with an AUC of {strength:.3f} (limit {LEAK_AUC}): is it computed from it?"
-            )
-            findings.append(DataFinding("leakage", "error", feature.name, message, len(sample)))
-    return findings
+
+def _place(spec: ModelSpec, where: str) -> str:
+    """File and line without the folder, which is a copy of the project's while its code runs."""
+    return where.removeprefix(f"{spec.folder}/")
+
+
+def _split(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
+    """Parts that are empty, and hold-out rows whose features were trained on.
+
+    A model may have memorized such rows (Kapoor and Narayanan 2023, "Leakage and the reproducibility crisis in
+    machine-learning-based science", L1.4). A warning: rows of few features coincide by nature.
+    """
+    try:
+        parts = split_rows(spec, frame)
+    except ModelworksError as error:
+        return [DataFinding("split", "error", "data", f"{_place(spec, error.message)}. {error.fix}", len(frame))]
+    hashes = row_hashes(frame, spec.feature_names)
+    seen = np.isin(hashes[parts["holdout"]], hashes[np.concatenate([parts["train"], parts["validation"]])])
+    if not seen.any():
+        return []
+    message = (
+        f"{seen.mean():.1%} of the hold-out rows have the features of a row to train on: a model may have "
+        "memorized them. Split(key=...) keeps rows of one thing together"
+    )
+    examples = tuple(f"row {row}" for row in parts["holdout"][seen][:EXAMPLES])
+    return [DataFinding("split", "warning", "data", message, int(seen.sum()), examples)]
 
 
 def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
@@ -313,7 +366,7 @@ def _balance(spec: ModelSpec, frame: pd.DataFrame) -> list[DataFinding]:
     return findings
 
 
-# -- Columns -----------------------------------------------------------------------------------------------------------
+# -- What a report shows ---------------------------------------------------------------------------------------------
 def _describe(feature: Feature, column: pd.Series[Any], found: Drift | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": feature.name, "type": feature.type, "unit": feature.unit, "missing": float(column.isna().mean()),

@@ -1,4 +1,4 @@
-"""The child process in which a model's own code runs: `python -m modelworks.lifecycle.child JOB EVENTS_FD`.
+"""The child process in which a model's own code runs: `python -m modelworks.lifecycle.child JOB_FILE EVENTS_FD`.
 
 It speaks to its parent through a pipe, one JSON object a line: steps as they start and end, then a result or an error.
 """
@@ -6,6 +6,7 @@ It speaks to its parent through a pipe, one JSON object a line: steps as they st
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import random
@@ -80,9 +81,17 @@ def main(job: dict[str, Any], events: IO[str]) -> None:
         steps.tell(error=error.message, fix=error.fix, code=error.exit_code)
     except OSError as error:
         traceback.print_exc()
-        steps.tell(error=f"cannot go on: {error}", fix="Free space or fix permissions, then run it again.", code=1)
+        steps.tell(error=f"cannot go on: {error}", fix=_fix_of(error), code=1)
     else:
         steps.tell(result=plain(result))
+
+
+def _fix_of(error: OSError) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "Free space, then run it again: finished steps are kept."
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return "Fix the permissions of what it names, or set MODELWORKS_HOME to a folder that can be written."
+    return "Look at what it names; the log has the whole traceback."
 
 
 def _load(job: dict[str, Any]) -> ModelSpec:
@@ -292,4 +301,4 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     _end_with_parent()
     with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as pipe:
-        main(json.loads(sys.argv[1]), pipe)
+        main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), pipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,9 +104,11 @@ def _converse(
     environment |= {"BENTOML_HOME": str(scratch / "bentoml"), "MPLCONFIGDIR": str(scratch / "matplotlib")}
     if log is None:
         environment["PYTHONUNBUFFERED"] = "1"  # somebody is reading
+    file = scratch / "job.json"  # Linux takes at most 128 KiB in one argument, and a run's inputs may be longer
+    file.write_text(json.dumps(job), encoding="utf-8")
     reader, writer = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "modelworks.lifecycle.child", json.dumps(job), str(writer)],
+        [sys.executable, "-P", "-m", "modelworks.lifecycle.child", str(file), str(writer)],
         cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[writer],
     )  # fmt: skip
     os.close(writer)
@@ -133,13 +136,30 @@ def _converse(
                 process.kill()
                 process.wait()
     if code or result is None:
-        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"exited with code {code}"
+        how, fix = _ended(code)
         where = f"; its log: {log}\n{_last_lines(log)}" if log else ""
-        raise ModelworksError(
-            f"the process that does `{job['verb']}` {how}{where}",
-            fix="Run it again: finished steps are kept.",
-        )
+        raise ModelworksError(f"the process that does `{job['verb']}` {how}{where}", fix=fix)
     return result
+
+
+def _ended(code: int) -> tuple[str, str]:
+    """How a child ended that gave no result, and what to do about it."""
+    if code >= 0:
+        return f"exited with code {code}", (
+            "Correct what its log names: run again as it is, it ends the same way. If the model's code calls sys.exit, "
+            "raise an exception there instead."
+        )
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+    if -code == signal.SIGKILL:
+        return f"was killed ({name}), by the kernel if memory ran out", (
+            "Free memory, load fewer rows or columns, or train in an environment with more "
+            "(`modelworks train MODEL --env ENV`)."
+        )
+    if -code in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+        return f"was ended by {name}", "Run it again: finished steps are kept."
+    return f"crashed with {name} in a compiled package", (
+        "Look at its log for the package, and try another version of it in uv.lock."
+    )
 
 
 def _with_real_paths(line: str, real: Mapping[Path, Path]) -> str:

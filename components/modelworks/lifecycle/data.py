@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelworks._files import digest_of, digest_of_file, write_whole
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.spec import project_error
+from modelworks.lifecycle.spec import SliceGate, project_error
 from modelworks.runtime.manifest import request_features
 
 if TYPE_CHECKING:
@@ -163,12 +163,17 @@ def load_rows(spec: ModelSpec, stored: Stored | None = None) -> pd.DataFrame:
         raise ModelworksError(f"{spec.data.where}: data.load must return a DataFrame, got {type(frame).__name__}")
     if frame.empty:
         raise ModelworksError(f"{spec.data.where}: data.load returned no rows", fix="Check the source it reads.")
-    taken = request_features(spec.served_features, stored) if stored else spec.served_features
-    wanted = [*(feature.name for feature in taken), spec.target, *_named(spec)]
-    missing = [name for name in dict.fromkeys(wanted) if name not in frame.columns]
+    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+    if twice:
+        raise ModelworksError(
+            f"{spec.data.where}: data.load returned the column {', '.join(map(repr, twice))} more than once",
+            fix="Rename one of each in data.load, or drop it: frame.loc[:, ~frame.columns.duplicated()].",
+        )
+    wanted = _wanted(spec, stored)
+    missing = [name for name in wanted if name not in frame.columns]
     if missing:
         raise ModelworksError(
-            f"{spec.data.where}: data.load returned no column {', '.join(map(repr, missing))}; "
+            f"{wanted[missing[0]]}: data.load returned no column {', '.join(map(repr, missing))}; "
             f"it returned {', '.join(map(str, frame.columns))}",
             fix="Name them in data.load, or take them out of the spec.",
         )
@@ -182,11 +187,26 @@ def read_rows(snapshot: Snapshot) -> pd.DataFrame:
     return pd.read_parquet(snapshot.path)
 
 
-def _named(spec: ModelSpec) -> list[str]:
-    known = [feature.known_at for feature in spec.features if feature.known_at]
-    optional = [spec.data.prediction_time, spec.data.split.time]
-    columns = [*known, *(name for name in optional if name), *spec.data.split.keys, *spec.data.clusters]
-    return [*columns, *(group.column for group in spec.groups)]
+def _wanted(spec: ModelSpec, stored: Stored | None) -> dict[str, str]:
+    """The columns that `data.load` must return, each with the file and line that names it."""
+    stated = {feature.name: feature.where for feature in (*spec.features, *(spec.stored.keys if spec.stored else ()))}
+    taken = request_features(spec.served_features, stored) if stored else spec.served_features
+    optional = [spec.data.prediction_time, *spec.data.clusters]
+    named = [
+        *((feature.name, stated[feature.name]) for feature in taken),
+        (spec.target, spec.where),
+        *((feature.known_at, feature.where) for feature in spec.features if feature.known_at),
+        *((name, spec.data.where) for name in optional if name),
+        *((name, spec.data.split.where) for name in (spec.data.split.time, *spec.data.split.keys) if name),
+        *((group.column, group.where) for group in spec.groups),
+        *((gate.by, gate.where) for gate in spec.gates if isinstance(gate, SliceGate)),
+    ]
+    read = set(stored.names) if stored else set()
+    found: dict[str, str] = {}
+    for name, where in named:
+        if name not in read:
+            found.setdefault(name, where)
+    return found
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -76,7 +76,7 @@ def profile_of(feature: Feature, column: pd.Series[Any]) -> dict[str, Any]:
     if feature.type == "string":
         named = _text(column).value_counts().head(STORED_NAMES)
         return {"names": named.index.tolist(), "counts": [*named.tolist(), len(column) - int(named.sum())]}
-    values = np.asarray(column, dtype="float64")
+    values = column.to_numpy("float64", na_value=np.nan)
     finite = values[np.isfinite(values)]
     edges = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)[1:-1])) if len(finite) else np.array([0.0])
     return {"edges": edges.tolist(), "counts": _histogram(edges, values).tolist()}
@@ -139,7 +139,7 @@ def _index(before: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 
 def _by_edges(stored: Mapping[str, Any], column: pd.Series[Any]) -> tuple[np.ndarray, np.ndarray]:
-    values = np.asarray(column, dtype="float64")
+    values = column.to_numpy("float64", na_value=np.nan)
     return np.array(stored["counts"]), _histogram(np.array(stored["edges"]), values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Kind = Literal["binary", "multiclass", "regression"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+METRIC_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_./: -]*")
+"""Names of metrics that every MLflow server accepts."""
 FLOOR = 1e-15
 """Probabilities are cut off here before a logarithm is taken."""
 

@@ -96,7 +96,13 @@ def _features(spec: ModelSpec) -> str:
         ]
         for each in spec.features
     ]  # fmt: skip
-    return _table(["feature", "type", "unit", "may be missing", "meaning"], rows)
+    table = _table(["feature", "type", "unit", "may be missing", "meaning"], rows)
+    known = [
+        f"- `{each.name}` is known when predicting: {each.known_because}"
+        for each in spec.features
+        if each.known_because
+    ]
+    return "\n\n".join([table, *(["\n".join(known)] if known else [])])
 
 
 def _served(manifest: Manifest, parity: dict[str, Any]) -> str:

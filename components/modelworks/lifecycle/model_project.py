@@ -150,6 +150,21 @@ def _imports(path: Path) -> list[tuple[str, int]]:
     return found
 
 
+def sibling_imports(file: Path, folder: Path) -> list[tuple[str, int]]:
+    """Modules of `folder` that a file imports, relatively or by name: each name with its line."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return []  # whoever imports it is shown the error
+    relative = [
+        ("." * node.level + (node.module or ""), node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    beside = {path.stem if path.is_file() else path.name for path in folder.iterdir() if path.name[0] not in "._"}
+    return relative + [(name, line) for name, line in _imports(file) if name in beside]
+
+
 def refuse_imports_from_outside(folder: Path, before: Collection[str]) -> None:
     """Refuse a project whose code lies elsewhere too: neither its digest nor its run would have that code.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from modelworks._files import write_whole
+from modelworks.contract import MODEL_NAME
 from modelworks.errors import ModelworksError
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -17,9 +17,9 @@ def scaffold(name: str, into: Path) -> Path:
     Raises:
         ModelworksError: The name is no model's name, or the project exists.
     """
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
+    if not MODEL_NAME.fullmatch(name):
         raise ModelworksError(
-            f"a model's name is lower-case letters, digits and dashes, beginning with a letter, got {name!r}",
+            f"a model's name is 1 to 40 lower-case letters, digits and dashes, beginning with a letter, got {name!r}",
             fix="For instance: modelworks new churn-risk",
         )
     folder = into / name.replace("-", "_")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.metrics import METRICS, Kind, Outcome, metrics_of
+from modelworks.lifecycle.metrics import METRIC_NAME, METRICS, Kind, Outcome, metrics_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -119,6 +119,12 @@ def _own_metrics(spec: ModelSpec, outcome: Outcome) -> Mapping[str, float]:
         raise ModelworksError(
             f"{spec.where}: evaluate returns {', '.join(map(repr, taken))}, the name of a built-in metric",
             fix="Give it another name: gates would go by the built-in one, and the card would show yours.",
+        )
+    if odd := sorted(str(name) for name in found if not METRIC_NAME.fullmatch(str(name))):
+        raise ModelworksError(
+            f"{spec.where}: evaluate returns {', '.join(map(repr, odd))}; a metric's name is letters, digits and any "
+            "of _-./: and blank",
+            fix="Give it another name, such as recall_at_10.",
         )
     return found
 

@@ -25,8 +25,11 @@ import msgspec
 
 from modelworks.contract import MODEL_NAME
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.metrics import KINDS, METRICS, Kind, Outcome, metrics_of
+from modelworks.lifecycle.metrics import KINDS, METRIC_NAME, METRICS, Kind, Outcome, metrics_of
+from modelworks.lifecycle.model_project import sibling_imports
 from modelworks.runtime.manifest import Feature as ServedFeature
+from modelworks.runtime.manifest import feature_problems
+from modelworks.runtime.schema import value_type
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +80,9 @@ class Feature(_Placed):
     """Used to predict and then forgotten: never in a prediction log, a report's examples or a tracking server."""
     known_at: str | None = None
     """Column with the time at which this value was known; the leakage check compares it with the prediction time."""
+    known_because: str | None = None
+    """Why a value that alone predicts the target almost perfectly is known when predicting, in a sentence: the leakage
+    check then accepts it, and the model card shows the reason."""
     max_missing: float = 1.0
     """Largest share of missing values tolerated in the data, 0 to 1."""
     max_shift: float = 0.1
@@ -88,20 +94,20 @@ class Feature(_Placed):
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
+        for name in ("minimum", "maximum", "example"):
+            object.__setattr__(self, name, _native(getattr(self, name)))
+        object.__setattr__(self, "categories", tuple(map(_native, self.categories)))
         self._require(bool(self.name), "a feature needs a name")
         self._require(
             self.type in {"number", "integer", "string", "boolean"},
             f"feature {self.name!r}: type must be number, integer, string or boolean, got {self.type!r}",
         )
+        problems = feature_problems(self.served)
+        self._require(not problems, "; ".join(problems))
         self._require(
-            not self.categories or self.type == "string",
-            f"feature {self.name!r} is a {self.type}: only strings have categories",
+            all(isinstance(each, str) for each in self.categories),
+            f"feature {self.name!r}: categories are text, got {list(self.categories)}",
         )
-        self._require(
-            self.type in {"number", "integer"} or (self.minimum is None and self.maximum is None),
-            f"feature {self.name!r} is a {self.type}: it has no minimum or maximum",
-        )
-        self._require(len(set(self.categories)) == len(self.categories), f"feature {self.name!r} has a category twice")
         self._require(self.max_length >= 1, f"feature {self.name!r}: max_length is 1 or more, got {self.max_length}")
         self._require(
             0 <= self.max_missing <= 1, f"feature {self.name!r}: max_missing is a share, 0 to 1, got {self.max_missing}"
@@ -114,6 +120,24 @@ class Feature(_Placed):
             self.on_shift in {"warn", "refuse", "ignore"},
             f"feature {self.name!r}: on_shift must be warn, refuse or ignore, got {self.on_shift!r}",
         )
+        self._require(
+            self.known_because is None or len(self.known_because.split()) > 2,
+            f"feature {self.name!r}: known_because is a sentence, got {self.known_because!r}",
+            "State where the value comes from, and why it is there before the outcome.",
+        )
+        self._check_example()
+
+    def _check_example(self) -> None:
+        if self.example is None:
+            return
+        try:
+            msgspec.json.decode(msgspec.json.encode(self.example), type=value_type(self.served))
+        except (msgspec.ValidationError, TypeError) as error:
+            raise ModelworksError(
+                f"{self.where}: the example of feature {self.name!r} is {self.example!r}, which a request may not "
+                f"carry: {str(error).replace('`', '')}",
+                fix="State one of its type and within its limits.",
+            ) from error
 
     @property
     def served(self) -> ServedFeature:
@@ -153,6 +177,11 @@ class StoredFeatures(_Placed):
             key._require(  # noqa: SLF001
                 key.type in {"string", "integer"}, f"key {key.name!r} must be a string or an integer, got {key.type!r}"
             )
+
+
+def _native(value: Any) -> Any:
+    """A numpy scalar as Python's own; other values as they are."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 
 _LENGTH = re.compile("([1-9][0-9]*)(min|h|d|w)")
@@ -524,10 +553,12 @@ class ModelSpec(_Placed):
         """
         for name in ("features", "groups", "gates", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "classes", tuple(map(_native, self.classes)))
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         self._check_names()
         self._check_columns()
         self._check_gates()
+        self._check_service()
 
     @property
     def folder(self) -> Path:
@@ -556,7 +587,7 @@ class ModelSpec(_Placed):
     def _check_names(self) -> None:
         self._require(
             MODEL_NAME.fullmatch(self.name) is not None,
-            f"name must be lower-case letters, digits and dashes, at most 63, got {self.name!r}",
+            f"name must be 1 to 40 lower-case letters, digits and dashes, beginning with a letter, got {self.name!r}",
         )
         self._require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         self._require(bool(self.owner), "owner must name who is responsible for this model")
@@ -566,11 +597,23 @@ class ModelSpec(_Placed):
             hasattr(self.schema, "validate"),
             f"schema must be a pandera DataFrameSchema, got {type(self.schema).__name__}",
         )
+        changes = _changes(self.schema)
+        self._require(
+            not changes,
+            f"the schema changes what it checks ({', '.join(changes)}), and training gets the rows as data.load "
+            "returned them",
+            "Convert, drop and fill in data.load; have the schema state the result.",
+        )
         wanted = {
             "binary": len(self.classes) == 2,
             "multiclass": len(self.classes) >= 3,
             "regression": not self.classes,
         }
+        self._require(
+            all(isinstance(each, str | int) for each in self.classes),
+            f"classes are text, integers or booleans, got {list(self.classes)}",
+            "Convert the target in data.load, and state its classes with the same spelling.",
+        )
         self._require(
             wanted[self.kind] and len(set(self.classes)) == len(self.classes),
             f"a {self.kind} model needs {'no' if self.kind == 'regression' else 'its'} classes"
@@ -619,11 +662,45 @@ class ModelSpec(_Placed):
             if isinstance(gate, FairnessGate):
                 gate._require(gate.group in groups, f"{gate.group!r} is not one of the spec's groups")  # noqa: SLF001
 
+    def _check_service(self) -> None:
+        code = self.service.code
+        if not code:
+            return
+        self.service._require(  # noqa: SLF001
+            (self.folder / code).is_file(),
+            f"{code!r} of the service is not a file beside {self.file.name}",
+            "Name a file in the folder of model.py.",
+        )
+        for name, line in sibling_imports(self.folder / code, self.folder):
+            raise ModelworksError(
+                f"{self.folder / code}:{line}: the service imports {name}, a file beside it, and the bundle holds "
+                "the service's file alone",
+                fix="Move what it needs into that file, or install it as a package of uv.lock.",
+            )
+
     def _check_metric(self, metric: str, placed: _Placed) -> None:
+        placed._require(  # noqa: SLF001
+            METRIC_NAME.fullmatch(metric) is not None,
+            f"a metric's name is letters, digits and any of _-./: and blank, got {metric!r}",
+            "Give it another name, such as recall_at_10.",
+        )
         placed._require(  # noqa: SLF001
             metric in metrics_of(self.kind) or self.evaluate is not None,
             f"{metric!r} is not a metric of a {self.kind} model: {', '.join(sorted(metrics_of(self.kind)))}",
         )
+
+
+def _changes(schema: Any) -> list[str]:
+    """Options of a pandera schema that change rows, so that others than the given ones hold."""
+    whole = schema.to_schema() if hasattr(schema, "to_schema") else schema
+    parts = [("", whole), *((f" of {name!r}", column) for name, column in getattr(whole, "columns", {}).items())]
+    found = [
+        f"{option}{of}"
+        for of, part in parts
+        for option in ("coerce", "parsers", "drop_invalid_rows", "add_missing_columns", "default")
+        if getattr(part, option, None) not in (None, False, [])
+    ]
+    return [*found, *(['strict="filter"'] if getattr(whole, "strict", False) == "filter" else [])]
 
 
 def _is_plain(value: Any) -> bool:
@@ -731,4 +808,21 @@ def project_error(error: Exception, folder: Path, doing: str) -> ModelworksError
     frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).is_relative_to(folder)]
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(folder / "model.py")
     text = str(error).strip() or "no message"
-    return ModelworksError(f"{place}: {type(error).__name__} while the model {doing}: {text}")
+    return ModelworksError(
+        f"{place}: {type(error).__name__} while the model {doing}: {text}", fix=_project_fix(error, folder)
+    )
+
+
+def _project_fix(error: Exception, folder: Path) -> str:
+    """The fix of two mistakes that a project makes when it is moved here; otherwise empty."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
+            return f"{top} is next to model.py: import it with a dot, as in `from .{error.name} import ...`."
+        return f"Install it as a package of uv.lock (`uv add {top}`), or take the import out."
+    if isinstance(error, FileNotFoundError) and not Path(str(error.filename or "/")).is_absolute():
+        return (
+            f"A relative path is not looked up in the project: use Path(__file__).parent / {str(error.filename)!r}, "
+            "and have the file in the folder of model.py."
+        )
+    return ""

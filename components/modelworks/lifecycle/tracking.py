@@ -102,7 +102,12 @@ def _tell_facts(client: Any, run_id: str, run: TrainedModel, tags: list[Any]) ->
         for part in ("train", "validation", "holdout")
         for name, value in told[part].items()
         if value is not None
-    ] + [Metric(name, value, 0, step) for name, curve in told["curves"].items() for step, value in enumerate(curve)]
+    ] + [
+        Metric(name, value, 0, step)
+        for name, curve in told["curves"].items()
+        for step, value in enumerate(curve)
+        if value is not None
+    ]
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()], tags=tags)
     for start in range(0, len(points), 1000):
         client.log_batch(run_id, metrics=points[start : start + 1000])

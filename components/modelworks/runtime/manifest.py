@@ -302,18 +302,26 @@ def _feature_problems(manifest: Manifest) -> list[str]:
     found += [f"feature {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
     if "rows" in names:
         found.append("a feature cannot be called 'rows': requests use that key for many rows")
-    for feature in (*manifest.features, *keys):
-        numeric = feature.type in {"number", "integer"}
-        if not numeric and (feature.minimum is not None or feature.maximum is not None):
-            found.append(f"feature {feature.name!r} is a {feature.type}: it has no minimum or maximum")
-        if feature.minimum is not None and feature.maximum is not None and feature.minimum > feature.maximum:
-            found.append(f"feature {feature.name!r}: minimum {feature.minimum} is above maximum {feature.maximum}")
-        elif numeric and operator.gt(*bounds(feature)):
-            found.append(f"feature {feature.name!r}: no {feature.type} is between its minimum and its maximum")
-        if feature.categories and feature.type != "string":
-            found.append(f"feature {feature.name!r} is a {feature.type}: only strings have categories")
-        if len(set(feature.categories)) != len(feature.categories):
-            found.append(f"feature {feature.name!r} has a category twice")
+    return found + [problem for feature in (*manifest.features, *keys) for problem in feature_problems(feature)]
+
+
+def feature_problems(feature: Feature) -> list[str]:
+    """Everything in which one feature contradicts itself; empty when it is sound."""
+    found = []
+    numeric = feature.type in {"number", "integer"}
+    limits = [value for value in (feature.minimum, feature.maximum) if value is not None]
+    if not numeric and limits:
+        found.append(f"feature {feature.name!r} is a {feature.type}: it has no minimum or maximum")
+    elif not all(isinstance(value, int | float) and math.isfinite(value) for value in limits):
+        found.append(f"feature {feature.name!r}: minimum and maximum are finite numbers, got {limits}")
+    elif feature.minimum is not None and feature.maximum is not None and feature.minimum > feature.maximum:
+        found.append(f"feature {feature.name!r}: minimum {feature.minimum} is above maximum {feature.maximum}")
+    elif numeric and operator.gt(*bounds(feature)):
+        found.append(f"feature {feature.name!r}: no {feature.type} is between its minimum and its maximum")
+    if feature.categories and feature.type != "string":
+        found.append(f"feature {feature.name!r} is a {feature.type}: only strings have categories")
+    if len(set(feature.categories)) != len(feature.categories):
+        found.append(f"feature {feature.name!r} has a category twice")
     return found
 
 
