@@ -15,6 +15,7 @@ from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
 from typer.testing import CliRunner
 
 from mocks import ROOT
+from modelworks import cli
 from modelworks.cli import app, bootstrap
 from modelworks.cli.bootstrap import plan
 from modelworks.cli.doctor import Needs
@@ -259,8 +260,7 @@ def test_a_bucket_of_another_account_is_refused(target, monkeypatch):
 @pytest.fixture
 def run(target, monkeypatch):
     monkeypatch.setattr(bootstrap.EnvironmentContext, "of", lambda _: target)
-    if not any(command.name == "bootstrap" for command in app.registered_commands):
-        bootstrap.register(app)
+    cli._register()
 
     def call(*arguments: str, answer: str = ""):
         return CliRunner().invoke(app, ["bootstrap", "dev", "--github", "acme/models", *arguments], input=answer)

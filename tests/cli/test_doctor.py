@@ -11,6 +11,7 @@ from moto import mock_aws
 from typer.testing import CliRunner
 
 from mocks import ROOT
+from modelworks import cli
 from modelworks.cli import app, doctor
 from modelworks.cli.doctor import Needs, examine
 from modelworks.errors import ModelworksError
@@ -143,9 +144,7 @@ def test_the_command_fails_if_something_is_missing(target, monkeypatch, missing)
     monkeypatch.setattr(doctor.EnvironmentContext, "of", lambda _: target)
     check = doctor.Check("cluster", "missing" if missing else "ok", "as it is", "mend it")
     monkeypatch.setattr(doctor, "examine", lambda _: [check])
-    if not any(command.name == "doctor" for command in app.registered_commands):
-        doctor.register(app)
-        app.command("other")(lambda: None)
+    cli._register()
     result = CliRunner().invoke(app, ["doctor", "dev", "--json"])
     assert result.exit_code == int(missing)
     (found,) = json.loads(result.stdout)["checks"]

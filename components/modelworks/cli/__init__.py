@@ -6,6 +6,7 @@ anything heavy happen inside a command, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Annotated
 
@@ -65,6 +66,7 @@ def main() -> None:
         sys.exit(ExitCode.FAILED)
 
 
+@functools.cache  # once a process: tests call it too
 def _register() -> None:
     from modelworks.cli import (
         bootstrap,

@@ -247,7 +247,7 @@ def _distribution(spec: ModelSpec, baseline: dict[str, Any], drifts: dict[str, D
     save = f"`modelworks check-data {spec.name} --save-baseline` writes it"
     if not baseline:
         return [DataFinding("distribution", "note", "data", f"no {spec.data.baseline} to compare with; {save}")]
-    watched = [feature for feature in spec.features if feature.on_shift != "ignore"]
+    watched = [feature for feature in spec.features if feature.on_shift != "ignore" and not feature.private]
     missing = [feature.name for feature in watched if drifts[feature.name] is None]
     message = f"not in {spec.data.baseline}, or not as rows in bins; {save}"
     findings = [DataFinding("distribution", "note", name, message) for name in missing]

@@ -60,8 +60,8 @@ class Drift:
 
 
 def profile(spec: ModelSpec, frame: pd.DataFrame) -> dict[str, Any]:
-    """The distributions of all features: what a baseline file holds."""
-    return {feature.name: profile_of(feature, frame[feature.name]) for feature in spec.features}
+    """The distributions of the features: what a baseline file holds. Those of private ones stay out of it."""
+    return {feature.name: profile_of(feature, frame[feature.name]) for feature in spec.features if not feature.private}
 
 
 def read_baseline(spec: ModelSpec) -> dict[str, Any]:

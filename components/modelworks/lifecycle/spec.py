@@ -121,6 +121,10 @@ class Feature(_Placed):
             f"feature {self.name!r}: on_shift must be warn, refuse or ignore, got {self.on_shift!r}",
         )
         self._require(
+            not (self.private and self.on_shift == "refuse"),
+            f"feature {self.name!r} is private and has on_shift='refuse': no baseline keeps private values",
+        )
+        self._require(
             self.known_because is None or len(self.known_because.split()) > 2,
             f"feature {self.name!r}: known_because is a sentence, got {self.known_because!r}",
             "State where the value comes from, and why it is there before the outcome.",
