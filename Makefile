@@ -17,7 +17,7 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 # Neighbours run in one process, so that what they share is made once; whoever is done first takes from the other's end.
 FAST := -n 2 --dist worksteal
 # The tests of one file share a laptop cloud. The longest files come first, so that the last ones are short.
-E2E := $(wildcard $(patsubst %,tests/e2e/test_%.py,rollouts ordinary_user kubernetes_programs lifecycle faults engine examples))
+E2E := $(wildcard $(patsubst %,tests/e2e/test_%.py,rollouts kubernetes_programs lifecycle faults engine examples))
 E2E += $(filter-out $(E2E),$(sort $(wildcard tests/e2e/test_*.py)))
 # SHARD=2/3 is every third file, from the second on.
 SHARD ?= 1/1

@@ -41,7 +41,7 @@ def build(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame) ->
     flights = _with_times(flights)
     rows = pd.DataFrame(
         {
-            "departure": flights["departure"],
+            "departure": flights["departure"].dt.as_unit("us"),
             "day": flights["departure"].dt.tz_convert("America/New_York").dt.strftime("%Y-%m-%d"),
             "late": flights["late"],
             "carrier": flights["carrier"],

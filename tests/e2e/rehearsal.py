@@ -88,7 +88,7 @@ pulumi.export("url", endpoint.url)
 
 SETTINGS: dict[str, Any] = {
     "minimum_replicas": 2,
-    "maximum_replicas": 4,
+    "maximum_replicas": 2,
     "cpu_millicores": 250,
     "grpc": True,
     "latency_objective_ms": 100,

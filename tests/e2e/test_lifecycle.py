@@ -323,7 +323,9 @@ def test_what_was_promoted_twice_is_promoted_once(rehearsal, first):
 def test_verify_finds_the_target_to_be_what_the_code_says(rehearsal, first):
     rehearsal.modelworks("status", "staging", "--wait")
     found = json.loads(rehearsal.modelworks("verify", "staging", "--json"))["findings"]
-    assert {each["check"] for each in found} == {"release", "bundle", "alias", "packages", "tools", "cloud", "pods"}
+    assert {each["check"] for each in found} == {
+        "release", "bundle", "lineage", "alias", "packages", "tools", "cloud", "pods"
+    }  # fmt: skip
     assert {each["verdict"] for each in found} == {"ok"}
 
 

@@ -339,7 +339,11 @@ def test_a_server_without_the_tables_of_its_views_does_not_start(flights, dynamo
     ("old", "new", "message"),
     [
         ('service="flight"', 'service="flihgt"', r"no feature service 'flihgt'; did you mean 'flight'"),
-        ('name="tail", type="string", max_length=8', 'name="tail", type="integer"', "key 'tail' of type String"),
+        (
+            'name="tail", type="string", max_length=8, nullable=True, example="N1"',
+            'name="tail", type="integer", nullable=True',
+            "key 'tail' of type String",
+        ),
         ('name="mean_delay", type="number"', 'name="mean_dealy", type="number"', "gives 'mean_delay', which is no fea"),
         ('defaults={"flights": 0}', "defaults={}", "'flights' may be missing"),
         ('defaults={"flights": 0}', 'defaults={"flights": -5}', "default of 'flights' is -5"),

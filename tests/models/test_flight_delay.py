@@ -104,6 +104,12 @@ def test_weather_was_known_before_departure(spec, tables):
     assert (rows["weather_known"] <= rows["departure"]).all()
 
 
+def test_rows_are_of_the_types_that_the_schema_declares(spec, tables):
+    rows = build(spec, *tables)
+    found = {name: str(rows[name].dtype) for name in ("departure", "late", "hour")}
+    assert found == {name: str(spec.schema.columns[name].dtype) for name in found}
+
+
 def test_no_outcome_is_a_feature(spec):
     assert not set(spec.feature_names) & {*spec.data.outcomes, "late", "dep_time", "air_time"}
 

@@ -270,7 +270,7 @@ def test_a_standard_model_has_one_process_and_more_are_refused_with_a_line(serve
 def test_an_overloaded_server_says_so_early(serve, tmp_path):
     """Within a millisecond there is time for no more than the next call."""
     # A call takes far longer than reading a request: otherwise none would ever wait for another's.
-    slow = example_bundle.build(tmp_path, onnx=False, trees=60, forest=True)
+    slow = example_bundle.build(tmp_path, onnx=False, trees=200, forest=True)
     server = serve(slow, **{contract.ENV_LATENCY_OBJECTIVE_MS: "1"}).ready()
     body = json.dumps({"rows": rows(1000)}).encode()
     request = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 
@@ -91,7 +92,7 @@ class StateDir:
                 fix=_ANOTHER_FOLDER,
             )
         self.root.chmod(0o700)
-        self.mark.write_text("`modelworks laptop down` deletes this folder.\n", encoding="utf-8")
+        write_whole(self.mark, "`modelworks laptop down` deletes this folder.\n")
 
     def environment(self, name: str) -> Path:
         """Files of one environment: Pulumi backend, passphrase, AWS account, kubeconfig."""
