@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -109,6 +110,9 @@ def test_a_control_group_counts_without_the_cache_that_can_go(tree, tmp_path, us
 def test_the_machine_is_measured_too():
     meter = Meter()
     meter.read({})
+    used = time.process_time() + 0.2  # twenty ticks of the kernel's clock, however long they take
+    while time.process_time() < used:
+        pass
     meter.read({})
     assert meter.machine.memory > 10 << 20
-    assert 0 <= meter.machine.cores <= (os.cpu_count() or 1) * 1.5
+    assert meter.machine.cores * meter.machine.window > 0.1
