@@ -27,7 +27,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.release import read_order
 from modelworks.settings import SETTINGS_KEY
 
-IMAGES = ("runtime", "registry", "training")
+IMAGES = ("runtime", "registry", "training", "features")
 """Folders of `images/`; the setting of each is `cluster.NAME_image`."""
 SOURCES = (".dockerignore", "LICENSE", "README.md", "components", "images", "pyproject.toml", "uv.lock")
 """The files that the Dockerfiles copy, and these themselves."""

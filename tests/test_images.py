@@ -87,7 +87,7 @@ def test_every_image_is_built_for_the_nodes_and_pushed_under_its_commit(checkout
             "buildx", "build", "--push", "--platform", "linux/amd64", "--file", f"images/{name}/Dockerfile",
             "--tag", f"{REGISTRY}/{name}:{commit}", ".",
         ]
-        for name in ("runtime", "registry", "training")
+        for name in ("runtime", "registry", "training", "features")
     ]  # fmt: skip
 
 
@@ -97,9 +97,9 @@ def test_the_stack_files_name_what_was_pushed_and_change_in_nothing_else(checkou
     digests = {image.rpartition(":")[0]: f"sha256:{hashlib.sha256(image.encode()).hexdigest()}" for image in pushed}
     assert [line for line in checkout.diff if line.startswith("+")] == [
         f"+      {name}_image: {REGISTRY}/{name}@{digests[f'{REGISTRY}/{name}']}"
-        for name in ("runtime", "registry", "training")
+        for name in ("features", "runtime", "registry", "training")  # a line that is new comes first
     ]
-    assert len(checkout.diff) == 6
+    assert len(checkout.diff) == 7  # the file named three of them before
 
 
 def test_every_environment_is_pinned_unless_some_are_named(checkout):
@@ -110,7 +110,7 @@ def test_every_environment_is_pinned_unless_some_are_named(checkout):
 
 def test_the_extras_are_those_of_the_runtime_image(checkout):
     images.main([REGISTRY, "--stacks", "dev", "--extras", "runtime grpc"], checkout.root)
-    assert ["EXTRAS=runtime grpc" in asked for asked in checkout.asked] == [True, False, False]
+    assert ["EXTRAS=runtime grpc" in asked for asked in checkout.asked] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("checkout", ["images/training/Dockerfile"], indirect=True)
@@ -208,6 +208,10 @@ def test_an_answer_without_a_digest_is_refused(tmp_path, said):
 
 
 # -- Dockerfiles -----------------------------------------------------------------------------------------------------
+def test_every_image_of_the_repository_is_built():
+    assert {*images.IMAGES} == {path.parent.name for path in (ROOT / "images").glob("*/Dockerfile")}
+
+
 def dockerfile(name: str) -> str:
     return (ROOT / "images" / name / "Dockerfile").read_text().replace("\\\n", " ")
 
