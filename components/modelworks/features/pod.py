@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from datetime import UTC, datetime, timedelta
-from types import FrameType
-from typing import NoReturn
 
 import boto3
 from botocore.config import Config
@@ -21,6 +18,7 @@ from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
 
 from modelworks import contract
+from modelworks._container import end_on_sigterm
 from modelworks.errors import ModelworksError
 from modelworks.features.environment import open_store, verify
 from modelworks.features.materialization import Publish, cloudwatch, lag, materialize, views_of
@@ -109,10 +107,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # who is the first process of a container is not ended by it otherwise
+    end_on_sigterm()
     sys.exit(main(sys.argv[1:]))

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import traceback
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from modelworks import contract
+from modelworks._container import end_on_sigterm
 from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.artifacts import Artifacts, JobNote, Made
@@ -129,10 +128,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # who is the first process of a container is not ended by it otherwise
+    end_on_sigterm()
     sys.exit(main(sys.argv[1:]))
