@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
+import botocore
 import grpc
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.model import OperationModel
 from botocore.parsers import ResponseParserError
 
 from modelworks.laptop.aws_credentials import AwsCredentials
+from modelworks.laptop.providers.aws.service_model import violations
 from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.property_values import UNKNOWN
 
@@ -57,10 +60,21 @@ class Emulator:
                     region_name=region,
                 )
                 client = session.client(service, endpoint_url=self.url, config=_CONFIG)
+                client.meta.events.register("before-parameter-build", _refuse_as_aws_does)
                 if self._fault and service != "sts":
                     self._fault.watch(client)
                 self._clients[service, region] = client
         return client
+
+
+def _refuse_as_aws_does(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+    """Fail where the service's model refuses an argument: the emulator takes much that an account does not."""
+    if model.input_shape and (problems := list(violations(params, model.input_shape))):
+        raise ProviderError(
+            f"{model.name} would be refused by AWS: {'; '.join(problems)}",
+            fix=f"The rule is of botocore {botocore.__version__}'s model of {model.service_model.service_name}.",
+            code=grpc.StatusCode.INVALID_ARGUMENT,
+        )
 
 
 @dataclass
