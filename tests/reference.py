@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,16 +21,18 @@ FILES = {
 SECRETS = {"registry_password": "correct horse", "registry_database": "postgresql://user:password@db/mlflow"}
 
 
-def evaluated(stack: str, account: str | None = None, **changes: Any) -> Declared:
+def evaluated(
+    stack: str, account: str | None = None, mocks: Callable[..., Declared] = Declared, **changes: Any
+) -> Declared:
     """The reference program, evaluated with the stack's own config file."""
     config = YAML(typ="safe").load(FILES[stack].read_text())["config"]
     config |= {"modelworks:secrets": SECRETS, **changes}
     account = account or config["aws:allowedAccountIds"][0]
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
-    mocks = Declared(caller_arn=f"arn:aws:iam::{account}:user/somebody")
+    declared = mocks(caller_arn=f"arn:aws:iam::{account}:user/somebody")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in laptop_shell(stack).items() if stack == "local" else ():
             patch.setenv(name, value)
         return declare(
-            lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=mocks
+            lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack=stack, config=text, mocks=declared
         )
