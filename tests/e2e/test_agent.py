@@ -7,12 +7,15 @@ import json
 import os
 import pty
 import re
+import secrets
+import shutil
 import signal
 import ssl
 import struct
 import subprocess
 import termios
 import time
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,18 +23,20 @@ import httpx
 import psutil
 import pytest
 
+from images_of_projects import lock_only_here
 from modelworks.laptop import environments, toolchain
+from modelworks.laptop.state_dir import StateDir
 
 pytestmark = pytest.mark.e2e
 
 
+@dataclass(frozen=True)
 class Cluster:
     """kubectl in a namespace of its own."""
 
-    def __init__(self, place) -> None:
-        self.place = place
-        self.kubectl = str(toolchain.ensure(["kubectl"])["kubectl"])
-        self.namespace = f"agent-{os.getpid()}"
+    place: StateDir
+    kubectl: str
+    namespace: str
 
     def __call__(self, *arguments, stdin=None, check=True):
         config = f"--kubeconfig={self.place.cluster / 'admin.kubeconfig'}"
@@ -83,7 +88,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(laptop):
-    one = Cluster(laptop)
+    one = Cluster(laptop, str(toolchain.ensure(["kubectl"])["kubectl"]), f"agent-{os.getpid()}")
     one("create", "namespace", one.namespace)
     one.wait(lambda: one("get", "serviceaccount", "default", check=False), "service account")
     yield one
@@ -260,6 +265,57 @@ def test_pods_of_an_environments_namespace_find_its_aws_account_and_others_do_no
     assert cluster("logs", "asks").split() == ["none"]
     # Made by the administrator, it would be in the way of programs that declare it.
     cluster("delete", *(("namespace", facts["namespace"]) if made else ("pod", "asks", namespace)))
+
+
+@pytest.fixture
+def pictured(cluster, tmp_path, monkeypatch):
+    """A namespace of an environment in whose project the folder of an image locks a package that is not ours."""
+    folder = tmp_path / "images" / "tiny"
+    folder.mkdir(parents=True)
+    (tmp_path / "Pulumi.yaml").write_text("name: pictured\nruntime: python\n")
+    lock_only_here(folder, "1.0")
+    monkeypatch.chdir(tmp_path)
+    environments.create(cluster.place, "pictured")
+    name = f"pictured-{secrets.token_hex(4)}"
+    cluster("create", "namespace", name)
+    cluster("label", "namespace", name, "modelworks.dev/environment=pictured", "--overwrite")
+    cluster.wait(lambda: cluster("get", "serviceaccount", "default", "-n", name, check=False), "service account")
+    yield replace(cluster, namespace=name), folder
+    cluster("delete", "namespace", name, "--wait=false")
+    shutil.rmtree(cluster.place.environment("pictured"))
+
+
+def test_a_container_runs_with_the_packages_that_the_folder_of_its_image_locks_and_no_others(pictured):
+    cluster, folder = pictured
+    image = f"registry.example/team/tiny@sha256:{'0' * 64}"
+    script = (
+        "import importlib.util, onlyhere\n"
+        "print(onlyhere.VERSION, importlib.util.find_spec('modelworks'), importlib.util.find_spec('yaml'))"
+    )
+    cluster.pod("first", ["python", "-c", script], image=image, pod={"restartPolicy": "Never"})
+    assert cluster.ended("first")["exitCode"] == 0
+    assert cluster("logs", "first") == "1.0 None None\n"
+    assert {"Pulling", "Pulled", "Started"} <= cluster.reasons("first")
+
+    (folder / "uv.lock").unlink()
+    cluster.pod("second", ["python", "-c", script], image=image, pod={"restartPolicy": "Never"})
+    waiting = cluster.wait(
+        lambda: cluster.container("second").get("state", {}).get("waiting", {}).get("message"), "why"
+    )
+    assert waiting == f"{folder / 'uv.lock'} is not there: run `uv lock` in {folder}"
+    assert cluster.container("second")["state"]["waiting"]["reason"] == "ImagePullBackOff"
+    lock_only_here(folder, "2.0")
+    assert cluster.ended("second")["exitCode"] == 0
+    assert cluster("logs", "second") == "2.0 None None\n"
+
+
+def test_a_command_of_exec_and_of_a_probe_finds_the_packages_of_the_image(pictured):
+    cluster, _ = pictured
+    probe = {"exec": {"command": ["python", "-c", "import onlyhere"]}, "periodSeconds": 1}
+    cluster.pod("inside", ["sleep", "1000"], image="tiny", readinessProbe=probe)
+    cluster.ready("inside")
+    script = "import onlyhere; print(onlyhere.VERSION)"
+    assert cluster("exec", "inside", "--", "python", "-c", script) == "1.0\n"
 
 
 def _burning(name, **resources):

@@ -13,9 +13,9 @@ import boto3
 import psutil
 import pytest
 
-from modelworks.laptop import cloud, control_plane, environments, supervisor
+from modelworks.laptop import cloud, control_plane, environments, supervisor, toolchain
 from modelworks.laptop.agent import cgroup
-from modelworks.laptop.state_dir import read_facts
+from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.status import condition
 
 pytestmark = pytest.mark.e2e
@@ -44,10 +44,10 @@ def _kubectl(place, *args):
     )
 
 
-def _command(place, *args):
+def _command(place, *args, **variables):
     return subprocess.Popen(
         [sys.executable, "-c", "from modelworks.cli import main; main()", "laptop", *args],
-        env={**os.environ, "MODELWORKS_HOME": str(place.root)},
+        env={**os.environ, "MODELWORKS_HOME": str(place.root), **variables},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -237,6 +237,27 @@ def test_two_ups_at_once_make_one_cloud(empty_place):
     assert [command.wait(120) for command in commands] == [0, 0]
     assert empty_place.environments() == ["dev", "local"]
     assert {"aws-dev", "aws-local"} <= set(_pids(empty_place))
+
+
+def test_two_laptop_clouds_that_share_no_file_come_up_at_once(empty_place, tmp_path):
+    """As those of two users: neither sees what the other one notes in its cache."""
+    both = [StateDir(empty_place.root / name) for name in ("one", "two")]
+    for place in both:
+        (tmp_path / place.root.name / "modelworks").mkdir(parents=True)
+        (tmp_path / place.root.name / "modelworks" / "toolchain").symlink_to(toolchain.cache_folder())
+    try:
+        commands = [
+            _command(place, "up", "--aws-only", XDG_CACHE_HOME=str(tmp_path / place.root.name)) for place in both
+        ]
+        assert [command.wait(120) for command in commands] == [0, 0]
+        assert [condition(place)["up"] for place in both] == [True, True]
+        networks = [read_facts(place.root / "laptop.json")["pod_network"] for place in both]
+        assert len(set(networks)) == 2
+        ports = [environments.used_ports(place) for place in both]
+        assert ports[0].isdisjoint(ports[1])
+    finally:
+        for place in both:
+            cloud.down(place)
 
 
 def test_each_environment_is_an_aws_account_of_its_own(empty_place):

@@ -74,23 +74,26 @@ def _environment(folder: Path, python: Path) -> None:
             copy.chmod(0o755)
 
 
-def test_the_reference_program_serves_its_model_without_namespaces_and_with_them(home):
-    """Deployed and released without, which asks more of the program, and continued with them where they are allowed."""
-    without = _Shell(home, "none")
+@pytest.mark.parametrize("kind", ["none", "links"])
+def test_the_reference_program_is_deployed_released_and_served_with_each_kind_of_isolation(home, kind):
+    """From nothing to a prediction with one kind, and continued with the other where the machine allows it."""
+    if kind == "links" and not _has_namespaces():
+        pytest.skip("this machine allows no user namespaces")
+    shell = _Shell(home, kind)
     try:
-        said = without("quickstart")
+        said = shell("quickstart")
         assert "flight-delay answers" in said
-        assert "no mount namespaces" in said
-        assert without.node() == "process://none"
-        without("laptop", "down", "--keep")
-        assert without.processes() == []
-        best = _Shell(home, "")
-        best("laptop", "up")
-        assert best.node() == ("process://links" if _has_namespaces() else "process://none")
-        eventually(lambda: best.run("predict", "flight-delay", "--json").returncode == 0)
+        assert ("no mount namespaces" in said) == (kind == "none")
+        assert shell.node() == f"process://{kind}"
+        shell("laptop", "down", "--keep")
+        assert shell.processes() == []
+        other = _Shell(home, "none" if kind == "links" else "")
+        other("laptop", "up")
+        assert other.node() == ("process://links" if kind == "none" and _has_namespaces() else "process://none")
+        eventually(lambda: other.run("predict", "flight-delay", "--json").returncode == 0)
     finally:
-        without("laptop", "down")
-    assert without.processes() == []
+        shell("laptop", "down")
+    assert shell.processes() == []
 
 
 def test_a_private_copy_of_the_root_is_refused_to_an_ordinary_user_in_one_sentence(home):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +219,31 @@ def test_a_full_disk_costs_the_memory_and_not_the_request(tmp_path):
     ask(journal, b"x")
     assert not (tmp_path / "journal").exists()
     assert lost == ["its journal cannot be written: No space left on device"]
+
+
+def test_requests_that_overlap_are_kept_in_the_order_in_which_the_account_saw_them(tmp_path):
+    """The first is still at work when the second arrives, and would be written down after it."""
+    seen, first_is_in, second_came = [], threading.Event(), threading.Event()
+
+    def slow_first(environ, start_response):
+        body = environ["wsgi.input"].read()
+        if body == b"first":
+            first_is_in.set()
+            second_came.wait(0.5)  # it would come meanwhile, and be done
+        else:
+            second_came.set()
+        seen.append(body)
+        start_response("200 OK", [])
+        return [b""]
+
+    journal = Journal(slow_first, tmp_path / "journal", pytest.fail)
+    first = threading.Thread(target=ask, args=(journal, b"first"))
+    first.start()
+    first_is_in.wait(PATIENCE)
+    ask(journal, b"second")
+    first.join()
+    kept = [base64.b64decode(json.loads(line)["body"]) for line in (tmp_path / "journal").read_text().splitlines()]
+    assert kept == seen == [b"first", b"second"]
 
 
 # -- Who may use it --------------------------------------------------------------------------------------------------

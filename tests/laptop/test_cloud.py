@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import psutil
@@ -21,6 +23,7 @@ from modelworks.laptop import cloud, control_plane, environments, pki, superviso
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.supervisor import Program
+from strangers import UID, as_stranger, only_root
 from waiting import eventually
 
 
@@ -232,10 +235,81 @@ def test_a_folder_that_others_may_enter_holds_no_socket(far, tmp_path):
     first.rmdir()
 
 
+@pytest.fixture
+def unguarded():
+    """A folder with a short path in which everybody may rename and remove the files of others."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_in_which_others_may_rename_ours_holds_no_socket(far, unguarded, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(unguarded))
+    supervisor.apply(far, [])
+    assert supervisor.running(far)
+    assert not supervisor.socket_path(far).is_relative_to(unguarded)
+
+
+def test_a_first_up_that_fails_leaves_its_logs_for_temporary_files_and_nothing_else(tmp_path, monkeypatch):
+    """The message names them, for everything else of it is wiped."""
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    place = StateDir(tmp_path / ("x" * 120))
+
+    def fails(place, *_):
+        supervisor.apply(place, [Program("one", ["sleep", "600"])])
+        raise ModelworksError("one does not start", fix=f"Look into {place.logs / 'one.log'}.")
+
+    monkeypatch.setattr(cloud, "_parts_up", fails)
+    with pytest.raises(ModelworksError) as refused:
+        cloud.up(place, kubernetes=False)
+    [left] = temporary.iterdir()
+    assert refused.value.fix == f"Look into {left / 'one.log'}."
+    assert (left / "one.log").exists()
+    assert not place.root.exists()
+    assert supervisor.leftovers(place) == []
+    shutil.rmtree(temporary)
+
+
+@only_root
+def test_a_socket_that_another_user_puts_in_place_of_ours_is_never_spoken_to(far, unguarded):
+    (far.run / "sockets").symlink_to(unguarded / "socks")
+
+    def pretend():
+        (unguarded / "socks").mkdir(mode=0o700)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(unguarded / "socks" / "supervisor.sock"))
+
+    as_stranger(pretend)
+    assert not supervisor.socket_path(far).is_relative_to(unguarded)
+    supervisor.apply(far, [])
+    assert not supervisor.socket_path(far).is_relative_to(unguarded)
+    supervisor.stop(far, grace=0)
+    assert (unguarded / "socks" / "supervisor.sock").exists()
+
+
+@only_root
+def test_a_port_that_another_user_takes_as_a_part_starts_is_not_taken_for_the_part():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert cloud._all_listen([port])
+        os.fchown(server.fileno(), UID, -1)
+        with pytest.raises(ModelworksError, match=rf"port {port} .* another user \(id {UID}\)"):
+            cloud._answers(port, "/")
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelworksError, match=r"cannot make the folder .*: Not a directory"):
         cloud.up(StateDir(tmp_path / "file" / "place"), kubernetes=False)
+
+
+@pytest.mark.parametrize("place", ["a:b", "a\nb", "a\tb"], indirect=True)
+def test_a_path_that_no_configuration_can_hold_is_refused_in_one_sentence(place):
+    with pytest.raises(ModelworksError, match="the path of the laptop cloud must not contain"):
+        cloud.up(place, kubernetes=False)
+    assert not place.root.exists()
 
 
 def test_down_is_safe_when_nothing_is_up(place):
@@ -341,23 +415,23 @@ def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
 
 
 def test_a_place_gets_a_row_of_ports_for_hosts_and_keeps_them(place):
-    before = cloud._facts(place, kubernetes=True)
+    before = cloud._facts(place, "127.77.0.0/16", kubernetes=True)
     assert before["host_ports"] == list(range(before["host_ports"][0], before["host_ports"][0] + caddy.HOST_PORTS))
     assert set(before["host_ports"]).isdisjoint(before["ports"].values())
-    assert cloud._facts(place, kubernetes=True) == before
+    assert cloud._facts(place, "127.77.0.0/16", kubernetes=True) == before
     assert set(before["host_ports"]) <= environments.used_ports(place)
 
 
 def test_a_port_for_hosts_that_a_stranger_took_is_replaced_and_no_other(place):
-    before = cloud._facts(place, kubernetes=True)["host_ports"]
+    before = cloud._facts(place, "127.77.0.0/16", kubernetes=True)["host_ports"]
     with socket.create_server(("127.0.0.1", before[3])):
-        after = cloud._facts(place, kubernetes=True)["host_ports"]
+        after = cloud._facts(place, "127.77.0.0/16", kubernetes=True)["host_ports"]
     assert after[:-1] == before[:3] + before[4:]
     assert after[-1] not in before
 
 
 def test_a_place_without_kubernetes_has_no_ports_for_hosts(place):
-    assert "host_ports" not in cloud._facts(place, kubernetes=False)
+    assert "host_ports" not in cloud._facts(place, "127.77.0.0/16", kubernetes=False)
 
 
 def test_a_row_of_ports_that_nobody_can_have_is_one_clear_sentence(monkeypatch):
@@ -483,7 +557,7 @@ def test_what_a_killed_supervisor_was_about_to_start_becomes_no_program(supervis
 
 
 def test_arguments_and_values_reach_a_process_as_they_are(supervised):
-    odd = "a 100% 'quoted' \"value\", with ;everything"
+    odd = "a 100% 'quoted' \"value\", with ;every #thing"
     code = "import json, os, sys, time; json.dump([sys.argv[1], os.environ['ODD']], open('said', 'w')); time.sleep(600)"
     supervisor.apply(supervised, [Program("one", [sys.executable, "-c", code, odd], {"ODD": odd})])
     said = supervised.root / "said"
@@ -491,7 +565,7 @@ def test_arguments_and_values_reach_a_process_as_they_are(supervised):
     assert json.loads(said.read_text()) == [odd, odd]
 
 
-@pytest.mark.parametrize("place", ["mö del 50%s %(here)s"], indirect=True)
+@pytest.mark.parametrize("place", ["mö del 50%s %(here)s", "a,b ;c", "a #b", "$HOME 'a' \"b\"", "a\\b"], indirect=True)
 def test_a_folder_with_any_name_holds_a_place(supervised):
     assert _pid(supervised, "one")
     assert (supervised.logs / "one.log").exists()

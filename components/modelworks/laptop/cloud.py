@@ -31,11 +31,13 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, plugins, pod_network, rollouts, supervisor, toolchain
 from modelworks.laptop import environments as store
-from modelworks.laptop.agent import sandbox
+from modelworks.laptop.agent import images, sandbox
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.gateway import caddy
+from modelworks.laptop.pod_network import Claim
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.supervisor import Program
+from modelworks.laptop.toolchain import packages
 
 if TYPE_CHECKING:
     import httpx
@@ -86,17 +88,23 @@ def up(
             wiped if there was nothing before.
     """
     _check_platform()
+    _check_path(place)
     began = time.monotonic()
-    with _locked(place, claim=True) as fresh, _whole_or_nothing(place, fresh=fresh):
+    with (
+        _locked(place, claim=True) as fresh,
+        _whole_or_nothing(place, fresh=fresh),
+        contextlib.closing(_network(place)) as network,
+    ):
         for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
             place.folder(folder)
-        facts = _facts(place, kubernetes=kubernetes)
+        facts = _facts(place, network.network, kubernetes=kubernetes)
+        images.keep_settings(place, packages.uv(), os.environ)
         for name in environments:
             store.create(place, name)
         was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
         if facts["kubernetes"]:
             facts["isolation"] = _chosen_isolation(place, facts, was)
-        parts = _parts_up(place, facts, was, report, building)
+        parts = _parts_up(place, facts, network, was, report, building)
         _write(place, facts)
         plugins.install(place, Path(facts["tools"][toolchain.PROVIDER]) if facts["kubernetes"] else None)
         for name in place.environments():
@@ -109,14 +117,19 @@ def up(
 
 
 def _parts_up(
-    place: StateDir, facts: dict[str, Any], was: set[str], report: Tell, building: toolchain.Report | None
+    place: StateDir,
+    facts: dict[str, Any],
+    network: Claim,
+    was: set[str],
+    report: Tell,
+    building: toolchain.Report | None,
 ) -> list[_Part]:
     """Have every tool and start every part; returns the parts once they are ready."""
     amazon = _amazon(place)
     if not supervisor.running(place):
         _ports_free(place, facts)
         # It needs no tools, and so it is there while they are still being built.
-        supervisor.apply(place, [part.program for part in amazon])
+        supervisor.apply(place, [part.program for part in amazon], held=network.descriptors)
     needed = _tool_names(kubernetes=facts["kubernetes"])
     report(f"tools: {', '.join(needed)}")
     with toolchain.obtaining(toolchain.Toolchain(), needed, building) as tools:
@@ -256,13 +269,22 @@ def _unmount(place: StateDir) -> None:
             subprocess.run(["umount", "-l", target], capture_output=True, timeout=10, check=False)
 
 
-def _facts(place: StateDir, *, kubernetes: bool) -> dict[str, Any]:
+def _network(place: StateDir) -> Claim:
+    """The network of the place: as it was, or else a free one."""
+    before: str | None = read_facts(place.root / "laptop.json").get("pod_network")
+    if before is None:
+        return pod_network.choose(place)
+    if supervisor.running(place):
+        return Claim(before, holder=None)
+    return pod_network.keep(before)
+
+
+def _facts(place: StateDir, network: str, *, kubernetes: bool) -> dict[str, Any]:
     """The facts of the place; what is missing is decided, written and never changed again."""
     facts = read_facts(place.root / "laptop.json")
     before = json.dumps(facts)
     facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
-    if "pod_network" not in facts:
-        facts["pod_network"] = pod_network.choose(place)
+    facts["pod_network"] = network
     among = pod_network.ports(facts["pod_network"])
     ports = facts.setdefault("ports", {})
     needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
@@ -448,9 +470,22 @@ def _named(pid: int | None) -> str:
     return "a program of another user"
 
 
+def _check_ours(port: int) -> None:
+    """Raise if a program of another user took the port just before the part that is to have it.
+
+    The part would try again and again, and requests with everything in them would reach that program.
+    """
+    if (uid := pod_network.listener(port)) not in {None, os.geteuid()}:
+        raise ModelworksError(
+            f"port {port} of 127.0.0.1 was taken by a program of another user (id {uid}) as the laptop cloud started",
+            fix="Have it ended, or run `modelworks laptop down` and `up`, which chooses other ports.",
+        )
+
+
 def _all_listen(ports: Sequence[int]) -> bool:
     try:
         for port in ports:
+            _check_ours(port)
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
         return False
@@ -458,6 +493,7 @@ def _all_listen(ports: Sequence[int]) -> bool:
 
 
 def _answers(port: int, path: str) -> bool:
+    _check_ours(port)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("HEAD", path)
@@ -498,6 +534,15 @@ def _check_platform() -> None:
         raise ModelworksError(
             f"the laptop cloud needs Linux, and this is {sys.platform}",
             fix="Use a Linux machine, container or virtual machine; what targets a real cloud works here too.",
+        )
+
+
+def _check_path(place: StateDir) -> None:
+    # PATH and lists of folders have no way to write a colon; files of configuration none for a line end.
+    if refused := re.search(r"[:\x00-\x1f\x7f]", str(place.root)):
+        raise ModelworksError(
+            f"the path of the laptop cloud must not contain {refused[0]!r}: {str(place.root)!r}",
+            fix="Set MODELWORKS_HOME to a folder without it.",
         )
 
 

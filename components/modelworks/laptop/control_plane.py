@@ -40,9 +40,6 @@ PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler
 TOOLS = (*PROGRAMS, "kubectl", "rollouts-controller")
 """The tools that the toolchain must provide."""
 
-NETWORK = "MODELWORKS_POD_NETWORK"
-"""Reserves the pod network against other places of this user, while the control plane runs."""
-
 PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "agent")
 """The ports that the control plane listens on, as they are named in `laptop.json`."""
 
@@ -110,7 +107,7 @@ def server(ports: Mapping[str, int]) -> str:
 def programs(place: StateDir, facts: Mapping[str, Any], tools: Mapping[str, Path]) -> list[Program]:
     """etcd, API server, controller manager and scheduler."""
     # Go's collector trades memory for CPU; the cluster is small, idle most of the time, and shares memory with models.
-    environ = {"GOGC": "50", NETWORK: facts["pod_network"]}
+    environ = {"GOGC": "50"}
     # Bounds its heap while it comes up. It keeps about 220 MiB once the Kubernetes provider read its OpenAPI document;
     # a bound near that makes it collect garbage all the time (45 % of a core at 220 MiB).
     lean = {**environ, "GOMEMLIMIT": "360MiB"}

@@ -44,6 +44,8 @@ NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 def create(place: StateDir, environment: str) -> dict[str, Any]:
     """The facts of an environment, made on first use: ports, account, region, namespace, backend, passphrase.
 
+    Only its project follows the folder that commands run in: the folders of its images are there.
+
     Raises:
         ModelworksError: The name cannot be that of a namespace, or the folder cannot be written.
     """
@@ -55,6 +57,10 @@ def create(place: StateDir, environment: str) -> dict[str, Any]:
     folder = place.folder(place.environment(environment))
     path = folder / "environment.json"
     if facts := read_facts(path):
+        project = _project() or facts.get("project")
+        if facts.get("project") != project:
+            facts["project"] = project
+            write_whole(path, json.dumps(facts, indent=2) + "\n")
         return facts
     config = stack_config(environment)
     [port] = free_ports(1, _ports_of(place), taken=used_ports(place))
@@ -63,6 +69,7 @@ def create(place: StateDir, environment: str) -> dict[str, Any]:
         "account": next(iter(config.get("aws:allowedAccountIds") or []), ACCOUNT),
         "region": config.get("aws:region") or REGION,
         "namespace": _namespace(config) or f"modelworks-{environment}",
+        "project": _project(),
     }
     place.folder(folder / "backend")
     write_whole(folder / "passphrase", secrets.token_urlsafe(32))
@@ -84,6 +91,13 @@ def facts(place: StateDir, environment: str) -> dict[str, Any]:
         f"there is no environment {environment!r} on this laptop (there is: {have})",
         fix=f"Run `modelworks laptop up {environment}`.",
     )
+
+
+def _project() -> str | None:
+    try:
+        return str(project_root())
+    except ModelworksError:
+        return None
 
 
 def stack_config(environment: str) -> dict[str, Any]:

@@ -1,20 +1,30 @@
-"""The loopback network of a laptop cloud's pods, and its ports: no other laptop cloud of this machine has them."""
+"""The loopback network of a laptop cloud's pods, and its ports: no other laptop cloud of this machine has them.
+
+A socket holds a network, under a name that all users of the machine share (`man 7 unix`, abstract): the kernel gives
+the name to one process, and takes it back when the last one that has the socket open ends, in whatever way. `up` holds
+it from its choice on, and supervisord after that. A file reserves the network of a cloud that is down.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import socket
+import sys
 import time
-from ipaddress import IPv4Network
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 from modelworks._files import locked, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.toolchain.store import cache_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from modelworks.laptop.state_dir import StateDir
 
 _OCTETS = range(77, 127)
@@ -22,14 +32,47 @@ _OCTETS = range(77, 127)
 PORTS = range(20_000, 32_000)
 """Of all laptop clouds. The kernel hands out none of these to connections: they stay free while a cloud is down."""
 _PORTS_EACH = len(PORTS) // len(_OCTETS)
+_NAME = "modelworks-laptop-cloud"
+"""Begins the names of the sockets that hold networks."""
 _CLAIM_SECONDS = 60
 """How long a claim counts whose laptop cloud is not written down yet, or no more."""
 
 
-def choose(place: StateDir) -> str:
-    """A /16 of loopback that nobody listens in, claimed for this place.
+@dataclass(frozen=True)
+class Claim:
+    """A network that no other laptop cloud of the machine has."""
 
-    Two that come up at once listen nowhere yet, so each leaves a file named after its network where both look.
+    network: str
+    holder: socket.socket | None
+    """Open while it is held by this process; a copy of it in another process holds it too. None: another one does."""
+
+    def close(self) -> None:
+        """Hold it no longer."""
+        if self.holder is not None:
+            self.holder.close()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Descriptors to hand to the process that shall hold it after this one."""
+        return () if self.holder is None else (self.holder.fileno(),)
+
+
+def keep(network: str) -> Claim:
+    """Hold the network that a laptop cloud had before.
+
+    Raises:
+        ModelworksError: Another one took it meanwhile.
+    """
+    if (holder := _hold(network)) is None:
+        raise ModelworksError(
+            f"the loopback network {network} was taken by another laptop cloud while this one was down",
+            fix="End the other one, or run `modelworks laptop down` and `up`, which chooses another network.",
+        )
+    return Claim(network, holder)
+
+
+def choose(place: StateDir) -> Claim:
+    """Hold a /16 of loopback that nobody listens in.
 
     Raises:
         ModelworksError: Every network is taken, or the claim cannot be written.
@@ -40,9 +83,12 @@ def choose(place: StateDir) -> str:
         claims.mkdir(parents=True, exist_ok=True)
         with locked(claims):  # or two would take over one stale claim
             for octet in _OCTETS:
-                if octet not in used and _free(claims / str(octet), place.root):
+                network = f"127.{octet}.0.0/16"
+                if octet in used or not _free(claims / str(octet), place.root):
+                    continue
+                if (holder := _hold(network)) is not None:
                     write_whole(claims / str(octet), str(place.root))
-                    return f"127.{octet}.0.0/16"
+                    return Claim(network, holder)
     except OSError as error:
         raise ModelworksError(
             f"cannot claim a network for pods in {claims}: {error.strerror}",
@@ -70,6 +116,25 @@ def ports(network: str) -> range:
     return range(first, first + _PORTS_EACH)
 
 
+def lowest_port() -> int:
+    """The lowest port that programs of this user may listen on."""
+    # Of the namespace of the network, and so of pods too: theirs is that of the machine.
+    start = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text(encoding="ascii"))
+    return 1 if os.geteuid() == 0 else max(1, start)
+
+
+def _hold(network: str) -> socket.socket | None:
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        holder.bind(f"\0{_NAME}-{network}")  # and nobody listens: there is nothing to connect to
+    except OSError as error:
+        holder.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return holder
+
+
 def _free(claim: Path, root: Path) -> bool:
     """Whether nobody but this place claims a network, or whoever did is gone."""
     try:
@@ -81,15 +146,30 @@ def _free(claim: Path, root: Path) -> bool:
 
 
 def _listened_in() -> set[int]:
-    """Second octets of loopback addresses in use, those of other users' laptop clouds without pods included."""
-    used = set()
-    for family in ("tcp", "udp"):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/net/{family}").read_text("ascii").splitlines()[1:]:
-                octets = bytes.fromhex(line.split()[1].split(":")[0])[::-1]
-                if octets[0] == 127:
-                    used.add(octets[1])
-    for process in psutil.process_iter(["environ"]):
-        if network := (process.info["environ"] or {}).get("MODELWORKS_POD_NETWORK"):
-            used.add(int(network.split(".")[1]))
-    return used
+    """Second octets of loopback addresses in use, by any user and any program."""
+    addresses = [one.address.packed for family in ("tcp", "udp") for one in _sockets(family)]
+    return {octets[1] for octets in addresses if octets[0] == 127}
+
+
+def listener(port: int) -> int | None:
+    """The id of the user whose program listens on that port of 127.0.0.1; None if nobody is seen to."""
+    wanted = IPv4Address("127.0.0.1"), port
+    return next((one.uid for one in _sockets("tcp") if one.listens and (one.address, one.port) == wanted), None)
+
+
+@dataclass(frozen=True)
+class _Socket:
+    address: IPv4Address
+    port: int
+    listens: bool
+    uid: int
+
+
+def _sockets(family: str) -> Iterator[_Socket]:
+    """The sockets of the machine, of all users: every user may read these (`man 5 proc`, /proc/net/tcp)."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/net/{family}").read_text("ascii").splitlines()[1:]:
+            fields = line.split()
+            address, port = fields[1].split(":")
+            octets = bytes.fromhex(address)[:: -1 if sys.byteorder == "little" else 1]
+            yield _Socket(IPv4Address(octets), int(port, 16), fields[3] == "0A", int(fields[7]))

@@ -1,8 +1,9 @@
 """The changing requests of an emulated AWS account, so that a new moto can replay those of a dead one.
 
 moto keeps everything in memory. Each request that changed something is appended to a file before its answer goes out:
-an acknowledged request survives any crash. Identifiers, keys and upload ids come from the request's own random seed,
-and so are the same in a replay, in whatever order requests were served. (Why not moto's recorder: docs/adr.)
+an acknowledged request survives any crash. Such requests are served one at a time, and so the file has their order.
+Identifiers, keys and upload ids come from the request's own random seed, and so are the same in a replay. (Why not
+moto's recorder: docs/adr.)
 
 Transient data is not kept: metrics, logs, messages in flight. Dates of creation are those of the replay.
 """
@@ -101,10 +102,12 @@ class Journal:
             statuses.append(status)
             return start_response(status, *rest)
 
-        answer = self._asked(environ, heard, seed)
-        if statuses[-1] < "400":
-            entry = {"seed": seed, "environ": told, "body": base64.b64encode(body).decode()}
-            self._append(json.dumps(entry).encode() + b"\n")
+        # One after the other: the file has the order in which the account saw them, also of two that overlap.
+        with self._lock:
+            answer = self._asked(environ, heard, seed)
+            if statuses[-1] < "400":
+                entry = {"seed": seed, "environ": told, "body": base64.b64encode(body).decode()}
+                self._append(json.dumps(entry).encode() + b"\n")
         return answer
 
     def replay(self) -> Replayed:
@@ -146,21 +149,20 @@ class Journal:
                     close()
 
     def _append(self, line: bytes) -> None:
-        with self._lock:
-            if self._file is None:
+        if self._file is None:
+            return
+        try:
+            if self._file.tell() + len(line) > self._largest:
+                self._give_up(f"its requests exceed {self._largest // 2**20} MiB")
                 return
-            try:
-                if self._file.tell() + len(line) > self._largest:
-                    self._give_up(f"its requests exceed {self._largest // 2**20} MiB")
-                    return
-                if self._count == self._most:
-                    self._give_up(f"it had more than {self._most} requests")
-                    return
-                self._count += 1
-                self._file.write(line)
-                self._file.flush()  # to the kernel: this process may die, and the machine may not
-            except OSError as error:
-                self._give_up(f"its journal cannot be written: {error.strerror}")
+            if self._count == self._most:
+                self._give_up(f"it had more than {self._most} requests")
+                return
+            self._count += 1
+            self._file.write(line)
+            self._file.flush()  # to the kernel: this process may die, and the machine may not
+        except OSError as error:
+            self._give_up(f"its journal cannot be written: {error.strerror}")
 
     def _give_up(self, why: str) -> None:
         """Keep nothing rather than a part: an account as it once was is not what anybody left."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import aws, environments, supervisor, toolchain
+from modelworks.laptop import aws, environments, pod_network, supervisor, toolchain
 from modelworks.laptop.gateway import addresses, caddy
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 from modelworks.laptop.state_dir import read_facts
@@ -57,10 +57,19 @@ def condition(place: StateDir) -> dict[str, Any]:
         "pod_network": facts.get("pod_network"),
         "environments": [_environment(place, name) for name in place.environments()],
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},
-        "not_enforced": list(NOT_ENFORCED) if facts.get("kubernetes") else [],
+        "not_enforced": [*NOT_ENFORCED, *_ports_not_served()] if facts.get("kubernetes") else [],
         "recorded_not_emulated": dict(RECORDED_NOT_EMULATED),
         "notes": notes,
     }
+
+
+def _ports_not_served() -> list[str]:
+    lowest = pod_network.lowest_port()
+    message = (
+        f"ports below {lowest} of pods and Services: this machine gives them to root, until its administrator runs "
+        "`sysctl net.ipv4.ip_unprivileged_port_start=80`"
+    )
+    return [message] if lowest > 1 else []
 
 
 def _notes(place: StateDir, processes: list[dict[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -92,6 +93,9 @@ def _make_socket_folder(place: StateDir) -> None:
         return
     for base in dict.fromkeys([tempfile.gettempdir(), "/tmp"]):  # noqa: S108 - a private folder with a name of its own
         with contextlib.suppress(OSError):
+            mode = Path(base).stat().st_mode
+            if mode & 0o022 and not mode & stat.S_ISVTX:
+                continue  # others may put a folder of theirs in place of ours
             folder = Path(tempfile.mkdtemp(prefix="modelworks-", dir=base))
             if len(os.fsencode(folder / _SOCKET)) <= LONGEST_SOCKET:
                 _socket_link(place).unlink(missing_ok=True)
@@ -115,12 +119,13 @@ def running(place: StateDir) -> bool:
     return _rpc(place, "getState") is not None
 
 
-def apply(place: StateDir, programs: Sequence[Program]) -> None:
+def apply(place: StateDir, programs: Sequence[Program], *, held: Sequence[int] = ()) -> None:
     """Make exactly `programs` run: start what is missing, restart what is declared differently, end what is not listed.
 
     Args:
         place: Whose processes.
         programs: All processes that shall run.
+        held: Descriptors that supervisord, if it is started now, holds open for as long as it runs.
 
     Raises:
         ModelworksError: supervisord does not start or does not answer, or can have no socket.
@@ -129,7 +134,7 @@ def apply(place: StateDir, programs: Sequence[Program]) -> None:
     write_whole(_config(place), _render(place, programs))
     if not running(place):
         end(_supervised(place), grace=0)  # what a killed supervisord left: it holds the ports
-        _start(place)
+        _start(place, held)
     else:
         _reload(place)
     for info in processes(place):
@@ -257,7 +262,7 @@ def _config(place: StateDir) -> Path:
     return place.run / "supervisord.conf"
 
 
-def _start(place: StateDir) -> None:
+def _start(place: StateDir, held: Sequence[int]) -> None:
     socket_path(place).unlink(missing_ok=True)
     try:
         subprocess.run(
@@ -269,6 +274,7 @@ def _start(place: StateDir) -> None:
             text=True,
             timeout=30,
             check=True,
+            pass_fds=held,
             start_new_session=True,  # Ctrl-C in a terminal is for the command, not for the cloud
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -350,18 +356,21 @@ def _environment(place: StateDir) -> dict[str, str]:
 
 
 def _render(place: StateDir, programs: Sequence[Program]) -> str:
+    def path(absolute: Path) -> str:
+        """A path as supervisord, which works in the place, finds it: that of the place may begin a comment."""
+        return _escape(absolute.relative_to(place.root) if absolute.is_relative_to(place.root) else absolute)
+
     sections = [
         f"""[unix_http_server]
-file={_escape(socket_path(place))}
+file={path(socket_path(place))}
 chmod=0700
 
 [supervisord]
-logfile={_escape(place.logs / "supervisord.log")}
+logfile={path(place.logs / "supervisord.log")}
 logfile_maxbytes=5MB
 logfile_backups=1
-pidfile={_escape(place.run / "supervisord.pid")}
-childlogdir={_escape(place.logs)}
-directory={_escape(place.root)}
+pidfile={path(place.run / "supervisord.pid")}
+childlogdir={path(place.logs)}
 umask=077
 minfds=4096
 identifier=modelworks
@@ -375,7 +384,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
         pairs = [f"{name}={value}" for name, value in {PROCESS: program.name, **program.environment}.items()]
         group = str(program.whole_group).lower()
         # supervisord expands this one twice.
-        log = _escape(_escape(log_path(place, program.name)))
+        log = _escape(path(log_path(place, program.name)))
         sections.append(
             f"""[program:{program.name}]
 command={" ".join(_word(str(part)) for part in ("/usr/bin/env", *pairs, *program.argv))}
@@ -400,4 +409,5 @@ def _escape(value: object) -> str:
 
 
 def _word(value: str) -> str:
-    return _escape(shlex.quote(value)).replace(" ;", " '';")  # or a comment would begin there
+    # A comment begins with one of these behind a blank, wherever it is.
+    return re.sub(r"(?<=\s)([;#])", r"''\1", _escape(shlex.quote(value)))

@@ -14,7 +14,7 @@ from modelworks.laptop.agent import logs, probes
 from modelworks.laptop.agent.container_logs import Wanted
 from modelworks.laptop.agent.host import Addresses
 from modelworks.laptop.agent.probes import Tally
-from modelworks.laptop.agent.sandbox import Mount, Process, Sandbox, detect
+from modelworks.laptop.agent.sandbox import HostMount, Isolation, Mount, Process, Sandbox, detect, setup_script
 from waiting import PATIENCE, eventually
 
 
@@ -256,6 +256,37 @@ async def test_an_exit_is_known_to_who_did_not_start_the_process(tmp_path, isola
     await process.ended()
     assert adopted.exit_code == 143
     assert not adopted.alive
+
+
+async def test_a_process_of_an_earlier_boot_is_gone_whoever_has_its_id_now(tmp_path, isolation):
+    process, _, _ = await started(tmp_path, isolation, "sleep", "100")
+    noted = (process.folder / "main").read_text()
+    (process.folder / "main").write_text(noted.rpartition(" ")[0] + " 0f0f0f0f-0000-4000-8000-000000000000\n")
+    process.signal(signal.SIGKILL)
+    assert process.alive
+    (process.folder / "main").write_text(noted)
+    process.kill()
+    await process.ended()
+
+
+@pytest.mark.parametrize("name", ["a,b", "a:b", "a ;b", "a\nb", "$HOME", "a\\b", "a'b\"c", "mö del 50%"])
+async def test_a_folder_of_any_name_holds_containers(tmp_path, isolation, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "volume").mkdir()
+    (folder / "volume" / "file").write_text("inside")
+    mounts = [Mount(folder / "volume", "/modelworks-test")] if isolation.kind != "none" else []
+    read = "cat /modelworks-test/file" if mounts else 'cat "$0/volume/file"'
+    process, failure, log = await started(folder, isolation, "sh", "-c", read, str(folder), mounts=mounts)
+    await process.ended()
+    assert (failure, process.exit_code, log.read_text()) == ("", 0, "inside")
+
+
+def test_a_disk_whose_name_cannot_be_an_option_of_a_mount_is_shared_as_it_is(tmp_path):
+    machine = [HostMount("/mnt", "ext4"), HostMount("/mnt/a,b", "ext4")]
+    script = setup_script(Isolation("overlay", ()), tmp_path, [], machine)
+    assert "lowerdir=/mnt,upperdir" in script
+    assert f"mount --rbind /mnt/a,b {tmp_path}/root/mnt/a,b" in script
 
 
 async def test_a_signal_reaches_the_whole_group(tmp_path, isolation):

@@ -7,15 +7,19 @@ from ipaddress import IPv4Network
 import httpx
 import pytest
 
+from images_of_projects import lock_only_here
 from modelworks.errors import ModelworksError
-from modelworks.laptop.agent import container
+from modelworks.laptop import environments
+from modelworks.laptop.agent import container, images
 from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, Addresses, Host
+from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
-from modelworks.laptop.agent.sandbox import NONE, Sandbox
+from modelworks.laptop.agent.sandbox import NONE, Sandbox, process_start
 from modelworks.laptop.state_dir import StateDir
+from waiting import eventually_async
 
 
 class ApiServer:
@@ -84,6 +88,7 @@ def host(tmp_path):
         backoff=Backoff(),
         refresh_seconds=60,
         events=Events(cluster, NAME),
+        images=Images(StateDir(tmp_path)),
     )
     return host, server
 
@@ -127,6 +132,53 @@ async def test_a_failed_pod_is_reported_with_the_end_of_its_log(host, run):
     status = await run("Failed")
     ended = status["containerStatuses"][0]["state"]["terminated"]
     assert (ended["exitCode"], ended["message"]) == (3, "no such table")
+
+
+async def test_a_pod_that_is_deleted_while_its_image_is_pulled_does_not_wait_for_it(host, tmp_path, monkeypatch):
+    host, server = host
+    lock_only_here(tmp_path / "images" / "own", "1.0")
+    (tmp_path / "Pulumi.yaml").write_text("name: own\nruntime: python\n")
+    monkeypatch.chdir(tmp_path)
+    environments.create(host.place, "local")
+    for folder in (host.place.run, host.place.logs):
+        host.place.folder(folder)
+    slow, noted = tmp_path / "slow", tmp_path / "pid"
+    slow.write_text(f"#!/bin/sh\necho $$ >{noted}.part; mv {noted}.part {noted}; exec sleep 600\n")
+    slow.chmod(0o755)
+    images.keep_settings(host.place, str(slow), {})
+    server.objects["/api/v1/namespaces/default"] = {"metadata": {"labels": {"modelworks.dev/environment": "local"}}}
+    server.objects["/api/v1/pods"] = listing(pod("true", image="registry.example/own:1"))
+    node = Node(host, port=0)
+    running = asyncio.ensure_future(node.run())
+    await eventually_async(noted.exists)
+    node.known["1"].removed()
+    await eventually_async(lambda: not node.known)
+    await eventually_async(lambda: process_start(int(noted.read_text())) is None)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [("ADDED", "web"), ("SYNCED", ""), ("DELETED", "web")],
+        [("ADDED", "web"), ("SYNCED", ""), ("SYNCED", "")],  # it went while the API server was not heard
+    ],
+)
+async def test_a_pod_that_starts_after_a_service_is_gone_has_no_variables_of_it(host, monkeypatch, told):
+    host, _ = host
+    before = []
+
+    async def watch(*_):
+        for kind, name in told:
+            before.append(list(host.services("default")))
+            spec = {"clusterIP": "10.0.0.9", "ports": [{"port": 80}]}
+            yield kind, {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+
+    monkeypatch.setattr(ApiClient, "watch", watch)
+    await host.watch_services()
+    assert [len(services) for services in before] == [0, 1, 1]
+    assert host.services("default") == []
 
 
 async def test_an_object_is_read_again_only_when_it_is_older_than_its_reader_accepts(host):

@@ -23,6 +23,7 @@ from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, REFRESH_SECONDS, Addresses, Host
+from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.state_dir import StateDir, read_facts
@@ -51,6 +52,7 @@ async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
         backoff=backoff,
         refresh_seconds=refresh,
         events=Events(cluster, NAME),
+        images=Images(place),
     )
     node = Node(host, port=int(facts.get("ports", {}).get("agent", 0)))
     task = asyncio.ensure_future(_work(node))

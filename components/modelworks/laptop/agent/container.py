@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from modelworks.laptop.agent.api import Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
+from modelworks.laptop.agent.images import Image, PullError
 from modelworks.laptop.agent.inside import Prepared
 from modelworks.laptop.agent.mount_paths import Command
 from modelworks.laptop.agent.quantity import parse
@@ -87,6 +89,8 @@ class Container:
         self._noted: asyncio.Event | None = None
         """Set when the end of its run was written down."""
         self._probing: list[asyncio.Task[None]] = []
+        self.environment: Path | None = None
+        """The environment of its image that it runs with, or is about to."""
 
     @property
     def spec(self) -> Spec:
@@ -117,6 +121,8 @@ class Container:
             await self._start(self.spec)
         except UnresolvedError as error:
             self._block("CreateContainerConfigError", str(error), time.time() + RETRY_SECONDS)
+        except PullError as error:
+            self._block("ImagePullBackOff", str(error), time.time() + RETRY_SECONDS)
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 log.exception("starting container %s of pod %s", self.name, full_name(self._pod.pod))
@@ -138,8 +144,15 @@ class Container:
             self._block("CommandRequired", message, None)
             return
         previous = self.view.run
-        run = Run(previous.number + 1 if previous else 0, time.time(), self._pod.host.backoff.after(previous))
-        process, failure = await self._launch(spec, run)
+        owner = await self._pod.host.owner(self._pod.pod["metadata"]["namespace"])
+        await self._have_packages(spec, owner)
+        run = Run(
+            previous.number + 1 if previous else 0,
+            time.time(),
+            self._pod.host.backoff.after(previous),
+            environment=str(self.environment or ""),
+        )
+        process, failure = await self._launch(spec, run, owner)
         run = replace(run, started=time.time())
         if failure:
             await process.ended()
@@ -154,11 +167,27 @@ class Container:
         if hook := (spec.get("lifecycle") or {}).get("postStart"):
             await self._hook("PostStart", hook, 600)
 
-    async def _launch(self, spec: Spec, run: Run) -> tuple[Process, str]:
+    async def _have_packages(self, spec: Spec, owner: str | None) -> None:
+        """Have the packages of its image, if that has a folder in the project of the pod's environment."""
+        host, self.environment = self._pod.host, None
+        image = Image.of(spec.get("image") or "", host.project(owner))
+        if image is None:
+            return
+        pulling = asyncio.ensure_future(host.images.environment(image, partial(self._tell, "Normal")))
+        try:
+            while not pulling.done():
+                await asyncio.wait({pulling}, timeout=1)
+                if self._pod.gone or self._pod.view.ending:
+                    raise PullError(f"{image.reference} is pulled no further: its pod ends")
+            self.environment = pulling.result()
+        finally:
+            pulling.cancel()
+            await asyncio.gather(pulling, return_exceptions=True)
+
+    async def _launch(self, spec: Spec, run: Run, owner: str | None) -> tuple[Process, str]:
         """Start the process of a run; returns it, and why it could not start."""
         host, records = self._pod.host, self._pod.records
         known = env.variables(self._pod.pod, spec, await self._pod.supplies.of_variables(self._pod.pod))
-        aws = await host.aws(self._pod.pod["metadata"]["namespace"])
         mounts = self._mounts(known)
         folder = records.fresh_run_folder(self.name, run.number)
         home = records.work(self.name)
@@ -169,7 +198,7 @@ class Container:
         self._tell("Normal", "Created", f"Created container: {self.name}")
         command = Command(
             env.argv(spec, known),
-            {**self._base(spec, home), **aws, **known, "MODELWORKS_LAPTOP": str(host.place.root)},
+            {**self._base(spec, home), **host.aws(owner), **known, "MODELWORKS_LAPTOP": str(host.place.root)},
             spec.get("workingDir") or str(home),
         )
         if host.sandbox.isolation == NONE:
@@ -204,9 +233,9 @@ class Container:
     def _base(self, spec: Spec, home: Path) -> dict[str, str]:
         """Variables of every container: those that an image would set."""
         host, pod = self._pod.host, self._pod.pod
-        venv = str(Path(sys.executable).parent)
+        programs = self.environment / "bin" if self.environment else Path(sys.executable).parent
         return {
-            "PATH": f"{venv}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": spec.get("workingDir") or str(home),
             "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
             "LANG": "C.UTF-8",
@@ -253,6 +282,7 @@ class Container:
         run, last = runs[-1], runs[-2] if len(runs) > 1 else None
         if not run.running:
             return view.having(self.name, run=run, last=last)
+        self.environment = Path(run.environment) if run.environment else None
         process = Process(records.run_folder(self.name, run.number), self._pod.host.sandbox.isolation)
         if not process.alive:
             run = self._outcome(run, process)

@@ -16,6 +16,7 @@ from modelworks.laptop.agent import logs
 from modelworks.laptop.agent.api import ApiClient, Object, RefusedError
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
+from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import Sandbox
 from modelworks.laptop.agent.services import ClusterServices
@@ -77,6 +78,7 @@ class Host:
     refresh_seconds: float
     """How often the files of mounted ConfigMaps, Secrets and tokens are refreshed."""
     events: Events
+    images: Images
     _services: dict[tuple[str, str], Object] = field(default_factory=dict)
     _services_listed: asyncio.Event = field(default_factory=asyncio.Event)
     _pods: dict[str, Object] = field(default_factory=dict)
@@ -147,14 +149,23 @@ class Host:
         endpoints = Endpoints.of(self._pods.values())
         return ClusterServices(list(self._services.values()), endpoints, self.service_network, self.address)
 
-    async def aws(self, namespace: str) -> dict[str, str]:
-        """Variables that lead an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
+    async def owner(self, namespace: str) -> str | None:
+        """The environment that made a namespace; None if none of this laptop cloud did."""
         home = await self.cluster.get(f"/api/v1/namespaces/{namespace}")
         owner = (home["metadata"].get("labels") or {}).get(admission.LABEL)
-        if owner not in self.place.environments():
+        return owner if owner in self.place.environments() else None
+
+    def aws(self, owner: str | None) -> dict[str, str]:
+        """Variables that lead an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
+        if owner is None:
             return {}
         variables = environments.environment_variables(self.place, owner)
         return {key: value for key, value in variables.items() if key.startswith("AWS_")}
+
+    def project(self, owner: str | None) -> Path | None:
+        """The folder of the project whose images an environment's pods may name."""
+        folder = environments.facts(self.place, owner).get("project") if owner is not None else None
+        return Path(folder) if folder else None
 
     # Folders
 

@@ -117,6 +117,7 @@ class Node:
                 if not synced:
                     synced = True
                     await asyncio.to_thread(self._end_orphans, seen)
+                    await self.host.images.sweep(self._environments)
                 seen = set()
                 continue
             uid = pod["metadata"]["uid"]
@@ -165,6 +166,12 @@ class Node:
         self.host.note_pod(pod.uid, None)
         self.known.pop(pod.uid, None)
         self._running.pop(pod.uid, None)
+        await self.host.images.sweep(self._environments)
+
+    def _environments(self) -> set[Path]:
+        """The environments of images that containers run with."""
+        found = (container.environment for pod in self.known.values() for container in pod.containers.values())
+        return {environment for environment in found if environment}
 
     def _end_orphans(self, uids: set[str]) -> None:
         """End what belongs to pods that were deleted while no agent was there."""

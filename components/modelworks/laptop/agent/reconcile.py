@@ -45,6 +45,8 @@ class Run:
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
+    environment: str = ""
+    """Folder with the packages of its image; empty for those of modelworks."""
 
     @property
     def running(self) -> bool:

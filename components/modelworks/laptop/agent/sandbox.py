@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -125,10 +126,13 @@ def setup_script(
     if isolation.kind == "overlay":
         if isolation.layers_in_memory:
             lines.append(f"mount -t tmpfs -o mode=755 tmpfs {_q(layer)}")
-        lines += _overlay("/", layer / "root", root)
+        # Layers are named from here: commas and backslashes of the place's own path would end an option.
+        lines.append(f"cd -- {_q(layer)}")
+        lines += _overlay("/", "root", root)
         for index, mount in enumerate(machine):
-            if mount.kind in _LAYERED and os.path.isdir(mount.path):  # noqa: PTH112 - a string in, a string out
-                lines += _overlay(mount.path, layer / str(index), _inside(root, mount.path))
+            plain = not re.search(r"[,:\\]", mount.path)
+            if plain and mount.kind in _LAYERED and os.path.isdir(mount.path):  # noqa: PTH112 - a string in, a string out
+                lines += _overlay(mount.path, str(index), _inside(root, mount.path))
             else:
                 lines.append(f"mount --rbind {_q(mount.path)} {_q(_inside(root, mount.path))}")
     else:
@@ -148,8 +152,8 @@ def setup_script(
     return "\n".join(lines) + "\n"
 
 
-def _overlay(lower: str, layer: Path, at: Path) -> list[str]:
-    upper, work = layer / "upper", layer / "work"
+def _overlay(lower: str, layer: str, at: Path) -> list[str]:
+    upper, work = f"{layer}/upper", f"{layer}/work"
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     # The merged folder takes its mode from the upper one.
     return [
@@ -270,18 +274,25 @@ def _start(line: str) -> tuple[int, str]:
     return int(pid), fields[19]
 
 
+@functools.cache
+def _boot() -> str:
+    """Names the time since this machine was started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 @dataclass(frozen=True)
 class Marked:
-    """A process that was there once: its id and when it started, which together are never used twice."""
+    """A process of this boot that was there once: its id and when it started, which together are never used twice."""
 
     pid: int
     started: str
 
     @classmethod
     def read(cls, path: Path) -> Marked | None:
-        """The process whose line of /proc/PID/stat was kept in `path`."""
+        """The process whose line of /proc/PID/stat and boot were kept in `path`; None if it is of an earlier boot."""
         try:
-            return cls(*_start(path.read_text(encoding="utf-8", errors="replace")))
+            line, _, boot = path.read_text(encoding="utf-8", errors="replace").strip().rpartition(" ")
+            return cls(*_start(line)) if boot == _boot() else None
         except (OSError, ValueError):
             return None
 

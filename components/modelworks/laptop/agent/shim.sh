@@ -15,8 +15,10 @@ exec 3>&0 </dev/null
 trap '' HUP INT TERM
 
 # /proc is still the machine's here, so this is the line of this process as the agent sees it, not as its namespace does.
+# A process id and a time since boot are unique within one boot only, so that is noted behind them.
 read -r line </proc/self/stat
-echo "$line" >"$folder/shim"
+read -r boot </proc/sys/kernel/random/boot_id
+echo "$line $boot" >"$folder/shim"
 
 if [ -f "$folder/setup.sh" ] && ! /bin/sh -e "$folder/setup.sh" 2>"$folder/setup.log"; then
     read -r line <"$folder/setup.log"
@@ -38,11 +40,11 @@ fi
         echo started >&3
         exec "$@" 3>&-'
     if [ -n "$root" ]; then
-        exec "$setsid" /bin/sh -c 'read -r line </proc/self/stat; echo "$line" >"$1/main"; chroot=$2 root=$3 inner=$4; shift 4
-            exec "$chroot" "$root" /bin/sh -c "$inner" sh "$@"' sh "$folder" "$chroot" "$root" "$inner" "$work" "$@"
+        exec "$setsid" /bin/sh -c 'read -r line </proc/self/stat; echo "$line $2" >"$1/main"; chroot=$3 root=$4 inner=$5; shift 5
+            exec "$chroot" "$root" /bin/sh -c "$inner" sh "$@"' sh "$folder" "$boot" "$chroot" "$root" "$inner" "$work" "$@"
     else
-        exec "$setsid" /bin/sh -c 'read -r line </proc/self/stat; echo "$line" >"$1/main"; inner=$2; shift 2
-            exec /bin/sh -c "$inner" sh "$@"' sh "$folder" "$inner" "$work" "$@"
+        exec "$setsid" /bin/sh -c 'read -r line </proc/self/stat; echo "$line $2" >"$1/main"; inner=$3; shift 3
+            exec /bin/sh -c "$inner" sh "$@"' sh "$folder" "$boot" "$inner" "$work" "$@"
     fi
 ) &
 main=$!

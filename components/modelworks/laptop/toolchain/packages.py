@@ -52,11 +52,15 @@ def install(requirements: Path, target: Path) -> None:
         raise Unavailable(output[-1].strip() if output else "no answer")
 
 
+def uv() -> str | None:
+    """The program uv: on PATH, or where a checkout's `make` puts it; None where it is in neither."""
+    beside = Path(sys.prefix).parent / ".uv" / "bin" / "uv"
+    return shutil.which("uv") or (str(beside) if beside.exists() else None)
+
+
 def _installer() -> list[str] | None:
-    beside = Path(sys.prefix).parent / ".uv" / "bin" / "uv"  # where a checkout's `make` puts it
-    uv = shutil.which("uv") or (str(beside) if beside.exists() else None)
-    if uv is not None:
-        return [uv, "pip", "--quiet"]
+    if (program := uv()) is not None:
+        return [program, "pip", "--quiet"]
     if importlib.util.find_spec("pip") is None:
         return None
     return [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
