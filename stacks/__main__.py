@@ -9,6 +9,7 @@ from modelworks.stack import (
     arguments,
     commit,
     feature_views,
+    laptop_storage_class,
     lock_image,
     require_account,
     required_tags,
@@ -74,7 +75,7 @@ if settings.registry:
                 config.secrets.registry_database if settings.registry.database == "postgres" else None
             ),
             **arguments(settings.registry, without=["ingress", "database"]),
-            "storage_class": environment.volumes.name if environment.volumes else None,
+            "storage_class": environment.volumes.name if environment.volumes else laptop_storage_class(),
             "protect": settings.protect,
         },
     )

@@ -142,6 +142,8 @@ LAPTOP_ISSUER: Final = "laptop.modelworks.internal"
 """The OIDC issuer of the laptop's cluster."""
 LAPTOP_IMAGES: Final = "modelworks.invalid"
 """The host in the names of images that nobody pulls: a laptop runs commands as processes."""
+LAPTOP_STORAGE_CLASS: Final = "laptop"
+"""The StorageClass of the laptop's cluster."""
 
 OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "BudgetArgs": BUDGET,

@@ -207,6 +207,11 @@ def volume_driver(settings: "Settings") -> str | None:
     return settings.cluster.volume_driver
 
 
+def laptop_storage_class() -> str | None:
+    """The StorageClass of volumes on a laptop, whose cluster has no default one if it is strict; None elsewhere."""
+    return defaults.LAPTOP_STORAGE_CLASS if _emulated() else None
+
+
 def secret(value: str | None) -> pulumi.Output[str] | None:
     """`value` as the engine keeps secrets: encrypted in the state, masked in every output."""
     return None if value is None else pulumi.Output.secret(value)

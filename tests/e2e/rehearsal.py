@@ -62,7 +62,11 @@ namespace = k8s.core.v1.Namespace(
     "namespace",
     metadata={
         "name": wanted["namespace"],
-        "labels": {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")},
+        "labels": {
+            # As `Environment` declares it: a pod is ready when the load balancer reaches it.
+            "elbv2.k8s.aws/pod-readiness-gate-inject": "enabled",
+            **{f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")},
+        },
     },
 )
 endpoint = ModelEndpoint(

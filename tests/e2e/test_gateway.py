@@ -127,8 +127,10 @@ class Running:
         host: str = "model.localhost",
         tls: tuple[str, ...] = (),
         ports: dict[str, int] | None = None,
+        strict: bool = False,
     ) -> None:
-        table = json.dumps({"hosts": {host: list(routes)}, "tls": tls, "ports": ports or {host: self.host_ports[0]}})
+        hosts, ports = {host: list(routes)}, ports or {host: self.host_ports[0]}
+        table = json.dumps({"hosts": hosts, "tls": tls, "ports": ports, "strict": strict})
         write_whole(caddy.table_path(self.place), table)
         await caddy.put_table(caddy.admin_socket(self.place), table)
 
@@ -192,6 +194,13 @@ async def test_a_service_without_ready_pods_leaves_its_share_to_the_others(runni
     await running.routes(forward((50, [await pods("stable")]), (50, [])))
     async with running.client() as client:
         assert {(await client.get("/")).text for _ in range(50)} == {"stable"}
+
+
+async def test_a_strict_gateway_answers_the_share_of_a_service_without_pods_as_aws_does(running, pods):
+    await running.routes(forward((80, [await pods("stable")]), (20, [])), strict=True)
+    async with running.client() as client:
+        answers = Counter([(await client.get("/")).status_code for _ in range(200)])
+    assert answers == {200: 160, 503: 40}
 
 
 async def test_exact_paths_prefixes_and_patterns(running, pods):

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from mocks import ACCOUNT, ROOT, Declared, declare
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import Service, read_manifest
+from modelworks.laptop.agent import provisioner
 from modelworks.stack import stack_config
 from reference import FILES, SECRETS, evaluated
 
@@ -78,7 +79,8 @@ def test_the_registrys_volume_is_of_a_class_that_the_environments_key_encrypts()
 
 def test_on_the_laptop_the_volume_is_of_the_laptops_own_class():
     declared = evaluated("local")
-    assert "storageClassName" not in declared.one("kubernetes:core/v1:PersistentVolumeClaim")["spec"]
+    claim = declared.one("kubernetes:core/v1:PersistentVolumeClaim")["spec"]
+    assert claim["storageClassName"] == provisioner.storage_class(default=False)["metadata"]["name"]
     assert declared.all("kubernetes:storage.k8s.io/v1:StorageClass") == {}
 
 

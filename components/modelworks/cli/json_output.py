@@ -155,6 +155,7 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "laptop status": {
         "place": "folder of the laptop cloud",
+        "strict": "whether it refuses what AWS refuses",
         "up": "whether every process is running",
         "memory_mib": "memory of all processes",
         "processes": "one object a process: name, state, pid, seconds since the start, memory, restarts, log",

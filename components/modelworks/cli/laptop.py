@@ -42,6 +42,13 @@ def _up(
         list[str] | None, typer.Argument(metavar="ENV...", help="Environments to create. Default: local.")
     ] = None,
     aws_only: Annotated[bool, typer.Option("--aws-only", help="Start neither Kubernetes nor the gateway.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what AWS refuses, by IAM above all. Stays so until `down`.")
+    ] = False,
+    metrics_delay: Annotated[
+        float,
+        typer.Option(min=0, max=900, help="Seconds until metrics are readable. CloudWatch: up to 120 for new series."),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Start the laptop cloud. A second run starts stopped processes and adds missing environments.
@@ -50,13 +57,15 @@ def _up(
 
         modelworks laptop up
         modelworks laptop up dev staging      # two environments side by side
+        modelworks laptop up --strict         # roles may do what their policies say, and nothing else
 
     Missing tools are downloaded, or built from pinned Go modules, once.
     """
     from modelworks.laptop import cloud
 
     place = _place()
-    facts = cloud.up(place, environments or ["local"], kubernetes=not aws_only, report=say)
+    names = environments or ["local"]
+    facts = cloud.up(place, names, kubernetes=not aws_only, strict=strict, metrics_delay=metrics_delay, report=say)
     if as_json:
         _print_json(facts)
 
@@ -231,7 +240,8 @@ def _show(found: dict[str, Any]) -> None:
         cells = (process["name"], state, process["pid"] or "", since, process["memory_mib"], process["restarts"])
         processes.add_row(*(str(cell) for cell in cells))
     out.print(processes)
-    out.print(f"\n{found['memory_mib']} MiB in all, in {found['place']}", markup=False, soft_wrap=True)
+    strict = ", strict" if found["strict"] else ""
+    out.print(f"\n{found['memory_mib']} MiB in all, in {found['place']}{strict}", markup=False, soft_wrap=True)
     for name, url in found["endpoints"].items():
         out.print(f"{name}: {url}", soft_wrap=True)
     if authority := found["gateway_authority"]:

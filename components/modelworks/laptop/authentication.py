@@ -41,6 +41,9 @@ _CODES: Final = {
     "forbidden": ("AccessDenied", "AccessDenied", "AccessDeniedException"),
 }
 
+VERIFIED: Final = "modelworks.signature"
+"""In a WSGI request: key, token, service and region of its signature, once it is verified."""
+
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Secret = Callable[[str, str], str | None]
 """The secret of an access key id and a session token (empty if there is none); None if the account has no such key."""
@@ -71,6 +74,11 @@ class _Signature:
     """How long a presigned URL is valid; None for a signature in a header."""
 
 
+def never(_: dict[str, Any]) -> bool:
+    """No request may come without a signature."""
+    return False
+
+
 class Authenticated:
     """A WSGI application that lets requests through to `application` if they are signed with a known key.
 
@@ -78,12 +86,21 @@ class Authenticated:
         application: The emulator.
         secret: Finds the secret of an access key.
         hint: How to get the right credentials, in a sentence; it ends every refusal.
+        unsigned: Whether a request needs no signature.
     """
 
-    def __init__(self, application: _Application, secret: Secret, hint: str) -> None:
+    def __init__(
+        self,
+        application: _Application,
+        secret: Secret,
+        hint: str,
+        *,
+        unsigned: Callable[[dict[str, Any]], bool] = never,
+    ) -> None:
         self._application = application
         self._secret = secret
         self._hint = hint
+        self._unsigned = unsigned
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         try:
@@ -104,6 +121,8 @@ class Authenticated:
             raise RefusedError("forbidden", "the request comes from a web page (it has an Origin header)")
         if _INTERNAL.match(environ.get("PATH_INFO", "")):
             raise RefusedError("forbidden", "the emulator's own interface is closed")
+        if "HTTP_AUTHORIZATION" not in environ and self._unsigned(environ):
+            return
         signature = _signature(environ)
         secret = self._secret(signature.key, signature.token)
         if secret is None:
@@ -113,6 +132,7 @@ class Authenticated:
             raise RefusedError("signature", f"the signature is not that of the access key {signature.key!r}")
         if signature.presigned_seconds is not None:
             _check_still_valid(signature.timestamp, signature.presigned_seconds)
+        environ[VERIFIED] = (signature.key, signature.token, signature.service, signature.region)
 
 
 def _signature(environ: Mapping[str, Any]) -> _Signature:

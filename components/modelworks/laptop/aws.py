@@ -20,7 +20,7 @@ from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
 
@@ -56,9 +56,15 @@ def _memory(place: StateDir, environment: str) -> Path:
     return place.environment(environment) / "aws-memory.json"
 
 
+def denials(place: StateDir, environment: str) -> Path:
+    """The log of the requests that IAM refused: `modelworks laptop logs denied-ENV`."""
+    return place.logs / f"denied-{environment}.log"
+
+
 def serve(place: StateDir, environment: str) -> None:
     """Serve the account until the process ends."""
     facts = read_facts(place.environment(environment) / "environment.json")
+    laptop = read_facts(place.root / "laptop.json")
     port = int(facts["aws_port"])
     own = read_credentials(place, environment)
     os.environ |= {
@@ -78,11 +84,13 @@ def serve(place: StateDir, environment: str) -> None:
     from werkzeug.serving import make_server
 
     from modelworks.laptop import alarms, metric_data  # work on the data of the moto above
-    from modelworks.laptop.authentication import Authenticated, emulated_secret
+    from modelworks.laptop.authentication import Authenticated, emulated_secret, never
     from modelworks.laptop.request_journal import Journal
 
     _store_bucket_policies()
     metric_data.serve_expressions()
+    if seconds := laptop.get("metrics_delay"):
+        metric_data.delay(seconds)
     lost = place.environment(environment) / "aws-lost"
 
     def note(why: str) -> None:
@@ -101,10 +109,19 @@ def serve(place: StateDir, environment: str) -> None:
     def secret(key: str, token: str) -> str | None:
         return own.secret if key == own.key and not token else emulated_secret(key, token)
 
+    enforced: Callable[..., Iterable[bytes]] = application
+    without_signature: Callable[[dict[str, Any]], bool] = never
+    if laptop.get("strict"):
+        from modelworks.laptop.authorization.enforcement import Denials, Enforced, asks_for_a_session
+
+        tokens = place.cluster / "pki" / "service-accounts.pub"
+        listed = Denials(denials(place, environment))
+        enforced = Enforced(application, os.environ["MOTO_ACCOUNT_ID"], own.key, tokens, listed)
+        without_signature = asks_for_a_session
     hint = (
         f'In a shell, `eval "$(modelworks env {environment})"` sets the keys of this account, which is on your laptop.'
     )
-    guarded = Authenticated(application, secret, hint)
+    guarded = Authenticated(enforced, secret, hint, unsigned=without_signature)
     make_server("127.0.0.1", port, guarded, threaded=True, request_handler=MotoRequestHandler).serve_forever()
 
 

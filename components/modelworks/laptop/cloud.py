@@ -68,6 +68,8 @@ def up(
     environments: Sequence[str] = ("local",),
     *,
     kubernetes: bool = True,
+    strict: bool = False,
+    metrics_delay: float = 0,
     report: Tell = lambda _: None,
     building: toolchain.Report | None = None,
 ) -> dict[str, Any]:
@@ -77,6 +79,8 @@ def up(
         place: Where.
         environments: Names of environments that shall be there.
         kubernetes: Whether Kubernetes shall run. A place that has it keeps it.
+        strict: Whether it refuses what AWS refuses (docs/guides/laptop-aws.md). A place that is strict stays so.
+        metrics_delay: Seconds until published metrics are readable, from the first `up` of a place on.
         report: Called with each step, one line each.
         building: Called with the progress of the tools; default: progress on stderr.
 
@@ -85,7 +89,7 @@ def up(
 
     Raises:
         ModelworksError: A part is unavailable or does not start. The parts that this call started are stopped, and
-            wiped if there was nothing before.
+            wiped if there was nothing before. Or the place exists, and is not `strict`.
     """
     _check_platform()
     _check_path(place)
@@ -97,7 +101,7 @@ def up(
     ):
         for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
             place.folder(folder)
-        facts = _facts(place, network.network, kubernetes=kubernetes)
+        facts = _facts(place, network.network, kubernetes=kubernetes, strict=strict, metrics_delay=metrics_delay)
         images.keep_settings(place, packages.uv(), os.environ)
         for name in environments:
             store.create(place, name)
@@ -279,10 +283,20 @@ def _network(place: StateDir) -> Claim:
     return pod_network.keep(before)
 
 
-def _facts(place: StateDir, network: str, *, kubernetes: bool) -> dict[str, Any]:
+def _facts(
+    place: StateDir, network: str, *, kubernetes: bool, strict: bool = False, metrics_delay: float = 0
+) -> dict[str, Any]:
     """The facts of the place; what is missing is decided, written and never changed again."""
     facts = read_facts(place.root / "laptop.json")
     before = json.dumps(facts)
+    if strict and facts and not facts.get("strict"):
+        # Its pods were made with the keys of the owner, and its volumes by a default class.
+        raise ModelworksError(
+            f"the laptop cloud in {place.root} is not strict, and cannot become so",
+            fix="Run `modelworks laptop down`, then `modelworks laptop up --strict`.",
+        )
+    facts.setdefault("strict", strict)
+    facts.setdefault("metrics_delay", metrics_delay)
     facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
     facts["pod_network"] = network
     among = pod_network.ports(facts["pod_network"])

@@ -19,14 +19,17 @@ ROLES: Final[Mapping[str, Sequence[Rule]]] = {
     # Beyond what the API server grants any node: claims are bound to local folders by the agent itself.
     "modelworks:agent": [
         _rule([""], ["namespaces"], ["get"]),  # whose pods these are
+        _rule([""], ["serviceaccounts"], ["get"]),  # whose role in AWS they have
+        # An audience that the pod's own specification does not name: EKS's webhook would have written it there.
+        _rule([""], ["sts.amazonaws.com"], ["request-serviceaccounts-token-audience"]),
         _rule([""], ["persistentvolumes"], _CHANGE),
         _rule([""], ["persistentvolumeclaims"], _READ),
         _rule([""], ["persistentvolumeclaims/status"], ["update", "patch"]),
         _rule(["storage.k8s.io"], ["storageclasses"], _CHANGE),
     ],
     "modelworks:gateway": [
-        _rule([""], ["services", "pods"], _READ),
-        _rule(["networking.k8s.io"], ["ingresses", "ingressclasses"], _READ),
+        _rule([""], ["namespaces", "services", "pods"], _READ),
+        _rule(["networking.k8s.io"], ["ingresses", "ingressclasses", "networkpolicies"], _READ),
         _rule(["networking.k8s.io"], ["ingresses/status"], ["update", "patch"]),
         _rule([""], ["services/status"], ["update", "patch"]),
         _rule([""], ["endpoints"], ["create", "patch"]),

@@ -6,6 +6,7 @@ the first value instead of the clock. An endpoint's alarm would count each versi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,6 +133,23 @@ def serve_expressions() -> None:
         return [found[when] for when in times], times
 
     setattr(models, "parse_expression", parse_expression)  # noqa: B010 - a name that it imports
+
+
+def delay(seconds: float) -> None:
+    """Make published values readable only after `seconds`: on CloudWatch, up to two minutes for a new series.
+
+    Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/publishingMetrics.html
+    """
+    from moto.cloudwatch.models import CloudWatchBackend  # only where moto runs
+
+    put = CloudWatchBackend.put_metric_data
+
+    def later(self: Any, *arguments: Any, **more: Any) -> None:
+        timer = threading.Timer(seconds, put, (self, *arguments), more)
+        timer.daemon = True
+        timer.start()
+
+    CloudWatchBackend.put_metric_data = later  # type: ignore[method-assign]
 
 
 def statistic(name: str, values: Iterable[Any]) -> float:

@@ -92,7 +92,7 @@ class Journal:
             return self._application(environ, start_response)
         body = request_body(environ)
         environ["wsgi.input"] = io.BytesIO(body)
-        if _PASSING.match(_operation(environ, body)):
+        if _PASSING.match(operation(environ, body)):
             return self._application(environ, start_response)
         seed = secrets.token_hex(16)
         told = {name: value for name, value in environ.items() if isinstance(value, str | dict)}
@@ -183,7 +183,7 @@ def request_body(environ: dict[str, Any]) -> bytes:
     return bytes(environ["wsgi.input"].read()) if environ.get("wsgi.input_terminated") else b""
 
 
-def _operation(environ: dict[str, Any], body: bytes) -> str:
+def operation(environ: dict[str, Any], body: bytes) -> str:
     """The action of the request, in AWS's words; for S3, which has none, the method."""
     if target := environ.get("HTTP_X_AMZ_TARGET"):
         return str(target).rpartition(".")[2]

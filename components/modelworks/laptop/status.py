@@ -26,6 +26,33 @@ NOT_ENFORCED = (
 )
 """Rules that the real API server checks and stores, and the node agent does not enforce."""
 
+KINDER = (
+    "services that act by themselves (alarms, budgets, lifecycle rules): their rights are not checked",
+    "the owner's keys, of the engine and your shell: they may do everything, and no policy applies to them",
+    "the controller of Argo Rollouts: it reads metrics with the owner's keys",
+    "sessions of roles: they do not expire",
+    "organizations' policies, grants of keys, and boundaries of users: there are none; those of roles are enforced",
+    "the cluster's identity provider: its tokens are those of whichever issuer a role trusts",
+    "loopback: every request counts as encrypted (aws:SecureTransport), and comes from 127.0.0.1",
+    "a request to delete many objects: it is refused as a whole if one of them may not be deleted",
+    "iam:PassRole: it is not checked where a service is given a role",
+    "quotas and throttling: there are none",
+    "readiness gates: in a namespace with the controller's label, a ready pod is a target at once",
+    "metrics: they are readable at once, unless `--metrics-delay` delays them",
+)
+"""Differences from AWS that remain when the laptop is strict, beside `NOT_ENFORCED`."""
+
+ONLY_STRICT = (
+    "IAM: every role may do everything",
+    "keys that are pending deletion: S3 and KMS use them still",
+    "a missing object: it is not found, also for who may not list the bucket",
+    "volume claims without a class: they are of the class `laptop`, and EKS has no default one",
+    "network policies: the gateway reaches pods whose policies refuse a load balancer",
+    "emptyDir: a pod may write beyond a volume's sizeLimit",
+    "load balancers: a ready pod is a target at once, and the share of a Service without pods goes to the others",
+)
+"""Rules of AWS that only a strict laptop enforces."""
+
 
 def condition(place: StateDir) -> dict[str, Any]:
     """Everything that `modelworks laptop status` shows, as plain values.
@@ -43,6 +70,7 @@ def condition(place: StateDir) -> dict[str, Any]:
         hosts, notes = {}, [*notes, str(error)]
     return {
         "place": str(place.root),
+        "strict": bool(facts.get("strict")),
         "up": bool(processes) and all(process["state"] == "RUNNING" for process in processes),
         "memory_mib": round(sum(process["memory_mib"] for process in processes) + _own_memory(place), 1),
         "processes": processes,
@@ -57,7 +85,11 @@ def condition(place: StateDir) -> dict[str, Any]:
         "pod_network": facts.get("pod_network"),
         "environments": [_environment(place, name) for name in place.environments()],
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},
-        "not_enforced": [*NOT_ENFORCED, *_ports_not_served()] if facts.get("kubernetes") else [],
+        "not_enforced": [
+            *(() if facts.get("strict") else ONLY_STRICT),
+            *([*NOT_ENFORCED, *_ports_not_served()] if facts.get("kubernetes") else ()),
+            *(KINDER if facts.get("strict") else ()),
+        ],
         "recorded_not_emulated": dict(RECORDED_NOT_EMULATED),
         "notes": notes,
     }
@@ -74,7 +106,13 @@ def _ports_not_served() -> list[str]:
 
 def _notes(place: StateDir, processes: list[dict[str, Any]]) -> list[str]:
     ended = [found["name"] for found in processes if found["name"].startswith("aws-") and found["restarts"]]
-    return [f"{name} was started again. {aws.memory(place, name.removeprefix('aws-'))}".strip() for name in ended]
+    notes = [f"{name} was started again. {aws.memory(place, name.removeprefix('aws-'))}".strip() for name in ended]
+    for name in place.environments():
+        denied = aws.denials(place, name)
+        if denied.exists():
+            count = len(denied.read_bytes().splitlines())
+            notes.append(f"AWS of {name} denied {count} requests: modelworks laptop logs {denied.stem}")
+    return notes
 
 
 def _process(place: StateDir, info: dict[str, Any]) -> dict[str, Any]:

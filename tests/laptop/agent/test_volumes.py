@@ -116,6 +116,35 @@ def test_a_claim_gets_a_volume_bound_to_a_folder_of_this_node():
     assert not provisioner.wanted({**claim, "spec": {**claim["spec"], "storageClassName": "other"}})
 
 
+def test_a_strict_laptops_class_is_not_for_claims_that_name_none():
+    def default(*, is_default):
+        annotations = provisioner.storage_class(default=is_default)["metadata"]["annotations"]
+        return annotations["storageclass.kubernetes.io/is-default-class"]
+
+    assert (default(is_default=True), default(is_default=False)) == ("true", "false")
+
+
+def test_an_empty_dir_beyond_its_limit_is_reported_as_the_kubelet_reports_it(tmp_path):
+    scratch = pod({"name": "cache", "emptyDir": {}}, {"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}})
+    for name in ("cache", "scratch"):
+        (tmp_path / name / "below").mkdir(parents=True)
+        (tmp_path / name / "below" / "file").write_bytes(b"x" * 2**19)
+    (tmp_path / "cache" / "large").write_bytes(b"x" * 2**22)
+    assert volumes.beyond_limit(scratch, tmp_path) == ""
+    (tmp_path / "scratch" / "more").write_bytes(b"x" * 2**20)
+    assert volumes.beyond_limit(scratch, tmp_path) == 'Usage of EmptyDir volume "scratch" exceeds the limit "1Mi". '
+
+
+def test_a_file_under_two_names_and_a_hole_take_no_room(tmp_path):
+    scratch = pod({"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}})
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "file").write_bytes(b"x" * 3 * 2**18)
+    (tmp_path / "scratch" / "again").hardlink_to(tmp_path / "scratch" / "file")
+    with (tmp_path / "scratch" / "hole").open("wb") as file:
+        file.truncate(2**30)
+    assert volumes.beyond_limit(scratch, tmp_path) == ""
+
+
 def test_a_mount_point_that_would_be_made_on_the_machine_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shared with the machine"):
         setup_script(Isolation("overlay", ()), tmp_path, [Mount(tmp_path, "/dev/no-such-entry")], [])

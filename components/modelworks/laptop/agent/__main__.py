@@ -53,6 +53,7 @@ async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
         refresh_seconds=refresh,
         events=Events(cluster, NAME),
         images=Images(place),
+        strict=bool(facts.get("strict")),
     )
     node = Node(host, port=int(facts.get("ports", {}).get("agent", 0)))
     task = asyncio.ensure_future(_work(node))

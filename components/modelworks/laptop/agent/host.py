@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import admission, environments
-from modelworks.laptop.agent import logs
+from modelworks.laptop.agent import identity, logs
 from modelworks.laptop.agent.api import ApiClient, Object, RefusedError
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
@@ -79,6 +79,8 @@ class Host:
     """How often the files of mounted ConfigMaps, Secrets and tokens are refreshed."""
     events: Events
     images: Images
+    strict: bool = False
+    """Whether pods have the rights of their service accounts in AWS; else those of the account's owner."""
     _services: dict[tuple[str, str], Object] = field(default_factory=dict)
     _services_listed: asyncio.Event = field(default_factory=asyncio.Event)
     _pods: dict[str, Object] = field(default_factory=dict)
@@ -156,11 +158,28 @@ class Host:
         return owner if owner in self.place.environments() else None
 
     def aws(self, owner: str | None) -> dict[str, str]:
-        """Variables that lead an environment's pods to its AWS account, as the cloud's own webhook would inject it."""
+        """Variables that lead an environment's pods to its AWS account; with keys unless the node is strict."""
         if owner is None:
             return {}
         variables = environments.environment_variables(self.place, owner)
-        return {key: value for key, value in variables.items() if key.startswith("AWS_")}
+        # On AWS the addresses of services need no variable; all others come from the pod's own identity.
+        wanted = identity.OF_THE_NETWORK if self.strict else [key for key in variables if key.startswith("AWS_")]
+        return {key: variables[key] for key in wanted}
+
+    async def identity(self, pod: Object) -> Callable[[Object], Object]:
+        """Makes of a pod the one that EKS admits: with the token of the role of its service account.
+
+        Raises:
+            RefusedError: The API server refused a request.
+            httpx.HTTPError: It cannot be reached.
+        """
+        namespace, name = pod["metadata"]["namespace"], pod["spec"].get("serviceAccountName", "default")
+        owner = await self.owner(namespace)
+        if not self.strict or owner is None:
+            return lambda same: same
+        account = await self.cluster.get(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}")
+        region = environments.facts(self.place, owner)["region"]
+        return lambda found: identity.admitted(found, account, region)
 
     def project(self, owner: str | None) -> Path | None:
         """The folder of the project whose images an environment's pods may name."""

@@ -69,7 +69,7 @@ class Node:
             self._follow_services(),
             logs.rotate_for_ever(self.host.logs, self._log_folders),
             logs.note_times_for_ever(self._written),
-            provisioner.provide(self.host.cluster, self.host.place.node / "claims", NAME),
+            provisioner.provide(self.host.cluster, self.host.place.node / "claims", NAME, strict=self.host.strict),
         ]
         try:
             async with asyncio.TaskGroup() as group:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ from modelworks.laptop.agent.usage import Measured
 
 log = logging.getLogger(__name__)
 
+HOUSEKEEPING_SECONDS = 10.0
+"""How often a strict node measures volumes: as often as the kubelet's eviction manager."""
+EVICTION_GRACE_SECONDS = 1.0
+"""Grace period of a pod whose volume exceeds its limit, as the kubelet has it."""
 FORCED_GRACE_SECONDS = 2.0
 """Grace period of a pod that was deleted from the API without waiting for it."""
 
@@ -47,6 +51,8 @@ class Pod:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent: dict[str, Any] | None = None
         self._finishing = False
+        self._exceeds = ""
+        self._identified: Callable[[Object], Object] = lambda same: same
         self.containers = {spec["name"]: Container(self, spec["name"]) for spec in volumes.containers(pod)}
         self.view = self._restored()
         self.supplies = Supplies(host, self.view.ip)
@@ -66,7 +72,7 @@ class Pod:
 
     def update(self, pod: Object) -> None:
         """The pod's object changed."""
-        self.pod = pod
+        self.pod = self._identified(pod)
         self._changed.set()
 
     def removed(self) -> None:
@@ -127,11 +133,14 @@ class Pod:
         if self.pod.get("status", {}).get("phase") in ("Succeeded", "Failed") and not self.records.folder.exists():
             await self._only_wait()
             return
+        await self._identify()
         self.records.make()
         self.records.save(self.pod, self.view)
         for container in self.containers.values():
             container.follow()
         self.spawn(self._refresh())
+        if self.host.strict:
+            self.spawn(self._keep_house())
         if self.view.containers:  # adopted: its volumes were there before
             self.view = replace(self.view, preparing=True)
             await self._prepare()
@@ -143,6 +152,18 @@ class Pod:
                 await asyncio.sleep(1)
         await self.detach()
         await asyncio.to_thread(self.records.clear)
+
+    async def _identify(self) -> None:
+        """Learn its identity in AWS: without it, it must not start."""
+        while self.host.strict and not self.gone:
+            try:
+                self._identified = await self.host.identity(self.pod)
+            except (RefusedError, httpx.HTTPError) as error:
+                self.event("Warning", "IdentityUnknown", f"its service account cannot be read: {error}")
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self.pod = self._identified(self.pod)
+                return
 
     async def _step(self) -> None:
         """Observe, decide, act, report; then wait until there is something to decide again."""
@@ -179,6 +200,9 @@ class Pod:
             message = "Pod was active on the node longer than the specified deadline"
             ending = Ending("DeadlineExceeded", message, reconcile.grace_of(self.pod))
             self.event("Warning", "DeadlineExceeded", message)
+        elif ending is None and self._exceeds:
+            ending = Ending("Evicted", self._exceeds, EVICTION_GRACE_SECONDS)
+            self.event("Warning", "Evicted", self._exceeds)
         if ending != self.view.ending:
             if self.view.ending and ending and ending.grace < self.view.ending.grace:
                 self.hurry.set()
@@ -293,6 +317,13 @@ class Pod:
                 volumes.prepare(self.pod, self.records.volumes, sources)
             except (UnresolvedError, RefusedError, httpx.HTTPError, OSError) as error:
                 self.event("Warning", "FailedMount", f"MountVolume.SetUp failed: {error}")
+
+    async def _keep_house(self) -> None:
+        """Have the pod evicted once one of its volumes holds more than its limit."""
+        while not self._exceeds and not self.gone:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self._exceeds = await asyncio.to_thread(volumes.beyond_limit, self.pod, self.records.volumes)
+        self.look()
 
     # The end
 

@@ -10,30 +10,38 @@ from typing import Any
 
 import httpx
 
+from modelworks import defaults
 from modelworks.laptop.agent.api import ApiClient, Object, RefusedError
 
 log = logging.getLogger(__name__)
 
-CLASS = "laptop"
+CLASS = defaults.LAPTOP_STORAGE_CLASS
 PROVISIONER = "modelworks.dev/laptop"
 _BY = "pv.kubernetes.io/provisioned-by"
 
 
-async def provide(cluster: ApiClient, folder: Path, node: str) -> None:
+async def provide(cluster: ApiClient, folder: Path, node: str, *, strict: bool) -> None:
     """Make the storage class, a volume for each claim of it, and away with volumes whose claim is gone; for ever."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - once, at the start
-    body = {
+    await _until_done(cluster, "POST", "/apis/storage.k8s.io/v1/storageclasses", storage_class(default=not strict))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_bind(cluster, folder, node))
+        group.create_task(_reclaim(cluster, folder))
+
+
+def storage_class(*, default: bool) -> dict[str, Any]:
+    """The laptop's class: for claims that name none, too, if it is the `default` one. EKS has no default."""
+    return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
-        "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "metadata": {
+            "name": CLASS,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": str(default).lower()},
+        },
         "provisioner": PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "Immediate",
     }
-    await _until_done(cluster, "POST", "/apis/storage.k8s.io/v1/storageclasses", body)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_bind(cluster, folder, node))
-        group.create_task(_reclaim(cluster, folder))
 
 
 async def _bind(cluster: ApiClient, folder: Path, node: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shutil
 import stat
@@ -218,6 +219,27 @@ def _mount_memory(path: Path, limit: str | None) -> str:
     argv = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     return done.stderr.strip() if done.returncode else ""
+
+
+def beyond_limit(pod: Spec, folder: Path) -> str:
+    """The kubelet's message about an `emptyDir` on disk that holds more than its `sizeLimit`; empty if none does."""
+    for volume in pod["spec"].get("volumes") or []:
+        limit, path = (volume.get("emptyDir") or {}).get("sizeLimit"), folder / volume["name"]
+        # The kernel bounds those in memory. A limit of nothing is none.
+        if limit and parse(limit) > 0 and not path.is_mount() and _bytes_in(path) > parse(limit):
+            return f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{limit}". '
+    return ""
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of disk below `folder`, each file once; what vanishes meanwhile does not count."""
+    seen: dict[tuple[int, int], int] = {}
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = (Path(where) / name).lstat()
+                seen[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(seen.values())
 
 
 def unmount(folder: Path) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent.api import MERGE, ApiClient, RefusedError
 from modelworks.laptop.gateway import addresses, caddy
+from modelworks.laptop.gateway.network_policies import allows
+from modelworks.laptop.gateway.registration import Registrations
 from modelworks.laptop.gateway.routes import Notice, Rendered, pod_facts, render
 from modelworks.laptop.state_dir import StateDir, read_facts
 
@@ -32,6 +35,8 @@ Key = tuple[str, str]
 _INGRESSES = "/apis/networking.k8s.io/v1/ingresses"
 _SERVICES = "/api/v1/services"
 _PODS = "/api/v1/pods"
+_NAMESPACES = "/api/v1/namespaces"
+_NETWORK_POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
 
 
 class Followed(ApiClient):
@@ -62,15 +67,25 @@ class Gateway:
         port: Where Caddy listens for users.
         tls_port: Where it does so over TLS.
         host_ports: Where it does so for one host each.
+        strict: Whether pods become targets as late as on AWS, and 503 answers for a Service without one.
     """
 
     def __init__(
-        self, place: StateDir, cluster: Followed, port: int, tls_port: int, host_ports: Sequence[int] = ()
+        self,
+        place: StateDir,
+        cluster: Followed,
+        port: int,
+        tls_port: int,
+        host_ports: Sequence[int] = (),
+        *,
+        strict: bool = False,
     ) -> None:
         self._place = place
         self._cluster = cluster
         self._port, self._tls_port, self._host_ports = port, tls_port, host_ports
-        self._seen: dict[str, dict[Key, Object]] = {path: {} for path in (_INGRESSES, _SERVICES, _PODS)}
+        self._registrations = Registrations() if strict else None
+        followed = [_INGRESSES, _SERVICES, _PODS, *([_NAMESPACES, _NETWORK_POLICIES] if strict else [])]
+        self._seen: dict[str, dict[Key, Object]] = {path: {} for path in followed}
         self._changed = asyncio.Event()
         self._synced: set[str] = set()
         self._told: set[Notice] = set()
@@ -84,6 +99,9 @@ class Gateway:
             tasks.create_task(self._follow(_INGRESSES, _ingress_facts))
             tasks.create_task(self._follow(_SERVICES, _service_facts))
             tasks.create_task(self._follow(_PODS, pod_facts))
+            if self._registrations:
+                tasks.create_task(self._follow(_NAMESPACES, _namespace_facts))
+                tasks.create_task(self._follow(_NETWORK_POLICIES, _policy_facts))
             tasks.create_task(self._push())
             tasks.create_task(self._report())
 
@@ -116,10 +134,12 @@ class Gateway:
             self._rendered = render(
                 self._seen[_INGRESSES].values(),
                 self._seen[_SERVICES].values(),
-                self._seen[_PODS].values(),
+                self._targets(),
                 ports=self._host_ports,
                 assigned=assigned,
             )
+            if self._registrations:
+                self._rendered.table["strict"] = True
             assigned = self._rendered.table["ports"]
             self._to_report.set()
             table = json.dumps(self._rendered.table, separators=(",", ":"))
@@ -135,6 +155,17 @@ class Gateway:
                 self._changed.set()
             else:
                 pushed = table
+
+    def _targets(self) -> Iterable[Object]:
+        """The pods that take requests by now; wakes itself up when there is another one."""
+        pods = self._seen[_PODS].values()
+        if self._registrations is None:
+            return pods
+        targets, seconds = self._registrations.targets(pods, self._seen[_NAMESPACES].values(), time.monotonic())
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self._changed.set)
+        policies = list(self._seen[_NETWORK_POLICIES].values())
+        return [reachable for pod in targets if (reachable := _reachable(policies, pod))]
 
     def _assigned(self) -> dict[str, int]:
         """The ports that hosts had when a gateway last ran here."""
@@ -214,7 +245,24 @@ class Gateway:
 
 
 def _key(thing: Object) -> Key:
-    return thing["metadata"]["namespace"], thing["metadata"]["name"]
+    return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
+
+
+def _policy_facts(policy: Object) -> Object:
+    return {"metadata": _metadata(policy), "spec": policy.get("spec") or {}}
+
+
+def _reachable(policies: list[Object], pod: Object) -> Object | None:
+    """The pod with the ports at which network policies let a load balancer reach it; None if there is none of them."""
+    offered = [each for one in pod["spec"]["containers"] for each in one["ports"]]
+    ports = [each for each in offered if allows(policies, pod, "ingress", int(each["containerPort"]))]
+    if offered and not ports:
+        return None
+    return {**pod, "spec": {"containers": [{"ports": ports}] if ports else []}}
+
+
+def _namespace_facts(namespace: Object) -> Object:
+    return {"metadata": {key: namespace["metadata"].get(key) for key in ("name", "labels")}}
 
 
 def _ingress_facts(ingress: Object) -> Object:
@@ -287,6 +335,7 @@ async def run(place: StateDir) -> None:
         ) from error
     cluster = Followed.from_kubeconfig(place.cluster / "gateway.kubeconfig")
     try:
-        await Gateway(place, cluster, port, tls_port, facts.get("host_ports", ())).run()
+        hosts = facts.get("host_ports", ())
+        await Gateway(place, cluster, port, tls_port, hosts, strict=bool(facts.get("strict"))).run()
     finally:
         await cluster.close()

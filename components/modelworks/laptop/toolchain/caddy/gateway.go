@@ -68,6 +68,9 @@ type table struct {
 	TLS   []string            `json:"tls"`   // hosts that are answered over TLS too
 	Ports map[string]int      `json:"ports"` // of hosts that have one of their own, those that are gone included
 
+	// As an AWS load balancer, 503 is the answer to the share of a Service without a pod.
+	Strict bool `json:"strict,omitempty"`
+
 	byPort map[int]string
 }
 
@@ -87,6 +90,10 @@ type route struct {
 	total   uint64
 	stride  uint64
 	turn    atomic.Uint64
+
+	empty    uint64 // weight of Services without a pod, in a strict table
+	stepping uint64 // stride over all weights
+	asked    atomic.Uint64
 }
 
 // fixed is an answer that needs no pod.
@@ -128,6 +135,11 @@ func parse(data []byte) (*table, error) {
 				}
 				r.pattern = pattern
 			}
+			for _, b := range r.Backends {
+				if t.Strict && len(b.Pods) == 0 {
+					r.empty += b.Weight
+				}
+			}
 			// A Service without a ready pod has no share: its weight goes to the others, not into errors.
 			r.Backends = slices.DeleteFunc(r.Backends, func(b *backend) bool { return b.Weight == 0 || len(b.Pods) == 0 })
 			for _, b := range r.Backends {
@@ -135,6 +147,7 @@ func parse(data []byte) (*table, error) {
 				b.turn.Store(rand.Uint64N(uint64(len(b.Pods))))
 			}
 			r.stride = stride(r.total)
+			r.stepping = stride(r.total + r.empty)
 			if r.total > 0 {
 				r.turn.Store(rand.Uint64N(r.total))
 			}
@@ -201,6 +214,12 @@ func (r *route) covers(path string) bool {
 		rest, found := strings.CutPrefix(path, strings.TrimSuffix(r.Prefix, "/"))
 		return found && (rest == "" || rest[0] == '/')
 	}
+}
+
+// unanswered reports whether it is the turn of a Service without a pod.
+func (r *route) unanswered() bool {
+	all := r.total + r.empty
+	return r.empty > 0 && r.asked.Add(1)%all*r.stepping%all < r.empty
 }
 
 // pick is the address of the pod whose turn it is, passing over those already tried for this request.
@@ -319,6 +338,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		w.WriteHeader(f.Status)
 		_, _ = w.Write([]byte(f.Body))
+		return nil
+	}
+	if route.unanswered() {
+		answer(w, http.StatusServiceUnavailable, "no ready pod")
 		return nil
 	}
 	if route.MaxBody > 0 {
