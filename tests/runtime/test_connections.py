@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from modelworks.runtime import serve
+from modelworks.runtime.server import budget
 from modelworks.runtime.server import http as server
 from modelworks.runtime.server.http import connections_of
 from runtime import small
@@ -141,7 +142,7 @@ async def test_a_connection_that_waits_for_its_answer_is_not_closed_to_make_room
 
 async def test_bodies_that_are_not_complete_have_one_budget(app, monkeypatch):
     head = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 90000\r\n\r\n"
-    monkeypatch.setattr(server, "MAX_WAITING_BYTES", 1_000_000)
+    monkeypatch.setattr(budget, "BUDGET_BYTES", 1_000_000)
     async with listening(app) as (front, port), AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(port)) for _ in range(40)]
         for _, writer in clients:
@@ -149,7 +150,7 @@ async def test_bodies_that_are_not_complete_have_one_budget(app, monkeypatch):
             await writer.drain()
         refused = [answer(reader) for reader, _ in clients[20:]]
         assert {found for found, _, _ in await asyncio.gather(*refused)} == {429}
-        assert front.waiting_bytes <= 1_000_000
+        assert front.share.used <= 1_000_000
         assert (await ask(port, post()))[0] == 200
         for _, writer in clients:
             writer.write(b"x" * 10_000)
@@ -157,7 +158,18 @@ async def test_bodies_that_are_not_complete_have_one_budget(app, monkeypatch):
         for _, writer in clients:
             writer.close()
         await all_closed(front)
-    assert front.waiting_bytes == 0
+    assert front.share.used == 0
+
+
+async def test_answers_that_nobody_reads_have_a_budget_too(app, monkeypatch):
+    monkeypatch.setattr(budget, "BUDGET_BYTES", 1_000_000)
+    app._pages[b"/large"] = (b"text/plain", b"x" * 7_000_000)  # more than the kernel's buffers take
+    async with listening(app) as (front, port), connected(port) as (reader, writer):
+        writer.write(get(b"/large"))
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await answer(reader)
+        assert front.share.used == 0
+        assert (await ask(port, post()))[0] == 200
 
 
 async def test_requests_that_wait_on_a_connection_stop_it_from_being_read(app):
@@ -167,7 +179,7 @@ async def test_requests_that_wait_on_a_connection_stop_it_from_being_read(app):
         assert (await answer(reader))[0] == 200
         [connection] = front.connections
         assert not connection._paused
-        assert front.waiting_bytes == 0
+        assert front.share.used == 0
 
 
 def test_connections_leave_descriptors_for_the_rest():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modelworks.errors import ModelworksError
+from modelworks.runtime import predictor as loaded
 from modelworks.runtime.manifest import Feature, Manifest, Skops, decode, encode
 from modelworks.runtime.predictions import json_encoder
 from modelworks.runtime.predictor import NotANumberError, Predictor, WrongCountError
@@ -74,6 +75,18 @@ def test_another_number_of_answers_than_rows_is_an_error(tmp_path, shape):
     row = '{"a b": 7, "flag": false}'
     with pytest.raises(WrongCountError, match="for 2 rows"):
         predictor.predict(read(f'{{"rows": [{row}, {row}]}}'.encode()))
+
+
+def test_a_model_whose_rows_depend_on_each_other_is_refused(tmp_path, monkeypatch):
+    from sklearn.linear_model import LinearRegression
+
+    def among_others(rows):
+        table = np.array([[0.0 if value is None else float(value) for value in row] for row in rows])
+        return (table - table.mean(axis=0)).sum(axis=1)
+
+    monkeypatch.setattr(loaded, "_load", lambda *_: among_others)
+    with pytest.raises(ModelworksError, match=r"the answer to a row alone differs by .* from that among 3 rows"):
+        scikit(tmp_path, LinearRegression().fit([[0, 1.0], [1, 2.0]], [1, 2]), "regression")
 
 
 def test_a_type_that_nobody_vouched_for_is_not_loaded(tmp_path):

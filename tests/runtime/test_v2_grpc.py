@@ -23,7 +23,7 @@ from modelworks import contract
 from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictor import Cost
 from modelworks.runtime.serve import _Calls
-from modelworks.runtime.server import metrics
+from modelworks.runtime.server import metrics, v2_grpc
 from modelworks.runtime.server import v2_messages as messages
 from runtime import custom_bundle, small
 from runtime.example_bundle import rows as example_rows
@@ -100,9 +100,9 @@ def running(app: Any, *, one_port: bool = False, **limits: int):
     async def serve() -> None:
         with held_port() as holder:
             port = app.config.port if one_port else holder.getsockname()[1]
-            calls = await _Calls.listen(app, msgspec.structs.replace(app.config, grpc_port=port), app._scribe)
+            config = msgspec.structs.replace(app.config, grpc_port=port, host="127.0.0.1")
             async with listening(app, **limits) as (front, http_port):
-                front.http2 = calls.within
+                calls = await _Calls.listen(app, front, config, app._scribe)
                 port = http_port if one_port else port
                 found.update(loop=asyncio.get_running_loop(), server=Running(app, calls, front, http_port, port))
                 ready.set()
@@ -499,6 +499,48 @@ def test_values_have_the_types_of_the_published_protocol():
         (7, field.TYPE_DOUBLE),
         (8, field.TYPE_BYTES),
     ]
+
+
+# -- Health ----------------------------------------------------------------------------------------------------------
+def watch(client: Client, service: str = "") -> Any:
+    """The stream of answers of `grpc.health.v1.Health/Watch`."""
+    ask = client.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=messages.HealthCheckRequest.SerializeToString,
+        response_deserializer=messages.HealthCheckResponse.FromString,
+    )
+    return ask(messages.HealthCheckRequest(service=service), PATIENCE)
+
+
+def test_a_watcher_is_told_the_health_and_its_changes_until_the_end(tmp_path):
+    app = build(tmp_path)
+    with running(app) as found:
+        told, unknown = watch(found.client, contract.GRPC_SERVICE), watch(found.client, "other")
+        assert (next(told).status, next(unknown).status) == (1, 3)
+        app.engine.draining = True
+        assert next(told).status == 2
+        app.engine.draining = False
+        assert next(told).status == 1
+        unknown.cancel()
+        eventually(lambda: len(found.calls._service._watchers) == 1)
+        app.engine.draining = True
+        assert next(told).status == 2
+    with pytest.raises(grpc.RpcError) as ended:
+        next(told)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_watchers_have_a_bound_and_the_first_one_makes_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(v2_grpc, "MAX_WATCHERS", 2)
+    with running(build(tmp_path)) as found:
+        streams = []
+        for _ in range(3):
+            streams.append(watch(found.client))
+            assert next(streams[-1]).status == 1
+        with pytest.raises(grpc.RpcError) as ended:
+            next(streams[0])
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert len(found.calls._service._watchers) == 2
 
 
 # -- A process -------------------------------------------------------------------------------------------------------

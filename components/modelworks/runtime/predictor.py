@@ -6,6 +6,7 @@ rows in one call, so that requests which wait together are answered together.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bento import read_artifact
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
-from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops
+from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops, bounds
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.stored import example_rows
 from modelworks.runtime.trust import TRUSTED
@@ -28,12 +29,19 @@ Infer = Callable[[Sequence[Row]], Any]
 
 _MOST_MEASURED = 10_000
 """Rows of a call while the model is measured, at most."""
+_ALIKE = 1e-3
+"""How much an answer may differ with the rows beside it, of itself or of 1: linear algebra adds in another order
+for each number of rows."""
 _ENOUGH_SECONDS = 0.5
 """Calls that took so long in all are not repeated: noise is small beside them, and a start-up probe waits."""
 
 
 class NotANumberError(ModelworksError):
     """The model answered with NaN or infinity."""
+
+
+class DependentError(ModelworksError):
+    """An answer depends on the other rows of the call."""
 
 
 class WrongCountError(ModelworksError):
@@ -91,6 +99,8 @@ class Predictor:
         many = (examples * _MOST_MEASURED)[:_MOST_MEASURED]
         try:
             self.predict(many[:100])  # the first call allocates
+            rows = [*examples, _other_row(self.manifest.features, examples[0]), examples[0]]
+            check_alone(self.predict, rows, self.predict(rows))
             return measure_cost(lambda rows: self.predict(many[:rows]), 100, _MOST_MEASURED)
         except Exception as error:
             raise ModelworksError(f"the model does not predict its own examples: {error}") from error
@@ -113,6 +123,46 @@ class Predictor:
         if not all(map(math.isfinite, numbers)):
             raise NotANumberError(f"{self.manifest.model} answered with a number that is not finite")
         return numbers
+
+
+def check_alone(predict: Callable[[list[Row]], Predictions], rows: list[Row], predictions: Predictions) -> None:
+    """Predict the last of these rows alone, and compare.
+
+    Args:
+        predict: Calls the model.
+        rows: Those of a call.
+        predictions: The answers to it.
+
+    Raises:
+        DependentError: The answer is another one.
+        Exception: Any error of the model.
+    """
+    alone = predict(rows[-1:])
+    one = [*alone.values, *itertools.chain.from_iterable(alone.probabilities)]
+    other = [*predictions.values[-1:], *itertools.chain.from_iterable(predictions.probabilities[-1:])]
+    worst = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    if worst > _ALIKE * max(1.0, *map(abs, one)):
+        raise DependentError(
+            f"the answer to a row alone differs by {worst:.3g} from that among {len(rows)} rows",
+            fix="Rows must not depend on each other: no statistic over the rows of a call belongs into a model.",
+        )
+
+
+def _other_row(features: Sequence[Feature], row: Row) -> Row:
+    """A row that differs from this one wherever it may."""
+    return tuple(
+        value if value is None else _other_value(feature, value) for feature, value in zip(features, row, strict=True)
+    )
+
+
+def _other_value(feature: Feature, value: Any) -> Any:
+    if feature.type == "boolean":
+        return not value
+    if feature.type == "string":
+        return next((each for each in feature.categories if each != value), value)
+    low, high = bounds(feature)
+    other = min(high, 2 * value + 1)
+    return low if other == value else other
 
 
 def _load(bento: Path, manifest: Manifest) -> Infer:

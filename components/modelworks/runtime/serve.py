@@ -228,8 +228,7 @@ class _Worker:
             server = await loop.create_server(front, config.host, config.port, backlog=2048, start_serving=False)
         except OSError as error:
             raise ModelworksError(f"{config.host}:{config.port} cannot be listened on: {error.strerror}") from error
-        calls = await _Calls.listen(app, config, scribe)
-        front.http2 = calls.within
+        calls = await _Calls.listen(app, front, config, scribe)
         await server.start_serving()
         # The model and the modules live for ever: the collector need not look at them again and again.
         gc.collect()
@@ -316,31 +315,36 @@ class _Calls:
     Args:
         server: The server.
         service: Of the protocol.
-        within: Where it listens, if clients reach it through the port of HTTP/1.1.
+        port: Its own, if it has one. Connections are handed on to the server, as they are on that of HTTP/1.1.
     """
 
     def __init__(
         self,
         server: grpc.aio.Server | None = None,
         service: OpenInferenceService | None = None,
-        within: tuple[str, int] | None = None,
+        port: asyncio.Server | None = None,
     ) -> None:
-        self._server, self._service, self.within = server, service, within
+        self._server, self._service, self._port = server, service, port
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def listen(cls, app: App, config: Config, scribe: Scribe) -> _Calls:
+    async def listen(cls, app: App, front: Listener, config: Config, scribe: Scribe) -> _Calls:
         """Answer on the port for gRPC, if one is set."""
         if config.grpc_port is None:
             return cls()
         from modelworks.runtime.server import v2_grpc
 
-        service = v2_grpc.OpenInferenceService(app.engine, app.served, app.tokens, scribe.say)
+        service = v2_grpc.OpenInferenceService(app.engine, app.served, app.tokens, app.budget.share(), scribe.say)
+        server, within = await v2_grpc.listen(service, _LOOPBACK, 0, config.max_body_bytes)
+        front.http2 = (_LOOPBACK, within)
         if config.grpc_port == config.port:
-            server, port = await v2_grpc.listen(service, _LOOPBACK, 0, config.max_body_bytes)
-            return cls(server, service, (_LOOPBACK, port))
-        server, _ = await v2_grpc.listen(service, config.host, config.grpc_port, config.max_body_bytes)
-        return cls(server, service)
+            return cls(server, service)
+        try:
+            port = await asyncio.get_running_loop().create_server(front, config.host, config.grpc_port, backlog=2048)
+        except OSError as error:
+            await server.stop(0)
+            raise ModelworksError(f"{config.host}:{config.grpc_port} cannot be listened on for gRPC") from error
+        return cls(server, service, port)
 
     @property
     def waiting(self) -> int:
@@ -357,6 +361,8 @@ class _Calls:
         if self._server is not None and self._service is not None:
             from modelworks.runtime.server import v2_grpc
 
+            if self._port is not None:
+                self._port.close()
             self._closing = asyncio.create_task(v2_grpc.close(self._server, self._service, _FINISH_SECONDS))
 
     async def cut_off(self) -> None:

@@ -19,6 +19,7 @@ from modelworks.runtime.manifest import Manifest, class_name
 from modelworks.runtime.predictions import Predictions, json_encoder
 from modelworks.runtime.server import metrics, v2_rest
 from modelworks.runtime.server.access import TokenFile
+from modelworks.runtime.server.budget import Budget
 from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.delivery import delivery
@@ -67,6 +68,7 @@ class App:
     ) -> None:
         self.engine, self.config, self.manifest = engine, engine.config, engine.manifest
         self.tokens = _tokens(self.config, scribe)
+        self.budget = Budget(self.config.max_body_bytes)
         self._replies = Replies(engine, _PROBLEM, _problem)
         self.served = Served(self.config, self.manifest)
         self._v2 = OpenInference(engine, self.served)
@@ -126,20 +128,18 @@ class App:
         replies.turn_away(request, connection, request_id, status, detail, count=count)
 
     def _page(self, request: Request, connection: Connection) -> None:
-        path, method = request.path, request.method
-        if path == b"/livez":
+        path = request.path
+        if path not in self._pages and path not in {b"/livez", b"/readyz"}:
+            known = b", ".join([*self._pages, b"/v1/predict", b"/livez", b"/readyz"]).decode()
+            connection.respond(request, 404, _problem(404, f"nothing is here; there are {known}"), _PROBLEM)
+        elif request.method not in {b"GET", b"HEAD"}:
+            connection.respond(request, 405, _problem(405, "this takes GET"), _PROBLEM, b"allow: GET, HEAD\r\n")
+        elif path == b"/livez":
             connection.respond(request, 200, b"ok\n", b"text/plain")
-            return
-        if path == b"/readyz":
+        elif path == b"/readyz":
             ready = self.engine.ready
             state = b"ready\n" if ready else b"draining\n" if self.engine.draining else b"the service is not ready\n"
             connection.respond(request, 200 if ready else 503, state, b"text/plain")
-            return
-        if path not in self._pages:
-            known = b", ".join([*self._pages, b"/v1/predict", b"/livez", b"/readyz"]).decode()
-            connection.respond(request, 404, _problem(404, f"nothing is here; there are {known}"), _PROBLEM)
-        elif method not in {b"GET", b"HEAD"}:
-            connection.respond(request, 405, _problem(405, "this takes GET"), _PROBLEM, b"allow: GET, HEAD\r\n")
         else:
             content_type, page = self._pages[path]
             connection.respond(request, 200, page() if callable(page) else page, content_type)
@@ -190,7 +190,17 @@ class App:
         names = [class_name(label) for label in self.manifest.classes]
         counters = self.engine.counters
         text = metrics.prometheus(counters.row, counters.layout, labels, names)
-        samples = delivery(self.config, counters.row, self._scribe, self._log, self._companion)
+        refused = {str(status): count for status, count in sorted(self.engine.refused.items())}
+        samples = [
+            metrics.Sample("modelworks_refusals_total", "counter", "Requests refused, by status.", refused, "status"),
+            metrics.Sample(
+                "modelworks_dependent_answers_total",
+                "counter",
+                "Answers that were found to depend on other rows, of one call in 1000.",
+                {"": self.engine.dependent},
+            ),
+            *delivery(self.config, counters.row, self._scribe, self._log, self._companion),
+        ]
         return (text + metrics.prometheus_samples(samples)).encode()
 
     # -- Now and then --------------------------------------------------------------------------------------------
@@ -242,7 +252,7 @@ class _Predict(Job):
 
 def listener(app: App, max_connections: int = MAX_CONNECTIONS) -> Listener:
     """The factory of connections for `app`."""
-    return Listener(app, app.config.max_body_bytes, max_connections)
+    return Listener(app, app.config.max_body_bytes, app.budget.share(), max_connections)
 
 
 def _tokens(config: Config, scribe: Scribe) -> TokenFile | None:

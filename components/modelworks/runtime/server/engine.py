@@ -24,7 +24,7 @@ from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictions import Predictions
-from modelworks.runtime.predictor import Cost, fastest
+from modelworks.runtime.predictor import Cost, check_alone, fastest
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.config import Config
@@ -37,6 +37,8 @@ from modelworks.runtime.server.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""
+_CHECKED_CALLS = 1000
+"""Of so many calls of more than one row, one has a row that is predicted alone too."""
 _SAMPLE_ROWS = 100
 """Rows that are decoded once, at the start, to measure what a row takes."""
 _ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
@@ -109,6 +111,12 @@ class Engine:
         """Of requests whose rows several calls share: the answers for those so far."""
         self._scheduled = self._away = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self.refused: dict[int, int] = {}
+        """Requests that were refused, over any protocol, by the status that HTTP has for it."""
+        self._shared_calls = 0
+        """Of the model, with more than one row."""
+        self.dependent = 0
+        """Checked calls in which an answer depended on other rows."""
         self._limiter = Limiter()
         self._ids = itertools.count()
         self._id_prefix = os.urandom(6).hex().encode()
@@ -207,12 +215,17 @@ class Engine:
         """For each part its predictions, or the error that it alone is to blame for; and how long the model took."""
         predict = self._predictor.predict
         slices = [job.rows if call.whole else job.rows[start:stop] for job, start, stop in call.parts]
+        rows = slices[0] if len(slices) == 1 else list(itertools.chain.from_iterable(slices))
         began = clock()
         try:
-            predictions = predict(slices[0] if len(slices) == 1 else list(itertools.chain.from_iterable(slices)))
+            predictions = predict(rows)
         except Exception as error:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
             return [error] if len(slices) == 1 else [tried(predict, rows) for rows in slices], None
         seconds = clock() - began
+        if len(rows) > 1:
+            self._shared_calls += 1
+            if self._shared_calls % _CHECKED_CALLS == 0:
+                self._check_alone(rows, predictions)
         if len(slices) == 1:
             return [predictions], seconds
         results: list[Predictions | Exception] = []
@@ -222,6 +235,13 @@ class Engine:
             results.append(predictions.part(start, end))
             start = end
         return results, seconds
+
+    def _check_alone(self, rows: list[Row], predictions: Predictions) -> None:
+        try:
+            check_alone(self._predictor.predict, rows, predictions)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answers are there
+            self.dependent += 1
+            self._scribe.say("error", "an answer depends on the other rows of its call", error=self._named(error))
 
     def _settle(self, call: Call[Job], results: list[Predictions | Exception], seconds: float | None) -> None:
         """Answer the requests that are complete with this call, and go on to what waits."""
@@ -312,7 +332,8 @@ class Engine:
         return Admission(cost, objective, handling=handling)
 
     def _refusal(self, request: Request, request_id: bytes, status: int, latency_ms: float, **more: Any) -> None:
-        """Log it, unless there is a flood of them: then one line a second has their number."""
+        """Count it, and log it unless there is a flood of them: then one line a second has their number."""
+        self.refused[status] = self.refused.get(status, 0) + 1
         if self._limiter.admits(status, clock()):
             self._access(request, request_id, status, latency_ms, **more)
 

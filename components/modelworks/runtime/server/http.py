@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import re
 import time
 from collections import deque
 from email.utils import formatdate
@@ -18,14 +19,13 @@ from typing import Any, NamedTuple, Protocol
 import httptools
 import msgspec
 
-from modelworks.runtime.server.relay import PREFACE, Relay
+from modelworks.runtime.server.budget import Share
+from modelworks.runtime.server.relay import PREFACE, Calls, Relay
 
 MAX_HEAD_BYTES = 32 << 10
 """Largest request line, headers and trailers together, with what frames the chunks of a body."""
 MAX_CONNECTIONS = 4096
 """Most connections of one process, if it may have as many descriptors."""
-MAX_WAITING_BYTES = 64 << 20
-"""Most bytes of all bodies that are not complete, or wait for the answer before theirs; at least two of the largest."""
 _OTHER_DESCRIPTORS = 128
 """Those that are no connections: files, pipes, the event loop."""
 _CLOSED_AT_ONCE = 64
@@ -41,6 +41,8 @@ LINGER_SECONDS = 5.0
 """How long what a refused client still sends is read and dropped. Closing at once would reset the connection, and with
 it the answer that the client has yet to read (RFC 9112, section 9.6)."""
 
+_KEEPS = b"connection: keep-alive\r\n"
+"""To clients of HTTP/1.0 (RFC 9112, section C.2.2)."""
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NOTED = frozenset(
     {
@@ -52,6 +54,10 @@ _NOTED = frozenset(
         b"tracestate",
     }
 )
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
+"""A host and a port (RFC 3986, section 3.2); it may be empty."""
+_AUTHORITY = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+"""Of a target in the form that is sent to proxies, all before the path."""
 _FRAMING = 8
 """Most bytes of framing for a byte of the body: a chunk of one byte has five."""
 
@@ -77,6 +83,8 @@ class Request(msgspec.Struct, eq=False):
     at: float = 0.0
     """When it was complete, on `clock`: the time that a client takes to send it is not part of the latency."""
     keep_alive: bool = True
+    version: str = "1.1"
+    """Of HTTP."""
     refusal: Refusal | None = None
     """Set when its head or its form is reason enough to refuse it. Its body was not read."""
 
@@ -97,18 +105,18 @@ class Listener:
     Args:
         door: Answers requests.
         max_body_bytes: Largest body.
+        share: Of the budget, for bodies that are not complete or wait, and for answers that are not read.
         max_connections: Most connections.
     """
 
-    def __init__(self, door: Door, max_body_bytes: int, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, door: Door, max_body_bytes: int, share: Share, max_connections: int = MAX_CONNECTIONS) -> None:
         self.check_access, self.handle, self.max_body_bytes = door.check_access, door.handle, max_body_bytes
-        self.max_connections = max_connections
-        self.max_waiting_bytes = max(MAX_WAITING_BYTES, 2 * max_body_bytes)
-        self.waiting_bytes = 0
-        """See `MAX_WAITING_BYTES`."""
+        self.share, self.max_connections = share, max_connections
         self.connections: set[Connection | Relay] = set()
         self.http2: tuple[str, int] | None = None
         """Host and port of the server that answers HTTP/2, if there is one."""
+        self.calls = Calls()
+        """Those over HTTP/2."""
         self.handed_on: set[asyncio.Task[None]] = set()
         """Connections on their way to it."""
         self.closing = False
@@ -124,6 +132,7 @@ class Listener:
         """Cut off whoever is too slow, and see what time it is. Once a second."""
         now = clock()
         self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        self.calls.left = 0
         for connection in list(self.connections):
             connection.check(now)
 
@@ -153,11 +162,15 @@ class Connection(asyncio.Protocol):
         "_busy",
         "_closing_since",
         "_dropping",
+        "_encoded",
         "_eof",
         "_expects",
         "_feeding",
+        "_framing",
         "_headers",
+        "_hosts",
         "_in_head",
+        "_length",
         "_listener",
         "_parser",
         "_paused",
@@ -168,6 +181,7 @@ class Connection(asyncio.Protocol):
         "_stuck_since",
         "_too_large",
         "_transport",
+        "_unread_bytes",
         "_url",
         "_waiting_bytes",
         "_wire",
@@ -180,12 +194,17 @@ class Connection(asyncio.Protocol):
         self._busy = self._receiving = self._paused = self._eof = False
         self._feeding = self._answered = self._dropping = False
         self._in_head = True
-        self._expects = self._too_large = False
+        self._expects = self._too_large = self._encoded = False
+        self._hosts = 0
+        self._length = self._framing = b""
+        """The header of the body's length; and that of a request for another protocol, whose body is yet to come."""
         self._backlog: deque[Request] = deque()
         self._wire = self._size = 0
         """Bytes that the message took so far, and those of them that are its body."""
         self._waiting_bytes = 0
-        """The share of this connection in those of the listener."""
+        """The share of this connection in the budget, for bodies."""
+        self._unread_bytes = 0
+        """The same for answers."""
         self._url, self._body = b"", b""
         self._headers: dict[bytes, bytes] = {}
         self._request: Request | None = None
@@ -208,6 +227,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._listener.connections.discard(self)
         self._count_waiting(0)
+        self._count_unread(0)
         self._backlog.clear()
         self._transport = None
         self._parser = None
@@ -218,9 +238,7 @@ class Connection(asyncio.Protocol):
         self._wire += len(data)
         self._feeding = True
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # see on_headers_complete
+            self._feed(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(*(cause.args if isinstance(cause, _Refused) else (400, "the request is not well-formed")))
@@ -234,11 +252,24 @@ class Connection(asyncio.Protocol):
         self._feeding = False
         if self._receiving or self._backlog or self._waiting_bytes:
             self._count_waiting(sum([len(request.body) for request in self._backlog]) + len(self._body))
-            if self._listener.waiting_bytes > self._listener.max_waiting_bytes:
+            if not self._listener.share.room():
                 self._refuse(429, "too many large requests at once")
         if self._answered:
             self._answered = False
             self._next()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            end = upgrade.args[0]
+        else:
+            return
+        if self._parser is not None:
+            # The parser leaves out the body of such a request, so another one reads it; nothing after it is read.
+            head, self._framing = b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n" % self._framing, b""
+            self._parser = httptools.HttpRequestParser(_Body(self))
+            self._feed(head + data[end:])
 
     def eof_received(self) -> bool:
         # A client may close its sending side and still read the answers that are due.
@@ -248,9 +279,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._stuck_since = clock()
         self._pause()
+        self._count_unread(self._transport.get_write_buffer_size())
+        if not self._listener.share.room():
+            asyncio.get_running_loop().call_soon(self._transport.abort)  # not within a write to it
 
     def resume_writing(self) -> None:
         self._stuck_since = 0.0
+        self._count_unread(0)
         if not self._backlog:
             self._resume()
 
@@ -260,8 +295,9 @@ class Connection(asyncio.Protocol):
             raise _Refused(400, "the connection is over")
         self._began = clock()
         self._receiving = self._in_head = True
-        self._expects = self._too_large = self._dropping = False
+        self._expects = self._too_large = self._encoded = self._dropping = False
         self._url, self._body, self._size = b"", b"", 0
+        self._hosts, self._length = 0, b""
         self._headers = {}
 
     def on_url(self, url: bytes) -> None:
@@ -275,19 +311,39 @@ class Connection(asyncio.Protocol):
             self._headers[name] = value
         elif name == b"content-length":
             self._too_large = len(value) > 18 or int(value) > self._listener.max_body_bytes
+            self._length = b"content-length: %b\r\n" % value
+        elif name == b"host":
+            self._hosts += 1
+            if _HOST.fullmatch(value) is None:
+                raise _Refused(400, "the host is not well-formed")
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                raise _Refused(501, "a transfer coding other than chunked is not implemented")
+            self._length = b"transfer-encoding: chunked\r\n"
+        elif name == b"content-encoding":
+            self._encoded = value.lower() != b"identity"
         elif name == b"expect":
             self._expects = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         parser, path = self._parser, self._url
+        method, version = parser.get_method(), parser.get_http_version()
+        if path[:1] != b"/":
+            path = _origin_form(path, method)
         if b"?" in path:
             path = path[: path.index(b"?")]
-        # We speak nothing else, so an upgrade is answered as it is, and nothing after it can be read.
-        keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
-        request = Request(parser.get_method(), path, self._headers, keep_alive=keep_alive)
+        self._check_version(version)
+        # There is no other protocol, so an upgrade is answered as if it were none (RFC 9110, section 7.8).
+        upgrade = parser.should_upgrade()
+        if upgrade:
+            self._framing = self._length or b"content-length: 0\r\n"
+        keep_alive = parser.should_keep_alive() and not upgrade
+        request = Request(method, path, self._headers, keep_alive=keep_alive, version=version)
         self._headers = {}  # for trailers, which are no headers (RFC 9110, section 6.5.1)
         refusal = self._listener.check_access(request)
+        if refusal is None and self._encoded:
+            refusal = Refusal(415, "the body has a content coding; send it as it is")
         if refusal is not None:
             # A client that waits for 100 Continue may now send the body or leave it out.
             request.keep_alive = keep_alive and not self._expects and not self._too_large
@@ -315,6 +371,8 @@ class Connection(asyncio.Protocol):
             self._body = bytearray(self._body) + body  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
+        if self._framing:
+            return  # the body is yet to come
         self._receiving = False
         self._in_head = True
         self._wire = 0
@@ -362,7 +420,7 @@ class Connection(asyncio.Protocol):
                 len(body),
                 listener.date,
                 headers,
-                b"" if keep else b"connection: close\r\n",
+                b"connection: close\r\n" if not keep else b"" if request.version == "1.1" else _KEEPS,
                 b"" if request.method == b"HEAD" else body,
             )
         )
@@ -375,6 +433,18 @@ class Connection(asyncio.Protocol):
         else:
             self._busy = False
             self._rest_since = clock()
+
+    def _check_version(self, version: str) -> None:
+        """Refuse a head that its version of HTTP does not allow."""
+        if version == "1.1":
+            if self._hosts != 1:
+                raise _Refused(400, f"there must be one host, not {self._hosts}")
+        elif version != "1.0":
+            raise _Refused(505, "this takes HTTP/1.1")
+        else:
+            self._expects = False  # RFC 9110, section 10.1.1
+            if self._hosts > 1 or self._length.startswith(b"transfer"):
+                raise _Refused(400, "HTTP/1.0 has no more than one host, and no transfer codings")
 
     # -- Within --------------------------------------------------------------------------------------------------
     def _take(self, request: Request) -> None:
@@ -413,15 +483,19 @@ class Connection(asyncio.Protocol):
             return False
         self._parser = None
         listener.connections.discard(self)
-        relay = Relay(self._transport, listener.connections, clock, WRITE_SECONDS)
+        relay = Relay(self._transport, listener.connections, listener.calls, listener.share, clock, WRITE_SECONDS)
         task = asyncio.get_running_loop().create_task(relay.open(listener.http2, PREFACE[:before] + data))
         listener.handed_on.add(task)
         task.add_done_callback(listener.handed_on.discard)
         return True
 
     def _count_waiting(self, size: int) -> None:
-        self._listener.waiting_bytes += size - self._waiting_bytes
+        self._listener.share.take(size - self._waiting_bytes)
         self._waiting_bytes = size
+
+    def _count_unread(self, size: int) -> None:
+        self._listener.share.take(size - self._unread_bytes)
+        self._unread_bytes = size
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer with an error after what is due, and read no more: what follows here cannot be trusted."""
@@ -499,6 +573,24 @@ class Connection(asyncio.Protocol):
             with contextlib.suppress(RuntimeError):
                 self._transport.resume_reading()
             self._paused = False
+
+
+class _Body:
+    """The part of a connection that a parser of a body alone needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.on_body, self.on_message_complete = connection.on_body, connection.on_message_complete
+
+
+def _origin_form(target: bytes, method: bytes) -> bytes:
+    """The path and query of a target in any form (RFC 9112, section 3.2)."""
+    authority = _AUTHORITY.match(target)
+    if authority is not None:
+        rest = target[authority.end() :]
+        return rest if rest[:1] == b"/" else b"/" + rest
+    if target == b"*" or method == b"CONNECT":
+        return target
+    raise _Refused(400, "the target of the request is no path")
 
 
 def connections_of(descriptors: int) -> int:

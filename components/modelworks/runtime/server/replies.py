@@ -66,6 +66,8 @@ class Replies:
             head += b"www-authenticate: Bearer\r\n"
         elif status == 405:
             head += b"allow: POST\r\n"
+        elif status == 415:
+            head += b"accept-encoding: identity\r\n"
         elif status == 429:
             head += _RETRY
         body = self._problem(status, detail, field=field, request_id=request_id)

@@ -8,7 +8,9 @@ what the log has. An answer has raw contents if its request has.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -21,8 +23,9 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.server import v2_messages as messages
 from modelworks.runtime.server.access import TokenFile
+from modelworks.runtime.server.budget import Share
 from modelworks.runtime.server.engine import Engine, Job
-from modelworks.runtime.server.grpc_limits import MAX_CALLS, Receiver, options
+from modelworks.runtime.server.grpc_limits import MAX_CALLS, MAX_WATCHERS, CutOffError, Receiver, options
 from modelworks.runtime.server.http import Request, clock
 from modelworks.runtime.server.logs import Say, place
 from modelworks.runtime.server.refusals import (
@@ -41,17 +44,21 @@ _MOST_DETAIL = 1000
 """Characters of an error: it is sent as a header, and clients take few kilobytes of those."""
 _QUIET_SECONDS, _LONGEST_QUIET_SECONDS = 0.1, 2.0
 """No new call for so long, and no more are on their way; and how long that is waited for."""
-_INFER, _CHECK = f"{contract.GRPC_SERVICE}/ModelInfer", f"{contract.GRPC_HEALTH}/Check"
-_PROBES = frozenset({f"{contract.GRPC_SERVICE}/ServerLive", f"{contract.GRPC_SERVICE}/ServerReady", _CHECK})
+_WATCH_SECONDS = 0.5
+"""How soon a watch has a change of the health."""
+_INFER = f"{contract.GRPC_SERVICE}/ModelInfer"
+_CHECK, _WATCH = f"{contract.GRPC_HEALTH}/Check", f"{contract.GRPC_HEALTH}/Watch"
+_PROBES = frozenset({f"{contract.GRPC_SERVICE}/ServerLive", f"{contract.GRPC_SERVICE}/ServerReady", _CHECK, _WATCH})
 _HEALTHY = frozenset({"", contract.GRPC_SERVICE})
 """Names under which the health of the server is known; it has no other service."""
-_SERVING, _NOT_SERVING = 1, 2
+_SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -77,7 +84,7 @@ _NARROW = {name: list[element_type(name)] for name in ("INT8", "INT16", "UINT8",
 
 _Metadata = tuple[tuple[str, str | bytes], ...]
 _Context = Any
-_Handler = Callable[[bytes, _Context], Awaitable[bytes]]
+_Handler = Callable[[bytes, _Context], Awaitable[bytes | None]]
 
 
 async def listen(
@@ -90,7 +97,7 @@ async def listen(
     """
     server = grpc.aio.server(
         handlers=[service],
-        maximum_concurrent_rpcs=MAX_CALLS,
+        maximum_concurrent_rpcs=2 * MAX_CALLS,  # those above MAX_CALLS are being refused
         options=[
             *options(max_message_bytes),
             ("grpc.so_reuseport", 0),  # else a port that is taken is shared instead of refused
@@ -123,10 +130,11 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         engine: Predicts.
         served: The model in the terms of the protocol.
         tokens: Those that are let in; None if everyone is.
+        share: Of the budget, for messages on their way.
         say: Logs.
     """
 
-    def __init__(self, engine: Engine, served: Served, tokens: TokenFile | None, say: Say) -> None:
+    def __init__(self, engine: Engine, served: Served, tokens: TokenFile | None, share: Share, say: Say) -> None:
         self.engine, self.served = engine, served
         self.closing = False
         """Set at the end: new calls are refused."""
@@ -134,6 +142,10 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Calls of any method so far."""
         self.waiting = 0
         """Requests for predictions that are not answered yet."""
+        self._open = 0
+        """Calls of any method that are not ended yet."""
+        self._watchers: deque[asyncio.Event] = deque()
+        """Set to end the watch."""
         self._tokens, self._say = tokens, say
         methods: dict[str, _Handler] = {
             "ServerLive": self._server_live,
@@ -149,7 +161,8 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
             name: grpc.stream_unary_rpc_method_handler(self._guarded(method))
             for name, method in {**named, _CHECK: self._health}.items()
         }
-        self._receiver = Receiver(engine.config.max_body_bytes)
+        self._handlers[_WATCH] = grpc.stream_stream_rpc_method_handler(self._guarded(self._watch))
+        self._receiver = Receiver(share, engine.config.max_body_bytes)
         self._no_token = grpc.stream_unary_rpc_method_handler(self._refuse_access)
         self._closed = grpc.stream_unary_rpc_method_handler(self._refuse_late)
 
@@ -181,17 +194,26 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _guarded(self, method: _Handler) -> _Handler:
         """The method; an error that nobody expected is a line in the log, and no values of the request are in it."""
 
-        async def answer(_messages: Any, context: _Context) -> bytes:
+        async def answer(_messages: Any, context: _Context) -> bytes | None:
+            request = _request(context)
+            if self._open >= MAX_CALLS:
+                return await self._turn_away(context, request, 429, f"there are {MAX_CALLS} calls at once", count=False)
+            self._open += 1
             try:
                 return await method(await self._receiver.message(context), context)
             except InvalidRequestError as error:
-                return await self._turn_away(context, _request(context), error.status, error.detail)
+                return await self._turn_away(context, request, error.status, error.detail, count=False)
+            except CutOffError as error:
+                self._note(request, error.status, error.detail)
+                raise
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # gRPC would log its message, which may quote a private value
                 self._say("error", "unexpected error", error=place(error))
                 await context.abort(grpc.StatusCode.INTERNAL, FAILED)
                 raise
+            finally:
+                self._open -= 1
 
         return answer
 
@@ -201,6 +223,29 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         if asked.service not in _HEALTHY:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {asked.service[:_MOST_DETAIL]!r} here")
         return _encoded(messages.HealthCheckResponse(status=_SERVING if self.engine.ready else _NOT_SERVING))
+
+    async def _watch(self, message: bytes, context: _Context) -> None:
+        """Answer with the health now and whenever it changes, until the caller or the server ends."""
+        asked = await _read(messages.HealthCheckRequest, message, context)
+        enough = asyncio.Event()
+        if len(self._watchers) >= MAX_WATCHERS:
+            self._watchers.popleft().set()
+        self._watchers.append(enough)
+        sent = None
+        try:
+            while True:
+                health = _SERVING if self.engine.ready else _NOT_SERVING
+                if (status := health if asked.service in _HEALTHY else _SERVICE_UNKNOWN) != sent:
+                    await context.write(_encoded(messages.HealthCheckResponse(status=status)))
+                    sent = status
+                if self.closing or enough.is_set():
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(enough.wait(), _WATCH_SECONDS)
+        finally:
+            if enough in self._watchers:
+                self._watchers.remove(enough)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the watch ends; begin another")
 
     async def _server_live(self, _message: bytes, _context: _Context) -> bytes:
         return _encoded(messages.ServerLiveResponse(live=True))
@@ -269,9 +314,14 @@ class OpenInferenceService(grpc.GenericRpcHandler):  # type: ignore[misc]
         self, context: _Context, request: Request, status: int, detail: str, *, field: str = "", count: bool = True
     ) -> bytes:
         """Refuse a call whose caller is wrong; `count` it if it was one for the model."""
+        request_id = self._note(request, status, detail, field=field, count=count)
+        return await _abort(context, status, located(field, detail), _trailers(request_id, None))
+
+    def _note(self, request: Request, status: int, detail: str, *, field: str = "", count: bool = False) -> bytes:
+        """Log a call that is refused; its id."""
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         self.engine.note_refusal(request, request_id, status, detail, field=field, count=count)
-        return await _abort(context, status, located(field, detail), _trailers(request_id, None))
+        return request_id
 
     def response(self, job: _Infer, predictions: Predictions) -> bytes:
         """The message of an answer."""
