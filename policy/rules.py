@@ -44,7 +44,9 @@ def taggable(token: str) -> bool:
 def required_tags(inputs: Inputs) -> Iterator[str]:
     """A resource carries all the required tags."""
     tags = inputs.get("tags") or {}
-    if isinstance(tags, Mapping) and (missing := [tag for tag in REQUIRED_TAGS if not tags.get(tag)]):
+    if not isinstance(tags, Mapping):
+        yield f"tags must be names with values, got {tags!r}"
+    elif missing := [tag for tag in REQUIRED_TAGS if not str(tags.get(tag) or "").strip()]:
         yield f"tags lack {', '.join(missing)}"
 
 

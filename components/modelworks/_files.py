@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
@@ -25,22 +25,36 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o600) -> None:
         ModelworksError: The disk is full or the folder cannot be written; the old content is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
+    with put_whole(path.parent, path.name, mode=mode) as (file, place):
+        file.write(data)
+        place(path)
+
+
+@contextmanager
+def put_whole(folder: Path, name: str, *, mode: int = 0o600) -> Iterator[tuple[IO[bytes], Callable[[Path], None]]]:
+    """A temporary file in `folder`, and a function that puts it in its place once it is written; else it is removed.
+
+    Raises:
+        ModelworksError: As `write_whole`.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o777 if mode & 0o077 else 0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o777 if mode & 0o077 else 0o700)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(mode)
-            Path(temporary).replace(path)
-        except BaseException:
+            with os.fdopen(handle, "w+b") as file:
+
+                def place(path: Path) -> None:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    Path(temporary).chmod(mode)
+                    Path(temporary).replace(path)
+
+                yield file, place
+        finally:
             Path(temporary).unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise ModelworksError(
-            f"cannot write {path}: {error.strerror}", fix="Free space or fix the folder's permissions."
+            f"cannot write {folder / name}: {error.strerror}", fix="Free space or fix the folder's permissions."
         ) from error
 
 

@@ -36,7 +36,7 @@ class EnvironmentArgs(TypedDict):
     """The AWS account it lives in: 12 digits. The key and the topic trust services of this account only."""
 
     alert_emails: NotRequired[list[str]]
-    """Addresses subscribed to the alerts topic. Each must confirm once. Default: none."""
+    """Addresses subscribed to the alerts topic, each once. Each must confirm once. Default: none."""
 
     budget: NotRequired[BudgetArgs | None]
     """Monthly limit on the account's cost. Default: none."""
@@ -136,7 +136,7 @@ class Environment(pulumi.ComponentResource):
                 endpoint=email,
                 opts=pulumi.ResourceOptions(parent=self.alerts),
             )
-            for email in emails
+            for email in dict.fromkeys(emails)
         ]
 
     def _budget(self, name: str, budget: BudgetArgs) -> "aws.budgets.Budget":

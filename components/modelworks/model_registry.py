@@ -2,6 +2,7 @@
 
 import hashlib
 from typing import Any, NotRequired, TypedDict
+from urllib.parse import parse_qs, urlsplit
 
 import pulumi
 import pulumi_aws as aws
@@ -301,7 +302,10 @@ class ModelRegistry(KubernetesComponent):
         )
 
     def _network_policy(self) -> KubernetesObject:
-        out = (443, 5432) if self._args["postgres_uri"] else (443,)
+        uri = self._args["postgres_uri"]
+        # Where the database listens is no secret, as the URI is: a masked port would hide what a policy opens.
+        port = pulumi.Output.unsecret(pulumi.Output.from_input(uri).apply(_port)) if uri else None
+        out = (443, port) if port is not None else (443,)
         spec = network_policy(self.selector, egress=self._args["egress"], out=out)
         return self.object("networking.k8s.io/v1", "NetworkPolicy", _SERVER, spec=spec)
 
@@ -330,6 +334,15 @@ def _with_driver(uri: str) -> str:
     if any(character.isspace() for character in uri):
         raise ValueError("postgres_uri must be one line without blanks: percent-encode those of the password (%20)")
     return f"{_DRIVER}://{rest}"
+
+
+def _port(uri: str) -> int:
+    """Where a database listens: as its URI states it, or PostgreSQL's own port."""
+    parts = urlsplit(uri)
+    try:
+        return parts.port or int(parse_qs(parts.query).get("port", [5432])[0])
+    except ValueError:
+        raise ValueError("postgres_uri has a port that is none: after the host's name stands a number") from None
 
 
 def _auth_config(password: str, database: str) -> str:

@@ -75,3 +75,22 @@ def test_an_override_needs_its_reason_and_is_recorded_with_what_it_overrides():
 
 def test_an_override_of_nothing_is_none():
     assert apply_policy(version("pass"), "prod", "just in case") == {}
+
+
+def test_who_decided_is_the_person_of_git_and_the_identity_of_the_account(tmp_path, monkeypatch):
+    import boto3
+    from moto import mock_aws
+
+    from modelworks.lifecycle.identity import person, person_at
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("LOGNAME", "root")
+    assert person() == "root"
+    (tmp_path / "config").write_text("[user]\n name = Ada\n email = ada@example.org\n")
+    assert person() == "Ada <ada@example.org>"
+    with mock_aws():
+        session = boto3.Session("a", "b", region_name="eu-central-1")
+        assert person_at(session) == "Ada <ada@example.org>, arn:aws:sts::123456789012:user/moto"

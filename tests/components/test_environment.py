@@ -67,6 +67,11 @@ def test_alerts_topic_refuses_plain_http_and_services_of_other_accounts():
     assert policy["EncryptedTransportOnly"]["Effect"] == "Deny"
 
 
+def test_an_address_that_is_named_twice_has_one_subscription():
+    subscriptions = environment(alert_emails=["a@example.com", "b@example.com", "a@example.com"]).all(SUBSCRIPTION)
+    assert len(subscriptions) == 2
+
+
 def test_each_address_is_subscribed_to_the_alerts():
     subscriptions = environment(alert_emails=["a@example.com", "b@example.com"]).all(SUBSCRIPTION)
     assert {item["endpoint"] for item in subscriptions.values()} == {"a@example.com", "b@example.com"}

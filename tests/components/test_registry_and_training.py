@@ -94,6 +94,20 @@ def test_the_registry_speaks_tls_with_a_certificate_and_stays_internal():
     assert annotations["alb.ingress.kubernetes.io/scheme"] == "internal"
 
 
+@pytest.mark.parametrize(
+    ("uri", "port"),
+    [
+        ("postgresql://user:hunter2@db/mlflow", 5432),
+        ("postgresql://user:hunter2@db:6432/mlflow", 6432),
+        ("postgresql://user:hunter2@/mlflow?host=db&port=7432", 7432),
+        ("postgresql://user:hunter2@[2001:db8::1]:8432/mlflow", 8432),
+    ],
+)
+def test_the_server_may_connect_to_the_port_of_its_database(uri, port):
+    policy = registry(postgres_uri=uri).one("kubernetes:networking.k8s.io/v1:NetworkPolicy")
+    assert {"port": port, "protocol": "TCP"} in policy["spec"]["egress"][0]["ports"]
+
+
 def test_an_existing_postgres_needs_no_volume():
     declared = registry(postgres_uri="postgresql://user:password@db/mlflow")
     assert declared.all("kubernetes:core/v1:PersistentVolumeClaim") == {}

@@ -135,6 +135,27 @@ def test_a_preview_puts_danger_first_and_masks_secrets():
     assert "hunter2" not in said + json.dumps(preview.facts())
 
 
+def test_a_preview_that_a_comment_has_no_place_for_keeps_what_policies_refuse_and_says_what_is_left_out():
+    steps = [step("create", "aws:sns/topic:Topic", f"topic-{number}-{'x' * 200}") for number in range(600)]
+    refused = {"severity": "warning", "message": "[mandatory]  modelworks v0.0.1  required-tags: tags lack owner"}
+    noise = [{"severity": "error", "message": f"{number}: {'y' * 300}"} for number in range(200)]
+    said = Preview.read("prod", json.dumps({"steps": steps, "diagnostics": [*noise, refused]})).markdown()
+    assert len(said) < 65_536
+    lines = said.splitlines()
+    assert "tags lack owner" in lines[lines.index("```text") + 1]
+    shown = sum(line.startswith("| create") for line in lines)
+    assert 0 < shown < 600
+    assert f"**{600 - shown} changes are left out" in said
+    assert "errors and warnings are left out" in said
+    assert "left out" not in Preview.read("prod", json.dumps(PREVIEW)).markdown()
+
+
+def test_a_message_longer_than_a_comment_is_cut_and_says_so():
+    said = Preview("dev", (), 0, ("z" * 100_000,)).markdown(failed=True)
+    assert len(said) < 65_536
+    assert "(cut)" in said
+
+
 def test_a_preview_without_changes_says_so():
     assert "No changes; 3 unchanged." in Preview.read("dev", '{"steps": [], "changeSummary": {"same": 3}}').markdown()
 

@@ -18,6 +18,7 @@ DECIDES_NO_BYTES = {
     "feature_manifest.py": "reads definitions, whose digest is an input",
     "lifecycle/checks.py": "findings are made anew at every run",
     "lifecycle/drift.py": "findings are made anew at every run",
+    "lifecycle/identity.py": "names who trained, which the lineage has",
     "lifecycle/leakage.py": "refuses data, and changes none",
     "lifecycle/lockfile.py": "finds the packages that count, and installs none",
     "lifecycle/model_project.py": "copies the files that count",
@@ -25,6 +26,9 @@ DECIDES_NO_BYTES = {
     "lifecycle/runs.py": "names a run and finds it",
     "lifecycle/trust.py": "refuses a model, and changes none",
     "runtime/trust.py": "lists what is refused, and changes none",
+    "runtime/bento.py": "reads a bundle, which training makes none of",
+    "runtime/predictions.py": "writes answers of a server",
+    "runtime/project_code.py": "imports code of a bundle, which training makes none of",
     "runtime/manifest.py": "names what a feature states, which the spec decides",
     "runtime/schema.py": "decodes what gates and servers are asked, and nothing of training",
 }
@@ -55,19 +59,16 @@ def loaded_by(module: str) -> set[str]:
 
 def test_all_that_trains_a_model_counts_in_its_run_or_is_known_to_decide_nothing():
     trained_by = loaded_by("modelworks.lifecycle.child")
-    assert trained_by - DECIDES_NO_BYTES.keys() <= {*provenance.TRAINING}
-    # The parent's half: it chooses the variables.
-    assert {*provenance.TRAINING} - trained_by == {"lifecycle/child_process.py"}
+    assert trained_by - DECIDES_NO_BYTES.keys() == {*provenance.TRAINING}
 
 
 def test_all_that_builds_a_bundle_counts_in_it():
     built_by = loaded_by("modelworks.lifecycle.build_bundle")
     assert built_by - DECIDED_BEFORE.keys() <= {*provenance.BUILDING}
-    # The service is copied with its reader of features, the spec is what the caller loads.
+    # The service is copied with its reader of features.
     assert {*provenance.BUILDING} - built_by == {
         "feature_items.py",
         "lifecycle/bento_service.py",
-        "lifecycle/spec.py",
         "runtime/online.py",
     }
 

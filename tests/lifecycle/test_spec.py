@@ -136,6 +136,10 @@ def test_specs_need_no_pulumi():
         ("maximum=100, example=19.3", "maximum=100, example=101", "the example of feature 'texture' is 101"),
         ("maximum=100, example=19.3", "maximum=100, example='19'", "the example of feature 'texture' is '19'"),
         ('type="number", minimum=0, maximum=100, example=19.3', 'type="number", example=1e39', "is 1e+39"),
+        ('type="number", minimum=0, maximum=100', 'type="datetime"', "integer, string or boolean, got 'datetime'"),
+        ('type="number", minimum=0, maximum=100', 'type="embedding"', "got 'embedding'"),
+        ('target="benign"', 'target=("benign", "size")', "target is the name of one column"),
+        ('kind="binary"', 'kind="anomaly"', "kind must be one of"),
         ("example=19.3", "example=19.3, known_because=''", "known_because is a sentence, got ''"),
         ("example=19.3", "example=19.3, known_because='trust me'", "known_because is a sentence, got 'trust me'"),
         ("classes=(False, True)", "classes=(0.0, 1.0)", "classes are text, integers or booleans"),
@@ -148,7 +152,11 @@ def test_specs_need_no_pulumi():
         ("pa.Check.gt(0))", "pa.Check.gt(0), coerce=True)", "coerce of 'texture'"),
         ("pa.DataFrameSchema({name", "pa.DataFrameSchema(drop_invalid_rows=True, columns={name", "drop_invalid_rows"),
         ("pa.DataFrameSchema({name", "pa.DataFrameSchema(strict='filter', columns={name", 'strict="filter"'),
-        ("seed=1,", "seed=1, service=Service(code='serve.py'),", "'serve.py' of the service is not a file beside"),
+        (
+            "seed=1,",
+            "seed=1, service=Service(code='serve.py'),",
+            "'serve.py' of the service is not a file in the folder",
+        ),
     ],
 )
 def test_what_no_run_could_use_is_refused_before_training(project, old, new, rule):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta
 
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import clock_shift
@@ -15,11 +20,11 @@ from modelworks._files import read_json, write_json
 from modelworks.cli import lifecycle as commands
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import child_process, load_spec
+from modelworks.lifecycle import child_process, data, load_spec
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore, load_rows, read_rows
 from modelworks.lifecycle.runs import Home, has_runs, latest_run, run_id
-from modelworks.lifecycle.training import check_data, train
+from modelworks.lifecycle.training import check_data, describe, project_at, train
 from waiting import PATIENCE
 
 
@@ -292,3 +297,51 @@ def test_job_longer_than_a_command_line_may_be_reaches_the_child(project):
 
     job = {"verb": "check", "folder": str(project.home.checks("churn")), "save_baseline": "", "long": "x" * 200_000}
     assert work(project.folder, "churn", project.home, job)["data"].startswith("sha256:")
+
+
+def test_only_variables_that_the_spec_names_reach_its_code_besides_chosen_ones(project, monkeypatch, tmp_path):
+    seen = tmp_path / "seen"
+    project.edit(
+        '    """All rows: features and target. The same source must give the same rows."""\n',
+        f"    import os, json\n    open({str(seen)!r}, 'w').write(json.dumps(dict(os.environ)))\n",
+    )
+    project.edit("DataSource(load=load,", 'DataSource(load=load, environment=("WAREHOUSE", "NOT_SET"),')
+    monkeypatch.setenv("WAREHOUSE", "a=b\nc")
+    monkeypatch.setenv("A_SECRET_OF_THE_SHELL", "hidden")
+    check_data(project_at(str(project.folder)), project.home).require()
+    variables = json.loads(seen.read_text())
+    assert variables["WAREHOUSE"] == "a=b\nc"
+    assert "NOT_SET" not in variables
+    assert "A_SECRET_OF_THE_SHELL" not in variables
+
+
+def test_a_variable_that_would_make_another_run_is_refused_with_its_line(project):
+    project.edit("DataSource(load=load,", 'DataSource(load=load, environment=("OMP_NUM_THREADS",),')
+    with pytest.raises(
+        ModelworksError, match=r"model\.py:\d+: data.environment names OMP_NUM_THREADS, which modelworks"
+    ):
+        check_data(project_at(str(project.folder)), project.home)
+
+
+def test_no_command_runs_the_code_of_a_model_in_its_own_process(project, tmp_path, monkeypatch):
+    seen = tmp_path / "seen"
+    text = (project.folder / "model.py").read_text()
+    mark = f"import os\nopen({str(seen)!r}, 'a').write(str(os.getpid()) + ' ')\n"
+    (project.folder / "model.py").write_text(text.replace("import pandas as pd\n", mark + "import pandas as pd\n", 1))
+    monkeypatch.chdir(project.folder.parents[1])
+    monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path / "laptop"))
+    commands.check_data(str(project.folder))
+    found = describe(project_at(str(project.folder)), project.home)
+    assert (found.name, found.inputs["seed"]) == ("churn", 1)
+    assert str(os.getpid()) not in seen.read_text().split()
+
+
+def test_rows_are_kept_group_by_group_and_come_back_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "GROUP_ROWS", 10)
+    times = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(range(25), unit="h")
+    text = pd.Series([None] * 12 + ["x"] * 13, dtype=object)  # nothing in the first group
+    frame = pd.DataFrame({"number": np.arange(25) / 3, "at": times, "text": text, "kind": pd.Categorical(text)})
+    kept = SnapshotStore(tmp_path).put(frame)
+    assert pq.ParquetFile(kept.path).num_row_groups == 3
+    pd.testing.assert_frame_equal(read_rows(kept), frame, check_dtype=False, check_categorical=False)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.path.name]

@@ -50,6 +50,9 @@ def test_what_keeps_the_rule_passes(check, inputs):
     ("check", "inputs", "problem"),
     [
         (rules.required_tags, {"tags": {**TAGS, "owner": ""}}, "tags lack owner"),
+        (rules.required_tags, {"tags": {**TAGS, "owner": " "}}, "tags lack owner"),
+        (rules.required_tags, {"tags": {**TAGS, "owner": None}}, "tags lack owner"),
+        (rules.required_tags, {"tags": [TAGS]}, f"tags must be names with values, got {[TAGS]!r}"),
         (rules.no_public_bucket, {**ALL_BLOCKED, "ignorePublicAcls": False}, "ignorePublicAcls must be true"),
         (rules.no_public_bucket, {}, f"{', '.join(ALL_BLOCKED)} must be true"),
         (rules.encrypted_bucket, kms("AES256"), "sseAlgorithm must be aws:kms, got 'AES256'"),
@@ -73,8 +76,9 @@ def test_what_breaks_the_rule_is_told(check, inputs, problem):
     assert list(check(inputs)) == [problem]
 
 
-def test_a_resource_without_any_tag_lacks_all_of_them():
-    assert list(rules.required_tags({})) == [f"tags lack {', '.join(rules.REQUIRED_TAGS)}"]
+@pytest.mark.parametrize("inputs", [{}, {"tags": {}}, {"tags": None}, {"tags": dict.fromkeys(TAGS, "")}])
+def test_a_resource_without_any_tag_lacks_all_of_them(inputs):
+    assert list(rules.required_tags(inputs)) == [f"tags lack {', '.join(rules.REQUIRED_TAGS)}"]
 
 
 @pytest.mark.parametrize(

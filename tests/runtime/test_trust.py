@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from modelworks.lifecycle import Service
 from modelworks.lifecycle.trust import trusted_types
 from modelworks.runtime.manifest import Feature, Skops
 from modelworks.runtime.predictor import skops_engine
-from modelworks.runtime.trust import NAMED, OWN, TRUSTED
+from modelworks.runtime.trust import NAMED, OWN, STANDARD, TRUSTED
 
 X = np.random.default_rng(0).random((60, 3))
 Y = (X[:, 0] > 0.5).astype(int)
@@ -47,6 +48,7 @@ def load(content: bytes, trusted):
     "estimator",
     [
         HistGradientBoostingClassifier(max_iter=2),
+        HistGradientBoostingClassifier(max_iter=2, categorical_features=[0]),
         RandomForestClassifier(3),
         KNeighborsClassifier(algorithm="kd_tree"),
         KNeighborsClassifier(algorithm="ball_tree", p=1),
@@ -75,6 +77,14 @@ def test_columns_that_are_selected_by_their_type_are_loaded():
     assert set(trusted_types(skops.io.dumps(model), Service())) <= OWN
 
 
+def test_categories_of_a_frame_are_boosted_as_they_are():
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": X[:, 0], "kind": pd.Categorical(np.where(X[:, 1] > 0.5, "x", "y"))})
+    model = HistGradientBoostingClassifier(max_iter=2, categorical_features="from_dtype").fit(frame, Y)
+    assert set(trusted_types(skops.io.dumps(model), Service())) <= STANDARD
+
+
 def test_the_table_holds_classes_alone():
     found = {}
     for name in sorted(OWN):
@@ -87,6 +97,7 @@ def test_the_table_holds_classes_alone():
 HOSTILE = {
     "eval of what a request carries": lambda: TfidfVectorizer(preprocessor=eval, vocabulary={"a": 0}),
     "exec": lambda: FunctionTransformer(exec),
+    "eval with an argument": lambda: FunctionTransformer(partial(eval, "1")),
     "a function of ours": lambda: FunctionTransformer(runs),
     "a function of numpy": lambda: FunctionTransformer(np.load),
     "a function of scikit-learn": lambda: FunctionTransformer(importlib.import_module("sklearn.datasets").load_files),

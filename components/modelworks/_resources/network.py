@@ -150,7 +150,7 @@ def network_policy(
     selector: Mapping[str, str],
     *,
     egress: Sequence[EgressArgs] = (),
-    out: tuple[int, ...] = (443,),
+    out: Sequence[pulumi.Input[int]] = (443,),
     port: str | None = "http",
 ) -> Manifest:
     """Network access of the pods that `selector` matches: one port in, or none; out to name servers, AWS and ports.
@@ -174,7 +174,7 @@ def network_policy(
     }
 
 
-def _tcp(ports: Iterable[int]) -> list[Manifest]:
+def _tcp(ports: Iterable[pulumi.Input[int]]) -> list[Manifest]:
     return [{"port": item, "protocol": "TCP"} for item in ports]
 
 

@@ -14,7 +14,7 @@ _VERSION: Final[Mapping[str, str]] = {
     "version": "number in the registry",
     "aliases": "`champion`, `challenger` or none",
     "bundle": "digest of the bundle, which is the release",
-    "served": "`onnx`, `skops` or `custom`",
+    "served": "`onnx`, `skops`, `own` or `custom`",
     "run": "the training run",
     "mlflow_run": "its id in MLflow; empty without one",
     "data": "digest of the data",
@@ -94,7 +94,7 @@ JSON_OUTPUT: Final[Mapping[str, Mapping[str, str]]] = {
         "digest": "digest of the bundle, which is the release",
         "path": "file of the bundle",
         "bytes": "its size",
-        "served": "`onnx`, `skops` or `custom`",
+        "served": "`onnx`, `skops`, `own` or `custom`",
         "parity": "comparison of ONNX with scikit-learn",
     },
     "gates": {

@@ -38,16 +38,46 @@ def register(app: typer.Typer) -> None:
 def new(
     model: Annotated[str, typer.Argument(help="Name: lower-case letters, digits and dashes.", metavar="MODEL")],
     into: Annotated[Path, typer.Option("--into", help="Folder to make it in.")] = Path("models"),
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder or Python file of a project that is there.", metavar="PROJECT")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="With --from: file with rows. Default: the one that the code reads.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="With --from: column to predict. Default: the one that the code predicts.")
+    ] = "",
 ) -> None:
-    """Start a model project that passes its own tests.
+    """Start a model project: one that passes its own tests, or one of code that is there.
+
+    With --from, the code is copied, and model.py is made of what can be read of it and of its data: how rows are
+    loaded, features with types and limits, target, kind, and the function that makes or fits the estimator
+    (scikit-learn, XGBoost, LightGBM) or predicts. The command lists what is left to fill in, by file and line.
 
     Example: `modelworks new churn`, then `pytest models/churn` and `modelworks train churn`.
+    Or `modelworks new churn --from ../churn-project`, then edit the lines that it lists.
     """
-    from modelworks.lifecycle.scaffold import scaffold  # imports stay out of --help
+    if source is None:
+        from modelworks.lifecycle.scaffold import scaffold  # imports stay out of --help
 
-    folder = scaffold(model, into)
-    out.print(f"made [bold]{folder}[/]: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-    out.print(f"next: edit model.py, then [bold]modelworks check-data {model}[/] and [bold]modelworks train {model}[/]")
+        if data or target:
+            raise ModelworksError("--data and --target describe the project that --from names", fix="Name it: --from.")
+        folder = scaffold(model, into)
+        out.print(f"made [bold]{folder}[/]: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+        todo = "edit model.py"
+    else:
+        from modelworks.lifecycle.adopt import adopt
+
+        made = adopt(source, model, into, data, target)
+        rows = table("read of it", "")
+        for what, text in made.derived.items():
+            rows.add_row(what, escape(text))
+        out.print(rows)
+        out.print(f"made [bold]{made.folder}[/]; to be filled in:")
+        for each in made.open:
+            out.print(f"  {escape(each)}", soft_wrap=True)
+        todo = "fill these in"
+    out.print(f"next: {todo}, then [bold]modelworks check-data {model}[/] and [bold]modelworks train {model}[/]")
 
 
 def check_data(
@@ -62,16 +92,15 @@ def check_data(
 
     Example: `modelworks check-data flight-delay`.
     """
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import training
 
     home = home_here()
-    spec = load_spec(model)
-    report = training.check_data(spec, home, save_baseline=save_baseline, progress=progress)
+    report = training.check_data(training.project_at(model), home, save_baseline=save_baseline, progress=progress)
     if as_json:
         print(json.dumps(report.to_facts(), indent=2))
     else:
         _print_checks(report)
-        out.print(f"report: {home.checks(spec.name) / 'checks.html'}", soft_wrap=True)
+        out.print(f"report: {home.checks(report.model) / 'checks.html'}", soft_wrap=True)
     if not report.passed:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -93,17 +122,17 @@ def train(
 
     Example: `modelworks train flight-delay`, or `modelworks train flight-delay --env dev`.
     """
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import training
 
     snapshot = Digest(data) if data else None
-    spec, home = load_spec(model), home_here()
+    project, home = training.project_at(model), home_here()
     if env:
         from modelworks.cli.context import EnvironmentContext
         from modelworks.cli.training import train_in
 
-        run, tracked = train_in(EnvironmentContext.of(env), spec, home, snapshot, progress)
+        run, tracked = train_in(EnvironmentContext.of(env), training.describe(project, home), home, snapshot, progress)
     else:
-        run = training.train(spec, home, data=snapshot, progress=progress)
+        run = training.train(project, home, data=snapshot, progress=progress)
         tracked = _track(run)
     if as_json:
         facts = {"model": run.model, "run": run.run, "folder": str(run.folder), "inputs": run.inputs}
@@ -112,7 +141,7 @@ def train(
     rows = table("metric", "train", "validation")
     for name in sorted(run.scores["train"]):
         shown = ["-" if (value := of[name]) is None else f"{value:.4f}" for of in run.scores.values()]
-        rows.add_row(f"[bold]{escape(name)}[/]" if name == spec.metric else escape(name), *shown)
+        rows.add_row(f"[bold]{escape(name)}[/]" if name == run.metric else escape(name), *shown)
     out.print(rows)
     if run.origin["dirty"]:
         err.print("[yellow]dirty:[/] the tree differs from its commit; this run can be released to local only")
@@ -198,11 +227,11 @@ def last_run(model: str, home: Home) -> TrainedModel:
         model: Name of the model, or its folder or `model.py`.
         home: Where runs are kept.
     """
-    from modelworks.lifecycle import load_spec, runs
+    from modelworks.lifecycle import runs, training
     from modelworks.lifecycle.model_project import changed_files
     from modelworks.lifecycle.spec import find_model
 
-    name = model if runs.has_runs(model, home) else load_spec(model).name
+    name = model if runs.has_runs(model, home) else training.describe(training.project_at(model), home).name
     run = runs.latest_run(name, home)
     try:
         changed = changed_files(find_model(model).parent, run.project())

@@ -17,7 +17,7 @@ from modelworks.cli.exit_codes import epilog
 if TYPE_CHECKING:
     from modelworks.lifecycle.registry import Version
 
-_ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "custom": "a custom service"}
+_ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "own": "its own code", "custom": "a custom service"}
 
 
 def register(app: typer.Typer) -> None:

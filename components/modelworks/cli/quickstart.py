@@ -193,7 +193,7 @@ def _begin_bundle(
     """
     from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import training
 
     events: queue.SimpleQueue[tuple[str, str, float] | None] = queue.SimpleQueue()
     outcome: Future[tuple[TrainedModel, Bundle]] = Future()
@@ -203,8 +203,8 @@ def _begin_bundle(
 
     def work() -> None:
         try:
-            spec, home = load_spec(model), home_here()
-            run = training.train(spec, home, progress=tell)
+            home = home_here()
+            run = training.train(training.project_at(model), home, progress=tell)
             outcome.set_result((run, bundles.build_bundle(run, home, tell)))
         except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for the outcome
             outcome.set_exception(error)

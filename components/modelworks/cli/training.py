@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
-from modelworks._files import plain, read_json
-from modelworks._user import user_name
+from modelworks._files import read_json
 from modelworks.cli.console import err, say
 from modelworks.cli.exit_codes import ExitCode
 from modelworks.cluster import training_job
@@ -24,26 +23,26 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import provenance, runs
 from modelworks.lifecycle.artifacts import Artifacts, Made
 from modelworks.lifecycle.data import StoreError
-from modelworks.lifecycle.lockfile import find_lock_file, read_lock, run_packages
+from modelworks.lifecycle.identity import person
+from modelworks.lifecycle.lockfile import find_lock_file, read_lock
 from modelworks.lifecycle.model_project import LOCK, code_digest, copy_project
 from modelworks.lifecycle.pod import count_run
-from modelworks.lifecycle.stored_features import stated_inputs
 
 if TYPE_CHECKING:
     from modelworks.cli.context import EnvironmentContext
     from modelworks.lifecycle.child_process import Progress
     from modelworks.lifecycle.runs import Home, TrainedModel
-    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.training import Described
 
 
 def train_in(
-    target: EnvironmentContext, spec: ModelSpec, home: Home, data: Digest | None, tell: Progress
+    target: EnvironmentContext, spec: Described, home: Home, data: Digest | None, tell: Progress
 ) -> tuple[TrainedModel, str]:
     """Train a model in an environment, and bring the run here as if it had been trained here.
 
     Args:
         target: The environment.
-        spec: The model.
+        spec: The model's project.
         home: Where data and runs are kept on this machine.
         data: Digest of a snapshot to train on again. None: the run loads its data.
         tell: Called at every step.
@@ -64,8 +63,8 @@ def train_in(
             "model": spec.name,
             "code": code_digest(copy),
             "engine": provenance.engine_digest(),
-            "lock": read_lock(Path(scratch) / LOCK).digest(run_packages(spec)),
-            **plain(stated_inputs(spec)),
+            "lock": read_lock(Path(scratch) / LOCK).digest(spec.packages),
+            **spec.inputs,
         }
         order = training_job.Order(
             environment=target.environment,
@@ -73,7 +72,7 @@ def train_in(
             source=artifacts.send_source(Path(scratch)),
             engine=sent["engine"],
             commit=source[0] + ("-dirty" if source[1] else ""),
-            by=user_name(),
+            by=person(),
             data=data,
         )
         if data:

@@ -49,6 +49,9 @@ _STATEFUL: Final = re.compile(
     r"|^kubernetes:(core/v1:(PersistentVolumeClaim|PersistentVolume|Namespace|Secret)|apps/v1:StatefulSet)$"
 )
 _WIDTH: Final = 72
+_LONGEST: Final = 60_000
+"""GitHub takes a comment of up to 65,536 characters."""
+_LONGEST_PROBLEMS: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Preview:
     changes: tuple[Change, ...]
     unchanged: int
     problems: tuple[str, ...]
-    """Errors and warnings of the engine, the program and the policies."""
+    """Refusals of policies, then errors, then warnings, of the engine and the program."""
     overrides: tuple[str, ...] = ()
     """Releases in spite of refused gates: model, reason and person, a sentence each."""
 
@@ -112,7 +115,7 @@ class Preview:
         changes.sort(key=lambda change: (_ORDER.index(change.action), not change.stateful, change.type, change.name))
         problems = [
             diagnostic["message"].strip()
-            for diagnostic in found.get("diagnostics") or []
+            for diagnostic in sorted(found.get("diagnostics") or [], key=_urgency)
             if diagnostic.get("severity") in {"error", "warning"} and diagnostic.get("message", "").strip()
         ]
         if found.get("error"):
@@ -139,7 +142,9 @@ class Preview:
         }
 
     def markdown(self, *, failed: bool = False) -> str:
-        """A table for a pull request: replacements and deletions first, those of stateful resources in bold.
+        """A table for a pull request: problems first, then replacements and deletions, in bold where they lose data.
+
+        Rows that a comment has no place for are left out from its end, and counted.
 
         Args:
             failed: The engine did not come to its end, so that nobody may take what is there for all there is.
@@ -155,15 +160,40 @@ class Preview:
             lines += [f"> :warning: **Data may be lost: {names}.** Read these rows before you approve.", ""]
         if self.overrides:
             lines += [*(f"> :warning: **{_text(each)}**" for each in self.overrides), ""]
+        if self.problems:
+            shown, left = _fitting([each.replace("```", "'''") for each in self.problems], _LONGEST_PROBLEMS)
+            lines += ["<details open><summary>Errors and warnings</summary>", "", "```text", *shown, "```"]
+            lines += [*([_left_out(left, "errors and warnings")] if left else []), "", "</details>", ""]
         if self.changes:
             lines += ["| | resource | type | what |", "|---|---|---|---|"]
-            lines += [_row(change) for change in self.changes]
-            lines.append("")
-        if self.problems:
-            lines += ["<details><summary>Errors and warnings</summary>", "", "```text"]
-            lines += [problem.replace("```", "'''") for problem in self.problems]
-            lines += ["```", "", "</details>", ""]
+            room = _LONGEST - sum(len(line) + 1 for line in lines)
+            shown, left = _fitting([_row(change) for change in self.changes], room)
+            lines += [*shown, "", *([_left_out(left, "changes"), ""] if left else [])]
         return "\n".join(lines)
+
+
+def _urgency(diagnostic: dict[str, Any]) -> int:
+    """0 for what a policy refuses, then errors, then the rest."""
+    if "[mandatory]" in diagnostic.get("message", ""):
+        return 0
+    return 1 if diagnostic.get("severity") == "error" else 2
+
+
+def _fitting(lines: list[str], room: int) -> tuple[list[str], int]:
+    """The first of some lines, as many as there is room for, and how many are left out. One that is longer is cut."""
+    shown: list[str] = []
+    for line in lines:
+        room -= len(line) + 1
+        if room < 0:
+            break
+        shown.append(line)
+    if lines and not shown:
+        shown = [f"{lines[0][:_LONGEST_PROBLEMS]} (cut)"]
+    return shown, len(lines) - len(shown)
+
+
+def _left_out(number: int, what: str) -> str:
+    return f"> :warning: **{number} {what} are left out: a comment has no place for them.** The log of the job has all."
 
 
 def _change(urn: str, action: str, step: dict[str, Any]) -> Change:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,13 +20,15 @@ from unittest.mock import patch
 import msgspec
 import numpy as np
 
-from modelworks._files import digest_of, digest_of_facts, read_json, write_json, write_whole
+from modelworks._files import digest_of, digest_of_facts, digest_of_file, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import scores
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.edge_cases import EdgeCase, dependence, edge_cases
-from modelworks.lifecycle.lockfile import PYTHON
+from modelworks.lifecycle.fitted import GRAPH, SKOPS, artifacts_of, graph_of, loader_of
+from modelworks.lifecycle.lockfile import PYTHON, refuse_other_imports
 from modelworks.lifecycle.model_card import model_card
+from modelworks.lifecycle.model_project import module_files
 from modelworks.lifecycle.provenance import SERVICE
 from modelworks.lifecycle.rows import rows_of
 from modelworks.lifecycle.splits import hold_out
@@ -33,7 +37,8 @@ from modelworks.lifecycle.trust import load_estimator, trusted_types
 from modelworks.runtime import manifest as of
 from modelworks.runtime.contents import refuse_other_files
 from modelworks.runtime.encoding import Row, column_dtype
-from modelworks.runtime.predictor import Infer, onnx_engine, skops_engine
+from modelworks.runtime.predictor import ARTIFACTS, Infer, onnx_engine, own_engine, skops_engine
+from modelworks.runtime.project_code import FOLDER, is_of
 from modelworks.runtime.server.custom_service import read_facts
 
 if TYPE_CHECKING:
@@ -82,16 +87,21 @@ def build(
     rows = rows_of(holdout.iloc[positions], spec.served_features)
     edges = [] if spec.service.code else edge_cases(spec.served_features, rows[0])
     with step("try the edges of the schema"):
-        skops = _skops(spec, folder, rows, edges)
+        model, infer = _model(spec, folder)
+        if infer:
+            model = _tried(spec, model, infer, rows, edges)
     with step("convert to ONNX"):
-        onnx, parity = _onnx(spec, folder, skops, [*rows, *(edge.row for edge in edges)])
+        onnx, parity = _onnx(spec, folder, model, infer, [*rows, *(edge.row for edge in edges)])
     with step("build the Bento"), tempfile.TemporaryDirectory(prefix="modelworks-bento-") as scratch:
         source = Path(scratch) / "source"
         source.mkdir()
-        manifest = _manifest(spec, holdout, skops, onnx, parity, hold_out(spec, frame, parts))
-        _fill(source, spec, folder, manifest, requirements)
+        files = _files(spec, folder)
+        manifest = _manifest(spec, holdout, model, onnx, parity, hold_out(spec, frame, parts), files)
+        _fill(source, spec, folder, manifest, requirements, files)
         bento = _bento(spec, source, Path(scratch) / "store")
         refuse_other_files(bento, manifest)
+        if manifest.code:
+            _refuse_incomplete_code(spec, bento)
         archive = pack(bento)
     digest = digest_of(archive)
     path = folder / "bundle" / f"{digest.hex}.bento"
@@ -106,20 +116,31 @@ def build(
 
 
 # -- The engines -----------------------------------------------------------------------------------------------------
-def _skops(spec: ModelSpec, folder: Path, rows: list[Row], edges: list[EdgeCase]) -> of.Skops:
-    """How scikit-learn serves the model.
+_Model = of.Skops | of.Onnx | of.Own
+
+
+def _model(spec: ModelSpec, folder: Path) -> tuple[_Model, Infer | None]:
+    """The model that train returned and how it answers; no answer where a custom service does."""
+    features, names, service = spec.served_features, spec.feature_names, spec.service
+    if loader := loader_of(folder):
+        own = of.Own(loader=loader, columns=names, input=spec.input)
+        return own, own_engine(folder / ARTIFACTS, own, features, spec.kind, spec.package)
+    if (folder / GRAPH).is_file():
+        content = (folder / GRAPH).read_bytes()
+        graph = graph_of(spec, content)
+        return graph, None if service.code else onnx_engine(content, graph, features)
+    content = (folder / SKOPS).read_bytes()
+    trusted = tuple(trusted_types(content, service, spec.package))
+    skops = of.Skops(path=SKOPS, sha256=digest_of(content).hex, columns=names, trusted=trusted, input=spec.input)
+    return skops, None if service.code else skops_engine(content, skops, features, spec.kind, spec.package)
+
+
+def _tried(spec: ModelSpec, model: _Model, infer: Infer, rows: list[Row], edges: list[EdgeCase]) -> _Model:
+    """The model, known to answer what the schema admits, and whether rows may be answered together.
 
     Raises:
         ModelworksError: It does not answer a row that its features allow, or its answer depends on other rows.
     """
-    content = (folder / "model.skops").read_bytes()
-    skops = of.Skops(
-        path="model.skops", sha256=digest_of(content).hex, columns=spec.feature_names,
-        trusted=tuple(trusted_types(content, spec.service)), input=spec.input,
-    )  # fmt: skip
-    if spec.service.code:
-        return skops
-    infer = skops_engine(content, skops, spec.served_features, spec.kind)
     _refuse_edges(spec, infer, edges)
     asked = [*(edge.row for edge in edges), *rows][: spec.service.max_rows]
     depends = dependence(infer, asked)
@@ -128,7 +149,7 @@ def _skops(spec: ModelSpec, folder: Path, rows: list[Row], edges: list[EdgeCase]
             f"{spec.where}: the answer of {spec.name} to a row depends on the rows beside it, by {depends:.1e}",
             fix="Every step must treat each row by itself; what needs many rows belongs into train.",
         )
-    return msgspec.structs.replace(skops, together=depends == 0)
+    return msgspec.structs.replace(model, together=depends == 0)
 
 
 def _refuse_edges(spec: ModelSpec, infer: Infer, edges: list[EdgeCase]) -> None:
@@ -144,22 +165,30 @@ def _refuse_edges(spec: ModelSpec, infer: Infer, edges: list[EdgeCase]) -> None:
             ) from error
 
 
-def _onnx(spec: ModelSpec, folder: Path, skops: of.Skops, asked: list[Row]) -> tuple[of.Onnx | None, of.Parity | None]:
+def _onnx(
+    spec: ModelSpec, folder: Path, model: _Model, infer: Infer | None, asked: list[Row]
+) -> tuple[of.Onnx | None, of.Parity | None]:
     """The model as ONNX and the proof that it is the same; nothing, and the reason in `parity.json`, otherwise."""
     (folder / "model.onnx").unlink(missing_ok=True)
-    if not spec.service.onnx or spec.service.code:
-        reason = "its own service answers" if spec.service.code else "the spec does not request it"
-        write_json(folder / "parity.json", {"onnx": False, "reason": reason})
-        return None, None
-    infer = skops_engine((folder / skops.path).read_bytes(), skops, spec.served_features, spec.kind)
-    ours = np.asarray(infer(asked), dtype="float64")
     reasons = []
-    # float64 answers as scikit-learn does; graphs of trees exist in float32 only, which may do as well.
-    for precision in ("float64", "float32"):
-        found = _try_onnx(spec, folder, precision, asked, ours)
-        if not isinstance(found, str):
-            return found
-        reasons.append(found)
+    if isinstance(model, of.Onnx):
+        shutil.copyfile(folder / GRAPH, folder / model.path)
+        write_json(folder / "parity.json", {"onnx": True, "reason": "train returned it"})
+        return model, None
+    if infer is None:
+        reasons = ["its own service answers"]
+    elif isinstance(model, of.Own):
+        reasons = ["the project's own code answers"]
+    elif not spec.service.onnx:
+        reasons = ["the spec does not request it"]
+    else:
+        ours = np.asarray(infer(asked), dtype="float64")
+        # float64 answers as scikit-learn does; graphs of trees exist in float32 only, which may do as well.
+        for precision in ("float64", "float32"):
+            found = _try_onnx(spec, folder, precision, asked, ours)
+            if not isinstance(found, str):
+                return found
+            reasons.append(found)
     write_json(folder / "parity.json", {"onnx": False, "reason": "; ".join(dict.fromkeys(reasons))})
     return None, None
 
@@ -168,7 +197,7 @@ def _try_onnx(
     spec: ModelSpec, folder: Path, precision: Precision, asked: list[Row], ours: np.ndarray
 ) -> tuple[of.Onnx, of.Parity] | str:
     """The graph of one precision and its proof, or why it does not serve."""
-    estimator = load_estimator(folder / "model.skops", spec.service)
+    estimator = load_estimator(folder / SKOPS, spec.service, spec.package)
     try:
         graph, inputs, output = _convert(spec, estimator, precision)
         onnx = of.Onnx(path="model.onnx", sha256=digest_of(graph).hex, inputs=inputs, output=output)
@@ -254,17 +283,24 @@ def _tensor_dtype(feature: of.Feature, precision: Precision) -> of.DType:
 def _manifest(
     spec: ModelSpec,
     holdout: pd.DataFrame,
-    skops: of.Skops,
+    model: _Model,
     onnx: of.Onnx | None,
     parity: of.Parity | None,
     rule: of.HoldOut,
+    files: dict[str, Path],
 ) -> of.Manifest:
     stored = stored_of(spec)
+    digests = {name: digest_of_file(path).hex for name, path in files.items()}
+    code = {name: digest for name, digest in digests.items() if name.startswith(f"{FOLDER}/")}
     return of.Manifest(
         model=spec.name, kind=spec.kind, task=spec.description, owner=spec.owner, classes=spec.classes,
         features=spec.served_features, examples=_examples(spec, holdout, stored), stored=stored,
         threshold=spec.service.threshold, unit=spec.unit, service="custom" if spec.service.code else "standard",
-        onnx=onnx, skops=skops, parity=parity, holdout=rule, latency_objective_ms=spec.service.latency_objective_ms,
+        onnx=onnx, skops=model if isinstance(model, of.Skops) else None,
+        own=model if isinstance(model, of.Own) else None,
+        code=of.Code(package=spec.package, files=code) if code else None,
+        files={name: digest for name, digest in digests.items() if name not in code},
+        parity=parity, holdout=rule, latency_objective_ms=spec.service.latency_objective_ms,
         max_rows=spec.service.max_rows, card="card.md",
     )  # fmt: skip
 
@@ -288,12 +324,71 @@ def _readable(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) and np.float32(value) == value else value
 
 
-def _fill(source: Path, spec: ModelSpec, folder: Path, manifest: of.Manifest, requirements: str) -> None:
+def _files(spec: ModelSpec, folder: Path) -> dict[str, Path]:
+    """Files beside the model, by their path below `src/`: its artifacts, and code of the project with what that reads.
+
+    Raises:
+        ModelworksError: The code imports what is not in the bundle.
+    """
+    service = spec.service
+    found = artifacts_of(folder)
+    if service.code:
+        return found | {name: spec.folder / name for name in service.files}
+    if not service.trusted_code:
+        return found
+    modules = [loader.partition(":")[0]] if (loader := loader_of(folder)) else _modules_of(spec, folder)
+    code = module_files(spec.folder, modules)
+    refuse_other_imports(spec, code)
+    names = [*(path.relative_to(spec.folder).as_posix() for path in code), *service.files]
+    return found | {f"{FOLDER}/{name}": spec.folder / name for name in names}
+
+
+def _modules_of(spec: ModelSpec, folder: Path) -> list[str]:
+    """The project's modules whose functions and classes a model holds."""
+    if not (folder / SKOPS).is_file():
+        return []
+    types = trusted_types((folder / SKOPS).read_bytes(), spec.service, spec.package)
+    below = [each.removeprefix(f"{spec.package}.") for each in types if is_of(spec.package, each)]
+    return sorted({name.rpartition(".")[0] for name in below})
+
+
+def _refuse_incomplete_code(spec: ModelSpec, bento: Path) -> None:
+    """Load the model where nothing of the project is but the bundle, as a server does.
+
+    Raises:
+        ModelworksError: It does not load there.
+    """
+    load = (
+        "import sys; from pathlib import Path; from modelworks.errors import ModelworksError\n"
+        "from modelworks.runtime.bento import read_manifest; from modelworks.runtime.predictor import Predictor\n"
+        "try: Predictor(Path(sys.argv[1]), read_manifest(Path(sys.argv[1])))\n"
+        "except ModelworksError as error: sys.exit('\\n'.join(filter(None, [error.message, error.fix])))"
+    )
+    with tempfile.TemporaryDirectory(prefix="modelworks-load-") as elsewhere:
+        argv = [sys.executable, "-P", "-c", load, str(bento)]
+        done = subprocess.run(argv, cwd=elsewhere, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        message, _, fix = done.stderr.strip().partition("\n")
+        raise ModelworksError(f"{spec.service.where}: the bundle does not load by itself: {message}", fix=fix)
+
+
+def _fill(
+    source: Path,
+    spec: ModelSpec,
+    folder: Path,
+    manifest: of.Manifest,
+    requirements: str,
+    files: dict[str, Path],
+) -> None:
+    for name, path in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, source / name)
     (source / "modelworks.json").write_bytes(of.encode(manifest))
     (source / "requirements.txt").write_text(requirements, encoding="utf-8")
     card = model_card(spec, folder, manifest)
     (source / "card.md").write_text(card, encoding="utf-8")
-    shutil.copyfile(folder / "model.skops", source / "model.skops")
+    if manifest.skops:
+        shutil.copyfile(folder / SKOPS, source / SKOPS)
     if manifest.onnx:
         shutil.copyfile(folder / "model.onnx", source / "model.onnx")
     service = spec.folder / spec.service.code if spec.service.code else Path(__file__).with_name("bento_service.py")

@@ -34,7 +34,7 @@ class Bundle:
     size: int
     """Bytes."""
     served: str
-    """Which engine answers: `onnx`, `skops` or `custom`."""
+    """Which engine answers: `onnx`, `skops`, `own` or `custom`."""
     parity: dict[str, Any]
     """The proof that ONNX answers as scikit-learn does, or why there is none."""
 

@@ -1,6 +1,7 @@
-"""The child process in which a model's own code runs: `python -m modelworks.lifecycle.child JOB_FILE EVENTS_FD`.
+"""The child process of a model's own code: `python -m modelworks.lifecycle.child JOB_FILE EVENTS_FD VALUES_FD`.
 
-It speaks to its parent through a pipe, one JSON object a line: steps as they start and end, then a result or an error.
+It writes to its parent through a pipe, one JSON object a line: steps as they start and end, then a result or an error.
+Through the other it reads the variables that the spec names, so that they are in no file and no command line.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import IO, Any
 from modelworks._files import plain, write_json, write_whole
 from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import checks, data, drift, scores, splits
-from modelworks.lifecycle.archive import canonical_skops
+from modelworks.lifecycle import checks, data, drift, fitted, scores, splits
+from modelworks.lifecycle.child_process import FIXED
 from modelworks.lifecycle.lockfile import Lockfile, read_lock, run_packages, serving_packages
 from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.model_project import (
@@ -38,7 +39,7 @@ from modelworks.lifecycle.rows import encode_table
 from modelworks.lifecycle.runs import PROJECT, SPLIT, Home, run_id
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
 from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_history
-from modelworks.lifecycle.trust import trusted_types
+from modelworks.runtime.project_code import PACKAGE
 
 
 class Steps:
@@ -65,18 +66,19 @@ class Steps:
         self.tell(step=name, state="kept", seconds=0.0)
 
 
-def main(job: dict[str, Any], events: IO[str]) -> None:
+def main(job: dict[str, Any], events: IO[str], values: IO[str]) -> None:
     """Do one job."""
     steps, before = Steps(events), frozenset(sys.modules)
     verbs: dict[str, Callable[[ModelSpec, Home, dict[str, Any], Steps], dict[str, Any]]] = {
-        "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,
+        "describe": _describe, "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,
     }  # fmt: skip
     job["imported"] = before
     try:
         with steps.step("load spec"):
             spec = _load(job)
+            _take_variables(spec, steps, values)
         home = Home(Path(job["home"]), job["data_store"], job["artifact_bucket"])
-        result = verbs[job["verb"]](spec, home, job, steps)
+        result = {"model": spec.name, **verbs[job["verb"]](spec, home, job, steps)}
     except ModelworksError as error:
         steps.tell(error=error.message, fix=error.fix, code=error.exit_code)
     except OSError as error:
@@ -96,9 +98,11 @@ def _fix_of(error: OSError) -> str:
 
 def _load(job: dict[str, Any]) -> ModelSpec:
     """The spec, which must be of the model that was named, and for a run that is there, the one it was made by."""
-    spec = load_spec(job["spec"])
+    folder = Path(job["spec"]).parent
+    # Called after its content: two versions of a model may be in one process, and a bundle says which code it needs.
+    spec = load_spec(job["spec"], f"{PACKAGE}{code_digest(folder).hex[:16]}")
     refuse_imports_from_outside(spec.folder, job["imported"])
-    if spec.name != job["model"]:
+    if job["model"] and spec.name != job["model"]:
         raise ModelworksError(f"{spec.where}: the spec is of {spec.name}, not of {job['model']}")
     made_by = job.get("inputs")
     if made_by is None:
@@ -112,6 +116,27 @@ def _load(job: dict[str, Any]) -> ModelSpec:
     return spec
 
 
+def _take_variables(spec: ModelSpec, steps: Steps, values: IO[str]) -> None:
+    """Have the variables that the spec names, as the parent has them.
+
+    Raises:
+        ModelworksError: One could change the bytes of a model.
+    """
+    if not spec.data.environment:
+        return
+    if fixed := sorted(name for name in spec.data.environment if name in FIXED or name.startswith(("PYTHON", "LD_"))):
+        raise ModelworksError(
+            f"{spec.data.where}: data.environment names {', '.join(fixed)}, which modelworks sets for every run",
+            fix="Leave it out: the same inputs would not give the same run.",
+        )
+    steps.tell(environment=list(spec.data.environment))
+    os.environ.update(json.loads(values.readline()))
+
+
+def _describe(spec: ModelSpec, _home: Home, _job: dict[str, Any], _steps: Steps) -> dict[str, Any]:
+    return {"packages": run_packages(spec), "inputs": stated_inputs(spec)}
+
+
 def _lock(spec: ModelSpec) -> Lockfile:
     return read_lock(spec.folder.parents[1] / LOCK)
 
@@ -123,7 +148,7 @@ def _check(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
         facts = drift.profile(spec, frame)
         for folder in (spec.folder, Path(job["save_baseline"])):
             write_json(folder / spec.data.baseline, facts)
-    folder = Path(job["folder"])
+    folder = home.checks(spec.name)
     with steps.step("check data"):
         _write_checks(folder, checks.check_rows(spec, frame, snapshot.digest))
     return {"data": snapshot.digest}
@@ -156,10 +181,10 @@ def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
     parts = splits.split_rows(spec, frame)
     splits.write_split(folder / SPLIT, parts, len(frame))
     with steps.step("train"):
-        estimator, curves = _fit(spec, frame, parts)
-        _write_model(spec, folder, estimator)
+        made = _fit(spec, frame, parts)
+        answer = fitted.keep(spec, folder, made)
     with steps.step("evaluate"):
-        found = _evaluate(spec, folder, estimator, frame, parts, curves)
+        found = _evaluate(spec, folder, answer, frame, parts, dict(made.curves))
     refuse_imports_from_outside(spec.folder, job["imported"])  # functions import too
     # Written last: a run with metrics is a finished run.
     write_json(folder / "metrics.json", found)
@@ -221,7 +246,7 @@ def _write_checks(folder: Path, report: checks.CheckReport) -> None:
     write_whole(folder / "checks.html", checks_page(report))
 
 
-def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[str, tuple[float, ...]]]:
+def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> Fitted:
     import numpy as np  # the parent imports this module's types too
 
     random.seed(spec.seed)
@@ -244,42 +269,25 @@ def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> tuple[Any, dict[
         raise
     except Exception as error:
         raise project_error(error, spec.folder, "is trained") from error
-    fitted = made if isinstance(made, Fitted) else Fitted(made)
-    wanted = "predict" if spec.kind == "regression" else "predict_proba"
-    if not hasattr(fitted.estimator, wanted):
-        raise ModelworksError(
-            f"{spec.where}: train returned {type(fitted.estimator).__name__}, which has no {wanted}",
-            fix="Return a fitted estimator with scikit-learn's API, or Fitted(estimator, curves).",
-        )
-    return fitted.estimator, dict(fitted.curves)
-
-
-def _write_model(spec: ModelSpec, folder: Path, estimator: Any) -> None:
-    import skops.io  # brings scikit-learn
-
-    try:
-        content = canonical_skops(skops.io.dumps(estimator))
-    except Exception as error:
-        raise ModelworksError(
-            f"{spec.name} cannot be kept without pickle: {error}",
-            fix="Build it from scikit-learn's own parts; functions and lambdas have no place in a bundle.",
-        ) from error
-    trusted_types(content, spec.service)
-    write_whole(folder / "model.skops", content)
+    return made if isinstance(made, Fitted) else Fitted(made)
 
 
 def _evaluate(
-    spec: ModelSpec, folder: Path, estimator: Any, frame: Any, parts: dict[str, Any], curves: Any
+    spec: ModelSpec, folder: Path, answer: fitted.Answer, frame: Any, parts: dict[str, Any], curves: Any
 ) -> dict[str, Any]:
     from modelworks.lifecycle.html_report import plots  # Matplotlib is slow to import
 
     target = scores.encode_target(spec, frame)
-    found: dict[str, Any] = {"curves": curves, "rows": {name: len(index) for name, index in parts.items()}}
+    found: dict[str, Any] = {
+        "metric": spec.metric,
+        "curves": curves,
+        "rows": {name: len(index) for name, index in parts.items()},
+    }
     for part in splits.PARTS:
         rows = frame.iloc[parts[part]]
-        predicted = scores.predict(spec, estimator, encode_table(rows, spec.served_features, spec.input))
-        outcome = Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
         try:
+            predicted = scores.validate(spec, answer(rows), len(rows))
+            outcome = Outcome(spec.kind, target[parts[part]], predicted, rows, spec.service.threshold)
             found[part] = scores.all_metrics(spec, outcome)
         except ModelworksError:
             raise
@@ -300,5 +308,8 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as pipe:
-        main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), pipe)
+    with (
+        os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as events_pipe,
+        os.fdopen(int(sys.argv[3]), encoding="utf-8") as values_pipe,
+    ):
+        main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), events_pipe, values_pipe)

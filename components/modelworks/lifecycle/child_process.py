@@ -57,7 +57,7 @@ def work(
 
     Args:
         folder: The model project's.
-        model: Its name.
+        model: Its name. Empty: the one that its spec states.
         home: Where things are kept.
         job: The job, as JSON for the child.
         progress: Called at every step.
@@ -67,7 +67,7 @@ def work(
         ModelworksError: The child raised this, or was killed; the message names its log.
     """
     where = {"home": str(home.root), "data_store": home.data_store, "artifact_bucket": home.artifact_bucket}
-    log = None if shown else home.root / "logs" / f"{model}-{job['verb']}.log"
+    log = None if shown else home.root / "logs" / f"{model or folder.name}-{job['verb']}.log"
     try:
         with tempfile.TemporaryDirectory(prefix="modelworks-") as scratch, ExitStack() as files:
             # The second copy stays as it is: it is what a run keeps.
@@ -100,28 +100,32 @@ def _converse(
     progress: Progress | None,
     real: Mapping[Path, Path],
 ) -> dict[str, Any]:
-    environment = {name: value for name, value in os.environ.items() if _passed_on(name)} | FIXED
-    environment |= {"BENTOML_HOME": str(scratch / "bentoml"), "MPLCONFIGDIR": str(scratch / "matplotlib")}
+    environment = environment_of_child(scratch)
     if log is None:
         environment["PYTHONUNBUFFERED"] = "1"  # somebody is reading
     file = scratch / "job.json"  # Linux takes at most 128 KiB in one argument, and a run's inputs may be longer
     file.write_text(json.dumps(job), encoding="utf-8")
     reader, writer = os.pipe()
+    values, given = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "modelworks.lifecycle.child", str(file), str(writer)],
-        cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[writer],
+        [sys.executable, "-P", "-m", "modelworks.lifecycle.child", str(file), str(writer), str(values)],
+        cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[writer, values],
     )  # fmt: skip
     os.close(writer)
+    os.close(values)
     result: dict[str, Any] | None = None
     try:
-        with os.fdopen(reader, encoding="utf-8") as events:
+        with os.fdopen(reader, encoding="utf-8") as events, os.fdopen(given, "w", encoding="utf-8") as answers:
             for line in events:
                 event = json.loads(_with_real_paths(line, real))
                 if "error" in event:
                     error = ModelworksError(event["error"], fix=event["fix"])
                     error.exit_code = event["code"]
                     raise error
-                if "result" in event:
+                if "environment" in event:
+                    named = {name: os.environ[name] for name in event["environment"] if name in os.environ}
+                    print(json.dumps(named), file=answers, flush=True)
+                elif "result" in event:
                     result = event["result"]
                 elif progress:
                     progress(event["step"], event["state"], event["seconds"])
@@ -140,6 +144,16 @@ def _converse(
         where = f"; its log: {log}\n{_last_lines(log)}" if log else ""
         raise ModelworksError(f"the process that does `{job['verb']}` {how}{where}", fix=fix)
     return result
+
+
+def environment_of_child(scratch: Path) -> dict[str, str]:
+    """The variables that a model's code sees: chosen ones of this process, and fixed ones.
+
+    Args:
+        scratch: A folder for what libraries write.
+    """
+    chosen = {name: value for name, value in os.environ.items() if _passed_on(name)}
+    return chosen | FIXED | {"BENTOML_HOME": str(scratch / "bentoml"), "MPLCONFIGDIR": str(scratch / "matplotlib")}
 
 
 def _ended(code: int) -> tuple[str, str]:

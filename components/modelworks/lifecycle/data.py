@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from modelworks._files import digest_of, digest_of_file, write_whole
+from modelworks._files import digest_of_file, put_whole
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.spec import SliceGate, project_error
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from modelworks.lifecycle.spec import ModelSpec
     from modelworks.runtime.manifest import Stored
+
+
+GROUP_ROWS = 1 << 20
+"""Rows of a group in a snapshot: Parquet's own default."""
 
 
 class StoreError(ModelworksError):
@@ -58,13 +62,14 @@ class SnapshotStore:
         Raises:
             ModelworksError: A column cannot be kept as Parquet, the disk is full, or the bucket does not answer.
         """
-        data = _parquet(frame)
-        digest = digest_of(data)
-        path = self._path(digest)
-        if not (path.is_file() and digest_of_file(path) == digest):
-            write_whole(path, data)
+        with put_whole(self._folder, "rows.parquet") as (file, place):
+            _write_parquet(frame, file)
+            digest = _digest_of_written(file)
+            path = self._path(digest)
+            if not (path.is_file() and digest_of_file(path) == digest):
+                place(path)
         if self._remote:
-            self._upload(digest, data)
+            self._upload(digest)
         return Snapshot(digest, path, len(frame))
 
     def share(self, digest: Digest) -> None:
@@ -74,7 +79,8 @@ class SnapshotStore:
             ModelworksError: It was changed, or the bucket does not answer.
         """
         if self._path(digest).is_file():
-            self._upload(digest, self.get(digest).path.read_bytes())
+            self.get(digest)
+            self._upload(digest)
 
     def get(self, digest: Digest) -> Snapshot:
         """The snapshot with `digest`, verified.
@@ -90,7 +96,7 @@ class SnapshotStore:
         if not (path.is_file() and digest_of_file(path) == digest):
             if not self._remote:
                 raise self._missing(path, digest)
-            write_whole(path, self._download(digest))
+            self._download(digest)
         return Snapshot(digest, path, pq.read_metadata(path).num_rows)
 
     def _missing(self, path: Path, digest: Digest) -> ModelworksError:
@@ -106,31 +112,33 @@ class SnapshotStore:
     def _path(self, digest: Digest) -> Path:
         return self._folder / f"{digest.hex}.parquet"
 
-    def _upload(self, digest: Digest, data: bytes) -> None:
+    def _upload(self, digest: Digest) -> None:
         client, bucket, key, trouble = self._s3(digest)
         try:
             if not client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("KeyCount"):
-                client.put_object(Bucket=bucket, Key=key, Body=data)
+                client.upload_file(str(self._path(digest)), bucket, key)  # in parts, whatever its size
         except trouble as error:
             raise StoreError(
                 f"cannot keep the data at {self._remote}: {error}", fix="Check that the bucket is there and answers."
             ) from error
 
-    def _download(self, digest: Digest) -> bytes:
+    def _download(self, digest: Digest) -> None:
         client, bucket, key, trouble = self._s3(digest)
-        try:
-            content: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        except trouble as error:
-            raise StoreError(f"no data with digest {digest} at {self._remote}: {error}") from error
-        if (found := digest_of(content)) != digest:
-            raise ModelworksError(
-                f"{self._remote}/{digest.hex}.parquet was changed: its bytes are {found}, not {digest}",
-                fix="Find out who may write there, then load the rows again.",
-            )
-        return content
+        with put_whole(self._folder, f"{digest.hex}.parquet") as (file, place):
+            try:
+                client.download_fileobj(bucket, key, file)
+            except trouble as error:
+                raise StoreError(f"no data with digest {digest} at {self._remote}: {error}") from error
+            if (found := _digest_of_written(file)) != digest:
+                raise ModelworksError(
+                    f"{self._remote}/{digest.hex}.parquet was changed: its bytes are {found}, not {digest}",
+                    fix="Find out who may write there, then load the rows again.",
+                )
+            place(self._path(digest))
 
     def _s3(self, digest: Digest) -> tuple[Any, str, str, tuple[type[Exception], ...]]:
         import boto3  # only where there is a bucket
+        from boto3.exceptions import Boto3Error
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -138,7 +146,7 @@ class SnapshotStore:
         config = Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 2})
         client = (self._session or boto3).client("s3", config=config)
         key = "/".join(filter(None, [prefix, f"{digest.hex}.parquet"]))
-        return client, bucket, key, (BotoCoreError, ClientError)
+        return client, bucket, key, (Boto3Error, BotoCoreError, ClientError)
 
 
 def load_rows(spec: ModelSpec, stored: Stored | None = None) -> pd.DataFrame:
@@ -209,18 +217,28 @@ def _wanted(spec: ModelSpec, stored: Stored | None) -> dict[str, str]:
     return found
 
 
-def _parquet(frame: pd.DataFrame) -> bytes:
+def _write_parquet(frame: pd.DataFrame, file: IO[bytes]) -> None:
+    """Rows as Parquet, a group of them at a time, so that no second copy of all of them is made."""
     import pyarrow as pa  # only where data is at hand
     import pyarrow.parquet as pq
 
     try:
-        table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+        schema = pa.Schema.from_pandas(frame, preserve_index=False)
+        # What pandas notes about itself would change the digest with its version.
+        with pq.ParquetWriter(file, schema.remove_metadata(), compression="zstd") as writer:
+            for start in range(0, len(frame), GROUP_ROWS):
+                part = frame.iloc[start : start + GROUP_ROWS]
+                table = pa.Table.from_pandas(part, schema=schema, preserve_index=False, nthreads=1)
+                writer.write_table(table.replace_schema_metadata(None), row_group_size=GROUP_ROWS)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise ModelworksError(
             f"the data cannot be kept: {error.args[0] if error.args else error}",
             fix="Give every column one type in data.load, for instance with astype.",
         ) from error
-    stream = io.BytesIO()
-    # What pandas notes about itself would change the digest with its version.
-    pq.write_table(table.replace_schema_metadata(None), stream, compression="zstd")
-    return stream.getvalue()
+
+
+def _digest_of_written(file: IO[bytes]) -> Digest:
+    """The digest of a file that is being written."""
+    file.flush()
+    file.seek(0)
+    return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")  # type: ignore[arg-type]

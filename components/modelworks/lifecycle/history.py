@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from modelworks._user import user_name
 from modelworks.contract import Digest
+from modelworks.lifecycle.identity import person_at
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 
 _RELEASED = "released"
@@ -75,7 +75,7 @@ def note_release(registry: Registry, version: Version, environment: str) -> Vers
         version: The version.
         environment: Where it was released.
     """
-    return _note(registry, version, _RELEASED, environment, by=user_name())
+    return _note(registry, version, _RELEASED, environment, by=person_at(registry.session))
 
 
 def note_champion(registry: Registry, version: Version) -> Version:
@@ -85,7 +85,7 @@ def note_champion(registry: Registry, version: Version) -> Version:
 
 def note_rollback(registry: Registry, version: Version, to: Digest) -> Version:
     """Record that the registry's environment leaves a version for `to`."""
-    return _note(registry, version, _ROLLED_BACK, registry.environment, by=user_name(), to=str(to))
+    return _note(registry, version, _ROLLED_BACK, registry.environment, by=person_at(registry.session), to=str(to))
 
 
 def _note(registry: Registry, version: Version, kind: str, environment: str, **more: str) -> Version:

@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from packaging.version import Version
 from modelworks._files import digest_of_facts
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.model_project import LOCK, imports, lock_file
+from modelworks.lifecycle.model_project import LOCK, imports, imports_of, lock_file
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.spec import ModelSpec
@@ -137,12 +137,35 @@ def serving_packages(spec: ModelSpec) -> tuple[str, ...]:
 
 def run_packages(spec: ModelSpec) -> tuple[str, ...]:
     """Packages that decide what a run of this model holds: those that serve, train, and are imported by its code."""
-    used = {found for name in imports(spec.folder) if (found := _package_of(name))}
+    used = {found for name in imports(spec.folder) if (found := package_of(name))}
     return tuple(sorted({*serving_packages(spec), *TRAINING, *used}))
 
 
+def refuse_other_imports(spec: ModelSpec, files: Sequence[Path]) -> None:
+    """Refuse code of a bundle that imports a package which is not served with it.
+
+    Args:
+        spec: The model.
+        files: Python files of its project.
+
+    Raises:
+        ModelworksError: With file and line.
+    """
+    served = find_lock(spec.folder).closure(serving_packages(spec))
+    for file in files:
+        for module, line in imports_of(file):
+            package = package_of(module)
+            if module == "modelworks" or (package is not None and package not in served):
+                fix = f"Name it: Service(packages=({package!r},)); the server's image must hold it too."
+                raise ModelworksError(
+                    f"{file}:{line}: {module} is imported by code that the server runs, and the bundle is served "
+                    "without it",
+                    fix=fix if package else "Leave modelworks out of that file.",
+                )
+
+
 @functools.cache
-def _package_of(module: str) -> str | None:
+def package_of(module: str) -> str | None:
     """The installed package that brings a top-level module; None for ours, Python's own and those of a project."""
     if module in sys.stdlib_module_names or module == "modelworks":
         return None

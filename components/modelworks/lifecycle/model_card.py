@@ -106,6 +106,8 @@ def _features(spec: ModelSpec) -> str:
 
 
 def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
+    if manifest.served == "onnx" and not manifest.parity:
+        return "As the ONNX graph that train returned."
     if manifest.served == "onnx":
         return (
             f"As ONNX. Over {parity['rows']:,} rows, of the hold-out and at the edges of the schema, it answers as "
@@ -115,6 +117,8 @@ def _served(manifest: Manifest, parity: dict[str, Any]) -> str:
         )
     if manifest.served == "custom":
         return "By a custom service, which BentoML runs."
+    if manifest.served == "own":
+        return "By code of the project, which the bundle holds, from files that train made."
     return f"By scikit-learn, from a skops file. No ONNX: {parity['reason']}."
 
 

@@ -12,7 +12,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from modelworks._files import digest_of_facts, digest_of_file
@@ -131,12 +131,13 @@ def imports(folder: Path) -> dict[str, str]:
     """Top-level names of the modules that a project's code imports, wherever in it, each with its file and line."""
     found: dict[str, str] = {}
     for path in source_files(folder):
-        for name, line in _imports(path) if path.suffix == ".py" else ():
+        for name, line in imports_of(path) if path.suffix == ".py" else ():
             found.setdefault(name, f"{path}:{line}")
     return found
 
 
-def _imports(path: Path) -> list[tuple[str, int]]:
+def imports_of(path: Path) -> list[tuple[str, int]]:
+    """Top-level names of the modules that a file imports by name, each with its line."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -148,6 +149,51 @@ def _imports(path: Path) -> list[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             found.append((node.module.partition(".")[0], node.lineno))
     return found
+
+
+def module_files(folder: Path, modules: Collection[str]) -> list[Path]:
+    """The files of a project that importing some of its modules reads: theirs, and those they import relatively.
+
+    Args:
+        folder: The project's.
+        modules: Names of modules below it, with dots.
+
+    Raises:
+        ModelworksError: One imports `model.py`, with file and line.
+    """
+    found: dict[Path, None] = {}
+    wanted = [(name, "") for name in modules]
+    while wanted:
+        name, where = wanted.pop()
+        path = _file_of(folder, name)
+        if path is None:
+            continue
+        if path == folder / "model.py":
+            raise ModelworksError(
+                f"{where}: it imports model.py, which is not in the bundle: that imports what no server has",
+                fix="Move what it needs into a file of its own.",
+            )
+        if path in found:
+            continue
+        found[path] = None
+        wanted += [(each, f"{path}:{line}") for each, line in _relative_imports(path, folder)]
+        wanted += [(name.rpartition(".")[0], where)] if "." in name else []
+    return sorted(found)
+
+
+def _file_of(folder: Path, module: str) -> Path | None:
+    path = folder.joinpath(*module.split(".")) if module else folder
+    return next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
+
+
+def _relative_imports(file: Path, folder: Path) -> Iterator[tuple[str, int]]:
+    """Modules below `folder` that a file of it may import relatively, each with its line."""
+    package = file.relative_to(folder).parent.parts
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else [])]
+            yield ".".join(base), node.lineno
+            yield from ((".".join([*base, each.name]), node.lineno) for each in node.names)
 
 
 def sibling_imports(file: Path, folder: Path) -> list[tuple[str, int]]:
@@ -162,7 +208,7 @@ def sibling_imports(file: Path, folder: Path) -> list[tuple[str, int]]:
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     beside = {path.stem if path.is_file() else path.name for path in folder.iterdir() if path.name[0] not in "._"}
-    return relative + [(name, line) for name, line in _imports(file) if name in beside]
+    return relative + [(name, line) for name, line in imports_of(file) if name in beside]
 
 
 def refuse_imports_from_outside(folder: Path, before: Collection[str]) -> None:

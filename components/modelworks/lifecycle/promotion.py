@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelworks._files import write_whole
-from modelworks._user import user_name
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.comparison import Kept, champion_of, fetch_champion, fetch_kept, judged_again
 from modelworks.lifecycle.feature_services import require_features
 from modelworks.lifecycle.history import is_last_release, note_release
+from modelworks.lifecycle.identity import person_at
 from modelworks.lifecycle.registration import apply_policy, follow_release, write_release
 from modelworks.lifecycle.registry import CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
@@ -195,8 +195,9 @@ def _copy(
 ) -> Version:
     """Copy a version to the target's registry, with bundle, signature and data, if the target takes it."""
     facts = {name: value for name, value in version.facts.items() if name not in _OF_ONE_ENVIRONMENT} | judged
-    decided = {"promoted_from": source.environment, "promoted_by": user_name(), **judged}
-    decided |= apply_policy(replace(version, facts=facts), target.environment, override)
+    person = person_at(target.session)
+    decided = {"promoted_from": source.environment, "promoted_by": person, **judged}
+    decided |= apply_policy(replace(version, facts=facts), target.environment, override, person)
     if kept.data and not target.has_data(version.data):
         target.keep_data(version.data, kept.data)
     if kept.project:

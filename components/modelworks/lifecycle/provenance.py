@@ -14,20 +14,22 @@ from modelworks.lifecycle.model_project import source_files
 
 TRAINING = (
     "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
-    "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/splits.py",
-    "lifecycle/stored_features.py", "runtime/encoding.py", "runtime/stored.py",
+    "lifecycle/fitted.py", "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py",
+    "lifecycle/splits.py", "lifecycle/stored_features.py", "runtime/encoding.py", "runtime/predictor.py",
+    "runtime/stored.py",
 )  # fmt: skip
 """Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
 SERVICE = (
     "contract.py", "errors.py", "feature_items.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py",
-    "runtime/online.py", "runtime/predictions.py", "runtime/predictor.py", "runtime/schema.py", "runtime/stored.py",
-    "runtime/trust.py",
+    "runtime/online.py", "runtime/predictions.py", "runtime/predictor.py", "runtime/project_code.py",
+    "runtime/schema.py", "runtime/stored.py", "runtime/trust.py",
 )  # fmt: skip
 """Modules that go into a bundle, because its standard service imports them."""
 BUILDING = (
     "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
-    "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py", "lifecycle/scores.py",
-    "lifecycle/spec.py", "lifecycle/splits.py", "lifecycle/stored_features.py", "lifecycle/trust.py", *SERVICE,
+    "lifecycle/fitted.py", "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py",
+    "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/splits.py", "lifecycle/stored_features.py",
+    "lifecycle/trust.py", *SERVICE,
 )  # fmt: skip
 """Modules that decide a bundle's bytes besides those of its run."""
 

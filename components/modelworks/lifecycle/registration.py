@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelworks._user import user_name
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.aliases import Move, move_aliases
@@ -41,6 +40,7 @@ from modelworks.lifecycle.history import (
     note_rollback,
     way_back,
 )
+from modelworks.lifecycle.identity import person, person_at
 from modelworks.lifecycle.registry import Registry, Version, lineage_of
 from modelworks.lifecycle.release import read_releases, set_release
 from modelworks.lifecycle.run_gates import read_gates, run_gates
@@ -145,17 +145,19 @@ def judge_for_release(
             decided = {"gates": judged_again(version, kept, rivals, progress), "champion": champion}
     if decided or override or not version.facts.get("overrides"):
         judged = replace(version, facts={**version.facts, **decided})
-        decided |= apply_policy(judged, registry.environment, override)
+        by = person_at(registry.session) if override else ""
+        decided |= apply_policy(judged, registry.environment, override, by)
     return registry.note(version, **decided)
 
 
-def apply_policy(version: Version, environment: str, override: str) -> dict[str, Any]:
+def apply_policy(version: Version, environment: str, override: str, by: str = "") -> dict[str, Any]:
     """Apply an environment's policy to the verdicts that a version carries.
 
     Args:
         version: The version.
         environment: Where it is to be released.
         override: A reason to go on in spite of what is refused.
+        by: The person who decides. Default: the caller, by git.
 
     Returns:
         The override for the version's lineage; none if no gate had to be overridden.
@@ -180,7 +182,7 @@ def apply_policy(version: Version, environment: str, override: str) -> dict[str,
             fix="Improve the model, or take responsibility with --override REASON, which is recorded and shown.",
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    decision = {"environment": environment, "reason": override, "by": user_name(), "at": now, "gates": refused}
+    decision = {"environment": environment, "reason": override, "by": by or person(), "at": now, "gates": refused}
     return {"overrides": [*facts.get("overrides", []), decision]}
 
 

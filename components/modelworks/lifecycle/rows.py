@@ -37,10 +37,10 @@ def encode_table(table: pd.DataFrame, features: Sequence[Feature], how: str) -> 
         import pandas as pd  # only where rows are at hand
 
         encode = frame_encoder(features, columns)
-        parts = [encode(rows) for rows in _chunks(table, features)] or [encode([])]
+        parts = [encode(rows) for rows in chunks(table, features)] or [encode([])]
         return pd.concat(parts, ignore_index=True).set_index(table.index)
     encode, filled, matrix = matrix_encoder(features, columns), 0, np.empty((len(table), len(columns)))
-    for rows in _chunks(table, features):
+    for rows in chunks(table, features):
         matrix[filled : filled + len(rows)] = encode(rows)
         filled += len(rows)
     return matrix
@@ -84,7 +84,8 @@ def rows_of(table: pd.DataFrame, features: Sequence[Feature]) -> list[Row]:
     return list(zip(*(_values(table[feature.name], feature) for feature in features), strict=True))
 
 
-def _chunks(table: pd.DataFrame, features: Sequence[Feature], size: int = CHUNK_ROWS) -> Iterator[list[Row]]:
+def chunks(table: pd.DataFrame, features: Sequence[Feature], size: int = CHUNK_ROWS) -> Iterator[list[Row]]:
+    """A table as the rows that requests carry, so many at a time."""
     for start in range(0, len(table), size):
         yield rows_of(table.iloc[start : start + size], features)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks._files import digest_of_file, read_json, write_json, write_whole
-from modelworks._user import user_name
 from modelworks.contract import Digest
 from modelworks.lifecycle.child_process import Progress, work
 from modelworks.lifecycle.gates import SOURCE, GateReport, GateResult, Override, policy_of
 from modelworks.lifecycle.html_report import gates_page
+from modelworks.lifecycle.identity import person
 from modelworks.lifecycle.runs import Home, TrainedModel
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def decide(
     refused = tuple(each.subject for each in results if each.action == "refuse")
     decision = None
     if override and refused:
-        decision = Override(override, user_name(), now, refused)
+        decision = Override(override, person(), now, refused)
     return GateReport(run.model, run.run, bundle.digest, target, now, results, champion, decision)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from modelworks._files import digest_of_facts, read_json, write_json, write_whole
-from modelworks._user import user_name
 from modelworks.contract import MODEL_NAME, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.checks import CheckReport
+from modelworks.lifecycle.identity import person
 from modelworks.lifecycle.model_project import code_digest, model_file
 
 PROJECT = "project"
@@ -25,8 +25,8 @@ SPLIT = "split.npy"
 
 FILES = frozenset(
     {
-        "inputs.json", "checks.json", "checks.html", "model.skops", "metrics.json", "slices.json", "plots", PROJECT,
-        SPLIT,
+        "inputs.json", "checks.json", "checks.html", "model.skops", "graph.onnx", "loader.json", "artifacts",
+        "metrics.json", "slices.json", "plots", PROJECT, SPLIT,
     }
 )  # fmt: skip
 """The files of a training in its run's folder. Bundle, verdicts and origin are added by who judges and releases it."""
@@ -98,6 +98,11 @@ class TrainedModel:
         return {part: found[part] for part in ("train", "validation")}
 
     @property
+    def metric(self) -> str:
+        """Name of the metric that decides."""
+        return str(read_json(self.folder / "metrics.json").get("metric", ""))
+
+    @property
     def checks(self) -> CheckReport:
         """The data checks this run passed."""
         return CheckReport.from_facts(read_json(self.folder / "checks.json"))
@@ -134,7 +139,7 @@ def with_origin(folder: Path, commit: str, dirty: bool) -> TrainedModel:
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     # The same inputs found again in a clean tree are from then on known by that commit.
     if not known or (known["dirty"] and not dirty):
-        known = {"commit": commit, "dirty": dirty, "by": user_name(), "at": now}
+        known = {"commit": commit, "dirty": dirty, "by": person(), "at": now}
     write_json(path, {**known, "last": now})
     return open_run(folder)
 

@@ -17,6 +17,19 @@ def scaffold(name: str, into: Path) -> Path:
     Raises:
         ModelworksError: The name is no model's name, or the project exists.
     """
+    folder = new_folder(name, into)
+    for template in sorted(TEMPLATES.glob("*.txt")):
+        text = template.read_text(encoding="utf-8").replace("__NAME__", name)
+        write_whole(folder / template.name.removesuffix(".txt"), text)
+    return folder
+
+
+def new_folder(name: str, into: Path) -> Path:
+    """The folder of a project to be made.
+
+    Raises:
+        ModelworksError: The name is no model's name, or the project exists.
+    """
     if not MODEL_NAME.fullmatch(name):
         raise ModelworksError(
             f"a model's name is 1 to 40 lower-case letters, digits and dashes, beginning with a letter, got {name!r}",
@@ -25,7 +38,4 @@ def scaffold(name: str, into: Path) -> Path:
     folder = into / name.replace("-", "_")
     if folder.exists():
         raise ModelworksError(f"{folder} already exists", fix="Choose another name, or edit what is there.")
-    for template in sorted(TEMPLATES.glob("*.txt")):
-        text = template.read_text(encoding="utf-8").replace("__NAME__", name)
-        write_whole(folder / template.name.removesuffix(".txt"), text)
     return folder

@@ -40,36 +40,13 @@ def encode_target(spec: ModelSpec, rows: pd.DataFrame) -> np.ndarray:
     return np.asarray(column.map(position), dtype=np.int64)
 
 
-def predict(spec: ModelSpec, estimator: Any, x: Any) -> np.ndarray:
-    """Scores of an estimator.
+def validate(spec: ModelSpec, answer: Any, rows: int) -> np.ndarray:
+    """A model's answer, proven to be finite and of the right shape.
 
     Raises:
-        ModelworksError: They are not finite, or not of the shape the kind demands.
+        ModelworksError: It is not.
     """
-    _require_class_order(spec, estimator)
-    raw = estimator.predict(x) if spec.kind == "regression" else estimator.predict_proba(x)
-    return validate(spec, np.asarray(raw, dtype="float64"), len(x))
-
-
-def _require_class_order(spec: ModelSpec, estimator: Any) -> None:
-    """Require the columns of an estimator's probabilities to be in the order of the spec's classes."""
-    found = getattr(estimator, "classes_", None)
-    if spec.kind == "regression" or found is None:
-        return
-    if list(np.asarray(found).tolist()) != list(range(len(spec.classes))):
-        raise ModelworksError(
-            f"{spec.where}: the estimator's classes_ are {np.asarray(found).tolist()}; targets arrive in train as "
-            f"positions in classes, 0 to {len(spec.classes) - 1}, and its probabilities must be in that order",
-            fix="Fit it on data.y as it is, without labels of your own; the server answers with the spec's classes.",
-        )
-
-
-def validate(spec: ModelSpec, scores: np.ndarray, rows: int) -> np.ndarray:
-    """`scores`, proven to be finite and of the right shape.
-
-    Raises:
-        ModelworksError: They are not.
-    """
+    scores = np.asarray(answer, dtype="float64")
     if spec.kind == "regression":
         scores = scores.reshape(-1)
     shape = (rows,) if spec.kind == "regression" else (rows, len(spec.classes))

@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
@@ -46,6 +47,10 @@ def _where() -> str:
     while frame.f_back is not None and frame.f_code.co_filename in {"<string>", __file__}:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+_READ: ContextVar[tuple[Path, str] | None] = ContextVar("_READ", default=None)
+"""The `model.py` that is being read, and the name of its module: whoever makes its spec, the spec is that file's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,7 @@ class Feature(_Placed):
         self._require(
             self.type in {"number", "integer", "string", "boolean"},
             f"feature {self.name!r}: type must be number, integer, string or boolean, got {self.type!r}",
+            _WAY_OUT.get(str(self.type), ""),
         )
         problems = feature_problems(self.served)
         self._require(not problems, "; ".join(problems))
@@ -150,6 +156,20 @@ class Feature(_Placed):
         return ServedFeature(**{name: getattr(self, name) for name in names})
 
 
+_MOMENT = "A moment is no feature: compute the number that the model uses in data.load, such as the hour or days since."
+_VECTOR = "State a feature for each of its numbers, made in a loop, and have data.load return a column for each."
+_WAY_OUT = {
+    **dict.fromkeys(("datetime", "date", "time", "timestamp"), _MOMENT),
+    **dict.fromkeys(("vector", "embedding", "array", "list", "tensor"), _VECTOR),
+    **dict.fromkeys(("float", "double", "float32", "float64"), "It is called number."),
+    **dict.fromkeys(("int", "int64"), "It is called integer."),
+    **dict.fromkeys(("str", "text", "category"), "It is called string; categories are stated beside it."),
+    "bool": "It is called boolean.",
+    "image": "Have a custom service (Service(code=...)) fetch it by a reference that the row carries.",
+}
+"""The fix for a type that there is not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredFeatures(_Placed):
     """Features that are read by key: point-in-time from history to train, from the online store to serve.
@@ -188,6 +208,7 @@ def _native(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _LENGTH = re.compile("([1-9][0-9]*)(min|h|d|w)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -302,6 +323,9 @@ class DataSource(_Placed):
     cluster: str | tuple[str, ...] = ()
     """Columns whose values name rows that resemble each other, such as a day or a customer: confidence intervals take
     only different ones for independent. Default: the key of the split; without one, every row by itself."""
+    environment: tuple[str, ...] = ()
+    """Variables of the caller's shell that `load` needs, such as `HTTPS_PROXY` or those of a warehouse. Others than
+    these, `AWS_*` and `MODELWORKS_*` are hidden from it. They reach data and must not decide what is in it."""
     baseline: str = "baseline.json"
     """File beside `model.py` with the distributions to compare with; written by `check-data --save-baseline`."""
     min_rows: int = 100
@@ -309,6 +333,11 @@ class DataSource(_Placed):
     def __post_init__(self) -> None:
         """Check what can be checked without loading."""
         self._require(callable(self.load), f"data.load must be a function, got {type(self.load).__name__}")
+        self._require(
+            not isinstance(self.environment, str) and all(map(_VARIABLE.fullmatch, self.environment)),
+            f"data.environment is names of variables, got {self.environment!r}",
+            'Write environment=("HTTPS_PROXY",).',
+        )
         self._require(bool(self.description), "data.description must describe the data: the model card shows it")
         self._require(
             self.max_age_days is None or self.prediction_time is not None,
@@ -468,6 +497,12 @@ class Service(_Placed):
     """Whether to try ONNX. It is bundled only where its answers are proven equal."""
     onnx_tolerance: float = 1e-5
     """Largest difference of a probability, or relative difference of a value, that counts as equal."""
+    files: tuple[str, ...] = ()
+    """Files in the folder of `model.py` that the code of the bundle reads: beside its service, or, with
+    `trusted_code`, where they are in the folder."""
+    trusted_code: bool = False
+    """Put the project's Python files, but `model.py`, into the bundle, and have the server run them: for functions and
+    classes of your own in a pipeline, and for a `Fitted.loader`. Digest and signature cover them."""
     trusted: tuple[str, ...] = ()
     """Classes of other libraries (`lightgbm.sklearn.LGBMClassifier`) that the bundle may hold beside scikit-learn's:
     those that the server loads, or with `code` any that your service does."""
@@ -505,11 +540,23 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained estimator with its curves, for those who have some to show."""
+    """The result of training, where it is more than an estimator: one with its curves, an ONNX graph, or files.
 
-    estimator: Any
+    Exactly one of `estimator`, `onnx` and `loader` is the model.
+    """
+
+    estimator: Any = None
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Value of a metric by iteration."""
+    onnx: bytes | Path | None = None
+    """A graph made by another library, or its file. It has one input, a matrix with a column a feature, or one for each
+    feature, called after it. Its first output of numbers is the answer: probabilities [rows, classes], for a binary
+    model also those of the positive class alone, [rows, 1]; for a regression values, [rows] or [rows, 1]."""
+    artifacts: Mapping[str, bytes | Path] = field(default_factory=dict)
+    """Files for the loader, or for a service of your own, by name: weights, tables, vocabularies."""
+    loader: Callable[[Path], Any] | None = None
+    """A function in a file beside `model.py`, called once with the folder of the artifacts. It returns an estimator, or
+    a function from rows (as `TrainingData.x`) to what its `predict_proba`, or in a regression `predict`, would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -548,6 +595,8 @@ class ModelSpec(_Placed):
     """Unit of a regression's value."""
     stored: StoredFeatures | None = None
     """Features that are read from a feature store instead of the request."""
+    read: tuple[Path, str] | None = field(default_factory=_READ.get, repr=False, compare=False)
+    """Which file this is the spec of, and its module; filled in by itself."""
 
     def __post_init__(self) -> None:
         """Check the parts against each other.
@@ -571,8 +620,13 @@ class ModelSpec(_Placed):
 
     @property
     def file(self) -> Path:
-        """The file that states this spec."""
-        return Path(self.where.rpartition(":")[0])
+        """The `model.py` that exports this spec, or the file that makes it where none is read."""
+        return self.read[0] if self.read else Path(self.where.rpartition(":")[0])
+
+    @property
+    def package(self) -> str:
+        """The package that the project's code is imported as."""
+        return self.read[1] if self.read else ""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -593,7 +647,17 @@ class ModelSpec(_Placed):
             MODEL_NAME.fullmatch(self.name) is not None,
             f"name must be 1 to 40 lower-case letters, digits and dashes, beginning with a letter, got {self.name!r}",
         )
-        self._require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        self._require(
+            self.kind in KINDS,
+            f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}",
+            "A score of anomalies is a regression with a loader that answers it, where rows have a value to compare it "
+            "with; other answers are those of a custom service (Service(code=...)).",
+        )
+        self._require(
+            isinstance(self.target, str),
+            f"target is the name of one column, got {self.target!r}",
+            "Make a model for each, or have a custom service (Service(code=...)) answer more than it is judged by.",
+        )
         self._require(bool(self.owner), "owner must name who is responsible for this model")
         self._require(callable(self.train), f"train must be a function, got {type(self.train).__name__}")
         self._require(isinstance(self.seed, int) and self.seed >= 0, f"seed must be 0 or more, got {self.seed!r}")
@@ -667,19 +731,33 @@ class ModelSpec(_Placed):
                 gate._require(gate.group in groups, f"{gate.group!r} is not one of the spec's groups")  # noqa: SLF001
 
     def _check_service(self) -> None:
-        code = self.service.code
-        if not code:
-            return
-        self.service._require(  # noqa: SLF001
-            (self.folder / code).is_file(),
-            f"{code!r} of the service is not a file beside {self.file.name}",
-            "Name a file in the folder of model.py.",
+        service, code = self.service, self.service.code
+        require = service._require  # noqa: SLF001
+        require(
+            not (code and service.trusted_code),
+            "trusted_code is for the standard service, and code names another",
+            "Leave one of them out: a service of your own loads what it needs, with Service(files=...).",
         )
-        for name, line in sibling_imports(self.folder / code, self.folder):
+        require(
+            not service.files or bool(code) or service.trusted_code,
+            "files are for the code of a bundle, and this service has none",
+            "State trusted_code=True, or leave them out.",
+        )
+        for name in (*filter(None, [code]), *service.files):
+            require(
+                (self.folder / name).resolve().is_relative_to(self.folder.resolve()) and (self.folder / name).is_file(),
+                f"{name!r} of the service is not a file in the folder of {self.file.name}",
+                "Name a file in the folder of model.py.",
+            )
+        for name, line in sibling_imports(self.folder / code, self.folder) if code else ():
+            if f"{name.replace('.', '/')}.py" in service.files:
+                continue
             raise ModelworksError(
-                f"{self.folder / code}:{line}: the service imports {name}, a file beside it, and the bundle holds "
-                "the service's file alone",
-                fix="Move what it needs into that file, or install it as a package of uv.lock.",
+                f"{self.folder / code}:{line}: the service imports {name}, a file beside it, and the bundle does not "
+                "hold it",
+                fix=f"Name it in Service(files=({name.lstrip('.') + '.py'!r},)), and import it without a dot."
+                if "/" not in name
+                else "Move what it needs into that file, or install it as a package of uv.lock.",
             )
 
     def _check_metric(self, metric: str, placed: _Placed) -> None:
@@ -742,18 +820,19 @@ def find_model(name: str, start: Path | None = None) -> Path:
     )
 
 
-def load_spec(name: str | Path) -> ModelSpec:
+def load_spec(name: str | Path, package: str = "") -> ModelSpec:
     """The spec that a model project exports.
 
     Args:
         name: Name of the model, its folder, or its `model.py`.
+        package: The package to import the project's code as. Default: one by the path of the file.
 
     Raises:
         ModelworksError: It cannot be found, its code raises, or it states something wrong; with file and line.
     """
     file = find_model(str(name))
     # One module name a file, so that two projects with a model.py each never meet.
-    module_name = f"_modelworks_model_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    module_name = package or f"_modelworks_model_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     for stale in [each for each in sys.modules if each.startswith(f"{module_name}.")]:
         del sys.modules[stale]  # what an earlier version of the model imported beside itself
     loader = _TextLoader(module_name, str(file))
@@ -765,12 +844,15 @@ def load_spec(name: str | Path) -> ModelSpec:
     module = importlib.util.module_from_spec(found)
     sys.modules[module_name] = module
     _find_by_text(file.parent)
+    reading = _READ.set((file, module_name))
     try:
         loader.exec_module(module)
     except ModelworksError:
         raise
     except Exception as error:
         raise project_error(error, file.parent, "is read") from error
+    finally:
+        _READ.reset(reading)
     spec = getattr(module, "spec", None)
     if not isinstance(spec, ModelSpec):
         raise ModelworksError(

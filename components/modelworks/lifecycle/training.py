@@ -6,7 +6,9 @@ run's folder. A run that was killed continues where it stopped.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from modelworks._files import read_json
 from modelworks.contract import Digest, RunId
@@ -16,11 +18,62 @@ from modelworks.lifecycle.lockfile import find_lock_file
 from modelworks.lifecycle.model_project import code_digest
 from modelworks.lifecycle.provenance import source_of
 from modelworks.lifecycle.runs import Home, TrainedModel, open_run, with_origin
-from modelworks.lifecycle.spec import ModelSpec
+from modelworks.lifecycle.spec import find_model
+
+
+class Project(Protocol):
+    """A model project: a spec, or one whose code this process does not run."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of `model.py`."""
+
+    @property
+    def name(self) -> str:
+        """The model's name; empty where it is not known yet."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A project of which only the child process reads `model.py`."""
+
+    folder: Path
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A project, with what its spec states about a run."""
+
+    folder: Path
+    name: str
+    packages: tuple[str, ...]
+    """Packages that decide what a run holds."""
+    inputs: dict[str, Any]
+    """Parameters, seed, and the digest of stored features."""
+
+
+def project_at(model: str) -> Unread:
+    """The project of that name, or in that folder.
+
+    Raises:
+        ModelworksError: There is none.
+    """
+    return Unread(find_model(model).parent)
+
+
+def describe(project: Project, home: Home) -> Described:
+    """Read a project's spec in the child process.
+
+    Raises:
+        ModelworksError: It states something wrong, with file and line.
+    """
+    told = work(project.folder, project.name, home, {"verb": "describe"})
+    return Described(project.folder, told["model"], tuple(told["packages"]), told["inputs"])
 
 
 def check_data(
-    spec: ModelSpec, home: Home, *, save_baseline: bool = False, progress: Progress | None = None
+    spec: Project, home: Home, *, save_baseline: bool = False, progress: Progress | None = None
 ) -> CheckReport:
     """Load the model's data, keep it by digest, and run every check of the spec on it.
 
@@ -33,13 +86,12 @@ def check_data(
     Raises:
         ModelworksError: The data cannot be loaded or kept. Findings are in the report: see `CheckReport.require`.
     """
-    folder = home.checks(spec.name)
-    job = {"verb": "check", "folder": str(folder), "save_baseline": str(spec.folder) if save_baseline else ""}
-    work(spec.folder, spec.name, home, job, progress)
-    return CheckReport.from_facts(read_json(folder / "checks.json"))
+    job = {"verb": "check", "save_baseline": str(spec.folder) if save_baseline else ""}
+    checked = work(spec.folder, spec.name, home, job, progress)
+    return CheckReport.from_facts(read_json(home.checks(checked["model"]) / "checks.json"))
 
 
-def train(spec: ModelSpec, home: Home, *, data: Digest | None = None, progress: Progress | None = None) -> TrainedModel:
+def train(spec: Project, home: Home, *, data: Digest | None = None, progress: Progress | None = None) -> TrainedModel:
     """Check the data, train, and evaluate on the hold-out.
 
     Args:
@@ -70,7 +122,7 @@ def make_run(
 
     Args:
         folder: The model project's.
-        model: Its name.
+        model: Its name. Empty: the one that its spec states.
         home: Where data and runs are kept.
         data: Digest of a snapshot to train on again, instead of loading.
         progress: Called at every step.
@@ -83,4 +135,4 @@ def make_run(
         ModelworksError: As `train`.
     """
     made = work(folder, model, home, {"verb": "train", "data": data}, progress, shown=shown)
-    return home.runs(model) / RunId(made["run"])
+    return home.runs(made["model"]) / RunId(made["run"])

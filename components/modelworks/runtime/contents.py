@@ -1,7 +1,8 @@
 """The files that a bundle may hold: text, and the artifacts that its manifest names.
 
 Loading a pickle runs whatever code is in it. A bundle has no place for one, compressed or not: what is no text is an
-artifact, and each kind of artifact is read by a library that runs no code of the file's.
+artifact, and each kind of artifact is read by a library that runs no code of the file's. The exception is a bundle with
+code of its project (`Code`): that code alone reads its files, whatever they are.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def refuse_other_files(bento: Path, manifest: Manifest) -> None:
     Raises:
         ModelworksError: One is neither text nor an artifact, or may be a pickle.
     """
-    artifacts = {f"src/{each.path}" for each in (manifest.onnx, manifest.skops) if each is not None}
+    code = manifest.code.files if manifest.code else {}
+    artifacts = {f"src/{path}" for path in manifest.artifacts if path not in code or not path.endswith(".py")}
     for path in sorted(bento.rglob("*")):
         name = path.relative_to(bento).as_posix()
         if path.is_file() and name not in artifacts:

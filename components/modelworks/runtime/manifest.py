@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from modelworks.contract import MODEL_NAME
 from modelworks.errors import ModelworksError
 
 PATH_IN_BENTO = "src/modelworks.json"
@@ -163,6 +164,27 @@ class Skops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """As `Onnx.together`."""
 
 
+class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Code of the model's project, which the model needs, and which the server therefore runs."""
+
+    package: Annotated[str, Meta(pattern="^modelworks_project_[0-9a-f]{16}$")]
+    """The name it is imported under: the same code has the same name."""
+    files: Annotated[dict[str, Sha256], Meta(min_length=1)]
+    """Its files, and those that it reads beside itself, by their path."""
+
+
+class Own(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The model as files (`Manifest.files`) that the project's code reads, and as what that code answers."""
+
+    loader: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`module:function` in the project's code. Called once with the folder `artifacts` of the bundle."""
+    columns: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    input: Literal["matrix", "frame"] = "matrix"
+    """As `Skops.input`."""
+    together: bool = True
+    """As `Onnx.together`."""
+
+
 class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Proof that the ONNX graph answers as scikit-learn does, over the hold-out and the edges of the schema."""
 
@@ -191,7 +213,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     registry's to give.
     """
 
-    model: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    model: Annotated[str, Meta(pattern=f"^{MODEL_NAME.pattern}$")]
     """Name of the model, as in `modelworks:releases`."""
     kind: Kind
     task: str
@@ -212,6 +234,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     onnx: Onnx | None = None
     """Served when there is one. Its parity with `skops` must have been proven."""
     skops: Skops | None = None
+    own: Own | None = None
+    """Served when there is neither of the others."""
+    code: Code | None = None
+    """Code of the project, which `skops` or `own` needs."""
+    files: dict[str, Sha256] = {}
+    """Files that the project's code or its service reads, by their path."""
     parity: Parity | None = None
     holdout: HoldOut | None = None
     """Which rows the model was not trained on. None: not known."""
@@ -225,11 +253,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Which of the features are read from a feature store."""
 
     @property
-    def served(self) -> Literal["onnx", "skops", "custom"]:
+    def served(self) -> Literal["onnx", "skops", "own", "custom"]:
         """Which of the artifacts answers requests."""
         if self.service == "custom":
             return "custom"
-        return "onnx" if self.onnx else "skops"
+        if self.onnx:
+            return "onnx"
+        return "skops" if self.skops else "own"
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """Every file that only its sha256 vouches for: those of the model, and the code that it needs."""
+        single = {each.path: each.sha256 for each in (self.onnx, self.skops) if each}
+        return single | self.files | (self.code.files if self.code else {})
 
     @property
     def request_features(self) -> tuple[Feature, ...]:
@@ -345,8 +381,10 @@ def _class_problems(manifest: Manifest) -> list[str]:
 def _artifact_problems(manifest: Manifest) -> list[str]:
     if manifest.service == "custom":
         return []
-    if not manifest.onnx and not manifest.skops:
-        return ["a standard service needs an artifact: onnx, skops or both"]
+    if manifest.files and not manifest.code:
+        return ["files need code of the project that reads them"]
+    if not (manifest.onnx or manifest.skops or manifest.own):
+        return ["a standard service needs an artifact: onnx, skops or files of the project's own code"]
     found = []
     known = {feature.name: feature for feature in manifest.features}
     columns: list[tuple[str, str, DType | None]] = []
@@ -355,6 +393,11 @@ def _artifact_problems(manifest: Manifest) -> list[str]:
     if manifest.skops:
         raw = manifest.skops.input == "frame"
         columns += [("skops", name, None if raw else "float64") for name in manifest.skops.columns]
+    if manifest.own:
+        raw = manifest.own.input == "frame"
+        columns += [("own", name, None if raw else "float64") for name in manifest.own.columns]
+        if not manifest.code:
+            found.append("own needs the project's code, and there is none")
     for where, name, dtype in columns:
         feature = known.get(name)
         if feature is None:
@@ -411,12 +454,7 @@ def _read_problems(view: str, name: str, kind: str, feature: Feature | None, sto
 
 
 def _paths(manifest: Manifest) -> list[tuple[str, str]]:
-    paths = [("card", manifest.card)]
-    if manifest.onnx:
-        paths.append(("onnx.path", manifest.onnx.path))
-    if manifest.skops:
-        paths.append(("skops.path", manifest.skops.path))
-    return paths
+    return [("card", manifest.card), *(("an artifact's path", path) for path in manifest.artifacts)]
 
 
 def _inside(path: str) -> bool:

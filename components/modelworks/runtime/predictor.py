@@ -19,14 +19,17 @@ import numpy as np
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bento import read_artifact
 from modelworks.runtime.encoding import Row, frame_encoder, matrix_encoder, text_encoder
-from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Skops, bounds
+from modelworks.runtime.manifest import Feature, Kind, Manifest, Onnx, Own, Skops, bounds
 from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.project_code import find, import_code, is_of
 from modelworks.runtime.stored import example_rows
 from modelworks.runtime.trust import TRUSTED
 
 Infer = Callable[[Sequence[Row]], Any]
 """Rows to probabilities [rows, classes], or to values [rows]."""
 
+ARTIFACTS = "artifacts"
+"""Where files for the project's code lie, below `src/`."""
 _MOST_MEASURED = 10_000
 """Rows of a call while the model is measured, at most."""
 _ALIKE = 1e-3
@@ -169,10 +172,18 @@ def _load(bento: Path, manifest: Manifest) -> Infer:
     if manifest.onnx is not None:
         graph = read_artifact(bento, manifest.onnx.path, manifest.onnx.sha256)
         return onnx_engine(graph, manifest.onnx, manifest.features)
+    package = ""
+    if manifest.code is not None:
+        import_code(bento, manifest.code)
+        package = manifest.code.package
     if manifest.skops is not None:
         content = read_artifact(bento, manifest.skops.path, manifest.skops.sha256)
-        return skops_engine(content, manifest.skops, manifest.features, manifest.kind)
-    raise ModelworksError("the bundle has neither an ONNX nor a skops artifact")
+        return skops_engine(content, manifest.skops, manifest.features, manifest.kind, package)
+    if manifest.own is not None:
+        for path, sha256 in manifest.files.items():
+            read_artifact(bento, path, sha256)
+        return own_engine(bento / "src" / ARTIFACTS, manifest.own, manifest.features, manifest.kind, package)
+    raise ModelworksError("the bundle has no artifact of a model")
 
 
 def onnx_engine(graph: bytes, onnx: Onnx, features: Sequence[Feature]) -> Infer:
@@ -221,7 +232,7 @@ def onnx_engine(graph: bytes, onnx: Onnx, features: Sequence[Feature]) -> Infer:
     return _each_alone(lambda rows: run(wanted, {name: encode(rows) for name, encode in encoders})[0], onnx.together)
 
 
-def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind: Kind) -> Infer:
+def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind: Kind, package: str = "") -> Infer:
     """A function from rows to what a scikit-learn model answers.
 
     Args:
@@ -229,13 +240,14 @@ def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind
         skops: How the model is fed.
         features: The features of a row, in order.
         kind: Of the model.
+        package: The project's code, importable, whose classes and functions the model may hold too.
 
     Raises:
         ModelworksError: It holds types that its manifest does not name, or that no server loads.
     """
     import skops.io as files  # brings scikit-learn: a second and a hundred megabytes
 
-    trusted = TRUSTED.intersection(skops.trusted)
+    trusted = {name for name in skops.trusted if name in TRUSTED or is_of(package, name)}
     unknown = set(files.get_untrusted_types(data=content)) - trusted
     if unknown:
         raise ModelworksError(
@@ -244,8 +256,43 @@ def skops_engine(content: bytes, skops: Skops, features: Sequence[Feature], kind
         )
     model = files.loads(content, trusted=sorted(trusted))
     encode = (frame_encoder if skops.input == "frame" else matrix_encoder)(features, skops.columns)
-    answer = model.predict if kind == "regression" else model.predict_proba
+    answer = answers_of(model, kind)
     return _each_alone(lambda rows: np.asarray(answer(encode(rows))), skops.together)
+
+
+def own_engine(artifacts: Path, own: Own, features: Sequence[Feature], kind: Kind, package: str) -> Infer:
+    """A function from rows to what the project's own code answers.
+
+    Args:
+        artifacts: Folder of the files that the code reads.
+        own: How the model is loaded and fed.
+        features: The features of a row, in order.
+        kind: Of the model.
+        package: The project's code, importable.
+
+    Raises:
+        ModelworksError: The code does not load the model.
+    """
+    loader = find(package, own.loader)
+    try:
+        answer = answers_of(loader(artifacts), kind)
+    except Exception as error:
+        raise ModelworksError(f"{own.loader} of the bundle: {type(error).__name__}: {error}") from error
+    encode = (frame_encoder if own.input == "frame" else matrix_encoder)(features, own.columns)
+    return _each_alone(lambda rows: np.asarray(answer(encode(rows))), own.together)
+
+
+def answers_of(model: Any, kind: Kind) -> Callable[[Any], Any]:
+    """The function of a model that answers: of an estimator its method, otherwise the function that it is.
+
+    Raises:
+        ModelworksError: It has none.
+    """
+    name = "predict" if kind == "regression" else "predict_proba"
+    answer: Callable[[Any], Any] = getattr(model, name, model)
+    if not callable(answer):
+        raise ModelworksError(f"{type(model).__name__} has no {name}, and is no function")
+    return answer
 
 
 def _each_alone(infer: Infer, together: bool) -> Infer:

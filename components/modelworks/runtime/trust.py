@@ -1,7 +1,7 @@
 """The types that a skops file may hold beside those that skops itself trusts: classes, each by its full name.
 
-A bundle's own list counts only as far as this table goes, whoever signed it. No function is in it: one that an
-estimator holds is called with what a request carries.
+A bundle's own list counts only as far as this table goes, whoever signed it. A function that an estimator holds is
+called with what a request carries: the one that is in the table converts it, and calls nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ OWN = frozenset(
     {
         "collections.OrderedDict",
         "collections.defaultdict",
+        "functools.partial",
         "numpy.dtype",
         "scipy.sparse._csc.csc_array",
         "scipy.sparse._csc.csc_matrix",
@@ -67,4 +68,8 @@ NAMED = frozenset(
     }
 )
 """Classes of other libraries, which a spec names to use them (`Service(trusted=...)`)."""
-TRUSTED = OWN | NAMED
+FUNCTIONS = frozenset({"sklearn.utils.validation.check_array"})
+"""Of histogram boosting with categorical features, which holds it as a partial function."""
+STANDARD = OWN | FUNCTIONS
+"""Parts that need no word of the spec."""
+TRUSTED = STANDARD | NAMED

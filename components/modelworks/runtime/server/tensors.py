@@ -25,7 +25,7 @@ from modelworks.runtime.schema import value_type
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.refusals import InvalidRequestError, undecodable
 
-PLATFORMS = {"onnx": "onnxruntime_onnx", "skops": "sklearn_skops", "custom": "bentoml_service"}
+PLATFORMS = {"onnx": "onnxruntime_onnx", "skops": "sklearn_skops", "own": "python_own", "custom": "bentoml_service"}
 ISNULL = ".isnull"
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 _FLOATS = ("FP16", "FP32", "FP64")

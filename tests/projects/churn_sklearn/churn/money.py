@@ -1,0 +1,2 @@
+def euros(cents):
+    return cents / 100

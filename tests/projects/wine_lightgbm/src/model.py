@@ -1,0 +1,6 @@
+from config import PARAMS
+from lightgbm import LGBMClassifier
+
+
+def make_model():
+    return LGBMClassifier(**PARAMS)
