@@ -82,12 +82,14 @@ def _component_pages() -> dict[str, str]:
 
 def _component(component: ComponentDefinition, types: Mapping[str, TypeDefinition]) -> str:
     example = ROOT / "examples" / _kebab(component.name)
+    on_laptop = "modelworks laptop up" in (example / "README.md").read_text(encoding="utf-8")
+    place = "that runs on the laptop" if on_laptop else "for an AWS account"
     used = [types[name] for name in _types_of(component, types)]
     parts = [
         f"# {component.name}",
         _prose(component.description),
         "## Example",
-        f"[`examples/{example.name}`]({_SOURCE}/examples/{example.name}), a project that runs on the laptop:",
+        f"[`examples/{example.name}`]({_SOURCE}/examples/{example.name}), a project {place}:",
         _fenced("python", (example / "__main__.py").read_text(encoding="utf-8")),
         "## Arguments",
         "A type in `Input[…]` also takes an output of another resource.",
@@ -170,14 +172,18 @@ class _Echo(pulumi.runtime.Mocks):
             "arn": args.name,
             "bucket": args.name,
             "keyId": args.name,
+            "endpoint": args.name,
+            "certificateAuthority": {"data": args.name},
+            "identities": [{"oidcs": [{"issuer": f"https://{args.name}"}]}],
             **args.inputs,
             "metadata": metadata,
         }
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         del args  # only ever asked who calls, and where
-        caller = {"accountId": "000000000000", "arn": "arn:aws:iam::000000000000:user/you"}
-        return {**caller, "partition": "aws", "dnsSuffix": "amazonaws.com", "region": "eu-central-1"}
+        caller = {"accountId": "000000000000", "arn": "arn:aws:iam::000000000000:user/somebody"}
+        zones = [f"eu-central-1{zone}" for zone in "abc"]
+        return {**caller, "names": zones, "partition": "aws", "dnsSuffix": "amazonaws.com", "region": "eu-central-1"}
 
 
 def _resources(component: str, example: Path) -> list[tuple[str, str, str]]:

@@ -4,20 +4,30 @@ from typing import Any, TypedDict
 
 import pulumi
 
-from modelworks import Environment, FeatureStore, ModelEndpoint, ModelRegistry, PredictionStore, TrainingCompute
+from modelworks import (
+    Cluster,
+    ClusterAddons,
+    Environment,
+    FeatureStore,
+    ModelEndpoint,
+    ModelRegistry,
+    PredictionStore,
+    TrainingCompute,
+)
 from modelworks.stack import (
     arguments,
     commit,
+    encrypts_volumes,
     feature_views,
     laptop_storage_class,
     lock_image,
     require_account,
     required_tags,
     secret,
+    signs_in_to_clusters,
     stack_config,
     tag_everything,
     views_of,
-    volume_driver,
 )
 
 
@@ -25,7 +35,7 @@ class Ground(TypedDict):
     """Arguments of every component that uses the environment."""
 
     account_id: str
-    oidc_issuer: str
+    oidc_issuer: pulumi.Input[str]
     key_arn: pulumi.Output[str]
 
 
@@ -40,25 +50,57 @@ tag_everything(tags)
 # The cluster makes load balancers, and no tag of the engine reaches them.
 ingresses: dict[str, Any] = {path: {**arguments(ingress), "tags": tags} for path, ingress in settings.ingresses.items()}
 
+eks = cluster.eks and Cluster(
+    f"modelworks-{stack}",
+    {
+        "account_id": account,
+        **signs_in_to_clusters(),
+        "administrators": cluster.eks.administrators,
+        **arguments(cluster.eks, without=["administrators"]),
+        "protect": settings.protect,
+    },
+)
+
+
+def after(*resources: pulumi.Resource) -> pulumi.ResourceOptions:
+    """Options of a component with objects in the cluster: it comes after these, and goes before them."""
+    return pulumi.ResourceOptions(
+        providers=[eks.provider] if eks else None, depends_on=list(resources) if resources else None
+    )
+
+
+namespace = cluster.namespace or f"modelworks-{stack}"
 environment = Environment(
     stack,
     {
         "account_id": account,
         "alert_emails": settings.alerts.emails,
         "budget": arguments(settings.budget),
-        "namespace": (cluster.namespace or f"modelworks-{stack}") if settings.registry else None,
-        "install_argo_rollouts": cluster.install_argo_rollouts,
-        "oidc_issuer": cluster.oidc_issuer,
-        "volume_driver": volume_driver(settings),
+        "namespace": namespace if settings.registry else None,
+        "encrypts_volumes": encrypts_volumes(settings),
         "key_deletion_days": settings.key_deletion_days,
         "protect": settings.protect,
     },
+    after(),
 )
 on_the_ground: Ground = {
     "account_id": account,
-    "oidc_issuer": cluster.oidc_issuer,
+    "oidc_issuer": eks.oidc_issuer if eks else cluster.oidc_issuer,
     "key_arn": environment.key_arn,
 }
+addons = ClusterAddons(
+    stack,
+    {
+        **on_the_ground,
+        "auto_mode": cluster.auto_mode,
+        "storage_class": f"{namespace}-encrypted" if encrypts_volumes(settings) else None,
+        "default_storage_class": encrypts_volumes(settings) and cluster.default_storage_class,
+        "install_ingress_class": cluster.install_ingress_class,
+        "install_argo_rollouts": cluster.install_argo_rollouts,
+        "enforce_network_policies": cluster.enforce_network_policies,
+    },
+    after(),
+)
 
 if settings.registry:
     registry = ModelRegistry(
@@ -75,9 +117,10 @@ if settings.registry:
                 config.secrets.registry_database if settings.registry.database == "postgres" else None
             ),
             **arguments(settings.registry, without=["ingress", "database"]),
-            "storage_class": environment.volumes.name if environment.volumes else laptop_storage_class(),
+            "storage_class": addons.volumes.name if addons.volumes else laptop_storage_class(),
             "protect": settings.protect,
         },
+        after(*addons.needed_by_hosts),
     )
     pulumi.export("registry_url", registry.url)
     pulumi.export("bundle_bucket", registry.bundle_bucket)
@@ -90,11 +133,12 @@ if settings.registry and settings.training:
             **on_the_ground,
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
-            "namespace": f"{cluster.namespace or f'modelworks-{stack}'}-training",
+            "namespace": f"{namespace}-training",
             "image": cluster.training_image or lock_image("training"),
             "artifact_bucket": registry.artifact_bucket,
             **arguments(settings.training),
         },
+        after(),
     )
     pulumi.export("training", training.place)
 
@@ -116,6 +160,7 @@ if settings.features:
             else None,
             "protect": settings.protect,
         },
+        after(),
     )
     pulumi.export("features", features.place)
 
@@ -132,9 +177,6 @@ if settings.endpoints:
     pulumi.export("prediction_bucket", predictions.bucket)
     pulumi.export("prediction_reader_role_arn", predictions.reader_role_arn)
 
-# A Rollout is of a kind that comes with Argo.
-argo = environment.argo_rollouts
-after_argo = pulumi.ResourceOptions(depends_on=[argo.release] if argo else None)
 endpoints = {
     model: ModelEndpoint(
         model,
@@ -154,7 +196,7 @@ endpoints = {
             "tokens": secret(config.secrets.tokens.get(model)),
             "feature_tables": features.tables_of(read_views[model]) if settings.features else {},
         },
-        after_argo,
+        after(*addons.needed_by_endpoints),
     )
     for model, endpoint in settings.endpoints.items()
     if model in config.releases
@@ -166,3 +208,6 @@ pulumi.export("key_arn", environment.key_arn)
 pulumi.export("alerts_topic_arn", environment.alerts_topic_arn)
 pulumi.export("namespace", environment.namespace)
 pulumi.export("endpoints", {model: endpoint.url for model, endpoint in endpoints.items()})
+if eks:
+    pulumi.export("cluster", eks.cluster_name)
+    pulumi.export("kubeconfig", eks.kubeconfig)

@@ -48,6 +48,13 @@ class Declared(pulumi.runtime.Mocks):
             args.inputs.setdefault("bucket", args.name)
         if args.typ == "aws:dynamodb/table:Table":
             args.inputs["arn"] = f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/{args.inputs['name']}"
+        if args.typ == "aws:eks/cluster:Cluster":
+            issuer = "https://oidc.eks.eu-central-1.amazonaws.com/id/0123"
+            args.inputs |= {
+                "endpoint": "https://0123.eks.amazonaws.com",
+                "certificateAuthority": {"data": "Q0E="},
+                "identities": [{"oidcs": [{"issuer": issuer}]}],
+            }
         return f"{args.name}-id", {"arn": f"arn:aws:mock:::{args.name}", "keyId": f"{args.name}-id", **args.inputs}
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:
@@ -56,6 +63,9 @@ class Declared(pulumi.runtime.Mocks):
                 "accountId": self.caller_arn.split(":")[4],
                 "arn": self.caller_arn,
                 "userId": "AIDA",
+            },
+            "aws:index/getAvailabilityZones:getAvailabilityZones": {
+                "names": [f"eu-central-1{zone}" for zone in "dcba"]
             },
             "aws:index/getPartition:getPartition": {"partition": "aws", "dnsSuffix": "amazonaws.com"},
             "aws:index/getRegion:getRegion": {"region": "eu-central-1"},

@@ -24,6 +24,8 @@ _STORE = {name: _GROUND[name] for name in ("account_id", "oidc_issuer", "key_arn
 _WATCHED = {"environment": "dev", "alerts_topic_arn": f"arn:aws:sns:eu-central-1:{ACCOUNT}:alerts"}
 
 SMALLEST: dict[str, dict[str, Any]] = {
+    "Cluster": {"account_id": ACCOUNT, "administrators": [f"arn:aws:iam::{ACCOUNT}:user/somebody"]},
+    "ClusterAddons": _STORE,
     "Environment": {"account_id": ACCOUNT},
     "FeatureStore": {**_STORE, **_WATCHED},
     "ModelEndpoint": {**_GROUND, **_WATCHED, "bundle_bucket": "store", "host": "churn.example.com"},
@@ -50,13 +52,26 @@ INGRESS = {
     "tags": {"owner": "growth", "cost-centre": "4711"},
 }
 FULLEST: dict[str, dict[str, Any]] = {
+    "Cluster": {
+        "public_access_cidrs": ["203.0.113.0/24"],
+        "profile": "dev",
+        "role_arn": f"arn:aws:iam::{ACCOUNT}:role/deploy",
+        "availability_zones": ["eu-central-1a", "eu-central-1b"],
+        "nat_per_zone": True,
+    },
+    "ClusterAddons": {
+        "auto_mode": True,
+        "storage_class": "modelworks-dev-encrypted",
+        "default_storage_class": True,
+        "install_ingress_class": True,
+        "install_argo_rollouts": True,
+        "enforce_network_policies": True,
+    },
     "Environment": {
         "alert_emails": ["a@example.com"],
         "budget": {"monthly_usd": 5},
         "namespace": "modelworks-dev",
-        "install_argo_rollouts": True,
-        "oidc_issuer": "oidc.example/id",
-        "volume_driver": "ebs.csi.aws.com",
+        "encrypts_volumes": True,
     },
     "FeatureStore": {
         "views": [{"name": "weather", "columns": {"origin": "string"}, "path": "weather"}],

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modelworks.cluster_addons import ClusterAddons as ClusterAddons
+    from modelworks.eks_cluster import Cluster as Cluster
     from modelworks.environment import Environment as Environment
     from modelworks.feature_store import FeatureStore as FeatureStore
     from modelworks.model_endpoint import ModelEndpoint as ModelEndpoint
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from modelworks.training_compute import TrainingCompute as TrainingCompute
 
 _HOMES = {
+    "Cluster": "modelworks.eks_cluster",
+    "ClusterAddons": "modelworks.cluster_addons",
     "Environment": "modelworks.environment",
     "FeatureStore": "modelworks.feature_store",
     "ModelEndpoint": "modelworks.model_endpoint",
@@ -27,7 +31,16 @@ _HOMES = {
     "TrainingCompute": "modelworks.training_compute",
 }
 
-__all__ = ["Environment", "FeatureStore", "ModelEndpoint", "ModelRegistry", "PredictionStore", "TrainingCompute"]
+__all__ = [
+    "Cluster",
+    "ClusterAddons",
+    "Environment",
+    "FeatureStore",
+    "ModelEndpoint",
+    "ModelRegistry",
+    "PredictionStore",
+    "TrainingCompute",
+]
 
 try:
     __version__ = version("modelworks")

@@ -14,11 +14,29 @@ ENVIRONMENT: Final[Defaults] = {
     "alert_emails": [],
     "budget": None,
     "namespace": None,
-    "install_argo_rollouts": False,
-    "oidc_issuer": None,
-    "volume_driver": None,
+    "encrypts_volumes": False,
     "key_deletion_days": 30,
     "protect": True,
+}
+CLUSTER: Final[Defaults] = {
+    "public_access_cidrs": [],
+    "profile": None,
+    "role_arn": None,
+    "version": "1.35",
+    "vpc_cidr": "10.0.0.0/16",
+    "availability_zones": [],
+    "nat_per_zone": False,
+    "flow_logs": True,
+    "log_retention_days": 365,
+    "protect": True,
+}
+CLUSTER_ADDONS: Final[Defaults] = {
+    "auto_mode": False,
+    "storage_class": None,
+    "default_storage_class": False,
+    "install_ingress_class": False,
+    "install_argo_rollouts": False,
+    "enforce_network_policies": False,
 }
 BUDGET: Final[Defaults] = {
     "actual_percent": 80,
@@ -148,6 +166,8 @@ LAPTOP_STORAGE_CLASS: Final = "laptop"
 OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "BudgetArgs": BUDGET,
     "CanaryArgs": CANARY,
+    "ClusterAddonsArgs": CLUSTER_ADDONS,
+    "ClusterArgs": CLUSTER,
     "EgressArgs": {},
     "EnvironmentArgs": ENVIRONMENT,
     "FeatureStoreArgs": FEATURES,

@@ -6,14 +6,15 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
-from modelworks._resources.argo_rollouts import ArgoRollouts, argo_rollouts
 from modelworks._resources.arguments import checked
 from modelworks._resources.iam import policy_document
-from modelworks._resources.kubernetes import KubernetesObject, labels, restricted_namespace
+from modelworks._resources.kubernetes import KubernetesObject, restricted_namespace
 
-_READY_WHEN_REACHED = {"elbv2.k8s.aws/pod-readiness-gate-inject": "enabled"}
-"""The AWS load balancer controller adds a condition to new pods: they are ready when the load balancer reaches them. So
-no pod of the last version ends before."""
+_READY_WHEN_REACHED = {
+    f"{controller}/pod-readiness-gate-inject": "enabled" for controller in ("elbv2.k8s.aws", "eks.amazonaws.com")
+}
+"""The AWS load balancer controller, or that of EKS Auto Mode, adds a condition to new pods: they are ready when the
+load balancer reaches them. So no pod of the last version ends before. Each of them heeds its own label."""
 
 
 class BudgetArgs(TypedDict):
@@ -45,16 +46,8 @@ class EnvironmentArgs(TypedDict):
     """Kubernetes namespace made for the environment's pods: it admits restricted ones only, and closes their network to
     all that no policy of theirs allows. Default: none."""
 
-    install_argo_rollouts: NotRequired[bool]
-    """Install Argo Rollouts, which endpoints need, with its Helm chart and a role that may read metrics. Default false:
-    the cluster has it."""
-
-    oidc_issuer: NotRequired[pulumi.Input[str] | None]
-    """The cluster's OIDC issuer without `https://`. Required for `install_argo_rollouts`. Default: none."""
-
-    volume_driver: NotRequired[str | None]
-    """CSI driver of volumes that are encrypted with the key, for which a StorageClass is declared:
-    `ebs.csi.aws.com`, or `ebs.csi.eks.amazonaws.com` of EKS Auto Mode. Needs `namespace`. Default: none."""
+    encrypts_volumes: NotRequired[bool]
+    """Whether the key also encrypts volumes, of whoever may make them in this account. Default false."""
 
     key_deletion_days: NotRequired[int]
     """How long the key can be brought back after it was deleted: 7 to 30 days. Default 30."""
@@ -87,13 +80,11 @@ class Environment(pulumi.ComponentResource):
         super().__init__("modelworks:index:Environment", name, {}, opts)
         account = pulumi.Output.from_input(args["account_id"])
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
-        self.key = self._key(name, account, args["key_deletion_days"], volumes=bool(args["volume_driver"]))
+        self.key = self._key(name, account, args["key_deletion_days"], volumes=args["encrypts_volumes"])
         self.alerts = self._alerts_topic(name, account)
         self.subscriptions = self._subscriptions(name, args["alert_emails"])
         self.budget = self._budget(name, args["budget"]) if args["budget"] else None
         self.home = self._home(name, args["namespace"]) if args["namespace"] else None
-        self.volumes = self._volumes(name, args) if args["volume_driver"] else None
-        self.argo_rollouts = self._argo_rollouts(name, args) if args["install_argo_rollouts"] else None
         self.key_arn = self.key.arn
         self.alerts_topic_arn = self.alerts.arn
         self.namespace = self.home.name if self.home else pulumi.Output.from_input("")
@@ -169,36 +160,8 @@ class Environment(pulumi.ComponentResource):
             name, parent=self, namespace=namespace, protect=self._protect_data, more=_READY_WHEN_REACHED
         )
 
-    def _volumes(self, name: str, args: EnvironmentArgs) -> KubernetesObject:
-        # The name in the cluster is stated: a claim cannot change its class, and this one may be replaced under it.
-        home = f"{args['namespace']}-encrypted"
-        return KubernetesObject(
-            f"{name}-volumes",
-            {
-                "apiVersion": "storage.k8s.io/v1",
-                "kind": "StorageClass",
-                "metadata": {"name": home, "labels": labels(name, "storage-class")},
-                "provisioner": args["volume_driver"],
-                "parameters": {"type": "gp3", "encrypted": "true", "kmsKeyId": self.key.arn},
-                # A volume is of one zone: that of the pod, which is scheduled first.
-                "volumeBindingMode": "WaitForFirstConsumer",
-                "allowVolumeExpansion": True,
-                "reclaimPolicy": "Delete",
-            },
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-
-    def _argo_rollouts(self, name: str, args: EnvironmentArgs) -> ArgoRollouts:
-        return argo_rollouts(
-            f"{name}-argo-rollouts", parent=self, account_id=args["account_id"], oidc_issuer=args["oidc_issuer"] or ""
-        )
-
 
 def _refuse_out_of_range(args: EnvironmentArgs) -> None:
-    if args["volume_driver"] and not args["namespace"]:
-        raise ValueError("volume_driver needs namespace: the StorageClass is named after it")
-    if args["install_argo_rollouts"] and args["oidc_issuer"] is None:
-        raise ValueError("install_argo_rollouts needs oidc_issuer: by it the controller assumes its role")
     days = args["key_deletion_days"]
     if not 7 <= days <= 30:
         raise ValueError(f"key_deletion_days must be from 7 to 30, as KMS has it, got {days}")

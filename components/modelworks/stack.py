@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pulumi
 import pulumi_aws as aws
@@ -200,11 +200,28 @@ def commit() -> str:
     return described.decode().strip()
 
 
-def volume_driver(settings: "Settings") -> str | None:
-    """The CSI driver of the environment's volumes; None where it has none, or a laptop brings its own class."""
-    if _emulated() or settings.registry is None or settings.registry.database != "embedded":
-        return None
-    return settings.cluster.volume_driver
+def encrypts_volumes(settings: "Settings") -> bool:
+    """Whether the environment has volumes, of a class that its key encrypts: a laptop brings its own class."""
+    return not _emulated() and settings.registry is not None and settings.registry.database == "embedded"
+
+
+class SignIn(TypedDict):
+    """How a kubeconfig signs in."""
+
+    profile: str | None
+    """Of the AWS CLI."""
+    role_arn: str | None
+    """Role that is assumed."""
+
+
+def signs_in_to_clusters() -> SignIn:
+    """How this stack's credentials sign in to a cluster, as `Cluster` takes it: by the profile or role of the provider.
+
+    The engine reads `aws:profile` and `aws:assumeRoles` itself; the program that a kubeconfig names does not.
+    """
+    found = CONFIG.get()
+    roles = _value(found.get("aws:assumeRoles")) or []
+    return {"profile": found.get("aws:profile"), "role_arn": roles[-1]["roleArn"] if roles else None}
 
 
 def laptop_storage_class() -> str | None:

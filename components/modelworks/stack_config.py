@@ -119,7 +119,7 @@ def _of_laptop(settings: Settings) -> Iterator[tuple[str, str]]:
     if not settings.registry:
         return  # nothing of it is in a cluster
     cluster = settings.cluster
-    if cluster.oidc_issuer == defaults.LAPTOP_ISSUER:
+    if cluster.eks is None and cluster.oidc_issuer == defaults.LAPTOP_ISSUER:
         yield "cluster.oidc_issuer", f"{cluster.oidc_issuer} is the laptop's"
     hosts = {f"endpoints.{name}.host": endpoint.host for name, endpoint in settings.endpoints.items() if endpoint.host}
     for path, host in {"cluster.domain": cluster.domain or "localhost", **hosts}.items():

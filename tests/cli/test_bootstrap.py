@@ -237,6 +237,36 @@ def test_the_role_may_call_every_service_whose_resources_the_stacks_declare():
     assert {"s3", "kms", "iam", "sns"} <= declared <= allowed
 
 
+def allowed_by(policy: dict) -> set[str]:
+    """Each action that it allows on something."""
+    return {action for each in policy["Statement"] if each["Effect"] == "Allow" for action in each["Action"]}
+
+
+def test_only_the_role_of_a_stack_that_makes_its_cluster_may_make_one():
+    without = deploy_policy("aws", ACCOUNT, REGION, role=ROLE, state="acme-state", key="alias/x")
+    policy = deploy_policy("aws", ACCOUNT, REGION, role=ROLE, state="acme-state", key="alias/x", cluster=True)
+    more = allowed_by(policy) - allowed_by(without)
+    assert {"eks:*", "ec2:*", "logs:*", "iam:PassRole", "iam:CreateOpenIDConnectProvider"} < more
+    (passed,) = [each for each in policy["Statement"] if "iam:PassRole" in each.get("Action", ())]
+    services = passed["Condition"]["StringEquals"]["iam:PassedToService"]
+    assert services == ["ec2.amazonaws.com", "eks.amazonaws.com", "vpc-flow-logs.amazonaws.com"]
+    # The provider of GitHub, by which the role is assumed, is none of a cluster.
+    (issuer,) = [each for each in policy["Statement"] if "iam:DeleteOpenIDConnectProvider" in each.get("Action", ())]
+    assert issuer["Resource"] == f"arn:aws:iam::{ACCOUNT}:oidc-provider/oidc.eks.{REGION}.*"
+    assert len(json.dumps(policy)) < 10_240, "an inline policy of a role"
+
+
+def test_a_stack_that_makes_its_cluster_is_known_by_its_file(target):
+    def policy():
+        apply(target)
+        return aws("iam").get_role_policy(RoleName=ROLE, PolicyName="deploy")["PolicyDocument"]
+
+    assert "eks:*" not in allowed_by(policy())
+    eks = "cluster:\n      eks: {administrators: []}\n"
+    target.stack_file.write_text(target.stack_file.read_text().replace("cluster:\n", eks, 1))
+    assert "eks:*" in allowed_by(policy())
+
+
 def test_the_role_can_change_neither_itself_nor_lose_state_or_secrets():
     policy = deploy_policy("aws", ACCOUNT, REGION, role=ROLE, state="acme-state", key="alias/modelworks-dev-config")
     denied = {each["Sid"]: each for each in policy["Statement"] if each["Effect"] == "Deny"}

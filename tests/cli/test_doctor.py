@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +81,19 @@ def test_an_empty_account_and_cluster_lack_everything_but_what_the_file_states(t
         "argo rollouts": "missing",
         "metrics server": "missing",
         "volume driver": "missing",
+        "pod identity agent": "skipped",
         "network policies": "missing",
     }
+
+
+def test_a_cluster_that_the_environment_will_make_lacks_nothing_yet(target):
+    eks = "eks: {administrators: [arn:aws:iam::123456789012:role/deploy]}"
+    target.stack_file.write_text(re.sub(r"oidc_issuer: \S+", eks, target.stack_file.read_text()))
+    found = statuses(target)
+    assert {name: found[name] for name in ("settings", "cluster")} == {"settings": "ok", "cluster": "skipped"}
+    assert {"oidc provider", "ingress class", "argo rollouts", "network policies"}.isdisjoint(found)
+    target.output = lambda _: "modelworks-dev"
+    assert statuses(target)["metrics server"] == "missing"
 
 
 def test_everything_that_is_missing_has_a_mend(target):

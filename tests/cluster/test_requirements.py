@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from modelworks.cluster import requirements
@@ -33,10 +35,16 @@ def argo(**variables):
 @pytest.mark.parametrize(
     "check",
     [
-        requirements.ingress_class,
-        requirements.load_balancer_controller,
+        *(
+            partial(requirements.ingress_class, auto_mode=auto_mode, installed_by_us=False)
+            for auto_mode in (False, True)
+        ),
+        partial(requirements.load_balancer_controller, auto_mode=False),
         requirements.metrics_server,
-        requirements.network_policies,
+        *(
+            partial(requirements.network_policies, auto_mode=auto_mode, installed_by_us=False)
+            for auto_mode in (False, True)
+        ),
         lambda get: requirements.volume_driver(get, driver="ebs.csi.aws.com"),
         lambda get: requirements.argo_rollouts(get, installed_by_us=False),
     ],
@@ -52,18 +60,45 @@ def test_a_cluster_that_answers_shows_its_version():
 
 
 def test_the_load_balancer_controller_is_there_when_a_pod_of_it_is_available():
-    assert (
-        requirements.load_balancer_controller(
-            cluster({**alb(), CONTROLLERS: {"items": [{"status": {"availableReplicas": 1}}]}})
-        ).status
-        == "ok"
-    )
-    found = requirements.load_balancer_controller(cluster({**alb(), CONTROLLERS: {"items": [{"status": {}}]}}))
-    assert (found.status, "no pod that is ready" in found.message) == ("missing", True)
+    def check(status):
+        return requirements.load_balancer_controller(
+            cluster({CONTROLLERS: {"items": [{"status": status}]}}), auto_mode=False
+        )
+
+    assert check({"availableReplicas": 1}).status == "ok"
+    assert (check({}).status, "no pod that is ready" in check({}).message) == ("missing", True)
 
 
-def test_eks_auto_mode_has_a_load_balancer_controller_of_its_own():
-    assert requirements.load_balancer_controller(cluster(alb("eks.amazonaws.com/alb"))).status == "ok"
+def test_eks_auto_mode_has_a_load_balancer_controller_and_a_pod_identity_agent_of_its_own():
+    assert requirements.load_balancer_controller(cluster(), auto_mode=True).status == "ok"
+    assert requirements.pod_identity_agent(cluster(), auto_mode=True).status == "ok"
+
+
+def test_a_missing_pod_identity_agent_is_named_and_fails_nothing():
+    found = requirements.pod_identity_agent(cluster(), auto_mode=False)
+    assert (found.status, "eks-pod-identity-agent" in found.fix) == ("skipped", True)
+    get = cluster({"/apis/apps/v1/namespaces/kube-system/daemonsets/eks-pod-identity-agent": {}})
+    assert requirements.pod_identity_agent(get, auto_mode=False).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("controller", "auto_mode", "status"),
+    [
+        ("ingress.k8s.aws/alb", False, "ok"),
+        ("eks.amazonaws.com/alb", True, "ok"),
+        ("eks.amazonaws.com/alb", False, "missing"),
+        ("ingress.k8s.aws/alb", True, "missing"),
+    ],
+)
+def test_the_class_alb_is_of_the_kind_of_cluster_that_the_settings_state(controller, auto_mode, status):
+    found = requirements.ingress_class(cluster(alb(controller)), auto_mode=auto_mode, installed_by_us=True)
+    assert found.status == status
+    assert (f"cluster.auto_mode: {str(not auto_mode).lower()}" in found.fix) == (status == "missing")
+
+
+def test_what_the_program_declares_is_not_missing_before():
+    assert requirements.ingress_class(cluster(), auto_mode=True, installed_by_us=True).status == "ok"
+    assert requirements.network_policies(cluster(), auto_mode=True, installed_by_us=True).status == "ok"
 
 
 def test_argo_rollouts_without_a_region_is_no_judge():
@@ -108,4 +143,4 @@ def agent(argument):
     ],
 )
 def test_network_policies_count_when_something_enforces_them(objects, status):
-    assert requirements.network_policies(cluster(objects)).status == status
+    assert requirements.network_policies(cluster(objects), auto_mode=False, installed_by_us=False).status == status

@@ -110,8 +110,8 @@ SETTINGS = [
     (settings.Budget(monthly_usd=1), defaults.BUDGET),
     (settings.Release(digest="sha256:" + "0" * 64), defaults.RELEASE),
     (settings.Settings(owner="me", cost_centre="1"), {**defaults.ENVIRONMENT, **defaults.ENDPOINT}),
-    # A stack's issuer and driver have defaults of their own: a component has neither unless it is given one.
-    (settings.Cluster(), {"install_argo_rollouts": defaults.ENVIRONMENT["install_argo_rollouts"]}),
+    (settings.Cluster(), defaults.CLUSTER_ADDONS),
+    (settings.Eks(administrators=["arn:aws:iam::111111111111:role/deploy"]), defaults.CLUSTER),
 ]
 
 

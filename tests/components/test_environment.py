@@ -128,65 +128,8 @@ def test_outputs_are_the_arns_other_components_take():
     assert seen["arns"] == ["arn:aws:mock:::dev-key", "arn:aws:mock:::dev-alerts"]
 
 
-RELEASE = "kubernetes:helm.sh/v3:Release"
-ARGO = {"install_argo_rollouts": True, "oidc_issuer": "oidc.example/id"}
-
-
-def test_the_judge_of_canaries_may_read_metrics_and_how_load_balancers_route_and_nothing_else():
-    (allowed,) = json.loads(environment(**ARGO).one("aws:iam/rolePolicy:RolePolicy")["policy"])["Statement"]
-    described = ("Listeners", "LoadBalancers", "Rules", "Tags", "TargetGroups", "TargetHealth")
-    assert allowed == {
-        "Effect": "Allow",
-        "Action": ["cloudwatch:GetMetricData", *(f"elasticloadbalancing:Describe{what}" for what in described)],
-        "Resource": ["*"],
-        "Condition": {"StringEquals": {"aws:RequestedRegion": "eu-central-1"}},
-    }
-
-
-def test_only_the_controllers_service_account_assumes_its_role():
-    (trust,) = json.loads(environment(**ARGO).one("aws:iam/role:Role")["assumeRolePolicy"])["Statement"]
-    assert trust["Principal"] == {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/oidc.example/id"}
-    assert trust["Condition"]["StringEquals"] == {
-        "oidc.example/id:sub": "system:serviceaccount:argo-rollouts:argo-rollouts",
-        "oidc.example/id:aud": "sts.amazonaws.com",
-    }
-
-
-def test_the_controller_has_its_role_a_region_and_verifies_target_groups():
-    values = environment(**ARGO).one(RELEASE)["values"]
-    account, controller = values["serviceAccount"], values["controller"]
-    assert (account["name"], account["annotations"]) == (
-        "argo-rollouts",
-        {"eks.amazonaws.com/role-arn": "arn:aws:mock:::dev-argo-rollouts"},
-    )
-    assert controller["extraEnv"] == [{"name": "AWS_REGION", "value": "eu-central-1"}]
-    assert controller["extraArgs"] == ["--aws-verify-target-group"]
-
-
-def test_the_controller_starts_when_its_role_may_do_what_it_needs():
-    requests = environment(**ARGO).requests()
-    (release,) = [each for urn, each in requests.items() if RELEASE in urn]
-    assert any("RolePolicy::dev-argo-rollouts-policy" in urn for urn in release["dependencies"])
-
-
-def test_a_controller_without_an_issuer_is_refused():
-    with pytest.raises(ValueError, match="install_argo_rollouts needs oidc_issuer"):
-        environment(install_argo_rollouts=True)
-
-
-STORAGE = "kubernetes:storage.k8s.io/v1:StorageClass"
-
-
-@pytest.mark.parametrize("driver", ["ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com"])
-def test_volumes_are_encrypted_with_the_key_in_the_zone_of_their_pod_and_can_grow(driver):
-    found = environment(namespace="ours", volume_driver=driver).one(STORAGE)
-    assert (found["metadata"]["name"], found["provisioner"]) == ("ours-encrypted", driver)
-    assert found["parameters"] == {"type": "gp3", "encrypted": "true", "kmsKeyId": "arn:aws:mock:::dev-key"}
-    assert (found["volumeBindingMode"], found["allowVolumeExpansion"]) == ("WaitForFirstConsumer", True)
-
-
 def test_the_key_serves_volumes_of_the_own_account_and_region_alone_and_only_where_there_are_any():
-    key = environment(namespace="ours", volume_driver="ebs.csi.aws.com").one(KEY)
+    key = environment(encrypts_volumes=True).one(KEY)
     allowed = statements(key["policy"])["VolumesAreEncrypted"]
     assert allowed["Condition"] == {
         "StringEquals": {"kms:CallerAccount": ACCOUNT, "kms:ViaService": "ec2.eu-central-1.amazonaws.com"}
@@ -195,14 +138,10 @@ def test_the_key_serves_volumes_of_the_own_account_and_region_alone_and_only_whe
     assert "VolumesAreEncrypted" not in statements(environment(namespace="ours").one(KEY)["policy"])
 
 
-def test_a_class_without_a_namespace_to_be_named_after_is_refused():
-    with pytest.raises(ValueError, match="volume_driver needs namespace"):
-        environment(volume_driver="ebs.csi.aws.com")
-
-
-def test_pods_are_ready_when_the_load_balancer_reaches_them():
+@pytest.mark.parametrize("controller", ["elbv2.k8s.aws", "eks.amazonaws.com"])
+def test_pods_are_ready_when_the_load_balancer_reaches_them_on_either_kind_of_cluster(controller):
     (home,) = environment(namespace="ours").all("kubernetes:core/v1:Namespace").values()
-    assert home["metadata"]["labels"]["elbv2.k8s.aws/pod-readiness-gate-inject"] == "enabled"
+    assert home["metadata"]["labels"][f"{controller}/pod-readiness-gate-inject"] == "enabled"
 
 
 def test_a_budget_comes_after_its_topic_lets_it_publish():

@@ -14,7 +14,7 @@ def test_everything_that_is_promised_is_there():
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are():
-    with pytest.raises(AttributeError, match="it has Environment"):
+    with pytest.raises(AttributeError, match="it has Cluster, ClusterAddons, Environment"):
         modelworks.NoSuchThing  # noqa: B018
 
 

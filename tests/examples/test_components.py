@@ -90,6 +90,33 @@ def test_environment_declares_a_key_a_topic_and_a_budget(evaluated):
     assert set(exported) == {"key", "alerts"}
 
 
+def test_cluster_has_a_registry_in_it_and_an_endpoint_as_soon_as_there_is_a_bundle(evaluated):
+    declared, exported = evaluated("cluster", registry_password="of the test alone")
+    assert declared.one("aws:eks/cluster:Cluster")["vpcConfig"]["publicAccessCidrs"] == ["203.0.113.0/24"]
+    claim = declared.one("kubernetes:core/v1:PersistentVolumeClaim")
+    assert claim["spec"]["storageClassName"] == "churn-encrypted"
+    assert set(exported) == {"kubeconfig", "bundle_bucket", "registry"}
+    secrets = {"registry_password": "of the test alone", "tokens": "t0ken"}
+    declared, exported = evaluated("cluster", bundle_digest="sha256:" + "ab" * 32, **secrets)
+    assert set(exported) == {"kubeconfig", "bundle_bucket", "registry", "url"}
+    asked = declared.requests()
+    strays = [
+        urn
+        for urn, each in asked.items()
+        if urn.split("::")[2].split("$")[-1].startswith("kubernetes:")
+        and "growth-kubernetes" not in each.get("provider", "")
+    ]
+    assert strays == []
+
+
+def test_cluster_addons_declares_an_encrypted_class_of_volumes(evaluated):
+    declared, exported = evaluated("cluster-addons")
+    parameters = declared.one("kubernetes:storage.k8s.io/v1:StorageClass")["parameters"]
+    assert (parameters["encrypted"], parameters["kmsKeyId"]) == ("true", "arn:aws:mock:::churn-key")
+    assert declared.all("kubernetes:helm.sh/v3:Release") == {}
+    assert set(exported) == {"storage_class"}
+
+
 def test_model_registry_declares_its_buckets_and_a_server(evaluated):
     declared, exported = evaluated("model-registry", registry_password="of the test alone")
     assert set(declared.all("aws:s3/bucket:Bucket")) == {"registry-bundles", "registry-artifacts"}

@@ -95,6 +95,89 @@ def test_endpoints_come_after_the_argo_that_the_stack_installs():
     assert any("helm.sh/v3:Release::dev-argo-rollouts" in urn for urn in endpoint["dependencies"])
 
 
+def with_a_cluster(**more: Any) -> Declared:
+    """The stack `dev` with a release, in a cluster that it makes itself."""
+    settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
+    settings["cluster"] |= {"eks": {"administrators": [f"arn:aws:iam::{ACCOUNT}:user/somebody"]}}
+    del settings["cluster"]["oidc_issuer"]
+    release = {"flight-delay": {"digest": "sha256:" + "ab" * 32, "version": 3}}
+    tokens = {"modelworks:secrets": {**SECRETS, "tokens": {"flight-delay": "t0ken"}}}
+    return evaluated("dev", **{"modelworks:settings": settings, "modelworks:releases": release}, **tokens, **more)
+
+
+def test_everything_in_the_cluster_that_a_stack_makes_is_made_by_its_provider():
+    declared = with_a_cluster()
+    objects = {
+        urn: each.get("provider", "")
+        for urn, each in declared.requests().items()
+        if each["type"].startswith("kubernetes:")
+    }
+    assert len(objects) > 20
+    assert [urn for urn, provider in objects.items() if "::modelworks-dev-kubernetes::" not in provider] == []
+    assert declared.one("aws:eks/cluster:Cluster")["name"] == "modelworks-dev"
+
+
+def test_a_cluster_that_a_stack_makes_has_all_that_it_needs():
+    declared = with_a_cluster()
+    assert declared.one("kubernetes:networking.k8s.io/v1:IngressClass")["spec"]["controller"] == "eks.amazonaws.com/alb"
+    assert declared.one("kubernetes:storage.k8s.io/v1:StorageClass")["provisioner"] == "ebs.csi.eks.amazonaws.com"
+    assert declared.one("kubernetes:helm.sh/v3:Release")["namespace"] == "argo-rollouts"
+    assert "amazon-vpc-cni" in {
+        each["metadata"].get("name") for each in declared.all("kubernetes:core/v1:ConfigMap").values()
+    }
+
+
+def test_pods_of_a_cluster_that_a_stack_makes_assume_roles_by_its_own_issuer():
+    trusted = {
+        principal
+        for each in with_a_cluster().all("aws:iam/role:Role").values()
+        for statement in json.loads(each["assumeRolePolicy"])["Statement"]
+        if (principal := statement["Principal"].get("Federated"))
+    }
+    provider = "oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/0123"
+    assert trusted == {f"arn:aws:iam::{ACCOUNT}:{provider}"}
+
+
+def test_load_balancers_go_before_the_class_that_deletes_them():
+    asked = with_a_cluster().requests()
+    (registry,) = [each for urn, each in asked.items() if "ModelRegistry::registry" in urn]
+    (endpoint,) = [each for urn, each in asked.items() if "ModelEndpoint::flight-delay" in urn]
+    for each in (registry, endpoint):
+        assert any("IngressClass::dev-ingress-class" in urn for urn in each["dependencies"])
+
+
+def test_the_kubeconfig_signs_in_as_the_stack_does():
+    role = {"aws:profile": "dev", "aws:assumeRoles": [{"roleArn": "arn:aws:iam::111111111111:role/deploy"}]}
+    kubeconfig = json.loads(with_a_cluster(**role).one("pulumi:providers:kubernetes")["kubeconfig"])
+    (user,) = kubeconfig["users"]
+    assert user["user"]["exec"]["env"] == [{"name": "AWS_PROFILE", "value": "dev"}]
+    assert user["user"]["exec"]["args"][-1] == "arn:aws:iam::111111111111:role/deploy"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            {"eks": {"administrators": []}},
+            r"cluster\.eks\.administrators: administrators must name an IAM role or user",
+        ),
+        ({"eks": {"administrators": ["arn:aws:iam::111111111111:role/x"], "vpc_cidr": "10.0.0.0/8"}}, r"eks\.vpc_cidr"),
+        (
+            {"eks": {"administrators": ["arn:aws:iam::111111111111:role/x"]}, "auto_mode": False},
+            "must be true or left out",
+        ),
+        ({"eks": {"administrators": ["arn:aws:iam::111111111111:role/x"]}}, "leave oidc_issuer out"),
+        ({"enforce_network_policies": True}, "enforce_network_policies needs auto_mode: true"),
+        ({"auto_mode": True, "ingress": {"group": "ours"}}, "EKS Auto Mode takes groups from an IngressClass alone"),
+    ],
+)
+def test_mistakes_about_the_cluster_are_named_by_their_path(cluster, message):
+    settings = YAML(typ="safe").load(FILES["dev"].read_text())["config"]["modelworks:settings"]
+    settings["cluster"] |= cluster
+    with pytest.raises(ModelworksError, match=message):
+        evaluated("dev", **{"modelworks:settings": settings})
+
+
 def test_stacks_differ_by_config_alone():
     embedded = {"kubernetes:core/v1:PersistentVolumeClaim", "kubernetes:storage.k8s.io/v1:StorageClass"}
     shapes = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +28,13 @@ class ArgoRollouts:
 
 
 def argo_rollouts(
-    name: str, *, parent: pulumi.Resource, account_id: pulumi.Input[str], oidc_issuer: pulumi.Input[str]
+    name: str,
+    *,
+    parent: pulumi.Resource,
+    account_id: pulumi.Input[str],
+    oidc_issuer: pulumi.Input[str],
+    auto_mode: bool,
+    aliases: Sequence[pulumi.Alias],
 ) -> ArgoRollouts:
     """Argo Rollouts by its Helm chart, with a role that reads metrics, and how load balancers route.
 
@@ -36,6 +43,8 @@ def argo_rollouts(
         parent: The component they belong to.
         account_id: The AWS account: 12 digits.
         oidc_issuer: The cluster's OIDC issuer without `https://`.
+        auto_mode: Whether load balancers are those of EKS Auto Mode.
+        aliases: Where its resources were before.
     """
     from pulumi_kubernetes.helm.v3 import Release  # its package takes long to import, and few ask for it
 
@@ -48,6 +57,7 @@ def argo_rollouts(
         trust=trust,
         policy=aws.get_region_output().region.apply(_permissions),
         description="Reads what decides about canaries",
+        aliases=aliases,
     )
     release = Release(
         name,
@@ -56,8 +66,8 @@ def argo_rollouts(
         namespace=_NAME,
         create_namespace=True,
         repository_opts={"repo": "https://argoproj.github.io/argo-helm"},
-        values=_values(role),
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=[permitted]),
+        values=_values(role, auto_mode=auto_mode),
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=[permitted], aliases=list(aliases)),
     )
     return ArgoRollouts(release, role)
 
@@ -70,12 +80,14 @@ def _permissions(region: str) -> str:
     return policy_document([statement(["cloudwatch:GetMetricData", *groups], ["*"], condition=here)])
 
 
-def _values(role: aws.iam.Role) -> dict[str, Any]:
+def _values(role: aws.iam.Role, *, auto_mode: bool) -> dict[str, Any]:
     return {
         "serviceAccount": {"name": _NAME, "annotations": {"eks.amazonaws.com/role-arn": role.arn}},
         "controller": {
-            # The next step waits until the load balancer routes as the Ingress states, and until it has the pods.
-            "extraArgs": ["--aws-verify-target-group"],
+            # The next step waits until the load balancer routes as the Ingress states, and until it has the pods. Argo
+            # Rollouts 1.8 knows the load balancers of EKS Auto Mode not yet (argoproj/argo-rollouts#4334): it would
+            # end no step there.
+            "extraArgs": [] if auto_mode else ["--aws-verify-target-group"],
             "extraEnv": [{"name": "AWS_REGION", "value": aws.get_region_output().region}],
         },
     }

@@ -85,6 +85,7 @@ def least_privilege_role(
     trust: pulumi.Input[str],
     policy: pulumi.Input[str],
     description: str,
+    aliases: Sequence[pulumi.Alias] = (),
 ) -> tuple[aws.iam.Role, aws.iam.RolePolicy]:
     """A role with one inline policy, which is all that it can ever do; and the policy, for what needs it at once.
 
@@ -94,13 +95,14 @@ def least_privilege_role(
         trust: Who may assume it: a policy document.
         policy: Its permissions: a policy document.
         description: For the person who finds it in the console.
+        aliases: Where the role was before.
     """
     role = aws.iam.Role(
         name,
         assume_role_policy=trust,
         description=description,
         max_session_duration=3600,
-        opts=pulumi.ResourceOptions(parent=parent),
+        opts=pulumi.ResourceOptions(parent=parent, aliases=list(aliases)),
     )
     allowed = aws.iam.RolePolicy(
         f"{name}-policy", role=role.id, policy=policy, opts=pulumi.ResourceOptions(parent=role)

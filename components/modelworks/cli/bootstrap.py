@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -103,11 +103,24 @@ def plan(needs: Needs, github: str = "") -> Iterator[Step]:
     if repository := _repository(github, engine.project):
         state, named = bootstrap.StateBucket.of(engine.backend_url), SecretsProvider.of(provider)
         yield bootstrap.deploy_role(
-            environment, account, repository, state=state.name if state else "", key=named.key if named else ""
+            environment,
+            account,
+            repository,
+            state=state.name if state else "",
+            key=named.key if named else "",
+            cluster=_makes_cluster(needs.values),
         )
     else:
         why = "git's `origin` is no repository on GitHub; --github OWNER/NAME names one"
         yield bootstrap.Step("deploy role", "skip", why)
+
+
+def _makes_cluster(config: Mapping[str, Any]) -> bool:
+    """Whether the stack's file has `cluster.eks`. The rest of it may still be wrong."""
+    found: Any = config.get("modelworks:settings")
+    for key in ("cluster", "eks"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return bool(found)
 
 
 def _stack(needs: Needs, provider: str, *, backend_is_there: bool) -> Step:

@@ -21,7 +21,7 @@ from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.deploy.account import Account
-    from modelworks.settings import StackConfig
+    from modelworks.settings import Cluster, StackConfig
 
 _COLOURS = {"ok": "green", "missing": "red", "unknown": "yellow", "skipped": "dim"}
 _FAILING = ("missing", "unknown")
@@ -113,6 +113,15 @@ class Needs:
         return account_of(self.target.environment, {} if self.engine.on_laptop else plain, self.engine.variables)
 
     @cached_property
+    def has_cluster(self) -> bool:
+        """Whether the cluster that the environment makes is there, by the last update."""
+        try:
+            self.target.output("cluster")
+        except ModelworksError:
+            return False
+        return True
+
+    @cached_property
     def get(self) -> of_the_cluster.Get:
         """Reads the cluster."""
         return self.target.cluster("default").get
@@ -188,8 +197,9 @@ def _environment_key(needs: Needs) -> Iterator[Check]:
 def _oidc_provider(needs: Needs) -> Iterator[Check]:
     from modelworks.deploy.requirements import oidc_provider
 
-    if needs.config.settings.registry:
-        yield oidc_provider(needs.account, needs.config.settings.cluster.oidc_issuer)
+    cluster = needs.config.settings.cluster
+    if needs.config.settings.registry and not cluster.eks:  # which brings its own
+        yield oidc_provider(needs.account, cluster.oidc_issuer)
 
 
 def _images(needs: Needs) -> Iterator[Check]:
@@ -213,15 +223,26 @@ def _certificates(needs: Needs) -> Iterator[Check]:
 
 
 # -- The cluster -----------------------------------------------------------------------------------------------------
-def _in_the_cluster(check: Callable[..., Check], needs: Needs, **facts: Callable[[Needs], Any]) -> Iterator[Check]:
-    if needs.config.settings.registry:
-        yield check(needs.get, **{name: read(needs) for name, read in facts.items()})
+def _in_the_cluster(check: Callable[..., Check], needs: Needs, **facts: Callable[[Cluster], Any]) -> Iterator[Check]:
+    settings = needs.config.settings
+    if settings.registry and (not settings.cluster.eks or needs.has_cluster):
+        yield check(needs.get, **{name: read(settings.cluster) for name, read in facts.items()})
+
+
+def _cluster(needs: Needs) -> Iterator[Check]:
+    if needs.config.settings.cluster.eks and not needs.has_cluster:
+        yield Check("cluster", "skipped", "not made yet: `modelworks up` makes it, and all that it needs (cluster.eks)")
+    yield from _in_the_cluster(of_the_cluster.reachable, needs)
 
 
 def _volume_driver(needs: Needs) -> Iterator[Check]:
-    settings = needs.config.settings
-    if settings.registry and settings.registry.database == "embedded":
-        yield of_the_cluster.volume_driver(needs.get, driver=settings.cluster.volume_driver)
+    registry = needs.config.settings.registry
+    if registry and registry.database == "embedded":
+        yield from _in_the_cluster(of_the_cluster.volume_driver, needs, driver=lambda cluster: cluster.volume_driver)
+
+
+def _auto_mode(cluster: Cluster) -> bool:
+    return cluster.auto_mode
 
 
 _Checks = Mapping[str, Callable[[Needs], Iterator[Check]]]
@@ -235,17 +256,28 @@ _OF_THE_ACCOUNT: _Checks = {
     "certificates": _certificates,
 }
 _OF_THE_CLUSTER: _Checks = {
-    "cluster": partial(_in_the_cluster, of_the_cluster.reachable),
-    "ingress class": partial(_in_the_cluster, of_the_cluster.ingress_class),
-    "load balancer controller": partial(_in_the_cluster, of_the_cluster.load_balancer_controller),
+    "cluster": _cluster,
+    "ingress class": partial(
+        _in_the_cluster,
+        of_the_cluster.ingress_class,
+        auto_mode=_auto_mode,
+        installed_by_us=lambda cluster: cluster.install_ingress_class,
+    ),
+    "load balancer controller": partial(_in_the_cluster, of_the_cluster.load_balancer_controller, auto_mode=_auto_mode),
     "argo rollouts": partial(
         _in_the_cluster,
         of_the_cluster.argo_rollouts,
-        installed_by_us=lambda needs: needs.config.settings.cluster.install_argo_rollouts,
+        installed_by_us=lambda cluster: cluster.install_argo_rollouts,
     ),
     "metrics server": partial(_in_the_cluster, of_the_cluster.metrics_server),
     "volume driver": _volume_driver,
-    "network policies": partial(_in_the_cluster, of_the_cluster.network_policies),
+    "pod identity agent": partial(_in_the_cluster, of_the_cluster.pod_identity_agent, auto_mode=_auto_mode),
+    "network policies": partial(
+        _in_the_cluster,
+        of_the_cluster.network_policies,
+        auto_mode=_auto_mode,
+        installed_by_us=lambda cluster: cluster.enforce_network_policies,
+    ),
 }
 _REFUSALS = ("settings", "account")
 """Checks whose error is a verdict: settings that are wrong, credentials that are of another account."""
@@ -257,6 +289,7 @@ _NOT_ON_A_LAPTOP: Mapping[str, str] = {
     "load balancer controller": "the gateway serves Ingresses",
     "argo rollouts": "a controller of the laptop's own serves each environment",
     "volume driver": "volumes are folders of the laptop",
+    "pod identity agent": "pods of a laptop have the laptop's credentials",
     "network policies": "a laptop stores them and enforces none",
 }
 """Why a check means nothing there."""

@@ -1,6 +1,6 @@
 """Needs of an environment that its Kubernetes cluster meets or lacks. Pure but for the reads.
 
-A cluster of EKS Auto Mode has load balancers and volumes of its own kind, and is detected by its IngressClass.
+A cluster of EKS Auto Mode has load balancers and volumes of its own kind; the settings state which kind is meant.
 """
 
 from __future__ import annotations
@@ -29,24 +29,46 @@ def reachable(get: Get) -> Check:
     return Check("cluster", "ok", f"Kubernetes {version.get('gitVersion', 'of an unknown version')} answers")
 
 
-def ingress_class(get: Get) -> Check:
-    """Whether Ingresses of the class `alb` are served by somebody."""
+def ingress_class(get: Get, *, auto_mode: bool, installed_by_us: bool) -> Check:
+    """Whether Ingresses of the class `alb` are served by somebody, and whether the settings state that kind of cluster.
+
+    Args:
+        get: Reads the cluster.
+        auto_mode: Of the settings.
+        installed_by_us: The environment's program declares the class.
+    """
     name = "ingress class"
-    if (found := get(INGRESS_CLASS)) is None:
+    if (found := get(INGRESS_CLASS)) is None and installed_by_us:
+        return Check(name, "ok", "not there yet: `modelworks up` declares it (cluster.install_ingress_class)")
+    if found is None:
         return Check(
             name,
             "missing",
             "the cluster has no IngressClass alb, which every host of the environment is of",
-            "Install the AWS load balancer controller, which creates it; on EKS Auto Mode, create one with the "
-            f"controller {_AUTO_MODE}.",
+            "Set cluster.install_ingress_class: true."
+            if auto_mode
+            else "Install the AWS load balancer controller, which creates it.",
+        )
+    if auto_mode != (_controller(found) == _AUTO_MODE):
+        return Check(
+            name,
+            "missing",
+            f"alb is served by {_controller(found)}, and cluster.auto_mode is {str(auto_mode).lower()}: volumes and "
+            "Argo Rollouts would be set up for a cluster of another kind",
+            f"Set cluster.auto_mode: {str(not auto_mode).lower()}.",
         )
     return Check(name, "ok", f"alb, served by {_controller(found)}")
 
 
-def load_balancer_controller(get: Get) -> Check:
-    """Whether the AWS load balancer controller runs, unless EKS brings its own."""
+def load_balancer_controller(get: Get, *, auto_mode: bool) -> Check:
+    """Whether the AWS load balancer controller runs, unless EKS brings its own.
+
+    Args:
+        get: Reads the cluster.
+        auto_mode: Of the settings.
+    """
     name = "load balancer controller"
-    if _auto_mode(get):
+    if auto_mode:
         return Check(name, "ok", "EKS Auto Mode has its own")
     found = _items(get(f"{_DEPLOYMENTS}app.kubernetes.io/name=aws-load-balancer-controller"))
     if any((each.get("status") or {}).get("availableReplicas") for each in found):
@@ -102,7 +124,7 @@ def volume_driver(get: Get, *, driver: str) -> Check:
 
     Args:
         get: Reads the cluster.
-        driver: Of `cluster.volume_driver`.
+        driver: The one that `cluster.auto_mode` means.
     """
     name = "volume driver"
     if get(f"/apis/storage.k8s.io/v1/csidrivers/{driver}") is not None:
@@ -110,15 +132,40 @@ def volume_driver(get: Get, *, driver: str) -> Check:
     return Check(
         name,
         "missing",
-        f"the cluster has no CSI driver {driver} (cluster.volume_driver): the registry's volume stays pending",
+        f"the cluster has no CSI driver {driver} (cluster.auto_mode): the registry's volume stays pending",
         "aws eks create-addon --cluster-name CLUSTER --addon-name aws-ebs-csi-driver --pod-identity-associations "
-        "serviceAccount=ebs-csi-controller-sa,roleArn=ROLE; on EKS Auto Mode, set cluster.volume_driver: "
-        "ebs.csi.eks.amazonaws.com",
+        "serviceAccount=ebs-csi-controller-sa,roleArn=ROLE; on EKS Auto Mode, set cluster.auto_mode: true",
     )
 
 
-def network_policies(get: Get) -> Check:
-    """Whether network policies are enforced: on a new cluster of EKS they are stored and without effect."""
+def pod_identity_agent(get: Get, *, auto_mode: bool) -> Check:
+    """Whether the agent of EKS Pod Identity runs. No component needs it: pods assume roles by the OIDC provider.
+
+    Args:
+        get: Reads the cluster.
+        auto_mode: Of the settings.
+    """
+    name = "pod identity agent"
+    if auto_mode:
+        return Check(name, "ok", "EKS Auto Mode has its own")
+    if get("/apis/apps/v1/namespaces/kube-system/daemonsets/eks-pod-identity-agent") is not None:
+        return Check(name, "ok", "the agent is installed")
+    return Check(
+        name,
+        "skipped",
+        "not installed; components need none, only add-ons with a role of their own do, such as the volume driver",
+        "aws eks create-addon --cluster-name CLUSTER --addon-name eks-pod-identity-agent",
+    )
+
+
+def network_policies(get: Get, *, auto_mode: bool, installed_by_us: bool) -> Check:
+    """Whether network policies are enforced: on a new cluster of EKS they are stored and without effect.
+
+    Args:
+        get: Reads the cluster.
+        auto_mode: Of the settings.
+        installed_by_us: The environment's program has them enforced.
+    """
     name = "network policies"
     config = get("/api/v1/namespaces/kube-system/configmaps/amazon-vpc-cni") or {}
     if str((config.get("data") or {}).get("enable-network-policy-controller")).lower() == "true":
@@ -129,19 +176,17 @@ def network_policies(get: Get) -> Check:
     running = {each["metadata"]["name"] for each in _items(get("/apis/apps/v1/daemonsets"))}
     if others := sorted(running & set(_OTHER_ENFORCERS)):
         return Check(name, "ok", f"{', '.join(others)} enforces them")
+    if installed_by_us:
+        return Check(name, "ok", "not enforced yet: `modelworks up` sees to it (cluster.enforce_network_policies)")
     return Check(
         name,
         "missing",
         "nothing in the cluster enforces network policies: every pod reaches every other one",
-        "aws eks update-addon --cluster-name CLUSTER --addon-name vpc-cni --configuration-values "
-        '\'{"enableNetworkPolicy": "true"}\'; on EKS Auto Mode, create the ConfigMap amazon-vpc-cni in kube-system '
-        'with enable-network-policy-controller: "true"',
+        "Set cluster.enforce_network_policies: true."
+        if auto_mode
+        else "aws eks update-addon --cluster-name CLUSTER --addon-name vpc-cni --configuration-values "
+        '\'{"enableNetworkPolicy": "true"}\'',
     )
-
-
-def _auto_mode(get: Get) -> bool:
-    found = get(INGRESS_CLASS)
-    return found is not None and _controller(found) == _AUTO_MODE
 
 
 def _controller(ingress_class: Object) -> str:

@@ -191,7 +191,9 @@ def _create_key(kms: Any, alias: str, environment: str) -> None:
         raise
 
 
-def deploy_role(environment: str, account: Account, repository: str, *, state: str, key: str) -> Step:
+def deploy_role(
+    environment: str, account: Account, repository: str, *, state: str, key: str, cluster: bool = False
+) -> Step:
     """The role that GitHub Actions of one repository assume to deploy one environment.
 
     Args:
@@ -200,6 +202,7 @@ def deploy_role(environment: str, account: Account, repository: str, *, state: s
         repository: `OWNER/NAME`.
         state: The bucket of the state; empty for a backend of another kind.
         key: The key of the stack's secrets: alias, id or ARN.
+        cluster: Whether the stack makes its cluster.
 
     Raises:
         ModelworksError: AWS refuses a call.
@@ -210,7 +213,7 @@ def deploy_role(environment: str, account: Account, repository: str, *, state: s
     arn = f"arn:{partition}:iam::{account.id}"
     provider = f"{arn}:oidc-provider/{GITHUB_ISSUER}"
     trust = trust_policy(provider, GITHUB_ISSUER, AUDIENCE, repository, environment)
-    policy = deploy_policy(partition, account.id, account.region, role=role, state=state, key=key)
+    policy = deploy_policy(partition, account.id, account.region, role=role, state=state, key=key, cluster=cluster)
 
     def make() -> None:
         _have_provider(iam, provider)
