@@ -126,21 +126,18 @@ if settings.registry:
     pulumi.export("bundle_bucket", registry.bundle_bucket)
     pulumi.export("artifact_bucket", registry.artifact_bucket)
 
-if settings.registry and settings.training:
-    training = TrainingCompute(
-        "training",
+if settings.endpoints:
+    predictions = PredictionStore(
+        "predictions",
         {
-            **on_the_ground,
-            "environment": stack,
-            "alerts_topic_arn": environment.alerts_topic_arn,
-            "namespace": f"{namespace}-training",
-            "image": cluster.training_image or lock_image("training"),
-            "artifact_bucket": registry.artifact_bucket,
-            **arguments(settings.training),
+            "account_id": account,
+            "key_arn": environment.key_arn,
+            **arguments(settings.predictions),
+            "protect": settings.protect,
         },
-        after(),
     )
-    pulumi.export("training", training.place)
+    pulumi.export("prediction_bucket", predictions.bucket)
+    pulumi.export("prediction_reader_role_arn", predictions.reader_role_arn)
 
 if settings.features:
     features = FeatureStore(
@@ -151,6 +148,7 @@ if settings.features:
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
             "views": feature_views(),
+            "prediction_bucket": predictions.bucket if settings.endpoints else None,
             "materialization": {
                 "namespace": environment.namespace,
                 "image": cluster.features_image or lock_image("features"),
@@ -164,18 +162,22 @@ if settings.features:
     )
     pulumi.export("features", features.place)
 
-if settings.endpoints:
-    predictions = PredictionStore(
-        "predictions",
+if settings.registry and settings.training:
+    training = TrainingCompute(
+        "training",
         {
-            "account_id": account,
-            "key_arn": environment.key_arn,
-            **arguments(settings.predictions),
-            "protect": settings.protect,
+            **on_the_ground,
+            "environment": stack,
+            "alerts_topic_arn": environment.alerts_topic_arn,
+            "namespace": f"{namespace}-training",
+            "image": cluster.training_image or lock_image("training"),
+            "artifact_bucket": registry.artifact_bucket,
+            "feature_history": features.location if settings.features else None,
+            **arguments(settings.training),
         },
+        after(),
     )
-    pulumi.export("prediction_bucket", predictions.bucket)
-    pulumi.export("prediction_reader_role_arn", predictions.reader_role_arn)
+    pulumi.export("training", training.place)
 
 endpoints = {
     model: ModelEndpoint(

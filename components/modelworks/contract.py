@@ -36,7 +36,8 @@ METRIC_RUN_FAILED = "run_failed"
 METRIC_FEATURE_LAG = "feature_lag"
 """Seconds from the end of the history that a feature view's online values cover to now."""
 METRIC_FEATURE_SKEW = "feature_skew"
-"""Share of a feature view's compared online values that differ from its history, or are missing, 0 to 1."""
+"""Share of a feature view's compared values that differ from its history, or are missing, 0 to 1: of those that are
+online, and of those that were served."""
 
 DIMENSION_ENVIRONMENT = "environment"
 DIMENSION_MODEL = "model"

@@ -58,6 +58,7 @@ FEATURES: Final[Defaults] = {
     "writers": [],
     "materializers": [],
     "materialization": None,
+    "prediction_bucket": None,
     "maximum_lag_seconds": 86_400,
     "query_limit_gib": 100,
     "query_result_days": 7,
@@ -87,6 +88,7 @@ TRAINING: Final[Defaults] = {
     "retries": 1,
     "ttl_seconds_after_finished": 86_400,
     "permissions": [],
+    "feature_history": None,
     "egress": [],
 }
 PREDICTIONS: Final[Defaults] = {

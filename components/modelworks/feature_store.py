@@ -8,14 +8,16 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
+from modelworks import contract
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import made_by, secure_bucket
 from modelworks._resources.feature_alarms import lag_alarm, skew_alarm, table_alarms
 from modelworks._resources.feature_jobs import MaterializationArgs, feature_job, require_sound_materialization
-from modelworks._resources.feature_permissions import DATA, QUERIES, REGISTRY, materializes, reads, writes
+from modelworks._resources.feature_permissions import DATA, QUERIES, REGISTRY, materializes, reads, verifies, writes
 from modelworks._resources.iam import (
     account_decides,
+    bucket_arn,
     least_privilege_role,
     policy_document,
     service_account_trust,
@@ -69,6 +71,10 @@ class FeatureStoreArgs(TypedDict):
 
     materialization: NotRequired[MaterializationArgs | None]
     """The job on a cluster that writes the newest values online. Default: none, and only who runs it by hand does."""
+
+    prediction_bucket: NotRequired[pulumi.Input[str] | None]
+    """Bucket of prediction logs, encrypted with the same key, as a `PredictionStore` has it: the verifying job also
+    compares what was served. Default: none, and it compares online values alone."""
 
     maximum_lag_seconds: NotRequired[int | None]
     """Alert when no materialization of a view reported a lag within this, for as long, in seconds: 60 to 604800.
@@ -184,7 +190,10 @@ class FeatureStore(KubernetesComponent):
         if cluster:
             self._run_on(cluster)
         self.place = pulumi.Output.all(
-            feature_store_yaml=self.feature_store_yaml, tables=self.tables, environment=args["environment"]
+            feature_store_yaml=self.feature_store_yaml,
+            location=self.location,
+            tables=self.tables,
+            environment=args["environment"],
         )
         self.register_outputs({output: getattr(self, output) for output in _OUTPUTS})
 
@@ -333,6 +342,13 @@ class FeatureStore(KubernetesComponent):
             lambda found: materializes(*found)
         )
 
+    def _verifies(self) -> pulumi.Output[list[dict[str, Any]]]:
+        bucket = self._args["prediction_bucket"]
+        logs = None if bucket is None else bucket_arn(bucket)
+        return pulumi.Output.all(self.store.arn, self._args["key_arn"], self._table_arns(), logs).apply(
+            lambda found: verifies(*found)
+        )
+
     def _table_arns(self) -> pulumi.Output[list[str]]:
         return pulumi.Output.all(*(table.arn for table in self.online_tables))
 
@@ -359,23 +375,48 @@ class FeatureStore(KubernetesComponent):
             "networking.k8s.io/v1", "NetworkPolicy", "jobs", spec=network_policy(self.selector, port=None)
         )
         lookback = f"--lookback-seconds={cluster['lookback_seconds']}"
-        self.materialization = self._job(["materialize", lookback], cluster["schedule"], cluster)
+        self.materialization = self._job(
+            "materialize", [lookback], cluster["schedule"], cluster, self.service_account, self._may_materialize
+        )
         if schedule := cluster["verify_schedule"]:
-            self.verification = self._job(["verify"], schedule, cluster)
+            self._verify_on(cluster, schedule)
 
-    def _job(self, command: Sequence[str], schedule: str, cluster: MaterializationArgs) -> KubernetesObject:
+    def _verify_on(self, cluster: MaterializationArgs, schedule: str) -> None:
+        """Declare the job that compares, as a role of its own: predictions are nothing that a materializer needs."""
+        account = pulumi.Output.concat(cluster["namespace"], "/", self.child_name("verifier"))
+        self.verifier, may_verify = self._role(
+            "verifier", "Compares features with their history", [account], self._verifies()
+        )
+        self.verifier_account = service_account(self, "verifier", self.verifier)
+        options: list[pulumi.Input[str]] = []
+        if (bucket := self._args["prediction_bucket"]) is not None:
+            options.append(pulumi.Output.concat("--predictions=s3://", bucket, f"/{contract.PREDICTIONS_PREFIX}"))
+        if lag := self._args["maximum_lag_seconds"]:
+            options.append(f"--behind-seconds={lag}")
+        self.verification = self._job("verify", options, schedule, cluster, self.verifier_account, may_verify)
+
+    def _job(
+        self,
+        verb: str,
+        options: Sequence[pulumi.Input[str]],
+        schedule: str,
+        cluster: MaterializationArgs,
+        account: KubernetesObject,
+        may: pulumi.Resource,
+    ) -> KubernetesObject:
         return self.object(
             "batch/v1",
             "CronJob",
-            command[0],
+            verb,
             fixed_name=True,  # for people: `kubectl create job --from=cronjob/features-materialize`
-            after=[self._may_materialize],
+            after=[may],
             spec=feature_job(
                 self,
-                command,
+                verb,
+                options,
                 schedule,
                 cluster,
-                account=self.service_account.name,
+                account=account.name,
                 environment=self._args["environment"],
                 feature_store_yaml=self.feature_store_yaml,
             ),

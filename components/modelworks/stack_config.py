@@ -58,13 +58,22 @@ def load(path: Path) -> StackConfig:
     Raises:
         ModelworksError: The file is not there, is not YAML, or `parse` finds a mistake.
     """
+    return parse(_with_placeholders(read_config(path)), source=str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config in a stack's file, unchecked.
+
+    Raises:
+        ModelworksError: The file is not there, or is not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ModelworksError(f"{path} does not exist", fix="Check the environment's name.") from error
     except UnicodeDecodeError as error:
         raise ModelworksError(f"{path} is not YAML: {error}") from error
-    return parse_yaml(text, source=str(path))
+    return _config_in(text, source=str(path))
 
 
 def parse_yaml(text: str, *, source: str) -> StackConfig:
@@ -77,6 +86,10 @@ def parse_yaml(text: str, *, source: str) -> StackConfig:
     Raises:
         ModelworksError: It is not YAML, or `parse` finds a mistake.
     """
+    return parse(_with_placeholders(_config_in(text, source=source)), source=source)
+
+
+def _config_in(text: str, *, source: str) -> dict[str, Any]:
     from ruamel.yaml import YAML  # a Pulumi program gets its config from the engine, and never pays
     from ruamel.yaml.error import YAMLError
 
@@ -87,7 +100,7 @@ def parse_yaml(text: str, *, source: str) -> StackConfig:
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
         raise ModelworksError(f"{source}: config: expected a mapping of keys to values, found {_kind(config)}")
-    return parse(_with_placeholders(config), source=source)
+    return config
 
 
 def _with_placeholders(value: Any) -> Any:

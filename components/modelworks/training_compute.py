@@ -55,6 +55,10 @@ class TrainingComputeArgs(TypedDict):
     egress: NotRequired[list[EgressArgs]]
     """Networks that runs may connect to, besides name servers and port 443 anywhere. Default: none."""
 
+    feature_history: NotRequired[pulumi.Input[str] | None]
+    """Where the history of features lies: the `location` of a `FeatureStore`, `s3://bucket/prefix`, encrypted with the
+    same key. Runs may read it. Default: none."""
+
     image: pulumi.Input[str]
     """Image of runs by digest: `…@sha256:…`. See `images/training`."""
 
@@ -142,6 +146,7 @@ class TrainingCompute(KubernetesComponent):
             self._args,
             bucket=self._args["artifact_bucket"],
             permissions=_permissions,
+            others=[] if (history := self._args["feature_history"]) is None else [history],
             description="Trains models, and keeps what comes of it",
         )
 
@@ -180,10 +185,11 @@ class TrainingCompute(KubernetesComponent):
             retries=self._args["retries"],
             ttl_seconds_after_finished=self._args["ttl_seconds_after_finished"],
             pod=self._args["pod"],
+            feature_history="" if (history := self._args["feature_history"]) is None else history,
         )
 
 
-def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
+def _permissions(artifacts: str, key: str, *histories: str) -> list[dict[str, Any]]:
     # MLflow keeps what it shows in the same bucket, and a run's code is anybody's: it plants no finished run,
     # and cannot find where another Job hands its result over.
     read = (contract.SOURCES_PREFIX, contract.DATA_PREFIX, contract.RUNS_PREFIX)
@@ -198,6 +204,17 @@ def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
         ),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
         publish_metrics(contract.TRAINING_METRIC_NAMESPACE),
+        *(each for history in histories for each in _reads_history(artifacts.rpartition(":")[0], history)),
+    ]
+
+
+def _reads_history(s3: str, location: str) -> list[dict[str, Any]]:
+    """Permissions to read below `s3://bucket/prefix`, where `s3` is what ARNs of buckets begin with."""
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    objects = "/".join(filter(None, [prefix, "*"]))
+    return [
+        statement(["s3:GetObject"], [f"{s3}:{bucket}/{objects}"]),
+        statement(["s3:ListBucket"], [f"{s3}:{bucket}"], condition={"StringLike": {"s3:prefix": [objects]}}),
     ]
 
 

@@ -10,7 +10,7 @@ from modelworks import Environment, ModelEndpoint
 from modelworks.contract import bundle_key
 from modelworks.stack import require_account
 
-MODEL = "flight-delay"
+MODEL = "plane-seats"
 stack, config = pulumi.get_stack(), pulumi.Config()
 account = require_account(pulumi.Config("aws").require_object("allowedAccountIds"))
 bundle = Path(config.require("bundle"))

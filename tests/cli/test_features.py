@@ -103,7 +103,8 @@ def environment(moto, monkeypatch, request):
         "online_store: {type: modelworks.features.online.DynamoDBOnlineStore, create_tables: false}\n"
         "entity_key_serialization_version: 3\n"
     )
-    outputs = {"features": {"feature_store_yaml": config, "tables": {"delays": "arn"}, "environment": "dev"}}
+    place = {"feature_store_yaml": config, "tables": {"delays": "arn"}, "environment": "dev"}
+    outputs = {"features": {**place, "location": f"s3://{bucket}/data"}}
     account = account_of("dev", {}, os.environ)
     target = SimpleNamespace(
         output=outputs.__getitem__,
@@ -233,3 +234,41 @@ def test_a_mistake_is_named(project, environment, arguments, message):
     run("apply", "--env", "dev")
     with pytest.raises(ModelworksError, match=message):
         run(*arguments)
+
+
+def test_a_stack_file_that_lacks_its_secrets_does_not_keep_features_from_being_defined(project):
+    (project / "stacks/Pulumi.dev.yaml").write_text(STACK.partition("  modelworks:secrets")[0] + RELEASES)
+    assert run("apply").exit_code == 0
+    define(project, "")
+    with pytest.raises(ModelworksError, match="flight-delay, released in dev, would break"):
+        run("apply")
+
+
+def test_an_entity_is_forgotten_in_history_with_its_versions_and_online(project, environment):
+    s3 = boto3.client("s3")
+    s3.put_bucket_versioning(Bucket=environment.bucket, VersioningConfiguration={"Status": "Enabled"})
+    now = NOW
+    history(environment, (7, now - timedelta(hours=2), 2.5, 1), (8, now - timedelta(hours=2), 3.5, 1))
+    history(environment, (7, now - timedelta(hours=1), 4.5, 2))
+    run("apply")
+    run("apply", "--env", "dev")
+    run("materialize", "--env", "dev")
+    assert "delays: 2 rows of history, 1 online, deleted" in run("forget", "tail=7", "--env", "dev", "--yes").stdout
+    files = s3.list_object_versions(Bucket=environment.bucket, Prefix="data/")["Versions"]
+    assert all(file["IsLatest"] for file in files)
+    bodies = [s3.get_object(Bucket=environment.bucket, Key=file["Key"])["Body"].read() for file in files]
+    assert pl.concat([pl.read_parquet(body) for body in bodies])["tail"].to_list() == [8]
+    run("backfill", "--from", "2000-01-01", "--to", now.isoformat(), "--env", "dev")
+    online = [json.loads(run("get", "flight", f"tail={tail}", "--env", "dev").stdout)["mean"] for tail in (7, 8)]
+    assert online == [None, 3.5]
+    again = run("forget", "tail=7", "--env", "dev", "--yes").stdout
+    assert "delays: 0 rows of history, 0 online, deleted" in again
+
+
+def test_nothing_is_forgotten_without_a_yes_or_by_a_key_that_no_view_has(project, environment):
+    run("apply")
+    run("apply", "--env", "dev")
+    with pytest.raises(ModelworksError, match="no view has the key origin"):
+        run("forget", "origin=EWR", "--env", "dev", "--yes")
+    refused = CliRunner().invoke(cli.app, ["features", "forget", "tail=7", "--env", "dev"], input="n\n")
+    assert refused.exit_code == 1

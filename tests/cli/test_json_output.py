@@ -19,9 +19,9 @@ from modelworks.cli.lineage import facts_of
 from modelworks.cli.status import Told
 from modelworks.cluster.rollout import Status
 from modelworks.deploy.preview import Preview
-from modelworks.features.environment import Skew
 from modelworks.features.materialization import Materialized
 from modelworks.features.plan import Change
+from modelworks.features.served import Skew
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.status import condition
 from modelworks.laptop.toolchain import states

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modelworks import contract
 from modelworks.cli.local_server import Answer, LocalServer
 from modelworks.lifecycle.bundle import Bundle
 from runtime import example_bundle
@@ -56,6 +57,20 @@ def test_a_bundle_answers_as_soon_as_it_is_built_and_until_the_environment_takes
         assert again.json()["predictions"] == answer.prediction["predictions"]
         local.end()
         assert refuses(answer.url)
+    assert heard.failures == []
+
+
+def test_a_bundle_that_reads_features_is_not_served_before_its_tables_are_known(bundle, heard):
+    built: Future = Future()
+    built.set_result((None, bundle))
+    variables: Future = Future()
+    with heard.server as local:
+        local.begin(built, lambda: True, variables)
+        local._thread.join(1)
+        assert not local._log.exists()
+        variables.set_result({contract.ENV_VERSION: "12"})
+        eventually(lambda: heard.answers)
+        assert '"version":"12"' in local._log.read_text()
     assert heard.failures == []
 
 

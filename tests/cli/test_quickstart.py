@@ -21,7 +21,7 @@ class Local:
     def __init__(self, happened: list[str]) -> None:
         self.happened, self.answer = happened, None
 
-    def begin(self, built, needed) -> None:
+    def begin(self, built, needed, variables) -> None:
         if needed():
             self.happened.append("local answer")
             self.answer = Answer("http://127.0.0.1:4711", ROW, {}, 0.0)
@@ -39,6 +39,8 @@ def story(monkeypatch: pytest.MonkeyPatch):
         happened: list[str] = []
         run = SimpleNamespace(run="r1")
         built = SimpleNamespace(digest="sha256:" + "a" * 64, size=1000, served="onnx")
+        loaded: Future = Future()
+        loaded.set_result(SimpleNamespace(stored=None))
         engine = SimpleNamespace(prepare=lambda report: None)
         target = SimpleNamespace(engine=engine, models={"delays": "http://delays"})
 
@@ -52,7 +54,7 @@ def story(monkeypatch: pytest.MonkeyPatch):
                 return target
 
         for name, stand_in in {
-            "_begin_bundle": lambda model: (lambda: (run, built), Future()),
+            "_begin_bundle": lambda model: (loaded, lambda: (run, built), Future()),
             "_laptop_is_up": lambda: up,
             "_answers": lambda model: happened.append("asked") or answers,
             "_laptop": laptop,

@@ -30,6 +30,7 @@ PLACE = TrainingEnvironment(
     active_deadline_seconds=600,
     retries=2,
     ttl_seconds_after_finished=3600,
+    feature_history="",
     pod=defaults.POD,
 )
 SOURCE, ENGINE, DATA = (Digest(f"sha256:{digits * 32}") for digits in ("aa", "bb", "cc"))
@@ -53,6 +54,13 @@ def test_a_run_has_the_place_s_image_account_limits_and_life():
     assert CONTAINER["resources"] == {"requests": {"cpu": "1500m", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
     spec = JOB["spec"]
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) == (2, 600, 3600)
+
+
+def test_a_run_finds_the_history_of_its_environment_where_there_is_one():
+    assert "MODELWORKS_FEATURE_HISTORY" not in {each["name"] for each in CONTAINER["env"]}
+    place = dataclasses.replace(PLACE, feature_history="s3://features/data")
+    (container,) = manifest("train-churn-1", place, ORDER)["spec"]["template"]["spec"]["containers"]
+    assert {"name": "MODELWORKS_FEATURE_HISTORY", "value": "s3://features/data"} in container["env"]
 
 
 def test_no_autoscaler_moves_a_run_to_fill_nodes_better():

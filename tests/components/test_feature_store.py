@@ -325,7 +325,7 @@ def test_the_pods_of_the_job_reach_name_servers_and_tls_and_nothing_reaches_them
 
 def test_the_job_alone_assumes_the_role_of_the_materializer_besides_those_that_are_stated():
     declared = store(WEATHER, materialization=CLUSTER, materializers=["ops/backfill"])
-    account = declared.one("kubernetes:core/v1:ServiceAccount")
+    account = declared.all("kubernetes:core/v1:ServiceAccount")["features-materializer"]
     pod = declared.all(CRON_JOB)["features-materialize"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     trusted = [rule["Condition"]["StringEquals"]["oidc.example/id:sub"] for rule in trust(declared, "materializer")[1:]]
     assert trusted == [
@@ -357,7 +357,30 @@ def test_a_schedule_that_no_cluster_takes_is_refused(name, schedule):
 def test_online_values_are_compared_with_history_every_night():
     spec = job("verify")
     (found,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert (spec["schedule"], found["args"], found["image"]) == ("30 3 * * *", ["verify"], CLUSTER["image"])
+    assert (spec["schedule"], found["args"], found["image"]) == (
+        "30 3 * * *",
+        ["verify", "--behind-seconds=86400"],
+        CLUSTER["image"],
+    )
+
+
+def test_what_was_served_is_compared_where_there_is_a_prediction_log_by_a_role_that_writes_nothing():
+    declared = store(WEATHER, materialization=CLUSTER, prediction_bucket="log", maximum_lag_seconds=7200)
+    pod = declared.all(CRON_JOB)["features-verify"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["verify", "--predictions=s3://log/predictions", "--behind-seconds=7200"]
+    assert pod["serviceAccountName"] == "features-verifier"
+    (_, pods) = trust(declared, "verifier")
+    subject = pods["Condition"]["StringEquals"]["oidc.example/id:sub"]
+    assert subject == "system:serviceaccount:modelworks-dev:features-verifier"
+    assert ["arn:aws:s3:::log/predictions/*"] in [rule["Resource"] for rule in statements(declared, "verifier")]
+    assert not actions(declared, "verifier") & {"s3:PutObject", "dynamodb:PutItem", "dynamodb:UpdateItem"}
+    assert all("log" not in str(rule["Resource"]) for rule in statements(declared, "materializer"))
+
+
+def test_without_a_prediction_log_the_verifier_reads_none():
+    declared = store(WEATHER, materialization=CLUSTER)
+    assert "predictions" not in str(statements(declared, "verifier"))
 
 
 def test_a_view_whose_online_values_are_not_those_of_history_pages_until_a_comparison_finds_them_right():

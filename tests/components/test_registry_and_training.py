@@ -206,7 +206,18 @@ def test_a_place_is_all_that_a_run_is_made_of():
         retries=0,
         ttl_seconds_after_finished=86_400,
         pod=defaults.POD,
+        feature_history="",
     )
+
+
+def test_runs_read_the_history_of_features_and_write_none():
+    declared = training(feature_history="s3://features/data")
+    statements = json.loads(declared.one(ROLE_POLICY)["policy"])["Statement"]
+    rules = [rule for rule in statements if "features" in str(rule["Resource"])]
+    assert [(rule["Action"], rule["Resource"], rule.get("Condition")) for rule in rules] == [
+        (["s3:GetObject"], ["arn:aws:s3:::features/data/*"], None),
+        (["s3:ListBucket"], ["arn:aws:s3:::features"], {"StringLike": {"s3:prefix": ["data/*"]}}),
+    ]
 
 
 def test_a_failed_run_is_an_alarm():

@@ -107,7 +107,7 @@ def test_feature_store_goes_up_and_down(copied):
 
 
 def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, place, tmp_path):
-    bundle = example_bundle.build(tmp_path, model="flight-delay", trees=5)
+    bundle = example_bundle.build(tmp_path, model="plane-seats", trees=5)
     example = copied("model-endpoint")
     shutil.copy(example.folder / "local.template.yaml", example.folder / "Pulumi.local.yaml")
     example.run("pulumi", "stack", "init", "local")
@@ -115,7 +115,7 @@ def test_model_endpoint_answers_with_the_bundle_that_its_config_names(copied, pl
     example.run(MODELWORKS, "up", "local", "--yes")
 
     gateway = f"http://127.0.0.1:{read_facts(place.root / 'laptop.json')['ports']['gateway']}"
-    with httpx.Client(base_url=gateway, headers={"Host": "flight-delay.localhost"}, timeout=10) as client:
+    with httpx.Client(base_url=gateway, headers={"Host": "plane-seats.localhost"}, timeout=10) as client:
 
         def answer():
             found = client.post("/v1/predict", json={"rows": ROWS[:1]})

@@ -43,6 +43,7 @@ def project():
     folder = Path(tempfile.mkdtemp(prefix="modelworks-stored-"))
     made = Rehearsal(folder)
     made.stack("staging").unlink()
+    shutil.rmtree(made.project / "models" / "flight_delay")  # its views have the same names
     made.stack("dev").write_text(STACK)
     try:
         yield made
@@ -127,6 +128,11 @@ def test_a_released_model_answers_by_key_with_the_features_of_its_environment(pr
     eventually(lambda: answer("N3").status_code == 200)
     [known], [unknown] = (answer(tail).json()["predictions"] for tail in ("N3", None))
     assert known["score"] != unknown["score"]
+    served = eventually(
+        lambda: json.loads(project.modelworks("features", "verify", "--served", "--env", "dev", "--json"))
+    )
+    assert {(skew["model"], skew["view"]) for skew in served} == {("flights", "delays"), ("flights", "weather")}
+    assert [skew["different"] + skew["stale"] + skew["missing"] for skew in served] == [0] * 5
     policies = boto3.client("iam", **project.aws("dev"))
     (role,) = [each["RoleName"] for each in policies.list_roles()["Roles"] if "flights-endpoint" in each["RoleName"]]
     (policy,) = policies.list_role_policies(RoleName=role)["PolicyNames"]

@@ -145,7 +145,7 @@ def test_model_endpoint_serves_the_bundle_that_its_config_names(evaluated, tmp_p
     bundle.write_bytes(b"a bundle")
     digest = hashlib.sha256(b"a bundle").hexdigest()
     declared, exported = evaluated("model-endpoint", bundle=str(bundle))
-    assert declared.one("aws:s3/bucketObjectv2:BucketObjectv2")["key"] == f"bundles/flight-delay/{digest}.bento"
+    assert declared.one("aws:s3/bucketObjectv2:BucketObjectv2")["key"] == f"bundles/plane-seats/{digest}.bento"
     annotations = declared.one(ROLLOUT)["spec"]["template"]["metadata"]["annotations"]
     assert annotations["modelworks.dev/digest"] == f"sha256:{digest}"
     assert set(exported) == {"url"}

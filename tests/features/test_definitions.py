@@ -7,6 +7,7 @@ import pytest
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import FeatureManifest, athena_type, parse, read_manifest
 from modelworks.features.definitions import read_definitions
+from modelworks.features.environment import apply, open_store, registered_manifest
 
 FLIGHTS = """
 from datetime import timedelta
@@ -76,6 +77,20 @@ def test_a_changed_definition_is_read_again_and_has_another_digest(project):
     before = read_definitions(project(flights=FLIGHTS)).manifest.views["weather"]
     after = read_definitions(project(flights=FLIGHTS.replace("hours=2", "hours=3"))).manifest.views["weather"]
     assert (before.digest != after.digest, after.ttl_seconds) == (True, 10_800)
+
+
+def test_a_view_of_a_registry_has_the_digest_of_its_definition(project, tmp_path):
+    definitions = read_definitions(project(flights=FLIGHTS))
+    before = definitions.manifest
+    config = (
+        f"project: p\nprovider: local\nregistry: {tmp_path}/registry.db\n"
+        f"offline_store: {{type: modelworks.features.offline.PolarsOfflineStore, location: {tmp_path}}}\n"
+        f"online_store: {{type: sqlite, path: {tmp_path}/online.db}}\nentity_key_serialization_version: 3\n"
+    )
+    store = open_store(config)
+    apply(store, definitions)
+    assert registered_manifest(store) == before
+    assert before.views
 
 
 def test_reading_definitions_leaves_no_module_and_no_path(project):

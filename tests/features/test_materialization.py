@@ -222,11 +222,52 @@ def test_two_runs_at_once_end_with_the_newest_values(store, monkeypatch):
 def test_a_run_that_ends_later_does_not_move_the_mark_back(store):
     history(store, "delays", ("a", AGO[9], 1))
     view, engine = store.get_feature_view("delays"), store._get_provider().online_store
-    engine.begin(store.config, view, "first")
-    engine.begin(store.config, view, "second")
-    engine.finish(store.config, view, "second", AGO[1])
-    engine.finish(store.config, view, "first", AGO[5])
+    engine.begin(store.config, view, "first", "sha256:1")
+    engine.begin(store.config, view, "second", "sha256:1")
+    engine.finish(store.config, view, "second", AGO[1], "sha256:1")
+    engine.finish(store.config, view, "first", AGO[5], "sha256:1")
     assert mark(store) == AGO[1]
+
+
+def test_a_feature_that_is_added_gets_the_values_of_all_entities_with_the_next_run(store):
+    history(store, "delays", ("a", AGO[9], 1), ("b", AGO[8], 2))
+    run(store, end=AGO[1])
+    view = store.get_feature_view("delays")
+    both = [*view.schema, Field(name="created_by", dtype=Int64)]
+    both = [field for field in both if field.name != "tail"]
+    store.apply(
+        FeatureView(name="delays", entities=[store.get_entity("aircraft")], schema=both, source=view.batch_source)
+    )
+    folder = store.repo_path / "data" / "delays"
+    for part in folder.iterdir():
+        pl.read_parquet(part).with_columns(created_by=pl.lit(5)).write_parquet(part)
+    assert lag(store, store.get_feature_view("delays")) is None
+    result = run(store)
+    assert (result.start, result.written) == (None, 2)
+    found = store.get_online_features(
+        features=["delays:d", "delays:created_by"], entity_rows=[{"tail": "a"}, {"tail": "b"}]
+    ).to_dict()
+    assert (found["d"], found["created_by"]) == ([1, 2], [5, 5])
+    assert run(store).start == result.end
+
+
+def test_a_changed_view_is_written_whole_also_after_a_run_that_was_interrupted(store, monkeypatch):
+    history(store, "delays", ("a", AGO[9], 1))
+    run(store, end=AGO[1])
+    view = store.get_feature_view("delays")
+    renamed = [Field(name="other", dtype=Int64)]
+    store.apply(
+        FeatureView(name="delays", entities=[store.get_entity("aircraft")], schema=renamed, source=view.batch_source)
+    )
+    for part in (store.repo_path / "data" / "delays").iterdir():
+        pl.read_parquet(part).with_columns(other=pl.lit(7)).write_parquet(part)
+    engine = store._get_provider().online_store
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "finish", lambda *_: None)
+        run(store)
+    assert run(store).start is None
+    found = store.get_online_features(features=["delays:other"], entity_rows=[{"tail": "a"}]).to_dict()
+    assert found["other"] == [7]
 
 
 def test_a_run_reports_its_lag_as_the_metric_that_the_alarm_watches(store):

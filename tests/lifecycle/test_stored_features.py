@@ -13,13 +13,14 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureStore, RepoConfig
+from feast import FeatureStore
 
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.features.definitions import read_definitions
-from modelworks.features.environment import apply
+from modelworks.features.environment import apply, open_store, verify_log
 from modelworks.features.materialization import materialize
+from modelworks.features.served import Skew
 from modelworks.lifecycle import load_spec
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore, read_rows
@@ -181,14 +182,19 @@ class Flights:
             }
         ).write_parquet(rows)
 
-    def materialize(self) -> None:
-        text = STORE.format(registry=self.folder / "registry.db", history=self.history)
-        (self.folder / "feature_store.yaml").write_text(text)
-        import yaml
+    @property
+    def store(self) -> FeatureStore:
+        return open_store(STORE.format(registry=self.folder / "registry.db", history=self.history))
 
-        store = FeatureStore(config=RepoConfig(**yaml.safe_load(text)))
-        apply(store, read_definitions(self.folder))
-        list(materialize(store))
+    def materialize(self) -> None:
+        apply(self.store, read_definitions(self.folder))
+        list(materialize(self.store))
+
+    def verify_served(self, client) -> list[Skew]:
+        """The log below `s3://log/predictions`, compared with history."""
+        store, behind = self.store, timedelta(hours=1)
+        log = "s3://log/predictions"
+        return list(verify_log(store, client, log, store.list_feature_views(), sample=1000, behind=behind))
 
 
 @pytest.fixture
@@ -243,7 +249,7 @@ def test_a_request_with_keys_gets_bit_for_bit_what_the_gates_judged(flights, dyn
     made.materialize()
     uploads = boto3.client("s3")
     uploads.create_bucket(Bucket="log", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    environ = tables(MODELWORKS_PREDICTION_LOG="s3://log/p", MODELWORKS_PREDICTION_LOG_SECONDS="0.2")
+    environ = tables(MODELWORKS_PREDICTION_LOG="s3://log/predictions/flights", MODELWORKS_PREDICTION_LOG_SECONDS="0.2")
     server = Server(settings(Served(bundle), **environ), tmp_path / "log").ready()
     try:
         asked = requests_of(recent)
@@ -261,6 +267,11 @@ def test_a_request_with_keys_gets_bit_for_bit_what_the_gates_judged(flights, dyn
     assert first["time_delays"] == made.now - timedelta(hours=5)
     assert first["feature_flights"] == expected["flights"].iloc[0]
     assert first["read_at"] >= made.now
+    skews = made.verify_served(uploads)
+    assert {(skew.model, skew.view, skew.compared) for skew in skews} == {
+        ("flights", view, len(logged)) for view in ("weather", "delays")
+    }
+    assert [skew.different + skew.stale + skew.missing for skew in skews] == [0] * 5
 
 
 def _logged(client):

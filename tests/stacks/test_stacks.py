@@ -38,8 +38,11 @@ def test_every_stack_declares_its_key_topic_and_budget(stack):
 def test_every_taggable_resource_of_every_stack_carries_the_required_tags(stack):
     tagged = {key: inputs["tags"] for key, inputs in evaluated(stack).resources.items() if "tags" in inputs}
     assert {token for token, _ in tagged} == {
+        "aws:athena/workgroup:Workgroup",
         "aws:budgets/budget:Budget",
         "aws:cloudwatch/metricAlarm:MetricAlarm",
+        "aws:dynamodb/table:Table",
+        "aws:glue/catalogDatabase:CatalogDatabase",
         "aws:iam/role:Role",
         "aws:kms/key:Key",
         "aws:s3/bucket:Bucket",
@@ -321,7 +324,7 @@ FEATURES_IMAGE = "registry.example.com/modelworks/features@sha256:" + "0" * 64
 
 
 def with_features(stack: str, **features: Any) -> dict[str, Any]:
-    """The settings of a stack that has a feature store as well."""
+    """The settings of a stack with other settings of its feature store."""
     settings = YAML(typ="safe").load(FILES[stack].read_text())["config"]["modelworks:settings"]
     cluster = {**settings.get("cluster", {}), "features_image": FEATURES_IMAGE}
     return {**settings, "cluster": cluster, "features": features}
@@ -331,7 +334,8 @@ def with_features(stack: str, **features: Any) -> dict[str, Any]:
 def test_a_line_of_the_settings_declares_a_feature_store(stack):
     declared = evaluated(stack, **{"modelworks:settings": with_features(stack, query_limit_gib=5)})
     assert "aws:athena/workgroup:Workgroup" in {token for token, _ in declared.resources}
-    assert set(evaluated(stack).all("aws:athena/workgroup:Workgroup")) == set()
+    without = {**with_features(stack), "features": None, "endpoints": {}}
+    assert evaluated(stack, **{"modelworks:settings": without}).all("aws:athena/workgroup:Workgroup") == {}
     configuration = declared.one("aws:athena/workgroup:Workgroup")["configuration"]
     assert configuration["bytesScannedCutoffPerQuery"] == 5 * 1024**3
     protected = declared.requests()

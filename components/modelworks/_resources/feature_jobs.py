@@ -69,7 +69,8 @@ def require_sound_materialization(args: MaterializationArgs | None) -> None:
 
 def feature_job(
     component: KubernetesComponent,
-    command: Sequence[str],
+    verb: str,
+    options: Sequence[pulumi.Input[str]],
     schedule: str,
     args: MaterializationArgs,
     *,
@@ -77,11 +78,12 @@ def feature_job(
     environment: str,
     feature_store_yaml: pulumi.Input[str],
 ) -> Manifest:
-    """Spec of a CronJob that runs a command of `python -m modelworks.features.pod`, never twice at once.
+    """Spec of a CronJob that runs a verb of `python -m modelworks.features.pod`, never twice at once.
 
     Args:
         component: Whose job it is.
-        command: The verb and its options.
+        verb: Of the command.
+        options: Of the verb.
         schedule: When a run begins, in UTC.
         args: Image and resources.
         account: The service account of its pods.
@@ -95,7 +97,7 @@ def feature_job(
         "podFailurePolicy": {"rules": [disrupted]},
         "template": {
             "metadata": {"labels": component.labels},
-            "spec": _pod(command, args, account, environment, feature_store_yaml),
+            "spec": _pod(verb, options, args, account, environment, feature_store_yaml),
         },
     }
     return {
@@ -110,7 +112,8 @@ def feature_job(
 
 
 def _pod(
-    command: Sequence[str],
+    verb: str,
+    options: Sequence[pulumi.Input[str]],
     args: MaterializationArgs,
     account: pulumi.Input[str],
     environment: str,
@@ -124,10 +127,10 @@ def _pod(
         "TMPDIR": SCRATCH,
     }
     container = {
-        "name": command[0],
+        "name": verb,
         "image": args["image"],
         "command": ["python", "-m", "modelworks.features.pod"],
-        "args": list(command),
+        "args": [verb, *options],
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "resources": {
             "requests": {"cpu": cores(args["cpu_millicores"]), "memory": memory},

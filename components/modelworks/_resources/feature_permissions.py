@@ -60,6 +60,25 @@ def materializes(bucket: str, key: str, tables: Sequence[str]) -> list[dict[str,
     ]
 
 
+def verifies(bucket: str, key: str, tables: Sequence[str], predictions: str | None) -> list[dict[str, Any]]:
+    """Permissions of the verifying job: history, online values and prediction logs in; metrics out."""
+    logs = []
+    if predictions is not None:
+        prefix = f"{contract.PREDICTIONS_PREFIX}/*"
+        logs = [
+            statement(["s3:ListBucket"], [predictions], condition={"StringLike": {"s3:prefix": [prefix]}}),
+            statement(["s3:GetObject"], [f"{predictions}/{prefix}"]),
+        ]
+    return [
+        statement(["s3:GetObject"], [f"{bucket}/{prefix}/*" for prefix in (DATA, REGISTRY)]),
+        statement(["s3:ListBucket"], [bucket]),
+        *_on_tables([f"dynamodb:{action}" for action in ("BatchGetItem", "DescribeTable", "GetItem")], tables),
+        *logs,
+        statement(["kms:Decrypt"], [key]),
+        publish_metrics(contract.FEATURE_METRIC_NAMESPACE),
+    ]
+
+
 def _on_tables(actions: Sequence[str], tables: Sequence[str]) -> list[dict[str, Any]]:
     """IAM refuses a statement about nothing: a store without online views has none."""
     return [statement(actions, tables)] if tables else []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from modelworks import contract
 from modelworks._files import write_whole
 from modelworks.cli.console import MODELS, Json, out, table
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from modelworks.features.materialization import Materialized
     from modelworks.features.plan import Change
+    from modelworks.lifecycle.spec import ModelSpec
 
 features = typer.Typer(name="features", help="Define, apply, fill and verify features.", no_args_is_help=True)
 
@@ -148,6 +150,26 @@ def _apply(*, env: Also = "", allow_breaking: Breaking = None) -> None:
     _print(planned, releases)
 
 
+@features.command("ingest", epilog=epilog("features ingest"))
+def _ingest(
+    model: Annotated[str, typer.Argument(help="Name of a model in models/.", metavar="MODEL")],
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+) -> None:
+    """Write the history that a model makes itself into the offline store of an environment.
+
+    Its spec states how: `StoredFeatures(history=…)`. A second run replaces the same files.
+
+    Example: `modelworks features ingest flight-delay --env dev`, then `modelworks features materialize --env dev`.
+    """
+    from modelworks.lifecycle import load_spec
+    from modelworks.lifecycle.stored_features import ingest_history
+
+    target = EnvironmentContext.of(env)
+    for file in ingest_history(load_spec(model), target.output("features")["location"], target.session):
+        out.print(escape(file))
+
+
 @features.command("materialize", epilog=epilog("features materialize"))
 def _materialize(
     *,
@@ -209,13 +231,39 @@ def _get(
     """
     from modelworks.features.environment import get
 
-    pairs = {}
-    for pair in keys:
-        key, equals, value = pair.partition("=")
-        if not key or not equals:
-            raise ModelworksError(f"a key must be given as KEY=VALUE, got {pair!r}")
-        pairs[key] = value
+    pairs = _pairs(keys)
     print(json.dumps(get(_store(EnvironmentContext.of(env)), name, pairs), indent=2, default=str))
+
+
+@features.command("forget", epilog=epilog("features forget"))
+def _forget(
+    keys: Annotated[list[str], typer.Argument(help="Keys and values of the entity.", metavar="KEY=VALUE")],
+    *,
+    env: Env = DEFAULT_ENVIRONMENT,
+    view: Views = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
+) -> None:
+    """Delete an entity from the history and the online tables of all views that have its keys.
+
+    The earlier versions of rewritten files go with it. Point-in-time recovery of the online tables keeps it for up to
+    35 days more, and sources outside of the store are not touched if they are a pattern of files.
+
+    Example: `modelworks features forget tail=N14228 --env dev`.
+    """
+    from modelworks.features.environment import typed_keys
+    from modelworks.features.forget import forget
+    from modelworks.features.materialization import views_of
+
+    store = _store(EnvironmentContext.of(env))
+    values = typed_keys(store, _pairs(keys))
+    views = [each for each in views_of(store, view or ()) if set(values) <= {key.name for key in each.entity_columns}]
+    if not views:
+        raise ModelworksError(f"no view has the key {', '.join(values)}", fix="`modelworks features show` prints keys.")
+    names = ", ".join(each.name for each in views)
+    if not yes and not typer.confirm(f"Delete {', '.join(keys)} from {names} in {env}?"):
+        raise typer.Exit(ExitCode.FAILED)
+    for gone in forget(store, views, values):
+        out.print(f"{gone.view}: {gone.rows} rows of history, {gone.online} online, deleted")
 
 
 @features.command("verify", epilog=epilog("features verify"))
@@ -223,33 +271,88 @@ def _verify(
     *,
     env: Env = DEFAULT_ENVIRONMENT,
     view: Views = None,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="Entities of each view to compare.")] = 1000,
+    sample: Annotated[
+        int, typer.Option("--sample", min=1, help="Entities of each view, and rows of each model's log, to compare.")
+    ] = 1000,
+    served: Annotated[
+        bool, typer.Option("--served", help="Compare what was served in the last day, by the prediction log.")
+    ] = False,
+    behind_seconds: Annotated[
+        int, typer.Option("--behind-seconds", min=0, help="How far online values may be behind history.")
+    ] = 86_400,
     as_json: Json = False,
 ) -> None:
-    """Compare a sample of online values with the history that they come from.
+    """Compare a sample of online values, or of served ones, with the history that they come from.
+
+    Of each served value, history is joined again as of the moment at which it was read.
 
     Example: `modelworks features verify --env dev`.
     """
-    from modelworks.features.environment import verify
+    from modelworks.features.environment import verify, verify_log
     from modelworks.features.materialization import views_of
 
-    store = _store(EnvironmentContext.of(env))
-    found = list(verify(store, views_of(store, view or ()), sample))
+    target = EnvironmentContext.of(env)
+    store = _store(target)
+    views = views_of(store, view or ())
+    if served:
+        location = f"s3://{target.output('prediction_bucket')}/{contract.PREDICTIONS_PREFIX}"
+        behind = timedelta(seconds=behind_seconds)
+        found: list[Any] = list(
+            verify_log(store, target.session.client("s3"), location, views, sample=sample, behind=behind)
+        )
+    else:
+        found = list(verify(store, views, sample))
     if as_json:
         print(json.dumps([asdict(skew) for skew in found], indent=2))
     else:
-        rows = table("feature", "compared", "different", "missing", "examples")
+        rows = table("feature", "compared", "different", *(["stale"] if served else []), "missing", "examples")
         for skew in found:
             rows.add_row(
-                f"{skew.view}:{skew.feature}",
+                f"{skew.model} {skew.view}:{skew.feature}" if served else f"{skew.view}:{skew.feature}",
                 str(skew.compared),
                 str(skew.different),
+                *([str(skew.stale)] if served else []),
                 str(skew.missing),
                 escape("\n".join(skew.examples)),
             )
-        out.print(rows)
-    if any(skew.different or skew.missing for skew in found):
+        out.print(rows if found else "nothing was served in the last day from these views")
+    if any(skew.different or skew.missing or (served and skew.stale) for skew in found):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def fill(target: EnvironmentContext, spec: ModelSpec) -> str:
+    """Give an environment the project's definitions and a model's history, and write the newest values online.
+
+    Returns:
+        A line about the result.
+
+    Raises:
+        ModelworksError: As `apply`, `ingest` and `materialize` do.
+    """
+    from modelworks.features import environment
+    from modelworks.features.definitions import read_definitions
+    from modelworks.features.materialization import lag, materialize, views_of
+    from modelworks.lifecycle.stored_features import ingest_history
+
+    store, place = _store(target), target.output("features")
+    definitions = read_definitions(project_root())
+    if environment.registered_manifest(store) == definitions.manifest and all(
+        lag(store, view) is not None for view in views_of(store)
+    ):
+        return "every view is online"
+    ingest_history(spec, place["location"], target.session)
+    environment.apply(store, definitions, place["tables"])
+    return ", ".join(f"{done.view} {done.written}" for done in materialize(store, publish=_publish(target))) + " online"
+
+
+def _pairs(keys: list[str]) -> dict[str, str]:
+    pairs = {}
+    for pair in keys:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ModelworksError(f"a key must be given as KEY=VALUE, got {pair!r}")
+        pairs[key] = value
+    return pairs
 
 
 def _defined() -> FeatureManifest:
@@ -268,7 +371,7 @@ def _applied(env: str) -> FeatureManifest:
 
 def _released(env: str) -> dict[str, tuple[str, ...]]:
     """Environments that each model is released in: the given one, or all that have a stack file."""
-    from modelworks.lifecycle.release import read_releases
+    from modelworks.lifecycle.release import released_models
 
     files = [
         path
@@ -277,7 +380,7 @@ def _released(env: str) -> dict[str, tuple[str, ...]]:
     ]
     found: dict[str, tuple[str, ...]] = {}
     for path in files:
-        for model in read_releases(path):
+        for model in released_models(path):
             found[model] = (*found.get(model, ()), path.name.split(".")[1])
     return found
 

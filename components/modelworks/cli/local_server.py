@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,10 +69,24 @@ class LocalServer:
     ) -> None:
         self.end()
 
-    def begin(self, built: Future[tuple[TrainedModel, Bundle]], needed: Callable[[], bool]) -> None:
-        """Serve the bundle once it is built, if `needed`. A build that fails is raised by whoever waits for it."""
+    def begin(
+        self,
+        built: Future[tuple[TrainedModel, Bundle]],
+        needed: Callable[[], bool],
+        variables: Future[dict[str, str]] | None = None,
+    ) -> None:
+        """Serve the bundle once it is built, if `needed`. A build that fails is raised by whoever waits for it.
+
+        Args:
+            built: The future bundle.
+            needed: Whether to serve at all.
+            variables: Variables that the server needs of an environment, such as the tables that its features are in.
+                None for none.
+        """
         # The thread lives as long as its process: the kernel's signal at a parent's end goes by thread.
-        self._thread = threading.Thread(target=self._work, args=(built, needed), name="local-server", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, args=(built, needed, variables), name="local-server", daemon=True
+        )
         self._thread.start()
 
     def end(self) -> None:
@@ -81,22 +95,31 @@ class LocalServer:
         if self._thread is not None:
             self._thread.join()
 
-    def _work(self, built: Future[tuple[TrainedModel, Bundle]], needed: Callable[[], bool]) -> None:
-        if not needed():
+    def _work(
+        self,
+        built: Future[tuple[TrainedModel, Bundle]],
+        needed: Callable[[], bool],
+        variables: Future[dict[str, str]] | None,
+    ) -> None:
+        if not needed() or not self._is_there(built) or built.exception() is not None:
             return
-        while not built.done() and not self._over.wait(0.1):
-            pass
-        if self._over.is_set() or built.exception() is not None:
+        if variables is not None and not self._is_there(variables):
             return
         _, bundle = built.result()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             port = _free_port()
-            process = _start(bundle, port, log)
+            process = _start(bundle, port, log, variables.result() if variables else {})
             try:
                 self._serve(bundle, process, f"http://127.0.0.1:{port}")
             finally:
                 _end(process)
+
+    def _is_there(self, awaited: Future[Any]) -> bool:
+        """Wait for something; False if the environment takes over before it is there."""
+        while not awaited.done() and not self._over.wait(0.1):
+            pass
+        return not self._over.is_set()
 
     def _serve(self, bundle: Bundle, process: subprocess.Popen[bytes], url: str) -> None:
         def pause(seconds: float) -> None:
@@ -115,7 +138,7 @@ class LocalServer:
         self._over.wait()
 
 
-def _start(bundle: Bundle, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(bundle: Bundle, port: int, log: IO[bytes], needed: Mapping[str, str]) -> subprocess.Popen[bytes]:
     variables = {
         contract.ENV_BUNDLE_URI: str(bundle.path),
         contract.ENV_BUNDLE_DIGEST: bundle.digest,
@@ -125,6 +148,7 @@ def _start(bundle: Bundle, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]
         contract.ENV_ALLOW_ANONYMOUS: "true",  # loopback only, and for minutes
         contract.ENV_METRICS: "none",
         contract.ENV_DRAIN_SECONDS: "0",
+        **needed,
     }
     return subprocess.Popen(
         [sys.executable, "-c", _SERVE],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
     from modelworks.lifecycle.runs import TrainedModel
+    from modelworks.lifecycle.spec import ModelSpec
 
 out = Console(highlight=False, soft_wrap=True)
 ENVIRONMENT = "local"
@@ -79,11 +80,14 @@ def _run(
 
 def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentContext, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, the row of a request, and its answer."""
+    from modelworks.cli.features import fill
     from modelworks.cli.status import tell
 
-    bundled, outcome = _begin_bundle(model)
+    loaded, bundled, outcome = _begin_bundle(model)
     up = _laptop_is_up()
-    local.begin(outcome, needed=lambda: not (up and _answers(model)))
+    variables: Future[dict[str, str]] = Future()
+    loaded.add_done_callback(partial(_needs_nothing, variables))
+    local.begin(outcome, lambda: not (up and _answers(model)), variables)
     target = _laptop(step)
     with step("environment", f"modelworks up {ENVIRONMENT}") as done:
         target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
@@ -91,6 +95,12 @@ def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentCont
         done("it is up: its registry answers" if stands else _up(target)[0])
     if not stands:
         target = _fresh()
+    spec = loaded.result()
+    if spec.stored and spec.stored.history:
+        with step("features", f"modelworks features ingest {model}") as done:
+            done(fill(target, spec))
+    if spec.stored:
+        variables.set_result(_feature_variables(target))
     with step("train", f"modelworks train {model}") as done:
         run, built = bundled()
         done(f"run {run.run}, bundle {contract.short_digest(built.digest)}, {built.size / 1e6:.1f} MB, {built.served}")
@@ -113,6 +123,19 @@ def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentCont
     with step("status", "modelworks status --wait"):
         tell(target, [], wait=True, timeout=0, as_json=False)
     return target, row, answer
+
+
+def _needs_nothing(variables: Future[dict[str, str]], loaded: Future[ModelSpec]) -> None:
+    """Let the local process begin without an environment, if the model reads no features."""
+    if loaded.exception() is None and loaded.result().stored is None:
+        variables.set_result({})
+
+
+def _feature_variables(target: EnvironmentContext) -> dict[str, str]:
+    """The variables by which a server outside of the cluster reads an environment's features."""
+    tables = {view: arn.rpartition("/")[2] for view, arn in target.output("features")["tables"].items()}
+    account = {name: value for name, value in target.engine.variables.items() if name.startswith("AWS_")}
+    return {**account, contract.ENV_FEATURE_TABLES: json.dumps(tables)}
 
 
 def _laptop(step: _Step) -> EnvironmentContext:
@@ -185,17 +208,19 @@ def _local_server(model: str, began: float) -> LocalServer:
 
 def _begin_bundle(
     model: str,
-) -> tuple[Callable[[], tuple[TrainedModel, Bundle]], Future[tuple[TrainedModel, Bundle]]]:
+) -> tuple[Future[ModelSpec], Callable[[], tuple[TrainedModel, Bundle]], Future[tuple[TrainedModel, Bundle]]]:
     """Train and bundle in a thread.
 
     Returns:
-        A function that prints the steps, waits for the result and raises its error; and the future result.
+        The future spec; a function that prints the steps, waits for the result and raises its error; and the future
+        result.
     """
     from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import training
+    from modelworks.lifecycle import load_spec, training
 
     events: queue.SimpleQueue[tuple[str, str, float] | None] = queue.SimpleQueue()
+    loaded: Future[ModelSpec] = Future()
     outcome: Future[tuple[TrainedModel, Bundle]] = Future()
 
     def tell(*event: Any) -> None:
@@ -203,11 +228,14 @@ def _begin_bundle(
 
     def work() -> None:
         try:
+            loaded.set_result(load_spec(model))
             home = home_here()
             run = training.train(training.project_at(model), home, progress=tell)
             outcome.set_result((run, bundles.build_bundle(run, home, tell)))
         except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for the outcome
             outcome.set_exception(error)
+            if not loaded.done():
+                loaded.set_exception(error)
         finally:
             events.put(None)
 
@@ -219,7 +247,7 @@ def _begin_bundle(
             _progress(*event)
         return outcome.result()
 
-    return wait, outcome
+    return loaded, wait, outcome
 
 
 def _register(target: EnvironmentContext, model: str) -> Version:

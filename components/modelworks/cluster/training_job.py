@@ -50,6 +50,8 @@ class TrainingEnvironment:
     ttl_seconds_after_finished: int
     pod: Mapping[str, Any]
     """Additions to its pods, as `PodArgs` of the components name them."""
+    feature_history: str
+    """`s3://bucket/prefix` of the history of features; empty where there is none."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
@@ -141,6 +143,7 @@ def _pod(name: str, place: TrainingEnvironment, order: Order) -> dict[str, Any]:
         ],
         "env": [
             {"name": contract.ENV_ENVIRONMENT, "value": order.environment},
+            *_history(place),
             {"name": "HOME", "value": SCRATCH},
             {"name": "TMPDIR", "value": SCRATCH},
         ],
@@ -162,6 +165,12 @@ def _pod(name: str, place: TrainingEnvironment, order: Order) -> dict[str, Any]:
         "containers": [container],
         "volumes": [{"name": SCRATCH_VOLUME, "emptyDir": {}}],
     }
+
+
+def _history(place: TrainingEnvironment) -> list[dict[str, str]]:
+    return (
+        [{"name": contract.FEATURE_HISTORY_VARIABLE, "value": place.feature_history}] if place.feature_history else []
+    )
 
 
 # -- What became of it -----------------------------------------------------------------------------------------------

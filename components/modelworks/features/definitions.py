@@ -169,11 +169,12 @@ def _view(view: FeatureView, entities: Mapping[str, Entity]) -> View:
             f"view {view.name!r} states no features", fix="List each with its type: schema=[Field(…)]."
         )
     stored = {name: column for column, name in (source.field_mapping or {}).items()}
+    keys = _keys(view, entities)
     created = source.created_timestamp_column or None
     return View(
         model=(view.tags or {}).get(MODEL_TAG, ""),
         entities=tuple(name for name in view.entities if name != DUMMY_ENTITY_NAME),
-        keys=_keys(view, entities),
+        keys=keys,
         features={field.name: str(field.dtype) for field in view.features},
         ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
         source=source.path.rstrip("/"),
@@ -181,7 +182,7 @@ def _view(view: FeatureView, entities: Mapping[str, Entity]) -> View:
         created_time=created,
         stored={name: column for name, column in stored.items() if name != column},
         online=view.online,
-        digest=_digest(view),
+        digest=digest_of_view(view, keys),
     )
 
 
@@ -221,7 +222,7 @@ def _on_demand(view: OnDemandFeatureView) -> OnDemandView:
         model=(view.tags or {}).get(MODEL_TAG, ""),
         inputs=tuple(sorted(inputs)),
         features={field.name: str(field.dtype) for field in view.features},
-        digest=_digest(view),
+        digest=digest_of_view(view, {}),
     )
 
 
@@ -246,13 +247,26 @@ def _service(service: FeatureService, known: Mapping[str, list[str]]) -> Service
     )
 
 
-def _digest(view: BaseFeatureView) -> str:
-    """Of the definition alone: neither of when it was applied, nor of what was materialized."""
+def keys_of_registered(view: FeatureView) -> dict[str, str]:
+    """Join keys of a view of a registry, and their types: Feast writes them there when it applies a definition."""
+    return {column.name: str(column.dtype) for column in view.entity_columns}
+
+
+def digest_of_view(view: BaseFeatureView, keys: Mapping[str, str]) -> str:
+    """The digest of a definition alone: neither of when it was applied, nor of what was materialized.
+
+    Args:
+        view: The view, as it is defined or as a registry has it.
+        keys: Its join keys and their types, which a definition may leave to its entities.
+    """
     body: Any = view.to_proto().spec
     body.project = ""
+    if "entity_columns" in body.DESCRIPTOR.fields_by_name:
+        body.ClearField("entity_columns")
     for source in ("batch_source", "stream_source"):
         if source in body.DESCRIPTOR.fields_by_name and body.HasField(source):
             held = getattr(body, source)
             held.project = ""
             held.ClearField("meta")
-    return f"sha256:{hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()}"
+    definition = body.SerializeToString(deterministic=True) + repr(sorted(keys.items())).encode()
+    return f"sha256:{hashlib.sha256(definition).hexdigest()}"

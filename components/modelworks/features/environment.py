@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import yaml
+from botocore.exceptions import BotoCoreError, ClientError
 from feast import FeatureStore, FeatureView, RepoConfig
 from feast.errors import FeastObjectNotFoundException
 from feast.feature_view import DUMMY_ENTITY_NAME
@@ -17,7 +18,8 @@ from feast.utils import make_tzaware
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import FeatureManifest
 from modelworks.features.definitions import Defined, Definitions, manifest_of
-from modelworks.features.materialization import newest_rows, online_store_of
+from modelworks.features.materialization import materialized_until, newest_rows, online_store_of
+from modelworks.features.served import Skew, read_log, verify_served
 
 _EXAMPLES = 3
 
@@ -67,6 +69,43 @@ def apply(store: FeatureStore, definitions: Definitions, tables: Mapping[str, st
     store.apply(list(definitions.objects), objects_to_delete=gone, partial=False)  # type: ignore[arg-type]
 
 
+def verify_log(
+    store: FeatureStore,
+    client: Any,
+    location: str,
+    views: Sequence[FeatureView],
+    *,
+    sample: int,
+    behind: timedelta,
+    seed: int = 0,
+) -> Iterator[Skew]:
+    """Compare a sample of what was served in the last day with history, as of the moments at which it was read.
+
+    Args:
+        store: The store.
+        client: A boto3 client of S3.
+        location: `s3://bucket/prefix`, below which the prediction logs of models are.
+        views: The views to compare.
+        sample: Most rows of each model.
+        behind: How far the online store may be behind history.
+        seed: Of the sample.
+
+    Raises:
+        ModelworksError: The log or history cannot be read.
+    """
+    manifest, names = registered_manifest(store), {view.name for view in views}
+    wanted = {name: view for name, view in manifest.views.items() if name in names}
+    try:
+        served = read_log(client, location, sample=sample, since=datetime.now(UTC) - timedelta(days=1), seed=seed)
+    except (BotoCoreError, ClientError) as error:
+        raise ModelworksError(
+            f"the prediction log in {location} cannot be read: {error}",
+            fix="Name a bucket that exists, and let the role read it: see `prediction_bucket` of FeatureStore.",
+        ) from error
+    base = store.config.offline_store.location or store.repo_path
+    yield from verify_served(served, wanted, base, behind=behind)
+
+
 def get(store: FeatureStore, name: str, keys: Mapping[str, str]) -> dict[str, Any]:
     """The online features of a service, or of a view, for one entity.
 
@@ -91,13 +130,18 @@ def get(store: FeatureStore, name: str, keys: Mapping[str, str]) -> dict[str, An
             ) from None
         features = [f"{name}:{feature.name}" for feature in views[name].features]
     try:
-        found = store.get_online_features(features=features, entity_rows=[_typed(store, keys)]).to_dict()
+        found = store.get_online_features(features=features, entity_rows=[typed_keys(store, keys)]).to_dict()
     except (KeyError, ValueError) as error:
         raise ModelworksError(f"{name} cannot be read with {', '.join(keys) or 'no key'}: {error}") from error
     return {feature: values[0] for feature, values in found.items()}
 
 
-def _typed(store: FeatureStore, keys: Mapping[str, str]) -> dict[str, Any]:
+def typed_keys(store: FeatureStore, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Keys in the types of the views that have them.
+
+    Raises:
+        ModelworksError: A value is not of its key's type.
+    """
     types = {column.name: str(column.dtype) for view in store.list_feature_views() for column in view.entity_columns}
     for on_demand in store.list_on_demand_feature_views():
         for source in on_demand.source_request_sources.values():
@@ -112,19 +156,6 @@ def _typed(store: FeatureStore, keys: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-@dataclass(frozen=True)
-class Skew:
-    """How the online values of one feature compare with its history."""
-
-    view: str
-    feature: str
-    compared: int
-    different: int
-    missing: int
-    """Values that history has and the online store lacks."""
-    examples: tuple[str, ...] = field(default=())
-
-
 def verify(store: FeatureStore, views: Sequence[FeatureView], sample: int, seed: int = 0) -> Iterator[Skew]:
     """Compare a sample of online values with what history gives at the mark of each view.
 
@@ -132,7 +163,7 @@ def verify(store: FeatureStore, views: Sequence[FeatureView], sample: int, seed:
     """
     online = online_store_of(store)
     for view in views:
-        until = online.mark(store.config, view).until
+        until = materialized_until(store, view)
         if until is None:
             raise ModelworksError(
                 f"feature view {view.name!r} was never materialized without a gap: there is nothing to compare",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from feast.infra.offline_stores.file_source import FileSource
 
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import View
-from modelworks.features import parquet
+from modelworks.features import sources
 from modelworks.features.point_in_time import Values, join_point_in_time
+from modelworks.features.sources import Base
 
 _TYPES = {
     "Float32": pl.Float32,
@@ -41,9 +41,9 @@ def read_history(
         ModelworksError: A source is not there, or its columns are not those of the definition.
     """
     base = location if "://" in location else Path(location)
-    values = [_values(name, view, features, base) for name, (view, features) in views.items()]
+    values = [values_of(name, view, features, base) for name, (view, features) in views.items()]
     joined = join_point_in_time(rows, time, values)
-    casts = [pl.col(name).cast(_TYPES[view.features[name]]) for view, features in views.values() for name in features]
+    casts = [cast for view, features in views.values() for cast in as_served(view, features)]
     try:
         found = joined.select(casts).collect(engine="streaming")
     except pl.exceptions.InvalidOperationError as error:
@@ -54,12 +54,21 @@ def read_history(
     return {name: found[name].to_list() for name in found.columns}
 
 
-def _values(name: str, view: View, features: tuple[str, ...], base: Path | str) -> Values:
-    source = FileSource(path=view.source, timestamp_field=view.event_time)
+def as_served(view: View, features: Iterable[str]) -> list[pl.Expr]:
+    """The features of a view in the types that the online store has."""
+    return [pl.col(name).cast(_TYPES[view.features[name]]) for name in features]
+
+
+def values_of(name: str, view: View, features: tuple[str, ...], base: Base) -> Values:
+    """The values of a view as the join takes them, from where its source lies.
+
+    Raises:
+        ModelworksError: The source is not there.
+    """
     created = view.created_time
     return Values(
         view=name,
-        frame=parquet.scan(source, base),
+        frame=sources.scan(name, sources.uri_of(view.source, base)),
         keys={key: view.stored.get(key, key) for key in view.keys},
         features={feature: view.stored.get(feature, feature) for feature in features},
         event_time=view.stored.get(view.event_time, view.event_time),

@@ -20,7 +20,8 @@ from feast.utils import _convert_arrow_to_proto, _get_column_names
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.features.online import DynamoDBOnlineStore, Mark
+from modelworks.features.definitions import digest_of_view, keys_of_registered
+from modelworks.features.online import DynamoDBOnlineStore
 
 _ROWS_PER_WRITE = 5000
 """Rows that are converted and written together: what they take in memory is little beside the keys."""
@@ -104,7 +105,14 @@ def materialize(
 
 def lag(store: FeatureStore, view: FeatureView) -> float | None:
     """Seconds from the end of what is materialized of a view without a gap to now; None if there is no such end."""
-    return _lag(online_store_of(store).mark(store.config, view))
+    until = materialized_until(store, view)
+    return max(0.0, (datetime.now(UTC) - until).total_seconds()) if until else None
+
+
+def materialized_until(store: FeatureStore, view: FeatureView) -> datetime | None:
+    """The event time up to which a view, as it is defined now, is materialized without a gap; None if it never was."""
+    mark = online_store_of(store).mark(store.config, view)
+    return mark.until if mark.definition == digest_of_view(view, keys_of_registered(view)) else None
 
 
 def cloudwatch(
@@ -145,22 +153,24 @@ def _materialize(
     publish: Publish,
 ) -> Materialized:
     online, run = online_store_of(store), uuid.uuid4().hex
-    before = online.begin(store.config, view, run)
-    first = _earlier(before.until, lookback) if start is None and before.until is not None else start or _BEGINNING
+    definition = digest_of_view(view, keys_of_registered(view))
+    before = online.begin(store.config, view, run, definition)
+    until = before.until if before.definition == definition else None  # a new definition is written from the beginning
+    first = _earlier(until, lookback) if start is None and until is not None else start or _BEGINNING
     read_from = _not_expired(view, first)
-    continues = start is None or read_from > first or (before.until is not None and first <= before.until)
+    continues = read_from > first or first <= (until or _BEGINNING)
     counts = dict.fromkeys(("older", "present"), 0)
     keys = 0
     for rows in _newest(store, view, read_from, end):
         counted = {name: online.counts[name] for name in counts}
-        if before.run:
+        if before.run and not before.has_rows_of_another(definition):
             online.write_missing(store.config, view, rows)
         else:
             online.online_write_batch(store.config, view, rows, None)
         counts = {name: counts[name] + online.counts[name] - counted[name] for name in counts}
         keys += len(rows)
-    online.finish(store.config, view, run, end if continues else None)
-    seconds = _lag(online.mark(store.config, view))
+    online.finish(store.config, view, run, end if continues else None, definition)
+    seconds = lag(store, view)
     if seconds is not None:
         publish(view.name, seconds)
     written = keys - counts["older"] - counts["present"]
@@ -221,10 +231,6 @@ def online_store_of(store: FeatureStore) -> DynamoDBOnlineStore:
 def _not_expired(view: FeatureView, start: datetime) -> datetime:
     """The first event time that is worth writing: an expired value is not read."""
     return max(start, datetime.now(UTC) - view.ttl) if view.ttl else start
-
-
-def _lag(mark: Mark) -> float | None:
-    return max(0.0, (datetime.now(UTC) - mark.until).total_seconds()) if mark.until else None
 
 
 def _earlier(moment: datetime, by: timedelta) -> datetime:

@@ -27,7 +27,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import _get_requested_feature_views_to_features_dict as features_by_view
 
 from modelworks.errors import ModelworksError
-from modelworks.features import parquet
+from modelworks.features import parquet, sources
 from modelworks.features.point_in_time import Values, between, join_point_in_time
 
 _BATCH_ROWS = 250_000
@@ -51,7 +51,7 @@ class PolarsRetrievalJob(RetrievalJob):
     def __init__(
         self,
         query: pl.LazyFrame,
-        base: parquet.Base,
+        base: sources.Base,
         *,
         on_demand: list[OnDemandFeatureView] | None = None,
         full_feature_names: bool = False,
@@ -101,7 +101,7 @@ class PolarsRetrievalJob(RetrievalJob):
 class _NewestRetrievalJob(PolarsRetrievalJob):
     """The newest row of each key, found with memory for the keys alone: the rows are read in batches."""
 
-    def __init__(self, rows: pl.LazyFrame, base: parquet.Base, keys: list[str], order: list[str]) -> None:
+    def __init__(self, rows: pl.LazyFrame, base: sources.Base, keys: list[str], order: list[str]) -> None:
         super().__init__(rows, base)
         self._keys = keys
         self._order = order
@@ -264,7 +264,7 @@ class PolarsOfflineStore(OfflineStore):
         return [(field.name, str(parquet.plain(field.type))) for field in parquet.schema(source, _base(config))]
 
 
-def _base(config: RepoConfig) -> parquet.Base:
+def _base(config: RepoConfig) -> sources.Base:
     """Where relative paths of sources begin."""
     location: str | None = config.offline_store.location
     return location or config.repo_path
@@ -304,7 +304,7 @@ def _in_utc(times: pl.Series) -> pl.Series:
     return times.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zoned else times.cast(pl.Datetime("us"))
 
 
-def _values(view: FeatureView, features: list[str], base: parquet.Base, *, full_names: bool) -> Values:
+def _values(view: FeatureView, features: list[str], base: sources.Base, *, full_names: bool) -> Values:
     """A view as the join takes it: names of the definition resolved to columns of its source."""
     source = parquet.parquet_source(view.batch_source)
     stored = {name: column for column, name in (source.field_mapping or {}).items()}

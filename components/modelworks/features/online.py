@@ -91,6 +91,16 @@ class Mark:
     run: str | None
     """A run that began and did not end: it is still at work, or it was interrupted."""
 
+    definition: str | None
+    """Digest of the view as it was defined then: what was written by another lacks what is new in it."""
+
+    writing: str | None
+    """Digest of the view as that run has it; empty if the table may hold rows of another definition besides."""
+
+    def has_rows_of_another(self, definition: str) -> bool:
+        """Whether the table may hold rows that another definition wrote."""
+        return self.definition not in {None, definition} or (self.run is not None and self.writing != definition)
+
 
 class DynamoDBOnlineStore(OnlineStore):
     """Reads and writes features in DynamoDB tables, one a view.
@@ -148,26 +158,44 @@ class DynamoDBOnlineStore(OnlineStore):
         with ThreadPoolExecutor(config.online_store.write_threads) as pool:
             self.counts += Counter(older=sum(pool.map(is_older, items)))
 
+    def delete(self, config: RepoConfig, view: FeatureView, ids: Sequence[str]) -> int:
+        """Delete the values of entities; returns how many were there."""
+        client, name = self._client(config), _table_name(config, view)
+        deleted = (
+            client.delete_item(TableName=name, Key={"entity_id": {"S": each}}, ReturnValues="ALL_OLD") for each in ids
+        )
+        return sum("Attributes" in each for each in deleted)
+
     def mark(self, config: RepoConfig, view: FeatureView) -> Mark:
         """How far a view was materialized."""
         key = {"entity_id": {"S": _MARK}}
         found = self._client(config).get_item(TableName=_table_name(config, view), Key=key, ConsistentRead=True)
         item = found.get("Item") or {}
         until = item.get("until")
-        return Mark(datetime.fromisoformat(until["S"]) if until else None, item.get("run", {}).get("S"))
+        return Mark(
+            until=datetime.fromisoformat(until["S"]) if until else None,
+            run=item.get("run", {}).get("S"),
+            definition=item.get("definition", {}).get("S"),
+            writing=item.get("writing", {}).get("S"),
+        )
 
-    def begin(self, config: RepoConfig, view: FeatureView, run: str) -> Mark:
-        """Note that a run writes a view from now on; returns the mark of before."""
+    def begin(self, config: RepoConfig, view: FeatureView, run: str, definition: str) -> Mark:
+        """Note that a run writes a view, as it is defined now, from now on; returns the mark of before."""
         before = self.mark(config, view)
-        self._update_mark(config, view, "SET #run = :run", {"#run": "run"}, {":run": run})
+        writing = "" if before.has_rows_of_another(definition) else definition
+        self._update_mark(
+            config, view, "SET #run = :run, #writing = :writing",
+            {"#run": "run", "#writing": "writing"}, {":run": run, ":writing": writing},
+        )  # fmt: skip
         return before
 
-    def finish(self, config: RepoConfig, view: FeatureView, run: str, until: datetime | None) -> None:
+    def finish(self, config: RepoConfig, view: FeatureView, run: str, until: datetime | None, definition: str) -> None:
         """Note that a run is over, and that a view is materialized until `until`, unless it is further already."""
         if until:
             text = until.astimezone(UTC).isoformat(timespec="microseconds")  # one form, so that it sorts as text
             self._update_mark(
-                config, view, "SET #until = :until", {"#until": "until"}, {":until": text},
+                config, view, "SET #until = :until, #definition = :definition",
+                {"#until": "until", "#definition": "definition"}, {":until": text, ":definition": definition},
                 condition="attribute_not_exists(#until) OR #until < :until",
             )  # fmt: skip
         # Another run that began meanwhile is not over.

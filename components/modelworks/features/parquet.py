@@ -6,14 +6,16 @@ S3 is reached as the AWS variables of the environment describe (`AWS_ENDPOINT_UR
 
 from __future__ import annotations
 
-import os
+import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
+import boto3
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
@@ -21,11 +23,8 @@ from feast.infra.offline_stores.file_source import FileSource
 from pyarrow import fs
 
 from modelworks.errors import ModelworksError
-
-Base: TypeAlias = Path | str | None
-"""Where relative paths begin: a folder, or `s3://bucket/prefix`."""
-
-_HIDDEN = (".", "_")  # what pyarrow and Spark skip in a folder, and so what a file being written is called
+from modelworks.features import sources
+from modelworks.features.sources import HIDDEN, Base, is_folder
 
 
 def scan(source: DataSource, base: Base) -> pl.LazyFrame:
@@ -35,20 +34,9 @@ def scan(source: DataSource, base: Base) -> pl.LazyFrame:
         ModelworksError: The source is no Parquet, or is not there.
     """
     file = parquet_source(source)
-    uri = _uri(file, base)
-    try:
-        frame = pl.scan_parquet(
-            f"{uri.rstrip('/')}/" if _is_folder(uri) else uri,
-            hidden_file_prefix=_HIDDEN,
-            storage_options=_storage_options(file) if uri.startswith("s3://") else None,
-        )
-        frame.collect_schema()
-    except (FileNotFoundError, pl.exceptions.ComputeError) as error:
-        raise ModelworksError(
-            f"feature source {file.name!r} cannot be read from {uri}: {str(error).splitlines()[0]}",
-            fix="Write the data there first, or correct the source's path.",
-        ) from error
-    return frame
+    return sources.scan(
+        file.name, _uri(file, base), endpoint=file.s3_endpoint_override, credentials=file.resolve_credentials()
+    )
 
 
 def parquet_source(source: DataSource | None) -> FileSource:
@@ -73,7 +61,7 @@ def replace(table: pa.Table, source: FileSource, base: Base) -> None:
     """Write `table` as the whole content of `source`."""
     uri = _uri(source, base)
     system, path = _file_system(source, uri)
-    if _is_folder(uri):
+    if is_folder(uri):
         if system.get_file_info(path).type != fs.FileType.NotFound:
             system.delete_dir_contents(path)
         _write(table, system, f"{path.rstrip('/')}/{_part_name()}")
@@ -91,12 +79,55 @@ def append(table: pa.Table, source: FileSource, base: Base) -> None:
     if system.get_file_info(path).type != fs.FileType.NotFound:
         stored = schema(source, base)
         table = table.select(stored.names).cast(stored)
-    if _is_folder(uri):
+    if is_folder(uri):
         _write(table, system, f"{path.rstrip('/')}/{_part_name()}")
     elif system.get_file_info(path).type == fs.FileType.NotFound:
         _write(table, system, path)
     else:
         _write(pa.concat_tables([pq.read_table(path, filesystem=system), table]), system, path)
+
+
+def delete_rows(source: FileSource, base: Base, values: Mapping[str, Any]) -> pa.Table:
+    """Delete the rows whose columns have these values, file by file; returns the deleted ones.
+
+    Where a bucket keeps earlier versions of a file, those are deleted with them: they hold the rows still.
+
+    Raises:
+        OSError, botocore.exceptions.ClientError: A file cannot be read or written.
+    """
+    uri = _uri(source, base)
+    system, path = _file_system(source, uri)
+    gone = []
+    for file in _files(system, path, uri):
+        table = pq.read_table(file, filesystem=system, partitioning=None)
+        matches = [pc.fill_null(pc.equal(table[name], value), False) for name, value in values.items()]
+        found = functools.reduce(pc.and_, matches)
+        gone.append(table.filter(found))
+        if gone[-1].num_rows:
+            _write(table.filter(pc.invert(found)), system, file)
+        if uri.startswith("s3://"):
+            _delete_earlier_versions(file, source.s3_endpoint_override)
+    return pa.concat_tables(gone, promote_options="permissive") if gone else pa.table({})
+
+
+def _files(system: fs.FileSystem, path: str, uri: str) -> list[str]:
+    """The files of a source, without those that a reader skips."""
+    if "*" in uri:
+        raise ModelworksError(f"rows cannot be deleted from {uri}: a source must name a file or a folder for that")
+    if not is_folder(uri):
+        return [path]
+    found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    files = [each for each in found if each.type == fs.FileType.File]
+    return sorted(each.path for each in files if not each.base_name.startswith(HIDDEN))
+
+
+def _delete_earlier_versions(path: str, endpoint: str | None) -> None:
+    bucket, _, key = path.partition("/")
+    client = boto3.client("s3", endpoint_url=endpoint or sources.s3_endpoint())
+    for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
+        for version in page.get("Versions", ()):
+            if version["Key"] == key and not version["IsLatest"]:
+                client.delete_object(Bucket=bucket, Key=key, VersionId=version["VersionId"])
 
 
 def schema(source: FileSource, base: Base) -> pa.Schema:
@@ -165,34 +196,12 @@ def _part_name() -> str:
 
 
 def _uri(source: FileSource, base: Base) -> str:
-    if isinstance(base, str) and "://" in base and "://" not in source.path and not source.path.startswith("/"):
-        return f"{base.rstrip('/')}/{source.path}"  # a path of this machine would lose a slash
-    return str(FileSource.get_uri_for_file_path(base, source.path))
-
-
-def _is_folder(uri: str) -> bool:
-    if "*" in uri:
-        return False
-    return (
-        not uri.endswith((".parquet", ".pq")) if uri.startswith("s3://") else Path(uri).is_dir() or not Path(uri).suffix
-    )
+    return sources.uri_of(source.path, base)
 
 
 def _file_system(source: FileSource, uri: str) -> tuple[fs.FileSystem, str]:
     if not uri.startswith("s3://"):
         return fs.LocalFileSystem(), str(Path(uri).resolve())
-    endpoint, credentials = _endpoint(source), source.resolve_credentials()
+    endpoint, credentials = source.s3_endpoint_override or sources.s3_endpoint(), source.resolve_credentials()
     system, path = FileSource.create_filesystem_and_path(uri, endpoint or "", credentials)
     return system, path
-
-
-def _endpoint(source: FileSource) -> str | None:
-    own = source.s3_endpoint_override
-    return own or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _storage_options(source: FileSource) -> dict[str, str]:
-    options = {name.lower(): value for name, value in (source.resolve_credentials() or {}).items()}
-    if endpoint := _endpoint(source):
-        options |= {"aws_endpoint_url": endpoint, "aws_allow_http": str(endpoint.startswith("http://")).lower()}
-    return options

@@ -20,8 +20,10 @@ from feast.errors import FeastError
 from modelworks import contract
 from modelworks._container import end_on_sigterm
 from modelworks.errors import ModelworksError
-from modelworks.features.environment import open_store, verify
+from modelworks.features.environment import open_store, verify, verify_log
 from modelworks.features.materialization import Publish, cloudwatch, lag, materialize, views_of
+
+_CONFIG = Config(connect_timeout=5, read_timeout=15, retries={"mode": "standard", "total_max_attempts": 3})
 
 
 def main(arguments: list[str]) -> int:
@@ -58,6 +60,24 @@ def _materialize(order: argparse.Namespace, store: FeatureStore, view: FeatureVi
 
 def _verify(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -> None:
     """Publish the share of values that differ. Their examples are values of entities, and in no log."""
+    _verify_online(order, store, view)
+    if order.predictions:
+        _verify_served(order, store, view)
+
+
+def _verify_served(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -> None:
+    client = boto3.client("s3", config=_CONFIG)
+    behind, seed = timedelta(seconds=order.behind_seconds), datetime.now(UTC).toordinal()
+    found = list(verify_log(store, client, order.predictions, [view], sample=order.sample, behind=behind, seed=seed))
+    for each in found:
+        counts = f"{each.compared} served, {each.different} different, {each.stale} stale, {each.missing} missing"
+        _say(f"{each.model} {view.name}:{each.feature}: {counts}")
+    if compared := sum(each.compared for each in found):
+        wrong = sum(each.different + each.stale + each.missing for each in found)
+        _publisher(metric=contract.METRIC_FEATURE_SKEW, unit="None")(view.name, wrong / compared)
+
+
+def _verify_online(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -> None:
     if lag(store, view) is None:
         _say(f"{view.name}: never materialized without a gap, nothing to compare")
         return
@@ -72,8 +92,7 @@ def _verify(order: argparse.Namespace, store: FeatureStore, view: FeatureView) -
 
 
 def _publisher(**metric: str) -> Publish:
-    config = Config(connect_timeout=5, read_timeout=15, retries={"mode": "standard", "total_max_attempts": 3})
-    return cloudwatch(boto3.client("cloudwatch", config=config), os.environ[contract.ENV_ENVIRONMENT], **metric)
+    return cloudwatch(boto3.client("cloudwatch", config=_CONFIG), os.environ[contract.ENV_ENVIRONMENT], **metric)
 
 
 def _store() -> FeatureStore:
@@ -98,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--lookback-seconds", type=int, default=0, help="how far before the last run's end to begin")
     verb.set_defaults(run=_materialize)
     verb = verbs.add_parser("verify", help="compare online values with history, and publish the skew of each view")
-    verb.add_argument("--sample", type=int, default=1000, help="entities of each view to compare")
+    verb.add_argument("--sample", type=int, default=1000, help="entities of each view, and rows of each model's log")
+    verb.add_argument("--predictions", default="", help="s3://bucket/prefix of the prediction logs. Default: none")
+    verb.add_argument("--behind-seconds", type=int, default=86_400, help="how far online values may be behind history")
     verb.set_defaults(run=_verify)
     return parser
 

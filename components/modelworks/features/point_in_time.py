@@ -61,7 +61,7 @@ def join_point_in_time(
         _require_columns(view, rows, schema)
     unit = _unit(rows, time, views, schemas)
     joined = (
-        rows.lazy().with_row_index(_ROW).with_columns(_instant(time, rows.schema[time], unit).alias(_TIME)).sort(_TIME)
+        rows.lazy().with_row_index(_ROW).with_columns(instant(time, rows.schema[time], unit).alias(_TIME)).sort(_TIME)
     )
     first, last = _span(rows, time)
     for number, (view, schema) in enumerate(zip(views, schemas, strict=True)):
@@ -194,9 +194,9 @@ def _seen_between(
         bounds.append(event <= latest)
     if first is not None and view.ttl and (earliest := _literal(first, -view.ttl - _TICK, stored)) is not None:
         bounds.append(event >= earliest)
-    columns = [_instant(view.event_time, schema[view.event_time], unit).alias(_EVENT)]
+    columns = [instant(view.event_time, schema[view.event_time], unit).alias(_EVENT)]
     if view.created_time is not None:
-        columns.append(_instant(view.created_time, schema[view.created_time], unit).alias(_CREATED))
+        columns.append(instant(view.created_time, schema[view.created_time], unit).alias(_CREATED))
     return (
         view.frame.filter(*bounds)
         .select(
@@ -208,7 +208,7 @@ def _seen_between(
     )
 
 
-def _instant(column: str, dtype: pl.DataType, unit: Unit) -> pl.Expr:
+def instant(column: str, dtype: pl.DataType, unit: Unit) -> pl.Expr:
     """A column of times as moments in UTC."""
     moment = pl.col(column)
     if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
@@ -239,7 +239,7 @@ def _unit(rows: pl.DataFrame, time: str, views: Sequence[Values], schemas: list[
 def _span(rows: pl.DataFrame, time: str) -> tuple[datetime | None, datetime | None]:
     """The first and last of the rows' times, in UTC."""
     moments = rows.select(
-        first=_instant(time, rows.schema[time], "us").min(), last=_instant(time, rows.schema[time], "us").max()
+        first=instant(time, rows.schema[time], "us").min(), last=instant(time, rows.schema[time], "us").max()
     )
     return moments.item(0, "first"), moments.item(0, "last")
 

@@ -13,7 +13,7 @@ from modelworks._files import locked, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.release_line import with_release
 from modelworks.settings import Release
-from modelworks.stack_config import load, parse_yaml
+from modelworks.stack_config import load, parse_yaml, read_config
 
 ORDER = ("dev", "staging", "prod")
 LOCAL = "local"
@@ -26,6 +26,15 @@ def read_releases(path: Path) -> dict[str, Release]:
         ModelworksError: The file is missing or breaks a rule.
     """
     return load(path).releases
+
+
+def released_models(path: Path) -> list[str]:
+    """Names of the models that a stack's config file releases, also where it lacks something else, such as a secret.
+
+    Raises:
+        ModelworksError: It is not YAML.
+    """
+    return sorted(read_config(path).get("modelworks:releases") or {})
 
 
 def set_release(path: Path, model: str, release: Release) -> bool:

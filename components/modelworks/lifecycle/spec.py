@@ -187,6 +187,10 @@ class StoredFeatures(_Placed):
     fallback: Literal["error", "default", "cached"] = "error"
     """When the store cannot be read: refuse the request with 503, take every feature for missing, or take what was
     read last for the same key, and otherwise for missing."""
+    history: Callable[[Path], None] | None = None
+    """Writes the history that this project makes itself below a folder: the Parquet of each source, by its relative
+    path. `train` joins it where no other history is stated, and `modelworks features ingest` writes it into an
+    environment. Default: others write it."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without definitions."""

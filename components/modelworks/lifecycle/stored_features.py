@@ -7,6 +7,10 @@ definitions of then.
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,13 +20,12 @@ from modelworks._files import digest_of_facts
 from modelworks._spelling import did_you_mean
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
+from modelworks.lifecycle.spec import ModelSpec, StoredFeatures, project_error
 from modelworks.runtime import manifest as of
 from modelworks.runtime.stored import accepted
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from modelworks.lifecycle.spec import ModelSpec, StoredFeatures
 
 
 def stored_of(spec: ModelSpec) -> of.Stored | None:
@@ -85,24 +88,92 @@ def with_history(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored | None)
     """
     if stored is None:
         return frame
-    location = os.environ.get(contract.FEATURE_HISTORY_VARIABLE, "")
-    if not location:
-        raise ModelworksError(
-            f"{spec.name} reads the feature service {stored.service!r}, "
-            f"and {contract.FEATURE_HISTORY_VARIABLE} is not set",
-            fix="Set it to the folder, or the s3://bucket/data of the environment, that has the features' history.",
-        )
     if replaced := [name for name in stored.names if name in frame.columns]:
         raise ModelworksError(
             f"{spec.data.where}: data.load returns {', '.join(replaced)}, which the feature store has",
             fix="Leave it out of data.load, or out of the feature service.",
         )
-    found = _read(spec, frame, stored, location)
+    with _history(spec, stored) as location:
+        found = _read(spec, frame, stored, location)
     columns = {
         name: _column(spec, stored, name, found[name])
         for name in stored.names
     }  # fmt: skip
     return frame.assign(**columns)
+
+
+def write_history(spec: ModelSpec, folder: Path) -> None:
+    """Write the history that a model's project makes itself below a folder.
+
+    Raises:
+        ModelworksError: It makes none, or fails.
+    """
+    if spec.stored is None or spec.stored.history is None:
+        raise ModelworksError(
+            f"{spec.name} writes no history of features",
+            fix="State StoredFeatures(history=…) in its spec, or write the history with a pipeline of your own.",
+        )
+    try:
+        spec.stored.history(folder)
+    except ModelworksError:
+        raise
+    except Exception as error:
+        raise project_error(error, spec.folder, "writes the history of its features") from error
+
+
+def ingest_history(spec: ModelSpec, location: str, session: Any) -> list[str]:
+    """Write the history that a model's project makes into an environment's offline store.
+
+    A file of the same name is replaced, so that a second run changes nothing; other files stay.
+
+    Args:
+        spec: The model.
+        location: `s3://bucket/prefix`, below which the relative paths of sources are.
+        session: A boto3 session of the environment's account.
+
+    Returns:
+        The files, by their path below `location`.
+
+    Raises:
+        ModelworksError: As `write_history`, or S3 refuses a file.
+    """
+    from boto3.exceptions import Boto3Error  # only where there is a bucket
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
+    client = session.client("s3", config=config)
+    with tempfile.TemporaryDirectory(prefix="modelworks-history-") as folder:
+        write_history(spec, Path(folder))
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        names = [file.relative_to(folder).as_posix() for file in files]
+        try:
+            for file, name in zip(files, names, strict=True):
+                client.upload_file(str(file), bucket, f"{prefix}/{name}" if prefix else name)
+        except (Boto3Error, BotoCoreError, ClientError) as error:
+            raise ModelworksError(
+                f"the history of {spec.name} is in {location} in part: {error}",
+                fix="Run the same again: what is there is replaced by the same.",
+            ) from error
+    return names
+
+
+@contextmanager
+def _history(spec: ModelSpec, stored: of.Stored) -> Iterator[str]:
+    """Where the history of a model's features lies: the stated one, else one that its project makes."""
+    if location := os.environ.get(contract.FEATURE_HISTORY_VARIABLE, ""):
+        yield location
+        return
+    if spec.stored is None or spec.stored.history is None:
+        raise ModelworksError(
+            f"{spec.name} reads the feature service {stored.service!r}, "
+            f"and {contract.FEATURE_HISTORY_VARIABLE} is not set",
+            fix="Set it to the folder, or the s3://bucket/data of the environment, that has the features' history.",
+        )
+    with tempfile.TemporaryDirectory(prefix="modelworks-history-") as folder:
+        write_history(spec, Path(folder))
+        yield folder
 
 
 def _definitions(spec: ModelSpec) -> FeatureManifest:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from modelworks.runtime.manifest import Feature, Manifest, bounds
+from modelworks.runtime.manifest import Feature, Manifest, Stored, bounds
 from modelworks.runtime.schema import Rows
 
 if TYPE_CHECKING:
@@ -99,6 +99,26 @@ def example_rows(manifest: Manifest) -> list[Row]:
     decode = Rows(manifest).decode
     requests = [decode(msgspec.json.encode(example))[0] for example in manifest.examples]
     return Inputs(manifest).without_values(requests)
+
+
+LOGGED_STORED = b"modelworks.stored"
+"""Name in a Parquet file's metadata of what its rows were read by: a `LoggedStored` as JSON."""
+
+
+class LoggedStored(msgspec.Struct, frozen=True):
+    """The definitions by which the rows of a prediction log were read: it can be verified without the bundle."""
+
+    stored: Stored
+    features: tuple[Feature, ...]
+    """Those that are stored and not private."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> LoggedStored | None:
+        """Of a model; None for one without stored features."""
+        if manifest.stored is None:
+            return None
+        read = [manifest.feature(name) for name in manifest.stored.names]
+        return cls(manifest.stored, tuple(feature for feature in read if not feature.private))
 
 
 class Column(NamedTuple):

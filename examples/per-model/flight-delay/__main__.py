@@ -25,6 +25,8 @@ endpoint = ModelEndpoint(
         "image": config.get("image") or lock_image("runtime"),
         "host": config.require("host"),
         "release": config.get_object("release"),
+        # The ARN of the online table of each view that it reads: {"weather": "arn:aws:dynamodb:…"}
+        "feature_tables": config.get_object("feature_tables") or {},
         "allow_anonymous": config.get_bool("allow_anonymous") or False,
     },
 )

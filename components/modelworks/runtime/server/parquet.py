@@ -15,7 +15,7 @@ import msgspec
 
 from modelworks.runtime.manifest import Manifest, class_name
 from modelworks.runtime.server.spool import Batch, Chunk, read_chunks
-from modelworks.runtime.stored import Column, logged_columns
+from modelworks.runtime.stored import LOGGED_STORED, Column, LoggedStored, logged_columns
 
 _GROUP_ROWS = 16_384
 """A row group is closed as soon as it has so many."""
@@ -29,7 +29,7 @@ def parquet(
     Columns: `request_id`, `row` (position in the request), `time`, `latency_ms`, `model`, `version` (the release),
     `label` and `score`, or `value` for a regression, and `feature_<name>` for each feature that is not private. With
     stored features also `key_<name>` for their keys, `time_<view>`, the event time of the values that were read, and
-    `read_at`, when they were.
+    `read_at`, when they were; the file's metadata has the definitions.
 
     Args:
         batch: Its files.
@@ -45,9 +45,11 @@ def parquet(
     logged = logged_columns(manifest)
     # A dictionary of numbers that hardly repeat takes longer to make and more room than the numbers.
     repeating = ["model", "version", "label", *(column.name for column in logged if column.type == "string")]
+    stored = LoggedStored.of(manifest)
+    metadata = {LOGGED_STORED: msgspec.json.encode(stored)} if stored else None
     sink, writer = pa.BufferOutputStream(), None
     for chunks in _groups(_readable(batch, len(logged), unreadable)):
-        table = pa.table(_columns(pa, chunks, manifest, release, logged))
+        table = pa.table(_columns(pa, chunks, manifest, release, logged), metadata=metadata)
         if writer is None:
             writer = pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=repeating)
         writer.write_table(table)
