@@ -140,11 +140,15 @@ if settings.endpoints:
     pulumi.export("prediction_reader_role_arn", predictions.reader_role_arn)
 
 if settings.features:
+    vendor = arguments(settings.features.vendor)
+    if vendor:
+        vendor["api_key"] = secret(config.secrets.feature_api_key)
     features = FeatureStore(
         "features",
         {
             **on_the_ground,
-            **arguments(settings.features, without=["materialization"]),
+            **arguments(settings.features, without=["materialization", "vendor"]),
+            "vendor": vendor,
             "environment": stack,
             "alerts_topic_arn": environment.alerts_topic_arn,
             "views": feature_views(),
@@ -197,6 +201,7 @@ endpoints = {
             "trusted_keys": settings.trusted_keys,
             "tokens": secret(config.secrets.tokens.get(model)),
             "feature_tables": features.tables_of(read_views[model]) if settings.features else {},
+            "feature_api": features.api if settings.features and read_views[model] else None,
         },
         after(*addons.needed_by_endpoints),
     )

@@ -79,6 +79,10 @@ FULLEST: dict[str, dict[str, Any]] = {
         "materialization": {name: _GROUND[name] for name in ("namespace", "image")},
     },
     "ModelEndpoint": {
+        "feature_api": {
+            "url": "https://acme.tecton.ai",
+            "key_secret_arn": f"arn:aws:secretsmanager:eu-central-1:{ACCOUNT}:secret:k",
+        },
         "release": {"digest": "sha256:" + "ab" * 32, "version": 12},
         "tokens": "t0ken",
         "grpc": True,

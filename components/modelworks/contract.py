@@ -265,9 +265,21 @@ ENV_FEATURE_TABLES = "MODELWORKS_FEATURE_TABLES"
 """Name of the DynamoDB table of each feature view that the model reads, as a JSON object. Needed by models with stored
 features."""
 
+ENV_FEATURE_URL = "MODELWORKS_FEATURE_URL"
+"""Address of the online API of Hopsworks or Tecton, such as `https://acme.tecton.ai`. Needed by models whose features
+are there."""
+ENV_FEATURE_KEY_SECRET = "MODELWORKS_FEATURE_KEY_SECRET"  # noqa: S105 - the name of a variable, not a secret
+"""ARN of the secret in Secrets Manager that holds the API key for it. Unset: the variable of `FEATURE_KEY_VARIABLES`
+has the key itself, for a laptop."""
+FEATURE_KEY_VARIABLES = {"hopsworks": "HOPSWORKS_API_KEY", "tecton": "TECTON_API_KEY"}
+"""Where each vendor's own SDK looks for the API key, and so where training does."""
+
 # -- Training with stored features -----------------------------------------------------------------------------------
 FEATURE_HISTORY_VARIABLE = "MODELWORKS_FEATURE_HISTORY"
 """Where the history of features lies, below which the relative paths of sources are: a folder, or `s3://bucket/data`."""
+
+FEATURE_PYTHON_VARIABLE = "MODELWORKS_FEATURE_PYTHON"
+"""Interpreter of a virtual environment with the SDK of Hopsworks or Tecton. Unset: the one that trains."""
 
 # -- Jobs of a feature store -----------------------------------------------------------------------------------------
 FEATURE_STORE_VARIABLE = "MODELWORKS_FEATURE_STORE"

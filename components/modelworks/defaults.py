@@ -52,6 +52,8 @@ REGISTRY: Final[Defaults] = {
     "protect": True,
 }
 FEATURES: Final[Defaults] = {
+    "engine": "feast",
+    "vendor": None,
     "project": None,
     "views": [],
     "readers": [],
@@ -65,6 +67,14 @@ FEATURES: Final[Defaults] = {
     "noncurrent_days": 90,
     "point_in_time_recovery": True,
     "protect": True,
+}
+VENDOR: Final[Defaults] = {
+    "api_key": None,
+    "deployment": None,
+    "control_plane_account_id": None,
+    "external_id": None,
+    "repository": None,
+    "node_role": None,
 }
 FEATURE_VIEW: Final[Defaults] = {
     "path": None,
@@ -109,6 +119,7 @@ ENDPOINT: Final[Defaults] = {
     "log_sample_ratio": 1.0,
     "prediction_bucket": None,
     "feature_tables": {},
+    "feature_api": None,
     "permissions": [],
     "egress": [],
 }
@@ -172,6 +183,7 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "ClusterArgs": CLUSTER,
     "EgressArgs": {},
     "EnvironmentArgs": ENVIRONMENT,
+    "FeatureApiArgs": {},
     "FeatureStoreArgs": FEATURES,
     "FeatureViewArgs": FEATURE_VIEW,
     "IngressArgs": INGRESS,
@@ -185,5 +197,6 @@ OF_ARGUMENTS: Final[Mapping[str, Defaults]] = {
     "ReleaseArgs": RELEASE,
     "TolerationArgs": TOLERATION,
     "TrainingComputeArgs": TRAINING,
+    "VendorArgs": VENDOR,
 }
 """The defaults of each kind of arguments, by its name."""

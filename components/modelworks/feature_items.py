@@ -6,12 +6,16 @@ server, which has neither, and for its tests against both. A client is passed in
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
+
+from modelworks.errors import ModelworksError
 
 KEYS_PER_READ = 100
 """DynamoDB's limit for BatchGetItem."""
@@ -219,3 +223,34 @@ def _avalanche(number: int) -> int:
     number = (number ^ number >> 33) * 0xFF51AFD7ED558CCD & _MASK
     number = (number ^ number >> 33) * 0xC4CEB9FE1A85EC53 & _MASK
     return number ^ number >> 33
+
+
+# -- Vendors -----------------------------------------------------------------------------------------
+def qualified(service: str, view: str) -> str:
+    """The name of a vendor's view in a manifest. Services share views there, each with features of its own."""
+    return f"{service}__{view}"
+
+
+def unqualified(service: str, view: str) -> str:
+    """The vendor's name of a view of a manifest."""
+    return view.removeprefix(qualified(service, ""))
+
+
+def require_encrypted(url: str) -> None:
+    """Require an address that an API key may be sent to: over TLS, or to this machine.
+
+    Raises:
+        ModelworksError: It is another.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    encrypted = parts.scheme == "https" or (parts.scheme == "http" and local)
+    if not host or not encrypted or parts.query or parts.username:
+        raise ModelworksError(
+            f"the address of the feature store must be https://HOST, got {url!r}",
+            fix="Without TLS anybody on the way could read the API key. Plain http is for this machine alone.",
+        )

@@ -86,6 +86,10 @@ class Service:
     """Names of features, by their view."""
     renamed: tuple[str, ...] = ()
     """Views that it uses under another name, or with other keys."""
+    engine: str = "feast"
+    """`feast`, `hopsworks` or `tecton`: the system that keeps its views."""
+    place: Mapping[str, str] = field(default_factory=dict)
+    """Where a vendor keeps it: `workspace`; or `project`, `version` and `event_time`, the column of times."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,51 @@ class FeatureManifest:
 
     def to_json(self) -> str:
         """The text to commit: the same definitions give the same bytes."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+        facts = asdict(self)
+        for service in facts["services"].values():
+            if service["engine"] == "feast":
+                del service["engine"], service["place"]
+        return json.dumps({"format": FORMAT, **facts}, indent=2, sort_keys=True) + "\n"
+
+    @property
+    def of_vendors(self) -> FeatureManifest:
+        """The services that Hopsworks and Tecton keep, and their views."""
+        services = {name: service for name, service in self.services.items() if service.engine != "feast"}
+        views = {view for service in services.values() for view in service.features}
+        return FeatureManifest(
+            views={name: view for name, view in self.views.items() if name in views}, services=services
+        )
+
+    def without(self, service: str) -> FeatureManifest:
+        """These definitions without a vendor's service and its views."""
+        pulled = self.of_vendors.services.get(service)
+        gone = pulled.features if pulled else ()
+        return FeatureManifest(
+            views={name: view for name, view in self.views.items() if name not in gone},
+            on_demand=self.on_demand,
+            services={name: each for name, each in self.services.items() if not pulled or name != service},
+        )
+
+    def with_others(self, others: FeatureManifest) -> FeatureManifest:
+        """These definitions, and others.
+
+        Raises:
+            ModelworksError: Two views or services have one name.
+        """
+        for kind, here, there in (
+            ("view", {**self.views, **self.on_demand}, others.views),
+            ("service", self.services, others.services),
+        ):
+            if twice := sorted(set(here) & set(there)):
+                raise ModelworksError(
+                    f"there are two feature {kind}s {twice[0]!r}, of different engines or services",
+                    fix="Rename one of them.",
+                )
+        return FeatureManifest(
+            views={**self.views, **others.views},
+            on_demand={**self.on_demand, **others.on_demand},
+            services={**self.services, **others.services},
+        )
 
 
 def athena_type(feast_type: str) -> str:

@@ -1,4 +1,4 @@
-"""Where features are kept: history in S3 behind Glue and Athena, the newest values in DynamoDB."""
+"""The place of features: history in S3 behind Glue and Athena, the newest values in DynamoDB; or a vendor's."""
 
 import json
 import re
@@ -25,6 +25,7 @@ from modelworks._resources.iam import (
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject
 from modelworks._resources.network import network_policy
 from modelworks._resources.pod_identity import service_account
+from modelworks._resources.vendor_features import FeatureApiArgs, VendorAccount, VendorArgs, require_sound_vendor
 from modelworks._spelling import did_you_mean
 
 _PARQUET = "org.apache.hadoop.hive.ql.io.parquet"
@@ -53,6 +54,13 @@ class FeatureViewArgs(TypedDict):
 
 class FeatureStoreArgs(TypedDict):
     """Arguments of a `FeatureStore`."""
+
+    engine: NotRequired[str]
+    """The system that keeps the features: `feast`, `hopsworks` or `tecton`. For the latter two only what their
+    documentation requires of an AWS account is declared, and `vendor` is required. Default feast."""
+
+    vendor: NotRequired[VendorArgs | None]
+    """The feature store of Hopsworks or Tecton. Default: none."""
 
     project: NotRequired[str | None]
     """Name of the Feast project: letters, digits and `_`. Default: none, and the component's name with `_` for `-`."""
@@ -114,7 +122,8 @@ class FeatureStoreArgs(TypedDict):
 class FeatureStore(KubernetesComponent):
     """An offline store in S3 with a Glue catalog and an Athena workgroup, and an online store in DynamoDB, for Feast.
 
-    With `materialization`, a job on a cluster writes the newest values online.
+    With `materialization`, a job on a cluster writes the newest values online. For Hopsworks and Tecton: a bucket, the
+    role or policy that they need, and a secret for the API key.
 
     Raises:
         ValueError: An argument is unknown, missing, of the wrong type or out of its range, or two views have one name.
@@ -147,6 +156,9 @@ class FeatureStore(KubernetesComponent):
     feature_store_yaml: pulumi.Output[str]
     """A ready `feature_store.yaml` for Feast."""
 
+    vendor: pulumi.Output[dict[str, str]]
+    """Names and ARNs of this account to give to Hopsworks or Tecton; empty for Feast."""
+
     place: pulumi.Output[dict[str, Any]]
     """All that `modelworks features --env` reads: export it as `features`. Holds no secret."""
 
@@ -157,6 +169,7 @@ class FeatureStore(KubernetesComponent):
         _refuse_bad_names(project, args)
         _refuse_out_of_range(args)
         require_sound_materialization(args["materialization"])
+        require_sound_vendor(args["engine"], args["vendor"])
         cluster = args["materialization"]
         super().__init__(
             "modelworks:index:FeatureStore",
@@ -167,15 +180,23 @@ class FeatureStore(KubernetesComponent):
         )
         self._name, self._args, self._project = name, args, project
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
+        if args["engine"] == "feast":
+            self._declare(cluster)
+        else:
+            self._declare_vendor(args["engine"])
+        self.register_outputs({output: getattr(self, output) for output in _OUTPUTS})
+
+    def _declare(self, cluster: MaterializationArgs | None) -> None:
+        """The stores of Feast, their roles, alarms and jobs."""
         self.store = self._store()
         self.location = pulumi.Output.concat("s3://", self.store.bucket, f"/{DATA}")
         self.catalog = self._catalog()
         self.catalog_tables = self._catalog_tables()
         self.queries = self._queries()
         self.online_tables = self._online_tables()
-        self.reader, _ = self._role("reader", "Reads features", args["readers"], self._reads())
+        self.reader, _ = self._role("reader", "Reads features", self._args["readers"], self._reads())
         self.writer, _ = self._role(
-            "writer", "Writes history and definitions of features", args["writers"], self._writes()
+            "writer", "Writes history and definitions of features", self._args["writers"], self._writes()
         )
         self.materializer, self._may_materialize = self._role(
             "materializer", "Writes the newest features online", self._materializers(), self._materializes()
@@ -189,13 +210,34 @@ class FeatureStore(KubernetesComponent):
         self.feature_store_yaml = self._feature_store_yaml()
         if cluster:
             self._run_on(cluster)
+        self.vendor = pulumi.Output.from_input({})
         self.place = pulumi.Output.all(
             feature_store_yaml=self.feature_store_yaml,
             location=self.location,
             tables=self.tables,
-            environment=args["environment"],
+            environment=self._args["environment"],
         )
-        self.register_outputs({output: getattr(self, output) for output in _OUTPUTS})
+
+    def _declare_vendor(self, engine: str) -> None:
+        """The account as a vendor needs it. The outputs of Feast's stores are empty."""
+        self.account = VendorAccount(self, engine, self._args, protect=self._protect_data)
+        self.store = self.account.bucket
+        self._online: dict[str, aws.dynamodb.Table] = {}
+        nothing = pulumi.Output.from_input("")
+        for output in ("location", "database", "workgroup", "feature_store_yaml"):
+            setattr(self, output, nothing)
+        self.reader_role_arn = self.writer_role_arn = self.materializer_role_arn = nothing
+        self.bucket = self.store.bucket
+        self.tables = pulumi.Output.from_input({})
+        self.vendor = pulumi.Output.all(**self.account.facts)
+        self.place = pulumi.Output.all(
+            engine=engine, vendor=self.vendor, tables=self.tables, environment=self._args["environment"]
+        )
+
+    @property
+    def api(self) -> FeatureApiArgs | None:
+        """The online API of Hopsworks or Tecton: the `feature_api` of a `ModelEndpoint`. None for Feast."""
+        return None if self._args["engine"] == "feast" else self.account.api
 
     def tables_of(self, views: Iterable[str]) -> dict[str, pulumi.Input[str]]:
         """ARN of the online table of each of these views, by name: the `feature_tables` of a `ModelEndpoint`.
@@ -206,6 +248,8 @@ class FeatureStore(KubernetesComponent):
         Raises:
             ValueError: The store has no online view of that name.
         """
+        if self._args["engine"] != "feast":
+            return {}  # pods reach the vendor's API: `api`
         wanted = list(views)
         if strangers := [view for view in wanted if view not in self._online]:
             raise ValueError(
@@ -438,6 +482,7 @@ _OUTPUTS = (
     "writer_role_arn",
     "materializer_role_arn",
     "feature_store_yaml",
+    "vendor",
     "place",
 )
 

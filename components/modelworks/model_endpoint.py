@@ -31,6 +31,7 @@ from modelworks._resources.serving_pod import (
     DRAIN_SECONDS,
     Files,
     ReleaseArgs,
+    api_variables,
     bundle_variables,
     key_folder,
     log_variables,
@@ -40,6 +41,7 @@ from modelworks._resources.serving_pod import (
     table_variables,
     token_file,
 )
+from modelworks._resources.vendor_features import FeatureApiArgs, require_url
 
 
 class ModelEndpointArgs(TypedDict):
@@ -96,6 +98,10 @@ class ModelEndpointArgs(TypedDict):
     feature_tables: NotRequired[dict[str, pulumi.Input[str]]]
     """ARN of the online table of each feature view that its releases read, by the view's name, as
     `FeatureStore.tables_of` has them. Pods may read these tables and no others. Default: none."""
+
+    feature_api: NotRequired[FeatureApiArgs | None]
+    """Online API of Hopsworks or Tecton, as `FeatureStore.api` has it, where its releases read features there. Pods may
+    read the secret of its key. Default: none."""
 
     pod: NotRequired[PodArgs]
     """Additions to its pods: a GPU, a node pool, pull secrets, labels."""
@@ -189,10 +195,18 @@ class ModelEndpoint(KubernetesComponent):
     def _identity(self) -> PodIdentity:
         log, tables = self._args["prediction_bucket"], self._args["feature_tables"]
         logs = [] if log is None else [bucket_arn(log)]
+        api = self._args["feature_api"]
+        secrets = [] if api is None else [api["key_secret_arn"]]
 
         def permissions(bundles: str, key: str, *others: str) -> list[dict[str, Any]]:
+            first, last = len(logs), len(logs) + len(tables)
             return serving_permissions(
-                self._model, bundles, key, log_arns=others[: len(logs)], table_arns=others[len(logs) :]
+                self._model,
+                bundles,
+                key,
+                log_arns=others[:first],
+                table_arns=others[first:last],
+                secret_arns=others[last:],
             )
 
         return pod_identity(
@@ -202,7 +216,7 @@ class ModelEndpoint(KubernetesComponent):
             bucket=self._args["bundle_bucket"],
             permissions=permissions,
             description=f"Serves {self._model}",
-            others=[*logs, *tables.values()],
+            others=[*logs, *tables.values(), *secrets],
         )
 
     def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
@@ -339,6 +353,7 @@ class ModelEndpoint(KubernetesComponent):
             contract.ENV_SCRATCH: SCRATCH,
             **({contract.ENV_ALLOW_ANONYMOUS: "true"} if args["allow_anonymous"] else {}),
             **table_variables(args["feature_tables"]),
+            **api_variables(args["feature_api"]),
         }
 
     # -- Around the pods ---------------------------------------------------------------------------------------------
@@ -374,6 +389,8 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     require_sound_pod(args["pod"])
     require_sound_permissions(args["permissions"])
     require_sound_egress(args["egress"])
+    if api := args["feature_api"]:
+        require_url("feature_api.url", api["url"])
     for view, arn in args["feature_tables"].items():
         if isinstance(arn, str) and ":table/" not in arn:
             raise ValueError(

@@ -237,8 +237,38 @@ class Materialization(Strict):
     """A run that takes longer is ended, its retry included, in seconds. Written values stay."""
 
 
+class FeatureVendor(Strict):
+    """The feature store that Hopsworks or Tecton runs."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.-]+(:\d+)?$")]
+    """Address of its online API: `https://HOST`, or `https://HOST:PORT`. A port other than 443 needs the endpoint's
+    `egress` too."""
+    deployment: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,19}[a-z0-9]$")] | None = defaults.VENDOR[
+        "deployment"
+    ]
+    """Name that was agreed with Tecton. Its bucket is `tecton-<deployment>`."""
+    control_plane_account_id: AccountId | None = defaults.VENDOR["control_plane_account_id"]
+    """AWS account of Tecton's control plane, as Tecton states it."""
+    external_id: Annotated[str, StringConstraints(min_length=2, max_length=1224)] | None = defaults.VENDOR[
+        "external_id"
+    ]
+    """The external ID that Tecton assumes its role with, as Tecton states it."""
+    repository: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*/hopsworks-base$")] | None = (
+        defaults.VENDOR["repository"]
+    )
+    """ECR repository of the images of Hopsworks' projects: `NAMESPACE/hopsworks-base`."""
+    node_role: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{1,64}$")] | None = defaults.VENDOR["node_role"]
+    """Name of the role of the nodes that Hopsworks runs on, which gets its policy. Default: none; you attach it."""
+
+
 class Features(Strict):
     """The feature store of the environment: its views are those of `models/features.json`."""
+
+    engine: Literal["feast", "hopsworks", "tecton"] = defaults.FEATURES["engine"]
+    """The system that keeps the features. For Hopsworks and Tecton only what they ask an AWS account for is declared,
+    and the settings of Feast's store below do nothing."""
+    vendor: FeatureVendor | None = None
+    """The feature store of Hopsworks or Tecton; required for them."""
 
     materialization: Materialization | None = Materialization()
     """The job on the cluster that writes the newest values online. It needs the registry, whose namespace it runs in.
@@ -253,6 +283,26 @@ class Features(Strict):
     """How long a superseded or deleted file of history is kept, in days."""
     point_in_time_recovery: bool = defaults.FEATURES["point_in_time_recovery"]
     """Whether the online tables can be restored to any second of the last 35 days. AWS bills it by size."""
+
+    @model_validator(mode="after")
+    def _of_one_engine(self) -> Self:
+        needed = {
+            "feast": (),
+            "hopsworks": ("repository",),
+            "tecton": ("deployment", "control_plane_account_id", "external_id"),
+        }[self.engine]
+        if (self.vendor is None) != (self.engine == "feast"):
+            raise ValueError(
+                f"the engine {self.engine} needs vendor: its url, {', '.join(needed)}"
+                if self.vendor is None
+                else "vendor is for the engines hopsworks and tecton: state engine too"
+            )
+        given = self.vendor.model_dump(exclude={"url", "node_role"}, exclude_none=True) if self.vendor else {}
+        if missing := [name for name in needed if name not in given]:
+            raise ValueError(f"the engine {self.engine} needs vendor.{missing[0]}")
+        if strange := [name for name in given if name not in needed]:
+            raise ValueError(f"vendor.{strange[0]} is not for the engine {self.engine}")
+        return self
 
 
 class Predictions(Strict):
@@ -389,8 +439,9 @@ class Settings(Strict):
 
     @property
     def materialization(self) -> Materialization | None:
-        """The job that materializes; None where there is no feature store, or no namespace for it."""
-        return self.features.materialization if self.features and self.registry else None
+        """The job that materializes; None where Feast keeps no features, or there is no namespace for it."""
+        of_feast = self.features and self.features.engine == "feast"
+        return self.features.materialization if of_feast and self.features and self.registry else None
 
     @property
     def images(self) -> dict[str, str | None]:
@@ -470,6 +521,9 @@ class Secrets(Strict):
     """Password of the registry's user `admin`, at least 12 characters."""
     registry_database: str | None = None
     """URI of the registry's PostgreSQL, for `registry.database: postgres`: `postgresql://user:password@host/database`."""
+    feature_api_key: Annotated[str, StringConstraints(min_length=8)] | None = None
+    """API key of Hopsworks or Tecton with which pods read features. Without it, the secret in Secrets Manager is
+    declared empty, for somebody to fill in."""
     tokens: dict[ModelName, Tokens] = {}
     """Bearer tokens that an endpoint lets in, one a line and one at least, by the model's name."""
 

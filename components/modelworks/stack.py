@@ -247,6 +247,7 @@ def feature_views(project: Path | None = None) -> list[Any]:
     return [
         {"name": name, "columns": view.columns, "path": view.path, "online": view.online}
         for name, view in manifest.views.items()
+        if name not in manifest.of_vendors.views
     ]
 
 

@@ -17,6 +17,7 @@ from modelworks import cli
 from modelworks.cli import features
 from modelworks.deploy.account import account_of
 from modelworks.errors import ModelworksError
+from runtime.vendor_server import KEY, Service, VendorServer
 
 cli._register()
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -272,3 +273,61 @@ def test_nothing_is_forgotten_without_a_yes_or_by_a_key_that_no_view_has(project
         run("forget", "origin=EWR", "--env", "dev", "--yes")
     refused = CliRunner().invoke(cli.app, ["features", "forget", "tail=7", "--env", "dev"], input="n\n")
     assert refused.exit_code == 1
+
+
+# -- Services of vendors ---------------------------------------------------------------------------------------------
+@pytest.fixture
+def tecton(monkeypatch):
+    server = VendorServer()
+    server.services["risk"] = Service(
+        place="prod", keys={"tail": "string"}, features={"delays.mean": "float64", "delays.flights": "int64"}
+    )
+    monkeypatch.setenv("TECTON_API_KEY", KEY)
+    yield server
+    server.close()
+
+
+def pull(server, *more):
+    return run("pull", "risk", "--model", "flight-delay", "--url", server.url, "--workspace", "prod", *more)
+
+
+def test_pull_writes_the_definition_of_a_vendor_beside_those_of_feast(project, tecton):
+    run("apply")
+    before = json.loads((project / "models/features.json").read_text())
+    assert "view risk__delays" in pull(tecton).output
+    after = json.loads((project / "models/features.json").read_text())
+    assert after["views"]["delays"] == before["views"]["delays"]
+    assert after["services"]["flight"] == before["services"]["flight"]
+    assert after["services"]["risk"]["place"] == {"workspace": "prod"}
+    assert after["views"]["risk__delays"]["features"] == {"mean": "Float64", "flights": "Int64"}
+    assert "no changes" in pull(tecton).output
+
+
+def test_definitions_of_a_vendor_are_kept_when_those_of_feast_are_applied(project, tecton):
+    pull(tecton)
+    run("apply")
+    found = json.loads((project / "models/features.json").read_text())
+    assert {*found["services"]} == {"flight", "risk"}
+    assert "no changes" in run("plan").output
+
+
+def test_a_change_of_the_vendor_that_breaks_a_released_model_is_refused(project, tecton):
+    pull(tecton)
+    (project / "stacks/Pulumi.dev.yaml").write_text(STACK + RELEASES)
+    before = (project / "models/features.json").read_text()
+    del tecton.services["risk"].features["delays.flights"]
+    with pytest.raises(ModelworksError, match="flight-delay, released in dev, would break"):
+        pull(tecton)
+    assert (project / "models/features.json").read_text() == before
+    assert "remove" in pull(tecton, "--allow-breaking", "flight-delay").output
+
+
+def test_a_service_of_no_vendor_and_one_of_both_are_refused(project, tecton):
+    for more in ([], ["--workspace", "prod", "--project", "flights"]):
+        with pytest.raises(ModelworksError, match="a workspace of Tecton or in a project of Hopsworks"):
+            run("pull", "risk", "--model", "flight-delay", "--url", tecton.url, *more)
+
+
+def test_the_key_goes_to_no_address_without_tls(project, tecton):
+    with pytest.raises(ModelworksError, match="must be https://HOST"):
+        run("pull", "risk", "--model", "flight-delay", "--url", "http://acme.tecton.ai", "--workspace", "prod")

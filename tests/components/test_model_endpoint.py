@@ -7,7 +7,7 @@ import pytest
 
 from mocks import ACCOUNT, declare
 from modelworks import ModelEndpoint, contract
-from modelworks.runtime.online import read_tables
+from modelworks.runtime.online_engine import read_tables
 
 DIGEST = "sha256:" + "ab" * 32
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"

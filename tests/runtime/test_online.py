@@ -16,7 +16,8 @@ import pytest
 from modelworks.errors import ModelworksError
 from modelworks.feature_items import entity_id
 from modelworks.runtime.manifest import Feature, Manifest, Stored, StoredView
-from modelworks.runtime.online import OnlineFeatures, UnreadableError, read_tables
+from modelworks.runtime.online import OnlineFeatures, UnreadableError
+from modelworks.runtime.online_engine import Place, read_tables
 
 TABLE = "flights.delays"
 THROTTLED = "ProvisionedThroughputExceededException"
@@ -126,7 +127,7 @@ def online(fallback: str = "error", tables: dict[str, str] | None = None) -> Onl
         examples=({"tail": "N1"},),
         stored=Stored(service="flight", views=(view,), keys=(Feature(name="tail", type="string"),), fallback=fallback),
     )
-    return OnlineFeatures(manifest, {"delays": TABLE} if tables is None else tables)
+    return OnlineFeatures(manifest, Place({"delays": TABLE} if tables is None else tables))
 
 
 def read(features: OnlineFeatures, *tails: str) -> tuple[list[Any], bool]:

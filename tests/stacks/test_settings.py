@@ -33,6 +33,39 @@ def test_an_endpoint_that_reads_features_without_a_feature_store_is_contradictor
         Settings(**GOOD, **reading)
 
 
+TECTON = {
+    "url": "https://acme.tecton.ai",
+    "deployment": "acme",
+    "control_plane_account_id": "222222222222",
+    "external_id": "from-tecton",
+}
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"engine": "tecton"}, "the engine tecton needs vendor: its url, deployment, control_plane_account_id"),
+        ({"vendor": TECTON}, "vendor is for the engines hopsworks and tecton: state engine too"),
+        ({"engine": "hopsworks", "vendor": {"url": "https://h"}}, r"the engine hopsworks needs vendor\.repository"),
+        (
+            {"engine": "hopsworks", "vendor": {**TECTON, "repository": "a/hopsworks-base"}},
+            r"vendor\.deployment is not for",
+        ),
+        ({"engine": "tecton", "vendor": {**TECTON, "url": "http://acme.tecton.ai"}}, r"features\.vendor\.url"),
+        ({"engine": "sagemaker"}, r"features\.engine"),
+    ],
+)
+def test_a_feature_store_of_a_vendor_states_all_that_its_engine_needs_and_no_more(features, message):
+    with pytest.raises(ValidationError, match=message):
+        Settings(**GOOD, features=features)
+
+
+def test_nothing_of_a_vendors_features_is_materialized_here():
+    found = Settings(**GOOD, registry={}, features={"engine": "tecton", "vendor": TECTON})
+    assert found.materialization is None
+    assert Settings(**GOOD, registry={}, features={}).materialization is not None
+
+
 @pytest.mark.parametrize("steps", [[50, 10], [10, 10]])
 def test_steps_that_do_not_grow_are_refused(steps):
     with pytest.raises(ValidationError, match="steps must grow"):

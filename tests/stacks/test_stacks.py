@@ -393,6 +393,39 @@ def test_a_feature_service_of_an_endpoint_gives_its_pods_the_tables_of_its_views
     assert json.loads(found) == {"delays": "features.delays", "weather": "features.weather"}
 
 
+VENDOR = {
+    "url": "https://acme.tecton.ai",
+    "deployment": "acme",
+    "control_plane_account_id": "222222222222",
+    "external_id": "from-tecton",
+}
+
+
+def test_an_endpoint_reads_a_vendors_feature_service_by_its_api_and_the_secret_of_its_key(monkeypatch):
+    changes = reading("dev", monkeypatch, "flight")
+    changes["modelworks:settings"]["features"] = {"engine": "tecton", "vendor": VENDOR}
+    changes["modelworks:secrets"]["feature_api_key"] = "the-key-of-tecton"
+    declared = evaluated("dev", **changes)
+    (container,) = declared.one("kubernetes:argoproj.io/v1alpha1:Rollout")["spec"]["template"]["spec"]["containers"]
+    found = {item["name"]: item.get("value") for item in container["env"]}
+    secret = "arn:aws:mock:::features-api-key"
+    assert (found["MODELWORKS_FEATURE_URL"], found["MODELWORKS_FEATURE_KEY_SECRET"]) == (VENDOR["url"], secret)
+    assert "MODELWORKS_FEATURE_TABLES" not in found
+    policy = json.loads(declared.all("aws:iam/rolePolicy:RolePolicy")["flight-delay-endpoint-policy"]["policy"])
+    (reads,) = [rule for rule in policy["Statement"] if "secretsmanager:GetSecretValue" in rule["Action"]]
+    assert reads["Resource"] == [secret]
+    assert declared.all("aws:dynamodb/table:Table") == {}
+    assert "the-key-of-tecton" not in json.dumps(container)
+
+
+def test_an_endpoint_that_reads_nothing_gets_no_address_and_no_secret(monkeypatch):
+    changes = reading("dev", monkeypatch)
+    changes["modelworks:settings"]["features"] = {"engine": "tecton", "vendor": VENDOR}
+    declared = evaluated("dev", **changes)
+    (container,) = declared.one("kubernetes:argoproj.io/v1alpha1:Rollout")["spec"]["template"]["spec"]["containers"]
+    assert "MODELWORKS_FEATURE_KEY_SECRET" not in {item["name"] for item in container["env"]}
+
+
 @pytest.mark.parametrize(
     ("service", "message"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -20,6 +20,9 @@ def secure_bucket(
     noncurrent_days: int = defaults.REGISTRY["noncurrent_days"],
     expiration_days: Mapping[str, int] | None = None,
     protect: bool | None = defaults.REGISTRY["protect"],
+    fixed_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    statements: pulumi.Input[Sequence[Mapping[str, Any]]] = (),
 ) -> aws.s3.Bucket:
     """A private, encrypted, versioned bucket that refuses plain HTTP.
 
@@ -30,6 +33,9 @@ def secure_bucket(
         noncurrent_days: Days a superseded or deleted version is kept. At least 1.
         expiration_days: Days that objects are kept, by the prefix of their keys. All others stay.
         protect: Refuse to delete the bucket and its settings; None for what the parent has.
+        fixed_name: Its name in AWS, where somebody finds it by one; None for one that Pulumi chooses.
+        tags: Further tags.
+        statements: Statements of its policy, which another account needs to reach it.
 
     Raises:
         ValueError: `noncurrent_days` is below 1.
@@ -38,6 +44,8 @@ def secure_bucket(
         raise ValueError(f"noncurrent_days must be at least 1, got {noncurrent_days}")
     bucket = aws.s3.Bucket(
         name,
+        bucket=fixed_name,
+        tags=None if tags is None else dict(tags),
         # The key goes last: without it, a bucket that S3 refuses to delete holds nothing that can be read.
         opts=pulumi.ResourceOptions(parent=parent, protect=protect, depends_on=made_by(key_arn)),
     )
@@ -76,7 +84,9 @@ def secure_bucket(
     aws.s3.BucketPolicy(
         f"{name}-policy",
         bucket=bucket.id,
-        policy=bucket.arn.apply(_encrypted_transport_only),
+        policy=pulumi.Output.all(bucket.arn, statements).apply(
+            lambda found: policy_document([_encrypted_transport_only(found[0]), *found[1]])
+        ),
         # S3 refuses two changes of who may reach a bucket at the same moment.
         opts=pulumi.ResourceOptions.merge(within, pulumi.ResourceOptions(depends_on=[private])),
     )
@@ -108,16 +118,12 @@ def made_by(value: pulumi.Input[str]) -> list[Any]:
     return [pulumi.Output.from_input(value).apply(lambda _: None)]
 
 
-def _encrypted_transport_only(arn: str) -> str:
-    return policy_document(
-        [
-            {
-                "Sid": "EncryptedTransportOnly",
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": "s3:*",
-                "Resource": [arn, f"{arn}/*"],
-                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-            }
-        ]
-    )
+def _encrypted_transport_only(arn: str) -> dict[str, Any]:
+    return {
+        "Sid": "EncryptedTransportOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [arn, f"{arn}/*"],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }

@@ -12,6 +12,7 @@ from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, cores, m
 from modelworks._resources.iam import publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, Manifest
 from modelworks._resources.pod import SCRATCH, PodArgs, environment_variables, http_probe, restricted_pod
+from modelworks._resources.vendor_features import FeatureApiArgs
 
 DRAIN_SECONDS = 30
 """Seconds that a pod keeps serving after its termination began. The load balancer learns of it at the same moment, and
@@ -187,6 +188,13 @@ def table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.I
     return {contract.ENV_FEATURE_TABLES: tables}
 
 
+def api_variables(api: FeatureApiArgs | None) -> dict[str, pulumi.Input[str]]:
+    """The variables that name a vendor's online API; none where a model reads no features there."""
+    if api is None:
+        return {}
+    return {contract.ENV_FEATURE_URL: api["url"], contract.ENV_FEATURE_KEY_SECRET: api["key_secret_arn"]}
+
+
 def log_variables(model: str, bucket: pulumi.Input[str] | None, sample_ratio: float) -> dict[str, pulumi.Input[str]]:
     """Variables of the prediction log; none without a bucket for it."""
     if bucket is None:
@@ -198,7 +206,13 @@ def log_variables(model: str, bucket: pulumi.Input[str] | None, sample_ratio: fl
 
 
 def serving_permissions(
-    model: str, bundles_arn: str, key_arn: str, *, log_arns: Sequence[str], table_arns: Sequence[str]
+    model: str,
+    bundles_arn: str,
+    key_arn: str,
+    *,
+    log_arns: Sequence[str],
+    table_arns: Sequence[str],
+    secret_arns: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Permissions of a model's pods: read its bundles and features, write its log, publish metrics.
 
@@ -208,9 +222,11 @@ def serving_permissions(
         key_arn: The key of all that they read and write.
         log_arns: The bucket of the prediction log, if there is one.
         table_arns: Tables of stored features.
+        secret_arns: The secret of a vendor's API key, if features are read there.
     """
     writes = [statement(["s3:PutObject"], [f"{each}/{contract.predictions_prefix(model)}/*"]) for each in log_arns]
     reads = [statement(["dynamodb:BatchGetItem"], sorted(table_arns))] if table_arns else []
+    reads += [statement(["secretsmanager:GetSecretValue"], [each]) for each in secret_arns]
     return [
         statement(["s3:GetObject"], [f"{bundles_arn}/bundles/{model}/*"]),
         *writes,

@@ -110,7 +110,7 @@ def _plan(*, env: Also = "", as_json: Json = False) -> None:
     """
     from modelworks.features.plan import changes
 
-    planned = changes(_applied(env), _defined())
+    planned = changes(_applied(env), _defined_by_feast() if env else _defined())
     if as_json:
         print(json.dumps([asdict(change) for change in planned], indent=2))
         return
@@ -131,11 +131,11 @@ def _apply(*, env: Also = "", allow_breaking: Breaking = None) -> None:
 
     root = project_root()
     definitions = read_definitions(root)
-    manifest = definitions.manifest
+    manifest = definitions.manifest.with_others(read_manifest(root).of_vendors)
     if env:
         target = EnvironmentContext.of(env)
         store = _store(target)
-        planned, releases = changes(environment.registered_manifest(store), manifest), _released(env)
+        planned, releases = changes(environment.registered_manifest(store), definitions.manifest), _released(env)
         refuse_breaking(planned, releases, allow_breaking or ())
         if manifest != read_manifest(root):
             raise ModelworksError(
@@ -168,6 +168,48 @@ def _ingest(
     target = EnvironmentContext.of(env)
     for file in ingest_history(load_spec(model), target.output("features")["location"], target.session):
         out.print(escape(file))
+
+
+@features.command("pull", epilog=epilog("features pull"))
+def _pull(
+    service: Annotated[
+        str, typer.Argument(help="Name of the feature service, or of a feature view of Hopsworks.", metavar="SERVICE")
+    ],
+    *,
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The model that it is for.")],
+    url: Annotated[
+        str,
+        typer.Option("--url", metavar="URL", envvar=contract.ENV_FEATURE_URL, help="Address of the vendor."),
+    ],
+    workspace: Annotated[str, typer.Option("--workspace", metavar="NAME", help="Tecton's workspace.")] = "",
+    project: Annotated[str, typer.Option("--project", metavar="NAME", help="Project in Hopsworks.")] = "",
+    version: Annotated[int, typer.Option("--version", min=1, help="Version of the feature view in Hopsworks.")] = 1,
+    allow_breaking: Breaking = None,
+) -> None:
+    """Write the definition of a feature service of Tecton or Hopsworks into the manifest, as the vendor states it now.
+
+    A change that breaks a released model is refused. The API key is read from TECTON_API_KEY or HOPSWORKS_API_KEY.
+
+    Example: `modelworks features pull flight --model flights --url https://acme.tecton.ai --workspace prod`.
+    """
+    from modelworks.features.plan import changes, refuse_breaking
+    from modelworks.features.vendors import pull
+
+    if bool(workspace) == bool(project):
+        raise ModelworksError(
+            "a feature service is in a workspace of Tecton or in a project of Hopsworks",
+            fix="State one of --workspace and --project.",
+        )
+    root = project_root()
+    before = read_manifest(root)
+    engine = "tecton" if workspace else "hopsworks"
+    place = {"workspace": workspace} if workspace else {"project": project, "version": str(version)}
+    pulled = pull(engine, url.rstrip("/"), service, place, model)
+    after = before.without(service).with_others(pulled)
+    planned, releases = changes(before, after), _released("")
+    refuse_breaking(planned, releases, allow_breaking or ())
+    write_whole(root / PATH, after.to_json(), mode=0o644)
+    _print(planned, releases)
 
 
 @features.command("materialize", epilog=epilog("features materialize"))
@@ -356,6 +398,11 @@ def _pairs(keys: list[str]) -> dict[str, str]:
 
 
 def _defined() -> FeatureManifest:
+    """All definitions: those of Feast as they are in the files now, those of vendors as they were pulled."""
+    return _defined_by_feast().with_others(read_manifest(project_root()).of_vendors)
+
+
+def _defined_by_feast() -> FeatureManifest:
     from modelworks.features.definitions import read_definitions
 
     return read_definitions(project_root()).manifest
@@ -389,6 +436,11 @@ def _store(target: EnvironmentContext) -> FeatureStore:
     from modelworks.features.environment import open_store
 
     place = target.output("features")
+    if (engine := place.get("engine", "feast")) != "feast":
+        raise ModelworksError(
+            f"the features of {target.environment} are kept by {engine}, and not in a store of Feast's",
+            fix="Use the vendor's own tools. `modelworks features pull` brings its definitions into the manifest.",
+        )
     # Feast, pyarrow and Polars take the account from the process's own variables.
     os.environ.pop("AWS_SESSION_TOKEN", None)
     os.environ.update(

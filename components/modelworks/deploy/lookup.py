@@ -1,8 +1,9 @@
 """Finds half-created resources by their properties, where their names do not determine their ids.
 
-AWS gives a KMS key, a subscription, a secret and each of its versions an id of its own choice. A key is recognised by
-its description and all of its tags, a subscription by topic, protocol and endpoint, a secret by its name, a version by
-the stages that it holds; resources that the state contains are never candidates.
+AWS gives a KMS key, a grant, a subscription, a secret and each of its versions an id of its own choice. A key is
+recognised by its description and all of its tags, a grant by its key, grantee and operations. A subscription is
+recognised by topic, protocol and endpoint, a secret by its name, a version by the stages that it holds. Resources that
+the state contains are never candidates.
 """
 
 from __future__ import annotations
@@ -51,6 +52,16 @@ def _key(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection
     return ""
 
 
+def _grant(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str:
+    key, operations = inputs["keyId"], set(inputs.get("operations") or ())
+    for page in client("kms").get_paginator("list_grants").paginate(KeyId=key):
+        for item in page["Grants"]:
+            same = item["GranteePrincipal"] == inputs.get("granteePrincipal") and set(item["Operations"]) == operations
+            if same and f"{key}:{item['GrantId']}" not in known:
+                return f"{key}:{item['GrantId']}"
+    return ""
+
+
 def _subscription(client: Callable[[str], Any], inputs: dict[str, Any], known: Collection[str]) -> str:
     for page in client("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=inputs.get("topic", "")):
         for item in page["Subscriptions"]:
@@ -81,6 +92,7 @@ def _version(client: Callable[[str], Any], inputs: dict[str, Any], known: Collec
 
 
 _FINDERS: dict[str, Callable[[Callable[[str], Any], dict[str, Any], Collection[str]], str | None]] = {
+    "aws:kms/grant:Grant": _grant,
     "aws:kms/key:Key": _key,
     "aws:secretsmanager/secret:Secret": _secret,
     "aws:secretsmanager/secretVersion:SecretVersion": _version,

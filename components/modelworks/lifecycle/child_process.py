@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH as FEATURES
 from modelworks.lifecycle.model_project import LOCK, copy_project, lock_file
@@ -31,6 +32,7 @@ PASSED_ON = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "PYTHONDONTWRITEBYTECODE",
+    *contract.FEATURE_KEY_VARIABLES.values(),
 )
 PASSED_ON_PREFIXES = ("AWS_", "MODELWORKS_")
 FIXED = {

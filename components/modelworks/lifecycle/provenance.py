@@ -21,8 +21,9 @@ TRAINING = (
 """Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
 SERVICE = (
     "contract.py", "errors.py", "feature_items.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py",
-    "runtime/online.py", "runtime/predictions.py", "runtime/predictor.py", "runtime/project_code.py",
-    "runtime/schema.py", "runtime/stored.py", "runtime/trust.py",
+    "runtime/feature_tables.py", "runtime/feature_vectors.py", "runtime/online.py", "runtime/online_engine.py",
+    "runtime/predictions.py", "runtime/predictor.py", "runtime/project_code.py", "runtime/schema.py",
+    "runtime/stored.py", "runtime/trust.py",
 )  # fmt: skip
 """Modules that go into a bundle, because its standard service imports them."""
 BUILDING = (

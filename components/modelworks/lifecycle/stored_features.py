@@ -6,12 +6,13 @@ definitions of then.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -22,7 +23,7 @@ from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
 from modelworks.lifecycle.spec import ModelSpec, StoredFeatures, project_error
 from modelworks.runtime import manifest as of
-from modelworks.runtime.stored import accepted
+from modelworks.runtime.stored import accepted, decoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,9 @@ def stored_of(spec: ModelSpec) -> of.Stored | None:
     if stated is None:
         return None
     definitions = _definitions(spec)
+    used = _used(stated, definitions)
+    service = definitions.services[stated.service]
+    engine = cast("of.Engine", service.engine)
     stored = of.Stored(
         service=stated.service,
         keys=tuple(key.served for key in stated.keys),
@@ -48,11 +52,14 @@ def stored_of(spec: ModelSpec) -> of.Stored | None:
                 features={each: definitions.views[name].features[each] for each in features},
                 digest=definitions.views[name].digest,
                 ttl_seconds=definitions.views[name].ttl_seconds or None,
+                event_time=definitions.views[name].event_time if engine == "hopsworks" else "",
             )
-            for name, features in _used(stated, definitions).items()
+            for name, features in used.items()
         ),
         defaults=dict(stated.defaults),
         fallback=stated.fallback,
+        engine=engine,
+        place=dict(service.place),
     )
     features = {feature.name: feature for feature in spec.served_features}
     problems = of.stored_problems(spec.served_features, stored)
@@ -161,7 +168,13 @@ def ingest_history(spec: ModelSpec, location: str, session: Any) -> list[str]:
 
 @contextmanager
 def _history(spec: ModelSpec, stored: of.Stored) -> Iterator[str]:
-    """Where the history of a model's features lies: the stated one, else one that its project makes."""
+    """Where the history of a model's features lies: the stated one, else one that its project makes.
+
+    Nowhere, if a vendor has it: its SDK joins there.
+    """
+    if stored.engine != "feast":
+        yield ""
+        return
     if location := os.environ.get(contract.FEATURE_HISTORY_VARIABLE, ""):
         yield location
         return
@@ -210,16 +223,9 @@ def _used(stated: StoredFeatures, definitions: FeatureManifest) -> dict[str, tup
 
 
 def _read(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored, location: str) -> dict[str, list[Any]]:
-    try:
-        import polars as pl  # an extra of its own: only models with stored features need it
-        import pyarrow as pa
+    import pyarrow as pa
 
-        from modelworks.features.history import read_history
-    except ImportError as error:
-        raise ModelworksError(
-            f"{spec.name} reads features, and {error.name} is not installed", fix="Install `modelworks[features]`."
-        ) from error
-    time, definitions = str(spec.data.prediction_time), _definitions(spec)
+    time = str(spec.data.prediction_time)
     keys = dict.fromkeys(key for view in stored.views for key in view.keys)
     if missing := [name for name in (*keys, time) if name not in frame.columns]:
         raise ModelworksError(f"{spec.data.where}: data.load returned no column {', '.join(map(repr, missing))}")
@@ -227,8 +233,43 @@ def _read(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored, location: str
         rows = pa.Table.from_pandas(frame[[*keys, time]], preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ModelworksError(f"{spec.data.where}: a key has no single type: {error}") from error
+    if stored.engine == "feast":
+        return _read_history(spec, rows, time, stored, location)
+    return _read_events(spec, rows, time, stored)
+
+
+def _read_history(spec: ModelSpec, rows: Any, time: str, stored: of.Stored, location: str) -> dict[str, list[Any]]:
+    try:
+        import polars as pl  # an extra of its own: only models with features of Feast need it
+
+        from modelworks.features.history import read_history
+    except ImportError as error:
+        raise ModelworksError(
+            f"{spec.name} reads features, and {error.name} is not installed", fix="Install `modelworks[features]`."
+        ) from error
+    definitions = _definitions(spec)
     views = {view.name: (definitions.views[view.name], tuple(view.features)) for view in stored.views}
     return read_history(pl.DataFrame(pl.from_arrow(rows)), time, views, location)
+
+
+def _read_events(spec: ModelSpec, rows: Any, time: str, stored: of.Stored) -> dict[str, list[Any]]:
+    """The vendor's history of the rows, decoded as its online values are."""
+    import pyarrow.compute as pc
+
+    from modelworks.features.vendors import read_events
+
+    whole = functools.reduce(pc.and_, [pc.is_valid(rows[name]) for name in rows.column_names]).to_pylist()
+    places = [number for number, is_whole in enumerate(whole) if is_whole]  # a null key or time matches nothing
+    kinds = {name: kind for view in stored.views for name, kind in view.features.items()}
+    found: dict[str, list[Any]] = {name: [None] * len(whole) for name in kinds}
+    if not places:
+        return found
+    service = _definitions(spec).services[stored.service]
+    features = {view.name: tuple(view.features) for view in stored.views}
+    for name, values in read_events(stored.service, service, rows.take(places), time, features).items():
+        for place, value in zip(places, values, strict=True):
+            found[name][place] = decoded(kinds[name], value)
+    return found
 
 
 def _column(spec: ModelSpec, stored: of.Stored, name: str, values: list[Any]) -> pd.Series[Any]:

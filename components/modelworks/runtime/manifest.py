@@ -61,6 +61,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     example: float | int | str | bool | None = None
 
 
+Engine = Literal["feast", "hopsworks", "tecton"]
+"""The system that keeps the features, and computes them for training."""
 Fallback = Literal["error", "default", "cached"]
 """When features cannot be read: refuse the request, take every value for missing, or use the one read last."""
 
@@ -89,6 +91,9 @@ class StoredView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """Of the view's whole definition, as it was when the model was trained."""
     ttl_seconds: float | None = None
     """An older value is not read. None: any age."""
+    event_time: str = ""
+    """The feature of a Hopsworks feature view that is the event time of the others. Empty: the engine states it, or
+    nobody does."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -102,6 +107,9 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     defaults: dict[str, float | int | str | bool] = {}
     """The value of a feature that the store lacks; without one it is missing."""
     fallback: Fallback = "error"
+    engine: Engine = "feast"
+    place: dict[str, str] = {}
+    """Where the engine keeps the service: `workspace` for Tecton, `project` and `version` for Hopsworks."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ class _Worker:
             self._log = PredictionLog(self._scratch / SPOOL, manifest, config.prediction_log_sample)
             self._log.start()
         self._tracer = tracer_if_wanted(config.model, config.release)
-        reads = feature_reads_of(manifest, config.feature_tables, self._scribe)
+        reads = feature_reads_of(manifest, config.features, self._scribe)
         engine = engine_of(
             config, manifest, model, counters, self._scribe, log=self._log, tracer=self._tracer, reads=reads
         )

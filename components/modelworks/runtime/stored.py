@@ -7,6 +7,8 @@ missing one becomes the feature's default, or None.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +94,46 @@ def accepted(feature: Feature, value: Any) -> Any:
     if not low <= value <= high:  # NaN is not
         return None
     return value if feature.type == "integer" else float(value)
+
+
+def decoded(kind: str, value: Any) -> Any:
+    """A value of a vendor's answer or frame, as the stated type has it; None if it is none of that type.
+
+    Training and serving both decode by it, so that they see the same bits.
+
+    Args:
+        kind: One of `STORED_TYPES`.
+        value: As JSON or a column of the frame has it. Tecton sends 64-bit integers as text, which keeps all digits;
+            the online store of Hopsworks has 0 and 1 for booleans.
+    """
+    if value is None:
+        return None
+    if kind == "String":
+        return value if isinstance(value, str) else None
+    if kind == "Bool":
+        return bool(value) if isinstance(value, bool) or (type(value) is int and value in {0, 1}) else None
+    if isinstance(value, bool):
+        return None
+    if kind in {"Int32", "Int64"}:
+        return _integer(value, 31 if kind == "Int32" else 63)
+    if not isinstance(value, int | float):
+        return None
+    try:
+        number = struct.unpack("<f", struct.pack("<f", value))[0] if kind == "Float32" else float(value)
+    except OverflowError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _integer(value: Any, bits: int) -> int | None:
+    if isinstance(value, str):
+        digits = value.removeprefix("-")
+        whole = int(value) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    elif isinstance(value, float):  # a column of integers with a gap
+        whole = int(value) if value.is_integer() else None
+    else:
+        whole = value if isinstance(value, int) else None
+    return whole if whole is not None and -(1 << bits) <= whole < 1 << bits else None
 
 
 def example_rows(manifest: Manifest) -> list[Row]:

@@ -10,7 +10,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
-from modelworks.runtime.online import read_tables
+from modelworks.runtime.online_engine import Place, read_place
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 1 << 20
     latency_objective_ms: float | None = None
     access_log: float = 0.01
-    feature_tables: dict[str, str] = {}
+    features: Place = Place()
 
     @property
     def release(self) -> str:
@@ -103,7 +103,7 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
         if objective
         else None,
         access_log=_number(environ, contract.ENV_ACCESS_LOG, 0.01, 0, 1),
-        feature_tables=read_tables(environ.get(contract.ENV_FEATURE_TABLES)),
+        features=read_place(environ),
     )
 
 

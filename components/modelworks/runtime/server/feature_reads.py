@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.online import READS_AT_ONCE, OnlineFeatures
+from modelworks.runtime.online import OnlineFeatures
+from modelworks.runtime.online_engine import READS_AT_ONCE, Place
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.server.logs import line
 from modelworks.runtime.stored import Inputs
@@ -70,15 +71,15 @@ class FeatureReads:
             return error
 
 
-def feature_reads_of(manifest: Manifest, tables: Mapping[str, str], scribe: Scribe) -> FeatureReads | None:
+def feature_reads_of(manifest: Manifest, where: Place, scribe: Scribe) -> FeatureReads | None:
     """The reader of a model's stored features; None for a model without.
 
     Raises:
-        ModelworksError: A view has no table, or it may not be read.
+        ModelworksError: The features are nowhere, or may not be read.
     """
     if manifest.stored is None:
         return None
-    online = OnlineFeatures(manifest, tables)
+    online = OnlineFeatures(manifest, where)
     [example] = Rows(manifest).decode(msgspec.json.encode(manifest.examples[0]))
     if trouble := online.check(example):
         scribe.add(line("warning", "the feature store does not answer yet", error=trouble))

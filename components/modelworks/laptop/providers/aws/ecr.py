@@ -14,10 +14,12 @@ from modelworks.laptop.providers.aws.shapes import pairs, tags_of
 
 class Repository(Resource):
     pulumi_type = "aws:ecr/repository:Repository"
-    handles = names("forceDelete imageScanningConfiguration imageTagMutability name region tags")
+    handles = names(
+        "encryptionConfigurations forceDelete imageScanningConfiguration imageTagMutability name region tags"
+    )
     recorded = names("forceDelete")
     name = Name(limit=256, lower=True)
-    computed = names("name")
+    computed = names("encryptionConfigurations name")
     defaults: ClassVar = {
         "forceDelete": False,
         "imageTagMutability": "MUTABLE",
@@ -26,11 +28,18 @@ class Repository(Resource):
 
     def create(self, inputs: dict[str, Any]) -> str:
         scanning = (inputs.get("imageScanningConfiguration") or {}).get("scanOnPush", False)
+        encryption = {
+            name: value
+            for each in inputs.get("encryptionConfigurations") or []
+            for name, value in (("encryptionType", each.get("encryptionType")), ("kmsKey", each.get("kmsKey")))
+            if value
+        }
         self.client("ecr").create_repository(
             repositoryName=inputs["name"],
             imageTagMutability=inputs.get("imageTagMutability", "MUTABLE"),
             imageScanningConfiguration={"scanOnPush": scanning},
             tags=pairs(inputs.get("tagsAll") or {}),
+            **({"encryptionConfiguration": encryption} if encryption else {}),
         )
         return str(inputs["name"])
 
@@ -49,6 +58,7 @@ class Repository(Resource):
         found = ecr.describe_repositories(repositoryNames=[id_])["repositories"][0]
         return {
             "arn": found["repositoryArn"],
+            "encryptionConfigurations": [found["encryptionConfiguration"]],
             "imageScanningConfiguration": found.get("imageScanningConfiguration") or {"scanOnPush": False},
             "imageTagMutability": found.get("imageTagMutability"),
             "name": id_,

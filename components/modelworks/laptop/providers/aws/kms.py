@@ -125,3 +125,39 @@ class Alias(Resource):
 
     def delete(self, id_: str, state: dict[str, Any]) -> None:
         self.client("kms").delete_alias(AliasName=id_)
+
+
+class Grant(Resource):
+    pulumi_type = "aws:kms/grant:Grant"
+    handles = names("granteePrincipal keyId name operations region")
+    computed = names("name")
+    sets = names("operations")
+
+    def create(self, inputs: dict[str, Any]) -> str:
+        more = {"Name": inputs["name"]} if inputs.get("name") else {}
+        made = self.client("kms").create_grant(
+            KeyId=inputs["keyId"],
+            GranteePrincipal=inputs["granteePrincipal"],
+            Operations=inputs["operations"],
+            **more,
+        )
+        return f"{inputs['keyId']}:{made['GrantId']}"
+
+    def read(self, id_: str, known: dict[str, Any]) -> dict[str, Any] | None:
+        key, _, grant = id_.rpartition(":")
+        for found in self.client("kms").list_grants(KeyId=key)["Grants"]:
+            if found["GrantId"] == grant:
+                return {
+                    "grantId": grant,
+                    "grantToken": known.get("grantToken"),
+                    "granteePrincipal": found["GranteePrincipal"],
+                    "keyId": key,
+                    "name": found.get("Name"),
+                    "operations": found["Operations"],
+                }
+        return None
+
+    def delete(self, id_: str, state: dict[str, Any]) -> None:
+        key, _, grant = id_.rpartition(":")
+        with absent("NotFoundException"):  # it went with its key
+            self.client("kms").revoke_grant(KeyId=key, GrantId=grant)

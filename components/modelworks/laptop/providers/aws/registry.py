@@ -40,6 +40,7 @@ RESOURCES: Mapping[str, type[Resource]] = {
         athena.Workgroup,
         dynamodb.Table,
         kms.Alias,
+        kms.Grant,
         kms.Key,
         ssm.Parameter,
         secretsmanager.Secret,
