@@ -28,6 +28,15 @@ BASELINE = 10_000
 SIZES = (100, 300, 1_000, 10_000, 100_000)
 SHIFTS = (0.2, 0.35, 0.5, 1.0)
 """In standard deviations of a normal feature: indices of about 0.04, 0.12, 0.25 and 1.0."""
+LIKENESS = 0.3
+CLUSTERED = (
+    ((8, 50), (8, 50)),
+    ((20, 50), (20, 50)),
+    ((100, 100), (20, 50)),
+    ((200, 5), (200, 5)),
+    ((365, 100), (60, 100)),
+)
+"""Clusters of the baseline and of the rows, and rows of each."""
 NAMES, SLOPE = np.array([f"text {number}" for number in range(200)]), 1.2
 WEIGHTS = np.arange(1, len(NAMES) + 1) ** -SLOPE
 
@@ -89,6 +98,43 @@ def power(trials: int) -> None:
         print(f"| {rows:,} | " + " | ".join(cells) + " |", flush=True)
 
 
+def clustered(trials: int) -> None:
+    """Print what is found without drift where rows come in clusters, by the test with and without them."""
+    print(
+        "\n| feature | baseline | rows | test by rows | test by clusters | shift of 1 sd found |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for kind in ("number", "string"):
+        for baseline, rows in CLUSTERED:
+            cells = [kind, *(f"{count:,} clusters of {size:,}" for count, size in (baseline, rows))]
+            alone, by_clusters, found = [], [], []
+            for seed in range(trials):
+                generator = np.random.default_rng([seed, *baseline, *rows])
+                there, here, moved = (in_clusters(generator, kind, *shape) for shape in (baseline, rows, (*rows, 1.0)))
+                feature = Feature(name="x", type=kind)
+                stored, plain = profile_of(feature, *there), profile_of(feature, there[0])
+                for tested, of in (
+                    (alone, drift(plain, here[0], seed)),
+                    (by_clusters, drift(stored, here[0], seed, here[1])),
+                    (found, drift(stored, moved[0], seed, moved[1])),
+                ):
+                    tested.append(of is not None and of.p_value < SIGNIFICANCE)
+            cells += [f"{np.mean(each):.1%}" for each in (alone, by_clusters, found)]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def in_clusters(
+    generator: np.random.Generator, kind: str, count: int, size: int, shift: float = 0.0
+) -> tuple[pd.Series, np.ndarray]:
+    """A feature of rows in clusters, and the cluster of each: the likeness is LIKENESS of the variance."""
+    clusters = np.repeat(np.arange(count), size)
+    common, own = generator.normal(size=count)[clusters], generator.normal(size=len(clusters))
+    values = shift + np.sqrt(LIKENESS) * common + np.sqrt(1 - LIKENESS) * own
+    if kind == "string":
+        return pd.Series(np.array(list("abcdefgh"))[np.digitize(values, np.linspace(-1.5, 1.5, 7))]), clusters
+    return pd.Series(values), clusters
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,6 +142,7 @@ def main() -> None:
     trials = parser.parse_args().trials
     errors(trials)
     power(trials)
+    clustered(trials)
 
 
 if __name__ == "__main__":

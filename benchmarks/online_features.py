@@ -76,8 +76,8 @@ def applied(folder: Path) -> Any:
 
 def server_reader() -> Any:
     """The reader of a server, for a model that takes all features of the three views."""
-    from modelworks.runtime.manifest import Feature, Stored, StoredView
     from modelworks.runtime import online
+    from modelworks.runtime.manifest import Feature, Stored, StoredView
 
     online._TIMEOUT_SECONDS = 30  # noqa: SLF001 - the emulator of a busy machine is slower than DynamoDB
 

@@ -6,8 +6,9 @@ One worker on the first core; the load comes from the others. modelworks has eve
 logs, metrics, trace context, prediction log. `base` is FastAPI with scikit-learn in its thread pool, `fastapi-onnx` an
 async FastAPI route around ONNX Runtime, `mlserver-onnx` MLServer with a runtime class of the same kind, installed into
 an environment of its own in the user's cache on request. They are in `parts/`. Ratios are to the base of the same run;
-of several rounds, in which the servers take turns, the middle one counts. `overload` offers modelworks three times what
-it can do.
+of several rounds, in which the servers take turns, the middle one counts. `overload` offers modelworks three times and
+ten times what it can do. `flood` has 32 clients for ten times as long and every answer logged: memory of server and
+publisher. `strangers` has clients that hold what they can, and next to them eight good ones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,17 @@ POINTS = {
     "100_rows_32_clients": (100, 32),
 }
 """Rows of a request, and clients that each send the next request after the last answer."""
-OVERLOAD = 3
+OVERLOAD = (3, 10)
 CONNECTIONS = 256
 """Of an overload: far more than the server can answer within its queue."""
+HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\n"
+STRANGERS = {
+    "none": (0, b""),
+    "5000_idle": (5000, b""),
+    "600_slow_bodies": (600, HEAD + b"content-length: 1000000\r\n\r\n" + b"x" * 500_000),
+    "600_trailers_without_end": (600, HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 4000),
+}
+"""How many connections, and the part of a request that each of them sends."""
 
 Rows = list[dict[str, Any]]
 
@@ -100,18 +110,14 @@ def main() -> None:
     try:
         example = build(folder)
         with emulated_aws(folder) as aws:
-            servers = {
-                name: server
-                for name, server in _servers(folder, example, aws, args.sample, mlserver=args.mlserver).items()
-                if name in wanted
-            }
-            print(json.dumps(_results(args, servers, example, folder, overload="overload" in wanted), indent=2))
+            servers = _servers(folder, example, aws, args.sample, mlserver=args.mlserver)
+            print(json.dumps(_results(args, servers, example, folder, wanted), indent=2))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _results(
-    args: argparse.Namespace, servers: dict[str, Server], example: Example, folder: Path, *, overload: bool
+    args: argparse.Namespace, servers: dict[str, Server], example: Example, folder: Path, wanted: list[str]
 ) -> dict[str, Any]:
     results: dict[str, Any] = {
         "cores": os.cpu_count(),
@@ -120,15 +126,16 @@ def _results(
         "rounds": args.rounds,
         "prediction_log_sample": float(args.sample),
     }
-    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in servers if name in wanted}
     for _ in range(args.rounds):
-        for name, server in servers.items():
+        for name, rounds in measured.items():
+            server = servers[name]
             log = folder / f"{name}.log"
             with running(server, log) as (pid, start):
-                measured[name].append({"start_seconds": round(start, 2), **measure(server, pid, example, args.seconds)})
+                rounds.append({"start_seconds": round(start, 2), **measure(server, pid, example, args.seconds)})
                 if name == "modelworks":
                     ready = json.loads(next(text for text in log.read_text().splitlines() if '"ready"' in text))
-                    measured[name][-1]["bundle_to_ready_seconds"] = ready["ready_seconds"]
+                    rounds[-1]["bundle_to_ready_seconds"] = ready["ready_seconds"]
     for name, rounds in measured.items():
         results[name] = {key: _middle([each[key] for each in rounds]) for key in rounds[0]}
         if "base" in results:
@@ -138,13 +145,71 @@ def _results(
             results[name]["cpu_to_base"] = {
                 point: round(results["base"][point]["cpu_us"] / results[name][point]["cpu_us"], 1) for point in POINTS
             }
-    if overload and "modelworks" in servers:
-        with running(servers["modelworks"], folder / "overload.log") as (_, _start):
+    ours = servers["modelworks"]
+    if "overload" in wanted:
+        with running(ours, folder / "overload.log") as (_, _start):
             results["overload"] = {
-                f"{count}_row{'s' * (count > 1)}": _overload(servers["modelworks"], count, args.seconds)
+                f"{count}_row{'s' * (count > 1)}_{times}x": _overload(ours, count, times, args.seconds)
                 for count in (1, 100)
+                for times in OVERLOAD
             }
+    if "flood" in wanted:
+        with running(ours, folder / "flood.log") as (pid, _start):
+            results["flood"] = _flood(ours, pid, 10 * args.seconds)
+    if "strangers" in wanted:
+        results["strangers"] = {}
+        for name, (count, sent) in STRANGERS.items():
+            with running(ours, folder / f"{name}.log") as (pid, _start):
+                results["strangers"][name] = _beside(ours, pid, count, sent, args.seconds)
     return results
+
+
+def _flood(server: Server, pid: int, seconds: float) -> dict[str, Any]:
+    """The most memory of a server and its publisher while every answer is logged, and what was lost."""
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load, server.port, server.request(rows(1)), 32, seconds, _others())
+        most = memory_mb(pid)
+        while not loading.done():
+            time.sleep(0.1)
+            found = memory_mb(pid)
+            most = {name: max(most[name], found[name]) for name in most}
+    page = get(server, "/metrics")
+    lost = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if "log_dropped_total{" in line}
+    return {"rps": loading.result()["by_status"]["200"]["rps"], "memory_mb": most, "rows_lost": lost}
+
+
+def _beside(server: Server, pid: int, count: int, sent: bytes, seconds: float) -> dict[str, Any]:
+    """Eight good clients next to strangers: their answers, the slowest probe and the memory."""
+    strangers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(count)]
+    for each in strangers:
+        each.setblocking(False)
+        with contextlib.suppress(OSError):  # what is refused may be closed already
+            each.send(sent)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load, server.port, server.request(rows(1)), 8, seconds, _others())
+        slowest, most = 0.0, memory_mb(pid)
+        while not loading.done():
+            began = time.perf_counter()
+            get(server, "/readyz")
+            slowest = max(slowest, time.perf_counter() - began)
+            found = memory_mb(pid)
+            most = {name: max(most[name], found[name]) for name in most}
+            time.sleep(0.05)
+    for each in strangers:
+        each.close()
+    return {"by_status": loading.result()["by_status"], "slowest_probe_ms": round(1000 * slowest, 1), "memory_mb": most}
+
+
+def get(server: Server, path: str) -> str:
+    """A page of the server."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    if response.status != 200:
+        raise SystemExit(f"{path} is answered with {response.status}")
+    return text
 
 
 def measure(server: Server, pid: int, example: Example, seconds: float) -> dict[str, Any]:
@@ -177,12 +242,12 @@ def check(server: Server, example: Example) -> None:
         raise SystemExit(f"wrong answers: off by {worst}")
 
 
-def _overload(server: Server, count: int, seconds: float) -> dict[str, Any]:
-    """The answers when `OVERLOAD` times as many requests come as can be answered."""
+def _overload(server: Server, count: int, times: int, seconds: float) -> dict[str, Any]:
+    """The answers when so many times as many requests come as can be answered."""
     request = server.request(rows(count))
     load(server.port, request, 32, 1, _others())
     capacity = load(server.port, request, 32, seconds, _others())["by_status"]["200"]["rps"]
-    found = load(server.port, request, CONNECTIONS, seconds, _others(), rate=OVERLOAD * capacity)["by_status"]
+    found = load(server.port, request, CONNECTIONS, seconds, _others(), rate=times * capacity)["by_status"]
     offered = sum(said["rps"] for said in found.values())
     return {
         "capacity_rps": capacity,

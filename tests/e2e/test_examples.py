@@ -18,6 +18,8 @@ import yaml
 from e2e.rehearsal import ROWS, until
 from mocks import ROOT
 from modelworks import contract
+from modelworks.cluster import requirements
+from modelworks.cluster.client import KubernetesClient
 from modelworks.laptop import cloud, environments
 from modelworks.laptop.state_dir import StateDir, read_facts
 from runtime import example_bundle
@@ -85,6 +87,31 @@ def test_environment_goes_up_and_down(copied):
     example.unchanged()
     assert str(example.outputs()["key"]).startswith("arn:aws:kms:eu-central-1:000000000000:key/")
     example.destroyed()
+
+
+def test_cluster_addons_go_up_and_down(copied):
+    example = copied("cluster-addons")
+    example.run(MODELWORKS, "up", "local", "--yes")
+    example.unchanged()
+    found = yaml.safe_load(example.run("kubectl", "get", "storageclass", "churn-encrypted", "-o", "yaml"))
+    assert (found["provisioner"], found["parameters"]["encrypted"]) == ("ebs.csi.aws.com", "true")
+    example.destroyed()
+
+
+def test_a_doctor_names_the_add_ons_that_an_api_server_does_not_have(copied):
+    get = KubernetesClient(copied("environment").variables["KUBECONFIG"], None, "default").get
+    found = [
+        requirements.ingress_class(get, auto_mode=True, installed_by_us=False),
+        requirements.load_balancer_controller(get, auto_mode=False),
+        requirements.argo_rollouts(get, installed_by_us=False),
+        requirements.volume_driver(get, driver="ebs.csi.aws.com"),
+        requirements.network_policies(get, auto_mode=False, installed_by_us=False),
+    ]
+    assert {check.name for check in found if check.status == "missing" and check.fix} == {
+        *("ingress class", "load balancer controller", "argo rollouts", "volume driver", "network policies")
+    }
+    assert requirements.pod_identity_agent(get, auto_mode=False).status == "skipped"
+    assert requirements.reachable(get).status == "ok"
 
 
 def test_training_compute_goes_up_and_down(copied):

@@ -97,3 +97,45 @@ def test_a_corrected_p_value_is_a_probability():
 def test_a_feature_states_a_limit_and_an_action_that_exist(stated):
     with pytest.raises(ModelworksError, match=next(iter(stated))):
         Feature(name="x", type="number", **stated)
+
+
+def in_clusters(generator, count, size):
+    clusters = np.repeat(np.arange(count), size)
+    return pd.Series(generator.normal(size=count)[clusters] + generator.normal(size=count * size)), clusters
+
+
+def clustered(seed, *, named):
+    generator = np.random.default_rng(seed)
+    (before, there), (now, here) = (in_clusters(generator, 30, 20) for _ in range(2))
+    return drift(profile_of(NUMBER, before, there if named else None), now, seed, here if named else None).p_value
+
+
+def test_rows_that_come_in_clusters_are_found_to_differ_no_more_often_than_stated():
+    errors = sum(clustered(seed, named=True) < SIGNIFICANCE for seed in range(100))
+    assert stats.binomtest(errors, 100, SIGNIFICANCE, alternative="greater").pvalue > 0.001
+    assert sum(clustered(seed, named=False) < SIGNIFICANCE for seed in range(20)) > 5
+
+
+def test_a_shift_of_rows_in_clusters_is_found():
+    generator = np.random.default_rng(0)
+    (before, there), (now, here) = (in_clusters(generator, 60, 20) for _ in range(2))
+    assert drift(profile_of(NUMBER, before, there), now + 2, 0, here).p_value < 0.001
+
+
+def test_clusters_of_one_row_each_are_independent_rows():
+    column = numbers(np.random.default_rng(0), 200)
+    assert profile_of(NUMBER, column, np.arange(200)) == profile_of(NUMBER, column)
+
+
+def test_one_cluster_is_one_observation_and_differs_from_nothing():
+    column = numbers(np.random.default_rng(0), 200)
+    one = np.zeros(200, dtype=int)
+    assert drift(profile_of(NUMBER, column, one), column + 0.5, 0, one).p_value > 0.05
+
+
+def test_a_baseline_kept_before_clusters_were_named_is_taken_to_be_sampled_alike():
+    generator = np.random.default_rng(1)
+    (before, there), (now, here) = (in_clusters(generator, 40, 20) for _ in range(2))
+    stored = profile_of(NUMBER, before, there)
+    old = {name: value for name, value in stored.items() if name != "sampling"}
+    assert drift(old, now, 0, here).p_value == pytest.approx(drift(stored, now, 0, here).p_value, abs=0.2)

@@ -83,6 +83,16 @@ def test_a_version_carries_its_lineage_and_its_signed_bundle_comes_back(registry
     assert verify(MODEL, digest_of(fetched.read_bytes()), signed.read_bytes(), tmp_path) == key_id(key.public_key())
 
 
+def test_verdicts_on_hundreds_of_slices_are_kept(registry, bundle, signature):
+    told = "at least 0.64, or the route is of no use to anybody who plans by it; measured on its rows of the hold-out"
+    gates = [{"gate": "SliceGate", "subject": f"auc where route is {each}", "message": told} for each in range(700)]
+    assert len(json.dumps(gates)) > 100_000  # MLflow's limit
+    registry.register(facts(gates=gates), bundle, signature)
+    assert registry.note(registry.find(MODEL), more=gates).facts["more"] == gates
+    found = registry.find(MODEL).facts
+    assert (found["gates"], found["more"]) == (gates, gates)
+
+
 def test_a_signature_of_something_else_is_not_kept(registry, bundle, signature, key):
     signature.write_bytes(sign(MODEL, digest_of(b"something else"), key))
     with pytest.raises(ModelworksError, match="signature"):

@@ -115,6 +115,8 @@ CASES = [
     Case("9112 7.1", "and no prefix", chunked(b"0x" + CHUNKS), (400,), False),
     Case("9112 7.1", "it does not overflow", chunked(b"fffffffffffffffff\r\n" + BODY), (400,), False),
     Case("9112 7.1.2", "trailers are read", chunked(CHUNKS[:-2] + b"a: b\r\n\r\n"), (200,), True),
+    Case("9112 7.1.2", "up to a bound", chunked(CHUNKS[:-2] + b"a: b\r\n" * 300 + b"\r\n"), (431,), False),
+    Case("9110 5.4", "headers have the same bound", get(b"host: x\r\n" + b"a: b\r\n" * 300), (431,), False),
     Case("9112 7.1.2", "and have the form of headers", chunked(CHUNKS[:-2] + b"a b\r\n\r\n"), (400,), False),
     Case("9110 6.5.1", "no trailer has a length", chunked(CHUNKS[:-2] + b"content-length: 3\r\n\r\n"), (400,), False),
     # -- Connections

@@ -181,6 +181,11 @@ def test_a_store_that_says_nothing_is_given_up_within_the_bound(dynamodb):
     assert len(dynamodb.asked) == 3
 
 
+def test_a_store_that_says_nothing_does_not_keep_a_server_from_starting(dynamodb):
+    dynamodb.silent.set()
+    assert "timeout" in online().check(("N1",)).lower()
+
+
 def test_the_store_is_read_again_as_soon_as_it_answers(dynamodb):
     features = online("cached")
     dynamodb.says(refused(THROTTLED))

@@ -15,7 +15,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.drift import SIGNIFICANCE, Drift, drift, holm, profile_of, read_baseline
 from modelworks.lifecycle.leakage import ROWS, strength
 from modelworks.lifecycle.spec import project_error
-from modelworks.lifecycle.splits import row_hashes, split_rows
+from modelworks.lifecycle.splits import cluster_numbers, row_hashes, split_rows
 from modelworks.runtime.manifest import bounds
 
 if TYPE_CHECKING:
@@ -121,8 +121,10 @@ def check_rows(spec: ModelSpec, frame: pd.DataFrame, data: str, now: datetime | 
         now: The time that freshness is measured from; default: now.
     """
     now = now or datetime.now(UTC)
-    baseline = read_baseline(spec)
-    drifts = {each.name: drift(baseline.get(each.name, {}), frame[each.name], spec.seed) for each in spec.features}
+    baseline, clusters = read_baseline(spec), cluster_numbers(spec, frame)
+    drifts = {
+        each.name: drift(baseline.get(each.name, {}), frame[each.name], spec.seed, clusters) for each in spec.features
+    }
     checks: dict[str, Callable[[], Sequence[DataFinding]]] = {
         "schema": lambda: _schema(spec, frame),
         "completeness": lambda: _completeness(spec, frame),

@@ -6,27 +6,24 @@ will serve, out of the bundle, not the estimator it was made from.
 
 from __future__ import annotations
 
-import gc
-import resource
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial, singledispatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle import intervals, scores
+from modelworks.lifecycle import intervals, latency, scores
 from modelworks.lifecycle import spec as stated
-from modelworks.lifecycle.intervals import Clusters
+from modelworks.lifecycle.intervals import Clusters, Estimate
 from modelworks.lifecycle.metrics import METRICS, Outcome
 from modelworks.lifecycle.rows import request_rows
 from modelworks.lifecycle.spec import ModelSpec, project_error
-from modelworks.lifecycle.splits import row_hashes, unseen
+from modelworks.lifecycle.splits import cluster_numbers, unseen
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions
@@ -39,13 +36,15 @@ if TYPE_CHECKING:
 
 BEHAVIOUR_ROWS = 2000
 """Most hold-out rows a behaviour test changes."""
-LATENCY_CALLS = 500
-LATENCY_ROUNDS = 5
-"""Most rounds of so many calls. The fastest counts: a model that is fast enough shows it once, a slow one never."""
 CHUNK_ROWS = 500
 """Maximum rows of one request to a bundle."""
+MOST_EVIDENCE = 0.9
+"""Up to this share of all clusters, a report states how many a number rests on."""
 TOLERANCE = 1e-6
 """A prediction that moves by less has not moved."""
+
+
+Found = TypeVar("Found")
 
 
 class Champion(NamedTuple):
@@ -93,7 +92,7 @@ def judge(
             score = partial(score_bundle, spec, model)
             truth = target[parts["holdout"]]
             predicted = score(rows)
-            outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold).ranked()
+            outcome = Outcome(spec.kind, truth, predicted, rows, spec.service.threshold)
             champion = _champion(spec, job, Path(scratch) / "champion", outcome)
         size = path.stat().st_size
         judged = Judged(spec, outcome, clusters_of(spec, rows), target[parts["train"]], champion, score, model, size)
@@ -164,7 +163,7 @@ def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outco
         return Champion(rows, part)
     with ExitStack() as services:
         answer = score_bundle(spec, _model(folder, manifest, services), part.rows)
-    return Champion(rows, Outcome(spec.kind, part.truth, answer, part.rows, manifest.threshold).ranked())
+    return Champion(rows, Outcome(spec.kind, part.truth, answer, part.rows, manifest.threshold))
 
 
 # -- Verdicts --------------------------------------------------------------------------------------------------------
@@ -180,23 +179,28 @@ def _verdict(value: float, worst: float, limit: float, *, at_least: bool) -> str
 
 def clusters_of(spec: ModelSpec, rows: pd.DataFrame) -> Clusters:
     """The rows that resemble each other, as the spec names them."""
-    columns = spec.data.clusters
-    if not columns:
-        return Clusters(np.arange(len(rows)))
-    return Clusters(np.unique(row_hashes(rows, columns), return_inverse=True)[1], columns)
+    return Clusters(cluster_numbers(spec, rows), spec.data.clusters)
 
 
-def _interval(judged: Judged, metric: str) -> tuple[float, tuple[float, float]]:
-    """A metric with its confidence interval."""
-    function = scores.metric_of(judged.spec, metric)
-    signed = METRICS[metric].signed if metric in METRICS else None
+def _estimate(judged: Judged, metric: str, outcome: Outcome | None = None, rows: np.ndarray | None = None) -> Estimate:
+    """A metric of some of the rows, with how it varies.
 
-    def value(index: np.ndarray) -> float:
-        return _call(judged, signed or function, judged.outcome, index, metric)
-
-    estimate = _call(judged, function, judged.outcome, None, metric)
-    ends = intervals.interval(value, judged.clusters, judged.spec.seed)
-    return estimate, intervals.of_size(ends) if signed else ends
+    Args:
+        judged: The input of the gates.
+        metric: Name of the metric.
+        outcome: Over all rows. Default: that of the bundled model.
+        rows: Their positions. Default: all.
+    """
+    outcome = outcome or judged.outcome
+    known = METRICS.get(metric)
+    if known is None:
+        function = scores.metric_of(judged.spec, metric)
+        return intervals.bootstrap(
+            lambda index: _evaluate(judged, function, outcome.take(index)), judged.clusters, judged.spec.seed, rows
+        )
+    part = outcome if rows is None else outcome.numbers(rows)
+    found = intervals.jackknife(_evaluate(judged, known.measure, part), judged.clusters, known.scale, rows)
+    return found.of_size() if known.size else found
 
 
 def _part(judged: Judged, rows: np.ndarray) -> Judged:
@@ -204,26 +208,21 @@ def _part(judged: Judged, rows: np.ndarray) -> Judged:
     return judged._replace(outcome=judged.outcome.take(rows), clusters=judged.clusters.take(rows))
 
 
-def _call(
-    judged: Judged, function: Callable[[Outcome], float], outcome: Outcome, index: np.ndarray | None, metric: str
-) -> float:
-    if index is not None:
-        outcome = _resample(outcome, index, metric not in METRICS)
-    return _evaluate(judged, function, outcome)
-
-
-def _resample(outcome: Outcome, index: np.ndarray, by_table: bool) -> Outcome:
-    """The rows at these positions; their part of the table is picked only where the metric may look at it."""
-    return outcome.resample(index, outcome.rows.iloc[index] if by_table else outcome.rows)
-
-
-def _evaluate(judged: Judged, function: Callable[[Outcome], float], outcome: Outcome) -> float:
+def _evaluate(judged: Judged, function: Callable[[Outcome], Found], outcome: Outcome) -> Found:
     try:
         return function(outcome)
     except ModelworksError:
         raise
     except Exception as error:
         raise project_error(error, judged.spec.folder, "is evaluated") from error
+
+
+def _assumes(judged: Judged, metric: str, *estimates: Estimate) -> str:
+    """The assumption of an interval, with the evidence that it rests on where that is less than all clusters."""
+    evidence = min(each.evidence for each in estimates)
+    if evidence > MOST_EVIDENCE * judged.clusters.count:
+        return str(judged.clusters)
+    return f"{judged.clusters}; {metric} rests on what is worth {evidence:,.0f} of them"
 
 
 def _result(subject: str, verdict: str, message: str, **numbers: Any) -> dict[str, Any]:
@@ -248,15 +247,17 @@ def _judge(gate: stated.Gate, judged: Judged) -> list[dict[str, Any]]:
 
 @_judge.register
 def _(gate: stated.MetricGate, judged: Judged) -> list[dict[str, Any]]:
-    value, (low, high) = _interval(judged, gate.metric)
+    found = _estimate(judged, gate.metric)
+    value, (low, high) = found.value, intervals.interval(found)
     at_least = gate.at_least is not None
     limit = gate.at_least if gate.at_least is not None else gate.at_most
     if limit is None:  # pragma: no cover - the gate refuses it when it is made
         return []
     verdict = _verdict(value, low if at_least else high, limit, at_least=at_least)
     message = f"must be at {'least' if at_least else 'most'} {limit:g}"
-    numbers = {"number": value, "interval": [low, high], "limit": limit, "assumes": str(judged.clusters)}
-    return [_result(gate.metric, verdict, message, **numbers)]
+    numbers = {"number": value, "interval": [low, high], "limit": limit}
+    assumes = _assumes(judged, gate.metric, found)
+    return [_result(gate.metric, verdict, message, **numbers, assumes=assumes)]
 
 
 @_judge.register
@@ -268,11 +269,7 @@ def _(gate: stated.BaselineGate, judged: Judged) -> list[dict[str, Any]]:
         shares = np.bincount(judged.train_target, minlength=len(judged.spec.classes)) / len(judged.train_target)
         trivial = np.tile(shares, (len(outcome.truth), 1))
     rival = Outcome(outcome.kind, outcome.truth, trivial, outcome.rows, outcome.threshold)
-    gain, interval, theirs = _gain(judged, gate.metric, rival)
-    verdict = _verdict(gain, interval[0], gate.margin, at_least=True)
-    message = f"better than the trivial answer ({theirs:.4g}) by at least {gate.margin:g}"
-    numbers = {"number": gain, "interval": list(interval), "limit": gate.margin, "assumes": str(judged.clusters)}
-    return [_result(gate.metric, verdict, message, **numbers)]
+    return [_gain(judged, gate.metric, rival, gate.margin, "better than the trivial answer ({:.4g}) by at least {:g}")]
 
 
 @_judge.register
@@ -292,27 +289,25 @@ def _(gate: stated.ChampionGate, judged: Judged) -> list[dict[str, Any]]:
             f"the {gate.min_rows:,} it takes to decide"
         )
         return [_result(gate.metric, "inconclusive", message, limit=-gate.margin)]
-    judged = _part(judged, rows)
-    gain, interval, theirs = _gain(judged, gate.metric, rival)
-    verdict = _verdict(gain, interval[0], -gate.margin, at_least=True)
-    message = (
-        f"not worse than the champion ({theirs:.4g}) by more than {gate.margin:g}, on the {len(rows):,} rows that "
-        "neither was trained on"
-    )
-    numbers = {"number": gain, "interval": list(interval), "limit": -gate.margin, "assumes": str(judged.clusters)}
-    return [_result(gate.metric, verdict, message, **numbers)]
+    rule = "not worse than the champion ({:.4g}) by more than {:g}"
+    part = _part(judged, rows)
+    return [
+        _gain(part, gate.metric, rival, -gate.margin, f"{rule}, on the {len(rows):,} rows that neither was trained on")
+    ]
 
 
-def _gain(judged: Judged, metric: str, rival: Outcome) -> tuple[float, tuple[float, float], float]:
-    """How much better than a rival on the same rows, with the interval of the paired bootstrap."""
-    function, sign = scores.metric_of(judged.spec, metric), 1 if judged.spec.higher_is_better(metric) else -1
-
-    def gain(index: np.ndarray | None) -> float:
-        ours = _call(judged, function, judged.outcome, index, metric)
-        return sign * (ours - _call(judged, function, rival, index, metric))
-
-    interval = intervals.interval(gain, judged.clusters, judged.spec.seed)
-    return gain(None), interval, _call(judged, function, rival, None, metric)
+def _gain(judged: Judged, metric: str, rival: Outcome, least: float, rule: str) -> dict[str, Any]:
+    """The verdict on how much better the model is than a rival on the same rows."""
+    sign = 1 if judged.spec.higher_is_better(metric) else -1
+    ours, theirs = _estimate(judged, metric), _estimate(judged, metric, rival)
+    of_labels = metric in METRICS and METRICS[metric].of_labels
+    differ = not np.array_equal(judged.outcome.scores, rival.scores)
+    gain = intervals.paired(*(ours, theirs)[::sign], of_labels=of_labels and differ)
+    ends = intervals.interval(gain)
+    verdict = _verdict(gain.value, ends[0], least, at_least=True)
+    numbers = {"number": gain.value, "interval": list(ends), "limit": least}
+    message = rule.format(theirs.value, abs(least))
+    return _result(metric, verdict, message, **numbers, assumes=_assumes(judged, metric, gain))
 
 
 @_judge.register
@@ -328,11 +323,13 @@ def _(gate: stated.SliceGate, judged: Judged) -> list[dict[str, Any]]:
             results.append(_result(subject, "inconclusive", message, limit=gate.limit))
             continue
         of_slice = _part(judged, part)
-        value, (low, high) = _interval(of_slice, gate.metric)
+        found = _estimate(of_slice, gate.metric)
+        value, (low, high) = found.value, intervals.interval(found)
         verdict = _verdict(value, low if at_least else high, gate.limit, at_least=at_least)
         message = f"must be at {'least' if at_least else 'most'} {gate.limit:g} in every slice"
-        numbers = {"number": value, "interval": [low, high], "limit": gate.limit, "assumes": str(of_slice.clusters)}
-        results.append(_result(subject, verdict, message, **numbers))
+        numbers = {"number": value, "interval": [low, high], "limit": gate.limit}
+        assumes = _assumes(of_slice, gate.metric, found)
+        results.append(_result(subject, verdict, message, **numbers, assumes=assumes))
     return results
 
 
@@ -348,112 +345,81 @@ def _(gate: stated.FairnessGate, judged: Judged) -> list[dict[str, Any]]:
     if len(set(names)) < 2 or not big:
         message = f"there are fewer than two groups, or none with {group.min_rows} rows"
         return [*results, _result(f"{gate.metric} across {gate.group}", "inconclusive", message)]
+    pairs = [_against_the_rest(judged, gate.metric, names == name) for name in big]
     if gate.max_difference is not None:
         limits = (-gate.max_difference, gate.max_difference)
-        found = _against_the_rest(judged, gate.metric, names, big, lambda one, rest: one - rest)
         rule = f"differs from the other rows by at most {gate.max_difference:g}"
-        results += [_fairness(gate, name, "difference", rule, limits, each, judged) for name, each in found.items()]
+        ends = intervals.simultaneous(pairs, intervals.difference)
+        values = [one.value - rest.value for one, rest in pairs]
+        results += [
+            _fairness(gate, "difference", rule, limits, judged, *each)
+            for each in zip(big, pairs, values, ends, strict=True)
+        ]
     if gate.min_ratio is not None:
         limits = (gate.min_ratio, 1 / gate.min_ratio)
-        logs = _against_the_rest(judged, gate.metric, names, big, _log_ratio)
-        found = {name: tuple(float(np.exp(each)) for each in numbers) for name, numbers in logs.items()}
         rule = f"ratio to the other rows from {limits[0]:g} to {limits[1]:.4g}"
-        results += [_fairness(gate, name, "ratio", rule, limits, each, judged) for name, each in found.items()]
+        ends = intervals.simultaneous(pairs, intervals.ratio)
+        values = [one.value / rest.value if rest.value > 0 else np.nan for one, rest in pairs]
+        results += [
+            _fairness(gate, "ratio", rule, limits, judged, *each) for each in zip(big, pairs, values, ends, strict=True)
+        ]
     return results
 
 
-def _against_the_rest(
-    judged: Judged, metric: str, names: np.ndarray, groups: list[str], compare: Callable[[float, float], float]
-) -> dict[str, tuple[float, ...]]:
-    """Each group against all rows outside of it: estimate, and both ends of simultaneous intervals."""
-    function, by_table = scores.metric_of(judged.spec, metric), metric not in METRICS
-    counts = [judged.clusters.take(np.nonzero(names == name)[0]).count for name in groups]
-    known, numbers = np.unique(names, return_inverse=True)
-    order = np.argsort(numbers, kind="stable")
-    # Sorted by group, the rows of one are a slice, of a resample too, whose positions are in order: no mask for each.
-    ordered, edges = _part(judged, order), np.searchsorted(numbers[order], np.arange(len(known) + 1))
-    numbered = np.searchsorted(known, groups)
-
-    def value(outcome: Outcome) -> float:
-        return _evaluate(judged, function, outcome) if len(outcome.truth) else np.nan
-
-    def values(index: np.ndarray) -> np.ndarray:
-        drawn, cuts = _resample(ordered.outcome, index, by_table), np.searchsorted(index, edges)
-        parts = [drawn.split(cuts[number], cuts[number + 1], by_table) for number in numbered]
-        return np.array([compare(value(one), value(rest)) for one, rest in parts])
-
-    ends = intervals.simultaneous(values, ordered.clusters, counts, judged.spec.seed)
-    estimates = values(np.arange(len(names)))
-    return {name: (float(one), *two) for name, one, two in zip(groups, estimates, ends, strict=True)}
-
-
-def _log_ratio(one: float, rest: float) -> float:
-    return float(np.log(one / rest)) if one > 0 and rest > 0 else np.nan
+def _against_the_rest(judged: Judged, metric: str, inside: np.ndarray) -> tuple[Estimate, Estimate]:
+    """A metric of a group, and of all rows outside of it."""
+    one, rest = (_estimate(judged, metric, rows=np.nonzero(rows)[0]) for rows in (inside, ~inside))
+    return one, rest
 
 
 def _fairness(
     gate: stated.FairnessGate,
-    name: str,
     kind: str,
     rule: str,
     limits: tuple[float, float],
-    found: tuple[float, ...],
     judged: Judged,
+    name: str,
+    pair: tuple[Estimate, Estimate],
+    value: float,
+    ends: tuple[float, float],
 ) -> dict[str, Any]:
     """The verdict on one group: with many of them, one beyond a limit by its estimate alone is chance."""
-    value, low, high = found
+    low, high = ends
     verdict = "inconclusive"
     if np.isfinite([value, low, high]).all():
         if limits[0] <= low and high <= limits[1]:
             verdict = "pass"
         elif low > limits[1] or high < limits[0]:
             verdict = "fail"
-    else:
+    elif not np.isfinite(value):
         rule += f"; {gate.metric} has no number for it, or for the others"
     limit = limits[1] if kind == "difference" else limits[0]
     numbers = {"number": value, "interval": [low, high], "limit": limit}
-    return _result(
-        f"{gate.metric} for {gate.group} {name}, {kind}", verdict, rule, **numbers, assumes=str(judged.clusters)
-    )
+    assumes = _assumes(judged, gate.metric, *pair)
+    return _result(f"{gate.metric} for {gate.group} {name}, {kind}", verdict, rule, **numbers, assumes=assumes)
 
 
 @_judge.register
 def _(gate: stated.LatencyGate, judged: Judged) -> list[dict[str, Any]]:
-    model, manifest = judged.model, judged.model.manifest
+    model, manifest, limit = judged.model, judged.model.manifest, gate.p99_ms / 1000
     rows = example_rows(manifest)[:1]
-    value = np.inf
-    for _number in range(LATENCY_ROUNDS):
-        value = min(value, float(np.quantile(_durations(lambda: model.predict(rows)), 0.99)) * 1000)
-        if value <= gate.p99_ms:
-            break
-    verdict = "pass" if value <= gate.p99_ms else "fail"
-    by = " by its own service" if manifest.service == "custom" else ""
-    message = f"p99 of {LATENCY_CALLS} predictions of one row{by} at most {gate.p99_ms:g} ms, on this machine"
-    return [_result("latency of one row", verdict, message, number=value, limit=gate.p99_ms)]
+    with latency.own_time() as clock:
+        found = latency.measure(lambda: model.predict(rows), limit, clock, latency.counting)
+    return [_timed(gate.p99_ms, found, by=" by its own service" if manifest.service == "custom" else "")]
 
 
-def _durations(call: Callable[[], object]) -> list[float]:
-    """Seconds of each of `LATENCY_CALLS` calls, without those during which the kernel gave the processor to others.
-
-    These measure what else the machine is doing, not the model. All count where most were interrupted.
-    """
-    taken, undisturbed = [], []
-    gc.disable()  # a pause of the collector is the server's to count, not the model's
-    try:
-        for _number in range(LATENCY_CALLS):
-            switches = _involuntary_switches()
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-            if _involuntary_switches() == switches:
-                undisturbed.append(taken[-1])
-    finally:
-        gc.enable()
-    return undisturbed if len(undisturbed) * 2 > len(taken) else taken
-
-
-def _involuntary_switches() -> int:
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+def _timed(limit_ms: float, found: latency.Timed, by: str = "") -> dict[str, Any]:
+    """The verdict on the time of predictions."""
+    verdict = found.verdict(limit_ms / 1000)
+    message = f"p99 of predictions of one row{by} at most {limit_ms:g} ms, on this machine"
+    if verdict == "inconclusive" and found.busy(limit_ms / 1000):
+        message += (
+            f"; the machine was busy: work that is always the same took up to {found.delay * 1000:.3g} ms longer at "
+            "times. Run the gates again when it is not"
+        )
+    numbers = {"number": found.quantile * 1000, "interval": [end * 1000 for end in found.ends], "limit": limit_ms}
+    assumes = f"{len(found.calls):,} predictions, taken to be independent of each other"
+    return _result("latency of one row", verdict, message, **numbers, assumes=assumes)
 
 
 @_judge.register

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,6 +36,9 @@ CHALLENGER = "challenger"
 _SHORTEST_START = 6
 """Hex digits that the start of a digest has at least."""
 _TAG = "modelworks."
+_LONGEST_TAG = 90_000
+"""Characters; MLflow takes 100,000."""
+_COMPRESSED = "zlib:"
 _COMPLETE = f"{_TAG}complete"
 
 
@@ -274,7 +279,7 @@ class Registry:
             self._ask(
                 f"noting {name} of {version.model} {version.version}",
                 lambda name=name, value=value: self._mlflow.set_model_version_tag(
-                    version.model, str(version.version), f"{_TAG}{name}", json.dumps(value, sort_keys=True)
+                    version.model, str(version.version), f"{_TAG}{name}", _tag(value)
                 ),
             )
         noted = replace(version, facts={**version.facts, **facts})
@@ -557,12 +562,23 @@ def lineage_of(
 
 
 def _tags(facts: dict[str, Any]) -> dict[str, str]:
-    return {f"{_TAG}{name}": json.dumps(value, sort_keys=True) for name, value in facts.items()}
+    return {f"{_TAG}{name}": _tag(value) for name, value in facts.items()}
+
+
+def _tag(value: Any) -> str:
+    """A fact as JSON; compressed where MLflow refuses it as too long, such as the verdicts on hundreds of slices."""
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= _LONGEST_TAG else _COMPRESSED + b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _fact(tag: str) -> Any:
+    packed = tag.startswith(_COMPRESSED)
+    return json.loads(zlib.decompress(b64decode(tag.removeprefix(_COMPRESSED))) if packed else tag)
 
 
 def _facts(tags: dict[str, str]) -> dict[str, Any]:
     return {
-        name.removeprefix(_TAG): json.loads(value)
+        name.removeprefix(_TAG): _fact(value)
         for name, value in tags.items()
         if name.startswith(_TAG) and name != _COMPLETE
     }

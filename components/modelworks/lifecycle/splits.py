@@ -107,6 +107,14 @@ def unseen(rule: HoldOut | None, rows: pd.DataFrame) -> np.ndarray | str:
     return np.nonzero(_places(rows, rule.columns) < rule.share)[0]
 
 
+def cluster_numbers(spec: ModelSpec, frame: pd.DataFrame) -> np.ndarray:
+    """Number of the cluster of each row, from 0: rows that resemble each other, as the spec names them."""
+    columns = spec.data.clusters
+    if not columns:
+        return np.arange(len(frame))
+    return np.unique(row_hashes(frame, columns), return_inverse=True)[1]
+
+
 # -- Hashes ----------------------------------------------------------------------------------------------------------
 def _places(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """A number for each row, evenly spread from 0 to 1, that depends on the values in these columns alone."""

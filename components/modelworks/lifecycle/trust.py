@@ -44,7 +44,8 @@ def trusted_types(content: bytes, service: Service, package: str = "") -> list[s
     import skops.io  # brings scikit-learn
 
     found = sorted(skops.io.get_untrusted_types(data=content))
-    own = [each for each in found if package and (each + ".").startswith(f"{package}.")]
+    # A lambda has no name that it could be found by.
+    own = [each for each in found if package and each.startswith(f"{package}.") and "<" not in each]
     foreign = [
         each
         for each in found
@@ -53,7 +54,8 @@ def trusted_types(content: bytes, service: Service, package: str = "") -> list[s
     if foreign:
         raise ModelworksError(
             f"{service.where}: the model holds what has no place in a bundle: {', '.join(foreign)}",
-            fix="Leave functions of other libraries out. Name classes of LightGBM and XGBoost in Service(trusted=...) "
+            fix="Give a lambda a name, in a file beside model.py; leave functions of other libraries out. "
+            "Name classes of LightGBM and XGBoost in Service(trusted=...) "
             "and their package in packages; what else there is, call from code of your own "
             "(Fitted(artifacts={...}, loader=...)).",
         )

@@ -65,7 +65,8 @@ class FeatureTables:
 
     def mistake(self, error: Exception) -> ModelworksError | None:
         """The error of a table that is not there, or may not be read."""
-        if getattr(error, "response", {}).get("Error", {}).get("Code") not in _NEVER:
+        answer = getattr(error, "response", None) or {}  # None where nothing was answered
+        if answer.get("Error", {}).get("Code") not in _NEVER:
             return None
         return ModelworksError(
             f"the tables {', '.join(self._tables)} cannot be read: {error}",

@@ -24,6 +24,8 @@ from modelworks.runtime.server.relay import PREFACE, Calls, Relay
 
 MAX_HEAD_BYTES = 32 << 10
 """Largest request line, headers and trailers together, with what frames the chunks of a body."""
+MAX_FIELDS = 256
+"""Most headers and trailers of a request."""
 MAX_CONNECTIONS = 4096
 """Most connections of one process, if it may have as many descriptors."""
 _OTHER_DESCRIPTORS = 128
@@ -166,6 +168,7 @@ class Connection(asyncio.Protocol):
         "_eof",
         "_expects",
         "_feeding",
+        "_fields",
         "_framing",
         "_headers",
         "_hosts",
@@ -195,7 +198,7 @@ class Connection(asyncio.Protocol):
         self._feeding = self._answered = self._dropping = False
         self._in_head = True
         self._expects = self._too_large = self._encoded = False
-        self._hosts = 0
+        self._hosts = self._fields = 0
         self._length = self._framing = b""
         """The header of the body's length; and that of a request for another protocol, whose body is yet to come."""
         self._backlog: deque[Request] = deque()
@@ -297,13 +300,17 @@ class Connection(asyncio.Protocol):
         self._receiving = self._in_head = True
         self._expects = self._too_large = self._encoded = self._dropping = False
         self._url, self._body, self._size = b"", b"", 0
-        self._hosts, self._length = 0, b""
+        self._hosts = self._fields = 0
+        self._length = b""
         self._headers = {}
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise _Refused(431, f"there are more than {MAX_FIELDS} headers and trailers")
         name = name.lower()
         if name in _NOTED:
             if name == b"authorization" and name in self._headers:
