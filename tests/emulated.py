@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from mocks import ACCOUNT, Declared
 from modelworks.laptop.aws_credentials import AwsCredentials
-from modelworks.laptop.providers.aws.account import Account, Emulator
+from modelworks.laptop.providers.aws.account import Account, Emulator, identity
 from modelworks.laptop.providers.aws.provider import AwsProvider
 from modelworks.laptop.providers.plugin import Call, Naming
 from modelworks.laptop.providers.property_values import from_wire, revealed, to_wire
@@ -30,8 +30,9 @@ class Emulated(Declared):
     """Outputs of each AWS resource, its id among them."""
 
     def __post_init__(self) -> None:
-        account = self.caller_arn.split(":")[4]
-        self._provider = AwsProvider(Account(Emulator(self.url, AwsCredentials("a", "b")), account, REGION, {}))
+        endpoint = Emulator(self.url, AwsCredentials("a", "b"))
+        # The emulator has one account, whatever the stack's is.
+        self._provider = AwsProvider(Account(endpoint, identity(endpoint, REGION)["Account"], REGION, {}))
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
         answer = super().new_resource(args)

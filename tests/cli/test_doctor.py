@@ -73,6 +73,7 @@ def test_an_empty_account_and_cluster_lack_everything_but_what_the_file_states(t
         "cluster.registry_image": "skipped",
         "cluster.training_image": "skipped",
         "cluster.runtime_image": "skipped",
+        "cluster.features_image": "skipped",
         "registry.ingress.certificate_arn": "missing",
         "endpoints.flight-delay.ingress.certificate_arn": "missing",
         "cluster": "ok",

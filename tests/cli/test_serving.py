@@ -68,6 +68,11 @@ class Api:
         return {"items": items[kind]} if kind in items else {}
 
 
+class Sts:
+    def get_caller_identity(self) -> dict[str, str]:
+        return {"Arn": "arn:aws:iam::111111111111:user/ada"}
+
+
 @dataclass
 class Registry:
     """A registry that keeps aliases, or is down."""
@@ -78,6 +83,7 @@ class Registry:
     pointed: list[tuple[str, int | None]] = field(default_factory=list)
     noted: list[tuple[int, str]] = field(default_factory=list)
     environment: str = "local"
+    session: Any = field(default_factory=lambda: SimpleNamespace(client=lambda _: Sts()))
 
     def versions(self, model: str) -> list[Version]:
         if self.down:

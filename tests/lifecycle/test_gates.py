@@ -14,17 +14,19 @@ from modelworks.lifecycle import (
     ChampionGate,
     DirectionGate,
     FairnessGate,
+    Fitted,
     Group,
     InvarianceGate,
     MetricGate,
     SliceGate,
 )
 from modelworks.lifecycle.evaluate_gates import Champion, Judged, _judge
+from modelworks.lifecycle.fitted import keep
 from modelworks.lifecycle.gates import GateReport, policy_of
 from modelworks.lifecycle.intervals import Clusters
 from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.run_gates import decide, read_gates, run_gates
-from modelworks.lifecycle.scores import all_metrics, group_names, predict
+from modelworks.lifecycle.scores import all_metrics, group_names
 
 
 def outcome_of(truth, positive, **columns):
@@ -233,7 +235,7 @@ def test_an_evaluate_that_returns_a_built_in_metric_is_refused(judged):
 
 
 @pytest.mark.parametrize("classes", [[1, 0], ["no", "yes"], [0], [0, 1, 2]])
-def test_an_estimator_of_another_class_order_is_refused(judged, classes):
+def test_an_estimator_of_another_class_order_is_refused(judged, classes, tmp_path):
     class Estimator:
         classes_ = np.array(classes)
 
@@ -241,7 +243,7 @@ def test_an_estimator_of_another_class_order_is_refused(judged, classes):
             return np.full((len(x), 2), 0.5)
 
     with pytest.raises(ModelworksError, match="probabilities must be in that order"):
-        predict(judged.spec, Estimator(), np.zeros((3, 1)))
+        keep(judged.spec, tmp_path, Fitted(estimator=Estimator()))
 
 
 def test_change_that_must_not_matter_and_does_not_passes(judged):

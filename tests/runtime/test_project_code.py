@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import py_compile
 import sys
 
 import numpy as np
@@ -56,6 +58,18 @@ def test_the_loader_answers_from_its_files(tmp_path):
     encode(manifest)  # sound
     refuse_other_files(tmp_path, manifest)
     assert Predictor(tmp_path, manifest).predict([(2.0,), (5.0,)]).values == [12.0, 30.0]
+
+
+def test_no_bytecode_is_written_into_a_bundle_or_read_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    manifest = bundle(tmp_path, FILES)
+    planted = tmp_path / "src" / "project" / "__pycache__" / f"mine.{sys.implementation.cache_tag}.pyc"
+    (tmp_path / "planted.py").write_bytes(CODE.replace(b"* weight", b"*   1000"))
+    source = (tmp_path / "src" / "project" / "mine.py").stat()
+    os.utime(tmp_path / "planted.py", (source.st_atime, source.st_mtime))
+    py_compile.compile(str(tmp_path / "planted.py"), cfile=str(planted))
+    assert Predictor(tmp_path, manifest).predict([(2.0,)]).values == [12.0]
+    assert [path.name for path in planted.parent.iterdir()] == [planted.name]
 
 
 @pytest.mark.parametrize("name", FILES)

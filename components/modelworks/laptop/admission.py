@@ -125,7 +125,7 @@ _KEEPING_APART = {
         },
         {
             "name": "theirs_to_make",
-            "expression": "request.resource.resource in ['namespaces', 'customresourcedefinitions']"
+            "expression": "request.resource.resource in ['namespaces', 'customresourcedefinitions', 'storageclasses']"
             " || (request.resource.group.contains('.') && !('.' + request.resource.group).endsWith('.k8s.io')"
             " && !request.resource.group.endsWith('.kubernetes.io'))",
         },

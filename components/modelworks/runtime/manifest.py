@@ -267,7 +267,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
             return "custom"
         if self.onnx:
             return "onnx"
-        return "skops" if self.skops else "own"
+        return "own" if self.own else "skops"
 
     @property
     def artifacts(self) -> dict[str, str]:

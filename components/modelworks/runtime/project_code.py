@@ -6,8 +6,13 @@ the code of its classes. Nothing is added to `sys.path`.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.abc import SourceLoader
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,12 +37,54 @@ def import_code(bento: Path, code: Code) -> None:
     Raises:
         ModelworksError: A file is missing, or has other bytes.
     """
-    for path, sha256 in code.files.items():
-        read_artifact(bento, path, sha256)
+    source = bento / "src"
+    contents = {str(source / path): read_artifact(bento, path, sha256) for path, sha256 in code.files.items()}
     if code.package not in sys.modules:
         package = ModuleType(code.package)
-        package.__path__ = [str(bento / "src" / FOLDER)]
+        package.__path__ = [str(source / FOLDER)]
         sys.modules[code.package] = package
+        sys.meta_path.insert(0, _Modules(code.package, source / FOLDER, contents))
+
+
+class _Modules(SourceLoader):
+    """Modules of a bundle's code, made of the bytes that were checked.
+
+    Python's own finder reads the bytecode next to a file, whoever wrote it, and writes its own into the bundle,
+    which then holds a file of no manifest.
+    """
+
+    def __init__(self, package: str, folder: Path, contents: Mapping[str, bytes]) -> None:
+        self._package = package
+        self._folder = folder
+        self._contents = contents
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith(f"{self._package}."):
+            return None
+        if file := self._file(fullname):
+            inner = [str(file.parent)] if file.name == "__init__.py" else None
+            return spec_from_file_location(fullname, file, loader=self, submodule_search_locations=inner)
+        folder = f"{self._folder.joinpath(*fullname.split('.')[1:])}/"
+        if any(name.startswith(folder) for name in self._contents):
+            return ModuleSpec(fullname, None, is_package=True)  # a folder without __init__.py
+        return None
+
+    def _file(self, fullname: str) -> Path | None:
+        stem = self._folder.joinpath(*fullname.split(".")[1:])
+        files = (stem / "__init__.py", stem.with_name(f"{stem.name}.py"))
+        return next((file for file in files if str(file) in self._contents), None)
+
+    def get_filename(self, fullname: str) -> str:
+        if (file := self._file(fullname)) is None:
+            raise ImportError(f"the bundle has no module {fullname}")
+        return str(file)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        if (content := self._contents.get(os.fsdecode(path))) is None:
+            raise OSError(f"{os.fsdecode(path)} is not of the bundle's code")
+        return content
 
 
 def find(package: str, name: str) -> Any:

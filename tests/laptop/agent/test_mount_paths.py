@@ -81,7 +81,7 @@ def test_the_token_of_a_service_account_and_a_probe_need_no_name():
 @pytest.mark.parametrize("record", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_container_of_the_reference_program_is_led_to_its_volumes(record):
     containers = [*_containers(json.loads(record.read_text()))]
-    assert {container["name"] for container in containers} == {"serve", "mlflow"}
+    assert {container["name"] for container in containers} == {"serve", "mlflow", "materialize", "verify"}
     for container in containers:
         variables = {each["name"]: each.get("value", "") for each in container["env"]}
         mounts = [Mount(Path("/volume"), mount["mountPath"]) for mount in container["volumeMounts"]]

@@ -57,7 +57,7 @@ def served(account, example, tmp_path, monkeypatch):
 
 
 def permissions(account, *, without=""):
-    found = serving_permissions(MODEL, BUCKET, account.key, log_arns=[BUCKET], table_arns=[])
+    found = serving_permissions(MODEL, BUCKET, account.key, log_arns=[BUCKET], table_arns=[], secret_arns=[])
     less = [{**each, "Action": [one for one in each["Action"] if one != without]} for each in found]
     return [each for each in less if each["Action"]]
 

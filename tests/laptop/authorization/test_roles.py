@@ -74,7 +74,10 @@ def statements(text):
 
 ROLES = {
     # what the code does with it, and its statements, given the key
-    "serving": (serves, lambda key: serving_permissions(MODEL, BUCKET, key, log_arns=[BUCKET], table_arns=[TABLE])),
+    "serving": (
+        serves,
+        lambda key: serving_permissions(MODEL, BUCKET, key, log_arns=[BUCKET], table_arns=[TABLE], secret_arns=[]),
+    ),
     "training": (trains, lambda key: training_compute._permissions(BUCKET, key)),
     "registry": (registers, lambda key: model_registry._permissions(BUCKET, key)),
     "predictions": (reads_predictions, lambda key: statements(prediction_store._reads(BUCKET, key))),

@@ -252,7 +252,12 @@ class Images:
 
     def _explained(self, image: Image) -> str:
         lines = self._log(image).read_text("utf-8", "replace").splitlines()
-        said = [" ".join(line.split()) for line in lines if _SAID.match(line)]
+        said: list[str] = []
+        for line in lines:
+            if _SAID.match(line):
+                said.append(" ".join(line.split()))
+            elif said and line.startswith(" "):  # uv folds long lines, as before a path
+                said[-1] += " " + line.strip()
         why = "; ".join(said) or (lines[-1] if lines else "it wrote nothing")
         fix = (
             "uv has the proxies and indexes of the shell that ran `modelworks laptop up` last"
