@@ -11,7 +11,7 @@ import pulumi_aws as aws
 from modelworks import _cluster_rules as rules
 from modelworks._resources.arguments import checked
 from modelworks._resources.cluster_network import ClusterNetwork
-from modelworks._resources.iam import least_privilege_role, policy_document, statement
+from modelworks._resources.iam import account_decides_about_key, least_privilege_role, policy_document, statement
 
 if TYPE_CHECKING:
     from pulumi_kubernetes import Provider
@@ -401,13 +401,7 @@ def _key_policy(account: str, partition: str, region: str) -> str:
     """The account's IAM policies decide, and CloudWatch Logs may use the key for the account's own log groups."""
     return policy_document(
         [
-            {
-                "Sid": "AccountDecidesByIam",
-                "Effect": "Allow",
-                "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
-                "Action": "kms:*",
-                "Resource": "*",
-            },
+            account_decides_about_key(account, partition),
             {
                 "Sid": "LogsAreEncrypted",
                 "Effect": "Allow",

@@ -7,7 +7,7 @@ import pulumi
 import pulumi_aws as aws
 
 from modelworks._resources.arguments import checked
-from modelworks._resources.iam import policy_document
+from modelworks._resources.iam import account_decides_about_key, policy_document
 from modelworks._resources.kubernetes import KubernetesObject, restricted_namespace
 
 _READY_WHEN_REACHED = {
@@ -174,8 +174,7 @@ def _refuse_out_of_range(args: EnvironmentArgs) -> None:
 def _key_policy(account: str, partition: str, region: str, *, volumes: bool) -> str:
     """Who may use the key.
 
-    The account's own IAM policies decide about people and roles, as AWS advises ("Allows access to the AWS account and
-    enables IAM policies", KMS developer guide, default key policy); services that publish alerts may use it for that.
+    The account's own IAM policies decide about people and roles; services that publish alerts may use it for that.
     Volumes of the account may be encrypted with it by whoever may make and attach them there, as with AWS's own key for
     EBS: which role the cluster's driver has is not this program's to decide.
     """
@@ -190,13 +189,7 @@ def _key_policy(account: str, partition: str, region: str, *, volumes: bool) -> 
     return policy_document(
         [
             *([by_volumes] if volumes else []),
-            {
-                "Sid": "AccountDecidesByIam",
-                "Effect": "Allow",
-                "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
-                "Action": "kms:*",
-                "Resource": "*",
-            },
+            account_decides_about_key(account, partition),
             {
                 "Sid": "AlertsAreEncrypted",
                 "Effect": "Allow",

@@ -40,11 +40,23 @@ def publish_metrics(namespace: str) -> dict[str, Any]:
 
 def account_decides(account_id: str, partition: str) -> dict[str, Any]:
     """The statement by which a role trusts those that the IAM policies of its own account allow to assume it."""
+    return _account_decides(account_id, partition, "sts:AssumeRole")
+
+
+def account_decides_about_key(account_id: str, partition: str) -> dict[str, Any]:
+    """The statement of a key's policy by which the IAM policies of its own account decide who may use it.
+
+    As AWS advises ("Allows access to the AWS account and enables IAM policies", KMS developer guide).
+    """
+    return _account_decides(account_id, partition, "kms:*") | {"Resource": "*"}
+
+
+def _account_decides(account_id: str, partition: str, action: str) -> dict[str, Any]:
     return {
         "Sid": "AccountDecidesByIam",
         "Effect": "Allow",
         "Principal": {"AWS": f"arn:{partition}:iam::{account_id}:root"},
-        "Action": "sts:AssumeRole",
+        "Action": action,
     }
 
 

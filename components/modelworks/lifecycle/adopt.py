@@ -397,8 +397,12 @@ def _table(copy: Path, found: _Found, rows: Path | None) -> pd.DataFrame:
             "no file with rows was found: the code reads none that is there",
             fix="Name one: --data FILE, CSV or Parquet.",
         )
-    read = next((name for name, suffix in READERS.items() if suffix == rows.suffix), "read_csv")
-    return getattr(pd, read)(rows).head(SAMPLE_ROWS)
+    return getattr(pd, _reader(rows))(rows).head(SAMPLE_ROWS)
+
+
+def _reader(rows: Path) -> str:
+    """The function of pandas that reads a file of that name."""
+    return next((name for name, suffix in READERS.items() if suffix == rows.suffix), "read_csv")
 
 
 def _target(modules: list[_Module], table: pd.DataFrame) -> str:
@@ -563,9 +567,8 @@ def _load_text(found: _Found, rows: Path | None) -> str:
     if found.load:
         return f"    return {found.load[1]}()"
     assert rows is not None  # noqa: S101 - without rows there is no table
-    read = next((name for name, suffix in READERS.items() if suffix == rows.suffix), "read_csv")
     where = _quoted(str(rows)) if rows.is_absolute() else f"Path(__file__).parent / {_quoted(rows.as_posix())}"
-    return f"    return pd.{read}({where})"
+    return f"    return pd.{_reader(rows)}({where})"
 
 
 def _train_text(found: _Found, how: str, kind: str) -> str:
