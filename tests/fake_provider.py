@@ -16,35 +16,24 @@ import os
 import sys
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
-from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+from pulumi.runtime.proto import provider_pb2
+
+from standing_provider import StandingProvider, serve
 
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 SECRET = "4dabf18193072939515e22adb298388d"
 
 
-class FakeProvider(provider_pb2_grpc.ResourceProviderServicer):
+class FakeProvider(StandingProvider):
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def GetPluginInfo(self, request, context):
-        return plugin_pb2.PluginInfo(version="1.0.0")
-
     def Handshake(self, request, context):
         return provider_pb2.ProviderHandshakeResponse(accept_secrets=True, accept_resources=True)
-
-    def Attach(self, request, context):
-        return empty_pb2.Empty()
-
-    def CheckConfig(self, request, context):
-        return provider_pb2.CheckResponse(inputs=request.news)
-
-    def DiffConfig(self, request, context):
-        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
 
     def Configure(self, request, context):
         return provider_pb2.ConfigureResponse(acceptSecrets=True, supportsPreview=True, acceptResources=True)
@@ -154,12 +143,7 @@ def things(folder: Path) -> dict[str, dict]:
 
 
 def main() -> None:
-    server = grpc.server(ThreadPoolExecutor(max_workers=16))
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(FakeProvider(Path(sys.argv[1])), server)
-    port = server.add_insecure_port(f"127.0.0.1:{sys.argv[2] if len(sys.argv) > 2 else 0}")
-    server.start()
-    print(port, flush=True)
-    server.wait_for_termination()
+    serve(FakeProvider(Path(sys.argv[1])), *sys.argv[2:])
 
 
 if __name__ == "__main__":

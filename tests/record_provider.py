@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
-from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+from pulumi.runtime.proto import provider_pb2
+
+from standing_provider import StandingProvider, serve
 
 ACCOUNT = "000000000000"
 ANSWERS = {
@@ -28,24 +28,12 @@ ANSWERS = {
 }
 
 
-class RecordProvider(provider_pb2_grpc.ResourceProviderServicer):
+class RecordProvider(StandingProvider):
     def __init__(self, record: Path):
         self.record = record
 
-    def GetPluginInfo(self, request, context):
-        return plugin_pb2.PluginInfo(version="1.0.0")
-
     def Handshake(self, request, context):
         return provider_pb2.ProviderHandshakeResponse()
-
-    def Attach(self, request, context):
-        return empty_pb2.Empty()
-
-    def CheckConfig(self, request, context):
-        return provider_pb2.CheckResponse(inputs=request.news)
-
-    def DiffConfig(self, request, context):
-        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
 
     def Configure(self, request, context):
         return provider_pb2.ConfigureResponse(supportsPreview=True)
@@ -123,12 +111,7 @@ def wire(values: dict) -> struct_pb2.Struct:
 
 
 def main() -> None:
-    server = grpc.server(ThreadPoolExecutor(max_workers=16))
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(RecordProvider(Path(sys.argv[1])), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    server.wait_for_termination()
+    serve(RecordProvider(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@ protected, and that nothing is replaced. Whether AWS takes the inputs is proven 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import pytest
 import record_provider
 from mocks import ROOT
 from modelworks.laptop import toolchain
+from standing_provider import engine_variables, output_of, standing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -72,19 +70,7 @@ class Project:
     variables: dict[str, str]
 
     def pulumi(self, *arguments: str, fine: tuple[int, ...] = (0,)) -> str:
-        done = subprocess.run(
-            ["pulumi", *arguments, "--stack", "dev"],
-            cwd=self.folder,
-            env=self.variables,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode in fine, done.stdout
-        return done.stdout
+        return output_of(["pulumi", *arguments, "--stack", "dev"], self.folder, self.variables, fine)
 
     def up(self) -> list[str]:
         """What an update did, in its order."""
@@ -112,32 +98,10 @@ def project(tmp_path: Path, tools: Path):
     folder, record = tmp_path / "project", tmp_path / "record"
     shutil.copytree(ROOT / "examples/cluster", folder)
     (folder / "local.template.yaml").rename(folder / "Pulumi.dev.yaml")
-    (tmp_path / "backend").mkdir()
-    command = [sys.executable, record_provider.__file__, str(record)]
-    provider = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert provider.stdout is not None
-        port = provider.stdout.readline().strip()
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "MODELWORKS_", "AWS_"))}
-        made = Project(
-            folder,
-            record,
-            {
-                **kept,
-                "PATH": os.pathsep.join([str(tools.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
-                "PULUMI_BACKEND_URL": f"file://{tmp_path / 'backend'}",
-                "PULUMI_CONFIG_PASSPHRASE": "a passphrase",
-                "PULUMI_HOME": str(tmp_path / "home"),
-                "PULUMI_DEBUG_PROVIDERS": f"aws:{port},kubernetes:{port}",
-                "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-                "PULUMI_SKIP_UPDATE_CHECK": "true",
-            },
-        )
+    with standing(record_provider.__file__, str(record)) as (_, port):
+        made = Project(folder, record, engine_variables(tmp_path, tools, f"aws:{port},kubernetes:{port}"))
         made.pulumi("stack", "init")
         yield made
-    finally:
-        provider.kill()
-        provider.wait()
 
 
 def before(done: list[str], first: str, *later: str) -> bool:

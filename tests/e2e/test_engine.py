@@ -16,6 +16,7 @@ import pytest
 
 import fake_provider
 from modelworks.laptop import toolchain
+from standing_provider import engine_variables, output_of, standing
 
 pytestmark = pytest.mark.e2e
 
@@ -80,19 +81,7 @@ class Project:
         )
 
     def _run(self, argv: list[str], fine: tuple[int, ...]) -> str:
-        answer = subprocess.run(
-            argv,
-            cwd=self.folder,
-            env=self.variables,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=200,
-            check=False,
-        )
-        assert answer.returncode in fine, answer.stdout
-        return answer.stdout
+        return output_of(argv, self.folder, self.variables, fine)
 
     def state(self) -> dict:
         return json.loads(self.pulumi("stack", "export", "-s", "dev"))["deployment"]
@@ -116,32 +105,15 @@ def tools() -> Path:
 @pytest.fixture
 def project(tmp_path: Path, tools: Path):
     folder, cloud = tmp_path / "project", tmp_path / "cloud"
-    for path in (folder / "stacks", cloud, tmp_path / "backend"):
+    for path in (folder / "stacks", cloud):
         path.mkdir(parents=True)
     (folder / "Pulumi.yaml").write_text("name: program\nruntime: python\nmain: stacks\nstackConfigDir: stacks\n")
     (folder / "stacks" / "__main__.py").write_text(PROGRAM)
-    provider = subprocess.Popen([sys.executable, fake_provider.__file__, str(cloud)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert provider.stdout is not None
-        port = provider.stdout.readline().strip()
-        variables = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "MODELWORKS_"))},
-            "PATH": os.pathsep.join([str(tools.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PULUMI_BACKEND_URL": f"file://{tmp_path / 'backend'}",
-            "PULUMI_CONFIG_PASSPHRASE": "a passphrase",
-            "PULUMI_HOME": str(tmp_path / "home"),
-            "PULUMI_DEBUG_PROVIDERS": f"tiny:{port}",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-            "PULUMI_SKIP_UPDATE_CHECK": "true",
-            "PROVIDER": str(provider.pid),
-        }
-        made = Project(folder, cloud, variables)
+    with standing(fake_provider.__file__, str(cloud)) as (pid, port):
+        made = Project(folder, cloud, engine_variables(tmp_path, tools, f"tiny:{port}") | {"PROVIDER": str(pid)})
         made.pulumi("stack", "init", "dev")
         made.pulumi("config", "set", "--secret", "pw", "hunter2")
         yield made
-    finally:
-        provider.kill()
-        provider.wait()
 
 
 def wait_for(condition, *, seconds: float = 90) -> None:
