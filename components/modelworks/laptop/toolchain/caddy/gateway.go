@@ -447,11 +447,14 @@ type firstByte struct {
 	asked   string // what the client calls it, at its own port
 	timer   *time.Timer
 	started bool
+
+	statusOnly bool // a gRPC answer without a message: its headers hold the status, and end the stream
 }
 
 func (f *firstByte) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		f.started = true
+		f.statusOnly = f.Header().Get("Grpc-Status") != ""
 		if f.timer != nil {
 			f.timer.Stop()
 		}
@@ -476,6 +479,16 @@ func (f *firstByte) Write(data []byte) (int, error) {
 		f.WriteHeader(http.StatusOK)
 	}
 	return f.ResponseWriterWrapper.Write(data)
+}
+
+// FlushError holds back headers that end the stream. The proxy flushes from a timer, at once, which may be before it
+// knows that no body follows; an empty DATA frame would then end the stream, and gRPC clients take that for an error
+// ("Data frame with END_STREAM flag received") instead of the status.
+func (f *firstByte) FlushError() error {
+	if f.statusOnly {
+		return nil
+	}
+	return http.NewResponseController(f.ResponseWriterWrapper).Flush()
 }
 
 func answer(w http.ResponseWriter, status int, why string) {
