@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import pytest
 
 from modelworks.errors import ModelworksError
@@ -108,6 +109,20 @@ def test_supervisord_holds_the_network_after_the_command_and_until_its_own_end(t
     again = pod_network.keep(claim.network)
     assert again.holder is not None
     again.close()
+
+
+def test_a_process_whose_parent_does_not_notice_has_ended_too():
+    # Where the first process of a container takes no notice of orphans, each of them stays a zombie.
+    careless = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", careless], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        orphan = psutil.Process(int(parent.stdout.readline()))
+        assert supervisor._alive([orphan], 0) == [orphan]
+        supervisor.end([orphan], grace=0)
+        assert orphan.status() == psutil.STATUS_ZOMBIE
+        assert supervisor._alive([orphan], 0) == []
+        parent.stdin.close()
 
 
 def test_the_last_network_has_ports_too_and_none_of_those_that_the_kernel_gives_to_connections():

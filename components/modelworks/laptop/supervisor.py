@@ -41,6 +41,12 @@ LONGEST_SOCKET = 90
 _SOCKET = "supervisor.sock"
 _ANSWER_SECONDS = 60
 """How long supervisord may take to answer: longer than the longest stop that it waits for."""
+_KILL_SECONDS = 30
+"""How long a killed process may take to be gone: a busy machine takes its time for that, too."""
+_EXEC_SECONDS = 5
+"""How long a process may take to become another program."""
+_PF_EXITING, _PF_KTHREAD = 0x4, 0x20_0000
+"""Of the kernel (include/linux/sched.h): a process that ends, and a thread of the kernel's own."""
 
 
 @dataclass(frozen=True)
@@ -189,15 +195,17 @@ def stop(place: StateDir, *, grace: float) -> None:
         grace: Seconds between SIGTERM and SIGKILL.
     """
     # supervisord goes first, and at once: alive, it would restart what ends.
-    for process in _marked(place):
-        if _is_supervisor(process, place):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+    supervisors = [process for process in _marked(place) if _is_supervisor(process, place)]
+    for process in supervisors:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
     for _ in range(10):
         if not (found := list(_marked(place))):
             break
         end(found, grace=grace)
         grace = 0  # whoever appears now was started while we asked
+    # A process that ends loses its mark before its files, and with them what supervisord held.
+    _alive(supervisors, _KILL_SECONDS)
     socket_path(place).unlink(missing_ok=True)
     if folder := _socket_folder(place):
         shutil.rmtree(folder, ignore_errors=True)
@@ -216,11 +224,29 @@ def end(found: Iterable[psutil.Process], *, grace: float) -> None:
         for process in everyone.values():
             with contextlib.suppress(psutil.Error):
                 process.terminate()
-    _, alive = psutil.wait_procs(list(everyone.values()), timeout=grace)
+    alive = _alive(list(everyone.values()), grace)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=30)  # a busy machine takes its time for a kill, too
+    _alive(alive, _KILL_SECONDS)
+
+
+def _alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that have not ended when the time is over."""
+    deadline = time.monotonic() + seconds
+    while (processes := [each for each in processes if not _ended(each)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return processes
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Whether its files are closed. Its parent may not notice: the first process of many containers never does."""
+    try:
+        # Threads that end after the first one have the files still.
+        is_dead = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.NoSuchProcess:
+        return True
+    return is_dead or not process.is_running()
 
 
 def leftovers(place: StateDir) -> list[psutil.Process]:
@@ -233,10 +259,29 @@ def _marked(place: StateDir) -> Iterator[psutil.Process]:
     me = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, psutil.Error):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
+            if mark in _variables(folder).split(b"\0"):
                 process = psutil.Process(int(folder.name))
                 if process.pid not in me and process.status() != psutil.STATUS_ZOMBIE:
                     yield process
+
+
+def _variables(folder: Path) -> bytes:
+    """The environment of a process, by its folder in /proc."""
+    deadline = time.monotonic() + _EXEC_SECONDS
+    while not (found := (folder / "environ").read_bytes()) and _has_variables(folder):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
+    return found
+
+
+def _has_variables(folder: Path) -> bool:
+    """Whether a process has an environment, or will: in the middle of `execve` it has none."""
+    # See `man 5 proc_pid_stat`: the name, in parentheses, may hold anything.
+    fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    state, flags, code, start, end = fields[0], *(int(fields[at]) for at in (6, 23, 47, 48))
+    is_program = state not in "ZX" and not flags & (_PF_EXITING | _PF_KTHREAD)
+    return is_program and (code == 0 or end > start)
 
 
 def _supervised(place: StateDir) -> list[psutil.Process]:
