@@ -92,8 +92,11 @@ def named_permissions(inputs: Inputs) -> Iterator[str]:
 def restricted_pods(inputs: Inputs) -> Iterator[str]:
     """A container runs as nobody in particular, on a root it cannot write, with no privilege to gain."""
     spec = inputs.get("spec", {})
-    pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
-    for container in [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]:
+    analysed = [metric.get("provider", {}).get("job", {}).get("spec", {}) for metric in spec.get("metrics") or []]
+    workloads = [spec.get("jobTemplate", {}).get("spec", spec), *analysed]
+    pods = [each.get("template", {}).get("spec", {}) for each in workloads]
+    containers = [each for pod in pods for kind in ("initContainers", "containers") for each in pod.get(kind) or []]
+    for container in containers:
         context = container.get("securityContext") or {}
         if context.get("allowPrivilegeEscalation") is not False or context.get("readOnlyRootFilesystem") is not True:
             yield (
@@ -148,6 +151,7 @@ RULES = (
             "kubernetes:batch/v1:CronJob",
             "kubernetes:batch/v1:Job",
             "kubernetes:argoproj.io/v1alpha1:Rollout",
+            "kubernetes:argoproj.io/v1alpha1:AnalysisTemplate",
         ),
         restricted_pods,
     ),

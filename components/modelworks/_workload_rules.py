@@ -30,6 +30,8 @@ _SECRET = re.compile(_DNS)
 _GROUP = re.compile(r"([a-z0-9][a-z0-9.-]{0,61})?[a-z0-9]")
 _TAG_NAME = re.compile(r"(?!aws:)[\w.:/+@-][\w .:/+@-]{0,127}")
 _TAG_VALUE = re.compile(r"[\w .:/=+@-]{0,256}")
+_MOST_PROBES = 50
+"""Per second: beyond it, they would be a load test."""
 _ACTION = re.compile(r"[a-z0-9-]+:[A-Za-z0-9]+\*?")
 
 
@@ -149,3 +151,18 @@ def permission(each: Mapping[str, Any]) -> None:
     for name in ("actions", "resources"):
         if not each[name]:
             raise ValueError(f"{name} must name one at least, got none")
+
+
+def probes_per_second(minimum_requests: int, step_seconds: int) -> float:
+    """Probes that make the evidence of a canary's step within a quarter of it.
+
+    The other three quarters are for a Job that starts, pods that publish, and CloudWatch, which may take two minutes to
+    show a new series: of the shortest step off the laptop, 180 s, 135 s are left.
+    """
+    found = 4 * minimum_requests / step_seconds
+    if found > _MOST_PROBES:
+        raise ValueError(
+            f"probes would be {found:g} requests per second (4 * minimum_requests / step_seconds), and {_MOST_PROBES} "
+            "is the most: state fewer minimum_requests, or longer steps"
+        )
+    return found

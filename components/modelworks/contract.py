@@ -285,6 +285,10 @@ FEATURE_PYTHON_VARIABLE = "MODELWORKS_FEATURE_PYTHON"
 FEATURE_STORE_VARIABLE = "MODELWORKS_FEATURE_STORE"
 """The text of the `feature_store.yaml` that a job works on."""
 
+HEADER_PROBE = "x-modelworks-probe"
+"""Header of a canary's probes. A request with it whose rows are the bundle's own examples counts as traffic, and is
+neither in the prediction log nor in the distribution of predictions."""
+
 DEFAULT_PORT = 8080
 
 GRPC_SERVICE = "inference.GRPCInferenceService"

@@ -155,6 +155,7 @@ CANARY: Final[Defaults] = {
     "bake_seconds": 600,
     "progress_deadline_seconds": 600,
     "minimum_requests": 100,
+    "probes": False,
 }
 LIMITS: Final[Defaults] = {
     "error_ratio": 0.01,

@@ -27,6 +27,7 @@ from modelworks._resources.network import (
 )
 from modelworks._resources.pod import SCRATCH, PodArgs, require_sound_pod
 from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
+from modelworks._resources.probes import probe_metric, probe_network_policy
 from modelworks._resources.serving_pod import (
     DRAIN_SECONDS,
     Files,
@@ -181,14 +182,15 @@ class ModelEndpoint(KubernetesComponent):
         self.ping, self.pong = self._service("ping"), self._service("pong")
         self.ingress = self._ingress()
         self.grpc_ingress = self._grpc_ingress()
-        self.alarm_analysis = self._analysis("alarms", self._canary.alarm_analysis())
-        self.traffic_analysis = self._analysis("traffic", self._canary.traffic_analysis())
         self.token_secret = self._token_secret()
         self.trusted_keys = self._trusted_keys()
+        self.alarm_analysis = self._analysis("alarms", self._canary.alarm_analysis(*self._probes()))
+        self.traffic_analysis = self._analysis("traffic", self._canary.traffic_analysis())
         self.rollout = self._rollout(release)
         self.autoscaler = self._autoscaler()
         self.disruption_budget = self._disruption_budget()
         self.network_policy = self._network_policy()
+        self.probe_network_policy = self._probe_network_policy()
         self.url = url(self._args["ingress"], self._args["host"])
 
     # -- Identity and alarms -----------------------------------------------------------------------------------------
@@ -228,6 +230,22 @@ class ModelEndpoint(KubernetesComponent):
                 **alarms.cloudwatch_alarm(alarm, self._canary.dimensions),
             )
             for alarm in (*self._canary.alarms, alarms.heartbeat_alarm(self._args["limits"]["period_seconds"]))
+        ]
+
+    def _probes(self) -> list[Manifest]:
+        if not self._args["canary"]["probes"]:
+            return []
+        return [
+            probe_metric(
+                self,
+                image=self._args["image"],
+                services=[self.ping.name, self.pong.name],
+                files=[token_file(self.token_secret.name)] if self.token_secret else [],
+                per_second=self._canary.probes_per_second,
+                # The rollout has its own deadline, and says better why no pod is ready.
+                within_seconds=2 * self._args["canary"]["progress_deadline_seconds"],
+                additions=self._args["pod"],
+            )
         ]
 
     def _analysis(self, suffix: str, spec: Manifest) -> KubernetesObject:
@@ -375,6 +393,11 @@ class ModelEndpoint(KubernetesComponent):
         return self.object(
             "networking.k8s.io/v1", "NetworkPolicy", spec=network_policy(self.selector, egress=self._args["egress"])
         )
+
+    def _probe_network_policy(self) -> KubernetesObject | None:
+        if not self._args["canary"]["probes"]:
+            return None
+        return self.object("networking.k8s.io/v1", "NetworkPolicy", "probes", spec=probe_network_policy(self))
 
 
 def _refuse_contradictions(args: ModelEndpointArgs) -> None:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from modelworks import _cluster_rules, defaults
+from modelworks import _cluster_rules, _workload_rules, defaults
 from modelworks._schedule import SCHEDULE
 from modelworks.contract import MODEL_NAME
 from modelworks.workload_settings import Ingress, SharedIngress, Strict, Workload
@@ -329,7 +329,18 @@ class Canary(Strict):
     progress_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["progress_deadline_seconds"]
     """A version that is not ready by then is given up."""
     minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.CANARY["minimum_requests"]
-    """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version."""
+    """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version. The
+    endpoint needs `minimum_requests / (first share * step_seconds)` requests per second for it: by default 100 / (5 % *
+    300 s) = 6.7. For an endpoint that has fewer, there are `probes`."""
+    probes: bool = defaults.CANARY["probes"]
+    """Send a canary the examples of its own bundle, `4 * minimum_requests / step_seconds` times a second, by default
+    1.3, for as long as it is analysed. They are evidence enough by themselves, and in no prediction log."""
+
+    @model_validator(mode="after")
+    def _few_probes(self) -> Self:
+        if self.probes:
+            _workload_rules.probes_per_second(self.minimum_requests, self.step_seconds)
+        return self
 
     @model_validator(mode="after")
     def _growing(self) -> Self:

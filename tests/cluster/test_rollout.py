@@ -191,6 +191,15 @@ def test_a_deadline_is_told_also_after_argo_forgot_to_say_so():
     assert stands(judged).reason == "aborted by hand"
 
 
+def test_a_release_whose_probes_failed_names_their_job():
+    probes = {"name": "probes", "phase": "Failed"}
+    probes["measurements"] = [{"phase": "Failed", "finishedAt": LAST, "metadata": {"job-name": "u-1.probes.1"}}]
+    message = ABORTED.replace("errors", "probes")
+    seen = RolloutObjects(a_rollout(abort=True, message=message), SETS, [run("Failed", [probes])])
+    (measured,) = stands(seen).measured
+    assert str(measured) == "probes could not be measured: Job u-1.probes.1 failed, and its log has the reason"
+
+
 def test_a_rollout_aborted_by_hand_says_so():
     seen = RolloutObjects(
         a_rollout(abort=True, message="RolloutAborted: Rollout aborted update to revision 2"), SETS, [FAILED]

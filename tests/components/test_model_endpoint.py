@@ -294,6 +294,97 @@ def test_pods_publish_and_analyses_look_twice_a_datapoint():
     assert variables(declared)[contract.ENV_METRICS_SECONDS] == "5"
 
 
+def probes(declared):
+    (found,) = [
+        each for each in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"] if "job" in each["provider"]
+    ]
+    return found
+
+
+PROBES = {"canary": {"probes": True}}
+POLICY = "kubernetes:networking.k8s.io/v1:NetworkPolicy"
+
+
+def test_probes_send_a_canary_four_times_what_its_steps_need_and_their_failure_is_the_analysis_s():
+    metric = probes(endpoint(canary={"probes": True, "minimum_requests": 90, "step_seconds": 180}))
+    (container,) = metric["provider"]["job"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == arguments()["image"]
+    assert container["command"] == ["python", "-m", "modelworks.runtime.probe"]
+    assert container["args"] == [
+        "--release={{args.version}}",
+        "--per-second=2",
+        "--within-seconds=1200",
+        "http://flight-delay-ping:80",
+        "http://flight-delay-pong:80",
+    ]
+    assert metric["failureLimit"] == 0
+    # One measurement, which lasts as long as the analysis: with an interval, each would be a Job of its own.
+    assert not {"interval", "count"} & metric.keys()
+
+
+def test_the_pod_of_probes_is_restricted_and_nobody_to_aws():
+    spec = probes(endpoint(**PROBES))["provider"]["job"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("default", False)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert set(container["resources"]) == {"requests", "limits"}
+    assert spec["restartPolicy"] == "Never"
+
+
+def test_probes_whose_node_goes_away_fail_no_release():
+    job = probes(endpoint(**PROBES))["provider"]["job"]["spec"]
+    assert job["podFailurePolicy"]["rules"] == [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    ]
+
+
+def test_probes_carry_a_token_where_the_endpoint_needs_one():
+    spec = probes(endpoint(**PROBES, allow_anonymous=False, tokens="t"))["provider"]["job"]["spec"]["template"]["spec"]
+    assert spec["volumes"] == [{"name": "tokens", "secret": {"secretName": "flight-delay-tokens"}}]
+    assert spec["containers"][0]["env"] == [
+        {"name": contract.ENV_TOKEN_FILE, "value": "/var/run/modelworks/tokens/tokens"}
+    ]
+    assert probes(endpoint(**PROBES))["provider"]["job"]["spec"]["template"]["spec"]["volumes"] == []
+
+
+def test_probes_run_where_the_endpoints_pods_do_without_their_devices():
+    pod = {"extended_resources": {"nvidia.com/gpu": 1}, "image_pull_secrets": ["pull"]}
+    spec = probes(endpoint(**PROBES, pod=pod))["provider"]["job"]["spec"]["template"]["spec"]
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert set(spec["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
+
+
+def test_probes_connect_to_the_endpoints_pods_and_name_servers_alone():
+    declared = endpoint(**PROBES)
+    template = probes(declared)["provider"]["job"]["spec"]["template"]
+    policy = declared.all(POLICY)["flight-delay-probes"]["spec"]
+    selected, served = policy["podSelector"]["matchLabels"], declared.one(ROLLOUT)["spec"]["template"]["metadata"]
+    assert selected.items() <= template["metadata"]["labels"].items()
+    assert not selected.items() <= served["labels"].items()
+    names, pods = policy["egress"]
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert pods["to"][0]["podSelector"]["matchLabels"].items() <= served["labels"].items()
+    assert pods["ports"] == [{"port": 80, "protocol": "TCP"}, {"port": 8080, "protocol": "TCP"}]
+    assert "ingress" not in policy
+
+
+def test_without_probes_nothing_of_them_is_declared():
+    declared = endpoint()
+    assert [
+        m for each in declared.all(ANALYSIS).values() for m in each["spec"]["metrics"] if "job" in m["provider"]
+    ] == []
+    assert set(declared.all(POLICY)) == {"flight-delay"}
+
+
+def test_probes_that_would_be_a_load_test_are_refused():
+    message = r"^probes would be 50\.1333 requests per second .*, and 50 is the most: state fewer minimum_requests"
+    with pytest.raises(ValueError, match=message):
+        endpoint(canary={"probes": True, "minimum_requests": 3760, "step_seconds": 300})
+    assert "--per-second=50" in str(endpoint(canary={"probes": True, "minimum_requests": 3750}).all(ANALYSIS))
+    assert endpoint(canary={"minimum_requests": 3760})
+
+
 def test_no_step_waits_for_ever():
     declared = endpoint()
     steps = declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["steps"]

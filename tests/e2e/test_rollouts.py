@@ -161,6 +161,24 @@ def test_a_release_that_nobody_asks_after_its_first_step_goes_back(endpoint, bun
     assert any(failure.startswith("traffic: Failed") for failure in found), found
 
 
+def test_a_release_that_nobody_asks_takes_over_by_its_own_probes(endpoint, bundles):
+    probed = {**rehearsal.SETTINGS["canary"], "probes": True}
+    version = endpoint.release(rehearsal.build(bundles, trees=16), canary=probed)
+    until(endpoint.takes_over, what=endpoint.rollout)
+    endpoint.serving = version
+    # Their Job ends with the analysis.
+    until(lambda: endpoint.kubectl("get", "jobs", "--output=name") == "", what=endpoint.pods)
+
+
+def test_a_slow_release_that_nobody_asks_goes_back_by_its_own_probes(endpoint, bundles):
+    probed = {**rehearsal.SETTINGS["canary"], "minimum_requests": 10, "probes": True}
+    endpoint.release(rehearsal.slow(bundles), canary=probed)
+    until(endpoint.turned_back, what=endpoint.rollout)
+    found = endpoint.failures()
+    assert any(failure.startswith(("slow: Failed", "rejected: Failed")) for failure in found), found
+    until(lambda: endpoint.kubectl("get", "jobs", "--output=name") == "", what=endpoint.pods)
+
+
 def test_parts_of_the_cloud_are_killed_and_a_good_release_takes_over(endpoint, bundles):
     with Load(endpoint.gateway, rate=200) as load:
         version = endpoint.release(rehearsal.build(bundles, trees=14))

@@ -70,6 +70,11 @@ def test_what_keeps_the_rule_passes(check, inputs):
             {"spec": {"schedule": "0 * * * *", "jobTemplate": pod(readOnlyRootFilesystem=True)}},
             "container 'serve' must set allowPrivilegeEscalation: false and readOnlyRootFilesystem: true",
         ),
+        (
+            rules.restricted_pods,
+            {"spec": {"metrics": [{"provider": {"cloudWatch": {}}}, {"provider": {"job": pod()}}]}},
+            "container 'serve' must set allowPrivilegeEscalation: false and readOnlyRootFilesystem: true",
+        ),
     ],
 )
 def test_what_breaks_the_rule_is_told(check, inputs, problem):

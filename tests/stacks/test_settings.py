@@ -72,6 +72,12 @@ def test_steps_that_do_not_grow_are_refused(steps):
         Canary(steps=steps)
 
 
+def test_probes_that_would_be_a_load_test_are_refused():
+    assert Canary(minimum_requests=100_000).probes is False
+    with pytest.raises(ValidationError, match="probes would be 51 requests per second"):
+        Canary(minimum_requests=3825, probes=True)
+
+
 def test_a_run_fits_into_what_all_runs_have_together():
     assert Training(memory_mib=1024, run_memory_mib=1024).run_memory_mib == 1024
     with pytest.raises(ValidationError, match=r"run_memory_mib must be at most memory_mib \(1024\), got 1025"):

@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 
 import pulumi
 
+from modelworks import _workload_rules as rules
 from modelworks import contract
 from modelworks._resources.kubernetes import Manifest
 from modelworks._resources.network import SERVICE_PORT
@@ -32,8 +33,14 @@ class CanaryArgs(TypedDict):
     """A version that is not ready by then is given up. Default 600."""
 
     minimum_requests: NotRequired[int]
-    """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version. Default
-    100."""
+    """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version. The
+    endpoint needs `minimum_requests / (first share * step_seconds)` requests per second for it: by default 100 / (5 % *
+    300 s) = 6.7. For one that has fewer, there are `probes`. Default 100."""
+
+    probes: NotRequired[bool]
+    """Send a canary the examples of its own bundle, `4 * minimum_requests / step_seconds` times a second, by default
+    1.3, for as long as it is analysed. They are evidence enough by themselves, and in no prediction log. Default
+    false."""
 
 
 class LimitsArgs(TypedDict):
@@ -67,7 +74,8 @@ class Canary:
     """How releases of one model take over.
 
     Raises:
-        ValueError: The steps do not grow, leave the range, or end before CloudWatch shows their metrics.
+        ValueError: The steps do not grow, leave the range, or end before CloudWatch shows their metrics; or there would
+            be too many probes.
     """
 
     args: CanaryArgs
@@ -87,6 +95,13 @@ class Canary:
                 f"canary.step_seconds must be at least {least} with datapoints of {period} s, got {seconds}: "
                 "CloudWatch may take two minutes to show the series of a new release"
             )
+        if self.args["probes"]:
+            rules.probes_per_second(self.args["minimum_requests"], seconds)
+
+    @property
+    def probes_per_second(self) -> float:
+        """Probes that are evidence enough by themselves."""
+        return rules.probes_per_second(self.args["minimum_requests"], self.args["step_seconds"])
 
     @property
     def look_seconds(self) -> int:
@@ -94,12 +109,16 @@ class Canary:
         # Twice a datapoint at least: one that nobody wrote into, or read, would look like no traffic.
         return min(_LOOK_SECONDS, self.alarms[0].period_seconds // 2)
 
-    def alarm_analysis(self) -> Manifest:
-        """Spec of the analysis that runs for as long as the canary does: it fails where an alarm would fire."""
+    def alarm_analysis(self, *more: Manifest) -> Manifest:
+        """Spec of the analysis that runs for as long as the canary does: it fails where an alarm would fire.
+
+        Args:
+            more: Further metrics of it.
+        """
         metrics = [
             analysis_metric(alarm, self._of_version(), interval_seconds=self.look_seconds) for alarm in self.alarms
         ]
-        return {"args": [{"name": "version"}], "metrics": metrics}
+        return {"args": [{"name": "version"}], "metrics": [*metrics, *more]}
 
     def traffic_analysis(self) -> Manifest:
         """Spec of the analysis that decides whether the first step, and again the last, is evidence."""

@@ -487,8 +487,16 @@ def _last(run: Object, result: Mapping[str, Any]) -> Measured | None:
         limit_of(specs.get(result["name"], {})),
         str(last[0].get("finishedAt", "")),
         str(run["metadata"]["name"]),
-        error=str(last[0].get("message") or result.get("message", "")) if result.get("phase") == "Error" else "",
+        error=_trouble(result, last[0]),
     )
+
+
+def _trouble(result: Mapping[str, Any], measurement: Mapping[str, Any]) -> str:
+    """Why nothing was measured; empty if it was."""
+    if result.get("phase") == "Error":
+        return str(measurement.get("message") or result.get("message", ""))
+    job = (measurement.get("metadata") or {}).get("job-name")
+    return f"Job {job} failed, and its log has the reason" if job else ""
 
 
 def limit_of(metric: Mapping[str, Any]) -> str:

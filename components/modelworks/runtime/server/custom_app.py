@@ -88,6 +88,7 @@ class ServiceEngine(Engine):
             self._access(job.request, job.id, answer.status, latency)
 
     def _fail(self, job: Job, error: Exception) -> None:
+        self._probes.discard(job)
         status = error.status if isinstance(error, RefusedError) else 500
         if status == 429:
             job.fail(429, FULL)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelworks import contract
 from modelworks.runtime import schema
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Manifest
@@ -37,6 +38,7 @@ from modelworks.runtime.server.tracing import Tracer, trace_id
 
 OFF_LOOP_SECONDS = 0.005
 """A call expected to take longer goes to a thread."""
+_PROBE = contract.HEADER_PROBE.encode()
 _CHECKED_CALLS = 1000
 """Of so many calls of more than one row, one has a row that is predicted alone too."""
 _SAMPLE_ROWS = 100
@@ -107,6 +109,10 @@ class Engine:
         self._reads = reads
         self._logged: dict[Job, list[Row]] = {}
         """Of requests whose stored features were read: their rows as the log keeps them."""
+        shown = schema.shown_examples(manifest)
+        self._examples = frozenset(row for each in shown for row in self.decode(msgspec.json.encode(each)))
+        self._probes: set[Job] = set()
+        """Requests that a canary's probes sent."""
         self._begun: dict[Job, Predictions] = {}
         """Of requests whose rows several calls share: the answers for those so far."""
         self._scheduled = self._away = False
@@ -148,9 +154,13 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Predict its rows soon. It is answered exactly once."""
+        # The header alone would keep whatever a caller sends out of the prediction log.
+        if _PROBE in job.request.headers and job.rows and self._examples.issuperset(job.rows):
+            self._probes.add(job)
         if self._reads is None or not job.rows:
             self._enqueue(job)
         elif not self._reads.begin(job.rows, lambda read: self._have_read(job, read)):
+            self._probes.discard(job)
             job.fail(429, FULL)
             self.note_rejection(job.request, job.id)
 
@@ -287,13 +297,17 @@ class Engine:
             latency = job.answer(predictions) * 1000
             slow = latency > objective
             counters.request(latency, error=False, slow=slow)
-            counters.predictions(predictions.values, predictions.labels)
-            if log is not None:
-                log.add(job.id.decode(), now, latency, logged, predictions)
+            if job in self._probes:
+                self._probes.discard(job)
+            else:
+                counters.predictions(predictions.values, predictions.labels)
+                if log is not None:
+                    log.add(job.id.decode(), now, latency, logged, predictions)
             if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
                 self._access(job.request, job.id, 200, latency, rows=len(job.rows))
 
     def _fail(self, job: Job, error: Exception) -> None:
+        self._probes.discard(job)
         status, detail = (503, UNREAD) if isinstance(error, UnreadableError) else (500, FAILED)
         latency = job.fail(status, detail) * 1000
         self.counters.request(latency, error=True, slow=latency > self.objective)

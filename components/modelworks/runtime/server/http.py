@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import httptools
 import msgspec
 
+from modelworks import contract
 from modelworks.runtime.server.budget import Share
 from modelworks.runtime.server.relay import PREFACE, Calls, Relay
 
@@ -52,6 +53,7 @@ _NOTED = frozenset(
         b"content-type",
         b"inference-header-content-length",
         b"x-request-id",
+        contract.HEADER_PROBE.encode(),
         b"traceparent",
         b"tracestate",
     }
