@@ -8,7 +8,8 @@ async FastAPI route around ONNX Runtime, `mlserver-onnx` MLServer with a runtime
 an environment of its own in the user's cache on request. They are in `parts/`. Ratios are to the base of the same run;
 of several rounds, in which the servers take turns, the middle one counts. `overload` offers modelworks three times and
 ten times what it can do. `flood` has 32 clients for ten times as long and every answer logged: memory of server and
-publisher. `strangers` has clients that hold what they can, and next to them eight good ones.
+publisher. `batches` has 8 clients with 1,000 rows a request, in JSON and as Arrow IPC streams. `strangers` has clients
+that hold what they can, and next to them eight good ones.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ OVERLOAD = (3, 10)
 CONNECTIONS = 256
 """Of an overload: far more than the server can answer within its queue."""
 HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\n"
+BATCH = (1000, 8)
+"""Rows of a request, and clients, for `batches`."""
+ARROW = "application/vnd.apache.arrow.stream"
 STRANGERS = {
     "none": (0, b""),
     "5000_idle": (5000, b""),
@@ -88,11 +92,24 @@ class Server:
 
     def request(self, asked: Rows) -> bytes:
         """A predict request as a plain client sends it."""
-        body = json.dumps(self.body(asked)).encode()
+        return self.wire(json.dumps(self.body(asked)).encode(), "content-type: application/json")
+
+    def arrow_request(self, asked: Rows) -> bytes:
+        """The same as an Arrow IPC stream, answered as one."""
+        import pyarrow as pa
+
+        batch = pa.RecordBatch.from_pylist(asked)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        return self.wire(sink.getvalue().to_pybytes(), f"content-type: {ARROW}\r\naccept: {ARROW}")
+
+    def wire(self, body: bytes, headers: str) -> bytes:
+        """A request with this body."""
         return (
-            b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: load\r\ncontent-type: application/json\r\n"
+            b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: load\r\n%b\r\n"
             b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
-            b"content-length: %d\r\n\r\n%b" % (self.route.encode(), len(body), body)
+            b"content-length: %d\r\n\r\n%b" % (self.route.encode(), headers.encode(), len(body), body)
         )
 
 
@@ -153,6 +170,9 @@ def _results(
                 for count in (1, 100)
                 for times in OVERLOAD
             }
+    if "batches" in wanted:
+        with running(ours, folder / "batches.log") as (pid, _start):
+            results["batches"] = _batches(ours, pid, args.seconds)
     if "flood" in wanted:
         with running(ours, folder / "flood.log") as (pid, _start):
             results["flood"] = _flood(ours, pid, 10 * args.seconds)
@@ -162,6 +182,23 @@ def _results(
             with running(ours, folder / f"{name}.log") as (pid, _start):
                 results["strangers"][name] = _beside(ours, pid, count, sent, args.seconds)
     return results
+
+
+def _batches(server: Server, pid: int, seconds: float) -> dict[str, Any]:
+    """Rows a second in JSON and as Arrow IPC streams, and the processor time of a row."""
+    count, clients = BATCH
+    found: dict[str, Any] = {}
+    for name, request in (("json", server.request(rows(count))), ("arrow", server.arrow_request(rows(count)))):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as first:
+            first.sendall(request)  # the first one loads pyarrow
+            first.recv(1)
+        before = cpu_seconds(pid)
+        done = load(server.port, request, clients, seconds, _others())
+        cpu = 1e6 * (cpu_seconds(pid) - before) / max(1, done["good"] * count)
+        good = done["by_status"].get("200", {"rps": 0})
+        found[name] = {**good, "rows_per_second": count * good["rps"], "cpu_us_per_row": round(cpu, 2)}
+    found["arrow_to_json"] = round(found["arrow"]["rows_per_second"] / max(1, found["json"]["rows_per_second"]), 1)
+    return found
 
 
 def _flood(server: Server, pid: int, seconds: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bundle import unpack
 from modelworks.runtime.server import custom_service
+from runtime.arrow_fuzz import stream
 from runtime.custom_bundle import (
     BUSY,
     CONCURRENCY,
@@ -75,6 +77,15 @@ def test_the_service_predicts_and_may_say_more(own):
     assert [each["label"] for each in body["predictions"]] == ["late", "late"]
     assert [each["because"][0] for each in body["predictions"]] == ["UA", "AA"]
     assert body["model"] == "delays"
+
+
+def test_batches_reach_the_service_as_rows(own):
+    rows = [row(), row(carrier="AA")]
+    told = own.ask("POST", "/v1/predict", {"rows": rows})[1]
+    columns = {name: [each[name] for each in rows] for name in rows[0]}
+    assert own.ask("POST", "/v1/predict", {"columns": columns})[1] == told
+    body = stream(pa.RecordBatch.from_pylist(rows))
+    assert own.ask("POST", "/v1/predict", body, {"content-type": "application/vnd.apache.arrow.stream"})[1] == told
 
 
 def test_rows_that_break_the_schema_never_reach_the_service(own):

@@ -63,6 +63,50 @@ def test_rows_come_in_an_envelope_however_it_is_written(head):
     assert [row[2] for row in decode(head + two + b"}")] == [3, 4]
 
 
+@pytest.mark.parametrize("head", [b'{"columns":', b' \n{\t"columns" : '])
+def test_columns_are_rows_however_they_are_written(head):
+    two = [GOOD, {**GOOD, "count": 4, "kind": None}]
+    columns = {name: [row[name] for row in two] for name in GOOD}
+    assert decode(head + msgspec.json.encode(columns) + b"}") == decode({"rows": two})
+
+
+def test_an_optional_column_may_be_absent_and_is_no_null():
+    columns = {name: [value] for name, value in GOOD.items()}
+    assert decode({"columns": {**columns, "long": [7]}})[0][3] == 7
+    assert decode({"columns": columns})[0][3] is None
+    assert problem({"columns": {**columns, "long": None}})[0] == "columns.long"
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "said"),
+    [
+        ({"count": [3, 4]}, "columns.count", "Expected 1 values, as size has; got 2"),
+        ({"count": [3.5]}, "columns.count[0]", "multiple of 1.0"),
+        ({"count": []}, "columns.count", "length >= 1"),
+        ({"count": [3] * 3}, "columns.count", "length <= 2"),
+        ({"kind": ["z"]}, "columns.kind[0]", "not one of its categories"),
+        ({"other": [1]}, "columns.other", "unknown field"),
+    ],
+)
+def test_columns_that_are_no_rows_are_refused(change, where, said):
+    field, what = problem({"columns": {**{name: [value] for name, value in GOOD.items()}, **change}})
+    assert (field, said in what) == (where, True)
+
+
+def test_columns_without_any_have_no_number_of_rows():
+    optional = tuple(feature for feature in FEATURES if not feature.required)
+    assert problem({"columns": {}}, features=optional, examples=({},)) == (
+        "columns",
+        "There is no column, so the number of rows is unknown",
+    )
+
+
+def test_a_feature_may_be_called_columns():
+    known = {"features": (Feature(name="columns", type="number"),), "examples": ({"columns": 1},)}
+    assert decode({"columns": 1.5}, **known) == [(1.5,)]
+    assert decode({"columns": {"columns": [1.5, 2]}}, **known) == [(1.5,), (2.0,)]
+
+
 @pytest.mark.parametrize(("rows", "where"), [([], "rows"), ([GOOD] * 3, "rows")])
 def test_there_is_at_least_one_row_and_at_most_as_many_as_the_manifest_says(rows, where):
     assert problem({"rows": rows})[0] == where
@@ -258,10 +302,13 @@ def test_the_description_holds_these_schemas_and_every_answer():
     assert set(schemas["Problem"]["properties"]) == {"title", "status", "detail", "field", "request_id"}
     post = api["paths"]["/v1/predict"]["post"]
     assert set(post["responses"]) == {"200", "400", "401", "413", "422", "429", "500"}
-    many, one = post["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    many, columns, one = post["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert columns["properties"] == {"columns": {"$ref": "#/components/schemas/Columns"}}
     assert one == {"$ref": "#/components/schemas/Row"}
     assert many["properties"]["rows"] == {"type": "array", "items": one, "minItems": 1, "maxItems": 2}
     assert (many["required"], many["additionalProperties"]) == (["rows"], False)
+    arrow = "application/vnd.apache.arrow.stream"
+    assert post["requestBody"]["content"][arrow] == post["responses"]["200"]["content"][arrow]
     answer = post["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer["properties"]["model"] == {"const": "m"}
     assert answer["properties"]["predictions"]["items"] == {"$ref": "#/components/schemas/Prediction"}
@@ -278,7 +325,7 @@ def test_the_description_is_what_clients_were_made_from():
 def test_its_examples_are_rows_that_the_decoder_takes():
     post = openapi(manifest(), "12")["paths"]["/v1/predict"]["post"]
     examples = post["requestBody"]["content"]["application/json"]["examples"]
-    assert [decode(each["value"]) for each in examples.values()] == [decode(GOOD), decode(GOOD)]
+    assert [decode(each["value"]) for each in examples.values()] == [decode(GOOD)] * 3
 
 
 def test_every_reference_leads_somewhere():

@@ -13,11 +13,12 @@ from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Feature, Manifest, bounds, class_name
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+_COLUMNS = re.compile(rb'\s*\{\s*"columns"\s*:\s*\{')
 _KEY = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<key>.*)`$", re.DOTALL)
 
 
 class Rows:
-    """Decodes the body of a predict request: `{"rows": [row, …]}`, or one row by itself.
+    """Decodes the body of a predict request: `{"rows": [row, …]}`, `{"columns": {name: [value, …]}}`, or one row.
 
     A decoded row is a tuple of values in the order of what requests carry; null and absent are None. Without stored
     features that is a row of the model; `modelworks.runtime.stored` makes one of it otherwise.
@@ -27,6 +28,11 @@ class Rows:
         row = _row_type(manifest)
         rows = Annotated[list[row], Meta(min_length=1, max_length=manifest.max_rows)]  # type: ignore[valid-type]
         many = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True, gc=False)
+        columns = msgspec.defstruct(
+            "Columns", [("columns", _columns_type(manifest))], forbid_unknown_fields=True, gc=False
+        )
+        self._names = [feature.name for feature in manifest.request_features]
+        self._columns = msgspec.json.Decoder(columns).decode
         self._one = msgspec.json.Decoder(row).decode
         self._many = msgspec.json.Decoder(many).decode
 
@@ -40,9 +46,30 @@ class Rows:
             RecursionError: Nested beyond reason.
         """
         # `rows` is the only key an envelope has, so it is the first.
-        if body[:8] == b'{"rows":' or body.lstrip()[1:].lstrip()[:6] == b'"rows"':
+        if body[:8] == b'{"rows":' or (inner := body.lstrip()[1:].lstrip())[:6] == b'"rows"':
             return [msgspec.structs.astuple(row) for row in self._many(body).rows]  # type: ignore[attr-defined]
+        if inner[:9] == b'"columns"' and has_columns(body):
+            return self._zipped(msgspec.structs.astuple(self._columns(body).columns))  # type: ignore[attr-defined]
         return [msgspec.structs.astuple(self._one(body))]
+
+    def _zipped(self, columns: Row) -> list[Row]:
+        """The rows of columns; None stands for one that is absent."""
+        given = [(name, len(column)) for name, column in zip(self._names, columns, strict=True) if column is not None]
+        if not given:
+            raise msgspec.ValidationError("There is no column, so the number of rows is unknown - at `$.columns`")
+        first, count = given[0]
+        for name, size in given:
+            if size != count:
+                raise msgspec.ValidationError(
+                    f"Expected {count} values, as {first} has; got {size} - at `$.columns.{name}`"
+                )
+        absent = [None] * count
+        return list(zip(*(absent if column is None else column for column in columns), strict=True))
+
+
+def has_columns(body: bytes) -> bool:
+    """Whether a body has the form of columns: its first key is `columns` with an object, which no feature may be."""
+    return _COLUMNS.match(body) is not None
 
 
 def check_examples(manifest: Manifest) -> None:
@@ -134,6 +161,7 @@ def openapi(manifest: Manifest, release: str, *, needs_token: bool = True) -> di
         "components": {
             "schemas": {
                 "Row": row_schema(manifest),
+                "Columns": _columns_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": _PROBLEM,
             },
@@ -150,14 +178,24 @@ def _predict_operation(manifest: Manifest, *, needs_token: bool) -> dict[str, An
     refusals = {status: told for status, told in _REFUSALS.items() if status not in absent}
     examples = {
         "many": {"summary": "Many rows", "value": {"rows": shown_examples(manifest)}},
+        "columns": {"summary": "Many rows, by column", "value": {"columns": _shown_columns(manifest)}},
         "one": {"summary": "One row", "value": shown_examples(manifest)[0]},
     }
-    content = {"schema": {"oneOf": [_rows_schema(manifest), _ROW]}, "examples": examples}
+    columns = {
+        "type": "object",
+        "properties": {"columns": {"$ref": "#/components/schemas/Columns"}},
+        "required": ["columns"],
+        "additionalProperties": False,
+    }
+    forms = [_rows_schema(manifest), columns, _ROW]
+    content = {"application/json": {"schema": {"oneOf": forms}, "examples": examples}, _ARROW: _ARROW_STREAM}
+    answers = _gives("A prediction for each row, in order.", _answer_schema(manifest))
+    answers["200"]["content"][_ARROW] = _ARROW_STREAM
     return {
         "summary": "Predict one row or many",
         "description": manifest.task,
-        "requestBody": {"required": True, "content": {"application/json": content}},
-        "responses": {**_gives("A prediction for each row, in order.", _answer_schema(manifest)), **refusals},
+        "requestBody": {"required": True, "content": content},
+        "responses": {**answers, **refusals},
     }
 
 
@@ -168,6 +206,27 @@ def _rows_schema(manifest: Manifest) -> dict[str, Any]:
         "required": ["rows"],
         "additionalProperties": False,
     }
+
+
+def _columns_schema(manifest: Manifest) -> dict[str, Any]:
+    length = {"minItems": 1, "maxItems": manifest.max_rows}
+    features = manifest.request_features
+    return {
+        "title": f"Columns for {manifest.model}",
+        "description": "The values of each feature, row by row. All columns have the same length.",
+        "type": "object",
+        "properties": {
+            feature.name: {"type": "array", "items": _value_schema(feature), **length} for feature in features
+        },
+        "required": [feature.name for feature in features if feature.required],
+        "additionalProperties": False,
+    }
+
+
+def _shown_columns(manifest: Manifest) -> dict[str, list[Any]]:
+    rows = shown_examples(manifest)
+    names = [feature.name for feature in manifest.request_features if any(feature.name in row for row in rows)]
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _answer_schema(manifest: Manifest) -> dict[str, Any]:
@@ -196,8 +255,17 @@ def _refused(description: str) -> dict[str, Any]:
 
 
 _ROW = {"$ref": "#/components/schemas/Row"}
+_ARROW = "application/vnd.apache.arrow.stream"
+_ARROW_STREAM = {
+    "schema": {
+        "type": "string",
+        "format": "binary",
+        "description": "An Arrow IPC stream without compression: a column for each feature, or for each property of "
+        "a prediction; model and version are in the metadata of its schema.",
+    }
+}
 _REFUSALS = {
-    "400": _refused("The body is not JSON."),
+    "400": _refused("The body is not JSON, or no Arrow IPC stream."),
     "401": _refused("No bearer token, or a wrong one."),
     "413": _refused("The body is too large."),
     "422": _refused("A row breaks the schema; the field is named."),
@@ -234,6 +302,21 @@ def _row_type(manifest: Manifest) -> type[msgspec.Struct]:
         else:
             fields.append((name, value_type(feature), msgspec.field(name=feature.name, default=None)))
     return msgspec.defstruct("Row", fields, kw_only=True, forbid_unknown_fields=True, gc=False)
+
+
+def _columns_type(manifest: Manifest) -> type[msgspec.Struct]:
+    """A struct type for columns, named as the fields of a row are."""
+    limits = Meta(min_length=1, max_length=manifest.max_rows)
+    fields: list[Any] = []
+    for number, feature in enumerate(manifest.request_features):
+        value = value_type(feature)
+        column = Annotated[list[value], limits]  # type: ignore[valid-type]
+        if feature.required:
+            fields.append((f"f{number}", column, msgspec.field(name=feature.name)))
+        else:
+            # No null stands for a column, so its type does not have it.
+            fields.append((f"f{number}", column, msgspec.field(name=feature.name, default_factory=lambda: None)))
+    return msgspec.defstruct("Columns", fields, kw_only=True, forbid_unknown_fields=True, gc=False)
 
 
 def value_type(feature: Feature) -> Any:

@@ -1,14 +1,15 @@
-"""The HTTP API of a model: rows as JSON in, predictions as JSON out, and pages that describe both.
+"""The HTTP API of a model: rows in, predictions out, as JSON or as Arrow IPC streams, and pages that describe both.
 
 A request is admitted or refused (429) as soon as it is complete, then decoded, checked and handed to the engine.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ from modelworks.errors import ModelworksError
 from modelworks.runtime import schema
 from modelworks.runtime.manifest import Manifest, class_name
 from modelworks.runtime.predictions import Predictions, json_encoder
-from modelworks.runtime.server import metrics, v2_rest
+from modelworks.runtime.server import media, metrics, v2_rest
 from modelworks.runtime.server.access import TokenFile
 from modelworks.runtime.server.budget import Budget
 from modelworks.runtime.server.companion import Companion
@@ -27,24 +28,30 @@ from modelworks.runtime.server.engine import Engine, Job
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
-from modelworks.runtime.server.refusals import NO_TOKEN, POST_ONLY, UNDECODABLE, undecodable
+from modelworks.runtime.server.refusals import NO_TOKEN, POST_ONLY, UNDECODABLE, InvalidRequestError, undecodable
 from modelworks.runtime.server.replies import Replies
-from modelworks.runtime.server.tensors import Served
+from modelworks.runtime.server.tensors import Served, row_bytes
 from modelworks.runtime.server.v2_rest import OpenInference
 
-_TICK_SECONDS = 0.5
+if TYPE_CHECKING:
+    from modelworks.runtime.server.arrow_ipc import ArrowStreams
 
-_JSON = b"application/json"
+_TICK_SECONDS = 0.5
+_COLUMN_BYTES = 200
+"""About what a column takes in an Arrow IPC stream besides its values."""
+
 _PROBLEM = b"application/problem+json"
 _PROBES = frozenset({b"/livez", b"/readyz"}) | v2_rest.PROBES
 _NO_TOKEN = Refusal(401, NO_TOKEN)
 
 Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
 """By path: content type, and the page or what makes it."""
+_MOST_AWAITING = 32
+"""Requests that wait for pyarrow to be imported, at most."""
 
 
 class App:
-    """A model that answers requests over HTTP: rows as JSON, and pages about them.
+    """A model that answers requests over HTTP: rows, and pages about them.
 
     Args:
         engine: Predicts.
@@ -74,6 +81,10 @@ class App:
         self._v2 = OpenInference(engine, self.served)
         self._scribe, self._log, self._companion = scribe, log, companion
         self._answer = _Answer(self.config, self.manifest, self._replies)
+        self._arrow: ArrowStreams | None = None
+        """Once a request needed it."""
+        self._awaiting_arrow: list[tuple[Request, Connection, bytes]] = []
+        self._column_bytes, self._arrow_bytes = row_bytes(self.manifest)
         self._pages = self._static_pages(bento)
 
     # -- A request -----------------------------------------------------------------------------------------------
@@ -102,13 +113,64 @@ class App:
         request_id = self._admit(request, connection)
         if request_id is None:
             return
+        if media.is_arrow(request.headers) or media.wants_arrow(request.headers):
+            self._predict_arrow(request, connection, request_id)
+            return
         try:
             rows = self.engine.decode(request.body)
         except UNDECODABLE as error:
-            why = undecodable(error)
-            self._replies.turn_away(request, connection, request_id, why.status, why.detail, field=why.field)
+            self._turn_away(request, connection, request_id, undecodable(error))
+        else:
+            self.engine.submit(_Predict(request, request_id, rows, connection, self._answer))
+
+    def _predict_arrow(self, request: Request, connection: Connection, request_id: bytes) -> None:
+        if self._arrow is None:
+            self._await_arrow(request, connection, request_id)
             return
-        self.engine.submit(_Predict(request, request_id, rows, connection, self._answer))
+        try:
+            if media.is_arrow(request.headers):
+                rows, sizes = self._arrow.decode(request.body)
+            else:
+                rows = self.engine.decode(request.body)
+                sizes = [len(rows)]
+        except UNDECODABLE as error:
+            self._turn_away(request, connection, request_id, undecodable(error))
+            return
+        except InvalidRequestError as error:
+            self._turn_away(request, connection, request_id, error)
+            return
+        wanted = media.wants_arrow(request.headers)
+        answer = _ArrowAnswer(self._arrow, sizes, self._replies) if wanted else self._answer
+        self.engine.submit(_Predict(request, request_id, rows, connection, answer))
+
+    def _await_arrow(self, request: Request, connection: Connection, request_id: bytes) -> None:
+        """Let a request wait until pyarrow is imported, which takes long: others are answered meanwhile."""
+        if len(self._awaiting_arrow) == _MOST_AWAITING:
+            self._replies.reject(request, connection, request_id)
+            return
+        self._awaiting_arrow.append((request, connection, request_id))
+        if len(self._awaiting_arrow) == 1:
+            loading = asyncio.get_running_loop().run_in_executor(None, self._load_arrow)
+            loading.add_done_callback(self._loaded_arrow)
+
+    def _load_arrow(self) -> ArrowStreams:
+        from modelworks.runtime.server.arrow_ipc import ArrowStreams
+
+        return ArrowStreams(self.config, self.manifest)
+
+    def _loaded_arrow(self, done: asyncio.Future[ArrowStreams]) -> None:
+        waiting, self._awaiting_arrow = self._awaiting_arrow, []
+        error = done.exception()
+        if error is None:
+            self._arrow = done.result()
+        for request, connection, request_id in waiting:
+            if isinstance(error, Exception):
+                self.engine.fail(_Predict(request, request_id, [], connection, self._answer), error)
+            else:
+                self._predict_arrow(request, connection, request_id)
+
+    def _turn_away(self, request: Request, connection: Connection, request_id: bytes, why: InvalidRequestError) -> None:
+        self._replies.turn_away(request, connection, request_id, why.status, why.detail, field=why.field)
 
     def _admit(self, request: Request, connection: Connection) -> bytes | None:
         """The request's id; None when it was turned away."""
@@ -117,10 +179,19 @@ class App:
             self._replies.turn_away(request, connection, request_id, 405, POST_ONLY, count=False)
             return None
         # How many rows it has is a guess: refusing it must cost less than to decode it.
-        if not self.engine.admits(len(request.body) // self.engine.row_bytes):
+        if not self.engine.admits(self._rows_of(request)):
             self._replies.reject(request, connection, request_id)
             return None
         return request_id
+
+    def _rows_of(self, request: Request) -> int:
+        """About how many rows it has."""
+        if media.is_arrow(request.headers):
+            fixed = _COLUMN_BYTES * len(self.manifest.request_features)
+            return (len(request.body) - fixed) // self._arrow_bytes
+        if request.body.startswith(b'{"columns"'):
+            return len(request.body) // self._column_bytes
+        return len(request.body) // self.engine.row_bytes
 
     def _refuse(self, request: Request, connection: Connection, status: int, detail: str, *, count: bool) -> None:
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
@@ -170,13 +241,13 @@ class App:
         }
         return {
             b"/": (b"text/html; charset=utf-8", _front_page(manifest, config)),
-            b"/v1/schema": (_JSON, msgspec.json.encode(schemas)),
-            b"/v1/version": (_JSON, msgspec.json.encode(version)),
+            b"/v1/schema": (media.JSON, msgspec.json.encode(schemas)),
+            b"/v1/version": (media.JSON, msgspec.json.encode(version)),
             b"/v1/card": (
                 b"text/markdown; charset=utf-8",
                 card.read_bytes() if card.is_file() else b"This bundle has no model card.\n",
             ),
-            b"/openapi.json": (_JSON, msgspec.json.encode(description)),
+            b"/openapi.json": (media.JSON, msgspec.json.encode(description)),
             b"/metrics": (b"text/plain; version=0.0.4; charset=utf-8", self._metrics),
         }
 
@@ -227,23 +298,44 @@ class _Answer:
             msgspec.json.encode(config.release),
         )
 
+    media = media.JSON
+
     def body(self, predictions: Predictions) -> bytes:
-        """The JSON of a response."""
+        """The body of a response."""
         return b'{"predictions":[%b%b' % (b",".join(self._encode(predictions)), self._tail)
+
+
+class _ArrowAnswer:
+    """Predictions as an Arrow IPC stream.
+
+    Args:
+        streams: Encode.
+        sizes: Of the batches of the answer.
+        replies: Make the headers.
+    """
+
+    media = media.ARROW
+
+    def __init__(self, streams: ArrowStreams, sizes: list[int], replies: Replies) -> None:
+        self._streams, self._sizes, self.replies = streams, sizes, replies
+
+    def body(self, predictions: Predictions) -> bytes:
+        """The body of a response."""
+        return self._streams.encode(predictions, self._sizes)
 
 
 class _Predict(Job):
     """A request for predictions, of version 1."""
 
     connection: Connection
-    form: _Answer
+    form: _Answer | _ArrowAnswer
 
     def answer(self, predictions: Predictions) -> float:
         request, form = self.request, self.form
         body = form.body(predictions)
         seconds = clock() - request.at
         head = form.replies.head(request, self.id, 200, seconds, len(self.rows))
-        self.connection.respond(request, 200, body, _JSON, head)
+        self.connection.respond(request, 200, body, form.media, head)
         return seconds
 
     def fail(self, status: int, detail: str) -> float:

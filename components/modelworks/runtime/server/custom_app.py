@@ -71,7 +71,8 @@ class ServiceEngine(Engine):
 
     def _ask(self, job: Job, rows: list[Any]) -> Any:
         headers = {name.decode(): value.decode("latin-1") for name, value in job.request.headers.items()}
-        headers.pop("authorization", None)
+        for name in ("accept", "authorization"):  # what it answers goes to this server
+            headers.pop(name, None)
         headers["x-request-id"] = job.id.decode()
         if not isinstance(job, _Other):
             return self.service.predict(rows, headers)
@@ -87,7 +88,8 @@ class ServiceEngine(Engine):
         if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
             self._access(job.request, job.id, answer.status, latency)
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def fail(self, job: Job, error: Exception) -> None:
+        """Answer a job with the status of the service, if it gave one."""
         self._probes.discard(job)
         status = error.status if isinstance(error, RefusedError) else 500
         if status == 429:
@@ -97,7 +99,7 @@ class ServiceEngine(Engine):
             job.fail(status, str(error))
             self.note_refusal(job.request, job.id, status, str(error))
         else:
-            super()._fail(job, error)
+            super().fail(job, error)
 
     def _admission(self, cost: Cost, objective: float, handling: float) -> Admission[Job]:
         slots = self.service.facts.concurrency

@@ -167,7 +167,7 @@ class Engine:
     def _have_read(self, job: Job, read: ReadRows | Exception) -> None:
         self.counters.features(failed=isinstance(read, Exception) or read.failed)
         if isinstance(read, Exception):
-            self._fail(job, read)
+            self.fail(job, read)
             return
         job.rows, self._logged[job] = read.rows, read.logged
         self._enqueue(job)
@@ -292,7 +292,7 @@ class Engine:
         for job, predictions in zip(jobs, results, strict=True):
             logged = self._logged.pop(job, job.rows)
             if isinstance(predictions, Exception):
-                self._fail(job, predictions)
+                self.fail(job, predictions)
                 continue
             latency = job.answer(predictions) * 1000
             slow = latency > objective
@@ -306,7 +306,8 @@ class Engine:
             if slow or random.random() < self.config.access_log:  # noqa: S311 - sampling is no secret
                 self._access(job.request, job.id, 200, latency, rows=len(job.rows))
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def fail(self, job: Job, error: Exception) -> None:
+        """Answer a job, count it and log it as one that failed for this reason."""
         self._probes.discard(job)
         status, detail = (503, UNREAD) if isinstance(error, UnreadableError) else (500, FAILED)
         latency = job.fail(status, detail) * 1000

@@ -49,6 +49,7 @@ _KEEPS = b"connection: keep-alive\r\n"
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NOTED = frozenset(
     {
+        b"accept",
         b"authorization",
         b"content-type",
         b"inference-header-content-length",
@@ -317,6 +318,8 @@ class Connection(asyncio.Protocol):
         if name in _NOTED:
             if name == b"authorization" and name in self._headers:
                 raise _Refused(400, "authorization is there more than once")
+            if name == b"accept" and name in self._headers:
+                value = self._headers[name] + b"," + value  # one list, in lines (RFC 9110, section 5.3)
             self._headers[name] = value
         elif name == b"content-length":
             self._too_large = len(value) > 18 or int(value) > self._listener.max_body_bytes

@@ -45,6 +45,8 @@ _NUMPY: dict[str, Any] = {
 }
 DATATYPES = ("BYTES", *_NUMPY)
 """Those that are understood."""
+_BYTES: dict[FeatureType, int] = {"number": 8, "integer": 8, "boolean": 1, "string": 4}
+"""Of a value in a binary form; of a text, those of its length."""
 _UNSUPPORTED = ("shared_memory_region", "classification")
 """Parameters of an output: extensions that are not here."""
 _LENGTH = struct.Struct("<I")
@@ -157,6 +159,13 @@ def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
         return list(zip(*columns, strict=True))
 
     return decode
+
+
+def row_bytes(manifest: Manifest) -> tuple[int, int]:
+    """Bytes that a row adds to columns or tensors: in JSON, judged by the examples, and in a binary form."""
+    examples = [[row.get(feature.name) for feature in manifest.request_features] for row in manifest.examples]
+    values = sum(len(msgspec.json.encode(example)) for example in examples) // len(examples)
+    return max(1, values), sum(_BYTES[feature.type] for feature in manifest.request_features)
 
 
 def element_type(datatype: str) -> Any:
@@ -298,13 +307,14 @@ def to_bytes(tensor: Tensor) -> bytes:
 def _outputs(manifest: Manifest) -> list[Spec]:
     if manifest.kind == "regression":
         return [Spec("value", "FP64", (-1,))]
-    found = [Spec("label", _label_datatype(manifest.classes), (-1,)), Spec("score", "FP64", (-1,))]
+    found = [Spec("label", label_datatype(manifest.classes), (-1,)), Spec("score", "FP64", (-1,))]
     if manifest.kind == "multiclass":
         found.append(Spec("probabilities", "FP64", (-1, len(manifest.classes))))
     return found
 
 
-def _label_datatype(classes: Sequence[str | int | bool]) -> str:
+def label_datatype(classes: Sequence[str | int | bool]) -> str:
+    """The datatype of labels: one that all of them have, or text."""
     if all(isinstance(label, bool) for label in classes):
         return "BOOL"
     whole = all(isinstance(label, int) and not isinstance(label, bool) and label in _INT64 for label in classes)

@@ -25,6 +25,7 @@ from modelworks.runtime.server.tensors import (
     Tensor,
     element_type,
     from_bytes,
+    row_bytes,
     to_bytes,
 )
 
@@ -33,8 +34,6 @@ _JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _HEADER = b"inference-header-content-length"
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<action>/ready|/infer|)/?")
-_BYTES = {"number": 8, "integer": 8, "boolean": 1, "string": 4}
-"""Of a value in the binary form; of a text, those of its length."""
 
 
 class _Input(msgspec.Struct):
@@ -261,11 +260,8 @@ def _from_json(number: int, given: _Input) -> list[Any]:
 
 def _sizes(manifest: Manifest) -> tuple[int, int, int]:
     """Bytes of a request that its rows do not add to; of a row in JSON; and of a row in the binary form."""
-    examples = [[row.get(feature.name) for feature in manifest.request_features] for row in manifest.examples]
-    values = sum(len(msgspec.json.encode(example)) for example in examples) // len(examples)
     tensors = [{"name": f.name, "datatype": "FP64", "shape": [1000], "data": []} for f in manifest.request_features]
-    binary = sum(_BYTES[feature.type] for feature in manifest.request_features)
-    return len(msgspec.json.encode({"inputs": tensors})), max(1, values), max(1, binary)
+    return len(msgspec.json.encode({"inputs": tensors})), *row_bytes(manifest)
 
 
 def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b"") -> bytes:  # noqa: ARG001
