@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelworks.cli import quickstart, status
+from modelworks.cli import features, quickstart, status
 from modelworks.cli.local_server import Answer
 
 ROW = {"distance": 1400}
@@ -23,7 +23,7 @@ class Local:
 
     def begin(self, built, needed, variables) -> None:
         if needed():
-            self.happened.append("local answer")
+            self.happened.append("local answer" if variables.done() else "local waits")
             self.answer = Answer("http://127.0.0.1:4711", ROW, {}, 0.0)
 
     def end(self) -> None:
@@ -31,16 +31,30 @@ class Local:
             self.happened.append("local end")
 
 
+class Features:
+    """Tables of a local process."""
+
+    def __init__(self, happened: list[str]) -> None:
+        self.happened = happened
+
+    def begin(self, model, variables) -> None:
+        self.happened.append(f"tables of {model}")
+        variables.set_result({"AWS_ENDPOINT_URL": "http://127.0.0.1:4712"})
+
+    def end(self) -> None:
+        pass
+
+
 @pytest.fixture
 def story(monkeypatch: pytest.MonkeyPatch):
     """Tells the story with steps that only note that they happened."""
 
-    def tell(*, up: bool, answers: bool) -> list[str]:
+    def tell(*, up: bool, answers: bool, stored: SimpleNamespace | None = None) -> list[str]:
         happened: list[str] = []
         run = SimpleNamespace(run="r1")
         built = SimpleNamespace(digest="sha256:" + "a" * 64, size=1000, served="onnx")
         loaded: Future = Future()
-        loaded.set_result(SimpleNamespace(stored=None))
+        loaded.set_result(SimpleNamespace(stored=stored, folder="delays"))
         engine = SimpleNamespace(prepare=lambda report: None)
         target = SimpleNamespace(engine=engine, models={"delays": "http://delays"})
 
@@ -63,11 +77,13 @@ def story(monkeypatch: pytest.MonkeyPatch):
             "_register": lambda target, model: SimpleNamespace(version="1", facts={}),
             "_release": lambda target, version: "",
             "_up": lambda target: ("", False),
+            "_feature_variables": lambda target: {"AWS_ENDPOINT_URL": "the environment's"},
             "_first_answer": lambda target, model: (ROW, {}),
         }.items():
             monkeypatch.setattr(quickstart, name, stand_in)
         monkeypatch.setattr(status, "tell", lambda *_, **__: None)
-        quickstart._story("delays", step, Local(happened))
+        monkeypatch.setattr(features, "fill", lambda target, spec: "")
+        quickstart._story("delays", step, Local(happened), Features(happened))
         return happened
 
     return tell
@@ -86,6 +102,24 @@ def test_where_the_environment_answers_already_there_is_no_local_process(story):
 
 def test_a_laptop_cloud_that_is_up_without_an_answer_gets_a_local_process(story):
     assert story(up=True, answers=False) == ["asked", "local answer", *STEPS, "local end", "status"]
+
+
+def test_features_that_the_project_makes_itself_are_read_before_there_is_an_environment(story):
+    stored = SimpleNamespace(history=lambda folder: None)
+    first = story(up=False, answers=False, stored=stored)
+    assert first[:3] == ["tables of delays", "local answer", "laptop cloud"]
+    assert "features" in first
+
+
+def test_where_the_laptop_cloud_is_up_the_environment_has_the_tables(story):
+    stored = SimpleNamespace(history=lambda folder: None)
+    assert story(up=True, answers=False, stored=stored)[:3] == ["asked", "local waits", "laptop cloud"]
+
+
+def test_a_history_from_elsewhere_is_read_by_the_environment_alone(story):
+    first = story(up=False, answers=False, stored=SimpleNamespace(history=None))
+    assert first[:2] == ["local waits", "laptop cloud"]
+    assert "features" not in first
 
 
 def test_the_printed_curl_is_one_that_a_shell_takes_as_it_stands():

@@ -108,7 +108,7 @@ class LocalServer:
         _, bundle = built.result()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
-            port = _free_port()
+            port = free_port()
             process = _start(bundle, port, log, variables.result() if variables else {})
             try:
                 self._serve(bundle, process, f"http://127.0.0.1:{port}")
@@ -168,7 +168,8 @@ def _first_answer(model: str, url: str, pause: Callable[[float], None]) -> Answe
     return Answer(url, row, prediction, time.monotonic())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

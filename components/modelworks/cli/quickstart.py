@@ -26,6 +26,7 @@ from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.cli.context import EnvironmentContext
+    from modelworks.cli.local_features import LocalFeatures
     from modelworks.cli.local_server import LocalServer
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
@@ -61,13 +62,17 @@ def _run(
         modelworks quickstart
 
     A second run finds every step done and changes nothing. Each step is also a command, which its line names. The model
-    trains while the laptop cloud and its environment start. A local process serves it as soon as it is bundled, until
-    the environment takes over.
+    trains while the laptop cloud and its environment start. A local process serves it as soon as it is bundled, with
+    the features that it reads, until the environment takes over.
     """
     began = time.monotonic()
     seconds: dict[str, float] = {}
-    with redirect_stdout(sys.stderr) if as_json else nullcontext(), _local_server(model, began) as local:
-        target, row, answer = _story(model, partial(_step, seconds), local)
+    with (
+        redirect_stdout(sys.stderr) if as_json else nullcontext(),
+        _local_features() as features,
+        _local_server(model, began) as local,
+    ):
+        target, row, answer = _story(model, partial(_step, seconds), local, features)
         took = time.monotonic() - began
         if not as_json:
             out.print(f"\n[bold]{model} answers[/] after {took:.0f} s.\n")
@@ -78,15 +83,18 @@ def _run(
         print(json.dumps({**facts, "steps": seconds, "asked": row, "answer": answer}, indent=2))
 
 
-def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentContext, dict[str, Any], dict[str, Any]]:
+def _story(
+    model: str, step: _Step, local: LocalServer, features: LocalFeatures
+) -> tuple[EnvironmentContext, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, the row of a request, and its answer."""
     from modelworks.cli.features import fill
+    from modelworks.cli.local_features import provide
     from modelworks.cli.status import tell
 
     loaded, bundled, outcome = _begin_bundle(model)
     up = _laptop_is_up()
     variables: Future[dict[str, str]] = Future()
-    loaded.add_done_callback(partial(_needs_nothing, variables))
+    loaded.add_done_callback(partial(_without_environment, None if up else features, variables))
     local.begin(outcome, lambda: not (up and _answers(model)), variables)
     target = _laptop(step)
     with step("environment", f"modelworks up {ENVIRONMENT}") as done:
@@ -100,7 +108,7 @@ def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentCont
         with step("features", f"modelworks features ingest {model}") as done:
             done(fill(target, spec))
     if spec.stored:
-        variables.set_result(_feature_variables(target))
+        provide(variables, _feature_variables(target))
     with step("train", f"modelworks train {model}") as done:
         run, built = bundled()
         done(f"run {run.run}, bundle {contract.short_digest(built.digest)}, {built.size / 1e6:.1f} MB, {built.served}")
@@ -120,15 +128,29 @@ def _story(model: str, step: _Step, local: LocalServer) -> tuple[EnvironmentCont
         if local.answer is not None:
             done(f"the environment has taken over; the local process at {local.answer.url} has ended")
     local.end()
+    features.end()
     with step("status", "modelworks status --wait"):
         tell(target, [], wait=True, timeout=0, as_json=False)
     return target, row, answer
 
 
-def _needs_nothing(variables: Future[dict[str, str]], loaded: Future[ModelSpec]) -> None:
-    """Let the local process begin without an environment, if the model reads no features."""
-    if loaded.exception() is None and loaded.result().stored is None:
-        variables.set_result({})
+def _without_environment(
+    features: LocalFeatures | None, variables: Future[dict[str, str]], loaded: Future[ModelSpec]
+) -> None:
+    """Let the local process begin before there is an environment.
+
+    If the model reads features, it gets tables of its own: none where an environment is up already and gives its own
+    soon, or where the model's project does not make the history itself.
+    """
+    from modelworks.cli.local_features import provide
+
+    if loaded.exception() is not None:
+        return
+    spec = loaded.result()
+    if spec.stored is None:
+        provide(variables, {})
+    elif features and spec.stored.history:
+        features.begin(spec.folder, variables)
 
 
 def _feature_variables(target: EnvironmentContext) -> dict[str, str]:
@@ -203,7 +225,18 @@ def _local_server(model: str, began: float) -> LocalServer:
     def failed(why: str) -> None:
         out.print(f"    [dim]{escape(why)}[/]")
 
-    return LocalServer(StateDir.here().root / "local-server.log", answered, failed)
+    return LocalServer(StateDir.here().logs / "local-server.log", answered, failed)
+
+
+def _local_features() -> LocalFeatures:
+    """Fills the tables that the local process reads until the environment has its own."""
+    from modelworks.cli.local_features import LocalFeatures
+    from modelworks.laptop.state_dir import StateDir
+
+    def failed(why: str) -> None:
+        out.print(f"    [dim]{escape(why)}[/]")
+
+    return LocalFeatures(StateDir.here().logs / "local-features.log", failed)
 
 
 def _begin_bundle(

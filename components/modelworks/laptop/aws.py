@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop.aws_credentials import read_credentials
+from modelworks.laptop.aws_credentials import AwsCredentials, read_credentials
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.supervisor import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
+
+    from werkzeug.serving import BaseWSGIServer
+
+    from modelworks.laptop.request_journal import Journal
+
+    WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def program(place: StateDir, environment: str, facts: Mapping[str, Any]) -> Program:
@@ -65,10 +71,24 @@ def serve(place: StateDir, environment: str) -> None:
     """Serve the account until the process ends."""
     facts = read_facts(place.environment(environment) / "environment.json")
     laptop = read_facts(place.root / "laptop.json")
-    port = int(facts["aws_port"])
-    own = read_credentials(place, environment)
+    port, own = int(facts["aws_port"]), read_credentials(place, environment)
+    emulator = emulate(str(facts["account"]), port, own)
+    # They work on the data of the emulator above.
+    from modelworks.laptop import alarms, metric_data
+
+    _store_bucket_policies()
+    metric_data.serve_expressions()
+    if seconds := laptop.get("metrics_delay"):
+        metric_data.delay(seconds)
+    remembering = _replayed(place, environment, emulator)
+    alarms.start()
+    listen(port, _guarded(place, environment, own, remembering, strict=bool(laptop.get("strict")))).serve_forever()
+
+
+def emulate(account: str, port: int, own: AwsCredentials) -> WSGIApplication:
+    """An empty emulated account in this process, with its port and its own key. It requires no signature."""
     os.environ |= {
-        "MOTO_ACCOUNT_ID": str(facts["account"]),
+        "MOTO_ACCOUNT_ID": account,
         "MOTO_DISABLE_GLOBAL_CORS": "true",
         "MOTO_PORT": str(port),
         "TEST_SERVER_MODE": "true",
@@ -78,40 +98,52 @@ def serve(place: StateDir, environment: str) -> None:
     }
     from moto.moto_server.werkzeug_app import (  # reads the settings above when it is imported
         DomainDispatcherApplication,
-        MotoRequestHandler,
         create_backend_app,
     )
+
+    application: WSGIApplication = DomainDispatcherApplication(create_backend_app)
+    return application
+
+
+def listen(port: int, application: WSGIApplication) -> BaseWSGIServer:
+    """A server of this application on loopback, which is yet to serve."""
+    from moto.moto_server.werkzeug_app import MotoRequestHandler  # reads the settings of `emulate`
     from werkzeug.serving import make_server
 
-    from modelworks.laptop import alarms, metric_data  # work on the data of the moto above
-    from modelworks.laptop.authentication import Authenticated, emulated_secret, never
+    return make_server("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler)
+
+
+def _replayed(place: StateDir, environment: str, emulator: WSGIApplication) -> Journal:
+    """The emulator with a journal, after it has repeated the requests of its last process."""
     from modelworks.laptop.request_journal import Journal
 
-    _store_bucket_policies()
-    metric_data.serve_expressions()
-    if seconds := laptop.get("metrics_delay"):
-        metric_data.delay(seconds)
     lost = place.environment(environment) / "aws-lost"
 
     def note(why: str) -> None:
         with contextlib.suppress(ModelworksError):  # a disk so full that it takes no line: the log has it
             write_whole(lost, why)
 
-    journal = place.environment(environment) / "aws-journal.jsonl"
-    application = Journal(DomainDispatcherApplication(create_backend_app), journal, note)
+    application = Journal(emulator, place.environment(environment) / "aws-journal.jsonl", note)
     replayed = application.replay()
     empty = lost.read_text("utf-8") if lost.exists() and not replayed.requests else None
     facts = {"requests": replayed.requests, "refused": replayed.refused, "seconds": round(replayed.seconds, 1)}
     write_whole(_memory(place, environment), json.dumps({**facts, "empty": empty}) + "\n")
     lost.unlink(missing_ok=True)
-    alarms.start()
+    return application
+
+
+def _guarded(
+    place: StateDir, environment: str, own: AwsCredentials, application: Journal, *, strict: bool
+) -> WSGIApplication:
+    """The application behind signatures and, if `strict`, behind policies as well."""
+    from modelworks.laptop.authentication import Authenticated, emulated_secret, never
 
     def secret(key: str, token: str) -> str | None:
         return own.secret if key == own.key and not token else emulated_secret(key, token)
 
-    enforced: Callable[..., Iterable[bytes]] = application
+    enforced: WSGIApplication = application
     without_signature: Callable[[dict[str, Any]], bool] = never
-    if laptop.get("strict"):
+    if strict:
         from modelworks.laptop.authorization.enforcement import Denials, Enforced, asks_for_a_session
 
         tokens = place.cluster / "pki" / "service-accounts.pub"
@@ -121,8 +153,7 @@ def serve(place: StateDir, environment: str) -> None:
     hint = (
         f'In a shell, `eval "$(modelworks env {environment})"` sets the keys of this account, which is on your laptop.'
     )
-    guarded = Authenticated(enforced, secret, hint, unsigned=without_signature)
-    make_server("127.0.0.1", port, guarded, threaded=True, request_handler=MotoRequestHandler).serve_forever()
+    return Authenticated(enforced, secret, hint, unsigned=without_signature)
 
 
 def _store_bucket_policies() -> None:

@@ -25,10 +25,15 @@ def credentials_file(place: StateDir, environment: str) -> Path:
     return place.environment(environment) / "aws-credentials"
 
 
+def new_credentials() -> AwsCredentials:
+    """A key that nobody has yet."""
+    return AwsCredentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
+
+
 def create_credentials(place: StateDir, environment: str) -> None:
     """Write a new key for the account of `environment`."""
-    key, secret = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)
-    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
+    new = new_credentials()
+    text = f"[default]\naws_access_key_id = {new.key}\naws_secret_access_key = {new.secret}\n"
     write_whole(credentials_file(place, environment), text)
 
 

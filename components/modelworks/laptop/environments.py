@@ -142,7 +142,7 @@ def environment_variables(place: StateDir, environment: str, tools: Path | None 
     ]
     path = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part and part not in first]
     return {
-        **_past_proxies(),
+        **past_proxies(),
         "AWS_ACCESS_KEY_ID": credentials.key,
         "AWS_DEFAULT_REGION": found["region"],
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -172,7 +172,8 @@ def backend(place: StateDir, environment: str) -> str:
     return f"file://{quote(str(place.environment(environment) / 'backend'))}"
 
 
-def _past_proxies() -> dict[str, str]:
+def past_proxies() -> dict[str, str]:
+    """The variables by which a client reaches this machine without a proxy."""
     hosts = [host for name in NO_PROXY for host in os.environ.get(name, "").split(",") if host]
     # `*` means every host only where it stands alone.
     wanted = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
