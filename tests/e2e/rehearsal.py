@@ -132,13 +132,13 @@ def failing(folder: Path) -> example_bundle.Example:
     )
 
 
-def slow(folder: Path, size: int = 2400) -> example_bundle.Example:
+def slow(folder: Path, size: int = 2400, name: str = "slow") -> example_bundle.Example:
     """Right, but it multiplies large matrices on the way: far beyond five times what others take."""
     from onnx import helper
 
     return _graph(
         folder,
-        "slow",
+        name,
         [
             helper.make_node("ReduceMax", ["X"], ["most"], keepdims=0),
             helper.make_node("Expand", ["most", "square"], ["matrix"]),

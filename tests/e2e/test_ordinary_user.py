@@ -137,9 +137,9 @@ class _Shell:
         ).stdout
 
     def processes(self) -> list[str]:
-        """The user's processes."""
-        done = subprocess.run(["ps", "-u", str(UID), "-o", "args="], capture_output=True, text=True, check=False)
-        return done.stdout.splitlines()
+        """The user's processes, without those that have ended and whose parent has not noticed yet."""
+        done = subprocess.run(["ps", "-u", str(UID), "-o", "stat=,args="], capture_output=True, text=True, check=False)
+        return [line for line in done.stdout.splitlines() if not line.startswith("Z")]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`modelworks` with these arguments, as the user."""

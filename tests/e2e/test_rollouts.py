@@ -172,7 +172,7 @@ def test_a_release_that_nobody_asks_takes_over_by_its_own_probes(endpoint, bundl
 
 def test_a_slow_release_that_nobody_asks_goes_back_by_its_own_probes(endpoint, bundles):
     probed = {**rehearsal.SETTINGS["canary"], "minimum_requests": 10, "probes": True}
-    endpoint.release(rehearsal.slow(bundles), canary=probed)
+    endpoint.release(rehearsal.slow(bundles, name="slow-probed"), canary=probed)
     until(endpoint.turned_back, what=endpoint.rollout)
     found = endpoint.failures()
     assert any(failure.startswith(("slow: Failed", "rejected: Failed")) for failure in found), found

@@ -119,7 +119,7 @@ def test_a_released_model_answers_by_key_with_the_features_of_its_environment(pr
     project.modelworks("register", "flights", "--env", "dev")
     project.modelworks("release", "flights", "--env", "dev")
     project.modelworks("up", "dev", "--yes")
-    (endpoint,) = json.loads(project.modelworks("status", "dev", "--json"))["endpoints"]
+    (endpoint,) = json.loads(project.modelworks("status", "dev", "--wait", "--json"))["endpoints"]
 
     def answer(tail: str | None) -> httpx.Response:
         row = {"tail": tail, "origin": "EWR", "distance": 700}
