@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,20 +74,3 @@ def engine_variables(folder: Path, pulumi: Path, providers: str) -> dict[str, st
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
-
-
-def output_of(argv: Sequence[str], folder: Path, variables: Mapping[str, str], fine: tuple[int, ...] = (0,)) -> str:
-    """What a program writes; any exit code but those in `fine` fails the test."""
-    done = subprocess.run(
-        argv,
-        cwd=folder,
-        env=variables,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode in fine, done.stdout
-    return done.stdout

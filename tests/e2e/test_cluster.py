@@ -16,7 +16,8 @@ import pytest
 import record_provider
 from mocks import ROOT
 from modelworks.laptop import toolchain
-from standing_provider import engine_variables, output_of, standing
+from programs import output_of
+from standing_provider import engine_variables, standing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -23,6 +23,7 @@ import fake_provider
 from modelworks.deploy import process
 from modelworks.laptop import environments, supervisor, toolchain
 from modelworks.laptop.state_dir import StateDir
+from programs import finished, started
 
 pytestmark = pytest.mark.e2e
 
@@ -95,24 +96,6 @@ class OnLaptop:
     def engine(self) -> int:
         locks = self.place.environment("local").glob("backend/.pulumi/locks/*/faults/local/*.json")
         return json.loads(next(locks).read_text())["pid"]
-
-
-def started(argv: list[str], folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        argv,
-        cwd=folder,
-        env=variables,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def finished(process: subprocess.Popen[str], fine: tuple[int, ...]) -> str:
-    said, _ = process.communicate(timeout=280)
-    assert process.returncode in fine, said
-    return said
 
 
 def wait_for(condition, *, seconds: float = 120) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from modelworks.laptop import cloud
 from modelworks.laptop.state_dir import StateDir
+from programs import output_of
 
 pytestmark = pytest.mark.e2e
 
@@ -25,19 +25,7 @@ CONFIG = 'config:\n  aws:region: eu-central-1\n  aws:allowedAccountIds: ["000000
 
 def run(*argv, cwd, fine=(0,), **variables):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "AWS_", "VIRTUAL_ENV"))}
-    answer = subprocess.run(
-        [str(arg) for arg in argv],
-        cwd=cwd,
-        env={**kept, **variables},
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=280,
-        check=False,
-    )
-    assert answer.returncode in fine, answer.stdout
-    return answer.stdout
+    return output_of([str(arg) for arg in argv], cwd, {**kept, **variables}, fine)
 
 
 @pytest.fixture(scope="module")

@@ -222,10 +222,7 @@ def _local_server(model: str, began: float) -> LocalServer:
             f"    {escape(json.dumps(answer.prediction))}"
         )
 
-    def failed(why: str) -> None:
-        out.print(f"    [dim]{escape(why)}[/]")
-
-    return LocalServer(StateDir.here().logs / "local-server.log", answered, failed)
+    return LocalServer(StateDir.here().logs / "local-server.log", answered, _aside)
 
 
 def _local_features() -> LocalFeatures:
@@ -233,10 +230,11 @@ def _local_features() -> LocalFeatures:
     from modelworks.cli.local_features import LocalFeatures
     from modelworks.laptop.state_dir import StateDir
 
-    def failed(why: str) -> None:
-        out.print(f"    [dim]{escape(why)}[/]")
+    return LocalFeatures(StateDir.here().logs / "local-features.log", _aside)
 
-    return LocalFeatures(StateDir.here().logs / "local-features.log", failed)
+
+def _aside(text: str) -> None:
+    out.print(f"    [dim]{escape(text)}[/]")
 
 
 def _begin_bundle(

@@ -298,8 +298,12 @@ def _is_supervisor(process: psutil.Process, place: StateDir) -> bool:
 
 def _is_program(process: psutil.Process) -> bool:
     # `env` starts a program: it has the name as an argument first, and the program has it as a variable after that.
-    with contextlib.suppress(psutil.Error):
-        return any(each.startswith(f"{PROCESS}=") for each in process.cmdline()) or PROCESS in process.environ()
+    name = f"{PROCESS}="
+    with contextlib.suppress(OSError, psutil.Error):
+        variables = _variables(Path(f"/proc/{process.pid}")).split(b"\0")
+        return any(each.startswith(name) for each in process.cmdline()) or any(
+            each.startswith(name.encode()) for each in variables
+        )
     return False
 
 

@@ -165,7 +165,7 @@ def row_bytes(manifest: Manifest) -> tuple[int, int]:
     """Bytes that a row adds to columns or tensors: in JSON, judged by the examples, and in a binary form."""
     examples = [[row.get(feature.name) for feature in manifest.request_features] for row in manifest.examples]
     values = sum(len(msgspec.json.encode(example)) for example in examples) // len(examples)
-    return max(1, values), sum(_BYTES[feature.type] for feature in manifest.request_features)
+    return max(1, values), max(1, sum(_BYTES[feature.type] for feature in manifest.request_features))
 
 
 def element_type(datatype: str) -> Any:
