@@ -329,5 +329,13 @@ def test_an_alarm_on_a_statistic_becomes_one_on_an_expression_in_place(engine):
     assert engine.read(kind, id_, new, updated) == (id_, new, updated)
 
 
+def test_one_metric_of_an_alarm_is_compared_and_the_others_are_read(engine, aws):
+    made(engine, "aws:cloudwatch/metricAlarm:MetricAlarm", RATIO)
+    [alarm] = aws("cloudwatch").describe_alarms()["MetricAlarms"]
+    assert {query["Id"]: query["ReturnData"] for query in alarm["Metrics"]} == {
+        "ratio": True, "bad": False, "requests": False
+    }  # fmt: skip
+
+
 def test_every_type_has_its_life_tested():
     assert {life.type for life in LIVES} == set(RESOURCES)

@@ -83,7 +83,10 @@ class MetricAlarm(Resource):
 
 
 def _query(said: dict[str, Any]) -> dict[str, Any]:
-    query: dict[str, Any] = pascal({key: value for key, value in said.items() if key != "metric"})
+    # The real provider always sends it; an alarm without it would return all of its queries.
+    query: dict[str, Any] = {"ReturnData": False} | pascal(
+        {key: value for key, value in said.items() if key != "metric"}
+    )
     if metric := said.get("metric"):
         query["MetricStat"] = {
             "Metric": {
