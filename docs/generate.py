@@ -257,6 +257,7 @@ def _steps(item: Any) -> Iterator[tuple[str, Any]]:
 _UNITS = {
     "days": "days",
     "gib": "GiB",
+    "hours": "h",
     "mib": "MiB",
     "millicores": "1/1000 core",
     "ms": "ms",

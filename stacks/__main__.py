@@ -117,6 +117,7 @@ if settings.registry:
                 config.secrets.registry_database if settings.registry.database == "postgres" else None
             ),
             **arguments(settings.registry, without=["ingress", "database"]),
+            "alerts_topic_arn": environment.alerts_topic_arn,
             "storage_class": addons.volumes.name if addons.volumes else laptop_storage_class(),
             "protect": settings.protect,
         },

@@ -94,7 +94,13 @@ FULLEST: dict[str, dict[str, Any]] = {
         "permissions": PERMISSIONS,
         "egress": EGRESS,
     },
-    "ModelRegistry": {"pod": ADDITIONS, "permissions": PERMISSIONS, "egress": EGRESS, "ingress": INGRESS},
+    "ModelRegistry": {
+        "pod": ADDITIONS,
+        "permissions": PERMISSIONS,
+        "egress": EGRESS,
+        "ingress": INGRESS,
+        "alerts_topic_arn": _WATCHED["alerts_topic_arn"],
+    },
     "PredictionStore": {},
     "TrainingCompute": {"pod": ADDITIONS, "permissions": PERMISSIONS, "egress": EGRESS},
 }

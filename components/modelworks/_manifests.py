@@ -38,11 +38,11 @@ def with_additions(template: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[
     """A pod's template with what an environment adds to its pods; the same without additions.
 
     Args:
-        template: Of a pod with one container.
+        template: Of a pod, whose first container is the one that devices are for.
         pod: The additions, as `PodArgs` names them, complete.
     """
     metadata, spec = template["metadata"], template["spec"]
-    (container,) = spec["containers"]
+    container, *sidecars = spec["containers"]
     more: dict[str, Any] = {
         "nodeSelector": dict(pod["node_selector"]),
         "tolerations": [
@@ -58,7 +58,7 @@ def with_additions(template: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[
         "metadata": {**metadata, **{name: found for name, found in added.items() if found}},
         "spec": {
             **spec,
-            "containers": [_with_devices(container, pod["extended_resources"])],
+            "containers": [_with_devices(container, pod["extended_resources"]), *sidecars],
             "volumes": [_limited(volume, pod["scratch_mib"]) for volume in spec["volumes"]],
             **{name: found for name, found in more.items() if found},
         },

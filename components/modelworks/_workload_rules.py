@@ -153,6 +153,16 @@ def permission(each: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must name one at least, got none")
 
 
+def backup(hours: int | None, days: int) -> None:
+    """Dumps of which one is there at all times: one is kept until the one after the next is made, or longer."""
+    if hours is not None and hours < 1:
+        raise ValueError(f"backup_hours must be at least 1, or none for no dumps, got {hours}")
+    if days < 1:
+        raise ValueError(f"backup_days must be at least 1, got {days}")
+    if hours is not None and days * 24 < 2 * hours:
+        raise ValueError(f"backup_days must last for two dumps, {2 * hours} hours, got {days}")
+
+
 def probes_per_second(minimum_requests: int, step_seconds: int) -> float:
     """Probes that make the evidence of a canary's step within a quarter of it.
 

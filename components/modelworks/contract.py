@@ -17,6 +17,8 @@ TRAINING_METRIC_NAMESPACE = "modelworks/training"
 """CloudWatch namespace of training runs. A run's code is anybody's: it must not publish an endpoint's metrics."""
 FEATURE_METRIC_NAMESPACE = "modelworks/features"
 """CloudWatch namespace of the materialization of features."""
+REGISTRY_METRIC_NAMESPACE = "modelworks/registry"
+"""CloudWatch namespace of the registry's server."""
 METRIC_ERROR = "error"
 """1 for a request that failed for a reason that is ours, else 0. Its Average is the error ratio."""
 METRIC_SLOW = "slow"
@@ -38,6 +40,8 @@ METRIC_FEATURE_LAG = "feature_lag"
 METRIC_FEATURE_SKEW = "feature_skew"
 """Share of a feature view's compared values that differ from its history, or are missing, 0 to 1: of those that are
 online, and of those that were served."""
+METRIC_BACKUP_AGE = "backup_age"
+"""Seconds since the newest dump of the registry's embedded database."""
 
 DIMENSION_ENVIRONMENT = "environment"
 DIMENSION_MODEL = "model"
@@ -45,6 +49,8 @@ DIMENSION_VERSION = "version"
 """The release's digest, shortened by `short_digest`. Every metric is published with and without it."""
 DIMENSION_VIEW = "view"
 """Name of a feature view."""
+DIMENSION_BUCKET = "bucket"
+"""Name of the artifact bucket that dumps of a registry are in."""
 
 
 # -- Identities ------------------------------------------------------------------------------------------------------
@@ -159,6 +165,12 @@ def predictions_prefix(model: str) -> str:
     """Prefix of a model's prediction log: `predictions/<model>`."""
     return f"{PREDICTIONS_PREFIX}/{model}"
 
+
+# -- Paths in an artifact bucket, as the registry uses it ------------------------------------------------------------
+ARTIFACTS_PREFIX = "artifacts"
+"""Under it: what MLflow's clients keep."""
+BACKUPS_PREFIX = "backups"
+"""Under it: dumps of the registry's embedded database, by their time."""
 
 # -- Paths in an artifact bucket, as training runs use it --------------------------------------------------------------
 DATA_PREFIX = "data"

@@ -48,6 +48,9 @@ REGISTRY: Final[Defaults] = {
     "permissions": [],
     "egress": [],
     "volume_gib": 5,
+    "backup_hours": 24,
+    "backup_days": 30,
+    "alerts_topic_arn": None,
     "noncurrent_days": 90,
     "protect": True,
 }

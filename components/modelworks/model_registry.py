@@ -1,14 +1,17 @@
 """Where models are kept: the bundle store, and MLflow for experiments and versions."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 from urllib.parse import parse_qs, urlsplit
 
 import pulumi
 import pulumi_aws as aws
 
+from modelworks import _workload_rules as rules
 from modelworks import contract
 from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, with_additions
+from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import statement
@@ -34,6 +37,7 @@ from modelworks._resources.pod import (
     restricted_pod,
 )
 from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
+from modelworks._resources.registry_backup import backup_alarm, backup_containers, backup_permissions
 
 _PORT = 5000
 _SERVER = "server"
@@ -67,6 +71,18 @@ class ModelRegistryArgs(TypedDict):
 
     volume_gib: NotRequired[int]
     """Size of the volume of the embedded database, in GiB. Default 5."""
+
+    backup_hours: NotRequired[int | None]
+    """Hours between two dumps of the embedded database into the artifact bucket, None for none. A lost volume is
+    restored from the newest. Backups of a PostgreSQL are up to whoever runs it. Default 24."""
+
+    backup_days: NotRequired[int]
+    """Days that a dump is kept, for twice `backup_hours` at least; then it is a deleted object, for
+    `noncurrent_days`. Default 30."""
+
+    alerts_topic_arn: NotRequired[pulumi.Input[str] | None]
+    """SNS topic that is alerted when the newest dump is older than twice `backup_hours`. Default: none, and no
+    alarm."""
 
     storage_class: NotRequired[pulumi.Input[str] | None]
     """StorageClass of that volume. Default: none, and the cluster's default class."""
@@ -126,6 +142,7 @@ class ModelRegistry(KubernetesComponent):
     def __init__(self, name: str, args: ModelRegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, ModelRegistryArgs, args)
         require_at_least(args, {"volume_gib": 1, "noncurrent_days": 1})
+        rules.backup(args["backup_hours"], args["backup_days"])
         require_sound_ingress(args["ingress"])
         require_sound_pod(args["pod"])
         require_sound_permissions(args["permissions"])
@@ -139,7 +156,9 @@ class ModelRegistry(KubernetesComponent):
         )
         self._args = args
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
-        self.bundles, self.artifacts = self._bucket("bundles"), self._bucket("artifacts")
+        self._backup_hours = None if args["postgres_uri"] else args["backup_hours"]
+        dumps = {f"{contract.BACKUPS_PREFIX}/": args["backup_days"]} if self._backup_hours else {}
+        self.bundles, self.artifacts = self._bucket("bundles"), self._bucket("artifacts", dumps)
         self.identity = self._identity()
         self.secret = self._secret()
         self.volume = None if args["postgres_uri"] else self._volume()
@@ -147,6 +166,7 @@ class ModelRegistry(KubernetesComponent):
         self.service = self._service()
         self.ingress = self._ingress()
         self.network_policy = self._network_policy()
+        self.alarm = self._alarm()
         self.bundle_bucket, self.artifact_bucket = self.bundles.bucket, self.artifacts.bucket
         self.role_arn = self.identity.role.arn
         self.url = url(args["ingress"], args["host"])
@@ -159,12 +179,13 @@ class ModelRegistry(KubernetesComponent):
             }
         )
 
-    def _bucket(self, kept: str) -> "aws.s3.Bucket":
+    def _bucket(self, kept: str, expiration_days: Mapping[str, int] | None = None) -> "aws.s3.Bucket":
         return secure_bucket(
             self.child_name(kept),
             parent=self,
             key_arn=self._args["key_arn"],
             noncurrent_days=self._args["noncurrent_days"],
+            expiration_days=expiration_days,
             protect=self._protect_data,
         )
 
@@ -174,7 +195,7 @@ class ModelRegistry(KubernetesComponent):
             _SERVER,
             self._args,
             bucket=self.artifacts.bucket,
-            permissions=_permissions,
+            permissions=lambda *arns: _permissions(*arns, backups=self._backup_hours is not None),
             description="Keeps what experiments leave behind",
         )
 
@@ -226,15 +247,32 @@ class ModelRegistry(KubernetesComponent):
     def _pod(self) -> Manifest:
         claim = {"persistentVolumeClaim": {"claimName": self.volume.name}} if self.volume else {"emptyDir": {}}
         config = {"secretName": self.secret.name, "items": [{"key": "auth.ini", "path": "auth.ini"}]}
+        server = self._container()
+        restore, sidecars = self._backup(server)
         return restricted_pod(
             self.identity.account.name,
-            container=self._container(),
+            container=server,
+            sidecars=sidecars,
             volumes=[
                 {"name": "data", **claim},
                 {"name": SCRATCH_VOLUME, "emptyDir": {}},
                 {"name": "config", "secret": config},
             ],
+            **restore,
         )
+
+    def _backup(self, server: Manifest) -> tuple[Manifest, list[Manifest]]:
+        """The container before the server, and the one beside it, if the database is dumped."""
+        if self._backup_hours is None:
+            return {}, []
+        restore, backup = backup_containers(
+            bucket=self.artifacts.bucket,
+            hours=self._backup_hours,
+            like=server,
+            mounts=["data", SCRATCH_VOLUME],
+            variables=environment_variables({"HOME": SCRATCH, "TMPDIR": SCRATCH}),
+        )
+        return {"initContainers": [restore]}, [backup]
 
     def _container(self) -> Manifest:
         return {
@@ -269,7 +307,9 @@ class ModelRegistry(KubernetesComponent):
             "--workers=1",
             f"--uvicorn-opts=--timeout-keep-alive {_KEEP_ALIVE_SECONDS}",
             "--app-name=basic-auth",
-            pulumi.Output.concat("--artifacts-destination=s3://", self.artifacts.bucket, "/artifacts"),
+            pulumi.Output.concat(
+                "--artifacts-destination=s3://", self.artifacts.bucket, "/", contract.ARTIFACTS_PREFIX
+            ),
             # Probes ask by address, which the pod knows only when it runs.
             f"--allowed-hosts={host},{host}:*,$(POD_IP):{_PORT}",
         ]
@@ -309,11 +349,23 @@ class ModelRegistry(KubernetesComponent):
         spec = network_policy(self.selector, egress=self._args["egress"], out=out)
         return self.object("networking.k8s.io/v1", "NetworkPolicy", _SERVER, spec=spec)
 
+    def _alarm(self) -> "aws.cloudwatch.MetricAlarm | None":
+        topic = self._args["alerts_topic_arn"]
+        if topic is None or self._backup_hours is None:
+            return None
+        return paging_alarm(
+            self.child_name("stale-backup"),
+            parent=self,
+            topic=topic,
+            **backup_alarm(self.artifacts.bucket, self._backup_hours),
+        )
 
-def _permissions(artifacts: str, key: str) -> list[dict[str, Any]]:
+
+def _permissions(artifacts: str, key: str, *, backups: bool) -> list[dict[str, Any]]:
     return [
         statement(["s3:ListBucket"], [artifacts]),
-        statement(["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], [f"{artifacts}/*"]),
+        statement(["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], [f"{artifacts}/{contract.ARTIFACTS_PREFIX}/*"]),
+        *(backup_permissions(artifacts) if backups else []),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
     ]
 

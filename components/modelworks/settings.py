@@ -181,8 +181,24 @@ class Registry(Workload):
     URI is the secret `registry_database`."""
     volume_gib: Annotated[int, Field(ge=1, le=16_384)] = defaults.REGISTRY["volume_gib"]
     """Size of the embedded database's volume, in GiB."""
+    backup_hours: Annotated[int, Field(ge=1, le=168)] | None = defaults.REGISTRY["backup_hours"]
+    """Hours between two dumps of the embedded database into the artifact bucket. Null for none. Backups of a PostgreSQL
+    are up to whoever runs it, such as the snapshots of RDS."""
+    backup_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["backup_days"]
+    """Days that a dump is kept, for twice `backup_hours` at least; then it is a deleted object, for
+    `noncurrent_days`."""
     noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["noncurrent_days"]
     """How long a superseded or deleted bundle is kept, in days."""
+
+    @model_validator(mode="after")
+    def _backups(self) -> Self:
+        if self.database == "postgres" and self.backup_hours is not None and "backup_hours" in self.model_fields_set:
+            raise ValueError(
+                "backup_hours is for database: embedded; backups of a PostgreSQL are up to whoever runs it, such as "
+                "the snapshots of RDS"
+            )
+        _workload_rules.backup(self.backup_hours, self.backup_days)
+        return self
 
 
 class Training(Workload):

@@ -54,6 +54,7 @@ registry = ModelRegistry(
         "ingress": ingress,
         "admin_password": config.require_secret("registry_password"),
         "storage_class": addons.storage_class,
+        "alerts_topic_arn": environment.alerts_topic_arn,
     },
     in_cluster(*addons.needed_by_hosts),
 )

@@ -18,6 +18,7 @@ registry = ModelRegistry(
         "admin_password": config.require_secret("registry_password"),
         "namespace": environment.namespace,
         "key_arn": environment.key_arn,
+        "alerts_topic_arn": environment.alerts_topic_arn,
         "account_id": account,
         "oidc_issuer": config.require("oidc_issuer"),
     },

@@ -51,7 +51,7 @@ every_template = pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEM
 
 @every_template
 def test_a_gpu_reaches_the_pod_as_request_and_limit(template):
-    (container,) = template(pod={"extended_resources": {"nvidia.com/gpu": 2}})["spec"]["containers"]
+    container, *_ = template(pod={"extended_resources": {"nvidia.com/gpu": 2}})["spec"]["containers"]
     assert {kind: found["nvidia.com/gpu"] for kind, found in container["resources"].items()} == {
         "requests": "2",
         "limits": "2",

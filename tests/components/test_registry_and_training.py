@@ -16,6 +16,8 @@ GROUND = {
 DEPLOYMENT = "kubernetes:apps/v1:Deployment"
 SECRET = "kubernetes:core/v1:Secret"
 ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
+LIFECYCLE = "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration"
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 
 
 def registry(**args):
@@ -45,8 +47,17 @@ def training(**args):
 
 
 def actions(declared) -> dict[str, list[str]]:
-    statements = json.loads(declared.one(ROLE_POLICY)["policy"])["Statement"]
-    return {action: rule["Resource"] for rule in statements for action in rule["Action"]}
+    found: dict[str, list[str]] = {}
+    for rule in json.loads(declared.one(ROLE_POLICY)["policy"])["Statement"]:
+        for action in rule["Action"]:
+            found[action] = [*found.get(action, []), *rule["Resource"]]
+    return found
+
+
+def containers(declared) -> dict[str, dict]:
+    """The containers of the registry's pod, by name."""
+    spec = declared.one(DEPLOYMENT)["spec"]["template"]["spec"]
+    return {each["name"]: each for each in [*spec.get("initContainers", []), *spec["containers"]]}
 
 
 def test_bundles_and_artifacts_are_kept_in_buckets_of_their_own():
@@ -56,7 +67,7 @@ def test_bundles_and_artifacts_are_kept_in_buckets_of_their_own():
 
 
 def test_the_server_asks_who_is_there():
-    (container,) = registry().one(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    container = containers(registry())["mlflow"]
     assert "--app-name=basic-auth" in container["args"]
 
 
@@ -82,7 +93,7 @@ def test_an_embedded_database_lives_on_a_volume_and_has_one_writer():
 
 
 def test_the_server_keeps_connections_for_longer_than_the_load_balancer():
-    (container,) = registry().one(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    container = containers(registry())["mlflow"]
     (options,) = [each for each in container["args"] if each.startswith("--uvicorn-opts=")]
     assert int(options.removeprefix("--uvicorn-opts=--timeout-keep-alive ")) > 60
 
@@ -138,8 +149,82 @@ def test_another_database_is_refused_and_its_password_is_in_no_message(uri, foun
     assert "hunter" not in str(refused.value)
 
 
-def test_the_server_may_touch_its_artifacts_and_no_bundle():
-    assert actions(registry())["s3:PutObject"] == ["arn:aws:s3:::registry-artifacts/*"]
+def test_the_server_may_touch_its_artifacts_and_no_bundle_and_deletes_no_dump():
+    allowed = actions(registry())
+    own, dumps = "arn:aws:s3:::registry-artifacts/artifacts/*", "arn:aws:s3:::registry-artifacts/backups/*"
+    assert allowed["s3:PutObject"] == allowed["s3:GetObject"] == [own, dumps]
+    assert allowed["s3:DeleteObject"] == [own]
+    assert conditions(registry())["cloudwatch:PutMetricData"] == {
+        "StringEquals": {"cloudwatch:namespace": "modelworks/registry"}
+    }
+
+
+def test_an_embedded_database_is_dumped_beside_its_server_and_restored_before_it():
+    declared = registry(backup_hours=6)
+    spec = declared.one(DEPLOYMENT)["spec"]["template"]["spec"]
+    (restore,), (server, backup) = spec["initContainers"], spec["containers"]
+    assert restore["args"] == ["restore", "s3://registry-artifacts/backups"]
+    assert backup["args"] == ["keep", "s3://registry-artifacts/backups", "--hours=6"]
+    for each in (restore, backup):
+        assert (each["image"], each["workingDir"]) == (server["image"], server["workingDir"])
+        assert each["securityContext"] == server["securityContext"]
+        assert [mount["name"] for mount in each["volumeMounts"]] == ["data", "scratch"]
+
+
+def test_no_password_is_within_reach_of_dumps():
+    found = containers(registry())
+    assert "secretKeyRef" not in json.dumps([found["restore"], found["backup"]])
+
+
+def test_a_device_is_for_the_server_alone():
+    found = containers(registry(pod={"extended_resources": {"nvidia.com/gpu": 1}}))
+    assert found["mlflow"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in found["backup"]["resources"]["limits"]
+
+
+def test_dumps_are_kept_for_days_and_artifacts_for_good():
+    rules = {
+        name: [(rule["filter"], rule["expiration"]) for rule in found["rules"] if "expiration" in rule]
+        for name, found in registry(backup_days=7).all(LIFECYCLE).items()
+    }
+    assert rules == {
+        "registry-artifacts-lifecycle": [({"prefix": "backups/"}, {"days": 7})],
+        "registry-bundles-lifecycle": [],
+    }
+
+
+@pytest.mark.parametrize("given", [{"backup_hours": None}, {"postgres_uri": "postgresql://user:password@db/mlflow"}])
+def test_without_dumps_nothing_of_them_is_declared(given):
+    declared = registry(**given, alerts_topic_arn=TRAINING["alerts_topic_arn"])
+    assert set(containers(declared)) == {"mlflow"}
+    assert "backups" not in json.dumps([declared.one(ROLE_POLICY), declared.all(LIFECYCLE)])
+    assert declared.all(ALARM) == {}
+
+
+def test_an_old_dump_and_a_silent_sidecar_page():
+    alarm = registry(backup_hours=12, alerts_topic_arn=TRAINING["alerts_topic_arn"]).one(ALARM)
+    assert (alarm["namespace"], alarm["metricName"]) == ("modelworks/registry", "backup_age")
+    assert alarm["dimensions"] == {"bucket": "registry-artifacts"}
+    assert (alarm["threshold"], alarm["comparisonOperator"]) == (86_400, "GreaterThanThreshold")
+    assert alarm["treatMissingData"] == "breaching"
+    assert alarm["alarmActions"] == [TRAINING["alerts_topic_arn"]]
+
+
+def test_without_a_topic_there_is_no_alarm():
+    assert registry().all(ALARM) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"backup_hours": 0}, "backup_hours must be at least 1, or none for no dumps, got 0"),
+        ({"backup_days": 0}, "backup_days must be at least 1, got 0"),
+        ({"backup_hours": 24, "backup_days": 1}, "backup_days must last for two dumps, 48 hours, got 1"),
+    ],
+)
+def test_dumps_of_which_none_may_be_left_are_refused(given, problem):
+    with pytest.raises(ValueError, match=problem):
+        registry(**given)
 
 
 def test_runs_have_a_namespace_of_their_own_that_admits_restricted_pods_only():

@@ -20,6 +20,7 @@ import pytest
 
 from modelworks.laptop import cloud, environments
 from modelworks.laptop.state_dir import StateDir, read_facts
+from modelworks.runtime.registry_backup import Dumps
 from waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 MODEL = "plane-seats"
+REGISTRY = "app.kubernetes.io/component=registry"
 STACK = """\
 # Rehearsed on a laptop.
 config:
@@ -145,9 +147,10 @@ class Rehearsal:
         }
 
     def unprotect(self, environment: str) -> None:
-        """Allow that the data of an environment is deleted, as its owner would: a setting, and an update."""
+        """Allow that the data of an environment is deleted, as its owner would: two settings, and an update."""
         file = self.stack(environment)
         lines = file.read_text().replace("    protect: false\n", "")
+        lines = lines.replace("registry: {}", "registry: {backup_hours: null}")  # no dump into an emptied bucket
         file.write_text(lines.replace("    owner: tests\n", "    owner: tests\n    protect: false\n", 1))
         self.modelworks("up", environment, "--yes")
 
@@ -180,6 +183,17 @@ class Rehearsal:
             f'eval "$(modelworks env {environment})"; kubectl get jobs -n modelworks-{environment}-training -o name'
         )
         return set(self._run(["bash", "-c", script]).split())
+
+    def kubectl(self, environment: str, *arguments: str) -> str:
+        """In the namespace of an environment."""
+        variables = json.loads(self.modelworks("env", environment, "--json"))
+        return self._run(["kubectl", "--namespace", f"modelworks-{environment}", *arguments], **variables)
+
+    def in_registry(self, environment: str, *arguments: str) -> str:
+        """What the registry's sidecar does when a person calls its program there."""
+        pod = self.kubectl(environment, "get", "pods", "-l", REGISTRY, "-o", "name").strip()
+        program = ["python", "-m", "modelworks.runtime.registry_backup"]
+        return self.kubectl(environment, "exec", pod, "-c", "backup", "--", *program, *arguments)
 
     def versions(self, environment: str) -> list[dict]:
         return json.loads(self.modelworks("models", "--env", environment, "--json"))
@@ -332,6 +346,21 @@ def test_verify_finds_the_target_to_be_what_the_code_says(rehearsal, first):
 def test_environments_of_one_program_differ_as_declared_only(rehearsal, first):
     found = json.loads(rehearsal.modelworks("compare", "dev", "staging", "--json"))
     assert [each["path"] for each in found] == ["aws:allowedAccountIds"]
+
+
+def test_a_registry_that_is_lost_comes_back_from_its_newest_dump(rehearsal, first):
+    place = f"s3://{rehearsal.pulumi('dev', 'stack', 'output', 'artifact_bucket').strip()}/backups"
+    dumps = Dumps(boto3.client("s3", **rehearsal.aws("dev")), *place.removeprefix("s3://").split("/"))
+    of_itself, _ = eventually(dumps.newest)
+    before = rehearsal.versions("dev")
+    assert before
+    assert "dumped to" in rehearsal.in_registry("dev", "dump", place)
+    assert dumps.newest()[0] > of_itself
+    rehearsal.in_registry("dev", "set-aside")
+    rehearsal.kubectl("dev", "delete", "pods", "-l", REGISTRY)
+    rehearsal.kubectl("dev", "wait", "--for=condition=Available", "deployment", "-l", REGISTRY, "--timeout=120s")
+    assert f"restored {place}/" in rehearsal.kubectl("dev", "logs", "-l", REGISTRY, "-c", "restore")
+    assert rehearsal.versions("dev") == before
 
 
 def test_rollback_is_the_line_before(rehearsal, first):

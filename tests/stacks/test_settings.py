@@ -151,3 +151,21 @@ def test_hosts_that_share_a_load_balancer_agree_about_who_may_reach_it(first, se
 def test_an_addition_that_the_cluster_or_aws_would_refuse_is_refused(model, addition, message):
     with pytest.raises(ValidationError, match=message):
         model(**addition)
+
+
+@pytest.mark.parametrize(
+    ("registry", "problem"),
+    [
+        ({"database": "postgres", "backup_hours": 24}, "backups of a PostgreSQL are up to whoever runs it"),
+        ({"backup_hours": 168, "backup_days": 7}, "backup_days must last for two dumps, 336 hours, got 7"),
+        ({"backup_hours": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_backups_that_would_not_be_made_or_kept_are_refused(registry, problem):
+    with pytest.raises(ValidationError, match=problem):
+        Settings(**GOOD, registry=registry)
+
+
+def test_a_postgres_needs_no_word_about_backups():
+    assert Settings(**GOOD, registry={"database": "postgres", "backup_hours": None}).registry
+    assert Settings(**GOOD, registry={"database": "postgres"}).registry

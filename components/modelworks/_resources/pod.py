@@ -78,14 +78,19 @@ def require_sound_pod(pod: PodArgs) -> None:
 
 
 def restricted_pod(
-    account: pulumi.Input[str], *, container: Manifest, volumes: Sequence[Manifest], **more: Any
+    account: pulumi.Input[str],
+    *,
+    container: Manifest,
+    volumes: Sequence[Manifest],
+    sidecars: Sequence[Manifest] = (),
+    **more: Any,
 ) -> dict[str, Any]:
-    """Spec of a pod of one container that keeps the `restricted` Pod Security standard, and is its account for AWS."""
+    """Spec of a pod that keeps the `restricted` Pod Security standard, and is its account for AWS."""
     return {
         "serviceAccountName": account,
         "automountServiceAccountToken": False,
         "securityContext": RESTRICTED_POD,
-        "containers": [container],
+        "containers": [container, *sidecars],
         "volumes": list(volumes),
         **more,
     }

@@ -16,6 +16,7 @@ registry = ModelRegistry(
         "account_id": account,
         "oidc_issuer": config.require("oidc_issuer"),
         "key_arn": environment.key_arn,
+        "alerts_topic_arn": environment.alerts_topic_arn,
         "namespace": environment.namespace,
         "image": config.get("registry_image") or lock_image("registry"),
         "host": f"registry.{config.require('domain')}",

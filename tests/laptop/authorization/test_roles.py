@@ -54,6 +54,9 @@ def registers(client):
     s3.get_object(Bucket="store", Key="artifacts/1/a")
     s3.list_objects_v2(Bucket="store", Prefix="artifacts/")
     s3.delete_object(Bucket="store", Key="artifacts/1/a")
+    s3.put_object(Bucket="store", Key=f"{contract.BACKUPS_PREFIX}/1.tar.gz", Body=b"")
+    s3.get_object(Bucket="store", Key=f"{contract.BACKUPS_PREFIX}/1.tar.gz")
+    client("cloudwatch").put_metric_data(Namespace=contract.REGISTRY_METRIC_NAMESPACE, MetricData=DATUM)
 
 
 def reads_predictions(client):
@@ -79,7 +82,7 @@ ROLES = {
         lambda key: serving_permissions(MODEL, BUCKET, key, log_arns=[BUCKET], table_arns=[TABLE], secret_arns=[]),
     ),
     "training": (trains, lambda key: training_compute._permissions(BUCKET, key)),
-    "registry": (registers, lambda key: model_registry._permissions(BUCKET, key)),
+    "registry": (registers, lambda key: model_registry._permissions(BUCKET, key, backups=True)),
     "predictions": (reads_predictions, lambda key: statements(prediction_store._reads(BUCKET, key))),
     "rollouts": (judges, lambda _: statements(argo_rollouts._permissions(REGION))),
 }
