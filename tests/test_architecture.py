@@ -55,6 +55,19 @@ def test_models_never_import_pulumi():
     assert offenders(paths, "pulumi", "pulumi_aws", "pulumi_kubernetes") == []
 
 
+def test_only_the_child_process_runs_the_code_of_a_project():
+    package = ROOT / "components/modelworks"
+    runs = {
+        package / "lifecycle/child.py",
+        package / "lifecycle/__init__.py",  # offers it to notebooks
+        package / "cli/local_features.py",  # a process of its own too
+    }
+    entries = ["modelworks.lifecycle.load_spec", "modelworks.lifecycle.spec.load_spec",
+               "modelworks.features.definitions.read_definitions"]  # fmt: skip
+    assert offenders([package / "lifecycle/child.py"], *entries)
+    assert offenders([path for path in files(package) if path not in runs], *entries) == []
+
+
 def test_programs_and_policies_never_import_an_ml_library():
     paths = files(ROOT / "stacks", ROOT / "policy")
     assert paths

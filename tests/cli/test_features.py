@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
@@ -15,11 +16,15 @@ from typer.testing import CliRunner
 
 from modelworks import cli
 from modelworks.cli import features
+from modelworks.cli.lifecycle import home_here
 from modelworks.deploy.account import account_of
 from modelworks.errors import ModelworksError
+from modelworks.lifecycle import training
+from modelworks.lifecycle.project_features import apply_features, read_features
 from runtime.vendor_server import KEY, Service, VendorServer
 
 cli._register()
+ROOT = Path(__file__).parents[2]
 NOW = datetime.now(UTC).replace(microsecond=0)
 FLIGHTS = """
 from datetime import timedelta
@@ -273,6 +278,82 @@ def test_nothing_is_forgotten_without_a_yes_or_by_a_key_that_no_view_has(project
         run("forget", "origin=EWR", "--env", "dev", "--yes")
     refused = CliRunner().invoke(cli.app, ["features", "forget", "tail=7", "--env", "dev"], input="n\n")
     assert refused.exit_code == 1
+
+
+# -- The code of a project ---------------------------------------------------------------------------------------------
+NOISY = """
+import os
+from pathlib import Path
+
+with Path({file!r}).open("a") as file:
+    print(os.getpid(), Path(__file__).name, file=file)
+print("loud")
+"""
+MODEL = """
+from datetime import UTC, datetime
+
+import pandas as pd
+import pandera.pandas as pa
+
+from modelworks.lifecycle import Card, DataSource, Feature, MetricGate, ModelSpec, StoredFeatures
+
+def write(folder):
+    (folder / "delays").mkdir()
+    rows = {"tail": [7], "landed": [datetime.now(UTC)], "mean": [1.5], "flights": [1]}
+    pd.DataFrame(rows).to_parquet(folder / "delays" / "part-0.parquet")
+
+def load():
+    return pd.DataFrame()
+
+spec = ModelSpec(
+    name="flight-delay", description="d", owner="o", kind="binary", classes=(False, True), target="late",
+    data=DataSource(load=load, description="d", prediction_time="at"), schema=pa.DataFrameSchema({}),
+    features=(Feature(name="mean", type="number", nullable=True),), train=lambda data: None, metric="auc",
+    gates=(MetricGate(metric="auc", at_least=0.5, because="b"),), card=Card(intended_use="i"),
+    stored=StoredFeatures(
+        service="flight", keys=(Feature(name="tail", type="integer", minimum=0, maximum=9, example=7),), history=write
+    ),
+)
+"""
+
+
+def test_no_command_runs_the_code_of_a_project_in_its_own_process(project, environment, monkeypatch, tmp_path):
+    ran = tmp_path / "ran"
+    define(project, NOISY.format(file=str(ran)) + FLIGHTS)
+    (project / "models/flight_delay/model.py").write_text(NOISY.format(file=str(ran)) + MODEL)
+    (project / "uv.lock").write_bytes((ROOT / "uv.lock").read_bytes())
+    for arguments in (["apply"], ["apply", "--env", "dev"], ["plan", "--env", "dev"], ["ingest", "flight-delay"]):
+        assert run(*arguments).exit_code == 0
+    listed = run("list", "--json")
+    assert json.loads(listed.stdout), "what the code prints is no part of the JSON"
+    described = training.describe(training.project_at("flight-delay"), home_here())
+    assert (described.reads_features, described.makes_history) == (True, True)
+    assert "1" in features.fill(features.EnvironmentContext.of("dev"), described)
+    lines = [line.split() for line in ran.read_text().splitlines()]
+    assert {name for _, name in lines} == {"features.py", "model.py"}
+    assert str(os.getpid()) not in {pid for pid, _ in lines}
+
+
+def test_definitions_are_read_with_the_proxies_of_the_shell_and_not_with_its_secrets(project, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("DATABASE_PASSWORD", "correct horse")
+    define(project, 'import os\nraise ValueError(sorted({"HTTPS_PROXY", "DATABASE_PASSWORD"} & set(os.environ)))')
+    with pytest.raises(ModelworksError, match=r"features.py:2: ValueError: \['HTTPS_PROXY'\]$"):
+        run("list")
+
+
+def test_code_that_ends_its_process_ends_no_command(project):
+    define(project, "raise SystemExit(3)")
+    with pytest.raises(ModelworksError, match="the process that does `read` exited with code 3"):
+        run("list")
+
+
+def test_definitions_that_were_edited_since_they_were_judged_are_not_applied(project, environment):
+    home, store = home_here(), environment.outputs["features"]["feature_store_yaml"]
+    defined, _ = read_features(project, home, store)
+    define(project, FLIGHTS.replace("days=7", "days=8"))
+    with pytest.raises(ModelworksError, match="the definitions of features were changed meanwhile"):
+        apply_features(project, home, store, {"delays": "arn"}, judged=defined)
 
 
 # -- Services of vendors ---------------------------------------------------------------------------------------------

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from modelworks.cli import features, quickstart, status
 from modelworks.cli.local_server import Answer
+from modelworks.lifecycle.training import Described
 
 ROW = {"distance": 1400}
+PLAIN = Described(Path("delays"), "delays", (), {})
+READS_FEATURES = replace(PLAIN, reads_features=True)
+MAKES_HISTORY = replace(READS_FEATURES, makes_history=True)
 
 
 class Local:
@@ -49,12 +55,12 @@ class Features:
 def story(monkeypatch: pytest.MonkeyPatch):
     """Tells the story with steps that only note that they happened."""
 
-    def tell(*, up: bool, answers: bool, stored: SimpleNamespace | None = None) -> list[str]:
+    def tell(*, up: bool, answers: bool, described: Described = PLAIN) -> list[str]:
         happened: list[str] = []
         run = SimpleNamespace(run="r1")
         built = SimpleNamespace(digest="sha256:" + "a" * 64, size=1000, served="onnx")
         loaded: Future = Future()
-        loaded.set_result(SimpleNamespace(stored=stored, folder="delays"))
+        loaded.set_result(described)
         engine = SimpleNamespace(prepare=lambda report: None)
         target = SimpleNamespace(engine=engine, models={"delays": "http://delays"})
 
@@ -82,7 +88,7 @@ def story(monkeypatch: pytest.MonkeyPatch):
         }.items():
             monkeypatch.setattr(quickstart, name, stand_in)
         monkeypatch.setattr(status, "tell", lambda *_, **__: None)
-        monkeypatch.setattr(features, "fill", lambda target, spec: "")
+        monkeypatch.setattr(features, "fill", lambda target, described: "")
         quickstart._story("delays", step, Local(happened), Features(happened))
         return happened
 
@@ -105,19 +111,17 @@ def test_a_laptop_cloud_that_is_up_without_an_answer_gets_a_local_process(story)
 
 
 def test_features_that_the_project_makes_itself_are_read_before_there_is_an_environment(story):
-    stored = SimpleNamespace(history=lambda folder: None)
-    first = story(up=False, answers=False, stored=stored)
+    first = story(up=False, answers=False, described=MAKES_HISTORY)
     assert first[:3] == ["tables of delays", "local answer", "laptop cloud"]
     assert "features" in first
 
 
 def test_where_the_laptop_cloud_is_up_the_environment_has_the_tables(story):
-    stored = SimpleNamespace(history=lambda folder: None)
-    assert story(up=True, answers=False, stored=stored)[:3] == ["asked", "local waits", "laptop cloud"]
+    assert story(up=True, answers=False, described=MAKES_HISTORY)[:3] == ["asked", "local waits", "laptop cloud"]
 
 
 def test_a_history_from_elsewhere_is_read_by_the_environment_alone(story):
-    first = story(up=False, answers=False, stored=SimpleNamespace(history=None))
+    first = story(up=False, answers=False, described=READS_FEATURES)
     assert first[:2] == ["local waits", "laptop cloud"]
     assert "features" not in first
 

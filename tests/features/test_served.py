@@ -10,7 +10,8 @@ import msgspec
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
+from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Float64, Int64
 
 from modelworks.errors import ModelworksError
@@ -146,6 +147,25 @@ def test_rows_of_another_definition_are_not_compared(store):
     location = log(store, ("N1", 8, ago(hours=3)), digest="sha256:other")
     views = store.list_feature_views()
     assert list(verify_log(store, boto3.client("s3"), location, views, sample=10, behind=BEHIND)) == []
+
+
+def test_the_function_of_an_on_demand_view_is_not_run_to_compare_what_was_served(store, tmp_path):
+    ran = tmp_path / "ran"
+    text = f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef doubled(frame):\n    return frame * 2\n"
+    view = OnDemandFeatureView(
+        name="twice",
+        sources=[RequestSource(name="asked", schema=[Field(name="distance", dtype=Float64)])],
+        schema=[Field(name="doubled", dtype=Float64)],
+        feature_transformation=PandasTransformation(udf=abs, udf_string=text),
+        mode="pandas",
+    )
+    store.registry.apply_feature_view(view, store.project)
+    history(store, ("N1", 7, ago(hours=3)))
+    location = log(store, ("N1", 7, ago(hours=3)))
+    assert ran.exists(), "Feast runs its text where it lists the view"
+    ran.unlink()
+    found = counts(store, location)
+    assert (found, ran.exists()) == ((1, 0, 0, 0), False)
 
 
 def test_a_log_that_is_not_there_says_so(store):

@@ -17,6 +17,7 @@ from modelworks._files import write_whole
 from modelworks.cli.console import MODELS, Json, out, table
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import ExitCode, epilog
+from modelworks.cli.lifecycle import home_here
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
 from modelworks.project import project_root
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from modelworks.features.materialization import Materialized
     from modelworks.features.plan import Change
-    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.training import Described
 
 features = typer.Typer(name="features", help="Define, apply, fill and verify features.", no_args_is_help=True)
 
@@ -109,8 +110,13 @@ def _plan(*, env: Also = "", as_json: Json = False) -> None:
     Example: `modelworks features plan --env dev`.
     """
     from modelworks.features.plan import changes
+    from modelworks.lifecycle.project_features import read_features
 
-    planned = changes(_applied(env), _defined_by_feast() if env else _defined())
+    if env:
+        defined, before = read_features(project_root(), home_here(), _store_text(EnvironmentContext.of(env)))
+    else:
+        defined, before = _defined(), read_manifest(project_root())
+    planned = changes(before, defined)
     if as_json:
         print(json.dumps([asdict(change) for change in planned], indent=2))
         return
@@ -125,24 +131,23 @@ def _apply(*, env: Also = "", allow_breaking: Breaking = None) -> None:
 
     Example: `modelworks features apply`, then `modelworks up dev` and `modelworks features apply --env dev`.
     """
-    from modelworks.features import environment
-    from modelworks.features.definitions import read_definitions
     from modelworks.features.plan import changes, refuse_breaking
+    from modelworks.lifecycle.project_features import apply_features, read_features
 
-    root = project_root()
-    definitions = read_definitions(root)
-    manifest = definitions.manifest.with_others(read_manifest(root).of_vendors)
-    if env:
-        target = EnvironmentContext.of(env)
-        store = _store(target)
-        planned, releases = changes(environment.registered_manifest(store), definitions.manifest), _released(env)
+    root, home = project_root(), home_here()
+    target = EnvironmentContext.of(env) if env else None
+    store = _store_text(target) if target else ""
+    defined, before = read_features(root, home, store)
+    manifest = defined.with_others(read_manifest(root).of_vendors)
+    if target:
+        planned, releases = changes(before, defined), _released(env)
         refuse_breaking(planned, releases, allow_breaking or ())
         if manifest != read_manifest(root):
             raise ModelworksError(
                 f"{PATH} is not the manifest of the definitions",
                 fix="Run `modelworks features apply`, commit the file, and bring the environment up.",
             )
-        environment.apply(store, definitions, target.output("features")["tables"])
+        apply_features(root, home, store, target.output("features")["tables"], judged=defined)
     else:
         planned, releases = changes(read_manifest(root), manifest), _released("")
         refuse_breaking(planned, releases, allow_breaking or ())
@@ -162,11 +167,12 @@ def _ingest(
 
     Example: `modelworks features ingest flight-delay --env dev`, then `modelworks features materialize --env dev`.
     """
-    from modelworks.lifecycle import load_spec
-    from modelworks.lifecycle.stored_features import ingest_history
+    from modelworks.lifecycle import training
+    from modelworks.lifecycle.project_features import ingest_history
 
-    target = EnvironmentContext.of(env)
-    for file in ingest_history(load_spec(model), target.output("features")["location"], target.session):
+    target, home = EnvironmentContext.of(env), home_here()
+    described = training.describe(training.project_at(model), home)
+    for file in ingest_history(described, home, target.output("features")["location"], target.session):
         out.print(escape(file))
 
 
@@ -362,7 +368,7 @@ def _verify(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def fill(target: EnvironmentContext, spec: ModelSpec) -> str:
+def fill(target: EnvironmentContext, model: Described) -> str:
     """Give an environment the project's definitions and a model's history, and write the newest values online.
 
     Returns:
@@ -371,19 +377,21 @@ def fill(target: EnvironmentContext, spec: ModelSpec) -> str:
     Raises:
         ModelworksError: As `apply`, `ingest` and `materialize` do.
     """
-    from modelworks.features import environment
-    from modelworks.features.definitions import read_definitions
+    from modelworks.features.environment import open_store
     from modelworks.features.materialization import lag, materialize, views_of
-    from modelworks.lifecycle.stored_features import ingest_history
+    from modelworks.lifecycle.project_features import apply_features, ingest_history, read_features
 
-    store, place = _store(target), target.output("features")
-    definitions = read_definitions(project_root())
-    if environment.registered_manifest(store) == definitions.manifest and all(
-        lag(store, view) is not None for view in views_of(store)
-    ):
-        return "every view is online"
-    ingest_history(spec, place["location"], target.session)
-    environment.apply(store, definitions, place["tables"])
+    root, home, place = project_root(), home_here(), target.output("features")
+    text = _store_text(target)
+    store = open_store(text)
+    views = views_of(store)
+    if views and all(lag(store, view) is not None for view in views):
+        defined, registered = read_features(root, home, text)
+        if registered == defined:
+            return "every view is online"
+    ingest_history(model, home, place["location"], target.session)
+    apply_features(root, home, text, place["tables"])
+    store.refresh_registry()  # type: ignore[no-untyped-call]
     return ", ".join(f"{done.view} {done.written}" for done in materialize(store, publish=_publish(target))) + " online"
 
 
@@ -399,21 +407,10 @@ def _pairs(keys: list[str]) -> dict[str, str]:
 
 def _defined() -> FeatureManifest:
     """All definitions: those of Feast as they are in the files now, those of vendors as they were pulled."""
-    return _defined_by_feast().with_others(read_manifest(project_root()).of_vendors)
+    from modelworks.lifecycle.project_features import read_features
 
-
-def _defined_by_feast() -> FeatureManifest:
-    from modelworks.features.definitions import read_definitions
-
-    return read_definitions(project_root()).manifest
-
-
-def _applied(env: str) -> FeatureManifest:
-    if not env:
-        return read_manifest(project_root())
-    from modelworks.features.environment import registered_manifest
-
-    return registered_manifest(_store(EnvironmentContext.of(env)))
+    root = project_root()
+    return read_features(root, home_here())[0].with_others(read_manifest(root).of_vendors)
 
 
 def _released(env: str) -> dict[str, tuple[str, ...]]:
@@ -435,6 +432,11 @@ def _released(env: str) -> dict[str, tuple[str, ...]]:
 def _store(target: EnvironmentContext) -> FeatureStore:
     from modelworks.features.environment import open_store
 
+    return open_store(_store_text(target))
+
+
+def _store_text(target: EnvironmentContext) -> str:
+    """The `feature_store.yaml` of an environment, whose account this process and its children have from now on."""
     place = target.output("features")
     if (engine := place.get("engine", "feast")) != "feast":
         raise ModelworksError(
@@ -448,7 +450,7 @@ def _store(target: EnvironmentContext) -> FeatureStore:
         if target.engine.on_laptop
         else target.engine.account.variables
     )
-    return open_store(place["feature_store_yaml"])
+    return str(place["feature_store_yaml"])
 
 
 def _publish(target: EnvironmentContext) -> Any:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.bundle import Bundle
     from modelworks.lifecycle.registry import Version
     from modelworks.lifecycle.runs import TrainedModel
-    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.training import Described
 
 out = Console(highlight=False, soft_wrap=True)
 ENVIRONMENT = "local"
@@ -103,11 +103,11 @@ def _story(
         done("it is up: its registry answers" if stands else _up(target)[0])
     if not stands:
         target = _fresh()
-    spec = loaded.result()
-    if spec.stored and spec.stored.history:
+    described = loaded.result()
+    if described.makes_history:
         with step("features", f"modelworks features ingest {model}") as done:
-            done(fill(target, spec))
-    if spec.stored:
+            done(fill(target, described))
+    if described.reads_features:
         provide(variables, _feature_variables(target))
     with step("train", f"modelworks train {model}") as done:
         run, built = bundled()
@@ -135,7 +135,7 @@ def _story(
 
 
 def _without_environment(
-    features: LocalFeatures | None, variables: Future[dict[str, str]], loaded: Future[ModelSpec]
+    features: LocalFeatures | None, variables: Future[dict[str, str]], loaded: Future[Described]
 ) -> None:
     """Let the local process begin before there is an environment.
 
@@ -146,11 +146,11 @@ def _without_environment(
 
     if loaded.exception() is not None:
         return
-    spec = loaded.result()
-    if spec.stored is None:
+    described = loaded.result()
+    if not described.reads_features:
         provide(variables, {})
-    elif features and spec.stored.history:
-        features.begin(spec.folder, variables)
+    elif features and described.makes_history:
+        features.begin(described.folder, variables)
 
 
 def _feature_variables(target: EnvironmentContext) -> dict[str, str]:
@@ -239,19 +239,19 @@ def _aside(text: str) -> None:
 
 def _begin_bundle(
     model: str,
-) -> tuple[Future[ModelSpec], Callable[[], tuple[TrainedModel, Bundle]], Future[tuple[TrainedModel, Bundle]]]:
+) -> tuple[Future[Described], Callable[[], tuple[TrainedModel, Bundle]], Future[tuple[TrainedModel, Bundle]]]:
     """Train and bundle in a thread.
 
     Returns:
-        The future spec; a function that prints the steps, waits for the result and raises its error; and the future
-        result.
+        The future description; a function that prints the steps, waits for the result and raises its error; and the
+        future result.
     """
     from modelworks.cli.lifecycle import home_here
     from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import load_spec, training
+    from modelworks.lifecycle import training
 
     events: queue.SimpleQueue[tuple[str, str, float] | None] = queue.SimpleQueue()
-    loaded: Future[ModelSpec] = Future()
+    loaded: Future[Described] = Future()
     outcome: Future[tuple[TrainedModel, Bundle]] = Future()
 
     def tell(*event: Any) -> None:
@@ -259,9 +259,9 @@ def _begin_bundle(
 
     def work() -> None:
         try:
-            loaded.set_result(load_spec(model))
-            home = home_here()
-            run = training.train(training.project_at(model), home, progress=tell)
+            project, home = training.project_at(model), home_here()
+            loaded.set_result(training.describe(project, home))
+            run = training.train(project, home, progress=tell)
             outcome.set_result((run, bundles.build_bundle(run, home, tell)))
         except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for the outcome
             outcome.set_exception(error)

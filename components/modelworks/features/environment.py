@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
-from feast import FeatureStore, FeatureView, RepoConfig
+from feast import Entity, FeatureStore, FeatureView, RepoConfig
 from feast.errors import FeastObjectNotFoundException
 from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.utils import make_tzaware
@@ -32,13 +32,16 @@ def open_store(feature_store_yaml: str) -> FeatureStore:
 def registered(store: FeatureStore) -> list[Defined]:
     """The objects that a registry holds; none if nothing was applied yet."""
     store.refresh_registry()  # type: ignore[no-untyped-call]
-    entities = [entity for entity in store.list_entities() if entity.name != DUMMY_ENTITY_NAME]
     return [
-        *entities,
+        *_entities(store),
         *store.list_feature_views(),
         *store.list_on_demand_feature_views(),
         *store.list_feature_services(),
     ]
+
+
+def _entities(store: FeatureStore) -> list[Entity]:
+    return [entity for entity in store.list_entities() if entity.name != DUMMY_ENTITY_NAME]
 
 
 def registered_manifest(store: FeatureStore) -> FeatureManifest:
@@ -93,8 +96,8 @@ def verify_log(
     Raises:
         ModelworksError: The log or history cannot be read.
     """
-    manifest, names = registered_manifest(store), {view.name for view in views}
-    wanted = {name: view for name, view in manifest.views.items() if name in names}
+    # Without on-demand views: Feast runs the text of their functions when it lists them.
+    wanted = manifest_of([*_entities(store), *views]).views
     try:
         served = read_log(client, location, sample=sample, since=datetime.now(UTC) - timedelta(days=1), seed=seed)
     except (BotoCoreError, ClientError) as error:

@@ -38,7 +38,7 @@ from modelworks.lifecycle.provenance import engine_digest
 from modelworks.lifecycle.rows import encode_table
 from modelworks.lifecycle.runs import PROJECT, SPLIT, Home, run_id
 from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
-from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_history
+from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_history, write_history
 from modelworks.runtime.project_code import PACKAGE
 
 
@@ -68,17 +68,9 @@ class Steps:
 
 def main(job: dict[str, Any], events: IO[str], values: IO[str]) -> None:
     """Do one job."""
-    steps, before = Steps(events), frozenset(sys.modules)
-    verbs: dict[str, Callable[[ModelSpec, Home, dict[str, Any], Steps], dict[str, Any]]] = {
-        "describe": _describe, "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,
-    }  # fmt: skip
-    job["imported"] = before
+    steps = Steps(events)
     try:
-        with steps.step("load spec"):
-            spec = _load(job)
-            _take_variables(spec, steps, values)
-        home = Home(Path(job["home"]), job["data_store"], job["artifact_bucket"])
-        result = {"model": spec.name, **verbs[job["verb"]](spec, home, job, steps)}
+        result = _on_features(job) if "definitions" in job else _on_model(job, steps, values)
     except ModelworksError as error:
         steps.tell(error=error.message, fix=error.fix, code=error.exit_code)
     except OSError as error:
@@ -86,6 +78,40 @@ def main(job: dict[str, Any], events: IO[str], values: IO[str]) -> None:
         steps.tell(error=f"cannot go on: {error}", fix=_fix_of(error), code=1)
     else:
         steps.tell(result=plain(result))
+
+
+def _on_model(job: dict[str, Any], steps: Steps, values: IO[str]) -> dict[str, Any]:
+    verbs: dict[str, Callable[[ModelSpec, Home, dict[str, Any], Steps], dict[str, Any]]] = {
+        "describe": _describe, "check": _check, "train": _train, "bundle": _bundle, "gates": _gates,
+        "history": _history,
+    }  # fmt: skip
+    job["imported"] = frozenset(sys.modules)
+    with steps.step("load spec"):
+        spec = _load(job)
+        _take_variables(spec, steps, values)
+    home = Home(Path(job["home"]), job["data_store"], job["artifact_bucket"])
+    return {"model": spec.name, **verbs[job["verb"]](spec, home, job, steps)}
+
+
+def _on_features(job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        from modelworks.features.definitions import read_definitions  # Feast is for projects with features only
+        from modelworks.features.environment import apply, open_store, registered_manifest
+    except ImportError as error:
+        raise ModelworksError(
+            f"the features of a project are read with {error.name}, which is not installed",
+            fix="Install `modelworks[features]`.",
+        ) from error
+
+    definitions = read_definitions(Path(job["definitions"]))
+    defined = definitions.manifest.to_json()
+    if job["verb"] == "read":
+        registered = registered_manifest(open_store(job["store"])).to_json() if job["store"] else ""
+        return {"defined": defined, "registered": registered}
+    if job["judged"] and job["judged"] != defined:
+        raise ModelworksError("the definitions of features were changed meanwhile", fix="Run it again.")
+    apply(open_store(job["store"]), definitions, job["tables"])
+    return {}
 
 
 def _fix_of(error: OSError) -> str:
@@ -134,7 +160,16 @@ def _take_variables(spec: ModelSpec, steps: Steps, values: IO[str]) -> None:
 
 
 def _describe(spec: ModelSpec, _home: Home, _job: dict[str, Any], _steps: Steps) -> dict[str, Any]:
-    return {"packages": run_packages(spec), "inputs": stated_inputs(spec)}
+    stored = spec.stored
+    return {
+        "packages": run_packages(spec), "inputs": stated_inputs(spec),
+        "reads_features": stored is not None, "makes_history": stored is not None and stored.history is not None,
+    }  # fmt: skip
+
+
+def _history(spec: ModelSpec, _home: Home, job: dict[str, Any], _steps: Steps) -> dict[str, Any]:
+    write_history(spec, Path(job["folder"]))
+    return {}
 
 
 def _lock(spec: ModelSpec) -> Lockfile:

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
@@ -35,6 +35,10 @@ PASSED_ON = (
     *contract.FEATURE_KEY_VARIABLES.values(),
 )
 PASSED_ON_PREFIXES = ("AWS_", "MODELWORKS_")
+PROXIES = tuple(
+    name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (upper, upper.lower())
+)
+"""Passed on where a child reads a registry in S3. A model's own code has them only if its spec names them."""
 FIXED = {
     "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8", "MPLBACKEND": "svg", "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1",
@@ -83,15 +87,45 @@ def work(
                 project / LOCK: lock_file(folder) or folder / LOCK,
                 copy.parent.with_name(FEATURES.name): folder.with_name(FEATURES.name),
             }
-            if log:
-                log.parent.mkdir(parents=True, exist_ok=True)
-            output = files.enter_context(log.open("wb")).fileno() if log else sys.stdout.fileno()
+            output = files.enter_context(_opened(log)).fileno() if log else sys.stdout.fileno()
             return _converse(job, log, output, Path(scratch), progress, real)
     except OSError as error:
-        raise ModelworksError(
-            f"cannot work in {home.root}: {error.strerror or error}",
-            fix="Free space, fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
-        ) from error
+        raise _cannot_work(home, error) from error
+
+
+def work_on_features(project: Path, home: Home, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job on the definitions of a project's features in a child process, and return its result.
+
+    They are read where they are: a `features.py` may import another model's. The child has this process's proxies,
+    because it reads and writes the registry of an environment.
+
+    Args:
+        project: The folder that has `models/`.
+        home: Where the log is kept.
+        job: The job, as JSON for the child.
+
+    Raises:
+        ModelworksError: As `work`.
+    """
+    log = home.root / "logs" / f"features-{job['verb']}.log"
+    try:
+        with tempfile.TemporaryDirectory(prefix="modelworks-") as scratch, _opened(log) as output:
+            job = {"definitions": str(project), **job}
+            return _converse(job, log, output.fileno(), Path(scratch), None, {}, PROXIES)
+    except OSError as error:
+        raise _cannot_work(home, error) from error
+
+
+def _opened(log: Path) -> IO[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("wb")
+
+
+def _cannot_work(home: Home, error: OSError) -> ModelworksError:
+    return ModelworksError(
+        f"cannot work in {home.root}: {error.strerror or error}",
+        fix="Free space, fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
+    )
 
 
 def _converse(
@@ -101,8 +135,9 @@ def _converse(
     scratch: Path,
     progress: Progress | None,
     real: Mapping[Path, Path],
+    passed_on: Sequence[str] = (),
 ) -> dict[str, Any]:
-    environment = environment_of_child(scratch)
+    environment = environment_of_child(scratch) | {name: os.environ[name] for name in passed_on if name in os.environ}
     if log is None:
         environment["PYTHONUNBUFFERED"] = "1"  # somebody is reading
     file = scratch / "job.json"  # Linux takes at most 128 KiB in one argument, and a run's inputs may be longer

@@ -128,44 +128,6 @@ def write_history(spec: ModelSpec, folder: Path) -> None:
         raise project_error(error, spec.folder, "writes the history of its features") from error
 
 
-def ingest_history(spec: ModelSpec, location: str, session: Any) -> list[str]:
-    """Write the history that a model's project makes into an environment's offline store.
-
-    A file of the same name is replaced, so that a second run changes nothing; other files stay.
-
-    Args:
-        spec: The model.
-        location: `s3://bucket/prefix`, below which the relative paths of sources are.
-        session: A boto3 session of the environment's account.
-
-    Returns:
-        The files, by their path below `location`.
-
-    Raises:
-        ModelworksError: As `write_history`, or S3 refuses a file.
-    """
-    from boto3.exceptions import Boto3Error  # only where there is a bucket
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, prefix = location.removeprefix("s3://").partition("/")
-    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
-    client = session.client("s3", config=config)
-    with tempfile.TemporaryDirectory(prefix="modelworks-history-") as folder:
-        write_history(spec, Path(folder))
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        names = [file.relative_to(folder).as_posix() for file in files]
-        try:
-            for file, name in zip(files, names, strict=True):
-                client.upload_file(str(file), bucket, f"{prefix}/{name}" if prefix else name)
-        except (Boto3Error, BotoCoreError, ClientError) as error:
-            raise ModelworksError(
-                f"the history of {spec.name} is in {location} in part: {error}",
-                fix="Run the same again: what is there is replaced by the same.",
-            ) from error
-    return names
-
-
 @contextmanager
 def _history(spec: ModelSpec, stored: of.Stored) -> Iterator[str]:
     """Where the history of a model's features lies: the stated one, else one that its project makes.

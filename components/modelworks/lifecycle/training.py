@@ -51,6 +51,10 @@ class Described:
     """Packages that decide what a run holds."""
     inputs: dict[str, Any]
     """Parameters, seed, and the digest of stored features."""
+    reads_features: bool = False
+    """Whether it reads features from a feature store."""
+    makes_history: bool = False
+    """Whether it writes the history of those features itself."""
 
 
 def project_at(model: str) -> Unread:
@@ -69,7 +73,14 @@ def describe(project: Project, home: Home) -> Described:
         ModelworksError: It states something wrong, with file and line.
     """
     told = work(project.folder, project.name, home, {"verb": "describe"})
-    return Described(project.folder, told["model"], tuple(told["packages"]), told["inputs"])
+    return Described(
+        project.folder,
+        told["model"],
+        tuple(told["packages"]),
+        told["inputs"],
+        reads_features=told["reads_features"],
+        makes_history=told["makes_history"],
+    )
 
 
 def check_data(
