@@ -125,6 +125,37 @@ def test_imports_become_relative_and_files_are_found_beside_the_code(tmp_path):
     assert more.startswith('"""Doc."""\nfrom __future__ import annotations\n')
 
 
+@pytest.fixture
+def large(monkeypatch):
+    """Files above 1 MB count as too large, and a text has 2."""
+    monkeypatch.setattr("modelworks.lifecycle.adopt.MAX_BYTES", 1_000_000)
+    return "x" * 2_000_000
+
+
+def test_a_file_that_is_too_large_is_named_with_its_size_the_limit_and_the_fix(tmp_path, large):
+    made = adopted(
+        tmp_path,
+        {
+            "rows.csv": ROWS, "words.txt": large, "small.txt": "x",
+            "go.py": "import os\nopen('words.txt')\nopen('small.txt')\ny = pd.read_csv('rows.csv')['paid']\n",
+        },
+    )  # fmt: skip
+    [problem] = [each for each in made.open if "left out: it holds" in each]
+    place, _, what = problem.partition(": ")
+    file, _, line = place.rpartition(":")
+    assert Path(file).read_text().splitlines()[int(line) - 1] == 'open(str(_PROJECT / "words.txt"))'
+    assert what.startswith("words.txt is left out: it holds 2 MB, and a project up to 1 MB. Have `load` fetch it")
+    assert (made.folder / "small.txt").is_file()
+    assert not (made.folder / "words.txt").exists()
+
+
+def test_rows_that_cannot_be_made_without_a_large_file_say_which(tmp_path, large):
+    load = "import pandas as pd\ndef rows():\n    open('words.txt')\n    return pd.read_csv('rows.csv')\n"
+    with pytest.raises(ModelworksError, match="does not return rows: FileNotFoundError") as refused:
+        adopted(tmp_path, {"rows.csv": ROWS, "words.txt": large, "go.py": load}, target="paid")
+    assert f"It has no {tmp_path / 'theirs/words.txt'}: it holds 2 MB, and a project up to 1 MB." in refused.value.fix
+
+
 def test_types_limits_and_classes_are_those_of_the_rows(tmp_path):
     made = adopted(tmp_path, {"rows.csv": ROWS, "go.py": "def build():\n    return Pipeline([])\n"}, target="paid")
     spec = load_spec(made.folder)

@@ -99,7 +99,9 @@ def adopt(source: Path, name: str, into: Path, data: Path | None = None, target:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(into)) as scratch:
         copy = Path(scratch) / folder.name
         for module in modules:
-            write_whole(copy / module.path, _rewritten(module, root))
+            text = _rewritten(module, root)
+            module.problems += _left_out(module, text, root)
+            write_whole(copy / module.path, text)
         for path in sorted(named):
             if path.stat().st_size <= MAX_BYTES:
                 (copy / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ def adopt(source: Path, name: str, into: Path, data: Path | None = None, target:
             place = rows.relative_to(root) if rows.is_relative_to(root) else Path(rows.name)
             (copy / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(rows, copy / place)
-        table = _table(copy, found, rows)
+        table = _table(copy, found, rows, [path for path in sorted(named) if path.stat().st_size > MAX_BYTES])
         column = target or _target(modules, table)
         read = tuple(path.relative_to(root).as_posix() for path in sorted(named - {rows}))
         text, derived = _model_py(name, found, table, column, place, read)
@@ -223,6 +225,22 @@ def _rewritten(module: _Module, root: Path) -> str:
         above = min([first.lineno, *(each.lineno for each in getattr(first, "decorator_list", []))])
         lines.insert(above - 1, f"from pathlib import Path as _Path\n\n_PROJECT = _Path(__file__).{up}\n\n")
     return "".join(lines)
+
+
+def _left_out(module: _Module, text: str, root: Path) -> Iterator[str]:
+    """Files that the code names and that are too large for a project, each by the line of the rewritten text."""
+    for named, path in _named_files(module, root):
+        if path.stat().st_size > MAX_BYTES:
+            name = path.relative_to(root).as_posix()
+            lines = (number for number, line in enumerate(text.splitlines(), 1) if _quoted(name) in line)
+            yield (
+                f"{module.path}:{next(lines, named.lineno)}: {name} is left out: {_too_large(path)} Have `load` fetch "
+                f"it, or give the whole path, {path}, if no server reads it"
+            )
+
+
+def _too_large(path: Path) -> str:
+    return f"it holds {path.stat().st_size / 1e6:.0f} MB, and a project up to {MAX_BYTES / 1e6:.0f} MB."
 
 
 def _is_head(node: ast.stmt) -> bool:
@@ -374,7 +392,7 @@ frame.head(int(sys.argv[5])).to_parquet(sys.argv[4])
 """
 
 
-def _table(copy: Path, found: _Found, rows: Path | None) -> pd.DataFrame:
+def _table(copy: Path, found: _Found, rows: Path | None, left_out: list[Path]) -> pd.DataFrame:
     """Rows to read types and limits of: what the project's own function returns, or the file."""
     import pandas as pd  # only where rows are at hand
 
@@ -387,9 +405,12 @@ def _table(copy: Path, found: _Found, rows: Path | None) -> pd.DataFrame:
             )
             if done.returncode:
                 last = done.stderr.strip().splitlines()[-1:]
+                large = " ".join(f"It has no {path}: {_too_large(path)}" for path in left_out)
                 raise ModelworksError(
                     f"{found.load[0]}.{found.load[1]}() of the project does not return rows: {''.join(last)}",
-                    fix="Correct it, or name a file with rows: --data FILE.",
+                    fix=f"{large} Give the whole path."
+                    if large
+                    else "Correct it, or name a file with rows: --data FILE.",
                 )
             return pd.read_parquet(out)
     if rows is None or not rows.is_file():
