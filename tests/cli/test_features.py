@@ -93,16 +93,11 @@ def environment(moto, monkeypatch, request):
         "AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": moto,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    project = f"p{abs(hash(request.node.name))}"
-    bucket = project
+    bucket = f"b{abs(hash(request.node.name))}"
     boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    boto3.client("dynamodb").create_table(
-        TableName=f"{project}.delays", BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
-    )  # fmt: skip
+    create_table("p.delays")
     config = (
-        f"project: {project}\nprovider: local\n"
+        "project: p\nprovider: local\n"
         f"registry: {{registry_type: file, path: 's3://{bucket}/registry/registry.db'}}\n"
         "offline_store: {type: modelworks.features.offline.PolarsOfflineStore, "
         f"location: 's3://{bucket}/data'}}\n"
@@ -119,7 +114,37 @@ def environment(moto, monkeypatch, request):
         outputs=outputs,
     )
     monkeypatch.setattr(features.EnvironmentContext, "of", lambda _: target)
-    return SimpleNamespace(bucket=bucket, outputs=outputs)
+    yield SimpleNamespace(bucket=bucket, outputs=outputs)
+    for table in boto3.client("dynamodb").list_tables()["TableNames"]:
+        boto3.client("dynamodb").delete_table(TableName=table)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The manifest and the registry of `FLIGHTS`, once they were made: each takes a process that imports Feast."""
+    return {}
+
+
+@pytest.fixture
+def applied(project, environment, made):
+    """The project, its manifest written and applied to `dev`."""
+    manifest, registry = project / "models/features.json", {"Bucket": environment.bucket, "Key": "registry/registry.db"}
+    if not made:
+        run("apply")
+        run("apply", "--env", "dev")
+        body = boto3.client("s3").get_object(**registry)["Body"].read()
+        made.update(manifest=manifest.read_bytes(), registry=body)
+    manifest.write_bytes(made["manifest"])
+    boto3.client("s3").put_object(**registry, Body=made["registry"])
+    return project
+
+
+def create_table(name):
+    boto3.client("dynamodb").create_table(
+        TableName=name, BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
+    )  # fmt: skip
 
 
 def history(environment, *rows):
@@ -147,19 +172,18 @@ def test_list_and_show_find_what_is_defined(project):
         run("show", "nothing")
 
 
-def test_removing_what_a_released_model_needs_is_refused_and_writes_nothing(project):
-    run("apply")
-    before = (project / "models/features.json").read_bytes()
-    (project / "stacks/Pulumi.dev.yaml").write_text(STACK + RELEASES)
-    define(project, "")
+def test_removing_what_a_released_model_needs_is_refused_and_writes_nothing(applied):
+    before = (applied / "models/features.json").read_bytes()
+    (applied / "stacks/Pulumi.dev.yaml").write_text(STACK + RELEASES)
+    define(applied, "")
     with pytest.raises(ModelworksError, match="flight-delay, released in dev, would break"):
         run("apply")
-    assert (project / "models/features.json").read_bytes() == before
+    assert (applied / "models/features.json").read_bytes() == before
     planned = {change["subject"]: change["breaks"] for change in json.loads(run("plan", "--json").stdout)}
     assert planned["view delays"] == ["flight-delay"]
     assert "breaks flight-delay, released in dev" in " ".join(run("plan").stdout.split())
     run("apply", "--allow-breaking", "flight-delay")
-    assert json.loads((project / "models/features.json").read_text())["views"] == {}
+    assert json.loads((applied / "models/features.json").read_text())["views"] == {}
 
 
 def test_features_go_from_definition_to_an_online_value(project, environment):
@@ -176,9 +200,7 @@ def test_features_go_from_definition_to_an_online_value(project, environment):
     assert {"Name": "view", "Value": "delays"} in metric["Dimensions"]
 
 
-def test_verify_finds_a_value_that_is_not_that_of_history(project, environment):
-    run("apply")
-    run("apply", "--env", "dev")
+def test_verify_finds_a_value_that_is_not_that_of_history(applied, environment):
     history(environment, (7, NOW - timedelta(hours=3), 1.5, 2), (8, NOW - timedelta(hours=3), 4.5, 2))
     run("materialize", "--env", "dev")
     assert run("verify", "--env", "dev").exit_code == 0
@@ -206,20 +228,14 @@ def test_a_registry_gets_only_what_the_committed_manifest_has(project, environme
         run("apply", "--env", "dev")
 
 
-def test_a_view_that_is_gone_leaves_the_registry_too(project, environment):
-    run("apply")
-    run("apply", "--env", "dev")
-    define(project, FLIGHTS.replace('name="delays", entities', 'name="late", entities'))
+def test_a_view_that_is_gone_leaves_the_registry_too(applied, environment):
+    define(applied, FLIGHTS.replace('name="delays", entities', 'name="late", entities'))
     environment.outputs["features"]["tables"] = {"delays": "arn", "late": "arn"}
     run("apply")
-    boto3.client("dynamodb").create_table(
-        TableName=f"{environment.bucket}.late", BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
-    )  # fmt: skip
+    create_table("p.late")
     run("apply", "--env", "dev")
     assert run("plan", "--env", "dev").stdout.strip() == "no changes"
-    assert f"{environment.bucket}.delays" in boto3.client("dynamodb").list_tables()["TableNames"]
+    assert "p.delays" in boto3.client("dynamodb").list_tables()["TableNames"]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +251,7 @@ def test_a_view_that_is_gone_leaves_the_registry_too(project, environment):
         (("verify",), "was never materialized"),
     ],
 )
-def test_a_mistake_is_named(project, environment, arguments, message):
-    run("apply")
-    run("apply", "--env", "dev")
+def test_a_mistake_is_named(applied, environment, arguments, message):
     with pytest.raises(ModelworksError, match=message):
         run(*arguments)
 
@@ -250,14 +264,12 @@ def test_a_stack_file_that_lacks_its_secrets_does_not_keep_features_from_being_d
         run("apply")
 
 
-def test_an_entity_is_forgotten_in_history_with_its_versions_and_online(project, environment):
+def test_an_entity_is_forgotten_in_history_with_its_versions_and_online(applied, environment):
     s3 = boto3.client("s3")
     s3.put_bucket_versioning(Bucket=environment.bucket, VersioningConfiguration={"Status": "Enabled"})
     now = NOW
     history(environment, (7, now - timedelta(hours=2), 2.5, 1), (8, now - timedelta(hours=2), 3.5, 1))
     history(environment, (7, now - timedelta(hours=1), 4.5, 2))
-    run("apply")
-    run("apply", "--env", "dev")
     run("materialize", "--env", "dev")
     assert "delays: 2 rows of history, 1 online, deleted" in run("forget", "tail=7", "--env", "dev", "--yes").stdout
     files = s3.list_object_versions(Bucket=environment.bucket, Prefix="data/")["Versions"]
@@ -271,9 +283,7 @@ def test_an_entity_is_forgotten_in_history_with_its_versions_and_online(project,
     assert "delays: 0 rows of history, 0 online, deleted" in again
 
 
-def test_nothing_is_forgotten_without_a_yes_or_by_a_key_that_no_view_has(project, environment):
-    run("apply")
-    run("apply", "--env", "dev")
+def test_nothing_is_forgotten_without_a_yes_or_by_a_key_that_no_view_has(applied, environment):
     with pytest.raises(ModelworksError, match="no view has the key origin"):
         run("forget", "origin=EWR", "--env", "dev", "--yes")
     refused = CliRunner().invoke(cli.app, ["features", "forget", "tail=7", "--env", "dev"], input="n\n")
@@ -372,11 +382,10 @@ def pull(server, *more):
     return run("pull", "risk", "--model", "flight-delay", "--url", server.url, "--workspace", "prod", *more)
 
 
-def test_pull_writes_the_definition_of_a_vendor_beside_those_of_feast(project, tecton):
-    run("apply")
-    before = json.loads((project / "models/features.json").read_text())
+def test_pull_writes_the_definition_of_a_vendor_beside_those_of_feast(applied, tecton):
+    before = json.loads((applied / "models/features.json").read_text())
     assert "view risk__delays" in pull(tecton).output
-    after = json.loads((project / "models/features.json").read_text())
+    after = json.loads((applied / "models/features.json").read_text())
     assert after["views"]["delays"] == before["views"]["delays"]
     assert after["services"]["flight"] == before["services"]["flight"]
     assert after["services"]["risk"]["place"] == {"workspace": "prod"}
