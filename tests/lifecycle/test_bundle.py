@@ -69,6 +69,14 @@ def test_every_requirement_has_a_version_and_a_hash(bento):
     assert all("==" in line and "--hash=sha256:" in line for line in lines)
 
 
+def test_the_manifest_names_what_a_server_loads_it_with_and_the_locked_versions(built):
+    manifest = verify_bundle(built.bundle.path, built.bundle.digest, built.bundle.model)
+    lock = find_lock(built.project.folder)
+    assert "bentoml" not in manifest.packages
+    assert {"numpy", "onnxruntime", "scikit-learn", "skops"} <= {*manifest.packages}
+    assert manifest.packages == {name: lock.packages[name]["version"] for name in manifest.packages}
+
+
 def test_requirements_have_what_the_service_imports(bento):
     text = (bento / "env" / "python" / "requirements.txt").read_text()
     assert all(f"{name}==" in text for name in ("bentoml", "numpy", "onnxruntime", "scikit-learn", "skops"))

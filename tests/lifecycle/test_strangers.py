@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,44 +12,19 @@ import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lifecycle.conftest import ROOT
+from brought import PROJECTS, STRANGERS, Brought, bring
 from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import Fitted, load_spec
 from modelworks.lifecycle.adopt import adopt
-from modelworks.lifecycle.bundle import Bundle, build_bundle, verify_bundle
+from modelworks.lifecycle.bundle import verify_bundle
 from modelworks.lifecycle.fitted import keep
-from modelworks.lifecycle.runs import Home
-from modelworks.lifecycle.training import train
 from runtime.running import Server
-
-PROJECTS = ROOT / "tests" / "projects"
-STRANGERS = {
-    "churn": ("churn_sklearn", "", "skops"),
-    "energy": ("energy_xgboost", "", "skops"),
-    "wine": ("wine_lightgbm", "", "skops"),
-    "digits": ("digits_onnx", "", "own"),
-    "quotes": ("quotes_function", "paid", "own"),
-}
-"""By the name of the model: the folder, the target where the code does not tell it, and what answers."""
-
-
-@dataclass(frozen=True)
-class Brought:
-    folder: Path
-    bundle: Bundle
-    served: str
 
 
 @pytest.fixture(scope="module", params=STRANGERS)
 def brought(request, tmp_path_factory) -> Brought:
-    """A stranger's project, adopted, trained and bundled, with nothing edited."""
-    root = tmp_path_factory.mktemp(request.param)
-    project, target, served = STRANGERS[request.param]
-    shutil.copyfile(ROOT / "uv.lock", root / "uv.lock")
-    made = adopt(PROJECTS / project, request.param, root / "models", target=target)
-    home = Home(root / "home")
-    return Brought(made.folder, build_bundle(train(load_spec(made.folder), home), home), served)
+    return bring(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_a_strangers_project_is_served_as_its_own_code_answers(brought, tmp_path):

@@ -26,7 +26,14 @@ SAME_PORT = "the same port"
 class Server:
     """A running `runtime.serve`, which writes to a file, or to `out`."""
 
-    def __init__(self, environ: dict[str, str], log: Path, out: int | None = None, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        environ: dict[str, str],
+        log: Path,
+        out: int | None = None,
+        within: Sequence[str] = (),
+        python: str = sys.executable,
+    ) -> None:
         self._held = held_port()
         self.port = self._held.getsockname()[1]
         self.log = log
@@ -34,7 +41,7 @@ class Server:
         environ = {name: port if value == SAME_PORT else value for name, value in environ.items()}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [*within, sys.executable, "-m", "modelworks.runtime.serve"],
+                [*within, python, "-m", "modelworks.runtime.serve"],
                 env={**os.environ, **environ, contract.ENV_PORT: port},
                 stdout=file if out is None else out,
                 stderr=file,

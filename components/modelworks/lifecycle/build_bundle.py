@@ -69,6 +69,7 @@ def build(
     step: Step,
     *,
     requirements: str,
+    packages: dict[str, str],
     builder: str,
 ) -> dict[str, Any]:
     """Build the bundle of the run in `folder` and return its path.
@@ -80,6 +81,7 @@ def build(
         parts: How they were split.
         step: Opens a step of the work.
         requirements: Packages that the bundle is served with, as pip reads them.
+        packages: Those of them that the server imports, and their versions.
         builder: Digest of the code that builds it, kept beside the bundle.
     """
     holdout = frame.iloc[parts["holdout"]]
@@ -96,7 +98,8 @@ def build(
         source = Path(scratch) / "source"
         source.mkdir()
         files = _files(spec, folder)
-        manifest = _manifest(spec, holdout, model, onnx, parity, hold_out(spec, frame, parts), files)
+        rule = hold_out(spec, frame, parts)
+        manifest = _manifest(spec, holdout, model, onnx, parity, rule, files, packages)
         _fill(source, spec, folder, manifest, requirements, files)
         bento = _bento(spec, source, Path(scratch) / "store")
         refuse_other_files(bento, manifest)
@@ -288,6 +291,7 @@ def _manifest(
     parity: of.Parity | None,
     rule: of.HoldOut,
     files: dict[str, Path],
+    packages: dict[str, str],
 ) -> of.Manifest:
     stored = stored_of(spec)
     digests = {name: digest_of_file(path).hex for name, path in files.items()}
@@ -301,7 +305,7 @@ def _manifest(
         code=of.Code(package=spec.package, files=code) if code else None,
         files={name: digest for name, digest in digests.items() if name not in code},
         parity=parity, holdout=rule, latency_objective_ms=spec.service.latency_objective_ms,
-        max_rows=spec.service.max_rows, card="card.md",
+        max_rows=spec.service.max_rows, card="card.md", packages=packages,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import checks, data, drift, fitted, scores, splits
 from modelworks.lifecycle.child_process import FIXED
-from modelworks.lifecycle.lockfile import Lockfile, read_lock, run_packages, serving_packages
+from modelworks.lifecycle.lockfile import Lockfile, loaded_packages, read_lock, run_packages, serving_packages
 from modelworks.lifecycle.metrics import Outcome
 from modelworks.lifecycle.model_project import (
     LOCK,
@@ -238,8 +238,10 @@ def _bundle(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> d
         )
     lock.refuse_other_versions(packages)
     frame, parts = _rows(home, Digest(job["inputs"]["data"]), folder / SPLIT)
-    requirements = lock.requirements(serving_packages(spec))
-    return build(spec, folder, frame, parts, steps.step, requirements=requirements, builder=job["builder"])
+    return build(
+        spec, folder, frame, parts, steps.step, requirements=lock.requirements(serving_packages(spec)),
+        packages=lock.versions(loaded_packages(spec)), builder=job["builder"],
+    )  # fmt: skip
 
 
 def _gates(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:

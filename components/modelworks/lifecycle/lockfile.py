@@ -95,6 +95,10 @@ class Lockfile:
             ]
         return dict(sorted(found.items()))
 
+    def versions(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The locked version of each of these packages."""
+        return {name: self.packages[name]["version"] for name in names}
+
     def requirements(self, roots: tuple[str, ...]) -> str:
         """`requirements.txt` with a hash for every file of every package, fit for `pip install --require-hashes`."""
         lines = []
@@ -133,6 +137,11 @@ def serving_packages(spec: ModelSpec) -> tuple[str, ...]:
     frame = ("pandas",) if spec.input == "frame" else ()
     stored = ("botocore",) if spec.stored else ()
     return tuple(sorted({*standard, *onnx, *frame, *stored, *spec.service.packages}))
+
+
+def loaded_packages(spec: ModelSpec) -> tuple[str, ...]:
+    """Those of them that our server imports: BentoML runs only a service of the model's own."""
+    return tuple(name for name in serving_packages(spec) if name != "bentoml" or spec.service.code)
 
 
 def run_packages(spec: ModelSpec) -> tuple[str, ...]:

@@ -259,6 +259,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """The model card, Markdown."""
     stored: Stored | None = None
     """Which of the features are read from a feature store."""
+    packages: dict[str, str] = {}
+    """Packages that a server must have to load the model, and the versions that it was judged with."""
 
     @property
     def served(self) -> Literal["onnx", "skops", "own", "custom"]:

@@ -26,6 +26,7 @@ from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest
+from modelworks.runtime.packages import other_versions
 from modelworks.runtime.server import metrics
 from modelworks.runtime.server.companion import COUNTERS, SPOOL, Companion, read_state
 from modelworks.runtime.server.config import Config, read_config
@@ -101,6 +102,8 @@ def _run(config: Config, scratch: Path, began: float, ends: Ends) -> None:
         bento = scratch / "bento"
         shutil.rmtree(bento, ignore_errors=True)
         manifest = open_bundle(archive, Digest(config.digest), config.model, bento, trusted_keys=config.trusted_keys)
+        if others := other_versions(manifest):
+            say("warning", "the image has other versions of packages than the bundle was judged with", packages=others)
         timing = {"fetch_seconds": round(fetched - began, 3), "fetched_at": fetched}
         companion.begin(bento)
         _Worker(config, manifest, bento, scratch, timing, companion, ends).run()
