@@ -13,21 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from brought import PROJECTS, ROOT, STRANGERS
 from modelworks.laptop import cloud
 from modelworks.laptop.state_dir import StateDir, read_facts
 from waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-STRANGERS = {
-    "churn": ("churn_sklearn",),
-    "energy": ("energy_xgboost",),
-    "wine": ("wine_lightgbm",),
-    "digits": ("digits_onnx",),
-    "quotes": ("quotes_function", "--target", "paid"),
-}
 STACK = """\
 config:
   aws:region: eu-central-1
@@ -97,8 +90,9 @@ def laptop():
 
 @pytest.mark.parametrize("model", STRANGERS)
 def test_a_strangers_project_answers_at_its_endpoint(laptop, model):
-    project, *options = STRANGERS[model]
-    laptop.modelworks("new", model, "--from", str(ROOT / "tests" / "projects" / project), *options)
+    project, target, _ = STRANGERS[model]
+    options = ["--target", target] if target else []
+    laptop.modelworks("new", model, "--from", str(PROJECTS / project), *options)
     laptop.commit()
     laptop.modelworks("train", model)
     digest = json.loads(laptop.modelworks("bundle", model, "--json"))["digest"]

@@ -103,17 +103,17 @@ def adopt(source: Path, name: str, into: Path, data: Path | None = None, target:
             module.problems += _left_out(module, text, root)
             write_whole(copy / module.path, text)
         for path in sorted(named):
-            if path.stat().st_size <= MAX_BYTES:
+            if not _is_too_large(path):
                 (copy / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy / path.relative_to(root))
         found = _Found.of(modules)
         rows = data.resolve() if data else _rows_file(root, modules)
         place = rows
-        if rows and rows.stat().st_size <= MAX_BYTES and not found.load:
+        if rows and not _is_too_large(rows) and not found.load:
             place = rows.relative_to(root) if rows.is_relative_to(root) else Path(rows.name)
             (copy / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(rows, copy / place)
-        table = _table(copy, found, rows, [path for path in sorted(named) if path.stat().st_size > MAX_BYTES])
+        table = _table(copy, found, rows, [path for path in sorted(named) if _is_too_large(path)])
         column = target or _target(modules, table)
         read = tuple(path.relative_to(root).as_posix() for path in sorted(named - {rows}))
         text, derived = _model_py(name, found, table, column, place, read)
@@ -230,13 +230,17 @@ def _rewritten(module: _Module, root: Path) -> str:
 def _left_out(module: _Module, text: str, root: Path) -> Iterator[str]:
     """Files that the code names and that are too large for a project, each by the line of the rewritten text."""
     for named, path in _named_files(module, root):
-        if path.stat().st_size > MAX_BYTES:
+        if _is_too_large(path):
             name = path.relative_to(root).as_posix()
             lines = (number for number, line in enumerate(text.splitlines(), 1) if _quoted(name) in line)
             yield (
                 f"{module.path}:{next(lines, named.lineno)}: {name} is left out: {_too_large(path)} Have `load` fetch "
                 f"it, or give the whole path, {path}, if no server reads it"
             )
+
+
+def _is_too_large(path: Path) -> bool:
+    return path.stat().st_size > MAX_BYTES
 
 
 def _too_large(path: Path) -> str:
