@@ -52,10 +52,24 @@ def secure_bucket(
     # Deleted with the bucket, and never before it: S3 refuses to delete one that holds something, which then stays as
     # it was: private, encrypted, versioned.
     within = pulumi.ResourceOptions(parent=bucket, protect=protect, deleted_with=bucket)
+    private = _private(name, bucket, within)
+    _versioned(name, bucket, _lifecycle(noncurrent_days, expiration_days or {}), within)
+    _encrypted(name, bucket, key_arn, within)
+    # S3 refuses two changes of who may reach a bucket at the same moment.
+    after = pulumi.ResourceOptions.merge(within, pulumi.ResourceOptions(depends_on=[private]))
+    policy = pulumi.Output.all(bucket.arn, statements).apply(
+        lambda found: policy_document([_encrypted_transport_only(found[0]), *found[1]])
+    )
+    aws.s3.BucketPolicy(f"{name}-policy", bucket=bucket.id, policy=policy, opts=after)
+    return bucket
+
+
+def _private(name: str, bucket: aws.s3.Bucket, within: pulumi.ResourceOptions) -> aws.s3.BucketPublicAccessBlock:
+    """Policies alone decide who reaches the bucket, and none of them lets the public in."""
     aws.s3.BucketOwnershipControls(
         f"{name}-ownership", bucket=bucket.id, rule={"object_ownership": "BucketOwnerEnforced"}, opts=within
     )
-    private = aws.s3.BucketPublicAccessBlock(
+    return aws.s3.BucketPublicAccessBlock(
         f"{name}-private",
         bucket=bucket.id,
         block_public_acls=True,
@@ -64,9 +78,16 @@ def secure_bucket(
         restrict_public_buckets=True,
         opts=within,
     )
+
+
+def _versioned(name: str, bucket: aws.s3.Bucket, rules: list[Any], within: pulumi.ResourceOptions) -> None:
     aws.s3.BucketVersioning(
         f"{name}-versioning", bucket=bucket.id, versioning_configuration={"status": "Enabled"}, opts=within
     )
+    aws.s3.BucketLifecycleConfiguration(f"{name}-lifecycle", bucket=bucket.id, rules=rules, opts=within)
+
+
+def _encrypted(name: str, bucket: aws.s3.Bucket, key_arn: pulumi.Input[str], within: pulumi.ResourceOptions) -> None:
     aws.s3.BucketServerSideEncryptionConfiguration(
         f"{name}-encryption",
         bucket=bucket.id,
@@ -78,19 +99,6 @@ def secure_bucket(
         ],
         opts=within,
     )
-    aws.s3.BucketLifecycleConfiguration(
-        f"{name}-lifecycle", bucket=bucket.id, rules=_lifecycle(noncurrent_days, expiration_days or {}), opts=within
-    )
-    aws.s3.BucketPolicy(
-        f"{name}-policy",
-        bucket=bucket.id,
-        policy=pulumi.Output.all(bucket.arn, statements).apply(
-            lambda found: policy_document([_encrypted_transport_only(found[0]), *found[1]])
-        ),
-        # S3 refuses two changes of who may reach a bucket at the same moment.
-        opts=pulumi.ResourceOptions.merge(within, pulumi.ResourceOptions(depends_on=[private])),
-    )
-    return bucket
 
 
 def _lifecycle(noncurrent_days: int, expiration_days: Mapping[str, int]) -> list[Any]:

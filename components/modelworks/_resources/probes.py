@@ -1,6 +1,7 @@
 """Private: probes of a canary: a Job of its analysis that sends it the example of its own bundle."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pulumi
 
@@ -40,32 +41,18 @@ def probe_metric(
         within_seconds: How long the release may take to answer.
         additions: The environment's additions to the endpoint's pods. Devices are the model's alone.
     """
-    name = component.pulumi_resource_name
-    container = {
-        "name": "probe",
-        "image": image,
-        "command": ["python", "-m", "modelworks.runtime.probe"],
-        "args": [
-            "--release={{args.version}}",
-            f"--per-second={per_second:g}",
-            f"--within-seconds={within_seconds}",
-            *(pulumi.Output.concat("http://", service, f":{SERVICE_PORT}") for service in services),
-        ],
-        "env": [{"name": item.variable, "value": item.path} for item in files],
-        "resources": {
-            "requests": {"cpu": cores(50), "memory": mebibytes(_MEMORY_MIB)},
-            "limits": {"cpu": cores(500), "memory": mebibytes(_MEMORY_MIB)},
-        },
-        # Why probes failed is in the last line that they wrote: it becomes part of the pod's status.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": RESTRICTED_CONTAINER,
-        "volumeMounts": [{"name": item.name, "mountPath": item.folder, "readOnly": True} for item in files],
-    }
+    arguments: list[pulumi.Input[str]] = [
+        "--release={{args.version}}",
+        f"--per-second={per_second:g}",
+        f"--within-seconds={within_seconds}",
+        *(pulumi.Output.concat("http://", service, f":{SERVICE_PORT}") for service in services),
+    ]
+    metadata = {"labels": labels(component.pulumi_resource_name, _PART)}
     template = {
-        "metadata": {"labels": labels(name, _PART)},
+        "metadata": metadata,
         "spec": restricted_pod(
             "default",
-            container=container,
+            container=_container(image, arguments, files),
             volumes=[{"name": item.name, **item.volume} for item in files],
             restartPolicy="Never",
             enableServiceLinks=False,
@@ -78,10 +65,26 @@ def probe_metric(
         "podFailurePolicy": {"rules": [disrupted]},
         "template": with_additions(template, {**additions, "extended_resources": {}}),
     }
+    return {"name": _PART, "failureLimit": 0, "provider": {"job": {"metadata": metadata, "spec": job}}}
+
+
+def _container(
+    image: pulumi.Input[str], arguments: Sequence[pulumi.Input[str]], files: Sequence[Files]
+) -> dict[str, Any]:
     return {
-        "name": _PART,
-        "failureLimit": 0,
-        "provider": {"job": {"metadata": {"labels": labels(name, _PART)}, "spec": job}},
+        "name": "probe",
+        "image": image,
+        "command": ["python", "-m", "modelworks.runtime.probe"],
+        "args": arguments,
+        "env": [{"name": item.variable, "value": item.path} for item in files],
+        "resources": {
+            "requests": {"cpu": cores(50), "memory": mebibytes(_MEMORY_MIB)},
+            "limits": {"cpu": cores(500), "memory": mebibytes(_MEMORY_MIB)},
+        },
+        # Why probes failed is in the last line that they wrote: it becomes part of the pod's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": RESTRICTED_CONTAINER,
+        "volumeMounts": [{"name": item.name, "mountPath": item.folder, "readOnly": True} for item in files],
     }
 
 

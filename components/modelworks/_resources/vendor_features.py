@@ -272,6 +272,11 @@ _DELETED = ("offline-store", "rift-logs", "streaming-checkpoints")
 _WRITTEN = (
     "intermediate", "internal", "logging", "offline-store", "realtime-logs", "rift-logs", "tecton-billable-usage",
 )  # fmt: skip
+_ROLE_ACTIONS = (
+    "GetRole GetRolePolicy ListAttachedRolePolicies ListInstanceProfilesForRole ListRolePolicies "
+    "SimulatePrincipalPolicy"
+)
+_LOG_ACTIONS = "CreateLogGroup CreateLogStream DescribeLogGroups DescribeLogStreams PutLogEvents PutRetentionPolicy"
 
 
 def _control_plane_permissions(
@@ -288,41 +293,20 @@ def _control_plane_permissions(
     logs = f"arn:{partition}:logs:{region}:{account}:log-group:/aws-dynamodb/imports"
     within: Mapping[str, Any] = {"StringEquals": {"aws:RequestedRegion": region}}
 
+    tables = f"arn:{partition}:dynamodb:{region}:{account}:table/{name}*"
+
     def below(prefixes: Sequence[str]) -> list[str]:
         return [f"{bucket}/{prefix}/*" for prefix in prefixes]
 
     return [
-        statement(
-            [f"dynamodb:{action}" for action in _TABLE_ACTIONS.split()],
-            [f"arn:{partition}:dynamodb:{region}:{account}:table/{name}*"],
-        ),
+        statement(_actions("dynamodb", _TABLE_ACTIONS), [tables]),
         statement(["dynamodb:DescribeLimits", "dynamodb:ListTables"], ["*"], condition=within),
         statement(["s3:ListBucket"], [bucket]),
         statement(["s3:GetObject"], below(_READ)),
         statement(["s3:DeleteObject"], below(_DELETED)),
         statement(["s3:PutObject"], below(_WRITTEN)),
-        statement(
-            [
-                "iam:GetRole",
-                "iam:GetRolePolicy",
-                "iam:ListAttachedRolePolicies",
-                "iam:ListInstanceProfilesForRole",
-                "iam:ListRolePolicies",
-                "iam:SimulatePrincipalPolicy",
-            ],
-            [role],
-        ),
-        statement(
-            [
-                "logs:CreateLogGroup",
-                "logs:CreateLogStream",
-                "logs:DescribeLogGroups",
-                "logs:DescribeLogStreams",
-                "logs:PutLogEvents",
-                "logs:PutRetentionPolicy",
-            ],
-            [f"{logs}:*", f"{logs}:log-stream:*"],
-        ),
+        statement(_actions("iam", _ROLE_ACTIONS), [role]),
+        statement(_actions("logs", _LOG_ACTIONS), [f"{logs}:*", f"{logs}:log-stream:*"]),
         statement(["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey"], [key_arn]),
         statement(
             ["kms:CreateGrant", "kms:ListGrants", "kms:RevokeGrant"],
@@ -330,6 +314,10 @@ def _control_plane_permissions(
             condition={"Bool": {"kms:GrantIsForAWSResource": "true"}},
         ),
     ]
+
+
+def _actions(service: str, names: str) -> list[str]:
+    return [f"{service}:{name}" for name in names.split()]
 
 
 def _hopsworks_permissions(bucket: str, repository: str, key_arn: str) -> list[dict[str, Any]]:

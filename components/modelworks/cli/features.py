@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -353,17 +353,7 @@ def _verify(
     if as_json:
         print(json.dumps([asdict(skew) for skew in found], indent=2))
     else:
-        rows = table("feature", "compared", "different", *(["stale"] if served else []), "missing", "examples")
-        for skew in found:
-            rows.add_row(
-                f"{skew.model} {skew.view}:{skew.feature}" if served else f"{skew.view}:{skew.feature}",
-                str(skew.compared),
-                str(skew.different),
-                *([str(skew.stale)] if served else []),
-                str(skew.missing),
-                escape("\n".join(skew.examples)),
-            )
-        out.print(rows if found else "nothing was served in the last day from these views")
+        _print_skews(found, served=served)
     if any(skew.different or skew.missing or (served and skew.stale) for skew in found):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -485,6 +475,20 @@ def _print(planned: list[Change], released: Mapping[str, tuple[str, ...]]) -> No
 
 def _where(model: str, released: Mapping[str, tuple[str, ...]]) -> str:
     return f", released in {', '.join(released[model])}" if model in released else ""
+
+
+def _print_skews(found: Sequence[Any], *, served: bool) -> None:
+    rows = table("feature", "compared", "different", *(["stale"] if served else []), "missing", "examples")
+    for skew in found:
+        rows.add_row(
+            f"{skew.model} {skew.view}:{skew.feature}" if served else f"{skew.view}:{skew.feature}",
+            str(skew.compared),
+            str(skew.different),
+            *([str(skew.stale)] if served else []),
+            str(skew.missing),
+            escape("\n".join(skew.examples)),
+        )
+    out.print(rows if found else "nothing was served in the last day from these views")
 
 
 def _report(results: list[Materialized], *, as_json: bool) -> None:

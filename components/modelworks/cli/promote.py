@@ -73,13 +73,7 @@ def promote(
         warn=warn,
     )
     if pr and _on_branch(there.stack_file, version, branch=branch, environment=to):
-        push = f"git push --set-upstream origin {branch}"
-        out.print(f"committed on the branch {branch}; next: [bold]{push}[/] and open the request", soft_wrap=True)
-        out.print(
-            f"it is released when it is merged: then [bold]modelworks up {to}[/] and [bold]modelworks status {to} "
-            "--wait[/], which records the release",
-            soft_wrap=True,
-        )
+        _say_next(branch, to)
         return
     changed = not pr and write_release(there.stack_file, version)
     promotion.note_promotion(here.registry, there.registry, version, changed=changed)
@@ -126,6 +120,16 @@ def _on_branch(file: Path, version: Version, *, branch: str, environment: str) -
             error.message, fix="Put that right and promote again: what is copied already is found again."
         ) from error
     return True
+
+
+def _say_next(branch: str, environment: str) -> None:
+    push = f"git push --set-upstream origin {branch}"
+    out.print(f"committed on the branch {branch}; next: [bold]{push}[/] and open the request", soft_wrap=True)
+    out.print(
+        f"it is released when it is merged: then [bold]modelworks up {environment}[/] and "
+        f"[bold]modelworks status {environment} --wait[/], which records the release",
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -56,27 +56,20 @@ def train_in(
     """
     place = training_job.TrainingEnvironment.of(target.output("training"))
     artifacts, cluster = Artifacts(place.artifact_bucket, target.session), target.cluster(place.namespace)
-    source = provenance.source_of(spec.folder, find_lock_file(spec.folder))
-    with _step(tell, "send the project"), tempfile.TemporaryDirectory(prefix="modelworks-source-") as scratch:
-        copy = copy_project(spec.folder, Path(scratch)).parent
-        sent = {
-            "model": spec.name,
-            "code": code_digest(copy),
-            "engine": provenance.engine_digest(),
-            "lock": read_lock(Path(scratch) / LOCK).digest(spec.packages),
-            **spec.inputs,
-        }
-        order = training_job.Order(
-            environment=target.environment,
-            model=spec.name,
-            source=artifacts.send_source(Path(scratch)),
-            engine=sent["engine"],
-            commit=source[0] + ("-dirty" if source[1] else ""),
-            by=person(),
-            data=data,
-        )
+    commit, dirty = provenance.source_of(spec.folder, find_lock_file(spec.folder))
+    with _step(tell, "send the project"):
+        source, sent = _send(spec, artifacts)
         if data:
             artifacts.snapshots(home.data).share(data)
+    order = training_job.Order(
+        environment=target.environment,
+        model=spec.name,
+        source=source,
+        engine=sent["engine"],
+        commit=commit + ("-dirty" if dirty else ""),
+        by=person(),
+        data=data,
+    )
     name = job_name(spec.name)
     made = _watched(target, cluster, artifacts, place, order, name)
     folder = home.runs(spec.name) / made.run
@@ -86,9 +79,23 @@ def train_in(
         if other := [what for what, value in sent.items() if inputs[what] != value]:
             raise ModelworksError(f"the run {folder.name} that came back has another {', '.join(other)} than was sent")
         artifacts.snapshots(home.data).get(Digest(inputs["data"]))
-    run = runs.with_origin(folder, *source)
+    run = runs.with_origin(folder, commit, dirty)
     with _step(tell, "log to MLflow"):
         return run, target.registry.track(run)
+
+
+def _send(spec: Described, artifacts: Artifacts) -> tuple[Digest, dict[str, Any]]:
+    """Send a copy of the project; returns where it is, and the inputs that the run must come back with."""
+    with tempfile.TemporaryDirectory(prefix="modelworks-source-") as scratch:
+        copy = copy_project(spec.folder, Path(scratch)).parent
+        sent = {
+            "model": spec.name,
+            "code": code_digest(copy),
+            "engine": provenance.engine_digest(),
+            "lock": read_lock(Path(scratch) / LOCK).digest(spec.packages),
+            **spec.inputs,
+        }
+        return artifacts.send_source(Path(scratch)), sent
 
 
 def job_name(model: str) -> str:

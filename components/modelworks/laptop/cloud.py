@@ -99,8 +99,7 @@ def up(
         _whole_or_nothing(place, fresh=fresh),
         contextlib.closing(_network(place)) as network,
     ):
-        for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
-            place.folder(folder)
+        _make_folders(place)
         facts = _facts(place, network.network, kubernetes=kubernetes, strict=strict, metrics_delay=metrics_delay)
         images.keep_settings(place, packages.uv(), os.environ)
         for name in environments:
@@ -111,13 +110,22 @@ def up(
         parts = _parts_up(place, facts, network, was, report, building)
         _write(place, facts)
         plugins.install(place, Path(facts["tools"][toolchain.PROVIDER]) if facts["kubernetes"] else None)
-        for name in place.environments():
-            if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
-                report(memory)
-        already = {part.program.name for part in parts} <= was
-        when = "already" if already else f"after {time.monotonic() - began:.1f} s"
-        report(f"the laptop cloud is up {when}: {', '.join(place.environments())}")
+        took = None if {part.program.name for part in parts} <= was else time.monotonic() - began
+        _report_up(place, was, took, report)
         return facts
+
+
+def _make_folders(place: StateDir) -> None:
+    for folder in (place.root, place.logs, place.run, place.node, place.gateway, place.root / "pulumi"):
+        place.folder(folder)
+
+
+def _report_up(place: StateDir, was: set[str], took: float | None, report: Tell) -> None:
+    for name in place.environments():
+        if f"aws-{name}" not in was and (memory := aws.memory(place, name)):
+            report(memory)
+    when = "already" if took is None else f"after {took:.1f} s"
+    report(f"the laptop cloud is up {when}: {', '.join(place.environments())}")
 
 
 def _parts_up(

@@ -98,21 +98,13 @@ def adopt(source: Path, name: str, into: Path, data: Path | None = None, target:
     named = {path for module in modules for _, path in _named_files(module, root)}
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(into)) as scratch:
         copy = Path(scratch) / folder.name
-        for module in modules:
-            text = _rewritten(module, root)
-            module.problems += _left_out(module, text, root)
-            write_whole(copy / module.path, text)
-        for path in sorted(named):
-            if not _is_too_large(path):
-                (copy / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy / path.relative_to(root))
+        _lay_out(copy, modules, named, root)
         found = _Found.of(modules)
         rows = data.resolve() if data else _rows_file(root, modules)
         place = rows
         if rows and not _is_too_large(rows) and not found.load:
             place = rows.relative_to(root) if rows.is_relative_to(root) else Path(rows.name)
-            (copy / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(rows, copy / place)
+            _copy_file(rows, copy / place)
         table = _table(copy, found, rows, [path for path in sorted(named) if _is_too_large(path)])
         column = target or _target(modules, table)
         read = tuple(path.relative_to(root).as_posix() for path in sorted(named - {rows}))
@@ -123,15 +115,35 @@ def adopt(source: Path, name: str, into: Path, data: Path | None = None, target:
         test = (TEMPLATES / "test_model.py.txt").read_text(encoding="utf-8")
         write_whole(copy / "test_model.py", test.replace("__NAME__", name))
         copy.rename(folder)
-    problems = [problem for module in modules for problem in module.problems]
-    marked = [
+    problems = [f"{folder / problem}" for module in modules for problem in module.problems]
+    return Adopted(folder, derived, [*problems, *_marked(folder)])
+
+
+def _lay_out(copy: Path, modules: list[_Module], named: set[Path], root: Path) -> None:
+    """Write the code, as it must read in a model project, and the files that it names."""
+    for module in modules:
+        text = _rewritten(module, root)
+        module.problems += _left_out(module, text, root)
+        write_whole(copy / module.path, text)
+    for path in sorted(named):
+        if not _is_too_large(path):
+            _copy_file(path, copy / path.relative_to(root))
+
+
+def _copy_file(path: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
+
+
+def _marked(folder: Path) -> list[str]:
+    """The points that the new files leave open, each with file and line."""
+    return [
         f"{path}:{number}: {line.partition(MARK)[2].strip(': ')}"
         for path in (folder / "model.py", folder / "serving.py")
         if path.is_file()
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if MARK in line
     ]
-    return Adopted(folder, derived, [*(f"{folder / each}" for each in problems), *marked])
 
 
 def _made(folder: Path) -> Path:

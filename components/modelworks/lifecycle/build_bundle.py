@@ -85,8 +85,7 @@ def build(
         builder: Digest of the code that builds it, kept beside the bundle.
     """
     holdout = frame.iloc[parts["holdout"]]
-    positions = np.unique(np.linspace(0, len(holdout) - 1, min(PARITY_ROWS, len(holdout))).astype(int))
-    rows = rows_of(holdout.iloc[positions], spec.served_features)
+    rows = _compared_rows(spec, holdout)
     edges = [] if spec.service.code else edge_cases(spec.served_features, rows[0])
     with step("try the edges of the schema"):
         model, infer = _model(spec, folder)
@@ -106,6 +105,19 @@ def build(
         if manifest.code:
             _refuse_incomplete_code(spec, bento)
         archive = pack(bento)
+    return _kept(spec, folder, archive, manifest, requirements=requirements, builder=builder)
+
+
+def _compared_rows(spec: ModelSpec, holdout: pd.DataFrame) -> list[Row]:
+    """Rows over which the two engines are compared, evenly spread over the hold-out."""
+    positions = np.unique(np.linspace(0, len(holdout) - 1, min(PARITY_ROWS, len(holdout))).astype(int))
+    return rows_of(holdout.iloc[positions], spec.served_features)
+
+
+def _kept(
+    spec: ModelSpec, folder: Path, archive: bytes, manifest: of.Manifest, *, requirements: str, builder: str
+) -> dict[str, Any]:
+    """Write a bundle and its facts into the folder of its run; returns the facts."""
     digest = digest_of(archive)
     path = folder / "bundle" / f"{digest.hex}.bento"
     write_whole(path, archive)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -150,37 +150,50 @@ def _converse(
     )  # fmt: skip
     os.close(writer)
     os.close(values)
-    result: dict[str, Any] | None = None
     try:
         with os.fdopen(reader, encoding="utf-8") as events, os.fdopen(given, "w", encoding="utf-8") as answers:
-            for line in events:
-                event = json.loads(_with_real_paths(line, real))
-                if "error" in event:
-                    error = ModelworksError(event["error"], fix=event["fix"])
-                    error.exit_code = event["code"]
-                    raise error
-                if "environment" in event:
-                    named = {name: os.environ[name] for name in event["environment"] if name in os.environ}
-                    print(json.dumps(named), file=answers, flush=True)
-                elif "result" in event:
-                    result = event["result"]
-                elif progress:
-                    progress(event["step"], event["state"], event["seconds"])
+            result = _result(events, answers, progress, real)
         code = process.wait()
     finally:
         # An interrupted parent leaves no trainer behind.
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _end(process)
     if code or result is None:
         how, fix = _ended(code)
         where = f"; its log: {log}\n{_last_lines(log)}" if log else ""
         raise ModelworksError(f"the process that does `{job['verb']}` {how}{where}", fix=fix)
     return result
+
+
+def _result(
+    events: Iterable[str], answers: IO[str], progress: Progress | None, real: Mapping[Path, Path]
+) -> dict[str, Any] | None:
+    """Follow a child until it falls silent, and give it the variables that it names; None if it gave no result."""
+    result: dict[str, Any] | None = None
+    for line in events:
+        event = json.loads(_with_real_paths(line, real))
+        if "error" in event:
+            error = ModelworksError(event["error"], fix=event["fix"])
+            error.exit_code = event["code"]
+            raise error
+        if "environment" in event:
+            named = {name: os.environ[name] for name in event["environment"] if name in os.environ}
+            print(json.dumps(named), file=answers, flush=True)
+        elif "result" in event:
+            result = event["result"]
+        elif progress:
+            progress(event["step"], event["state"], event["seconds"])
+    return result
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def environment_of_child(scratch: Path) -> dict[str, str]:

@@ -114,14 +114,7 @@ def prepare(
     Raises:
         ModelworksError: See `promote`.
     """
-    line = read_releases(source_file).get(model)
-    if line is None:
-        raise ModelworksError(
-            f"{source.environment} releases no {model}",
-            fix=f"Run `modelworks release {model} --env {source.environment}`.",
-        )
-    version = source.find(model, line.digest)
-    _require_champion(source.environment, version)
+    version = _champion(model, source, source_file)
     require_features(version, target_file)
     with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as folder:
         scratch = Path(folder)
@@ -149,7 +142,14 @@ def note_promotion(source: Registry, target: Registry, version: Version, *, chan
         note_release(source, original, target.environment)
 
 
-def _require_champion(environment: str, version: Version) -> None:
+def _champion(model: str, source: Registry, source_file: Path) -> Version:
+    """The version that an environment both releases and serves."""
+    line, environment = read_releases(source_file).get(model), source.environment
+    if line is None:
+        raise ModelworksError(
+            f"{environment} releases no {model}", fix=f"Run `modelworks release {model} --env {environment}`."
+        )
+    version = source.find(model, line.digest)
     if CHAMPION not in version.aliases:
         raise ModelworksError(
             f"{environment} releases {version.model} {version.version}, but its champion is another: it does not "
@@ -157,6 +157,7 @@ def _require_champion(environment: str, version: Version) -> None:
             fix=f"Bring it up and wait until it has all traffic: `modelworks up {environment}`, then "
             f"`modelworks status {environment} --wait`.",
         )
+    return version
 
 
 def _signed(kept: Kept, version: Version, key: SigningKey | None) -> Kept:

@@ -683,6 +683,17 @@ class ModelSpec(_Placed):
             "returned them",
             "Convert, drop and fill in data.load; have the schema state the result.",
         )
+        self._check_classes()
+        for name, value in self.parameters.items():
+            self._require(
+                _is_plain(value),
+                f"parameter {name!r} is {value!r}: a run is called after its parameters, so that they are numbers, "
+                "text, or lists and dicts of those",
+                "State what it is made of, and make it in train.",
+            )
+        self._check_metric(self.metric, self)
+
+    def _check_classes(self) -> None:
         wanted = {
             "binary": len(self.classes) == 2,
             "multiclass": len(self.classes) >= 3,
@@ -698,14 +709,6 @@ class ModelSpec(_Placed):
             f"a {self.kind} model needs {'no' if self.kind == 'regression' else 'its'} classes"
             f"{' (negative, positive)' if self.kind == 'binary' else ''}, got {self.classes!r}",
         )
-        for name, value in self.parameters.items():
-            self._require(
-                _is_plain(value),
-                f"parameter {name!r} is {value!r}: a run is called after its parameters, so that they are numbers, "
-                "text, or lists and dicts of those",
-                "State what it is made of, and make it in train.",
-            )
-        self._check_metric(self.metric, self)
 
     def _check_columns(self) -> None:
         self._require(bool(self.features), "a model needs at least one feature")

@@ -453,23 +453,31 @@ class Sandbox:
             str(cgroup or ""),
             *command,
         ]
-        reader, writer = os.pipe()
-        try:
-            with logfile.open("ab") as output:
-                owned = subprocess.Popen(  # noqa: ASYNC220 - returns when the process is there
-                    shim,
-                    stdin=writer,
-                    stdout=output,
-                    stderr=output,
-                    env=dict(variables),
-                    cwd=folder,
-                    start_new_session=True,
-                )
-        finally:
-            os.close(writer)
+        owned, reader = _spawned(shim, variables, folder, logfile)
         process = Process(folder, self.isolation, owned)
         heard = await _first_line(reader)
         return process, heard.removeprefix("failed ") if heard != "started" else ""
+
+
+def _spawned(
+    shim: Sequence[str], variables: Mapping[str, str], folder: Path, logfile: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    """A shim's process, and the pipe on which it tells what became of its command: its standard input."""
+    reader, writer = os.pipe()
+    try:
+        with logfile.open("ab") as output:
+            process = subprocess.Popen(
+                shim,
+                stdin=writer,
+                stdout=output,
+                stderr=output,
+                env=dict(variables),
+                cwd=folder,
+                start_new_session=True,
+            )
+    finally:
+        os.close(writer)
+    return process, reader
 
 
 def _past_the_shell(argv: Sequence[str], variables: Mapping[str, str]) -> tuple[list[str], Mapping[str, str]]:

@@ -82,60 +82,20 @@ def render(
         ports: The available ports, one a host.
         assigned: The ports that hosts had before.
     """
-    world = _World.of(services, pods)
-    notices: list[Notice] = []
-    addresses: dict[tuple[str, str, str], str] = {}
-    owners: dict[str, str] = {}
-    found: dict[str, list[_Ranked]] = {}
-    secured: set[str] = set()
-    named: dict[str, tuple[str, Object]] = {}
-
-    def claim(host: str, owner: Object, rules: list[_Ranked], kind: str) -> bool:
-        namespace = owner["metadata"]["namespace"]
-        holder = owners.setdefault(host, namespace)
-        if holder == namespace:
-            found.setdefault(host, []).extend(rules)
-            return True
-        where = "every host that nobody names" if host == "*" else f"the host {host}"
-        notices.append(
-            _notice(kind, owner, "HostTaken", f"{where} already belongs to the namespace {holder}; rules refused")
-        )
-        return False
-
+    world, claims = _World.of(services, pods), _Claims()
     for ingress in sorted((i for i in ingresses if _served(i)), key=_age):
-        name, namespace = ingress["metadata"]["name"], ingress["metadata"]["namespace"]
-        said: list[str] = []
-        over_tls = _over_tls(ingress, said)
-        for host, rules in _rules(ingress, world, said).items():
-            for alias in _aliases(host, name, namespace):
-                if not claim(alias, ingress, rules, "Ingress"):
-                    continue
-                if alias.endswith(f".{LOCAL}"):
-                    addresses.setdefault(("Ingress", namespace, name), alias)
-                if over_tls(host) and alias != "*":
-                    secured.add(alias)
-                if alias == _as_pods_know(host, name, namespace):
-                    named.setdefault(alias, ("Ingress", ingress))
-        notices += [_notice("Ingress", ingress, "Unusable", message) for message in dict.fromkeys(said)]
-    for service in sorted((s for s in services_of(world) if s["spec"].get("type") == "LoadBalancer"), key=_age):
-        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
-        host = f"{name}.{namespace}.{LOCAL}"
-        port = service["spec"]["ports"][0]
-        route = {**_limits({}), "prefix": "/", "backends": [{"weight": 1, "pods": world.pods(service, port)}]}
-        if _is_h2c(port):
-            route["protocol"] = "h2c"
-        if claim(host, service, [((2, 0), route)], "Service"):
-            addresses["Service", namespace, name] = host
-            named.setdefault(host, ("Service", service))
-
-    host_ports = assign(named, assigned or {}, ports)
-    notices += [
+        claims.add_ingress(ingress, world)
+    for service in sorted((s for s in world.services.values() if s["spec"].get("type") == "LoadBalancer"), key=_age):
+        claims.add_service(service, world)
+    host_ports = assign(claims.named, assigned or {}, ports)
+    without = [
         _notice(kind, owner, "NoPort", f"no port is left for {host}: it is reached by its name alone")
-        for host, (kind, owner) in named.items()
+        for host, (kind, owner) in claims.named.items()
         if ports and host not in host_ports
     ]
-    hosts = {host: [route for _, route in sorted(found[host], key=lambda ranked: ranked[0])] for host in sorted(found)}
-    return Rendered({"hosts": hosts, "tls": sorted(secured), "ports": host_ports}, tuple(notices), addresses)
+    hosts = {host: [route for _, route in sorted(ranked, key=_rank)] for host, ranked in sorted(claims.routes.items())}
+    table = {"hosts": hosts, "tls": sorted(claims.secured), "ports": host_ports}
+    return Rendered(table, (*claims.notices, *without), claims.addresses)
 
 
 def pod_facts(pod: Object) -> dict[str, Any]:
@@ -177,9 +137,62 @@ class _World:
         return [f"{address}:{number}" for address, number in self.endpoints.of_port(service, port)]
 
 
-def services_of(world: _World) -> Iterable[Object]:
-    """All Services."""
-    return world.services.values()
+@dataclass
+class _Claims:
+    """The hosts that were claimed so far, each for the namespace that came first."""
+
+    owners: dict[str, str] = field(default_factory=dict)
+    """The namespace of each host."""
+    routes: dict[str, list[_Ranked]] = field(default_factory=dict)
+    secured: set[str] = field(default_factory=set)
+    """Hosts that are answered over TLS too."""
+    named: dict[str, tuple[str, Object]] = field(default_factory=dict)
+    """Hosts that get a port of their own, with kind and object that named them first."""
+    addresses: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    notices: list[Notice] = field(default_factory=list)
+
+    def add_ingress(self, ingress: Object, world: _World) -> None:
+        name, namespace = ingress["metadata"]["name"], ingress["metadata"]["namespace"]
+        said: list[str] = []
+        over_tls = _over_tls(ingress, said)
+        for host, rules in _rules(ingress, world, said).items():
+            for alias in _aliases(host, name, namespace):
+                if not self._claim(alias, ingress, rules, "Ingress"):
+                    continue
+                if alias.endswith(f".{LOCAL}"):
+                    self.addresses.setdefault(("Ingress", namespace, name), alias)
+                if over_tls(host) and alias != "*":
+                    self.secured.add(alias)
+                if alias == _as_pods_know(host, name, namespace):
+                    self.named.setdefault(alias, ("Ingress", ingress))
+        self.notices += [_notice("Ingress", ingress, "Unusable", message) for message in dict.fromkeys(said)]
+
+    def add_service(self, service: Object, world: _World) -> None:
+        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        host = f"{name}.{namespace}.{LOCAL}"
+        port = service["spec"]["ports"][0]
+        route = {**_limits({}), "prefix": "/", "backends": [{"weight": 1, "pods": world.pods(service, port)}]}
+        if _is_h2c(port):
+            route["protocol"] = "h2c"
+        if self._claim(host, service, [((2, 0), route)], "Service"):
+            self.addresses["Service", namespace, name] = host
+            self.named.setdefault(host, ("Service", service))
+
+    def _claim(self, host: str, owner: Object, rules: list[_Ranked], kind: str) -> bool:
+        namespace = owner["metadata"]["namespace"]
+        holder = self.owners.setdefault(host, namespace)
+        if holder == namespace:
+            self.routes.setdefault(host, []).extend(rules)
+            return True
+        where = "every host that nobody names" if host == "*" else f"the host {host}"
+        self.notices.append(
+            _notice(kind, owner, "HostTaken", f"{where} already belongs to the namespace {holder}; rules refused")
+        )
+        return False
+
+
+def _rank(ranked: _Ranked) -> tuple[int, int]:
+    return ranked[0]
 
 
 def _served(ingress: Object) -> bool:
