@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -83,7 +82,7 @@ def test_the_documented_keys_of_the_laptop_are_printed(monkeypatch, tmp_path):
 
 def test_the_documented_keys_of_the_quickstart_are_printed(monkeypatch):
     story = (SimpleNamespace(models={"flight-delay": "http://x"}), {}, {})
-    monkeypatch.setattr(quickstart, "_local_server", lambda *_: nullcontext(SimpleNamespace(answer=None)))
+    monkeypatch.setattr(quickstart, "_local_server", lambda *_: SimpleNamespace(answer=None, close=lambda: None))
     monkeypatch.setattr(quickstart, "_story", lambda *_: story)
     done = CliRunner().invoke(cli.app, ["quickstart", "--json"])
     assert {*JSON_OUTPUT["quickstart"]} == {*json.loads(done.stdout)}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 
 import boto3
@@ -83,7 +84,7 @@ def project(tmp_path_factory) -> Path:
 def begin(tmp_path):
     """Begins local features, and ends them after the test."""
     failures: list[str] = []
-    with LocalFeatures(tmp_path / "logs" / "local-features.log", failures.append) as features:
+    with closing(LocalFeatures(tmp_path / "logs" / "local-features.log", failures.append)) as features:
 
         def begun(model: Path) -> Future[dict[str, str]]:
             variables: Future[dict[str, str]] = Future()
@@ -152,10 +153,10 @@ def test_another_user_of_the_machine_reads_no_table(project, begin):
         client(variables, aws_access_key_id="AKIA0000000000000000").list_tables()
 
 
-def test_the_tables_end_with_the_block(project, begin):
+def test_the_tables_end_when_they_are_closed(project, begin):
     features, begun, failures = begin
     variables = begun(project).result(PATIENCE)
-    features.end()
+    features.close()
     with pytest.raises(botocore.exceptions.EndpointConnectionError):
         client(variables).list_tables()
     assert failures == []
@@ -177,7 +178,7 @@ def test_a_history_that_fails_is_one_sentence_and_gives_no_tables(project, begin
 
 def test_nothing_begins_after_the_end(project, begin, tmp_path):
     features, begun, _ = begin
-    features.end()
+    features.close()
     begun(project)
     assert not (tmp_path / "logs").exists()
 
@@ -192,6 +193,7 @@ def test_the_first_who_knows_the_tables_names_them():
 COMMAND = """
 import sys, threading
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from modelworks.cli.local_features import LocalFeatures
 variables = Future()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -47,7 +48,7 @@ def refuses(url: str) -> bool:
 
 def test_a_bundle_answers_as_soon_as_it_is_built_and_until_the_environment_takes_over(bundle, heard):
     built: Future = Future()
-    with heard.server as local:
+    with closing(heard.server) as local:
         local.begin(built, needed=lambda: True)
         assert local.answer is None
         built.set_result((None, bundle))
@@ -55,7 +56,7 @@ def test_a_bundle_answers_as_soon_as_it_is_built_and_until_the_environment_takes
         answer = heard.answers[0]
         again = httpx.post(f"{answer.url}/v1/predict", json=answer.row, trust_env=False)
         assert again.json()["predictions"] == answer.prediction["predictions"]
-        local.end()
+        local.close()
         assert refuses(answer.url)
     assert heard.failures == []
 
@@ -64,7 +65,7 @@ def test_a_bundle_that_reads_features_is_not_served_before_its_tables_are_known(
     built: Future = Future()
     built.set_result((None, bundle))
     variables: Future = Future()
-    with heard.server as local:
+    with closing(heard.server) as local:
         local.begin(built, lambda: True, variables)
         local._thread.join(1)
         assert not local._log.exists()
@@ -77,7 +78,7 @@ def test_a_bundle_that_reads_features_is_not_served_before_its_tables_are_known(
 def test_no_process_is_started_where_the_environment_answers_already(bundle, heard):
     built: Future = Future()
     built.set_result((None, bundle))
-    with heard.server as local:
+    with closing(heard.server) as local:
         local.begin(built, needed=lambda: False)
     assert not local._log.exists()
     assert heard.answers == heard.failures == []
@@ -85,7 +86,7 @@ def test_no_process_is_started_where_the_environment_answers_already(bundle, hea
 
 def test_a_bundle_that_is_never_built_keeps_nobody_waiting(heard):
     built: Future = Future()
-    with heard.server as local:
+    with closing(heard.server) as local:
         local.begin(built, needed=lambda: True)
     assert heard.answers == heard.failures == []
 
@@ -93,7 +94,7 @@ def test_a_bundle_that_is_never_built_keeps_nobody_waiting(heard):
 def test_a_training_that_fails_is_somebody_elses_error(heard):
     built: Future = Future()
     built.set_exception(RuntimeError("no data"))
-    with heard.server as local:
+    with closing(heard.server) as local:
         local.begin(built, needed=lambda: True)
         local._thread.join()
     assert heard.failures == []
@@ -104,7 +105,7 @@ def test_a_server_that_ends_is_one_sentence_with_its_log(bundle, heard, tmp_path
     damaged.write_bytes(b"no bundle")
     built: Future = Future()
     built.set_result((None, Bundle(bundle.model, damaged, bundle.digest, 9, "onnx", {})))
-    with heard.server as local:
+    with closing(heard.server) as local:
         local.begin(built, needed=lambda: True)
         local._thread.join()
     (failure,) = heard.failures
@@ -115,6 +116,7 @@ def test_a_server_that_ends_is_one_sentence_with_its_log(bundle, heard, tmp_path
 COMMAND = """
 import sys, pickle, threading
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from modelworks.cli.local_server import LocalServer
 built = Future()

@@ -32,7 +32,7 @@ class Local:
             self.happened.append("local answer" if variables.done() else "local waits")
             self.answer = Answer("http://127.0.0.1:4711", ROW, {}, 0.0)
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self.answer is not None:
             self.happened.append("local end")
 
@@ -47,7 +47,7 @@ class Features:
         self.happened.append(f"tables of {model}")
         variables.set_result({"AWS_ENDPOINT_URL": "http://127.0.0.1:4712"})
 
-    def end(self) -> None:
+    def close(self) -> None:
         pass
 
 

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
@@ -35,7 +34,7 @@ _TABLE: Final = "features.{table_name}"
 
 
 class LocalFeatures:
-    """Fills tables for a model's local server; leaving the block ends their process.
+    """Fills tables for a model's local server, which are gone when it is closed.
 
     Args:
         log: File for what the process writes.
@@ -47,14 +46,6 @@ class LocalFeatures:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._over = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
 
     def begin(self, model: Path, variables: Future[dict[str, str]]) -> None:
         """Fill the tables in the background.
@@ -80,7 +71,7 @@ class LocalFeatures:
             target=self._await, args=(self._process, variables), name="local-features", daemon=True
         ).start()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the process, and with it the tables."""
         with self._lock:
             self._over = True

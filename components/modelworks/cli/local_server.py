@@ -13,8 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from modelworks import contract
 from modelworks.cli.predict import EndpointClient
@@ -47,7 +46,7 @@ class Answer:
 
 
 class LocalServer:
-    """Serves a bundle on loopback as soon as it is built; leaving the block ends it.
+    """Serves a bundle on loopback as soon as it is built, until it is closed.
 
     Args:
         log: File for what the server writes.
@@ -60,14 +59,6 @@ class LocalServer:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self.answer: Answer | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
 
     def begin(
         self,
@@ -89,7 +80,7 @@ class LocalServer:
         )
         self._thread.start()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the server, if it runs."""
         self._over.set()
         if self._thread is not None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,8 +69,8 @@ def _run(
     seconds: dict[str, float] = {}
     with (
         redirect_stdout(sys.stderr) if as_json else nullcontext(),
-        _local_features() as features,
-        _local_server(model, began) as local,
+        closing(_local_features()) as features,
+        closing(_local_server(model, began)) as local,
     ):
         target, row, answer = _story(model, partial(_step, seconds), local, features)
         took = time.monotonic() - began
@@ -127,8 +127,8 @@ def _story(
         done(json.dumps(answer))
         if local.answer is not None:
             done(f"the environment has taken over; the local process at {local.answer.url} has ended")
-    local.end()
-    features.end()
+    local.close()
+    features.close()
     with step("status", "modelworks status --wait"):
         tell(target, [], wait=True, timeout=0, as_json=False)
     return target, row, answer
