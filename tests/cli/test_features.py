@@ -20,7 +20,7 @@ from modelworks.cli.lifecycle import home_here
 from modelworks.deploy.account import account_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import training
-from modelworks.lifecycle.project_features import apply_features, read_features
+from modelworks.lifecycle.project_features import apply_features, read_features, write_history
 from runtime.vendor_server import KEY, Service, VendorServer
 
 cli._register()
@@ -338,7 +338,10 @@ def test_no_command_runs_the_code_of_a_project_in_its_own_process(project, envir
     assert json.loads(listed.stdout), "what the code prints is no part of the JSON"
     described = training.describe(training.project_at("flight-delay"), home_here())
     assert (described.reads_features, described.makes_history) == (True, True)
-    assert "1" in features.fill(features.EnvironmentContext.of("dev"), described)
+    history = tmp_path / "history"
+    history.mkdir()
+    write_history(described, home_here(), history)
+    assert "1" in features.fill(features.EnvironmentContext.of("dev"), "flight-delay", history)
     lines = [line.split() for line in ran.read_text().splitlines()]
     assert {name for _, name in lines} == {"features.py", "model.py"}
     assert str(os.getpid()) not in {pid for pid, _ in lines}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,18 +78,19 @@ def project(tmp_path_factory) -> Path:
     (model / "features.py").write_text(FEATURES)
     (model / "model.py").write_text(MODEL)
     (root / "models" / "features.json").write_text(read_definitions(root).manifest.to_json())
+    write_history(load_spec(model), root / "history")
     return model
 
 
 @pytest.fixture
 def begin(tmp_path):
-    """Begins local features, and ends them after the test."""
+    """Begins local features with the history of a model, and ends them after the test."""
     failures: list[str] = []
     with closing(LocalFeatures(tmp_path / "logs" / "local-features.log", failures.append)) as features:
 
         def begun(model: Path) -> Future[dict[str, str]]:
             variables: Future[dict[str, str]] = Future()
-            features.begin(model, variables)
+            features.begin(model, model.parents[1] / "history", variables)
             return variables
 
         yield features, begun, failures
@@ -109,8 +111,7 @@ def items(found, table: str) -> dict[str, dict]:
 
 
 def filled_as_an_environment(project: Path, folder: Path, endpoint: str) -> None:
-    """What `modelworks features ingest`, `apply` and `materialize` do, into tables named `environment.VIEW`."""
-    write_history(load_spec(project), folder / "history")
+    """What `modelworks features apply` and `materialize` do, into tables named `environment.VIEW`."""
     store = open_store(
         json.dumps(
             {
@@ -119,7 +120,7 @@ def filled_as_an_environment(project: Path, folder: Path, endpoint: str) -> None
                 "registry": str(folder / "registry.db"),
                 "offline_store": {
                     "type": "modelworks.features.offline.PolarsOfflineStore",
-                    "location": str(folder / "history"),
+                    "location": str(project.parents[1] / "history"),
                 },
                 "online_store": {
                     "type": "modelworks.features.online.DynamoDBOnlineStore", "endpoint_url": endpoint,
@@ -162,18 +163,16 @@ def test_the_tables_end_when_they_are_closed(project, begin):
     assert failures == []
 
 
-def test_a_history_that_fails_is_one_sentence_and_gives_no_tables(project, begin, tmp_path):
-    broken = tmp_path / "models" / "flights"
-    broken.mkdir(parents=True)
-    for file in ("models/features.json", "models/flights/features.py"):
-        (tmp_path / file).write_text((project.parents[1] / file).read_text())
-    (broken / "model.py").write_text(MODEL.replace('folder / "weather" / "2024.parquet"', "1 / 0"))
+def test_a_history_that_cannot_be_read_is_one_sentence_and_gives_no_tables(project, begin, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(project.parents[1], root)
+    (root / "history" / "weather" / "2024.parquet").write_bytes(b"no rows")
     features, begun, failures = begin
-    variables = begun(broken)
+    variables = begun(root / "models" / "flights")
     eventually(lambda: failures)
     assert not variables.done()
     assert failures == [f"features are read when the environment has them: no local process has; log: {features._log}"]
-    assert "division by zero" in features._log.read_text()
+    assert "correct the source's path" in features._log.read_text()
 
 
 def test_nothing_begins_after_the_end(project, begin, tmp_path):
@@ -198,7 +197,8 @@ from pathlib import Path
 from modelworks.cli.local_features import LocalFeatures
 variables = Future()
 features = LocalFeatures(Path(sys.argv[2]), print)
-features.begin(Path(sys.argv[1]), variables)
+model = Path(sys.argv[1])
+features.begin(model, model.parents[1] / "history", variables)
 print(features._process.pid, flush=True)
 variables.result()
 print("filled", flush=True)

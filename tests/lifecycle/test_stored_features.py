@@ -371,6 +371,35 @@ def test_a_spec_that_does_not_fit_the_definitions_is_refused(flights, old, new, 
         train(made.spec, made.home)
 
 
+HISTORY = """
+def write(folder):
+    with open({made!r}, "a") as made:
+        print("made", file=made)
+    shutil.copytree({history!r}, folder, dirs_exist_ok=True)
+
+
+spec = ModelSpec("""
+
+
+def test_a_history_that_others_need_is_made_once_and_read_where_they_read_it(flights, monkeypatch, tmp_path):
+    made = flights()
+    file, written = made.folder / "models" / "flights" / "model.py", tmp_path / "made"
+    write = HISTORY.format(made=str(written), history=str(made.history))
+    text = (
+        file.read_text().replace("spec = ModelSpec(", write).replace("from pathlib", "import shutil\nfrom pathlib", 1)
+    )
+    file.write_text(text.replace('service="flight",', 'service="flight", history=write,'))
+    stated = train(made.spec, made.home)
+    assert not written.exists()
+    monkeypatch.delenv("MODELWORKS_FEATURE_HISTORY")
+    steps: list[str] = []
+    run = train(made.spec, made.home, history=tmp_path / "history", progress=lambda step, *_: steps.append(step))
+    assert written.read_text() == "made\n"
+    assert (tmp_path / "history" / "weather" / "part-0.parquet").is_file()
+    assert run.inputs == stated.inputs
+    assert steps.index("write history") < steps.index("load data")
+
+
 def test_training_without_history_names_the_variable(flights, monkeypatch):
     made = flights()
     monkeypatch.delenv("MODELWORKS_FEATURE_HISTORY")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from modelworks.features.materialization import Materialized
     from modelworks.features.plan import Change
-    from modelworks.lifecycle.training import Described
 
 features = typer.Typer(name="features", help="Define, apply, fill and verify features.", no_args_is_help=True)
 
@@ -168,11 +169,14 @@ def _ingest(
     Example: `modelworks features ingest flight-delay --env dev`, then `modelworks features materialize --env dev`.
     """
     from modelworks.lifecycle import training
-    from modelworks.lifecycle.project_features import ingest_history
+    from modelworks.lifecycle.project_features import ingest_history, write_history
 
     target, home = EnvironmentContext.of(env), home_here()
     described = training.describe(training.project_at(model), home)
-    for file in ingest_history(described, home, target.output("features")["location"], target.session):
+    with tempfile.TemporaryDirectory(prefix="modelworks-history-") as folder:
+        write_history(described, home, Path(folder))
+        files = ingest_history(described.name, Path(folder), target.output("features")["location"], target.session)
+    for file in files:
         out.print(escape(file))
 
 
@@ -358,8 +362,13 @@ def _verify(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def fill(target: EnvironmentContext, model: Described) -> str:
+def fill(target: EnvironmentContext, model: str, history: Path) -> str:
     """Give an environment the project's definitions and a model's history, and write the newest values online.
+
+    Args:
+        target: The environment.
+        model: The model.
+        history: Folder with its history.
 
     Returns:
         A line about the result.
@@ -379,7 +388,7 @@ def fill(target: EnvironmentContext, model: Described) -> str:
         defined, registered = read_features(root, home, text)
         if registered == defined:
             return "every view is online"
-    ingest_history(model, home, place["location"], target.session)
+    ingest_history(model, history, place["location"], target.session)
     apply_features(root, home, text, place["tables"])
     store.refresh_registry()  # type: ignore[no-untyped-call]
     return ", ".join(f"{done.view} {done.written}" for done in materialize(store, publish=_publish(target))) + " online"

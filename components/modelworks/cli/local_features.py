@@ -3,7 +3,7 @@
 The process holds an emulated AWS account with DynamoDB, as the laptop cloud does, and the code that fills the tables of
 an environment fills its tables, from the same history. A server reads the same bytes from both.
 
-python -m modelworks.cli.local_features MODEL
+python -m modelworks.cli.local_features MODEL HISTORY
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ class LocalFeatures:
         self._lock = threading.Lock()
         self._over = False
 
-    def begin(self, model: Path, variables: Future[dict[str, str]]) -> None:
+    def begin(self, model: Path, history: Path, variables: Future[dict[str, str]]) -> None:
         """Fill the tables in the background.
 
         Args:
             model: Folder of the model.
+            history: Folder with the history of its features.
             variables: Gets the variables by which a server reads the tables, unless it has others by then.
         """
         with self._lock:
@@ -61,7 +62,7 @@ class LocalFeatures:
             with self._log.open("wb") as log:
                 # It ends at the end of its input: when this command is gone, even one that was killed.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "modelworks.cli.local_features", str(model)],
+                    [sys.executable, "-m", "modelworks.cli.local_features", str(model), str(history)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -105,30 +106,33 @@ def main(arguments: list[str]) -> int:
     """Fill the tables, print the variables that name them as a line of JSON, and serve until the input ends."""
     parser = argparse.ArgumentParser(description="Online features of one model, in emulated tables on loopback.")
     parser.add_argument("model", help="name or folder of the model")
+    parser.add_argument("history", help="folder with the history of its features")
+    given = parser.parse_args(arguments)
     from modelworks.lifecycle import load_spec
 
-    spec = load_spec(parser.parse_args(arguments).model)
     with tempfile.TemporaryDirectory(prefix="modelworks-features-") as folder:
-        print(json.dumps(_filled(spec, Path(folder))), flush=True)
+        print(json.dumps(_filled(load_spec(given.model), given.history, Path(folder))), flush=True)
     sys.stdin.buffer.read()
     return 0
 
 
-def _filled(spec: ModelSpec, folder: Path) -> dict[str, str]:
-    """Serve tables with the newest values of a model's history; returns the variables by which they are read."""
+def _filled(spec: ModelSpec, history: str, folder: Path) -> dict[str, str]:
+    """Serve tables with the newest values of a model's history; returns the variables by which they are read.
+
+    The registry of features is kept in `folder`.
+    """
     from modelworks.features import environment
     from modelworks.features.definitions import read_definitions
     from modelworks.features.materialization import materialize
-    from modelworks.lifecycle.stored_features import stored_of, write_history
+    from modelworks.lifecycle.stored_features import stored_of
 
     stored = stored_of(spec)
     if stored is None:
         raise ModelworksError(f"{spec.name} reads no features")
-    write_history(spec, folder / "history")
     account = _account()
     os.environ.update(account)  # Feast, pyarrow and Polars take the account from the process's own variables
     views = [view.name for view in stored.views]
-    store = environment.open_store(_feature_store_yaml(folder))
+    store = environment.open_store(_feature_store_yaml(folder, history))
     environment.apply(store, read_definitions(spec.folder.parents[1]))
     for _ in materialize(store, views):
         pass
@@ -136,16 +140,13 @@ def _filled(spec: ModelSpec, folder: Path) -> dict[str, str]:
     return {**account, contract.ENV_FEATURE_TABLES: json.dumps(tables)}
 
 
-def _feature_store_yaml(folder: Path) -> str:
+def _feature_store_yaml(folder: Path, history: str) -> str:
     """As a `FeatureStore` states its own, but for the places."""
     facts = {
         "project": "local",
         "provider": "local",
         "registry": {"registry_type": "file", "path": str(folder / "registry.db")},
-        "offline_store": {
-            "type": "modelworks.features.offline.PolarsOfflineStore",
-            "location": str(folder / "history"),
-        },
+        "offline_store": {"type": "modelworks.features.offline.PolarsOfflineStore", "location": history},
         "online_store": {
             "type": "modelworks.features.online.DynamoDBOnlineStore",
             "region": _REGION,

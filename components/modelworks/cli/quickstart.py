@@ -7,12 +7,15 @@ import queue
 import re
 import shlex
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,10 +72,11 @@ def _run(
     seconds: dict[str, float] = {}
     with (
         redirect_stdout(sys.stderr) if as_json else nullcontext(),
+        tempfile.TemporaryDirectory(prefix="modelworks-history-", ignore_cleanup_errors=True) as history,
         closing(_local_features()) as features,
         closing(_local_server(model, began)) as local,
     ):
-        target, row, answer = _story(model, partial(_step, seconds), local, features)
+        target, row, answer = _story(model, partial(_step, seconds), local, features, Path(history))
         took = time.monotonic() - began
         if not as_json:
             out.print(f"\n[bold]{model} answers[/] after {took:.0f} s.\n")
@@ -84,18 +88,20 @@ def _run(
 
 
 def _story(
-    model: str, step: _Step, local: LocalServer, features: LocalFeatures
+    model: str, step: _Step, local: LocalServer, features: LocalFeatures, history: Path
 ) -> tuple[EnvironmentContext, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, the row of a request, and its answer."""
     from modelworks.cli.features import fill
     from modelworks.cli.local_features import provide
     from modelworks.cli.status import tell
 
-    loaded, bundled, outcome = _begin_bundle(model)
+    bundling = _begin_bundle(model, history)
     up = _laptop_is_up()
     variables: Future[dict[str, str]] = Future()
-    loaded.add_done_callback(partial(_without_environment, None if up else features, variables))
-    local.begin(outcome, lambda: not (up and _answers(model)), variables)
+    bundling.history.add_done_callback(
+        partial(_without_environment, None if up else features, bundling.described, variables)
+    )
+    local.begin(bundling.bundle, lambda: not (up and _answers(model)), variables)
     target = _laptop(step)
     with step("environment", f"modelworks up {ENVIRONMENT}") as done:
         target.engine.prepare(lambda line: out.print(f"    [dim]{escape(line)}[/]"))
@@ -103,14 +109,13 @@ def _story(
         done("it is up: its registry answers" if stands else _up(target)[0])
     if not stands:
         target = _fresh()
-    described = loaded.result()
-    if described.makes_history:
+    if made := bundling.history.result():
         with step("features", f"modelworks features ingest {model}") as done:
-            done(fill(target, described))
-    if described.reads_features:
+            done(fill(target, model, made))
+    if bundling.described.result().reads_features:
         provide(variables, _feature_variables(target))
     with step("train", f"modelworks train {model}") as done:
-        run, built = bundled()
+        run, built = bundling.finish()
         done(f"run {run.run}, bundle {contract.short_digest(built.digest)}, {built.size / 1e6:.1f} MB, {built.served}")
     with step("register", f"modelworks register {model}") as done:
         version = _register(target, model)
@@ -135,7 +140,10 @@ def _story(
 
 
 def _without_environment(
-    features: LocalFeatures | None, variables: Future[dict[str, str]], loaded: Future[Described]
+    features: LocalFeatures | None,
+    described: Future[Described],
+    variables: Future[dict[str, str]],
+    history: Future[Path | None],
 ) -> None:
     """Let the local process begin before there is an environment.
 
@@ -144,13 +152,13 @@ def _without_environment(
     """
     from modelworks.cli.local_features import provide
 
-    if loaded.exception() is not None:
+    if history.exception() is not None:
         return
-    described = loaded.result()
-    if not described.reads_features:
+    model, made = described.result(), history.result()
+    if not model.reads_features:
         provide(variables, {})
-    elif features and described.makes_history:
-        features.begin(described.folder, variables)
+    elif features and made:
+        features.begin(model.folder, made, variables)
 
 
 def _feature_variables(target: EnvironmentContext) -> dict[str, str]:
@@ -237,48 +245,55 @@ def _aside(text: str) -> None:
     out.print(f"    [dim]{escape(text)}[/]")
 
 
-def _begin_bundle(
-    model: str,
-) -> tuple[Future[Described], Callable[[], tuple[TrainedModel, Bundle]], Future[tuple[TrainedModel, Bundle]]]:
-    """Train and bundle in a thread.
+@dataclass(frozen=True)
+class _Bundling:
+    """The results of a thread that trains and bundles a model, each as soon as it is there, or the thread's error."""
 
-    Returns:
-        The future description; a function that prints the steps, waits for the result and raises its error; and the
-        future result.
-    """
-    from modelworks.cli.lifecycle import home_here
-    from modelworks.lifecycle import bundle as bundles
-    from modelworks.lifecycle import training
+    described: Future[Described] = field(default_factory=Future)
+    history: Future[Path | None] = field(default_factory=Future)
+    """The folder with the history of features that the project makes; None if it makes none."""
+    bundle: Future[tuple[TrainedModel, Bundle]] = field(default_factory=Future)
+    events: queue.SimpleQueue[tuple[str, str, float] | None] = field(default_factory=queue.SimpleQueue)
 
-    events: queue.SimpleQueue[tuple[str, str, float] | None] = queue.SimpleQueue()
-    loaded: Future[Described] = Future()
-    outcome: Future[tuple[TrainedModel, Bundle]] = Future()
+    def work(self, model: str, folder: Path) -> None:
+        """Train and bundle; the history goes into `folder`, once for all who read it."""
+        from modelworks.cli.lifecycle import home_here
+        from modelworks.lifecycle import bundle, training
 
-    def tell(*event: Any) -> None:
-        events.put(event)
-
-    def work() -> None:
         try:
             project, home = training.project_at(model), home_here()
-            loaded.set_result(training.describe(project, home))
-            run = training.train(project, home, progress=tell)
-            outcome.set_result((run, bundles.build_bundle(run, home, tell)))
+            described = training.describe(project, home)
+            self.described.set_result(described)
+            if not described.makes_history:
+                self.history.set_result(None)
+            history = folder if described.makes_history else None
+            run = training.train(project, home, history=history, progress=partial(self._progress, folder))
+            self.bundle.set_result((run, bundle.build_bundle(run, home, partial(self._progress, folder))))
         except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits for the outcome
-            outcome.set_exception(error)
-            if not loaded.done():
-                loaded.set_exception(error)
+            for awaited in (self.bundle, self.described, self.history):
+                if not awaited.done():
+                    awaited.set_exception(error)
         finally:
-            events.put(None)
+            self.events.put(None)
 
-    # A daemon, and its child ends with it: whatever ends the story ends the training.
-    threading.Thread(target=work, name="train", daemon=True).start()
+    def _progress(self, folder: Path, step: str, state: str, seconds: float) -> None:
+        self.events.put((step, state, seconds))
+        if (step, state) == ("write history", "done"):
+            self.history.set_result(folder)
 
-    def wait() -> tuple[TrainedModel, Bundle]:
-        for event in iter(events.get, None):
+    def finish(self) -> tuple[TrainedModel, Bundle]:
+        """Print the steps, wait for the bundle, and raise the error of the thread."""
+        for event in iter(self.events.get, None):
             _progress(*event)
-        return outcome.result()
+        return self.bundle.result()
 
-    return loaded, wait, outcome
+
+def _begin_bundle(model: str, history: Path) -> _Bundling:
+    """Train and bundle in a thread."""
+    bundling = _Bundling()
+    # A daemon, and its child ends with it: whatever ends the story ends the training.
+    threading.Thread(target=bundling.work, args=(model, history), name="train", daemon=True).start()
+    return bundling
 
 
 def _register(target: EnvironmentContext, model: str) -> Version:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from modelworks import contract
 from modelworks._files import plain, write_json, write_whole
 from modelworks.contract import Digest, RunId
 from modelworks.errors import ModelworksError
@@ -192,6 +193,8 @@ def _check(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> di
 def _train(spec: ModelSpec, home: Home, job: dict[str, Any], steps: Steps) -> dict[str, Any]:
     lock, packages = _lock(spec), run_packages(spec)
     lock.refuse_other_versions(packages)
+    if job["history"]:
+        _keep_history(spec, job["history"], steps)
     snapshot = _snapshot(spec, home, Digest(job["data"]) if job["data"] else None, steps)
     project = Path(job["project"])
     inputs = {
@@ -265,6 +268,13 @@ def _snapshot(spec: ModelSpec, home: Home, digest: Digest | None, steps: Steps) 
     with steps.step("load data"):
         stored = stored_of(spec)
         return store.put(with_history(spec, data.load_rows(spec, stored), stored))
+
+
+def _keep_history(spec: ModelSpec, folder: str, steps: Steps) -> None:
+    """Write the history that the project makes where others read it too, and read it there."""
+    with steps.step("write history"):
+        write_history(spec, Path(folder))
+    os.environ.setdefault(contract.FEATURE_HISTORY_VARIABLE, folder)  # a stated one goes first
 
 
 def _look_for(spec: ModelSpec, home: Home, folder: Path) -> None:

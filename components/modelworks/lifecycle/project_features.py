@@ -5,7 +5,6 @@ That code runs in the child process (`modelworks.lifecycle.child`), as a model's
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,23 @@ def apply_features(
     work_on_features(project, home, job)
 
 
-def ingest_history(model: Described, home: Home, location: str, session: Any) -> list[str]:
-    """Write the history that a model's project makes into an environment's offline store.
+def write_history(model: Described, home: Home, folder: Path) -> None:
+    """Write the history that a model's project makes below a folder.
+
+    Raises:
+        ModelworksError: The project makes no history or fails to.
+    """
+    work(model.folder, model.name, home, {"verb": "history", "folder": str(folder)})
+
+
+def ingest_history(model: str, folder: Path, location: str, session: Any) -> list[str]:
+    """Write a model's history into an environment's offline store.
 
     A file of the same name is replaced, so that a second run changes nothing; other files stay.
 
     Args:
-        model: The model's project.
-        home: Where the log is kept.
+        model: The model.
+        folder: The history, as `write_history` writes it.
         location: `s3://bucket/prefix`, below which the relative paths of sources are.
         session: A boto3 session of the environment's account.
 
@@ -71,7 +79,7 @@ def ingest_history(model: Described, home: Home, location: str, session: Any) ->
         The files, by their path below `location`.
 
     Raises:
-        ModelworksError: The project makes no history or fails to, or S3 refuses a file.
+        ModelworksError: S3 refuses a file.
     """
     from boto3.exceptions import Boto3Error  # only where there is a bucket
     from botocore.config import Config
@@ -80,16 +88,14 @@ def ingest_history(model: Described, home: Home, location: str, session: Any) ->
     bucket, _, prefix = location.removeprefix("s3://").partition("/")
     config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
     client = session.client("s3", config=config)
-    with tempfile.TemporaryDirectory(prefix="modelworks-history-") as folder:
-        work(model.folder, model.name, home, {"verb": "history", "folder": folder})
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        names = [file.relative_to(folder).as_posix() for file in files]
-        try:
-            for file, name in zip(files, names, strict=True):
-                client.upload_file(str(file), bucket, f"{prefix}/{name}" if prefix else name)
-        except (Boto3Error, BotoCoreError, ClientError) as error:
-            raise ModelworksError(
-                f"the history of {model.name} is in {location} in part: {error}",
-                fix="Run the same again: what is there is replaced by the same.",
-            ) from error
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [file.relative_to(folder).as_posix() for file in files]
+    try:
+        for file, name in zip(files, names, strict=True):
+            client.upload_file(str(file), bucket, f"{prefix}/{name}" if prefix else name)
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise ModelworksError(
+            f"the history of {model} is in {location} in part: {error}",
+            fix="Run the same again: what is there is replaced by the same.",
+        ) from error
     return names

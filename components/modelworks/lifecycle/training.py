@@ -102,20 +102,29 @@ def check_data(
     return CheckReport.from_facts(read_json(home.checks(checked["model"]) / "checks.json"))
 
 
-def train(spec: Project, home: Home, *, data: Digest | None = None, progress: Progress | None = None) -> TrainedModel:
+def train(
+    spec: Project,
+    home: Home,
+    *,
+    data: Digest | None = None,
+    history: Path | None = None,
+    progress: Progress | None = None,
+) -> TrainedModel:
     """Check the data, train, and evaluate on the hold-out.
 
     Args:
         spec: The model.
         home: Where data and runs are kept.
         data: Digest of a snapshot to train on again, instead of loading.
+        history: Folder for the history of features that the project makes, where others need it too: it is whole when
+            the step `write history` is done.
         progress: Called at every step.
 
     Raises:
         ModelworksError: The environment is not the lock's, the data has errors, or the spec's code raises.
     """
     code, (commit, dirty) = code_digest(spec.folder), source_of(spec.folder, find_lock_file(spec.folder))
-    run = make_run(spec.folder, spec.name, home, data=data, progress=progress)
+    run = make_run(spec.folder, spec.name, home, data=data, history=history, progress=progress)
     # An edit between the two is in the run, and not known to that commit.
     return with_origin(run, commit, dirty or open_run(run).inputs["code"] != code)
 
@@ -126,6 +135,7 @@ def make_run(
     home: Home,
     *,
     data: Digest | None = None,
+    history: Path | None = None,
     progress: Progress | None = None,
     shown: bool = False,
 ) -> Path:
@@ -136,6 +146,7 @@ def make_run(
         model: Its name. Empty: the one that its spec states.
         home: Where data and runs are kept.
         data: Digest of a snapshot to train on again, instead of loading.
+        history: As for `train`.
         progress: Called at every step.
         shown: Let what the model's code prints appear where this process prints, and not in a log file.
 
@@ -145,5 +156,6 @@ def make_run(
     Raises:
         ModelworksError: As `train`.
     """
-    made = work(folder, model, home, {"verb": "train", "data": data}, progress, shown=shown)
+    job = {"verb": "train", "data": data, "history": str(history or "")}
+    made = work(folder, model, home, job, progress, shown=shown)
     return home.runs(made["model"]) / RunId(made["run"])

@@ -462,7 +462,7 @@ class Sandbox:
 def _spawned(
     shim: Sequence[str], variables: Mapping[str, str], folder: Path, logfile: Path
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """A shim's process, and the pipe on which it tells what became of its command: its standard input."""
+    """A shim's process, and the pipe on which it reports what became of its command: its standard input."""
     reader, writer = os.pipe()
     try:
         with logfile.open("ab") as output:
