@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import cloud, control_plane, environments, pki, supervisor
+from modelworks.laptop import cloud, control_plane, environments, parts, pki, supervisor
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.supervisor import Program
@@ -127,7 +127,7 @@ def test_a_kind_of_isolation_that_works_here_is_that_of_the_node_agent(place, mo
     facts = {"tools": TOOLS | {"caddy": "/tools/caddy"}, "ports": dict.fromkeys((*PORTS, *caddy.PORTS), 1)}
     facts["isolation"] = cloud._chosen_isolation(place, facts, was=set())
     control_plane.prepare(place, FACTS)
-    agent = next(part.program for part in cloud._followers(place, facts) if part.program.name == "agent")
+    agent = next(part.program for part in parts.followers(place, facts) if part.program.name == "agent")
     assert agent.environment == {"MODELWORKS_ISOLATION": "none"}
 
 
@@ -293,10 +293,10 @@ def test_a_socket_that_another_user_puts_in_place_of_ours_is_never_spoken_to(far
 def test_a_port_that_another_user_takes_as_a_part_starts_is_not_taken_for_the_part():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert cloud._all_listen([port])
+        assert parts._all_listen([port])
         os.fchown(server.fileno(), UID, -1)
         with pytest.raises(ModelworksError, match=rf"port {port} .* another user \(id {UID}\)"):
-            cloud._answers(port, "/")
+            parts._answers(port, "/")
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_sentence(tmp_path):
@@ -603,7 +603,7 @@ def test_the_control_plane_starts_while_caddy_and_argos_controller_are_still_bui
     monkeypatch.setattr(
         supervisor, "apply", lambda _, programs: happened.append([program.name for program in programs])
     )
-    monkeypatch.setattr(cloud, "_wait", lambda *_: None)
+    monkeypatch.setattr(parts, "wait", lambda *_: None)
     monkeypatch.setattr(cloud, "_isolation", lambda _: "overlay")
     for name in ("set_up_cluster", "publish_metrics", "wait_for_ownership"):
         monkeypatch.setattr(control_plane, name, lambda *_: None)
