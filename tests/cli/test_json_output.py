@@ -12,7 +12,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from modelworks import cli
-from modelworks.cli import quickstart, verify
+from modelworks.cli import compare, quickstart, verify
 from modelworks.cli.json_output import ENDPOINT, JSON_OUTPUT, OPEN
 from modelworks.cli.lineage import facts_of
 from modelworks.cli.status import Told
@@ -50,7 +50,7 @@ PRINTED = {
     "preview": {**Preview("dev", (), 0, ()).facts(), "failed": False},
     "check-data": CheckReport("m", "sha256:1", 0, "", (), (), ()).to_facts(),
     "gates": GateReport("m", "r", "sha256:1", "dev", "", ()).to_facts(),
-    "compare": asdict(verify.Difference(declared=True, path="", here=1, there=2)),
+    "compare": asdict(compare.Difference(declared=True, path="", here=1, there=2)),
     "features plan": asdict(Change("add", "view", "")),
     "features materialize": asdict(Materialized("view", None, datetime.now(UTC), 1, 0, 0, None)),
     "features backfill": asdict(Materialized("view", None, datetime.now(UTC), 1, 0, 0, None)),

@@ -70,6 +70,7 @@ def main() -> None:
 def _register() -> None:
     from modelworks.cli import (
         bootstrap,
+        compare,
         doctor,
         engine,
         features,
@@ -92,6 +93,7 @@ def _register() -> None:
         engine,
         settings,
         verify,
+        compare,
         bootstrap,
         doctor,
         lifecycle,
