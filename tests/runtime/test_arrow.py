@@ -21,7 +21,6 @@ from modelworks.runtime.manifest import Feature, Manifest
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.server import media, metrics
 from modelworks.runtime.server.arrow_ipc import MOST_MESSAGES, ArrowStreams
-from modelworks.runtime.server.http import Request, clock
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.refusals import InvalidRequestError
 from runtime import arrow_fuzz, small
@@ -401,4 +400,4 @@ def test_the_number_of_rows_is_guessed_from_the_bytes(app, form):
     columns = {name: (values * 50)[:100] for name, values in GOOD.items()}
     arrow = form == "arrow"
     body = stream(pa.record_batch(columns)) if arrow else json.dumps({"columns": columns}).encode()
-    assert 50 <= app._rows_of(Request(b"POST", PREDICT, ARROW if arrow else {}, body, clock())) <= 200
+    assert 50 <= app._rows_of(body, arrow=arrow) <= 200

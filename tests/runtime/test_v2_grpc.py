@@ -25,6 +25,7 @@ from modelworks.runtime.predictor import Cost
 from modelworks.runtime.serve import _Calls
 from modelworks.runtime.server import metrics, v2_grpc
 from modelworks.runtime.server import v2_messages as messages
+from modelworks.runtime.server.prediction_log import PredictionLog
 from runtime import custom_bundle, small
 from runtime.example_bundle import rows as example_rows
 from runtime.published import logged
@@ -413,6 +414,19 @@ def test_a_request_is_counted_once_and_a_full_server_refuses(tmp_path, monkeypat
         found.client.call("ModelInfer", raw([ROW] * 2))
         counts = found.app.engine.counters.row
     assert (counts[metrics.REQUESTS], counts[metrics.REJECTED], counts[metrics.ERRORS]) == (4, 1, 0)
+
+
+def test_probes_over_grpc_are_in_no_prediction_log_and_no_distribution(tmp_path):
+    app = build(tmp_path)
+    example = next(iter(app.engine._examples))
+    app.engine._log = PredictionLog(tmp_path / "spool", app.manifest, 1)
+    with running(app) as found:
+        Client(found.grpc_port, **{contract.HEADER_PROBE: "1"}).call("ModelInfer", typed([example]))
+        assert app.engine._log.waiting_rows() == 0
+        found.client.call("ModelInfer", typed([example]))
+    assert app.engine._log.waiting_rows() == 1
+    assert len(app.engine.counters._values) + app.engine.counters.row[metrics.ROWS] == 1
+    assert app.engine.counters.row[metrics.REQUESTS] == 2
 
 
 def test_a_model_that_fails_is_internal_and_says_no_value(tmp_path):

@@ -25,7 +25,8 @@ from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.delivery import delivery
 from modelworks.runtime.server.engine import Engine, Job
-from modelworks.runtime.server.http import MAX_CONNECTIONS, Connection, Listener, Refusal, Request, clock
+from modelworks.runtime.server.exchange import Exchange
+from modelworks.runtime.server.http import MAX_CONNECTIONS, Caller, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.refusals import NO_TOKEN, POST_ONLY, UNDECODABLE, InvalidRequestError, undecodable
@@ -42,6 +43,7 @@ _COLUMN_BYTES = 200
 
 _PROBLEM = b"application/problem+json"
 _PROBES = frozenset({b"/livez", b"/readyz"}) | v2_rest.PROBES
+_PREDICT = b"/v1/predict"
 _NO_TOKEN = Refusal(401, NO_TOKEN)
 
 Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
@@ -83,7 +85,7 @@ class App:
         self._answer = _Answer(self.config, self.manifest, self._replies)
         self._arrow: ArrowStreams | None = None
         """Once a request needed it."""
-        self._awaiting_arrow: list[tuple[Request, Connection, bytes]] = []
+        self._awaiting_arrow: list[tuple[Request, Connection | Exchange, bytes]] = []
         self._column_bytes, self._arrow_bytes = row_bytes(self.manifest)
         self._pages = self._static_pages(bento)
 
@@ -101,8 +103,21 @@ class App:
         else:
             self._route(request, connection)
 
+    def streams(self, request: Request) -> bool:
+        """Whether it is an Arrow IPC stream of any length that is answered with one; see `http.Door`."""
+        return (
+            request.path == _PREDICT
+            and request.method == b"POST"
+            and media.is_arrow(request.headers)
+            and media.wants_arrow(request.headers)
+        )
+
+    def stream(self, request: Request, exchange: Exchange) -> None:
+        """Answer each batch while the next one comes; see `http.Door`."""
+        self._predict_arrow(request, exchange, self.engine.request_id(request.headers.get(b"x-request-id")))
+
     def _route(self, request: Request, connection: Connection) -> None:
-        if request.path == b"/v1/predict":
+        if request.path == _PREDICT:
             self._predict(request, connection)
         elif request.path.startswith(b"/v2/") or request.path == b"/v2":
             self._v2.handle(request, connection)
@@ -110,10 +125,11 @@ class App:
             self._page(request, connection)
 
     def _predict(self, request: Request, connection: Connection) -> None:
-        request_id = self._admit(request, connection)
+        arrow = media.is_arrow(request.headers)
+        request_id = self._admit(request, connection, self._rows_of(request.body, arrow=arrow))
         if request_id is None:
             return
-        if media.is_arrow(request.headers) or media.wants_arrow(request.headers):
+        if arrow or media.wants_arrow(request.headers):
             self._predict_arrow(request, connection, request_id)
             return
         try:
@@ -123,13 +139,22 @@ class App:
         else:
             self.engine.submit(_Predict(request, request_id, rows, connection, self._answer))
 
-    def _predict_arrow(self, request: Request, connection: Connection, request_id: bytes) -> None:
+    def _predict_arrow(self, request: Request, connection: Connection | Exchange, request_id: bytes) -> None:
         if self._arrow is None:
             self._await_arrow(request, connection, request_id)
-            return
+        elif isinstance(connection, Exchange):
+            from modelworks.runtime.server.arrow_stream import StreamedPredict
+
+            connection.take(StreamedPredict(self.engine, self._arrow, self._replies, request, request_id, connection))
+        else:
+            self._predict_batches(self._arrow, request, connection, request_id)
+
+    def _predict_batches(
+        self, arrow: ArrowStreams, request: Request, connection: Connection, request_id: bytes
+    ) -> None:
         try:
             if media.is_arrow(request.headers):
-                rows, sizes = self._arrow.decode(request.body)
+                rows, sizes = arrow.decode(request.body)
             else:
                 rows = self.engine.decode(request.body)
                 sizes = [len(rows)]
@@ -140,10 +165,10 @@ class App:
             self._turn_away(request, connection, request_id, error)
             return
         wanted = media.wants_arrow(request.headers)
-        answer = _ArrowAnswer(self._arrow, sizes, self._replies) if wanted else self._answer
+        answer = _ArrowAnswer(arrow, sizes, self._replies) if wanted else self._answer
         self.engine.submit(_Predict(request, request_id, rows, connection, answer))
 
-    def _await_arrow(self, request: Request, connection: Connection, request_id: bytes) -> None:
+    def _await_arrow(self, request: Request, connection: Connection | Exchange, request_id: bytes) -> None:
         """Let a request wait until pyarrow is imported, which takes long: others are answered meanwhile."""
         if len(self._awaiting_arrow) == _MOST_AWAITING:
             self._replies.reject(request, connection, request_id)
@@ -172,26 +197,25 @@ class App:
     def _turn_away(self, request: Request, connection: Connection, request_id: bytes, why: InvalidRequestError) -> None:
         self._replies.turn_away(request, connection, request_id, why.status, why.detail, field=why.field)
 
-    def _admit(self, request: Request, connection: Connection) -> bytes | None:
-        """The request's id; None when it was turned away."""
+    def _admit(self, request: Request, connection: Connection, rows: int) -> bytes | None:
+        """The request's id, if about so many rows are let in; None when it was turned away."""
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         if request.method != b"POST":
             self._replies.turn_away(request, connection, request_id, 405, POST_ONLY, count=False)
             return None
-        # How many rows it has is a guess: refusing it must cost less than to decode it.
-        if not self.engine.admits(self._rows_of(request)):
+        if not self.engine.admits(rows):
             self._replies.reject(request, connection, request_id)
             return None
         return request_id
 
-    def _rows_of(self, request: Request) -> int:
-        """About how many rows it has."""
-        if media.is_arrow(request.headers):
+    def _rows_of(self, body: bytes, *, arrow: bool) -> int:
+        """About how many rows it has: to refuse it must cost less than to decode it."""
+        if arrow:
             fixed = _COLUMN_BYTES * len(self.manifest.request_features)
-            return (len(request.body) - fixed) // self._arrow_bytes
-        if request.body.startswith(b'{"columns"'):
-            return len(request.body) // self._column_bytes
-        return len(request.body) // self.engine.row_bytes
+            return (len(body) - fixed) // self._arrow_bytes
+        if body.startswith(b'{"columns"'):
+            return len(body) // self._column_bytes
+        return len(body) // self.engine.row_bytes
 
     def _refuse(self, request: Request, connection: Connection, status: int, detail: str, *, count: bool) -> None:
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
@@ -327,7 +351,7 @@ class _ArrowAnswer:
 class _Predict(Job):
     """A request for predictions, of version 1."""
 
-    connection: Connection
+    connection: Caller
     form: _Answer | _ArrowAnswer
 
     def answer(self, predictions: Predictions) -> float:

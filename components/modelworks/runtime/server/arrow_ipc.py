@@ -13,6 +13,7 @@ This module brings pyarrow, so it is imported for the first request that needs i
 
 from __future__ import annotations
 
+import io
 import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.refusals import InvalidRequestError, undecodable
 from modelworks.runtime.server.tensors import label_datatype
 
+END = b"\xff\xff\xff\xff\0\0\0\0"
+"""The last message of a stream."""
 MOST_MESSAGES = 1024
 """Of a stream: schema, dictionaries and batches."""
 _FILE = b"ARROW1"
@@ -82,7 +85,7 @@ class ArrowStreams:
     def __init__(self, config: Config, manifest: Manifest) -> None:
         self._features = {feature.name: feature for feature in manifest.request_features}
         self._types = {name: list[value_type(feature)] for name, feature in self._features.items()}  # type: ignore[misc]
-        self._max_rows, self._max_bytes = manifest.max_rows, config.max_body_bytes
+        self._max_rows, self.max_bytes = manifest.max_rows, config.max_body_bytes
         self._schema, self._columns = _answers(config, manifest)
 
     # -- Requests ------------------------------------------------------------------------------------------------
@@ -90,29 +93,24 @@ class ArrowStreams:
         """The rows in `body`, checked as rows in JSON are. Raises InvalidRequestError."""
         if body.startswith(_FILE):
             raise InvalidRequestError("", "this is Arrow's file format; send the stream format", 400)
-        _check_messages(body, self._max_bytes)
+        _check_messages(body, self.max_bytes)
         with _well_formed():
             reader = pa.ipc.open_stream(pa.py_buffer(body), options=_OPTIONS)
-        names = self._check_schema(reader.schema)
+        names = self.check_schema(reader.schema)
         columns: list[list[Any]] = [[] for _ in names]
         sizes: list[int] = []
         spent = 0
         for batch in _batches(reader):
             # Before it is validated: a batch may have any number of rows without a byte.
             self._check_rows(sum(sizes) + batch.num_rows)
-            with _well_formed():
-                batch.validate(full=True)
-            for values, column in zip(columns, batch.columns, strict=True):
-                spent += _text_bytes(column)
-                _check_cost(spent, self._max_bytes)
-                values.extend(_values(column))
+            spent = self._gather(batch, columns, spent)
             sizes.append(batch.num_rows)
         if not sum(sizes):
             raise InvalidRequestError("", f"a request has 1 to {self._max_rows} rows; the stream has none")
         return Batches(self._rows(dict(zip(names, columns, strict=True)), sum(sizes)), sizes)
 
-    def _check_schema(self, schema: Any) -> list[str]:
-        """The names of its columns, of which each is a feature of a type that it accepts."""
+    def check_schema(self, schema: Any) -> list[str]:
+        """The names of its columns, each a feature of a type that it accepts. Raises InvalidRequestError."""
         with _well_formed():
             names: list[str] = schema.names
             types = [field.type for field in schema]
@@ -129,6 +127,24 @@ class ArrowStreams:
             if feature.required and name not in names:
                 raise InvalidRequestError(f"columns.{name}", f"there is no column {name!r}")
         return names
+
+    def rows_of(self, batch: Any, names: list[str]) -> list[Row]:
+        """The rows of one batch, by the names of its columns. Raises InvalidRequestError."""
+        if batch.num_rows > self._max_rows:
+            raise InvalidRequestError("", f"a batch has at most {self._max_rows} rows; this one has {batch.num_rows}")
+        columns: list[list[Any]] = [[] for _ in names]
+        self._gather(batch, columns, 0)
+        return self._rows(dict(zip(names, columns, strict=True)), batch.num_rows)
+
+    def _gather(self, batch: Any, columns: list[list[Any]], spent: int) -> int:
+        """Add the values of a batch to `columns`; the bytes of texts so far, of which `spent` are from before it."""
+        with _well_formed():
+            batch.validate(full=True)
+        for values, column in zip(columns, batch.columns, strict=True):
+            spent += _text_bytes(column)
+            _check_cost(spent, self.max_bytes)
+            values.extend(_values(column))
+        return spent
 
     def _check_rows(self, rows: int) -> None:
         if rows > self._max_rows:
@@ -157,6 +173,155 @@ class ArrowStreams:
                 writer.write_batch(batch.slice(start, size))
         body: bytes = sink.getvalue().to_pybytes()
         return body
+
+    def begin(self) -> bytes:
+        """The first message of an answer whose batches follow one by one; `END` is the last."""
+        message: bytes = self._schema.serialize().to_pybytes()
+        return message
+
+    def encode_batch(self, predictions: Predictions) -> bytes:
+        """The message of one batch."""
+        if predictions.values:
+            batch = pa.RecordBatch.from_arrays(self._columns(predictions), schema=self._schema)
+        else:
+            batch = pa.RecordBatch.from_pylist([], schema=self._schema)
+        message: bytes = batch.serialize().to_pybytes()
+        return message
+
+    # -- Requests that come in pieces ----------------------------------------------------------------------------
+    def reading(self, data: bytearray) -> Reading:
+        """A request whose bytes come one after another at the end of `data`, which takes them from its beginning."""
+        return Reading(self, data)
+
+
+class Reading:
+    """A stream of which each batch is read when it is complete.
+
+    A batch has as many rows and bytes as a whole request has otherwise, and is checked as one: with the dictionaries
+    before it that are new, and all that it refers to. Of the stream nothing else is kept.
+
+    Args:
+        streams: The model.
+        data: The part of the stream that came and is not read yet.
+    """
+
+    def __init__(self, streams: ArrowStreams, data: bytearray) -> None:
+        self._streams, self._data = streams, data
+        self._source = _Source()
+        self._reader: Any = None
+        self._names: list[str] = []
+        self._dictionaries: dict[int, int] = {}
+        self._at = self._spent = self._number = 0
+        """Where in the data the next message begins, after dictionaries; what these cost; and its number."""
+        self.ended = False
+        """Whether the end of the stream has come."""
+
+    def next(self, *, complete: bool) -> list[Row] | None:
+        """The rows of the next batch; None if there is none, or none yet.
+
+        Args:
+            complete: Whether nothing follows the data.
+
+        Raises:
+            InvalidRequestError: The data is no batch of this model.
+        """
+        while not self.ended:
+            size = self._size()
+            if size is None or len(self._data) < self._at + size:
+                break
+            if not size:
+                self._end()
+            elif (rows := self._take(size)) is not None:
+                return rows
+        if self.ended and self._data:
+            raise InvalidRequestError("", "bytes follow the end of the stream", 400)
+        if complete and not self.ended:
+            if self._data or self._reader is None:
+                raise InvalidRequestError("", "the body ends within an Arrow IPC stream", 400)
+            self.ended = True  # it may end without a message that says so
+        return None
+
+    def _size(self) -> int | None:
+        """Bytes of the next message, 0 for that of the end; None while too little of it is there."""
+        data, at = self._data, self._at
+        if self._reader is None and data.startswith(_FILE):
+            raise InvalidRequestError("", "this is Arrow's file format; send the stream format", 400)
+        if len(data) < at + 8:
+            # The oldest form of an end is half as long.
+            return 0 if data[at:] == bytes(4) else None
+        prefix = 8 if data[at : at + 4] == END[:4] else 4
+        length: int = _INT.unpack_from(data, at + prefix - 4)[0]
+        if length == 0:
+            return 0
+        if length < 0:
+            raise InvalidRequestError("", f"message {self._number} has no readable head", 400)
+        start = at + prefix
+        self._check_size(start + length)
+        if len(data) < start + length:
+            return None
+        with _well_formed(), _readable(), memoryview(data)[start : start + length] as head:
+            body = _slot(head, _follow(head, 0), 3)
+            size = _LONG.unpack_from(head, body)[0] if body else 0
+        if size < 0:
+            raise InvalidRequestError("", f"message {self._number} has a body of {size} bytes", 400)
+        self._check_size(start + length + size)
+        return prefix + length + size
+
+    def _check_size(self, size: int) -> None:
+        _check_cost(size, self._streams.max_bytes)
+
+    def _end(self) -> None:
+        if self._at or self._reader is None:
+            raise InvalidRequestError("", "the stream ends before its schema, or between a dictionary and a batch", 400)
+        del self._data[: 8 if self._data.startswith(END[:4]) else 4]
+        self.ended = True
+
+    def _take(self, size: int) -> list[Row] | None:
+        """Read the next message, of this size; the rows if it is a batch."""
+        with _well_formed():
+            message = pa.ipc.read_message(pa.py_buffer(bytes(self._data[self._at : self._at + size])))
+            kind, length = message.type, message.body.size if message.body is not None else 0
+            head = memoryview(message.metadata)
+        number, self._number = self._number, self._number + 1
+        if (kind == "schema") != (self._reader is None) or kind not in {"schema", "dictionary", "record batch"}:
+            raise InvalidRequestError("", f"message {number} is a {kind}, which has no place there", 400)
+        self._at += size
+        if kind != "schema":
+            with _well_formed(), _readable():
+                self._spent += _cost(number, kind, head, length, self._dictionaries)
+            _check_cost(self._spent, self._streams.max_bytes)
+        if kind == "dictionary":
+            return None
+        self._source.rest += self._data[: self._at]
+        del self._data[: self._at]
+        self._at = self._spent = 0
+        if kind == "schema":
+            with _well_formed():
+                self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, mode="r"), options=_OPTIONS)
+            self._names = self._streams.check_schema(self._reader.schema)
+            return None
+        return self._rows()
+
+    def _rows(self) -> list[Row]:
+        batch = next(_batches(self._reader), None)
+        if batch is None or self._source.rest:
+            raise InvalidRequestError("", "the messages of the stream are in no order that Arrow has", 400)
+        return self._streams.rows_of(batch, self._names)
+
+
+class _Source(io.RawIOBase):
+    """A file that has what is put into it."""
+
+    def __init__(self) -> None:
+        self.rest = bytearray()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        part = bytes(self.rest if size < 0 else self.rest[:size])
+        del self.rest[: len(part)]
+        return part
 
 
 def _answers(config: Config, manifest: Manifest) -> tuple[Any, Callable[[Predictions], list[Any]]]:

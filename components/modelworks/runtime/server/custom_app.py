@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from modelworks.runtime.manifest import Manifest
-from modelworks.runtime.predictor import Cost
+from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.predictor import Cost, check_alone
 from modelworks.runtime.server.admission import Admission, Call
 from modelworks.runtime.server.app import App, Pages
 from modelworks.runtime.server.config import Config
@@ -66,8 +67,25 @@ class ServiceEngine(Engine):
             self._pass_on(job, result)
         else:
             self._answer([job], [result])
+            if isinstance(result, Predictions) and len(job.rows) > 1 and self._is_checked():
+                # After the answer, for the service may take long over it.
+                self._pool.submit(self._compare, job, result)
         if self.queue.rows:
             self._schedule()
+
+    def _compare(self, job: Job, predictions: Predictions) -> None:
+        """Report an answer that depends on the other rows of its request.
+
+        Nothing follows from another answer of a service that answers one row by itself now so, now so; and one that is
+        full or fails shows that in the requests themselves.
+        """
+        ask, last = partial(self._ask, job), job.rows[-1:]
+        try:
+            alone = ask(last)
+            check_alone(ask, last, alone)
+        except Exception:  # noqa: BLE001 - see above
+            return
+        self._check_alone(lambda _: alone, job.rows, predictions)
 
     def _ask(self, job: Job, rows: list[Any]) -> Any:
         headers = {name.decode(): value.decode("latin-1") for name, value in job.request.headers.items()}
@@ -118,7 +136,7 @@ class CustomApp(App):
 
     def _route(self, request: Request, connection: Connection) -> None:
         if request.path.decode("latin-1") in self._others and request.path not in self._pages:
-            request_id = self._admit(request, connection)
+            request_id = self._admit(request, connection, self._rows_of(request.body, arrow=False))
             if request_id is not None:
                 self.engine.submit(_Other(request, request_id, [], connection, self._replies))
         else:

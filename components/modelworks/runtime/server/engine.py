@@ -232,10 +232,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - a row that the model cannot take must not fail its neighbours
             return [error] if len(slices) == 1 else [tried(predict, rows) for rows in slices], None
         seconds = clock() - began
-        if len(rows) > 1:
-            self._shared_calls += 1
-            if self._shared_calls % _CHECKED_CALLS == 0:
-                self._check_alone(rows, predictions)
+        if len(rows) > 1 and self._is_checked():
+            self._check_alone(predict, rows, predictions)
         if len(slices) == 1:
             return [predictions], seconds
         results: list[Predictions | Exception] = []
@@ -246,9 +244,16 @@ class Engine:
             start = end
         return results, seconds
 
-    def _check_alone(self, rows: list[Row], predictions: Predictions) -> None:
+    def _is_checked(self) -> bool:
+        """Whether it is the turn of a call with more than one row to be checked."""
+        self._shared_calls += 1
+        return self._shared_calls % _CHECKED_CALLS == 0
+
+    def _check_alone(
+        self, predict: Callable[[list[Row]], Predictions], rows: list[Row], predictions: Predictions
+    ) -> None:
         try:
-            check_alone(self._predictor.predict, rows, predictions)
+            check_alone(predict, rows, predictions)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answers are there
             self.dependent += 1
             self._scribe.say("error", "an answer depends on the other rows of its call", error=self._named(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import math
 import re
 import time
 from collections import deque
@@ -21,6 +22,7 @@ import msgspec
 
 from modelworks import contract
 from modelworks.runtime.server.budget import Share
+from modelworks.runtime.server.exchange import Exchange
 from modelworks.runtime.server.relay import PREFACE, Calls, Relay
 
 MAX_HEAD_BYTES = 32 << 10
@@ -44,6 +46,8 @@ LINGER_SECONDS = 5.0
 """How long what a refused client still sends is read and dropped. Closing at once would reset the connection, and with
 it the answer that the client has yet to read (RFC 9112, section 9.6)."""
 
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CHUNKED = b"transfer-encoding: chunked\r\n"
 _KEEPS = b"connection: keep-alive\r\n"
 """To clients of HTTP/1.0 (RFC 9112, section C.2.2)."""
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -103,6 +107,21 @@ class Door(Protocol):
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer through `Connection.respond`, now or later, exactly once."""
 
+    def streams(self, request: Request) -> bool:
+        """Whether the body of a request, which is in chunks, is to be answered while it comes; see `stream`."""
+
+    def stream(self, request: Request, exchange: Exchange) -> None:
+        """Take the body of a request in pieces, and answer through its exchange."""
+
+
+class Caller(Protocol):
+    """Takes one answer: a connection, or an exchange on it."""
+
+    def respond(
+        self, request: Request, status: int, body: bytes, content_type: bytes = ..., headers: bytes = ...
+    ) -> None:
+        """See `Connection.respond`."""
+
 
 class Listener:
     """State that connections share: limits, the door, and the time of day as a header.
@@ -116,6 +135,7 @@ class Listener:
 
     def __init__(self, door: Door, max_body_bytes: int, share: Share, max_connections: int = MAX_CONNECTIONS) -> None:
         self.check_access, self.handle, self.max_body_bytes = door.check_access, door.handle, max_body_bytes
+        self.streams, self.stream = door.streams, door.stream
         self.share, self.max_connections = share, max_connections
         self.connections: set[Connection | Relay] = set()
         self.http2: tuple[str, int] | None = None
@@ -169,6 +189,7 @@ class Connection(asyncio.Protocol):
         "_dropping",
         "_encoded",
         "_eof",
+        "_exchange",
         "_expects",
         "_feeding",
         "_fields",
@@ -215,6 +236,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._request: Request | None = None
         """The one whose body is being received."""
+        self._exchange: Exchange | None = None
+        """That of the last request, if it is answered while its body comes."""
         self._began = self._rest_since = clock()
         self._stuck_since = 0.0
         self._closing_since = 0.0
@@ -237,6 +260,8 @@ class Connection(asyncio.Protocol):
         self._backlog.clear()
         self._transport = None
         self._parser = None
+        if self._exchange is not None:
+            self._exchange.break_off(None)
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
@@ -280,11 +305,14 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its sending side and still read the answers that are due.
         self._eof = True
+        if self._exchange is not None and self._receiving:
+            self._refuse(400, "the body ended before its last chunk")
         return self._busy and not self._closing_since
 
     def pause_writing(self) -> None:
         self._stuck_since = clock()
-        self._pause()
+        if self._exchange is None:
+            self._pause()
         self._count_unread(self._transport.get_write_buffer_size())
         if not self._listener.share.room():
             asyncio.get_running_loop().call_soon(self._transport.abort)  # not within a write to it
@@ -292,7 +320,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._stuck_since = 0.0
         self._count_unread(0)
-        if not self._backlog:
+        if self._exchange is not None:
+            self._exchange.notify()
+        elif not self._backlog:
             self._resume()
 
     # -- From the parser -----------------------------------------------------------------------------------------
@@ -331,7 +361,7 @@ class Connection(asyncio.Protocol):
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked":
                 raise _Refused(501, "a transfer coding other than chunked is not implemented")
-            self._length = b"transfer-encoding: chunked\r\n"
+            self._length = _CHUNKED
         elif name == b"content-encoding":
             self._encoded = value.lower() != b"identity"
         elif name == b"expect":
@@ -365,15 +395,20 @@ class Connection(asyncio.Protocol):
             return
         if self._too_large:
             raise _Refused(413, f"the body is larger than {self._listener.max_body_bytes} bytes")
+        if self._length is _CHUNKED and self._listener.streams(request):
+            self._begin_exchange(request)
+            return
         self._request = request
         if self._expects and not self._busy:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
-        if self._size > self._listener.max_body_bytes:
+        if self._size > self._listener.max_body_bytes and self._exchange is None:
             raise _Refused(413, f"the body is larger than {self._listener.max_body_bytes} bytes")
         if self._dropping:
+            if self._exchange is not None:
+                self._exchange.feed(body)
             return
         if not self._body:
             self._body = body
@@ -390,6 +425,9 @@ class Connection(asyncio.Protocol):
         self._wire = 0
         request, body = self._request, self._body
         if self._dropping or request is None:
+            if self._exchange is not None:
+                self._parser = None  # it is the last request of its connection
+                self._exchange.end_body()
             return
         self._request, self._body = None, b""
         request.body = body if type(body) is bytes else bytes(body)
@@ -446,6 +484,70 @@ class Connection(asyncio.Protocol):
             self._busy = False
             self._rest_since = clock()
 
+    # -- From an exchange ----------------------------------------------------------------------------------------
+    def begin(self, status: int, content_type: bytes, headers: bytes) -> int:
+        """Write the head of an answer in chunks, the last of the connection; its bytes."""
+        return self.write_on(
+            b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%b%b%bconnection: close\r\n\r\n"
+            % (status, _REASONS[status], content_type, _CHUNKED, self._listener.date, headers)
+        )
+
+    def write_on(self, data: bytes) -> int:
+        """Write a part of the answer; its bytes."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+            if self._stuck_since:
+                self._count_unread(self.unread())
+        return len(data)
+
+    def unread(self) -> int:
+        """Bytes of the answer that have not left."""
+        return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
+
+    def is_full(self) -> bool:
+        """Whether as much of the answer waits for the client as may; `Exchange.notify` is called when it has left."""
+        listener = self._listener
+        return self._stuck_since > 0 and (self.unread() > listener.max_body_bytes or not listener.share.room())
+
+    def hold(self) -> None:
+        """Read no more for now; the client has all the time that this takes."""
+        self._began = math.inf
+        self._pause()
+
+    def read_on(self) -> None:
+        """Read more of the body. Its next part has to be there within the time of a request."""
+        if self._began == math.inf:
+            self._began = clock()
+        self._count_waiting(len(self._body))
+        self._resume()
+
+    def drop_rest(self) -> None:
+        """Nobody takes the rest of the body."""
+        self._exchange, self._body = None, b""
+        self._began = min(self._began, clock())
+        self._count_waiting(0)
+
+    def leave(self) -> None:
+        """End the connection after what was written."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._exchange is not None:  # nothing follows that would reset the connection
+            self._transport.close()
+        else:
+            self._close()
+
+    def _begin_exchange(self, request: Request) -> None:
+        """Let the door answer a request whose body is yet to come."""
+        request.keep_alive, request.at = False, clock()
+        self._dropping = True  # it is not gathered
+        self._exchange = Exchange(self, request)
+        self._body = self._exchange.data  # type: ignore[assignment]
+        if self._busy:
+            self._began = math.inf
+        elif self._expects:
+            self._transport.write(_CONTINUE)
+        self._take(request)
+
     def _check_version(self, version: str) -> None:
         """Refuse a head that its version of HTTP does not allow."""
         if version == "1.1":
@@ -466,6 +568,12 @@ class Connection(asyncio.Protocol):
             self._pause()
         else:
             self._busy = True
+            self._hand(request)
+
+    def _hand(self, request: Request) -> None:
+        if self._exchange is not None and self._exchange.request is request:
+            self._listener.stream(request, self._exchange)
+        else:
             self._listener.handle(request, self)
 
     def _next(self) -> None:
@@ -484,7 +592,7 @@ class Connection(asyncio.Protocol):
                 self._count_waiting(self._waiting_bytes - len(request.body))
             if not self._backlog and not self._stuck_since:
                 self._resume()
-            self._listener.handle(request, self)
+            self._hand(request)
 
     def _hand_on(self, data: bytes) -> bool:
         """Whether this was HTTP/2, which another server answers. Its preface is no request of HTTP/1.1."""
@@ -515,6 +623,9 @@ class Connection(asyncio.Protocol):
             return
         self._parser = None
         self._receiving = False
+        if self._exchange is not None:
+            self._exchange.break_off(Refusal(status, reason))
+            return
         self._body = b""
         self._count_waiting(sum([len(request.body) for request in self._backlog]))
         if not self._dropping:
@@ -546,7 +657,10 @@ class Connection(asyncio.Protocol):
             if now - self._closing_since > LINGER_SECONDS:
                 self._transport.abort()
         elif self._stuck_since and now - self._stuck_since > WRITE_SECONDS:
-            self._transport.abort()
+            if self._exchange is not None and self._exchange.has_progress():
+                self._stuck_since = now
+            else:
+                self._transport.abort()
         elif self._receiving and now - self._began > RECEIVE_SECONDS:
             self._refuse(408, f"the request was not complete after {RECEIVE_SECONDS:g} seconds")
         elif not self._busy and not self._receiving and now - self._rest_since > IDLE_SECONDS:
@@ -555,13 +669,15 @@ class Connection(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether no answer is due."""
-        return not self._busy or self._closing_since > 0
+        sends = self._exchange is not None and self._receiving and self._began < math.inf
+        return not self._busy or self._closing_since > 0 or sends
 
     def quiet_since(self) -> tuple[int, float]:
         """Connections that are over come first, then those that rest, then those that send; the longest of each."""
         if self._closing_since:
             return 0, self._closing_since
-        return (2, self._began) if self._receiving and not self._dropping else (1, self._rest_since)
+        sends = self._receiving and (not self._dropping or self._exchange is not None)
+        return (2, self._began) if sends else (1, self._rest_since)
 
     def abort(self) -> None:
         """End the connection now."""

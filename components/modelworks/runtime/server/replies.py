@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from modelworks.runtime.server.engine import Engine, Job
-from modelworks.runtime.server.http import Connection, Request, clock
+from modelworks.runtime.server.http import Caller, Request, clock
 from modelworks.runtime.server.refusals import FULL, RETRY_SECONDS
 
 Problem = Callable[..., bytes]
@@ -33,7 +33,7 @@ class Replies:
         head = b"x-request-id: %b\r\n" % request_id
         return head if traceparent is None else head + b"traceparent: %b\r\n" % traceparent
 
-    def fail(self, job: Job, connection: Connection, status: int, detail: str) -> float:
+    def fail(self, job: Job, connection: Caller, status: int, detail: str) -> float:
         """Answer a job with an error; the seconds since its request was complete."""
         seconds = clock() - job.request.at
         head = self.head(job.request, job.id, status, seconds, len(job.rows)) + (
@@ -43,7 +43,7 @@ class Replies:
         connection.respond(job.request, status, body, self._media, head)
         return seconds
 
-    def reject(self, request: Request, connection: Connection, request_id: bytes) -> None:
+    def reject(self, request: Request, connection: Caller, request_id: bytes) -> None:
         """Turn a request away because there is no room; as cheap as can be, for there are many of them."""
         head = b"x-request-id: %b\r\n%b" % (request_id, _RETRY)
         connection.respond(request, 429, self._full, self._media, head)
@@ -52,7 +52,7 @@ class Replies:
     def turn_away(
         self,
         request: Request,
-        connection: Connection,
+        connection: Caller,
         request_id: bytes,
         status: int,
         detail: str,

@@ -63,7 +63,7 @@ _CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
-_NOTED = frozenset({"x-request-id", "traceparent", "tracestate"})
+_NOTED = frozenset({"x-request-id", "traceparent", "tracestate", contract.HEADER_PROBE})
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
