@@ -75,6 +75,24 @@ class OnDemandView:
     """`view:feature` that it reads; a name without a view is a value of the request."""
     features: Mapping[str, str]
     digest: str
+    request: Mapping[str, str] = field(default_factory=dict)
+    """Type of each value of the request."""
+    mode: str = "pandas"
+    """`python`, `singleton` (Feast's `mode="python", singleton=True`), or another of Feast's modes."""
+    function: str = ""
+    """`model.module:name` of the function, below `models/`; empty if it is not at the top of a module there."""
+    code: str = ""
+    """Digest of the file that has the function."""
+    unserved: tuple[str, ...] = ()
+    """Options of its definition that no server has."""
+
+    @property
+    def views(self) -> dict[str, tuple[str, ...]]:
+        """Names of the features that it reads, by their view."""
+        found: dict[str, tuple[str, ...]] = {}
+        for view, _, feature in (entry.partition(":") for entry in self.inputs if ":" in entry):
+            found[view] = (*found.get(view, ()), feature)
+        return found
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,16 @@ class FeatureManifest:
             if service["engine"] == "feast":
                 del service["engine"], service["place"]
         return json.dumps({"format": FORMAT, **facts}, indent=2, sort_keys=True) + "\n"
+
+    def views_read(self, service: str) -> dict[str, tuple[str, ...]]:
+        """Names of the features that a service reads from each view, for itself or for an on-demand view. KeyError."""
+        named = self.services[service].features
+        found: dict[str, dict[str, None]] = {}
+        for name, features in named.items():
+            inputs = self.on_demand[name].views if name in self.on_demand else {name: features}
+            for view, read in inputs.items():
+                found.setdefault(view, {}).update(dict.fromkeys(read))
+        return {name: tuple(found[name]) for name in sorted(found)}
 
     @property
     def of_vendors(self) -> FeatureManifest:
@@ -195,7 +223,8 @@ def parse(text: str) -> FeatureManifest:
     return FeatureManifest(
         views={name: View(**{**view, "entities": tuple(view["entities"])}) for name, view in found["views"].items()},
         on_demand={
-            name: OnDemandView(**{**view, "inputs": tuple(view["inputs"])}) for name, view in found["on_demand"].items()
+            name: OnDemandView(**{**view, "inputs": tuple(view["inputs"]), "unserved": tuple(view.get("unserved", ()))})
+            for name, view in found["on_demand"].items()
         },
         services={
             name: Service(

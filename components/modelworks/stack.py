@@ -272,13 +272,13 @@ def views_of(*services: str, project: Path | None = None) -> list[str]:
                 f"{did_you_mean(service, known)}",
                 fix="Name one that it has, or define it in models/*/features.py and run `modelworks features apply`.",
             )
-        if kept := [view for view in known[service].features if not _is_online(manifest, view)]:
+        if kept := [view for view in manifest.views_read(service) if not _is_online(manifest, view)]:
             raise ModelworksError(
                 f"an endpoint reads the feature service {service!r}, whose view {kept[0]!r} is not online",
                 fix="State online=True for it in models/*/features.py and run `modelworks features apply`, or leave it "
                 "out of the service.",
             )
-    return sorted({view for service in services for view in known[service].features})
+    return sorted({view for service in services for view in manifest.views_read(service)})
 
 
 def _is_online(manifest: FeatureManifest, view: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import boto3
 import pytest
 
 from modelworks._files import digest_of_file
@@ -96,3 +97,33 @@ def _built_is_only_read(request: pytest.FixtureRequest) -> Iterator[None]:
 def _contents(folder: Path) -> dict[Path, str]:
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path: digest_of_file(path) for path in files}
+
+
+@pytest.fixture
+def dynamodb(monkeypatch):
+    """A DynamoDB of its own; its endpoint is where clients go by themselves."""
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    moto = ThreadedMotoServer("127.0.0.1", 0)
+    moto.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*moto.get_host_and_port()))
+    client = boto3.client("dynamodb")
+    yield client
+    # One process has one moto, and tables keep the mark of how far they were filled.
+    for table in client.list_tables()["TableNames"]:
+        client.delete_table(TableName=table)
+    moto.stop()
+
+
+@pytest.fixture
+def uploads(dynamodb):
+    """S3 beside it, with an empty bucket `log`: one process has one moto, whatever its servers."""
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="log", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    yield client
+    for item in client.list_objects_v2(Bucket="log").get("Contents", ()):
+        client.delete_object(Bucket="log", Key=item["Key"])
+    client.delete_bucket(Bucket="log")

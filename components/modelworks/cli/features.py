@@ -336,7 +336,8 @@ def _verify(
 ) -> None:
     """Compare a sample of online values, or of served ones, with the history that they come from.
 
-    Of each served value, history is joined again as of the moment at which it was read.
+    Of each served value, history is joined again as of the moment at which it was read. Without `--view`, on-demand
+    views are computed again of the inputs in the log, by the functions of this project.
 
     Example: `modelworks features verify --env dev`.
     """
@@ -350,7 +351,15 @@ def _verify(
         location = f"s3://{target.output('prediction_bucket')}/{contract.PREDICTIONS_PREFIX}"
         behind = timedelta(seconds=behind_seconds)
         found: list[Any] = list(
-            verify_log(store, target.session.client("s3"), location, views, sample=sample, behind=behind)
+            verify_log(
+                store,
+                target.session.client("s3"),
+                location,
+                views,
+                sample=sample,
+                behind=behind,
+                project=None if view else project_root(),
+            )
         )
     else:
         found = list(verify(store, views, sample))

@@ -27,6 +27,10 @@ from modelworks.features.parquet import parquet_source
 
 MODEL_TAG = "modelworks:model"
 """Tag of a view or service: the model beside whose code it is defined."""
+FUNCTION_TAG = "modelworks:function"
+"""Tag of an on-demand view: where its function is, as `OnDemandView.function` has it."""
+CODE_TAG = "modelworks:code"
+"""Tag of an on-demand view: the digest of the file that has its function."""
 
 Defined = Entity | DataSource | BaseFeatureView | FeatureService
 
@@ -55,11 +59,13 @@ def read_definitions(project: Path) -> Definitions:
     """
     found: dict[tuple[str, str], tuple[Defined, str]] = {}
     files = sorted((project / "models").glob("*/features.py"))
-    with _importable(project / "models"):
+    with importable(project / "models"):
         for file in files:
             model = file.parent.name.replace("_", "-")
             for defined in _defined_in(_run(file)):
                 _keep(found, defined, model)
+                if isinstance(defined, OnDemandFeatureView):
+                    _tag_function(defined, project / "models")
     return Definitions(tuple(defined for defined, _ in found.values()))
 
 
@@ -107,7 +113,7 @@ def _run(file: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """Let files below `folder` import each other, and forget them afterwards: the next project has files of its own."""
     before, writes_bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
@@ -148,6 +154,19 @@ def _keep(found: dict[tuple[str, str], tuple[Defined, str]], defined: Defined, m
             f"{key[0]} {defined.name!r} is defined by {found[key][1]} and by {model}",
             fix="Rename one, or import it from the other's features.py.",
         )
+
+
+def _tag_function(view: OnDemandFeatureView, models: Path) -> None:
+    """Note where the function of an on-demand view is, in its tags."""
+    function = getattr(view.feature_transformation, "udf", None)
+    if function is None or function.__globals__.get(function.__name__) not in {function, view}:
+        return  # a lambda, or a function in a function: no other process finds it
+    file = Path(function.__code__.co_filename).resolve()
+    if not file.is_relative_to(models.resolve()):
+        return
+    module = ".".join(file.relative_to(models.resolve()).with_suffix("").parts)
+    code = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    view.tags = {**(view.tags or {}), FUNCTION_TAG: f"{module}:{function.__name__}", CODE_TAG: code}
 
 
 def _kind(defined: Defined) -> str:
@@ -218,12 +237,29 @@ def _on_demand(view: OnDemandFeatureView) -> OnDemandView:
           for field in projection.features),
         *(field.name for source in view.source_request_sources.values() for field in source.schema),
     ]  # fmt: skip
+    tags = view.tags or {}
     return OnDemandView(
-        model=(view.tags or {}).get(MODEL_TAG, ""),
+        model=tags.get(MODEL_TAG, ""),
         inputs=tuple(sorted(inputs)),
         features={field.name: str(field.dtype) for field in view.features},
         digest=digest_of_view(view, {}),
+        request={
+            field.name: str(field.dtype) for source in view.source_request_sources.values() for field in source.schema
+        },
+        mode="singleton" if view.singleton else view.mode,
+        function=tags.get(FUNCTION_TAG, ""),
+        code=tags.get(CODE_TAG, ""),
+        unserved=tuple(_unserved(view)),
     )
+
+
+def _unserved(view: OnDemandFeatureView) -> Iterator[str]:
+    for option in ("aggregations", "input_schema", "write_to_online_store"):
+        if getattr(view, option, None):
+            yield option
+    for source in view.source_feature_view_projections.values():
+        if source.name_alias or source.join_key_map:
+            yield f"a renamed {source.name}"
 
 
 def _service(service: FeatureService, known: Mapping[str, list[str]]) -> Service:
@@ -263,10 +299,23 @@ def digest_of_view(view: BaseFeatureView, keys: Mapping[str, str]) -> str:
     body.project = ""
     if "entity_columns" in body.DESCRIPTOR.fields_by_name:
         body.ClearField("entity_columns")
-    for source in ("batch_source", "stream_source"):
-        if source in body.DESCRIPTOR.fields_by_name and body.HasField(source):
-            held = getattr(body, source)
-            held.project = ""
-            held.ClearField("meta")
+    if isinstance(view, OnDemandFeatureView) and body.feature_transformation.HasField("user_defined_function"):
+        # The function's text counts, and its file, by a tag. Its pickle names the folder of a checkout.
+        body.feature_transformation.user_defined_function.ClearField("body")
+    for holder in (body, *_projections(body)):
+        for source in ("batch_source", "stream_source", "request_data_source"):
+            if source in holder.DESCRIPTOR.fields_by_name and holder.HasField(source):
+                held = getattr(holder, source)
+                held.project = ""
+                held.ClearField("meta")
     definition = body.SerializeToString(deterministic=True) + repr(sorted(keys.items())).encode()
     return f"sha256:{hashlib.sha256(definition).hexdigest()}"
+
+
+def _projections(body: Any) -> Iterator[Any]:
+    """The sources of an on-demand view, and the views among them: these hold sources of their own."""
+    if "sources" in body.DESCRIPTOR.fields_by_name:
+        for source in body.sources.values():
+            yield source
+            if source.HasField("feature_view_projection"):
+                yield source.feature_view_projection

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import FeatureManifest
 from modelworks.features.definitions import Defined, Definitions, manifest_of
 from modelworks.features.materialization import materialized_until, newest_rows, online_store_of
+from modelworks.features.recomputed import verify_computed
 from modelworks.features.served import Skew, read_log, verify_served
 
 _EXAMPLES = 3
@@ -81,6 +83,7 @@ def verify_log(
     sample: int,
     behind: timedelta,
     seed: int = 0,
+    project: Path | None = None,
 ) -> Iterator[Skew]:
     """Compare a sample of what was served in the last day with history, as of the moments at which it was read.
 
@@ -92,6 +95,7 @@ def verify_log(
         sample: Most rows of each model.
         behind: How far the online store may be behind history.
         seed: Of the sample.
+        project: The project whose on-demand views are computed again of their logged inputs; its functions are run.
 
     Raises:
         ModelworksError: The log or history cannot be read.
@@ -107,6 +111,8 @@ def verify_log(
         ) from error
     base = store.config.offline_store.location or store.repo_path
     yield from verify_served(served, wanted, base, behind=behind)
+    if project is not None:
+        yield from verify_computed(served, project)
 
 
 def get(store: FeatureStore, name: str, keys: Mapping[str, str]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ which they were read. History is joined as of these moments, by the code that jo
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,12 +23,15 @@ from modelworks.feature_manifest import View
 from modelworks.features.history import as_served, values_of
 from modelworks.features.point_in_time import instant, join_point_in_time
 from modelworks.features.sources import Base
+from modelworks.runtime.manifest import Feature, StoredView
+from modelworks.runtime.on_demand import taken
 from modelworks.runtime.stored import LOGGED_STORED, LoggedStored, accepted
 
 _FILES = 50
 """Files of the log that are read at most, chosen at random: what they take in memory is bounded."""
 _TICK = timedelta(microseconds=1)
-_EXAMPLES = 3
+EXAMPLES = 3
+"""Most examples of a skew."""
 _SERVED, _THEN, _READ, _BEHIND, _EVENT = (f"__served_{each}" for each in ("row", "then", "read", "behind", "event"))
 
 
@@ -96,7 +100,7 @@ def read_log(client: Any, location: str, *, sample: int, since: datetime, seed: 
 
 
 def _columns(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name == "read_at" or name.startswith(("feature_", "key_", "time_"))]
+    return [name for name in names if name.startswith(("feature_", "key_", "time_", "read_"))]
 
 
 def _folders(client: Any, bucket: str, prefix: str) -> list[str]:
@@ -128,12 +132,42 @@ def verify_served(
     for each in served:
         for view in each.stored.stored.views:
             if view.name in views and views[view.name].digest == view.digest:
-                yield from _skew(each, view.name, views[view.name], base, behind)
+                yield from _skew(each, view, views[view.name], base, behind)
 
 
-def _skew(served: Served, name: str, view: View, base: Base, behind: timedelta) -> Iterator[Skew]:
-    features = [each for each in served.stored.features if each.name in view.features]
-    columns = {key: _key_column(served.rows, key) for key in view.keys}
+@dataclass(frozen=True)
+class _Compared:
+    """A feature of a view in the log."""
+
+    name: str
+    column: str
+    seen: Callable[[Any], Any]
+    """A value of history as the log has it."""
+    logged: Callable[[Any], Any] = field(default=lambda value: value)
+
+
+def _compared(served: Served, read: StoredView) -> Iterator[_Compared]:
+    """The features of a view that the model or its on-demand views got."""
+    stored = served.stored.stored
+    for feature in served.stored.features:
+        if feature.name in read.features:
+            seen = functools.partial(_as_the_model_got_it, feature, stored.defaults.get(feature.name))
+            yield _Compared(feature.name, f"feature_{feature.name}", seen)
+    known = {feature.name for feature in served.stored.features}
+    for entry, kind in stored.inputs.items():
+        view, _, name = entry.partition(":")
+        if view == read.name and name not in known and (column := input_column(entry)) in served.rows.columns:
+            seen = functools.partial(taken, kind)
+            yield _Compared(name, column, seen, seen)
+
+
+def _as_the_model_got_it(feature: Feature, default: Any, value: Any) -> Any:
+    return default if (found := accepted(feature, value)) is None else found
+
+
+def _skew(served: Served, read: StoredView, view: View, base: Base, behind: timedelta) -> Iterator[Skew]:
+    name, features = read.name, list(_compared(served, read))
+    columns = {key: key_column(served.rows, key) for key in view.keys}
     if not all(columns.values()):
         return
     rows = served.rows.select(
@@ -149,22 +183,20 @@ def _skew(served: Served, name: str, view: View, base: Base, behind: timedelta) 
     verdicts = list(map(_verdict, rows[_SERVED], row[_EVENT], now[_EVENT], before[_EVENT]))
     keys = rows.select(list(view.keys)).rows() if view.keys else [()] * len(rows)
     for feature in features:
-        got = served.rows[f"feature_{feature.name}"].to_list()
+        got = [feature.logged(value) for value in served.rows[feature.column].to_list()]
         of = {"different": row[feature.name].to_list(), "missing": now[feature.name].to_list()}
         of["stale"] = of["missing"]
-        default = served.stored.stored.defaults.get(feature.name)
         counts: Counter[str] = Counter()
         examples: list[str] = []
         for number, verdict in enumerate(verdicts):
             # The row may be the right one and its value another; what it lacks may be null in history too.
             against = of[verdict or "different"][number]
-            value = accepted(feature, against)
-            same = got[number] == (default if value is None else value)
+            same = got[number] == feature.seen(against)
             found = verdict or "different"
             if same and verdict in {"", "missing"}:
                 continue
             counts[found] += 1
-            if len(examples) < _EXAMPLES:
+            if len(examples) < EXAMPLES:
                 entity = ", ".join(map(str, keys[number]))
                 examples.append(
                     f"{entity} at {rows[_READ][number]:%Y-%m-%dT%H:%M:%SZ}: {found}, served {got[number]}, "
@@ -176,7 +208,12 @@ def _skew(served: Served, name: str, view: View, base: Base, behind: timedelta) 
         )  # fmt: skip
 
 
-def _key_column(rows: pl.DataFrame, key: str) -> str | None:
+def input_column(entry: str) -> str:
+    """The column of the log that has an input `view:feature` of an on-demand view, as it was read."""
+    return f"read_{entry.replace(':', '__')}"
+
+
+def key_column(rows: pl.DataFrame, key: str) -> str | None:
     """The column of the log that has a key: keys that are features as well are among these. None for a private one."""
     return next((column for column in (f"key_{key}", f"feature_{key}") if column in rows.columns), None)
 

@@ -47,7 +47,9 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise InvalidArgument(": ".join(filter(None, explain(error)))) from error
         try:
-            values = self.online.read(asked)[0].values if self.online else []
+            values, _ = self.inputs.compute(
+                asked, self.online.read(asked)[0].values if self.online else [()] * len(asked)
+            )
             predictions = self.predictor.predict(self.inputs.complete(asked, values))
             return [json.loads(text) for text in self.encode(predictions)]
         except ModelworksError as error:

@@ -353,6 +353,8 @@ def _files(spec: ModelSpec, folder: Path) -> dict[str, Path]:
     if not service.trusted_code:
         return found
     modules = [loader.partition(":")[0]] if (loader := loader_of(folder)) else _modules_of(spec, folder)
+    stored = stored_of(spec)
+    modules += [view.function.partition(":")[0] for view in (stored.on_demand if stored else ())]
     code = module_files(spec.folder, modules)
     refuse_other_imports(spec, code)
     names = [*(path.relative_to(spec.folder).as_posix() for path in code), *service.files]

@@ -199,6 +199,8 @@ def _wanted(spec: ModelSpec, stored: Stored | None) -> dict[str, str]:
     """The columns that `data.load` must return, each with the file and line that names it."""
     stated = {feature.name: feature.where for feature in (*spec.features, *(spec.stored.keys if spec.stored else ()))}
     taken = request_features(spec.served_features, stored) if stored else spec.served_features
+    if spec.stored:  # values of the request that on-demand views alone take are in no list of the spec
+        stated = {feature.name: spec.stored.where for feature in taken} | stated
     optional = [spec.data.prediction_time, *spec.data.clusters]
     named = [
         *((feature.name, stated[feature.name]) for feature in taken),

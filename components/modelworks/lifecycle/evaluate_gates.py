@@ -29,7 +29,7 @@ from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.server.custom_service import Service
-from modelworks.runtime.stored import example_rows
+from modelworks.runtime.stored import example_rows, stored_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +149,8 @@ def _champion(spec: ModelSpec, job: dict[str, Any], folder: Path, outcome: Outco
     if not job["champion"]:
         return None
     manifest = open_bundle(Path(job["champion"]), Digest(job["champion_digest"]), spec.name, folder)
-    taken = dict.fromkeys(feature.name for feature in (*manifest.features, *manifest.request_features))
+    read = stored_columns(manifest.stored, {each.name: each for each in manifest.features}) if manifest.stored else ()
+    taken = dict.fromkeys(feature.name for feature in (*manifest.features, *manifest.request_features, *read))
     absent = [name for name in taken if name not in outcome.rows.columns]
     if absent:
         return f"the champion takes {', '.join(absent)}, which this data has not"

@@ -34,7 +34,8 @@ def features_of(run: TrainedModel, bundle: Bundle) -> dict[str, Any]:
     stored = verify_bundle(bundle.path, bundle.digest, bundle.model).stored
     if stored is None:
         return {}
-    return {"features": {"service": stored.service, "views": {view.name: view.digest for view in stored.views}}}
+    views = {view.name: view.digest for view in stored.views} | {view.name: view.digest for view in stored.on_demand}
+    return {"features": {"service": stored.service, "views": views}}
 
 
 def require_features(version: Version, stack_file: Path) -> None:
@@ -58,11 +59,15 @@ def require_features(version: Version, stack_file: Path) -> None:
             f"{did_you_mean(service, manifest.services)}",
             fix="Restore its definition in models/*/features.py and run `modelworks features apply`, or train again.",
         )
-    views = manifest.services[service].features
+    views = {*manifest.services[service].features, *manifest.views_read(service)}
+    digests = {
+        **{name: view.digest for name, view in manifest.views.items() if name in views},
+        **{name: view.digest for name, view in manifest.on_demand.items() if name in views},
+    }
     problems = [
         f"{name!r} is not in the service any more" if name not in views else f"{name!r} is defined otherwise"
         for name, digest in read["views"].items()
-        if name not in views or name not in manifest.views or manifest.views[name].digest != digest
+        if digests.get(name) != digest
     ]
     if problems:
         raise ModelworksError(

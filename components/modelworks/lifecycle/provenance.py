@@ -15,15 +15,15 @@ from modelworks.lifecycle.model_project import source_files
 TRAINING = (
     "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
     "lifecycle/fitted.py", "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py",
-    "lifecycle/splits.py", "lifecycle/stored_features.py", "runtime/encoding.py", "runtime/predictor.py",
-    "runtime/stored.py",
+    "lifecycle/splits.py", "lifecycle/stored_features.py", "runtime/encoding.py", "runtime/on_demand.py",
+    "runtime/predictor.py", "runtime/stored.py",
 )  # fmt: skip
 """Modules that decide what a run holds: the model's bytes, its metrics and its slices."""
 SERVICE = (
     "contract.py", "errors.py", "feature_items.py", "runtime/bento.py", "runtime/encoding.py", "runtime/manifest.py",
-    "runtime/feature_tables.py", "runtime/feature_vectors.py", "runtime/online.py", "runtime/online_engine.py",
-    "runtime/predictions.py", "runtime/predictor.py", "runtime/project_code.py", "runtime/schema.py",
-    "runtime/stored.py", "runtime/trust.py",
+    "runtime/feature_tables.py", "runtime/feature_vectors.py", "runtime/on_demand.py", "runtime/online.py",
+    "runtime/online_engine.py", "runtime/predictions.py", "runtime/predictor.py", "runtime/project_code.py",
+    "runtime/schema.py", "runtime/stored.py", "runtime/trust.py",
 )  # fmt: skip
 """Modules that go into a bundle, because its standard service imports them."""
 BUILDING = (

@@ -72,7 +72,25 @@ def request_rows(table: pd.DataFrame, manifest: Manifest, at_most: int) -> Itera
                 f"a row that {manifest.model} is judged by would be refused: {field}: {what}",
                 fix="The spec's features must allow what is in the data.",
             ) from error
-        yield inputs.complete(requests, rows_of(part, inputs.stored) if inputs.stored else [])
+        yield inputs.complete(requests, _values_of(part, requests, inputs, manifest))
+
+
+def _values_of(part: pd.DataFrame, requests: list[Row], inputs: Inputs, manifest: Manifest) -> list[Row]:
+    """Stored features of the rows of a table, and those that the bundle's on-demand views make of them."""
+    if not inputs.columns:
+        return []
+    values, _ = inputs.compute(requests, rows_of(part, inputs.columns))
+    if inputs.computed:
+        names = [feature.name for feature in manifest.features]
+        places = [names.index(feature.name) for feature in inputs.computed]
+        now = [tuple(row[place] for place in places) for row in inputs.complete(requests, values)]
+        if now != rows_of(part, inputs.computed):
+            computed = ", ".join(feature.name for feature in inputs.computed)
+            raise ModelworksError(
+                f"the on-demand features {computed} of {manifest.model} are not those that it was trained on",
+                fix="Their function must depend on its inputs alone: no clock, no chance, no state.",
+            )
+    return values
 
 
 def rows_of(table: pd.DataFrame, features: Sequence[Feature]) -> list[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,16 +17,22 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from modelworks import contract
-from modelworks._files import digest_of_facts
+from modelworks._files import digest_of_facts, digest_of_file
 from modelworks._spelling import did_you_mean
 from modelworks.errors import ModelworksError
-from modelworks.feature_manifest import PATH, FeatureManifest, read_manifest
+from modelworks.feature_manifest import PATH, FeatureManifest, OnDemandView, read_manifest
+from modelworks.lifecycle.lockfile import refuse_other_imports
+from modelworks.lifecycle.model_project import imports_of, sibling_imports
+from modelworks.lifecycle.rows import rows_of
 from modelworks.lifecycle.spec import ModelSpec, StoredFeatures, project_error
 from modelworks.runtime import manifest as of
+from modelworks.runtime.on_demand import OnDemandViews, UncomputableError, taken
 from modelworks.runtime.stored import accepted, decoded
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_APPLY = "Run `modelworks features apply`, and commit what it writes."
 
 
 def stored_of(spec: ModelSpec) -> of.Stored | None:
@@ -42,9 +48,13 @@ def stored_of(spec: ModelSpec) -> of.Stored | None:
     used = _used(stated, definitions)
     service = definitions.services[stated.service]
     engine = cast("of.Engine", service.engine)
+    on_demand = tuple(
+        _on_demand(spec, stated, definitions, name) for name in service.features if name in definitions.on_demand
+    )
     stored = of.Stored(
         service=stated.service,
-        keys=tuple(key.served for key in stated.keys),
+        keys=(*(key.served for key in stated.keys), *_request_values(spec, stated, on_demand)),
+        on_demand=on_demand,
         views=tuple(
             of.StoredView(
                 name=name,
@@ -102,11 +112,41 @@ def with_history(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored | None)
         )
     with _history(spec, stored) as location:
         found = _read(spec, frame, stored, location)
+    found |= _computed(spec, frame, stored, found)
     columns = {
         name: _column(spec, stored, name, found[name])
-        for name in stored.names
+        for name in stored.names if name in spec.feature_names
     }  # fmt: skip
-    return frame.assign(**columns)
+    inputs = {
+        entry.replace(":", "__"): _input_column(kind, found[entry.partition(":")[2]])
+        for entry, kind in stored.inputs.items()
+    }
+    if replaced := [name for name in inputs if name in frame.columns]:
+        raise ModelworksError(
+            f"{spec.data.where}: data.load returns {', '.join(replaced)}, the name of an input of an on-demand view",
+            fix="Rename it in data.load.",
+        )
+    return frame.assign(**columns, **inputs)
+
+
+def _computed(
+    spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored, found: Mapping[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Features that the on-demand views make of each row. If they fail for one, so does training."""
+    if not stored.on_demand:
+        return {}
+    requested = of.request_features(spec.served_features, stored)
+    views = OnDemandViews(stored, {feature.name: place for place, feature in enumerate(requested)}, spec.package)
+    requests = rows_of(frame, requested)
+    try:
+        rows = [
+            views.compute(*row)
+            for row in zip(requests, zip(*(found[name] for name in stored.read), strict=True), strict=True)
+        ]
+    except UncomputableError as error:
+        raise ModelworksError(f"{spec.where}: {error.message}", fix=error.fix) from error
+    names = stored.names[len(stored.read) :]
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def write_history(spec: ModelSpec, folder: Path) -> None:
@@ -155,8 +195,104 @@ def _definitions(spec: ModelSpec) -> FeatureManifest:
     return read_manifest(spec.folder.parents[1])
 
 
+def _on_demand(spec: ModelSpec, stated: StoredFeatures, definitions: FeatureManifest, name: str) -> of.OnDemand:
+    """An on-demand view as a bundle states it.
+
+    Raises:
+        ModelworksError: No server computes it as training does.
+    """
+    view = definitions.on_demand[name]
+    file = _function_file(spec, stated, name, view)
+    if spec.service.code:
+        raise ModelworksError(
+            f"{stated.where}: the feature service {stated.service!r} has the on-demand view {name!r}, and a custom "
+            "service computes none",
+            fix="Compute it in that service, or leave Service(code) empty.",
+        )
+    if not spec.service.trusted_code:
+        raise ModelworksError(
+            f"{stated.where}: the on-demand view {name!r} needs {file}, which the server then runs",
+            fix="State it: Service(trusted_code=True). Digest and signature of the bundle cover the code.",
+        )
+    inputs = dict(view.request)
+    for source, features in view.views.items():
+        if source not in definitions.views:
+            raise ModelworksError(
+                f"{stated.where}: the on-demand view {name!r} reads {source!r}, which {PATH} does not have",
+                fix="Run `modelworks features apply`, and commit the file.",
+            )
+        inputs |= {f"{source}:{feature}": definitions.views[source].features[feature] for feature in features}
+    wanted = definitions.services[stated.service].features[name]
+    return of.OnDemand(
+        name=name,
+        function=view.function.partition(".")[2],
+        inputs=dict(sorted(inputs.items())),
+        features={feature: view.features[feature] for feature in wanted},
+        digest=view.digest,
+        singleton=view.mode == "singleton",
+    )
+
+
+def _function_file(spec: ModelSpec, stated: StoredFeatures, name: str, view: OnDemandView) -> Path:
+    """The file of a view's function, which a server can run by itself."""
+    whose = f"{stated.where}: the on-demand view {name!r}"
+    if view.mode not in {"python", "singleton"}:
+        raise ModelworksError(
+            f'{whose} has mode="{view.mode}": a frame guesses the type of a column from the rows that are '
+            "together, so that a request gets other values than training",
+            fix='State mode="python": its function takes a dict of lists, or of values with singleton=True.',
+        )
+    if view.unserved:
+        raise ModelworksError(
+            f"{whose} has {', '.join(view.unserved)}, which no server does",
+            fix="Leave it out of the definition, or compute the features in the model's pipeline.",
+        )
+    folder, _, function = view.function.partition(".")
+    if folder != spec.folder.name:
+        lies = f"has its function in models/{folder}" if folder else "has a function that no module has at its top"
+        raise ModelworksError(
+            f"{whose} {lies}: no run of {spec.name} would keep it",
+            fix=f"Have it in a file of {spec.folder}, such as transformations.py, and import it into features.py.",
+        )
+    file = spec.folder.joinpath(*function.partition(":")[0].split(".")).with_suffix(".py")
+    if not file.is_file():
+        raise ModelworksError(f"{whose} has its function in {file}, which is not there", fix=_APPLY)
+    for module, line in imports_of(file):
+        if module == "feast":
+            raise ModelworksError(
+                f"{file}:{line}: the function of the on-demand view {name!r} is in a file that imports feast, which no "
+                "server has",
+                fix="Move the function into a file of its own, such as transformations.py, and import it into "
+                "features.py: on_demand_feature_view(...)(function).",
+            )
+    refuse_other_imports(spec, [file])
+    for module, line in sibling_imports(file, spec.folder):
+        raise ModelworksError(
+            f"{file}:{line}: the function of the on-demand view {name!r} is in a file that imports {module}, a file of "
+            "the project: the digest of the definition would not cover it",
+            fix="Move the code that the function needs into the same file.",
+        )
+    if digest_of_file(file) != view.code:
+        raise ModelworksError(
+            f"{whose} was defined with another {file} than there is",
+            fix=_APPLY,
+        )
+    return file
+
+
+def _request_values(spec: ModelSpec, stated: StoredFeatures, views: tuple[of.OnDemand, ...]) -> Iterator[of.Feature]:
+    """Inputs of on-demand views that requests carry and that the spec does not state: any value of the type."""
+    known = {*spec.feature_names, *(key.name for key in stated.keys)}
+    for view in views:
+        for name, kind in view.inputs.items():
+            if ":" in name or name in known or kind not in of.STORED_TYPES:
+                continue
+            known.add(name)
+            yield of.Feature(name=name, type=of.STORED_TYPES[kind], description=f"An input of {view.name}.")
+
+
 def _used(stated: StoredFeatures, definitions: FeatureManifest) -> dict[str, tuple[str, ...]]:
-    """Names of the features that the service takes from each view."""
+    """Names of the features that the service reads from each view, for itself or for its on-demand views."""
     if stated.service not in definitions.services:
         raise ModelworksError(
             f"{stated.where}: {PATH} has no feature service {stated.service!r}"
@@ -164,24 +300,21 @@ def _used(stated: StoredFeatures, definitions: FeatureManifest) -> dict[str, tup
             fix="Define it in a features.py, run `modelworks features apply`, and commit the file.",
         )
     service = definitions.services[stated.service]
-    if other := [name for name in service.features if name not in definitions.views]:
-        raise ModelworksError(
-            f"{stated.where}: the feature service {stated.service!r} has the on-demand view {', '.join(other)}, which "
-            "no server computes yet",
-            fix="Compute it in the model's pipeline, from the features that it takes.",
-        )
+    used = definitions.views_read(stated.service)
+    if other := [name for name in used if name not in definitions.views]:
+        raise ModelworksError(f"{stated.where}: {PATH} has no view {', '.join(other)}", fix=_APPLY)
     if service.renamed:
         raise ModelworksError(
             f"{stated.where}: the feature service {stated.service!r} renames {', '.join(service.renamed)} or its keys, "
             "which no server does yet",
             fix="Use the view as it is defined, or define a second view with the other keys.",
         )
-    if offline := [name for name in service.features if not definitions.views[name].online]:
+    if offline := [name for name in used if not definitions.views[name].online]:
         raise ModelworksError(
             f"{stated.where}: the view {', '.join(offline)} is not online, and a server reads it",
             fix="Set online=True.",
         )
-    return dict(service.features)
+    return used
 
 
 def _read(spec: ModelSpec, frame: pd.DataFrame, stored: of.Stored, location: str) -> dict[str, list[Any]]:
@@ -232,6 +365,14 @@ def _read_events(spec: ModelSpec, rows: Any, time: str, stored: of.Stored) -> di
         for place, value in zip(places, values, strict=True):
             found[name][place] = decoded(kinds[name], value)
     return found
+
+
+def _input_column(kind: str, values: list[Any]) -> pd.Series[Any]:
+    """An input of an on-demand view as its function takes it, so that the gates call it with the same."""
+    import pandas as pd  # only where data is at hand
+
+    dtype = {"number": "float64", "integer": "Int64", "string": "object", "boolean": "boolean"}[of.STORED_TYPES[kind]]
+    return pd.Series([taken(kind, value) for value in values], dtype=dtype)
 
 
 def _column(spec: ModelSpec, stored: of.Stored, name: str, values: list[Any]) -> pd.Series[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -96,6 +97,22 @@ class StoredView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     nobody does."""
 
 
+class OnDemand(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Features that a function of the project's code makes of stored ones and of values of the request."""
+
+    name: Name
+    function: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`module:function` in the project's code."""
+    inputs: Annotated[dict[str, str], Meta(min_length=1)]
+    """Feast's type of each input: `view:feature`, or the name of a value of the request."""
+    features: Annotated[dict[str, str], Meta(min_length=1)]
+    """Feast's type of each feature that the model takes."""
+    digest: str
+    """Of the view's whole definition and of the file with its function, as they were when the model was trained."""
+    singleton: bool = False
+    """Whether the function takes values. Otherwise it takes lists of them, each of length one."""
+
+
 class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Features that the server reads from the feature store, so that a request carries the keys of entities instead."""
 
@@ -103,7 +120,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     """The feature service that names them."""
     views: Annotated[tuple[StoredView, ...], Meta(min_length=1)]
     keys: tuple[Feature, ...] = ()
-    """Join keys that are no features of the model: requests carry them besides."""
+    """Join keys and inputs of on-demand views that are no features of the model: requests carry them besides."""
+    on_demand: tuple[OnDemand, ...] = ()
     defaults: dict[str, float | int | str | bool] = {}
     """The value of a feature that the store lacks; without one it is missing."""
     fallback: Fallback = "error"
@@ -112,9 +130,20 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     """Where the engine keeps the service: `workspace` for Tecton, `project` and `version` for Hopsworks."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all features that are read, view by view."""
+    def read(self) -> tuple[str, ...]:
+        """Names of all features that are read, view by view: those of the model, and inputs of on-demand views."""
         return tuple(name for view in self.views for name in view.features)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all features that no request carries: those that are read, then those that are computed."""
+        return (*self.read, *(name for view in self.on_demand for name in view.features))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Type of each stored feature, as `view:feature`, that an on-demand view takes."""
+        found = {name: kind for view in self.on_demand for name, kind in view.inputs.items() if ":" in name}
+        return dict(sorted(found.items()))
 
 
 def bounds(feature: Feature) -> tuple[float, float]:
@@ -328,8 +357,17 @@ def problems(manifest: Manifest) -> list[str]:
         *_class_problems(manifest),
         *_artifact_problems(manifest),
         *(stored_problems(manifest.features, manifest.stored) if manifest.stored else ()),
+        *_on_demand_problems(manifest),
         *(f"{what} must be a path inside src/, got {path!r}" for what, path in _paths(manifest) if not _inside(path)),
     ]
+
+
+def _on_demand_problems(manifest: Manifest) -> list[str]:
+    if not (manifest.stored and manifest.stored.on_demand):
+        return []
+    if manifest.service == "custom":
+        return ["a custom service computes no on-demand views"]
+    return [] if manifest.code else ["on-demand views need the project's code, and there is none"]
 
 
 class _FormatOnly(msgspec.Struct):
@@ -441,6 +479,7 @@ def stored_problems(taken: tuple[Feature, ...], stored: Stored) -> list[str]:
     if not requested:
         found.append("a request carries nothing: the model needs a key or a feature that is not stored")
     names = stored.names
+    taken_in = {f"{view.name}:{name}": kind for view in stored.views for name, kind in view.features.items()}
     found += [f"feature {name!r} is read from two views" for name in sorted({n for n in names if names.count(n) > 1})]
     found += [f"{name!r} has a default and is not read from a view" for name in stored.defaults if name not in names]
     for view in stored.views:
@@ -449,8 +488,27 @@ def stored_problems(taken: tuple[Feature, ...], stored: Stored) -> list[str]:
                 has = f"as {requested[name]}" if name in requested else "not at all"
                 found.append(f"view {view.name!r} has the key {name!r} of type {kind}; a request carries it {has}")
         for name, kind in view.features.items():
-            found += _read_problems(view.name, name, kind, features.get(name), stored)
+            if name in features or f"{view.name}:{name}" not in stored.inputs:
+                found += _read_problems(view.name, name, kind, features.get(name), stored)
+    for each in stored.on_demand:
+        for name, kind in each.features.items():
+            found += _read_problems(each.name, name, kind, features.get(name), stored)
+        for name, kind in each.inputs.items():
+            found += _input_problems(each.name, name, kind, taken_in, requested)
     return found
+
+
+def _input_problems(
+    view: str, name: str, kind: str, read: Mapping[str, str], requested: Mapping[str, FeatureType]
+) -> list[str]:
+    if kind not in STORED_TYPES:
+        return [f"view {view!r} takes {name!r} as {kind}; it may take {', '.join(STORED_TYPES)}"]
+    if ":" in name:
+        return [] if read.get(name) == kind else [f"view {view!r} takes {name!r} as {kind}, which is not read so"]
+    if requested.get(name) != STORED_TYPES[kind]:
+        has = f"as {requested[name]}" if name in requested else "not at all"
+        return [f"view {view!r} takes {name!r} of type {kind}; a request carries it {has}"]
+    return []
 
 
 def _read_problems(view: str, name: str, kind: str, feature: Feature | None, stored: Stored) -> list[str]:

@@ -169,13 +169,13 @@ def _other_value(feature: Feature, value: Any) -> Any:
 
 
 def _load(bento: Path, manifest: Manifest) -> Infer:
-    if manifest.onnx is not None:
-        graph = read_artifact(bento, manifest.onnx.path, manifest.onnx.sha256)
-        return onnx_engine(graph, manifest.onnx, manifest.features)
     package = ""
     if manifest.code is not None:
         import_code(bento, manifest.code)
         package = manifest.code.package
+    if manifest.onnx is not None:
+        graph = read_artifact(bento, manifest.onnx.path, manifest.onnx.sha256)
+        return onnx_engine(graph, manifest.onnx, manifest.features)
     if manifest.skops is not None:
         content = read_artifact(bento, manifest.skops.path, manifest.skops.sha256)
         return skops_engine(content, manifest.skops, manifest.features, manifest.kind, package)

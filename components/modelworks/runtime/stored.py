@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from modelworks.runtime.manifest import Feature, Manifest, Stored, bounds
+from modelworks.runtime.on_demand import OnDemandViews, UncomputableError, input_feature
 from modelworks.runtime.schema import Rows
 
 if TYPE_CHECKING:
@@ -33,15 +34,29 @@ class Read(NamedTuple):
 
 
 class Inputs:
-    """How the rows of a model come about."""
+    """How the rows of a model come about.
+
+    Raises:
+        ModelworksError: The code of the bundle, which must be importable, lacks the function of an on-demand view.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         stored = manifest.stored
         requested = {feature.name: number for number, feature in enumerate(manifest.request_features)}
         names = stored.names if stored else ()
-        self.stored: tuple[Feature, ...] = tuple(manifest.feature(name) for name in names)
-        """The features that are read, view by view."""
+        features = {feature.name: feature for feature in manifest.features}
+        self.columns: tuple[Feature, ...] = tuple(stored_columns(stored, features)) if stored else ()
+        """The columns of a table that hold what is read, view by view."""
+        self.computed = tuple(features[name] for name in names[len(self.columns) :])
+        """The features that on-demand views give, view by view."""
+        self._stored = tuple(features.get(name) for name in names)
+        self._on_demand: OnDemandViews | None = None
+        if stored and stored.on_demand:
+            package = manifest.code.package if manifest.code else ""
+            self._on_demand = OnDemandViews(stored, requested, package)
+        self._refuses = stored is not None and stored.fallback == "error"
         self._keys = [requested[key.name] for key in (stored.keys if stored else ())]
+        self._logged = [len(requested) + number for number, _ in _logged_inputs(manifest)]
         self._defaults = [stored.defaults.get(name) if stored else None for name in names]
         place = {name: len(requested) + number for number, name in enumerate(names)} | requested
         self._order = [place[feature.name] for feature in manifest.features]
@@ -51,9 +66,9 @@ class Inputs:
 
         Args:
             requests: As `Rows.decode` returns them.
-            values: For each the stored features, in the order of `stored`.
+            values: For each the stored features, in the order of `columns`, and those of `compute`.
         """
-        if not self.stored:
+        if not self._stored:
             return list(requests)
         order = self._order
         return [
@@ -63,20 +78,73 @@ class Inputs:
 
     def without_values(self, requests: Sequence[Row]) -> list[Row]:
         """The rows of the model if the store had none of their entities."""
-        return self.complete(requests, [(None,) * len(self.stored)] * len(requests))
+        return self.complete(requests, [(None,) * len(self._stored)] * len(requests))
+
+    def compute(self, requests: Sequence[Row], values: Sequence[Row]) -> tuple[list[Row], bool]:
+        """Stored features followed by those of on-demand views, and whether the fallback replaced some of these.
+
+        Raises:
+            UncomputableError: A view gives none for a row, and the fallback is `error`.
+        """
+        if self._on_demand is None:
+            return list(values), False
+        found, failed = [], False
+        for request, read in zip(requests, values, strict=True):
+            try:
+                computed = self._on_demand.compute(request, read)
+            except UncomputableError:
+                if self._refuses:
+                    raise
+                computed, failed = (None,) * len(self.computed), True
+            found.append((*read, *computed))
+        return found, failed
 
     def logged(self, requests: Sequence[Row], rows: Sequence[Row], read: Read) -> list[Row]:
-        """Rows of the model, each followed by the keys, the times and the moment that `logged_columns` names."""
+        """Rows of the model, each followed by keys, times, moment and inputs, as `logged_columns` names them."""
         return [
-            (*row, *(request[number] for number in self._keys), *times, read.at)
-            for request, row, times in zip(requests, rows, read.times, strict=True)
+            (
+                *row,
+                *(request[number] for number in self._keys),
+                *times,
+                read.at,
+                *((*request, *values)[number] for number in self._logged),
+            )
+            for request, row, values, times in zip(requests, rows, read.values, read.times, strict=True)
         ]
 
     def _accepted(self, values: Row) -> list[Any]:
         return [
-            default if (value := accepted(feature, found)) is None else value
-            for feature, found, default in zip(self.stored, values, self._defaults, strict=True)
+            default if feature is None or (value := accepted(feature, found)) is None else value
+            for feature, found, default in zip(self._stored, values, self._defaults, strict=True)
         ]
+
+
+def stored_columns(stored: Stored, features: Mapping[str, Feature]) -> Iterator[Feature]:
+    """The columns of a table that hold what is read, view by view: inputs of on-demand views as they were read."""
+    for view in stored.views:
+        for name in view.features:
+            entry = f"{view.name}:{name}"
+            yield input_feature(entry, stored.inputs[entry]) if entry in stored.inputs else features[name]
+
+
+def _logged_inputs(manifest: Manifest) -> list[tuple[int, Feature]]:
+    """The inputs of on-demand views, each with its position in what is read; none of a private feature."""
+    stored = manifest.stored
+    if stored is None or not stored.on_demand:
+        return []
+    features = {feature.name: feature for feature in manifest.features}
+    private = {
+        entry
+        for view in stored.on_demand
+        if any(features[name].private for name in view.features)
+        for entry in view.inputs
+    }
+    entries = [(view.name, name) for view in stored.views for name in view.features]
+    return [
+        (number, column)
+        for number, ((view, name), column) in enumerate(zip(entries, stored_columns(stored, features), strict=True))
+        if f"{view}:{name}" in stored.inputs.keys() - private and not (name in features and features[name].private)
+    ]
 
 
 def accepted(feature: Feature, value: Any) -> Any:
@@ -159,7 +227,8 @@ class LoggedStored(msgspec.Struct, frozen=True):
         """Of a model; None for one without stored features."""
         if manifest.stored is None:
             return None
-        read = [manifest.feature(name) for name in manifest.stored.names]
+        names = set(manifest.stored.names)
+        read = [feature for feature in manifest.features if feature.name in names]
         return cls(manifest.stored, tuple(feature for feature in read if not feature.private))
 
 
@@ -174,7 +243,7 @@ class Column(NamedTuple):
 
 
 def logged_columns(manifest: Manifest) -> list[Column]:
-    """Columns of the prediction log: features, and with stored ones the keys and times; nothing private."""
+    """Columns of the prediction log: features, and with stored ones keys, times and inputs; nothing private."""
     stored = manifest.stored
     keys = stored.keys if stored else ()
     named = [(f"feature_{feature.name}", feature) for feature in manifest.features]
@@ -185,4 +254,7 @@ def logged_columns(manifest: Manifest) -> list[Column]:
     if stored:
         times = [*(f"time_{view.name}" for view in stored.views), "read_at"]
         columns += [Column(name, "time", len(named) + number) for number, name in enumerate(times)]
+        after = len(named) + len(times)
+        inputs = [input_ for _, input_ in _logged_inputs(manifest)]
+        columns += [Column(f"read_{each.name}", each.type, after + number) for number, each in enumerate(inputs)]
     return columns

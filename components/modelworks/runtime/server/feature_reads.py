@@ -65,8 +65,9 @@ class FeatureReads:
     def _read(self, requests: list[Row]) -> ReadRows | Exception:
         try:
             read, failed = self._online.read(requests)
-            rows = self._inputs.complete(requests, read.values)
-            return ReadRows(rows, self._inputs.logged(requests, rows, read), failed)
+            values, uncomputed = self._inputs.compute(requests, read.values)
+            rows = self._inputs.complete(requests, values)
+            return ReadRows(rows, self._inputs.logged(requests, rows, read), failed or uncomputed)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer to one request, not our end
             return error
 
