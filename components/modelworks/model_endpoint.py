@@ -1,6 +1,6 @@
 """One model, served: pods under Argo Rollouts, an address, an identity, and the alarms that judge it."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
@@ -9,37 +9,29 @@ from modelworks import alarms, contract
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
-from modelworks._resources.iam import bucket_arn
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
-    AT_ONCE,
     EgressArgs,
     IngressArgs,
-    grpc_targets,
-    ingress,
-    load_balancer,
     network_policy,
     require_sound_egress,
     require_sound_ingress,
-    service,
-    shared_load_balancer,
     url,
 )
-from modelworks._resources.pod import SCRATCH, PodArgs, require_sound_pod
-from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
+from modelworks._resources.pod import PodArgs, require_sound_pod
+from modelworks._resources.pod_identity import PermissionArgs, require_sound_permissions
 from modelworks._resources.probes import probe_metric, probe_network_policy
+from modelworks._resources.scaling import autoscaler, disruption_budget
+from modelworks._resources.serving_address import serving_address
 from modelworks._resources.serving_pod import (
-    DRAIN_SECONDS,
     Files,
     ReleaseArgs,
-    api_variables,
-    bundle_variables,
     key_folder,
-    log_variables,
     release_annotations,
-    serving_permissions,
+    require_tables,
+    server_variables,
+    serving_identity,
     serving_pod,
-    table_variables,
     token_file,
 )
 from modelworks._resources.vendor_features import FeatureApiArgs, require_url
@@ -168,7 +160,7 @@ class ModelEndpoint(KubernetesComponent):
             "modelworks:index:ModelEndpoint", name, part="endpoint", namespace=args["namespace"], opts=opts
         )
         self._model, self._args, self._canary = name, args, canary
-        self.identity = self._identity()
+        self.identity = serving_identity(self, name, args)
         self.role_arn = self.identity.role.arn
         self.url = pulumi.Output.from_input("")
         if release := args["release"]:
@@ -179,48 +171,20 @@ class ModelEndpoint(KubernetesComponent):
         if override := release["override"]:
             pulumi.log.warn(f"{self._model} {contract.OVERRIDDEN}: {override}", self)
         self.alarms = self._alarms()
-        self.ping, self.pong = self._service("ping"), self._service("pong")
-        self.ingress = self._ingress()
-        self.grpc_ingress = self._grpc_ingress()
+        address = serving_address(self, self._model, self._args)
+        self.ping, self.pong, self.ingress, self.grpc_ingress = address
         self.token_secret = self._token_secret()
         self.trusted_keys = self._trusted_keys()
         self.alarm_analysis = self._analysis("alarms", self._canary.alarm_analysis(*self._probes()))
         self.traffic_analysis = self._analysis("traffic", self._canary.traffic_analysis())
-        self.rollout = self._rollout(release)
+        self.rollout = self._rollout(release, address.routing)
         self.autoscaler = self._autoscaler()
-        self.disruption_budget = self._disruption_budget()
+        self.disruption_budget = self.object("policy/v1", "PodDisruptionBudget", spec=disruption_budget(self.selector))
         self.network_policy = self._network_policy()
         self.probe_network_policy = self._probe_network_policy()
         self.url = url(self._args["ingress"], self._args["host"])
 
-    # -- Identity and alarms -----------------------------------------------------------------------------------------
-    def _identity(self) -> PodIdentity:
-        log, tables = self._args["prediction_bucket"], self._args["feature_tables"]
-        logs = [] if log is None else [bucket_arn(log)]
-        api = self._args["feature_api"]
-        secrets = [] if api is None else [api["key_secret_arn"]]
-
-        def permissions(bundles: str, key: str, *others: str) -> list[dict[str, Any]]:
-            first, last = len(logs), len(logs) + len(tables)
-            return serving_permissions(
-                self._model,
-                bundles,
-                key,
-                log_arns=others[:first],
-                table_arns=others[first:last],
-                secret_arns=others[last:],
-            )
-
-        return pod_identity(
-            self,
-            "endpoint",
-            self._args,
-            bucket=self._args["bundle_bucket"],
-            permissions=permissions,
-            description=f"Serves {self._model}",
-            others=[*logs, *tables.values(), *secrets],
-        )
-
+    # -- Alarms and analyses -----------------------------------------------------------------------------------------
     def _alarms(self) -> list["aws.cloudwatch.MetricAlarm"]:
         return [
             paging_alarm(
@@ -240,7 +204,7 @@ class ModelEndpoint(KubernetesComponent):
                 self,
                 image=self._args["image"],
                 services=[self.ping.name, self.pong.name],
-                files=[token_file(self.token_secret.name)] if self.token_secret else [],
+                files=self._tokens(),
                 per_second=self._canary.probes_per_second,
                 # The rollout has its own deadline, and says better why no pod is ready.
                 within_seconds=2 * self._args["canary"]["progress_deadline_seconds"],
@@ -250,51 +214,6 @@ class ModelEndpoint(KubernetesComponent):
 
     def _analysis(self, suffix: str, spec: Manifest) -> KubernetesObject:
         return self.object("argoproj.io/v1alpha1", "AnalysisTemplate", suffix, spec=spec)
-
-    # -- Address -----------------------------------------------------------------------------------------------------
-    def _service(self, suffix: str) -> KubernetesObject:
-        # Argo adds the hash of the pods it means; taking it away would mix stable and canary.
-        return self.object(
-            "v1", "Service", suffix, annotations=AT_ONCE, ignore_changes=["spec.selector"], spec=service(self.selector)
-        )
-
-    def _ingress(self) -> KubernetesObject:
-        # Argo writes the weights into an annotation of ours, which a server-side apply leaves alone.
-        return self.object(
-            "networking.k8s.io/v1",
-            "Ingress",
-            annotations={
-                **AT_ONCE,
-                **load_balancer(self._args["ingress"], health="/readyz"),
-                **(self._shared() if self._args["grpc"] else {}),
-            },
-            spec=ingress(self._args["host"], self.ping.name, port="use-annotation"),
-        )
-
-    def _grpc_ingress(self) -> KubernetesObject | None:
-        # Of its own, because the protocol of its targets is one for the whole of an Ingress.
-        if not self._args["grpc"]:
-            return None
-        return self.object(
-            "networking.k8s.io/v1",
-            "Ingress",
-            "grpc",
-            annotations={
-                **AT_ONCE,
-                **load_balancer(self._args["ingress"], health=f"/{contract.GRPC_HEALTH}/Check"),
-                **self._shared(order=-1),
-                **grpc_targets(),
-            },
-            spec=ingress(
-                self._args["host"],
-                self.ping.name,
-                port="use-annotation",
-                below=(f"/{contract.GRPC_SERVICE}", f"/{contract.GRPC_HEALTH}"),
-            ),
-        )
-
-    def _shared(self, order: int = 0) -> Manifest:
-        return shared_load_balancer(self._args["ingress"], self._model, namespace=self._args["namespace"], order=order)
 
     # -- Pods --------------------------------------------------------------------------------------------------------
     def _token_secret(self) -> KubernetesObject | None:
@@ -308,13 +227,7 @@ class ModelEndpoint(KubernetesComponent):
         keys = self._args["trusted_keys"]
         return self.object("v1", "ConfigMap", "trusted-keys", fixed_name=True, data=keys) if keys else None
 
-    def _rollout(self, release: ReleaseArgs) -> KubernetesObject:
-        strategy = self._canary.strategy(
-            release["digest"],
-            Routing(self.ping.name, self.pong.name, self._ingresses()),
-            alarms=self.alarm_analysis.name,
-            traffic=self.traffic_analysis.name,
-        )
+    def _rollout(self, release: ReleaseArgs, routing: Routing) -> KubernetesObject:
         return self.object(
             "argoproj.io/v1alpha1",
             "Rollout",
@@ -324,21 +237,16 @@ class ModelEndpoint(KubernetesComponent):
             # The autoscaler decides how many from then on.
             ignore_changes=["spec.replicas"],
             after=[self.identity.policy],
-            spec={
-                "replicas": self._args["minimum_replicas"],
-                # Git knows what to go back to. And Argo holds no release to its deadline as long as it keeps the
-                # ReplicaSet of an earlier one that it gave up and scaled down: its scale-down deadline stays on it.
-                "revisionHistoryLimit": 0,
-                "progressDeadlineSeconds": self._args["canary"]["progress_deadline_seconds"],
-                "progressDeadlineAbort": True,
-                "selector": {"matchLabels": self.selector},
-                "template": self._pod(release),
-                "strategy": {"canary": strategy},
-            },
+            spec=self._canary.rollout(
+                release["digest"],
+                self._pod(release),
+                routing,
+                selector=self.selector,
+                replicas=self._args["minimum_replicas"],
+                alarms=self.alarm_analysis.name,
+                traffic=self.traffic_analysis.name,
+            ),
         )
-
-    def _ingresses(self) -> tuple[pulumi.Input[str], ...]:
-        return (*([self.grpc_ingress.name] if self.grpc_ingress else []), self.ingress.name)
 
     def _pod(self, release: ReleaseArgs) -> Manifest:
         return serving_pod(
@@ -346,48 +254,20 @@ class ModelEndpoint(KubernetesComponent):
             release,
             account=self.identity.account.name,
             image=self._args["image"],
-            variables=self._variables(release),
-            files=self._files(),
+            variables=server_variables(self._model, release, self._args, look_seconds=self._canary.look_seconds),
+            files=[*self._tokens(), *([key_folder(self.trusted_keys.name)] if self.trusted_keys else [])],
             cpu_millicores=self._args["cpu_millicores"],
             memory_mib=self._args["memory_mib"],
             additions=self._args["pod"],
         )
 
-    def _files(self) -> list[Files]:
-        tokens = [token_file(self.token_secret.name)] if self.token_secret else []
-        return [*tokens, *([key_folder(self.trusted_keys.name)] if self.trusted_keys else [])]
-
-    def _variables(self, release: ReleaseArgs) -> dict[str, pulumi.Input[str]]:
-        args, bucket = self._args, self._args["bundle_bucket"]
-        return {
-            **bundle_variables(self._model, release, environment=args["environment"], bucket=bucket),
-            contract.ENV_PORT: str(contract.DEFAULT_PORT),
-            # The same port: Argo writes the weights of all Ingresses for one port of the Services.
-            **({contract.ENV_GRPC_PORT: str(contract.DEFAULT_PORT)} if args["grpc"] else {}),
-            contract.ENV_METRICS_SECONDS: str(self._canary.look_seconds),
-            contract.ENV_DRAIN_SECONDS: str(DRAIN_SECONDS),
-            **log_variables(self._model, args["prediction_bucket"], args["log_sample_ratio"]),
-            contract.ENV_LATENCY_OBJECTIVE_MS: str(args["latency_objective_ms"]),
-            contract.ENV_SCRATCH: SCRATCH,
-            **({contract.ENV_ALLOW_ANONYMOUS: "true"} if args["allow_anonymous"] else {}),
-            **table_variables(args["feature_tables"]),
-            **api_variables(args["feature_api"]),
-        }
+    def _tokens(self) -> list[Files]:
+        return [token_file(self.token_secret.name)] if self.token_secret else []
 
     # -- Around the pods ---------------------------------------------------------------------------------------------
     def _autoscaler(self) -> KubernetesObject:
-        cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}
-        spec = {
-            "scaleTargetRef": {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": self.rollout.name},
-            "minReplicas": self._args["minimum_replicas"],
-            "maxReplicas": self._args["maximum_replicas"],
-            "metrics": [{"type": "Resource", "resource": cpu}],
-        }
+        spec = autoscaler(self.rollout.name, self._args["minimum_replicas"], self._args["maximum_replicas"])
         return self.object("autoscaling/v2", "HorizontalPodAutoscaler", spec=spec)
-
-    def _disruption_budget(self) -> KubernetesObject:
-        spec = {"maxUnavailable": 1, "selector": {"matchLabels": self.selector}}
-        return self.object("policy/v1", "PodDisruptionBudget", spec=spec)
 
     def _network_policy(self) -> KubernetesObject:
         return self.object(
@@ -414,11 +294,7 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     require_sound_egress(args["egress"])
     if api := args["feature_api"]:
         require_url("feature_api.url", api["url"])
-    for view, arn in args["feature_tables"].items():
-        if isinstance(arn, str) and ":table/" not in arn:
-            raise ValueError(
-                f"feature_tables[{view!r}] must be the ARN of a DynamoDB table (…:table/NAME), got {arn!r}"
-            )
+    require_tables(args["feature_tables"])
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]
     if not 1 <= fewest <= most:
         raise ValueError(f"minimum_replicas must be from 1 to maximum_replicas ({most}), got {fewest}")

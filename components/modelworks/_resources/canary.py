@@ -131,17 +131,43 @@ class Canary:
         )
         return {"args": [{"name": "version"}], "metrics": [metric]}
 
-    def strategy(
-        self, digest: str, routing: Routing, *, alarms: pulumi.Input[str], traffic: pulumi.Input[str]
+    def rollout(
+        self,
+        digest: str,
+        template: Manifest,
+        routing: Routing,
+        *,
+        selector: Mapping[str, str],
+        replicas: int,
+        alarms: pulumi.Input[str],
+        traffic: pulumi.Input[str],
     ) -> Manifest:
-        """Strategy of the Rollout of a release.
+        """Spec of the Rollout of a release.
 
         Args:
             digest: The release.
+            template: Its pods.
             routing: The source of its traffic.
+            selector: Labels that find its pods.
+            replicas: How many pods there are at first.
             alarms: Name of the `alarm_analysis`.
             traffic: Name of the `traffic_analysis`.
         """
+        return {
+            "replicas": replicas,
+            # Git knows what to go back to. And Argo holds no release to its deadline as long as it keeps the
+            # ReplicaSet of an earlier one that it gave up and scaled down: its scale-down deadline stays on it.
+            "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": self.args["progress_deadline_seconds"],
+            "progressDeadlineAbort": True,
+            "selector": {"matchLabels": dict(selector)},
+            "template": template,
+            "strategy": {"canary": self._strategy(digest, routing, alarms, traffic)},
+        }
+
+    def _strategy(
+        self, digest: str, routing: Routing, alarms: pulumi.Input[str], traffic: pulumi.Input[str]
+    ) -> Manifest:
         return {
             # The two take turns at being stable: no Service changes its pods while it has traffic. A load balancer
             # that had to exchange the targets behind the stable one would lose requests.

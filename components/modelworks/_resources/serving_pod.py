@@ -9,9 +9,10 @@ import pulumi
 
 from modelworks import contract
 from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, cores, mebibytes, with_additions
-from modelworks._resources.iam import publish_metrics, statement
+from modelworks._resources.iam import bucket_arn, publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, Manifest
 from modelworks._resources.pod import SCRATCH, PodArgs, environment_variables, http_probe, restricted_pod
+from modelworks._resources.pod_identity import PodIdentity, pod_identity
 from modelworks._resources.vendor_features import FeatureApiArgs
 
 DRAIN_SECONDS = 30
@@ -152,19 +153,36 @@ def _container(
     }
 
 
-def bundle_variables(
-    model: str, release: ReleaseArgs, *, environment: str, bucket: pulumi.Input[str]
+def server_variables(
+    model: str, release: ReleaseArgs, args: Mapping[str, Any], *, look_seconds: int
 ) -> dict[str, pulumi.Input[str]]:
-    """Variables of any pod that runs a release: its bundle and its model."""
+    """Variables of the server of a release.
+
+    Args:
+        model: Name of the model.
+        release: The bundle that serves.
+        args: Arguments of the endpoint.
+        look_seconds: Time between two publications of its metrics.
+    """
     version = release["version"]
+    bundle = contract.bundle_key(model, contract.Digest(release["digest"]))
     return {
-        contract.ENV_BUNDLE_URI: pulumi.Output.concat(
-            "s3://", bucket, "/", contract.bundle_key(model, contract.Digest(release["digest"]))
-        ),
+        contract.ENV_BUNDLE_URI: pulumi.Output.concat("s3://", args["bundle_bucket"], "/", bundle),
         contract.ENV_BUNDLE_DIGEST: release["digest"],
         contract.ENV_MODEL: model,
         contract.ENV_VERSION: "" if version is None else str(version),
-        contract.ENV_ENVIRONMENT: environment,
+        contract.ENV_ENVIRONMENT: args["environment"],
+        contract.ENV_PORT: str(contract.DEFAULT_PORT),
+        # The same port: Argo writes the weights of all Ingresses for one port of the Services.
+        **({contract.ENV_GRPC_PORT: str(contract.DEFAULT_PORT)} if args["grpc"] else {}),
+        contract.ENV_METRICS_SECONDS: str(look_seconds),
+        contract.ENV_DRAIN_SECONDS: str(DRAIN_SECONDS),
+        **_log_variables(model, args["prediction_bucket"], args["log_sample_ratio"]),
+        contract.ENV_LATENCY_OBJECTIVE_MS: str(args["latency_objective_ms"]),
+        contract.ENV_SCRATCH: SCRATCH,
+        **({contract.ENV_ALLOW_ANONYMOUS: "true"} if args["allow_anonymous"] else {}),
+        **_table_variables(args["feature_tables"]),
+        **_api_variables(args["feature_api"]),
     }
 
 
@@ -177,7 +195,7 @@ def release_annotations(release: ReleaseArgs) -> dict[str, str]:
     }
 
 
-def table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
+def _table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
     """The variable that names the table of each feature view; none where a model reads none."""
     if not arns:
         return {}
@@ -188,14 +206,14 @@ def table_variables(arns: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.I
     return {contract.ENV_FEATURE_TABLES: tables}
 
 
-def api_variables(api: FeatureApiArgs | None) -> dict[str, pulumi.Input[str]]:
+def _api_variables(api: FeatureApiArgs | None) -> dict[str, pulumi.Input[str]]:
     """The variables that name a vendor's online API; none where a model reads no features there."""
     if api is None:
         return {}
     return {contract.ENV_FEATURE_URL: api["url"], contract.ENV_FEATURE_KEY_SECRET: api["key_secret_arn"]}
 
 
-def log_variables(model: str, bucket: pulumi.Input[str] | None, sample_ratio: float) -> dict[str, pulumi.Input[str]]:
+def _log_variables(model: str, bucket: pulumi.Input[str] | None, sample_ratio: float) -> dict[str, pulumi.Input[str]]:
     """Variables of the prediction log; none without a bucket for it."""
     if bucket is None:
         return {}
@@ -203,6 +221,54 @@ def log_variables(model: str, bucket: pulumi.Input[str] | None, sample_ratio: fl
         contract.ENV_PREDICTION_LOG: pulumi.Output.concat("s3://", bucket, "/", contract.predictions_prefix(model)),
         contract.ENV_PREDICTION_LOG_SAMPLE: str(sample_ratio),
     }
+
+
+def require_tables(arns: Mapping[str, pulumi.Input[str]]) -> None:
+    """Refuse tables of features that are named otherwise than by ARN.
+
+    Raises:
+        ValueError: One is no ARN of a DynamoDB table.
+    """
+    for view, arn in arns.items():
+        if isinstance(arn, str) and ":table/" not in arn:
+            raise ValueError(
+                f"feature_tables[{view!r}] must be the ARN of a DynamoDB table (…:table/NAME), got {arn!r}"
+            )
+
+
+def serving_identity(component: KubernetesComponent, model: str, args: Mapping[str, Any]) -> PodIdentity:
+    """Who the pods of a model are for AWS.
+
+    Args:
+        component: The endpoint.
+        model: Name of the model.
+        args: Arguments of the endpoint.
+    """
+    log, api = args["prediction_bucket"], args["feature_api"]
+    logs = [] if log is None else [bucket_arn(log)]
+    tables = list(args["feature_tables"].values())
+    secrets = [] if api is None else [api["key_secret_arn"]]
+
+    def permissions(bundles: str, key: str, *others: str) -> list[dict[str, Any]]:
+        first, last = len(logs), len(logs) + len(tables)
+        return serving_permissions(
+            model,
+            bundles,
+            key,
+            log_arns=others[:first],
+            table_arns=others[first:last],
+            secret_arns=others[last:],
+        )
+
+    return pod_identity(
+        component,
+        "endpoint",
+        args,
+        bucket=args["bundle_bucket"],
+        permissions=permissions,
+        description=f"Serves {model}",
+        others=[*logs, *tables, *secrets],
+    )
 
 
 def serving_permissions(
