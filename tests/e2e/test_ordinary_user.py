@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from mocks import ROOT
 from modelworks.laptop import toolchain
 from modelworks.laptop.agent import sandbox
-from waiting import eventually
+from modelworks.laptop.state_dir import read_facts
+from waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -85,6 +93,9 @@ def test_the_reference_program_is_deployed_released_and_served_with_each_kind_of
         assert "flight-delay answers" in said
         assert ("no mount namespaces" in said) == (kind == "none")
         assert shell.node() == f"process://{kind}"
+        if kind == "none":
+            _is_good_enough_for_every_environment(shell)
+            _takes_over_by_a_canary(shell)
         shell("laptop", "down", "--keep")
         assert shell.processes() == []
         other = _Shell(home, "none" if kind == "links" else "")
@@ -95,6 +106,51 @@ def test_the_reference_program_is_deployed_released_and_served_with_each_kind_of
     finally:
         shell("laptop", "down")
     assert shell.processes() == []
+
+
+def _is_good_enough_for_every_environment(shell: _Shell) -> None:
+    """The gates of the reference model are those of a product: they allow it where they count."""
+    for environment in ("staging", "prod"):
+        shell("gates", "flight-delay", "--env", environment)
+
+
+def _takes_over_by_a_canary(shell: _Shell) -> None:
+    """Another run of the reference model, released while clients go on."""
+    first = shell.answer()["version"]
+    code = shell.checkout / "models" / "flight_delay" / "model.py"
+    text = code.read_text(encoding="utf-8")
+    code.write_text(text.replace("seed=13", "seed=14"), encoding="utf-8")
+    for step in ("train", "bundle", "register", "release"):
+        shell(step, "flight-delay")
+    with _asked(shell):
+        shell("up", "local", "--yes")
+        shell("rollout", "watch", "flight-delay")
+    assert shell.answer()["version"] != first
+
+
+@contextmanager
+def _asked(shell: _Shell) -> Iterator[None]:
+    """Clients that never stop, and that get an answer each time."""
+    port = read_facts(shell.checkout / ".modelworks" / "laptop.json")["ports"]["gateway"]
+    url, host = f"http://127.0.0.1:{port}", {"Host": "flight-delay.local.localhost"}
+    over, codes = threading.Event(), Counter[int]()
+    with httpx.Client(base_url=url, headers=host, timeout=PATIENCE, trust_env=False) as client:
+        body = client.get("/openapi.json").json()["paths"]["/v1/predict"]["post"]["requestBody"]
+        content = body["content"]["application/json"]
+        row = content["example"] if "example" in content else next(iter(content["examples"].values()))["value"]
+
+        def ask() -> None:
+            while not over.wait(0.05):
+                codes[client.post("/v1/predict", json=row).status_code] += 1
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+    assert set(codes) == {200}, codes
 
 
 def test_a_private_copy_of_the_root_is_refused_to_an_ordinary_user_in_one_sentence(home):
@@ -136,6 +192,10 @@ class _Shell:
             check=True,
             timeout=60,
         ).stdout
+
+    def answer(self) -> dict[str, Any]:
+        """The environment's, to the example of its bundle."""
+        return json.loads(self("predict", "flight-delay", "--json"))
 
     def processes(self) -> list[str]:
         """The user's processes, without those that have ended and whose parent has not noticed yet."""
