@@ -28,6 +28,7 @@ config:
     owner: tests
     cost_centre: "1"
     registry: {}
+    training: {retries: 0}
     features: {}
     endpoints:
       flights:
@@ -114,7 +115,14 @@ def test_a_released_model_answers_by_key_with_the_features_of_its_environment(pr
     assert skews == [[0.0], [0.0]]
     again = json.loads(project.modelworks("features", "materialize", "--env", "dev", "--json"))
     assert {each["view"] for each in again} == {"delays", "weather"}
-    project.modelworks("train", "flights")
+    here = json.loads(project.modelworks("train", "flights", "--json"))
+    for name in ("runs", "data"):
+        shutil.rmtree(project.models / name)
+    there = json.loads(project.modelworks("train", "flights", "--env", "dev", "--json"))
+    assert (there["run"], there["inputs"]) == (
+        here["run"],
+        here["inputs"],
+    )  # by the history of the environment's bucket
     project.modelworks("bundle", "flights")
     project.modelworks("register", "flights", "--env", "dev")
     project.modelworks("release", "flights", "--env", "dev")
@@ -139,3 +147,8 @@ def test_a_released_model_answers_by_key_with_the_features_of_its_environment(pr
     document = policies.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
     (reads,) = [rule for rule in document["Statement"] if "dynamodb:BatchGetItem" in rule["Action"]]
     assert reads["Resource"] == [place["tables"][view] for view in ("delays", "weather")]
+    said = project.modelworks("destroy", "dev", "--yes", fails=True)
+    assert "dev protects what holds data, and nothing was deleted" in said
+    for kept in ("features-store", "features-online-delays", "features-online-weather"):
+        assert kept in said
+    assert answer("N3").json()["predictions"] == [known]
