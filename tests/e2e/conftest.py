@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import v2_clients
 from modelworks.laptop import cloud, environments
 from modelworks.laptop.state_dir import StateDir
 
@@ -68,3 +69,9 @@ def kubectl(laptop):
 def empty_place():
     """A place where nothing is yet; whatever a test brings up there is ended with it."""
     yield from _place()
+
+
+@pytest.fixture(scope="session")
+def v2_python(tmp_path_factory):
+    """The interpreter that has the clients of the Open Inference Protocol."""
+    return v2_clients.install(tmp_path_factory.mktemp("v2"))

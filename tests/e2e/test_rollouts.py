@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import v2_clients
 from e2e import rehearsal
 from e2e.rehearsal import Calls, Load, Rehearsal, until
 from modelworks.laptop import cloud
+from modelworks.laptop.gateway import addresses
 from modelworks.laptop.state_dir import StateDir
 from runtime.test_v2_grpc import outputs
 
@@ -62,6 +64,16 @@ def test_a_call_over_grpc_has_bit_for_bit_the_answers_of_the_json_api(endpoint):
     answered = outputs(Calls(endpoint.gateway).infer(rows))
     assert [each.hex() for each in answered["score"]] == [each["score"].hex() for each in expected]
     assert answered["label"] == [each["label"] for each in expected]
+
+
+@pytest.mark.parametrize("client", v2_clients.CLIENTS)
+def test_the_protocols_own_clients_are_answered_through_the_gateway(endpoint, v2_python, client):
+    rows = [row for row in rehearsal.ROWS[:100] if row["x1"] is not None]
+    place = addresses.url_of(endpoint.place, rehearsal.HOST).removeprefix("http://")
+    answered = v2_clients.ask(v2_python, client, place, rehearsal.MODEL, rows)
+    expected = endpoint.predictions(rows)
+    outputs = {name: [each[name] for each in expected] for name in ("score", "label")}
+    assert answered == dict.fromkeys(v2_clients.CLIENTS[client], outputs)
 
 
 def test_a_good_release_takes_over_and_no_request_is_lost(endpoint, bundles):
