@@ -7,6 +7,7 @@ import pytest
 
 from mocks import ACCOUNT, declare
 from modelworks import ModelEndpoint, contract
+from modelworks.laptop.network_policies import Connection, Policies
 from modelworks.runtime.online_engine import read_tables
 
 DIGEST = "sha256:" + "ab" * 32
@@ -353,6 +354,25 @@ def test_probes_run_where_the_endpoints_pods_do_without_their_devices():
     spec = probes(endpoint(**PROBES, pod=pod))["provider"]["job"]["spec"]["template"]["spec"]
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     assert set(spec["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
+
+
+def test_the_policies_of_an_endpoint_let_its_probes_pass_and_without_theirs_they_do_not():
+    declared = endpoint(**PROBES)
+    served, probe = (
+        {**template, "metadata": {"namespace": "models", "name": name, "labels": template["metadata"]["labels"]}}
+        for name, template in (
+            ("served", declared.one(ROLLOUT)["spec"]["template"]),
+            ("probe", probes(declared)["provider"]["job"]["spec"]["template"]),
+        )
+    )
+    found = {
+        name: {**each, "metadata": {"namespace": "models", "name": name}} for name, each in declared.all(POLICY).items()
+    }
+    deny = {"metadata": {"namespace": "models"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}}
+    connection = Connection(probe, served, contract.DEFAULT_PORT)
+    assert Policies([deny, *found.values()], {}).allow(connection)
+    assert not Policies([deny, found["flight-delay"]], {}).allow(connection)
+    assert not Policies([deny, found["flight-delay-probes"]], {}).allow(connection)
 
 
 def test_probes_connect_to_the_endpoints_pods_and_name_servers_alone():

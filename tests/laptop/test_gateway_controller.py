@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.gateway import caddy, controller
-from modelworks.laptop.gateway.controller import Followed, Gateway
+from modelworks.laptop.gateway.controller import Gateway
 from modelworks.laptop.state_dir import StateDir
 from waiting import eventually_async
 
@@ -111,7 +112,7 @@ async def work(api, told, tmp_path):
 
         def begin() -> StateDir:
             place = StateDir(tmp_path)
-            tasks.append(asyncio.create_task(Gateway(place, Followed(client), 8080, 8443, PORTS).run()))
+            tasks.append(asyncio.create_task(Gateway(place, ApiClient(client), 8080, 8443, PORTS).run()))
             return place
 
         yield begin

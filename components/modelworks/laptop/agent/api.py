@@ -112,14 +112,25 @@ class ApiClient:
         After a lost connection it lists again, so that a consumer sees every object that exists (again as `ADDED`) and
         then `SYNCED`: an object without an event between two of these is gone.
         """
+        async for event, found in self.follow(path, **query):
+            if event == "LISTED":
+                for item in found:
+                    yield "ADDED", item
+                yield "SYNCED", {}
+            else:
+                yield event, found
+
+    async def follow(self, path: str, **query: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yields (`LISTED`, all objects) at first and after each lost connection, else one change at a time, for ever.
+
+        Never ends, whatever the API server does: it is called again after a second.
+        """
         while True:
             try:
                 listing = await self.get(path, **query)
-                for item in listing.get("items") or []:
-                    yield "ADDED", item
-                yield "SYNCED", {}
-                async for event in self._changes(path, query, listing["metadata"]["resourceVersion"]):
-                    yield event
+                yield "LISTED", listing.get("items") or []
+                async for change in self._changes(path, query, listing["metadata"]["resourceVersion"]):
+                    yield change
             except (httpx.HTTPError, RefusedError) as error:
                 log.warning("watch of %s ended (%s), listing again in 1 s", path, error or type(error).__name__)
                 await asyncio.sleep(1)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +17,9 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop.agent.api import MERGE, ApiClient, RefusedError
 from modelworks.laptop.gateway import addresses, caddy
-from modelworks.laptop.gateway.network_policies import allows
 from modelworks.laptop.gateway.registration import Registrations
 from modelworks.laptop.gateway.routes import Notice, Rendered, pod_facts, render
+from modelworks.laptop.network_policies import Connection, Outside, Policies
 from modelworks.laptop.state_dir import StateDir, read_facts
 
 log = logging.getLogger("modelworks.laptop.gateway")
@@ -39,25 +39,6 @@ _NAMESPACES = "/api/v1/namespaces"
 _NETWORK_POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
 
 
-class Followed(ApiClient):
-    """The API server, with lists that can be followed."""
-
-    async def follow(self, path: str) -> AsyncIterator[tuple[str, Any]]:
-        """Yields (`LISTED`, all objects) at first and after each lost connection, else one change at a time, for ever.
-
-        Never ends, whatever the API server does: it is called again after a second.
-        """
-        while True:
-            try:
-                listing = await self.get(path)
-                yield "LISTED", listing.get("items") or []
-                async for change in self._changes(path, {}, listing["metadata"]["resourceVersion"]):
-                    yield change
-            except (httpx.HTTPError, RefusedError) as error:
-                log.warning("following %s ended (%s), listing again in 1 s", path, error or type(error).__name__)
-                await asyncio.sleep(1)
-
-
 class Gateway:
     """One gateway at work.
 
@@ -73,7 +54,7 @@ class Gateway:
     def __init__(
         self,
         place: StateDir,
-        cluster: Followed,
+        cluster: ApiClient,
         port: int,
         tls_port: int,
         host_ports: Sequence[int] = (),
@@ -164,7 +145,8 @@ class Gateway:
         targets, seconds = self._registrations.targets(pods, self._seen[_NAMESPACES].values(), time.monotonic())
         if seconds is not None:
             asyncio.get_running_loop().call_later(seconds, self._changed.set)
-        policies = list(self._seen[_NETWORK_POLICIES].values())
+        # A load balancer is no pod, so that labels of namespaces do not matter.
+        policies = Policies(list(self._seen[_NETWORK_POLICIES].values()), {})
         return [reachable for pod in targets if (reachable := _reachable(policies, pod))]
 
     def _assigned(self) -> dict[str, int]:
@@ -252,10 +234,11 @@ def _policy_facts(policy: Object) -> Object:
     return {"metadata": _metadata(policy), "spec": policy.get("spec") or {}}
 
 
-def _reachable(policies: list[Object], pod: Object) -> Object | None:
+def _reachable(policies: Policies, pod: Object) -> Object | None:
     """The pod with the ports at which network policies let a load balancer reach it; None if there is none of them."""
     offered = [each for one in pod["spec"]["containers"] for each in one["ports"]]
-    ports = [each for each in offered if allows(policies, pod, "ingress", int(each["containerPort"]))]
+    load_balancer = Outside("the load balancer")
+    ports = [each for each in offered if policies.allow(Connection(load_balancer, pod, int(each["containerPort"])))]
     if offered and not ports:
         return None
     return {**pod, "spec": {"containers": [{"ports": ports}] if ports else []}}
@@ -333,7 +316,7 @@ async def run(place: StateDir) -> None:
         raise ModelworksError(
             f"{place.root / 'laptop.json'} names no gateway port", fix="Run `modelworks laptop up`."
         ) from error
-    cluster = Followed.from_kubeconfig(place.cluster / "gateway.kubeconfig")
+    cluster = ApiClient.from_kubeconfig(place.cluster / "gateway.kubeconfig")
     try:
         hosts = facts.get("host_ports", ())
         await Gateway(place, cluster, port, tls_port, hosts, strict=bool(facts.get("strict"))).run()

@@ -106,7 +106,10 @@ def pod_facts(pod: Object) -> dict[str, Any]:
         "metadata": {
             key: metadata[key] for key in ("name", "namespace", "labels", "deletionTimestamp") if key in metadata
         },
-        "spec": {"containers": [{"ports": container["ports"]} for container in containers if container.get("ports")]},
+        "spec": {
+            "containers": [{"ports": container["ports"]} for container in containers if container.get("ports")],
+            **({"hostNetwork": True} if (pod.get("spec") or {}).get("hostNetwork") else {}),
+        },
         "status": {
             "phase": status.get("phase"),
             "podIP": status.get("podIP"),
