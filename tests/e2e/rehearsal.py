@@ -69,6 +69,11 @@ namespace = k8s.core.v1.Namespace(
         },
     },
 )
+k8s.networking.v1.NetworkPolicy(
+    "default-deny",
+    metadata={"namespace": namespace.metadata.name},
+    spec={"pod_selector": {}, "policy_types": ["Ingress", "Egress"]},
+)
 endpoint = ModelEndpoint(
     wanted["model"],
     {

@@ -16,6 +16,7 @@ from e2e import rehearsal
 from e2e.rehearsal import Load, Rehearsal, until
 from modelworks import contract
 from modelworks.laptop import aws, cloud
+from modelworks.laptop.agent import traffic
 from modelworks.laptop.state_dir import StateDir
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -51,20 +52,55 @@ def denied(endpoint: Rehearsal) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def refused(endpoint: Rehearsal) -> str:
+    path = traffic.refusals(endpoint.place)
+    return path.read_text() if path.exists() else ""
+
+
 def test_predictions_are_logged_with_the_rights_of_the_pods_role(endpoint):
     endpoint.predictions(rehearsal.ROWS[:5])
     prefix = f"{contract.predictions_prefix(rehearsal.MODEL)}/"
     until(lambda: endpoint.aws("s3").list_objects_v2(Bucket="store", Prefix=prefix)["KeyCount"] > 0, what=endpoint.why)
 
 
-def test_a_good_release_takes_over_without_a_denied_or_a_lost_request(endpoint, tmp_path):
+def test_a_good_release_takes_over_without_a_denied_a_refused_or_a_lost_request(endpoint, tmp_path):
     with Load(endpoint.gateway, rate=200) as load:
         version = endpoint.release(rehearsal.build(tmp_path, trees=11))
         until(endpoint.takes_over, what=endpoint.rollout)
         until(lambda: len(endpoint.pods()) == 2, what=endpoint.pods)
     assert load.failed == 0, load.faults
-    assert denied(endpoint) == ""
+    assert denied(endpoint) == refused(endpoint) == ""
     endpoint.serving = version
+
+
+def test_probes_connect_with_the_canary_and_policies_allow_it(endpoint, tmp_path):
+    probed = {**rehearsal.SETTINGS["canary"], "probes": True}
+    version = endpoint.release(rehearsal.build(tmp_path, trees=13), canary=probed)
+    until(endpoint.takes_over, what=endpoint.rollout)
+    assert refused(endpoint) == ""
+    endpoint.serving = version
+
+
+def test_a_pod_that_no_policy_lets_out_is_named_with_its_peer_and_what_is_missing(endpoint):
+    (policy,) = [
+        each["metadata"]["name"]
+        for each in endpoint.items("/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies")
+        if each["metadata"]["name"].startswith(f"{rehearsal.MODEL}-") and "ingress" in each["spec"]
+    ]
+    until(lambda: len(endpoint.pods()) == 2, what=endpoint.pods)
+    whole = endpoint.kubectl("get", "networkpolicy", policy, "-o", "jsonpath={.spec.egress}")
+    closed = json.dumps([{"ports": [{"port": 53, "protocol": "UDP"}]}])
+    change = '[{{"op": "replace", "path": "/spec/egress", "value": {}}}]'
+    endpoint.kubectl("patch", "networkpolicy", policy, "--type=json", "-p", change.format(closed))
+    try:
+        endpoint.kubectl("delete", "pod", endpoint.pods()[0]["metadata"]["name"], "--wait=false")
+        until(lambda: "to AWS at TCP port 443" in refused(endpoint), what=endpoint.pods)
+    finally:
+        endpoint.kubectl("patch", "networkpolicy", policy, "--type=json", "-p", change.format(whole))
+    assert policy in refused(endpoint)
+    events = ("get", "events", "--field-selector=reason=ConnectionRefusedByPolicy", "-o", "jsonpath={..message}")
+    until(lambda: "with an egress rule to any address at TCP port 443" in endpoint.kubectl(*events))
+    until(lambda: len(endpoint.pods()) == 2 and endpoint.healthy(), what=endpoint.pods)
 
 
 def test_a_pod_whose_role_has_one_permission_less_gets_no_bundle_and_a_log_names_it(endpoint):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.laptop import aws, status
+from modelworks.laptop.agent import traffic
 from modelworks.laptop.state_dir import StateDir
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "laptop-aws.md"
@@ -41,3 +42,10 @@ def test_the_number_of_denied_requests_is_to_know(place):
     (place.environment("local") / "environment.json").write_text(json.dumps(facts))
     aws.denials(place, "local").write_text("one\ntwo\n")
     assert "AWS of local denied 2 requests: modelworks laptop logs denied-local" in status.condition(place)["notes"]
+
+
+def test_the_number_of_connections_that_policies_refuse_is_to_know(place):
+    place.logs.mkdir()
+    traffic.refusals(place).write_text("one\n")
+    note = "network policies refuse 1 connections of pods: modelworks laptop logs refused-connections"
+    assert note in status.condition(place)["notes"]

@@ -18,7 +18,8 @@ _CHANGE = [*_READ, "create", "update", "patch", "delete"]
 ROLES: Final[Mapping[str, Sequence[Rule]]] = {
     # Beyond what the API server grants any node: claims are bound to local folders by the agent itself.
     "modelworks:agent": [
-        _rule([""], ["namespaces"], ["get"]),  # whose pods these are
+        _rule([""], ["namespaces"], _READ),  # whose pods these are
+        _rule(["networking.k8s.io"], ["networkpolicies"], _READ),
         _rule([""], ["serviceaccounts"], ["get"]),  # whose role in AWS they have
         # An audience that the pod's own specification does not name: EKS's webhook would have written it there.
         _rule([""], ["sts.amazonaws.com"], ["request-serviceaccounts-token-audience"]),

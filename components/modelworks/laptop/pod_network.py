@@ -147,29 +147,40 @@ def _free(claim: Path, root: Path) -> bool:
 
 def _listened_in() -> set[int]:
     """Second octets of loopback addresses in use, by any user and any program."""
-    addresses = [one.address.packed for family in ("tcp", "udp") for one in _sockets(family)]
+    addresses = [one.address.packed for family in ("tcp", "udp") for one in sockets(family)]
     return {octets[1] for octets in addresses if octets[0] == 127}
 
 
 def listener(port: int) -> int | None:
     """The id of the user whose program listens on that port of 127.0.0.1; None if nobody is seen to."""
     wanted = IPv4Address("127.0.0.1"), port
-    return next((one.uid for one in _sockets("tcp") if one.listens and (one.address, one.port) == wanted), None)
+    return next((one.uid for one in sockets("tcp") if one.listens and (one.address, one.port) == wanted), None)
 
 
 @dataclass(frozen=True)
-class _Socket:
+class Socket:
+    """A socket of IPv4 on this machine."""
+
     address: IPv4Address
     port: int
+    peer: tuple[IPv4Address, int]
+    """Whom it is connected with; port 0 for nobody."""
     listens: bool
     uid: int
+    """Of the user whose it is."""
+    inode: int
+    """Names it in the file descriptors of its processes; 0 if it has none any more."""
 
 
-def _sockets(family: str) -> Iterator[_Socket]:
+def sockets(family: str) -> Iterator[Socket]:
     """The sockets of the machine, of all users: every user may read these (`man 5 proc`, /proc/net/tcp)."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/net/{family}").read_text("ascii").splitlines()[1:]:
             fields = line.split()
-            address, port = fields[1].split(":")
-            octets = bytes.fromhex(address)[:: -1 if sys.byteorder == "little" else 1]
-            yield _Socket(IPv4Address(octets), int(port, 16), fields[3] == "0A", int(fields[7]))
+            yield Socket(*_address(fields[1]), _address(fields[2]), fields[3] == "0A", int(fields[7]), int(fields[9]))
+
+
+def _address(text: str) -> tuple[IPv4Address, int]:
+    address, port = text.split(":")
+    octets = bytes.fromhex(address)[:: -1 if sys.byteorder == "little" else 1]
+    return IPv4Address(octets), int(port, 16)

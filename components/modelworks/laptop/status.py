@@ -10,6 +10,7 @@ import psutil
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, environments, pod_network, supervisor, toolchain
+from modelworks.laptop.agent import traffic
 from modelworks.laptop.gateway import addresses, caddy
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 from modelworks.laptop.state_dir import read_facts
@@ -38,6 +39,9 @@ KINDER = (
     "iam:PassRole: it is not checked where a service is given a role",
     "quotas and throttling: there are none",
     "readiness gates: in a namespace with the controller's label, a ready pod is a target at once",
+    "network policies: a connection of a pod that they refuse is reported and not cut; a short one may not be seen",
+    "network policies: connections over UDP or IPv6 are not looked at, but for that with a name server",
+    "network policies: an `ipBlock` counts as one that has AWS, load balancers and every name outside of the cluster",
     "metrics: they are readable at once, unless `--metrics-delay` delays them",
 )
 """Differences from AWS that remain when the laptop is strict, beside `NOT_ENFORCED`."""
@@ -47,7 +51,7 @@ ONLY_STRICT = (
     "keys that are pending deletion: S3 and KMS use them still",
     "a missing object: it is not found, also for who may not list the bucket",
     "volume claims without a class: they are of the class `laptop`, and EKS has no default one",
-    "network policies: the gateway reaches pods whose policies refuse a load balancer",
+    "network policies: the gateway reaches pods whose policies refuse a load balancer, and no connection is reported",
     "emptyDir: a pod may write beyond a volume's sizeLimit",
     "load balancers: a ready pod is a target at once, and the share of a Service without pods goes to the others",
 )
@@ -112,6 +116,10 @@ def _notes(place: StateDir, processes: list[dict[str, Any]]) -> list[str]:
         if denied.exists():
             count = len(denied.read_bytes().splitlines())
             notes.append(f"AWS of {name} denied {count} requests: modelworks laptop logs {denied.stem}")
+    refused = traffic.refusals(place)
+    if refused.exists():
+        count = len(refused.read_bytes().splitlines())
+        notes.append(f"network policies refuse {count} connections of pods: modelworks laptop logs {refused.stem}")
     return notes
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from images_of_projects import lock_only_here
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments
-from modelworks.laptop.agent import container, images
+from modelworks.laptop.agent import container, images, traffic
 from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, Addresses, Host
@@ -18,6 +19,7 @@ from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import NONE, Sandbox, process_start
+from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.state_dir import StateDir
 from waiting import eventually_async
 
@@ -28,6 +30,7 @@ class ApiServer:
     def __init__(self, objects):
         self.objects = objects
         self.statuses = asyncio.Queue()
+        self.events = []
         self.requests = []
 
     async def answer(self, request):
@@ -35,6 +38,8 @@ class ApiServer:
         self.requests.append((request.method, path))
         if request.method == "PATCH" and "/pods/" in path:
             self.statuses.put_nowait(json.loads(request.content)["status"])
+        if request.method == "POST" and path.endswith("/events"):
+            self.events.append(json.loads(request.content))
         if request.url.params.get("watch"):
             await asyncio.Event().wait()  # nothing ever changes
         if request.method != "GET":
@@ -202,16 +207,49 @@ async def test_an_error_that_nobody_foresaw_is_an_event_and_the_next_start_waits
     monkeypatch.setattr(container, "RETRY_SECONDS", 0.05)
     server.objects["/api/v1/pods"] = listing(pod("true"))
     node = asyncio.ensure_future(Node(host, port=0).run())
-    reasons = [await waiting(server), await waiting(server, "'surprise'")]
+    reasons = [await waiting(server), await waiting(server, message="'surprise'")]
     node.cancel()
     await asyncio.gather(node, return_exceptions=True)
     assert reasons == ["CreateContainerError: no space left on device", "CreateContainerError: 'surprise'"]
 
 
-async def waiting(server, message=""):
-    """The reason of the first container that waits with that message."""
+@pytest.fixture
+def strict(host):
+    """The same host, strict, in a cluster that lets pods reach name servers alone."""
+    host, server = host
+    host.place.folder(host.place.logs)
+    deny = {
+        "metadata": {"namespace": "default", "name": "deny"},
+        "spec": {
+            "podSelector": {},
+            "policyTypes": ["Egress"],
+            "egress": [{"ports": [{"port": 53, "protocol": "UDP"}]}],
+        },
+    }
+    server.objects["/api/v1/namespaces"] = listing({"metadata": {"name": "default"}})
+    server.objects["/apis/networking.k8s.io/v1/networkpolicies"] = listing(deny)
+    return replace(host, strict=True, traffic=Traffic(host.place, host.cluster)), server
+
+
+async def test_a_connection_that_policies_refuse_is_an_event_of_its_pod_on_a_strict_node(strict, monkeypatch):
+    host, server = strict
+    monkeypatch.setattr(traffic, "FOLLOWS_SECONDS", 0)
+    database = [{"name": "URI", "value": "postgresql://user@db.example.com/models"}]
+    server.objects["/api/v1/pods"] = listing(pod("true", env=database))
+    node = asyncio.ensure_future(Node(host, port=0).run())
+    await eventually_async(lambda: any(each["reason"] == "ConnectionRefusedByPolicy" for each in server.events))
+    node.cancel()
+    await asyncio.gather(node, return_exceptions=True)
+    (event,) = (each for each in server.events if each["reason"] == "ConnectionRefusedByPolicy")
+    assert "pod default/job to db.example.com at TCP port 5432" in event["message"]
+    assert event["involvedObject"]["name"] == "job"
+    assert traffic.refusals(host.place).read_text().count("\n") == 1
+
+
+async def waiting(server, reason="CreateContainerError", message=""):
+    """Reason and message of the first container that waits for that."""
     while True:
         status = await asyncio.wait_for(server.statuses.get(), 60)
         state = (status.get("containerStatuses") or [{"state": {}}])[0]["state"].get("waiting") or {}
-        if state.get("reason") == "CreateContainerError" and message in state["message"]:
+        if state.get("reason") == reason and message in state["message"]:
             return f"{state['reason']}: {state['message']}"

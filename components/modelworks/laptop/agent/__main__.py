@@ -26,6 +26,7 @@ from modelworks.laptop.agent.host import NAME, REFRESH_SECONDS, Addresses, Host
 from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
+from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.state_dir import StateDir, read_facts
 
 log = logging.getLogger("modelworks.laptop.agent")
@@ -54,6 +55,7 @@ async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
         events=Events(cluster, NAME),
         images=Images(place),
         strict=bool(facts.get("strict")),
+        traffic=Traffic(place, cluster) if facts.get("strict") else None,
     )
     node = Node(host, port=int(facts.get("ports", {}).get("agent", 0)))
     task = asyncio.ensure_future(_work(node))

@@ -201,6 +201,8 @@ class Container:
             {**self._base(spec, home), **host.aws(owner), **known, "MODELWORKS_LAPTOP": str(host.place.root)},
             spec.get("workingDir") or str(home),
         )
+        if host.traffic:
+            host.traffic.declare(self._pod.uid, known, command.argv)
         if host.sandbox.isolation == NONE:
             command = mount_paths.translate(command, mounts)
         return await host.sandbox.start(

@@ -20,6 +20,7 @@ from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import Sandbox
 from modelworks.laptop.agent.services import ClusterServices
+from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.endpoints import Endpoints
 from modelworks.laptop.state_dir import StateDir
 
@@ -81,6 +82,8 @@ class Host:
     images: Images
     strict: bool = False
     """Whether pods have the rights of their service accounts in AWS; else those of the account's owner."""
+    traffic: Traffic | None = None
+    """Checks the connections of pods, if the node is strict."""
     _services: dict[tuple[str, str], Object] = field(default_factory=dict)
     _services_listed: asyncio.Event = field(default_factory=asyncio.Event)
     _pods: dict[str, Object] = field(default_factory=dict)

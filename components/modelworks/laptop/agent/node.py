@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from modelworks.errors import ModelworksError
 from modelworks.laptop.agent import logs, provisioner, usage
 from modelworks.laptop.agent.api import STRATEGIC, Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
@@ -24,6 +25,7 @@ from modelworks.laptop.agent.pod import FORCED_GRACE_SECONDS, Pod
 from modelworks.laptop.agent.sandbox import Process
 from modelworks.laptop.agent.service_proxy import ServiceProxy
 from modelworks.laptop.agent.status import timestamp
+from modelworks.laptop.agent.traffic import SECONDS, Traffic
 from modelworks.laptop.agent.usage import Meter
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class Node:
             logs.note_times_for_ever(self._written),
             provisioner.provide(self.host.cluster, self.host.place.node / "claims", NAME, strict=self.host.strict),
         ]
+        if self.host.traffic:
+            work += [self.host.traffic.follow(), self._watch_traffic(self.host.traffic)]
         try:
             async with asyncio.TaskGroup() as group:
                 for coroutine in work:
@@ -91,6 +95,21 @@ class Node:
             measured = {key: one for pod in self.known.values() for key, one in pod.measured().items()}
             await asyncio.to_thread(self.meter.read, measured)
             await asyncio.sleep(usage.SECONDS)
+
+    async def _watch_traffic(self, traffic: Traffic) -> None:
+        """Report the connections of pods that network policies refuse, for ever."""
+        while True:
+            pods = {uid: (one.view.ip, one.pod) for uid, one in self.known.items()}
+            measured = {key: one for pod in self.known.values() for key, one in pod.measured().items()}
+            services = self.host.cluster_services()
+            try:
+                refused = await traffic.look(pods, measured, services)
+            except (OSError, ModelworksError) as error:  # a full disk is not the end of the node
+                log.warning("connections of pods were not checked: %s", error)
+                refused = []
+            for pod, why in refused:
+                self.host.events.tell(pod, "Warning", "ConnectionRefusedByPolicy", why)
+            await asyncio.sleep(SECONDS)
 
     def _log_folders(self) -> set[str]:
         return {self.host.log_file(pod.pod, "any", 0).parent.parent.name for pod in self.known.values()}

@@ -66,9 +66,7 @@ class Meter:
     def read(self, measured: Mapping[str, Measured]) -> None:
         """Read all of them again; what is not named any more is forgotten."""
         rows = _processes()
-        children = defaultdict(list)
-        for pid, row in rows.items():
-            children[row.parent].append(pid)
+        children = _children(rows)
         seen: dict[str, Usage | None] = {}
         before, self._before = self._before, {}
         for key, one in measured.items():
@@ -88,6 +86,20 @@ class Meter:
         window = now - before[key][1]
         # A child that nobody waited for takes what it used with it.
         return Usage(now, window, max(0.0, seconds - before[key][0]) / window, memory)
+
+
+def trees(measured: Mapping[str, Measured]) -> dict[str, list[int]]:
+    """The ids of the processes of each run, as of now."""
+    rows = _processes()
+    children = _children(rows)
+    return {key: list(_tree(one.shim, rows, children)) for key, one in measured.items()}
+
+
+def _children(rows: Mapping[int, _Row]) -> dict[int, list[int]]:
+    children = defaultdict(list)
+    for pid, row in rows.items():
+        children[row.parent].append(pid)
+    return children
 
 
 def _processes() -> dict[int, _Row]:
