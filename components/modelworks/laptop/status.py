@@ -42,6 +42,7 @@ KINDER = (
     "network policies: a connection of a pod that they refuse is reported and not cut; a short one may not be seen",
     "network policies: connections over UDP or IPv6 are not looked at, but for that with a name server",
     "network policies: an `ipBlock` counts as one that has AWS, load balancers and every name outside of the cluster",
+    "images of modelworks: packages that they lack and the environment here has can be imported",
     "metrics: they are readable at once, unless `--metrics-delay` delays them",
 )
 """Differences from AWS that remain when the laptop is strict, beside `NOT_ENFORCED`."""
@@ -53,6 +54,7 @@ ONLY_STRICT = (
     "volume claims without a class: they are of the class `laptop`, and EKS has no default one",
     "network policies: the gateway reaches pods whose policies refuse a load balancer, and no connection is reported",
     "emptyDir: a pod may write beyond a volume's sizeLimit",
+    "images of modelworks: the environment here runs them, also where its packages are other ones",
     "load balancers: a ready pod is a target at once, and the share of a Service without pods goes to the others",
 )
 """Rules of AWS that only a strict laptop enforces."""

@@ -7,12 +7,13 @@ import importlib.metadata
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.markers import Marker
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modelworks._files import digest_of_facts
@@ -66,34 +67,42 @@ class Lockfile:
         return [package["version"], source.get("git", ""), *_hashes(package)]
 
     def closure(self, roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """Locked packages that installing `roots` needs, sorted by name.
+        """Locked packages that installing `roots` needs, which may have extras (`mlflow[auth]`), sorted by name.
 
         Raises:
             ModelworksError: One is not locked.
         """
         found: dict[str, dict[str, Any]] = {}
-        wanted: list[tuple[str, tuple[str, ...]]] = [(root, ()) for root in roots]
+        wanted = [(root.name, tuple(sorted(root.extras))) for root in map(Requirement, roots)]
         seen: set[tuple[str, tuple[str, ...]]] = set()
         while wanted:
             name, extras = wanted.pop()
             if (name, extras) in seen:
                 continue
             seen.add((name, extras))
-            if name not in self.packages:
-                raise ModelworksError(
-                    f"{name} is not in {self.file}",
-                    fix=f"Add it with `uv add {name}`, so that its version and hash are known.",
-                )
-            package = found[name] = self.packages[name]
-            needs = list(package.get("dependencies", []))
+            package = found[name] = self._package(name)
+            wanted += _needs(package.get("dependencies", []))
             for extra in extras:
-                needs += package.get("optional-dependencies", {}).get(extra, [])
-            wanted += [
-                (need["name"], tuple(sorted(need.get("extra", []))))
-                for need in needs
-                if "marker" not in need or Marker(need["marker"]).evaluate(PLATFORM)
-            ]
+                wanted += _needs(package.get("optional-dependencies", {}).get(extra, []))
         return dict(sorted(found.items()))
+
+    def of_extras(self, name: str, extras: tuple[str, ...]) -> tuple[str, ...]:
+        """Requirements of the extras of a locked package, for `closure`, without those of the package itself.
+
+        Raises:
+            ModelworksError: The package is not locked.
+        """
+        optional = self._package(name).get("optional-dependencies", {})
+        needs = [need for extra in extras for need in _needs(optional.get(extra, []))]
+        return tuple(f"{needed}[{','.join(its_extras)}]" for needed, its_extras in needs)
+
+    def _package(self, name: str) -> dict[str, Any]:
+        if name not in self.packages:
+            raise ModelworksError(
+                f"{name} is not in {self.file}",
+                fix=f"Add it with `uv add {name}`, so that its version and hash are known.",
+            )
+        return self.packages[name]
 
     def versions(self, names: tuple[str, ...]) -> dict[str, str]:
         """The locked version of each of these packages."""
@@ -126,8 +135,17 @@ class Lockfile:
         if wrong:
             raise ModelworksError(
                 f"this environment differs from {self.file}: {', '.join(wrong[:5])}",
-                fix="Run `uv sync` with the extras of the project, then train again.",
+                fix="Run `uv sync` with the extras of the project, then try again.",
             )
+
+
+def _needs(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and extras of those among a package's requirements that this platform has."""
+    return [
+        (entry["name"], tuple(sorted(entry.get("extra", []))))
+        for entry in entries
+        if "marker" not in entry or Marker(entry["marker"]).evaluate(PLATFORM)
+    ]
 
 
 def serving_packages(spec: ModelSpec) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 from images_of_projects import lock_only_here
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments
-from modelworks.laptop.agent import container, images, traffic
+from modelworks.laptop.agent import container, images, package_lists, traffic
 from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, Addresses, Host
@@ -244,6 +244,21 @@ async def test_a_connection_that_policies_refuse_is_an_event_of_its_pod_on_a_str
     assert "pod default/job to db.example.com at TCP port 5432" in event["message"]
     assert event["involvedObject"]["name"] == "job"
     assert traffic.refusals(host.place).read_text().count("\n") == 1
+
+
+async def test_an_image_of_modelworks_is_refused_where_the_environment_lacks_its_packages(strict, monkeypatch):
+    host, server = strict
+    needs = {"modelworks": ['surely-missing; extra == "runtime"']}
+    monkeypatch.setattr(package_lists.importlib.metadata, "requires", needs.get)
+    ours = pod("", image="laptop/runtime:1")
+    ours["spec"]["containers"][0]["command"] = ["python", "-m", "modelworks.runtime.serve"]
+    server.objects["/api/v1/pods"] = listing(ours)
+    node = asyncio.ensure_future(Node(host, port=0).run())
+    reason = await waiting(server, "ImagePullBackOff")
+    node.cancel()
+    await asyncio.gather(node, return_exceptions=True)
+    assert "this environment differs: surely-missing is missing" in reason
+    assert "uv pip install" in reason
 
 
 async def waiting(server, reason="CreateContainerError", message=""):

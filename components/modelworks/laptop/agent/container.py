@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import httpx
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop.agent import env, mount_paths, probes, reconcile, volumes
+from modelworks.laptop.agent import env, mount_paths, package_lists, probes, reconcile, volumes
 from modelworks.laptop.agent.api import Object, RefusedError
 from modelworks.laptop.agent.checkpoints import Records
 from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
-from modelworks.laptop.agent.images import Image, PullError
+from modelworks.laptop.agent.images import Image, PullError, lock_of_build, name_of
 from modelworks.laptop.agent.inside import Prepared
 from modelworks.laptop.agent.mount_paths import Command
 from modelworks.laptop.agent.quantity import parse
@@ -170,8 +170,16 @@ class Container:
     async def _have_packages(self, spec: Spec, owner: str | None) -> None:
         """Have the packages of its image, if that has a folder in the project of the pod's environment."""
         host, self.environment = self._pod.host, None
-        image = Image.of(spec.get("image") or "", host.project(owner))
+        reference, project = spec.get("image") or "", host.project(owner)
+        image = Image.of(reference, project)
         if image is None:
+            # An image of somebody else may have the name of one of ours, and no list that is known here.
+            if host.strict and any(word.startswith("modelworks.") for word in spec["command"]):
+                lock = lock_of_build(reference, project)
+                try:
+                    await asyncio.to_thread(package_lists.refuse_other_packages, name_of(reference), lock)
+                except ModelworksError as error:
+                    raise PullError(f"{error.message} ({error.fix})") from error
             return
         pulling = asyncio.ensure_future(host.images.environment(image, partial(self._tell, "Normal")))
         try:

@@ -63,7 +63,7 @@ class Image:
     @classmethod
     def of(cls, reference: str, project: Path | None) -> Image | None:
         """The image of that reference; None where the project has no Python project in a folder of its name."""
-        name = re.sub(r":[^:/]*$", "", reference.partition("@")[0]).rpartition("/")[2]
+        name = name_of(reference)
         if project is None or not _NAME.fullmatch(name):
             return None
         image = cls(reference, project / FOLDER / name)
@@ -109,6 +109,19 @@ class Image:
             return len(tomllib.loads(self.lock.read_text("utf-8")).get("package", []))
         except ValueError as error:
             raise PullError(f"{self.lock} is not a lock of uv: {error}; run `uv lock` in {self.folder}") from error
+
+
+def name_of(reference: str) -> str:
+    """The last part of an image's name, without tag and digest."""
+    return re.sub(r":[^:/]*$", "", reference.partition("@")[0]).rpartition("/")[2]
+
+
+def lock_of_build(reference: str, project: Path | None) -> Path | None:
+    """The lock by which a project builds an image of that name with a Dockerfile alone; None if it builds none."""
+    if project is None or not (project / FOLDER / name_of(reference) / "Dockerfile").is_file():
+        return None
+    lock = project / "uv.lock"
+    return lock if lock.is_file() else None
 
 
 @dataclass
