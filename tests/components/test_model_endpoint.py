@@ -405,6 +405,13 @@ def test_probes_that_would_be_a_load_test_are_refused():
     assert endpoint(canary={"minimum_requests": 3760})
 
 
+@pytest.mark.parametrize(("replicas", "canary"), [(1, 1), (2, 2), (5, 2)])
+def test_a_canary_outlives_the_eviction_of_a_pod_where_the_endpoint_does(replicas, canary):
+    declared = endpoint(minimum_replicas=replicas, maximum_replicas=5)
+    assert declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["minPodsPerReplicaSet"] == canary
+    assert declared.one("kubernetes:policy/v1:PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
 def test_no_step_waits_for_ever():
     declared = endpoint()
     steps = declared.one(ROLLOUT)["spec"]["strategy"]["canary"]["steps"]

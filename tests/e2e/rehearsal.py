@@ -430,6 +430,14 @@ class Rehearsal:
         )
         return found["StateValue"]
 
+    def evict(self, pod: str) -> bool:
+        """Have a pod evicted, as `kubectl drain` does; whether its disruption budget lets it go."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        with control_plane.client(self.place, self.ports) as api:
+            answer = api.post(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction", json=eviction)
+        assert answer.status_code in {201, 404, 429}, answer.text
+        return answer.status_code != 429
+
     def kill(self, part: str) -> int:
         """Kill a part of the laptop cloud; its supervisor starts it again. Returns the process it was."""
         pid = next(info["pid"] for info in supervisor.processes(self.place) if info["name"] == part)

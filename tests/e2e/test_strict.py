@@ -73,6 +73,22 @@ def test_a_good_release_takes_over_without_a_denied_a_refused_or_a_lost_request(
     endpoint.serving = version
 
 
+def test_a_node_that_is_drained_in_the_middle_of_a_canary_loses_no_request(endpoint, tmp_path):
+    with Load(endpoint.gateway, rate=100) as load:
+        version = endpoint.release(rehearsal.build(tmp_path, trees=12))
+        until(endpoint.weight, what=endpoint.rollout)
+        drained = {pod["metadata"]["name"] for pod in endpoint.pods()}
+        for name in sorted(drained):
+            until(lambda name=name: endpoint.evict(name), what=endpoint.pods)
+        until(endpoint.takes_over, what=endpoint.rollout)
+        until(lambda: not drained & {pod["metadata"]["name"] for pod in endpoint.pods()}, what=endpoint.pods)
+    assert load.firsts.get(version)
+    assert len(drained) >= 3
+    assert load.failed == 0, load.faults
+    assert denied(endpoint) == refused(endpoint) == ""
+    endpoint.serving = version
+
+
 def test_probes_connect_with_the_canary_and_policies_allow_it(endpoint, tmp_path):
     probed = {**rehearsal.SETTINGS["canary"], "probes": True}
     version = endpoint.release(rehearsal.build(tmp_path, trees=13), canary=probed)

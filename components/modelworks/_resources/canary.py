@@ -149,7 +149,7 @@ class Canary:
             template: Its pods.
             routing: The source of its traffic.
             selector: Labels that find its pods.
-            replicas: How many pods there are at first.
+            replicas: Pods that the endpoint has at least.
             alarms: Name of the `alarm_analysis`.
             traffic: Name of the `traffic_analysis`.
         """
@@ -162,11 +162,11 @@ class Canary:
             "progressDeadlineAbort": True,
             "selector": {"matchLabels": dict(selector)},
             "template": template,
-            "strategy": {"canary": self._strategy(digest, routing, alarms, traffic)},
+            "strategy": {"canary": self._strategy(digest, routing, replicas, alarms, traffic)},
         }
 
     def _strategy(
-        self, digest: str, routing: Routing, alarms: pulumi.Input[str], traffic: pulumi.Input[str]
+        self, digest: str, routing: Routing, replicas: int, alarms: pulumi.Input[str], traffic: pulumi.Input[str]
     ) -> Manifest:
         return {
             # The two take turns at being stable: no Service changes its pods while it has traffic. A load balancer
@@ -179,6 +179,9 @@ class Canary:
             "steps": self._steps(_analysis_of(digest, traffic)),
             "maxSurge": "100%",
             "maxUnavailable": 0,
+            # The disruption budget is that of both versions, so a drained node may take a canary's only pod. A load
+            # balancer then answers the canary's share with 503.
+            "minPodsPerReplicaSet": min(replicas, 2),
             "scaleDownDelaySeconds": self.args["bake_seconds"],
             "abortScaleDownDelaySeconds": 30,
         }
