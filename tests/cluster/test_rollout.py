@@ -147,6 +147,32 @@ def test_a_measurement_that_could_not_be_taken_says_why():
     assert [str(item) for item in stands(seen).measured] == ["slow could not be measured: connection refused"]
 
 
+DENIED = (
+    "operation error CloudWatch: GetMetricData, https response error StatusCode: 403, RequestID: laptop, api error "
+    "AccessDenied: User: arn:aws:iam::000000000000:user/argo is not authorized to perform: cloudwatch:GetMetricData"
+)
+
+
+def test_a_controller_that_may_not_read_metrics_is_named_and_not_the_release():
+    broken = result("errors", "Error")
+    broken["measurements"] = [{"phase": "Error", "message": DENIED}]
+    message = 'RolloutAborted: Rollout aborted update to revision 2: Metric "errors" assessed Error'
+    found = stands(RolloutObjects(a_rollout(abort=True, message=message), SETS, [run("Error", [broken])]))
+    assert [str(item) for item in found.measured] == [f"errors could not be measured: {DENIED}"]
+    assert "Let the Argo Rollouts controller read CloudWatch: its role needs cloudwatch:GetMetricData" in found.fix
+    assert "modelworks rollout retry m --env ENV" in found.fix
+    assert "Release another version" not in found.fix
+
+
+def test_evidence_that_could_not_be_read_yet_is_not_told_as_no_requests():
+    reading = result("traffic", "Running")
+    reading["measurements"] = [{"phase": "Error", "message": DENIED}]
+    traffic = run("Running", [reading], kind="Step")
+    status = {"weights": weights(20)["weights"], "currentStepAnalysisRunStatus": {"name": traffic["metadata"]["name"]}}
+    seen = RolloutObjects(a_rollout(canary=status, currentStepIndex=1), SETS, [traffic], [pod(ready=True)])
+    assert f"gathering evidence (traffic could not be measured: {DENIED})" in stands(seen).progress
+
+
 @pytest.mark.parametrize(
     ("evidence", "told"),
     [

@@ -29,6 +29,8 @@ HASH = "rollouts-pod-template-hash"
 ANNOTATION_TURNED_BACK = "modelworks.dev/turned-back"
 """On a Rollout: short digests of aborted releases, as `modelworks up` last saw them; oldest first."""
 _REMEMBERED = 20
+_UNREAD = "GetMetricData"
+"""The call by which the controller measures, which AWS's client names in each of its errors."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: RolloutObjects
             state="Aborted",
             reason=reason,
             measured=measured,
-            fix=f"Release another version, or try it again: `modelworks rollout retry {model} --env ENV`.",
+            fix=_after_abort(model, measured),
         )
     if status.get("phase") == "Degraded":
         reason, measured = _why(seen)
@@ -161,6 +163,16 @@ def status_of(model: str, wanted: str, wanted_version: str, seen: RolloutObjects
     if stable and stable == status.get("currentPodHash") and status.get("phase") == "Healthy":
         return replace(stands, state="Healthy")
     return replace(stands, state="Progressing", progress=_progress(seen))
+
+
+def _after_abort(model: str, measured: Sequence[Measured]) -> str:
+    retry = f"`modelworks rollout retry {model} --env ENV`"
+    if any(_UNREAD in item.error for item in measured):
+        return (
+            "Nothing is known against the release. Let the Argo Rollouts controller read CloudWatch: its role needs "
+            f"cloudwatch:{_UNREAD}, and it needs AWS_REGION (docs/guides/aws.md, Argo Rollouts). Then {retry}."
+        )
+    return f"Release another version, or try it again: {retry}."
 
 
 def name_of(digest: str, version: str) -> str:
@@ -177,6 +189,11 @@ def declared(rollout: Object) -> str:
 def pods_of(model: str) -> str:
     """Label selector of an endpoint's objects."""
     return f"app.kubernetes.io/name={model},app.kubernetes.io/component=endpoint"
+
+
+def serving(seen: RolloutObjects) -> tuple[str, ...]:
+    """Digests of the releases that have traffic."""
+    return tuple(share.digest for share in _shares(seen))
 
 
 # -- Releases that were turned back ----------------------------------------------------------------------------------
@@ -493,7 +510,7 @@ def _last(run: Object, result: Mapping[str, Any]) -> Measured | None:
 
 def _trouble(result: Mapping[str, Any], measurement: Mapping[str, Any]) -> str:
     """Why nothing was measured; empty if it was."""
-    if result.get("phase") == "Error":
+    if "Error" in {result.get("phase"), measurement.get("phase")}:
         return str(measurement.get("message") or result.get("message", ""))
     job = (measurement.get("metadata") or {}).get("job-name")
     return f"Job {job} failed, and its log has the reason" if job else ""
