@@ -21,10 +21,25 @@ from modelworks.cli.context import EnvironmentContext
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.history import note_release
 from modelworks.lifecycle.rebuild import difference, plan, read_versions, rebuild
+from modelworks.lifecycle.registration import follow_release, release, roll_back
 from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
+from modelworks.lifecycle.release import read_releases
 from modelworks.runtime.signature import sign
 
 cli._register()
+
+STACK = """\
+config:
+  aws:allowedAccountIds: ["111111111111"]
+  modelworks:settings:
+    owner: ml
+    cost_centre: "1"
+    registry: {}
+    endpoints:
+      churn: {allow_anonymous: true}
+  modelworks:secrets:
+    registry_password: {secure: "v1:a:b"}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +198,30 @@ def test_what_happens_after_a_rebuild_is_kept_too(dev):
     dev.lose()
     rebuild(dev.registry)
     assert dev.all == before
+
+
+def test_a_rollback_after_a_rebuild_leads_to_the_champion_of_before(dev, tmp_path):
+    """Version 3 was rolled back to 2, and 4 serves when the registry is lost."""
+    registry, stack = dev.registry, tmp_path / "Pulumi.dev.yaml"
+    stack.write_text(STACK)
+
+    def serve(number: str) -> None:
+        release(registry, stack, registry.find("churn", number))
+        follow_release(registry, registry.find("churn", number), changed=False, serves=True)
+
+    serve("2")
+    dev.register("churn", b"four")
+    serve("3")
+    roll_back(registry, stack, "churn")
+    serve("2")
+    dev.register("churn", b"five")
+    serve("4")
+    dev.lose()
+    rebuild(dev.registry)
+    version, changed = roll_back(dev.registry, stack, "churn")
+    assert (version.version, changed, read_releases(stack)["churn"].digest) == (2, True, version.digest)
+    with pytest.raises(ModelworksError, match=r"its champions were: 4, 2, 3, and each is released now or was rolled"):
+        roll_back(dev.registry, stack, "churn")
 
 
 def test_a_model_that_has_something_else_is_refused_and_the_others_are_rebuilt(dev):
