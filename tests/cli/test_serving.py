@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto import mock_aws
 from typer.testing import CliRunner
 
@@ -26,6 +28,7 @@ from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
+from modelworks.runtime.signature import sign
 
 STACK = f"""config:
   aws:allowedAccountIds: ["000000000000"]
@@ -112,11 +115,12 @@ class Place:
     url: str
     environment: str = "local"
     engine: Any = field(default_factory=lambda: SimpleNamespace(on_laptop=False))
-    session: Any = field(default_factory=lambda: boto3.Session(region_name="eu-central-1"))
+    session: Any = field(default_factory=lambda: boto3.Session("a", "b", region_name="us-east-1"))
+    trusted_keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def outputs(self) -> dict[str, Any]:
-        return {"endpoints": {"delays": self.url}, "namespace": "n"}
+        return {"endpoints": {"delays": self.url}, "namespace": "n", "bundle_bucket": "bundles"}
 
     @property
     def models(self) -> dict[str, str]:
@@ -483,6 +487,69 @@ def test_up_of_a_program_that_is_not_of_ours_is_not_asked_about(place):
     said: list[str] = []
     rollouts.prepare_update(place, force=False, say=said.append)
     assert said == []
+
+
+FIRST_KEY, SECOND_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def rotation(place):
+    """The first key signed the bundle that serves, the second the one that the stack's file releases now."""
+    place.api.rollout = served(of=OLD, phase="Healthy", stableRS=STABLE, currentPodHash=STABLE)
+    s3 = place.session.client("s3")
+    s3.create_bucket(Bucket="bundles")
+    for digest, key in ((contract.Digest(OLD), FIRST_KEY), (contract.Digest(NEW), SECOND_KEY)):
+        name = contract.signature_key("delays", digest)
+        s3.put_object(Bucket="bundles", Key=name, Body=sign("delays", digest, key))
+
+    def trusting(*keys: Ed25519PrivateKey) -> list[str]:
+        publics = [each.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for each in keys]
+        place.trusted_keys = {f"{at}.pem": pem.decode() for at, pem in enumerate(publics)}
+        said: list[str] = []
+        rollouts.check_trust(place, said.append)
+        return said
+
+    return trusting
+
+
+def test_up_refuses_to_take_away_the_key_of_what_serves_whose_pods_would_not_start_again(rotation):
+    with pytest.raises(
+        ModelworksError, match=r"no pod of delays 000000000000 in local would start after .*not among"
+    ) as no:
+        rotation(SECOND_KEY)
+    assert "Leave its key in trusted_keys until" in no.value.fix
+
+
+def test_up_refuses_a_release_that_its_pods_would_not_trust(rotation):
+    with pytest.raises(ModelworksError, match="no pod of delays aaaaaaaaaaaa in local would start"):
+        rotation(FIRST_KEY)
+
+
+def test_up_refuses_a_bundle_without_a_signature_where_one_is_required(rotation, place):
+    place.session.client("s3").delete_object(
+        Bucket="bundles", Key=contract.signature_key("delays", contract.Digest(OLD))
+    )
+    with pytest.raises(ModelworksError, match=r"delays 000000000000 in local would start .*: it has no signature"):
+        rotation(FIRST_KEY, SECOND_KEY)
+
+
+def test_up_takes_away_a_key_once_another_version_has_all_traffic(rotation, place):
+    assert rotation(FIRST_KEY, SECOND_KEY) == []
+    place.api.rollout = served(phase="Progressing", canary=weights(50))
+    with pytest.raises(ModelworksError, match="no pod of delays 000000000000"):
+        rotation(SECOND_KEY)
+    place.api.rollout = served(phase="Healthy", stableRS=CANARY, canary=weights(0))
+    assert rotation(SECOND_KEY) == []
+
+
+def test_up_goes_on_where_signatures_cannot_be_read_and_says_so(rotation, place, monkeypatch):
+    monkeypatch.setattr(Place, "outputs", {**place.outputs, "bundle_bucket": "no-such-bucket"})
+    (said,) = rotation(SECOND_KEY)
+    assert "whether pods would trust their bundles is unknown" in said
+
+
+def test_up_asks_about_no_signature_where_none_is_required(place):
+    rollouts.check_trust(place, print)
 
 
 CONTROLLER = {"name": "argo-rollouts", "image": "argo-rollouts", "args": ["--aws-verify-target-group"]}

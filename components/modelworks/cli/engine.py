@@ -58,17 +58,18 @@ def _up(
 
     The command first cleans up after a killed update: it removes the lock of a dead process, looks up each resource
     whose creation is uncertain, and imports or forgets it. A release that this environment aborted before is refused
-    without --force, and so is any release to a cluster whose Argo Rollouts controller cannot read CloudWatch. Plain
-    `pulumi up` does none of this.
+    without --force, and so is any release to a cluster whose Argo Rollouts controller cannot read CloudWatch. An update
+    that takes the key of a release from `trusted_keys` is refused. Plain `pulumi up` does none of this.
     """
     from modelworks.cli.context import EnvironmentContext  # so that --help answers at once
-    from modelworks.cli.rollouts import check_controller, prepare_update, retry_aborted
+    from modelworks.cli.rollouts import check_controller, check_trust, prepare_update, retry_aborted
 
     environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.prepare(say)
     target = EnvironmentContext(environment, engine)
     check_controller(target, say)
+    check_trust(target, say)
     retried = prepare_update(target, force=force, say=say)
     options = [*engine.policy(), *passed, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
     if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in passed):

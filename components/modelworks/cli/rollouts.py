@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelworks import contract
 from modelworks.cli.console import RELEASES, Json, Model, out
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import epilog
@@ -15,7 +16,7 @@ from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 rollouts = typer.Typer(name="rollout", help="Watch and control a rollout.", no_args_is_help=True)
 
@@ -161,6 +162,73 @@ def check_controller(target: EnvironmentContext, say: Callable[[str], None]) -> 
         )
     for doubt in verdict.doubts:
         say(doubt)
+
+
+def check_trust(target: EnvironmentContext, say: Callable[[str], None]) -> None:
+    """Refuse an update after which no pod of a release would start: it has no signature by a key that stays trusted.
+
+    Pods verify a signature when they start. One that runs outlives its key, and the next in its place does not.
+
+    Raises:
+        ModelworksError: A bundle that serves, or that the stack's file releases, would not be trusted.
+    """
+    from modelworks.lifecycle.release import read_releases
+
+    try:
+        if not target.trusted_keys:
+            return
+        bundles = {model: {line.digest} for model, line in read_releases(target.stack_file).items()}
+        if not target.outputs.get("endpoints"):
+            return
+    except ModelworksError:
+        return  # never up, or no file that we can read: the program says so itself, where it matters
+    try:
+        cluster = target.cluster()
+        for model, digests in bundles.items():
+            digests |= {digest for digest in rollout.serving(cluster.seen(model)) if digest}
+        signatures = {
+            (model, digest): _signature(target, model, contract.Digest(digest))
+            for model, digests in bundles.items()
+            for digest in sorted(digests)
+        }
+    except ModelworksError as error:
+        say(f"whether pods would trust their bundles is unknown: {error.message}")
+        return
+    for (model, digest), signature in signatures.items():
+        if why := _distrust(model, contract.Digest(digest), signature, target.trusted_keys):
+            raise ModelworksError(
+                f"no pod of {model} {contract.short_digest(digest)} in {target.environment} would start after this "
+                f"update: {why}",
+                fix="Leave its key in trusted_keys until a version with another signature has all traffic (`modelworks "
+                f"status {target.environment} --wait`), or sign the version by a key that stays: `--signing-key` of "
+                "`register` and `promote`.",
+            )
+
+
+def _signature(target: EnvironmentContext, model: str, digest: contract.Digest) -> bytes | None:
+    """The signature of a bundle in the environment's store; None if it has none."""
+    from botocore.exceptions import BotoCoreError, ClientError  # only where there is an account
+
+    s3, key = target.session.client("s3"), contract.signature_key(model, digest)
+    try:
+        return bytes(s3.get_object(Bucket=target.output("bundle_bucket"), Key=key)["Body"].read())
+    except s3.exceptions.NoSuchKey:
+        return None
+    except (BotoCoreError, ClientError) as error:
+        raise ModelworksError(f"{key} cannot be read: {error}") from error
+
+
+def _distrust(model: str, digest: contract.Digest, signature: bytes | None, trusted_keys: Mapping[str, str]) -> str:
+    """Why a pod that trusts these keys would not start with a bundle; empty if it would."""
+    from modelworks.runtime.signature import verify
+
+    if signature is None:
+        return "it has no signature"
+    try:
+        verify(model, digest, signature, trusted_keys)
+    except ModelworksError as error:
+        return error.message
+    return ""
 
 
 def retry_aborted(target: EnvironmentContext, models: Sequence[str]) -> None:
