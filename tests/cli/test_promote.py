@@ -13,6 +13,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from laptop.authorization.strict_account import Strict, allow, document
 from lifecycle.conftest import Project, make_project
 from modelworks import contract
 from modelworks._files import digest_of_file
@@ -22,6 +23,7 @@ from modelworks.cli.promote import promote
 from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import FeatureManifest, Service, View
+from modelworks.laptop.state_dir import StateDir
 from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.comparison import champion_of
@@ -395,9 +397,107 @@ def test_credentials_of_the_source_are_refused_for_a_target_of_another_account(a
 def test_a_target_that_forbids_what_the_source_may_gets_no_line(accounts):
     """Without a pin, what is left is the refusal of the target's own bucket."""
     world = accounts()
-    with pytest.raises(ModelworksError, match=r"store of staging .*AccessDenied"):
+    with pytest.raises(ModelworksError, match=r"store of staging .* refused: AccessDenied, the caller lacks s3:"):
         world.promote()
     assert read_releases(world.places["staging"].stack_file) == {}
+
+
+# -- One side forbidden ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """An account that enforces IAM, as that of a strict laptop does."""
+    account = Strict(StateDir(tmp_path_factory.mktemp("strict") / "place"))
+    yield account
+    account.kill()
+
+
+def needed(side: str, bucket: str, artifacts: str, key: str) -> dict[str, list[str]]:
+    """The permissions of docs/guides/aws.md, "Promotion between accounts"."""
+    objects = [f"arn:aws:s3:::{each}/*" for each in (bucket, artifacts)]
+    lineage = [f"arn:aws:s3:::{bucket}/{contract.LINEAGE_PREFIX}/*"]
+    return {
+        "s3:ListBucket": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{artifacts}"],
+        "s3:GetObject": objects,
+        "s3:PutObject": {"dev": lineage, "staging": objects}[side],
+        "kms:Decrypt": [key],
+        "kms:GenerateDataKey": [key],
+    }
+
+
+@pytest.fixture
+def sides(world, strict, monkeypatch):
+    """Each side's stores are encrypted by a key of its own, and reached by a user who may do what the guide lists."""
+    users = {}
+    for side, place in world.places.items():
+        registry, key = place.registry, strict.new_key()
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}}
+        for bucket in (registry.bucket, registry.artifacts):
+            strict.client("s3").create_bucket(
+                Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+            )
+            strict.client("s3").put_bucket_encryption(
+                Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]}
+            )
+            for item in registry.session.resource("s3").Bucket(bucket).objects.all():
+                strict.client("s3").put_object(Bucket=bucket, Key=item.key, Body=item.get()["Body"].read())
+        name = f"{side}-{key.rpartition('/')[2]}"
+        strict.client("iam").create_user(UserName=name)
+        made = strict.client("iam").create_access_key(UserName=name)["AccessKey"]
+        session = boto3.Session(made["AccessKeyId"], made["SecretAccessKey"], region_name="eu-central-1")
+        place.registry = replace(registry, session=session)
+        users[side] = name, needed(side, registry.bucket, registry.artifacts, key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{strict.port}")
+
+    def forbid(side: str = "", permission: str = "", resource: str = "") -> World:
+        for each, (name, permissions) in users.items():
+            refusal = {"Effect": "Deny", "Action": permission, "Resource": resource or "*"}
+            denied = [refusal] if each == side else []
+            policy = document(*(allow(action, what) for action, what in permissions.items()), *denied)
+            strict.client("iam").put_user_policy(UserName=name, PolicyName="promotes", PolicyDocument=policy)
+        return world
+
+    return forbid
+
+
+def test_the_permissions_of_the_guide_are_enough_on_both_sides(sides):
+    told = sides().promote()
+    assert [each["environment"] for each in told.facts["released"]] == ["dev", "staging"]
+
+
+@pytest.mark.parametrize("side", ["dev", "staging"])
+@pytest.mark.parametrize(
+    "permission", ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"]
+)
+def test_a_side_that_forbids_something_is_named_with_the_permission_and_nothing_is_half_promoted(
+    sides, side, permission
+):
+    world = sides(side, permission)
+    before = world.places["staging"].stack_file.read_bytes()
+    said = rf"the store of {side} .* refused: AccessDenied, arn:aws:iam::\d+:user/{side}-\S+ lacks {permission} on arn:"
+    with pytest.raises(ModelworksError, match=said) as refused:
+        world.promote(override="it is urgent")
+    assert f"use other credentials for {side}" in refused.value.fix
+    assert world.places["staging"].stack_file.read_bytes() == before
+    assert world.staging.versions("churn") == []
+    assert [each["environment"] for each in world.dev.find("churn", "1").facts["released"]] == ["dev"]
+    assert sides().promote().facts["promoted_from"] == "dev"  # and nothing that was copied is in the way
+
+
+def test_a_project_that_may_not_be_read_is_not_taken_for_lost(sides):
+    world = sides()
+    version = world.dev.find("churn", "1")
+    sides("dev", "s3:GetObject", f"arn:aws:s3:::{world.dev.artifacts}/{contract.project_key(version.project)}")
+    with pytest.raises(ModelworksError, match=r"the store of dev .* lacks s3:GetObject"):
+        world.promote(override="it is urgent")
+
+
+def test_a_champion_that_may_not_be_read_is_no_verdict_that_an_override_passes(sides):
+    sides().promote()
+    world = sides("staging", "s3:GetObject")
+    world.serve(2)
+    with pytest.raises(ModelworksError, match=r"the store of staging .* lacks s3:GetObject"):
+        world.promote(override="it is urgent")
+    assert [each.version for each in world.staging.versions("churn")] == [1]
 
 
 # -- Order -----------------------------------------------------------------------------------------------------------
@@ -601,6 +701,26 @@ def test_a_release_that_pods_would_not_trust_is_refused_before_its_line_is_writt
     with pytest.raises(ModelworksError, match=r"dev does not take churn .*not among the trusted ones"):
         registration.release(world.dev, world.places["dev"].stack_file, world.dev.find("churn", "2"))
     assert world.places["dev"].stack_file.read_bytes() == before
+
+
+def test_a_rollback_that_pods_would_not_trust_is_refused_and_nothing_is_noted(world, tmp_path):
+    """The key of the version was rotated away since."""
+    file, second = world.places["dev"].stack_file, a_key(tmp_path / "new")
+    note_champion(world.dev, world.dev.find("churn", "1"))
+    old = next((world.project.home.root / "signing" / "trusted").iterdir()).read_text()
+    trusting(world, "dev", old, second[1])
+    releasing.register_model("churn", env="dev", signing_key=str(second[0]))
+    registration.release(world.dev, file, world.dev.find("churn", "2"))
+    registration.follow_release(world.dev, world.dev.find("churn", "2"), changed=False, serves=True)
+    before = file.read_bytes()
+    trusting(world, "dev", second[1])
+    with pytest.raises(ModelworksError, match=r"dev does not take churn .*not among the trusted ones") as refused:
+        registration.roll_back(world.dev, file, "churn")
+    assert "add its key to the environment's trusted ones" in refused.value.fix
+    assert file.read_bytes() == before
+    assert "rolled_back" not in world.dev.find("churn", "2").facts
+    trusting(world, "dev", old, second[1])
+    assert registration.roll_back(world.dev, file, "churn")[0].version == 1
 
 
 def test_register_refuses_a_key_that_the_environment_does_not_trust_and_takes_one_that_it_does(world, tmp_path):

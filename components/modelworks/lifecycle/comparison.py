@@ -14,7 +14,7 @@ from modelworks.lifecycle.artifacts import unpack_bytes
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.data import SnapshotStore
 from modelworks.lifecycle.gates import lineage_verdict
-from modelworks.lifecycle.registry import CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import CHAMPION, ForbiddenError, Registry, Version
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home, TrainedModel, open_run
@@ -70,6 +70,7 @@ def fetch_kept(version: Version, source: Registry, home: Home, scratch: Path, wa
         warn: Called with what is not available.
 
     Raises:
+        ForbiddenError: Some of it may not be read.
         ModelworksError: The bundle is not available, or was changed.
     """
     there = Home(scratch / "home")
@@ -97,6 +98,8 @@ def _data(version: Version, source: Registry, home: Home, there: Home, warn: Cal
 def _project(version: Version, source: Registry, warn: Callable[[str], None]) -> bytes:
     try:
         return source.archive_of(version)
+    except ForbiddenError:
+        raise  # what may not be read is not for that reason absent
     except ModelworksError as error:
         warn(
             f"{source.environment} does not keep the project of {version.model} {version.version} ({error.message}): "
@@ -125,6 +128,9 @@ def judged_again(
 
     Returns:
         The verdicts. One that cannot be made is inconclusive, with its reason.
+
+    Raises:
+        ForbiddenError: The champion may not be read.
     """
     mine = [each for each in version.facts["gates"] if each["gate"] == _GATE]
     rest = [each for each in version.facts["gates"] if each["gate"] != _GATE]
@@ -138,6 +144,8 @@ def judged_again(
         SnapshotStore(kept.home.data).get(version.data)
         run = _run_of(version, kept)
         found = judge(run, kept.home, kept.bundle, version.digest, champion=rival, only=_GATE, progress=progress)
+    except ForbiddenError:
+        raise  # a champion that may not be read is no verdict
     except ModelworksError as error:
         message = f"cannot be compared with the champion: {error.message.splitlines()[0]}"
         return [*rest, *({**each, "verdict": "inconclusive", "number": None, "message": message} for each in mine)]

@@ -116,6 +116,8 @@ def prepare(
     """
     version = _champion(model, source, source_file)
     require_features(version, target_file)
+    # A promotion ends with a record in the source's lineage, when the target's line has changed already.
+    source.require_writable(version)
     with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as folder:
         scratch = Path(folder)
         kept = _signed(fetch_kept(version, source, home, scratch, warn), version, signing_key)
@@ -203,9 +205,9 @@ def _copy(
         target.keep_data(version.data, kept.data)
     if kept.project:
         target.keep_archive(kept.project)
-    copied = target.register({**facts, **decided}, kept.bundle, kept.signature)
+    target.keep_bundle(version.model, version.digest, kept.bundle, kept.signature)
+    target.fetch(version.model, version.digest, scratch / "copied")  # as pods will, before a version names it
+    copied = target.name({**facts, **decided})
     # A version that was there already learns who decided what this time.
     missing = {name: value for name, value in decided.items() if copied.facts.get(name) != value}
-    copied = target.note(copied, **missing)
-    target.fetch(version.model, version.digest, scratch / "copied")
-    return copied
+    return target.note(copied, **missing)

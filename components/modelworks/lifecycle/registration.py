@@ -266,7 +266,9 @@ def roll_back(registry: Registry, stack_file: Path, model: str, to: str = "") ->
         follow_release(registry, current, changed=True)
         return current, False
     version = _champion(registry, versions, model, to, line.digest if line else "")
-    require_service(version, stack_file)  # before anything is noted
+    # Before anything is noted: a rollback that is refused left nothing behind.
+    require_service(version, stack_file)
+    registry.require_trusted_release(version.model, version.digest)
     if current and current.digest != version.digest:
         note_rollback(registry, current, version.digest)
     return version, release(registry, stack_file, version)

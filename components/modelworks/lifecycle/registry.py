@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -40,6 +41,13 @@ _LONGEST_TAG = 90_000
 """Characters; MLflow takes 100,000."""
 _COMPRESSED = "zlib:"
 _COMPLETE = f"{_TAG}complete"
+_NEEDED = {"GetObject": "s3:GetObject", "ListObjectsV2": "s3:ListBucket", "PutObject": "s3:PutObject"}
+_REFUSAL = re.compile(r'User: (\S+) is not authorized to perform: (\S+) on resource: "?([^"\s]+)')
+"""The sentence of AWS. Callers of another account get none."""
+
+
+class ForbiddenError(ModelworksError):
+    """A store that answers, and refuses the caller."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +153,29 @@ class Registry:
                 fix="Check that it runs (`modelworks status`), and retry: no step is repeated.",
             ) from error
         except (ClientError, BotoCoreError) as error:
+            answer = getattr(error, "response", {}).get("Error", {})
+            if answer.get("Code") == "AccessDenied":
+                raise self._forbidden(doing, error.operation_name, answer.get("Message", "")) from error
             raise ModelworksError(
                 f"{doing}: the store of {self.environment} (s3://{self.bucket}, s3://{self.artifacts}) failed: {error}",
                 fix="Check that it exists (`modelworks verify`), and retry: no step is repeated.",
             ) from error
+
+    def _forbidden(self, doing: str, operation: str, message: str) -> ForbiddenError:
+        """The refusal of a call to S3, with the permission that it takes."""
+        here = f"s3://{self.bucket}, s3://{self.artifacts}"
+        if named := _REFUSAL.search(message):
+            who, permission, resource = named.groups()
+        else:
+            # It may as well be the key of the bucket that refuses.
+            who, permission, resource = "the caller", _NEEDED.get(operation, f"s3:{operation}"), f"{here} and their key"
+        return ForbiddenError(
+            f"{doing}: the store of {self.environment} ({here}) refused: AccessDenied, {who} lacks {permission} on "
+            f"{resource}",
+            fix=f"Allow it, or use other credentials for {self.environment}: `aws:profile` or `aws:assumeRoles` of its "
+            "stack's file. docs/guides/aws.md lists what a promotion needs of each side. Then retry: no step is "
+            "repeated.",
+        )
 
     # -- Versions ----------------------------------------------------------------------------------------------------
     def versions(self, model: str) -> list[Version]:
@@ -216,15 +243,28 @@ class Registry:
             signature: Its detached signature.
 
         Raises:
+            ModelworksError: See `keep_bundle` and `name`.
+        """
+        self.keep_bundle(facts["model"], Digest(facts["bundle"]), bundle, signature)
+        return self.name(facts)
+
+    def keep_bundle(self, model: str, digest: Digest, bundle: Path, signature: Path | None) -> None:
+        """Keep a bundle, which no version names yet.
+
+        Args:
+            model: The model.
+            digest: The bundle's.
+            bundle: The `.bento` file.
+            signature: Its detached signature.
+
+        Raises:
             ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, the
                 registry was lost and not rebuilt, or the store or MLflow does not answer.
         """
-        model, digest = facts["model"], Digest(facts["bundle"])
         if digest_of_file(bundle) != digest:
             raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
         self.require_trust(model, digest, signature.read_bytes() if signature else None)
-        versions = self.versions(model)
-        if not versions:
+        if not self.versions(model):
             self._require_not_lost(model)
         for path, key in (
             (bundle, contract.bundle_key(model, digest)),
@@ -232,7 +272,18 @@ class Registry:
         ):
             if path is not None:
                 self._ask(f"keeping {path.name}", lambda path=path, key=key: self._put(path, self.bucket, key))
-        known = next((version for version in versions if version.digest == digest), None)
+
+    def name(self, facts: dict[str, Any]) -> Version:
+        """Name a bundle that is kept as a version, complete with its lineage; an equal one is found again.
+
+        Args:
+            facts: The lineage; `model` and `bundle` (the digest) are required.
+
+        Raises:
+            ModelworksError: The store or MLflow does not answer.
+        """
+        digest = Digest(facts["bundle"])
+        known = next((version for version in self.versions(facts["model"]) if version.digest == digest), None)
         return self._keep_lineage(known or self._name(facts))
 
     def _put(self, path: Path, bucket: str, key: str) -> None:
@@ -309,6 +360,15 @@ class Registry:
         for version in self.versions(model):
             self._write_lineage(version)
         self._keep_aliases(model)
+
+    def require_writable(self, version: Version) -> None:
+        """Require that the lineage of a version can be written to the store, by writing it as it is.
+
+        Raises:
+            ForbiddenError: The store refuses it.
+            ModelworksError: Registry or store is unreachable.
+        """
+        self._keep_lineage(version)
 
     def _keep_lineage(self, version: Version) -> Version:
         """Write the lineage of a version as the registry has it: somebody else may have added to it."""
