@@ -175,10 +175,8 @@ def check_trust(target: EnvironmentContext, say: Callable[[str], None]) -> None:
     from modelworks.lifecycle.release import read_releases
 
     try:
-        if not target.trusted_keys:
-            return
         bundles = {model: {line.digest} for model, line in read_releases(target.stack_file).items()}
-        if not target.outputs.get("endpoints"):
+        if not target.trusted_keys or not target.outputs.get("endpoints"):
             return
     except ModelworksError:
         return  # never up, or no file that we can read: the program says so itself, where it matters
