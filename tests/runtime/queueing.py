@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelworks.runtime.predictor import Cost
-from modelworks.runtime.server.admission import Admission, Call
+from modelworks.runtime.server.admission import Admission, Call, Estimate
 
 OBJECTIVE = 0.1
 """The default of an endpoint."""
@@ -37,6 +37,7 @@ class World:
     Args:
         cost: As measured when the model was loaded.
         speed: How many times longer a call really takes, by the time at which it begins.
+        estimate: Refuses requests before their rows are counted; each row has a byte. None: the rows are known.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class World:
         cost: Cost,
         objective: float = OBJECTIVE,
         speed: Callable[[float], float] = lambda _: 1.0,
+        estimate: Estimate | None = None,
         **more: Any,
     ) -> None:
+        self.estimate = estimate
         self.cost, self.speed, self.now = cost, speed, 0.0
         self.queue: Admission[list[Any]] = Admission(cost, objective, **more)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -91,13 +94,20 @@ class World:
         heapq.heappush(self._events, (when, next(self._order), event))
 
     def _offer(self, rows: int, tally: Tally, then: Callable[[], None]) -> bool:
-        if not self.queue.admits(rows, self.now):
+        if not self._lets_in(rows):
             tally.refused += 1
             return False
         tally.admitted += 1
         self.queue.add([tally, rows, rows, self.now, then], rows)
         self._begin()
         return True
+
+    def _lets_in(self, rows: int) -> bool:
+        queue, estimate, now = self.queue, self.estimate, self.now
+        if estimate is None or queue.rows < queue.always:
+            return queue.admits(rows, now)
+        is_read = queue.admits(estimate.rows(rows), now) or estimate.is_due(rows)
+        return is_read and queue.admits_counted(estimate, rows, rows, now)
 
     def _begin(self) -> None:
         while (call := self.queue.take(self.now)) is not None:

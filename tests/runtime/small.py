@@ -49,6 +49,12 @@ def build(folder: Path, model: Any = None, **changes: Any) -> App:
     return App(Engine(config, MANIFEST, model or Model(), counters, scribe), scribe, bento=folder)
 
 
+def fill(app: App) -> None:
+    """Let it have no room for any more request."""
+    app.engine.queue.always = 0
+    app.engine.queue.admits = lambda *_: False  # type: ignore[method-assign]
+
+
 def logged(app: App) -> list[str]:
     """The messages of the log."""
     return [json.loads(text)["message"] for text in app.engine._scribe._lines]

@@ -14,7 +14,7 @@ from modelworks.runtime import predictor
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Cost, measure_cost
 from modelworks.runtime.server import engine
-from modelworks.runtime.server.admission import Admission
+from modelworks.runtime.server.admission import Admission, Estimate
 from modelworks.runtime.server.app import App
 from modelworks.runtime.server.http import Request
 from runtime import small
@@ -119,6 +119,80 @@ def test_neither_size_starves_the_other(cost, rows, clients):
     assert few.refused_share < 0.5
 
 
+# -- Estimates -------------------------------------------------------------------------------------------------------
+wrong = st.sampled_from([0.0, 0.01, 0.3, 1.0, 3.0, 100.0])
+"""How many times as many rows as a request has, by an estimate that has learned nothing."""
+
+
+def estimate(wrong: float) -> Estimate:
+    return Estimate(lambda size: int(wrong * size), 10_000)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cost=costs, wrong=wrong, times=st.sampled_from([3, 10]))
+def test_a_wrong_estimate_costs_no_goodput(cost, wrong, times):
+    rows = max(1, round(0.002 * capacity(cost)))
+    world = World(cost, estimate=estimate(wrong))
+    tally = world.stream(poisson(times * capacity(cost) / rows), rows, until=max(2.0, 60 * world.queue._full))
+    world.run()
+    assert tally.rows / world.now > 0.9 * capacity(cost)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cost=costs.filter(lambda cost: cost.row < 0.001), wrong=wrong, rows=st.integers(64, 1000))
+def test_a_wrong_estimate_starves_neither_size(cost, wrong, rows):
+    world = World(cost, estimate=estimate(wrong))
+    until = 100 * max(cost.of(rows), world.queue._full)
+    large = world.clients(4, rows, until=until, pause=cost.of(rows) / 10, retry=until / 500)
+    few = world.clients(64, 1, until=until, pause=until / 50, retry=until / 50)
+    world.run()
+    assert large.answered >= 10
+    assert few.answered >= 64
+    assert few.refused_share < 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(cost=costs, wrong=wrong, load=st.floats(0.4, 0.8))
+def test_a_wrong_estimate_refuses_nobody_below_capacity(cost, wrong, load):
+    world, rate = World(cost, estimate=estimate(wrong)), load / cost.of(1)
+    tally = world.stream(paced(rate), 1, until=500 / rate)
+    world.run()
+    assert (tally.refused, tally.answered) == (0, tally.admitted)
+
+
+@given(
+    counted=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 10_000)), max_size=50),
+    size=st.integers(0, 1 << 20),
+    rows=st.integers(1, 10_000),
+)
+def test_an_estimate_forgets_what_it_learned_before(counted, size, rows):
+    found = estimate(1.0)
+    for each in counted:
+        found.learn(*each)
+    for _ in range(60):
+        found.learn(size, rows)
+    assert found.rows(size) in range(rows - 1, rows + 2) if size else found.rows(size) == 1
+
+
+@given(wrong=wrong, size=st.integers(0, 1 << 40))
+def test_an_estimate_is_a_number_of_rows_that_a_request_may_have(wrong, size):
+    assert 1 <= estimate(wrong).rows(size) <= 10_000
+
+
+def test_of_requests_that_an_estimate_refuses_one_of_sixty_five_is_counted():
+    found = estimate(1.0)
+    due = [found.is_due(100) for _ in range(200)]
+    assert [number for number, each in enumerate(due) if each] == [64, 129, 194]
+
+
+def test_sizes_are_learned_by_themselves():
+    """What a body has besides its rows weighs more in a small one."""
+    found = estimate(1.0)
+    found.learn(300, 1)
+    found.learn(100_000, 1000)
+    assert (found.rows(280), found.rows(100_000), found.rows(5000)) == (1, 1000, 5000)
+
+
 # -- Stalls ----------------------------------------------------------------------------------------------------------
 @settings(max_examples=40, deadline=None)
 @given(cost=costs, stalls=st.lists(st.floats(0, 10_000), max_size=50))
@@ -178,6 +252,7 @@ class Queue(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.queue: Admission[int] = Admission(Cost(call=0.002, row=0.000_3), OBJECTIVE, slots=2)
+        self.estimate = Estimate(lambda size: size, 10_000)
         self.now, self.sizes, self.taken = 0.0, [], {}  # type: ignore[var-annotated]
         self.calls: list[Any] = []
 
@@ -190,6 +265,11 @@ class Queue(RuleBasedStateMachine):
     @rule(rows=st.integers(1, 1000))
     def ask(self, rows: int) -> None:
         assert self.queue.admits(rows, self.now) or self.queue.rows
+
+    @rule(size=st.integers(0, 100_000), rows=st.integers(1, 1000))
+    def ask_by_size(self, size: int, rows: int) -> None:
+        assert self.queue.admits(self.estimate.rows(size), self.now) or self.queue.rows
+        assert self.queue.admits_counted(self.estimate, size, rows, self.now) or self.queue.rows
 
     @rule(seconds=st.floats(0, 1000))
     def wait(self, seconds: float) -> None:
@@ -257,6 +337,9 @@ class Connection:
     def respond(self, request, status, body, *rest) -> None:
         self.statuses.append(status)
         self.bodies.append(body)
+
+    def back_off(self) -> None:
+        """There is nothing to read."""
 
 
 class Model(small.Model):

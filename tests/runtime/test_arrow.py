@@ -21,6 +21,7 @@ from modelworks.runtime.manifest import Feature, Manifest
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.server import media, metrics
 from modelworks.runtime.server.arrow_ipc import MOST_MESSAGES, ArrowStreams
+from modelworks.runtime.server.http import Request
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.refusals import InvalidRequestError
 from runtime import arrow_fuzz, small
@@ -357,7 +358,7 @@ async def test_requests_wait_until_pyarrow_is_there_and_accept_may_be_in_two_lin
     assert app.engine.counters.row[metrics.REQUESTS] == 1
 
 
-async def test_tokens_and_a_full_server_refuse_as_for_json(tmp_path, monkeypatch):
+async def test_tokens_and_a_full_server_refuse_as_for_json(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("secret\n")
     app = small.build(tmp_path, token_file=file)
@@ -366,7 +367,7 @@ async def test_tokens_and_a_full_server_refuse_as_for_json(tmp_path, monkeypatch
     async with listening(app) as (_, port):
         assert (await ask(port, post(arrow, body=body)))[0] == 401
         assert (await ask(port, post(arrow, token, body=body)))[0] == 200
-        monkeypatch.setattr(app.engine, "admits", lambda _: False)
+        small.fill(app)
         status, head, problem = await ask(port, post(arrow, token, body=body))
     assert (status, json.loads(problem)["status"], b"retry-after: 1" in head) == (429, 429, True)
 
@@ -400,4 +401,5 @@ def test_the_number_of_rows_is_guessed_from_the_bytes(app, form):
     columns = {name: (values * 50)[:100] for name, values in GOOD.items()}
     arrow = form == "arrow"
     body = stream(pa.record_batch(columns)) if arrow else json.dumps({"columns": columns}).encode()
-    assert 50 <= app._rows_of(body, arrow=arrow) <= 200
+    headers = {b"content-type": media.ARROW} if arrow else {}
+    assert 25 <= app._estimate_of(Request(b"POST", PREDICT, headers)).rows(len(body)) <= 200

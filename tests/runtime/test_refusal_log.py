@@ -87,9 +87,9 @@ async def test_kinds_do_not_hide_each_other(tmp_path, now):
     assert app.engine.counters.row[metrics.REQUESTS] == 40
 
 
-async def test_a_full_server_counts_all_that_it_turns_away(tmp_path, now, monkeypatch):
+async def test_a_full_server_counts_all_that_it_turns_away(tmp_path, now):
     app = small.build(tmp_path)
-    monkeypatch.setattr(app.engine, "admits", lambda _: False)
+    small.fill(app)
     await flood(app, post(), 429)
     app.tick(last=True)
     assert lines_of(app) == [("request", 429, None), (MORE, 429, 19)]

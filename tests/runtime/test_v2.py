@@ -386,13 +386,13 @@ async def test_tokens_are_those_of_the_json_api(tmp_path):
         assert (await ask(port, post(b"authorization: Bearer secret", body=body, path=INFER)))[0] == 200
 
 
-async def test_a_request_is_counted_once_and_a_full_server_refuses(tmp_path, monkeypatch):
+async def test_a_request_is_counted_once_and_a_full_server_refuses(tmp_path):
     app = build(tmp_path)
     body = json.dumps({"inputs": GOOD}).encode()
     async with listening(app) as (_, port):
         assert (await ask(port, post(body=body, path=INFER)))[0] == 200
         assert (await ask(port, get(INFER)))[0] == 405
-        monkeypatch.setattr(app.engine, "admits", lambda _: False)
+        small.fill(app)
         status, head, refused = await ask(port, post(body=body, path=INFER))
     assert (status, list(json.loads(refused)), b"retry-after: 1" in head) == (429, ["error"], True)
     row = app.engine.counters.row
@@ -415,7 +415,13 @@ def test_what_a_request_holds_is_guessed_from_its_bytes(app):
     inputs, tail = binary(rows)
     head = json.dumps({"inputs": inputs}).encode()
     length = {b"inference-header-content-length": b"%d" % len(head)}
-    guess = app._v2._rows_of(Request(b"POST", INFER, length, head + tail))
-    assert 25 <= guess <= 100
+    guess = app._v2.estimate_of(Request(b"POST", INFER, length))
+    assert guess is not None
+    assert 25 <= guess.rows(len(head + tail)) <= 100
     body = json.dumps({"inputs": tensors(rows)}).encode()
-    assert 25 <= app._v2._rows_of(Request(b"POST", INFER, {}, body)) <= 100
+    assert 25 <= app._v2.estimate_of(Request(b"POST", INFER, {})).rows(len(body)) <= 100
+
+
+@pytest.mark.parametrize("path", [b"/v2/models/tiny", b"/v2/models/other/infer", b"/v2/health/ready", b"/v2"])
+def test_what_is_no_request_for_predictions_has_no_rows(app, path):
+    assert app._v2.estimate_of(Request(b"POST", path, {})) is None

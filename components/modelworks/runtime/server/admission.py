@@ -15,13 +15,17 @@ that waits, so a request waits for those of its own size before it, and for no m
 have. A request of a thousand rows is answered in slices, and one of a single row goes past it. A connection has one
 request here at a time, so none of them takes more than its share by sending more.
 
+**Decided by the head of a request.** Its rows are estimated from the announced bytes of its body, before they come: see
+`Estimate`. When they are counted, the request is judged once more.
+
 **Nothing of this costs a request that need not wait.** What came since the last call is sorted into lanes only if it is
 more than one call takes.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -40,6 +44,10 @@ _LATELY_SECONDS = 0.05
 """Enough work to estimate the drag: a single stall is a small part of it, and refuses no request."""
 _MOST_DRAG = 50.0
 """Most that a second of work is taken to last: a process that was stopped for a while is not slow."""
+_UNCOUNTED = 64
+"""Of so many requests that are refused by an estimate, the next one is read and counted."""
+_LEARNED = 0.25
+"""The weight of a request that was counted, in the estimate for the next ones."""
 
 
 class Call(msgspec.Struct, Generic[T], eq=False):
@@ -133,6 +141,11 @@ class Admission(Generic[T]):
             return True
         own = self._cost.of(rows if self._alone else self._most)  # by then its call is full
         return self._left(now) + self.drag * (self._seconds(ahead // self._most) + own) <= self._objective
+
+    def admits_counted(self, estimate: Estimate, size: int, rows: int, now: float) -> bool:
+        """Whether a request that was decoded is admitted; so many rows are what the estimate learns."""
+        estimate.learn(size, rows)
+        return self.admits(rows, now)
 
     def add(self, request: T, rows: int) -> None:
         """Let a request wait, whether or not it was admitted."""
@@ -239,6 +252,46 @@ class Admission(Generic[T]):
                 left -= lane.take(min(share, left), parts)
             waiting = [lane for lane in waiting if lane.rows]
         return self._most - left
+
+
+class Estimate:
+    """How many rows a request has, by the bytes of its body; for requests of one form.
+
+    It is learned from requests whose rows were counted, for each size by itself, as what a body has besides its rows
+    weighs more in a small one. A wrong estimate corrects itself even if it refuses every request of a size: one of 65
+    is read all the same.
+
+    Args:
+        first: The rows of so many bytes, as long as no request of this size was counted.
+        most: Rows of any request.
+    """
+
+    def __init__(self, first: Callable[[int], int], most: int) -> None:
+        self._first, self._most = first, most
+        self._rows_of_byte: dict[int, float] = {}
+        """By the size's number of bits."""
+        self._refused: Counter[int] = Counter()
+        """Requests since one was read, by the same."""
+
+    def rows(self, size: int) -> int:
+        """About how many rows so many bytes have; at least one."""
+        learned = self._rows_of_byte.get(size.bit_length())
+        return min(self._most, max(1, self._first(size) if learned is None else round(learned * size)))
+
+    def learn(self, size: int, rows: int) -> None:
+        """A request of so many bytes has so many rows."""
+        bits, found = size.bit_length(), rows / max(1, size)
+        before = self._rows_of_byte.get(bits, found)
+        self._rows_of_byte[bits] = before + _LEARNED * (found - before)
+        self._refused[bits] = 0
+
+    def is_due(self, size: int) -> bool:
+        """Whether a request of so many bytes is read and counted although it has too many rows by this estimate."""
+        bits = size.bit_length()
+        due = self._refused[bits] >= _UNCOUNTED
+        # Whether or not its body comes, the next ones are refused.
+        self._refused[bits] = 0 if due else self._refused[bits] + 1
+        return due
 
 
 def _most_rows(cost: Cost) -> int:

@@ -1,6 +1,7 @@
 """The HTTP API of a model: rows in, predictions out, as JSON or as Arrow IPC streams, and pages that describe both.
 
-A request is admitted or refused (429) as soon as it is complete, then decoded, checked and handed to the engine.
+A request is refused (429) by its head if the queue is full, else by its size when it is complete; then it is decoded,
+checked and handed to the engine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from modelworks.runtime.manifest import Manifest, class_name
 from modelworks.runtime.predictions import Predictions, json_encoder
 from modelworks.runtime.server import media, metrics, v2_rest
 from modelworks.runtime.server.access import TokenFile
+from modelworks.runtime.server.admission import Estimate
 from modelworks.runtime.server.budget import Budget
 from modelworks.runtime.server.companion import Companion
 from modelworks.runtime.server.config import Config
@@ -29,7 +31,7 @@ from modelworks.runtime.server.exchange import Exchange
 from modelworks.runtime.server.http import MAX_CONNECTIONS, Caller, Connection, Listener, Refusal, Request, clock
 from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
-from modelworks.runtime.server.refusals import NO_TOKEN, POST_ONLY, UNDECODABLE, InvalidRequestError, undecodable
+from modelworks.runtime.server.refusals import FULL, NO_TOKEN, POST_ONLY, UNDECODABLE, InvalidRequestError, undecodable
 from modelworks.runtime.server.replies import Replies
 from modelworks.runtime.server.tensors import Served, row_bytes
 from modelworks.runtime.server.v2_rest import OpenInference
@@ -45,6 +47,7 @@ _PROBLEM = b"application/problem+json"
 _PROBES = frozenset({b"/livez", b"/readyz"}) | v2_rest.PROBES
 _PREDICT = b"/v1/predict"
 _NO_TOKEN = Refusal(401, NO_TOKEN)
+_FULL = Refusal(429, FULL)
 
 Pages = dict[bytes, tuple[bytes, bytes | Callable[[], bytes]]]
 """By path: content type, and the page or what makes it."""
@@ -86,19 +89,34 @@ class App:
         self._arrow: ArrowStreams | None = None
         """Once a request needed it."""
         self._awaiting_arrow: list[tuple[Request, Connection | Exchange, bytes]] = []
-        self._column_bytes, self._arrow_bytes = row_bytes(self.manifest)
+        fixed, (_, arrow_bytes) = _COLUMN_BYTES * len(self.manifest.request_features), row_bytes(self.manifest)
+        most = self.manifest.max_rows
+        self._json_rows = Estimate(lambda size: size // engine.row_bytes, most)
+        self._arrow_rows = Estimate(lambda size: (size - fixed) // arrow_bytes, most)
         self._pages = self._static_pages(bento)
 
     # -- A request -----------------------------------------------------------------------------------------------
-    def check_access(self, request: Request) -> Refusal | None:
+    def check_head(self, request: Request, size: int) -> Refusal | None:
         """Why a request is refused before its body is read; see `http.Door`."""
-        if self.tokens is None or request.path in _PROBES:
-            return None
-        return None if self.tokens.allows(request.headers.get(b"authorization", b"")) else _NO_TOKEN
+        if (
+            self.tokens is not None
+            and request.path not in _PROBES
+            and not self.tokens.allows(request.headers.get(b"authorization", b""))
+        ):
+            return _NO_TOKEN
+        queue = self.engine.queue
+        return None if queue.rows < queue.always or size < 0 else self._check_room(request, size)
+
+    def _check_room(self, request: Request, size: int) -> Refusal | None:
+        estimate = self._estimate_of(request) if request.method == b"POST" else None
+        return None if estimate is None or self.engine.lets_in(request, estimate, size) else _FULL
 
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer a request; see `http.Door`."""
-        if request.refusal is not None:
+        if request.refusal is _FULL:
+            request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
+            self._replies_to(request).reject(request, connection, request_id)
+        elif request.refusal is not None:
             self._refuse(request, connection, *request.refusal, count=False)
         else:
             self._route(request, connection)
@@ -116,17 +134,24 @@ class App:
         """Answer each batch while the next one comes; see `http.Door`."""
         self._predict_arrow(request, exchange, self.engine.request_id(request.headers.get(b"x-request-id")))
 
+    def _estimate_of(self, request: Request) -> Estimate | None:
+        """How the rows of a POST are estimated; None if it has none for the model."""
+        if request.path == _PREDICT:
+            return self._arrow_rows if media.is_arrow(request.headers) else self._json_rows
+        return self._v2.estimate_of(request) if _is_v2(request) else None
+
     def _route(self, request: Request, connection: Connection) -> None:
         if request.path == _PREDICT:
             self._predict(request, connection)
-        elif request.path.startswith(b"/v2/") or request.path == b"/v2":
+        elif _is_v2(request):
             self._v2.handle(request, connection)
         else:
             self._page(request, connection)
 
     def _predict(self, request: Request, connection: Connection) -> None:
         arrow = media.is_arrow(request.headers)
-        request_id = self._admit(request, connection, self._rows_of(request.body, arrow=arrow))
+        estimate = self._arrow_rows if arrow else self._json_rows
+        request_id = self._admit(request, connection, estimate)
         if request_id is None:
             return
         if arrow or media.wants_arrow(request.headers):
@@ -137,7 +162,7 @@ class App:
         except UNDECODABLE as error:
             self._turn_away(request, connection, request_id, undecodable(error))
         else:
-            self.engine.submit(_Predict(request, request_id, rows, connection, self._answer))
+            self.engine.submit(_Predict(request, request_id, rows, connection, self._answer), estimate)
 
     def _predict_arrow(self, request: Request, connection: Connection | Exchange, request_id: bytes) -> None:
         if self._arrow is None:
@@ -152,8 +177,9 @@ class App:
     def _predict_batches(
         self, arrow: ArrowStreams, request: Request, connection: Connection, request_id: bytes
     ) -> None:
+        arrows = media.is_arrow(request.headers)
         try:
-            if media.is_arrow(request.headers):
+            if arrows:
                 rows, sizes = arrow.decode(request.body)
             else:
                 rows = self.engine.decode(request.body)
@@ -166,7 +192,8 @@ class App:
             return
         wanted = media.wants_arrow(request.headers)
         answer = _ArrowAnswer(arrow, sizes, self._replies) if wanted else self._answer
-        self.engine.submit(_Predict(request, request_id, rows, connection, answer))
+        estimate = self._arrow_rows if arrows else self._json_rows
+        self.engine.submit(_Predict(request, request_id, rows, connection, answer), estimate)
 
     def _await_arrow(self, request: Request, connection: Connection | Exchange, request_id: bytes) -> None:
         """Let a request wait until pyarrow is imported, which takes long: others are answered meanwhile."""
@@ -197,30 +224,23 @@ class App:
     def _turn_away(self, request: Request, connection: Connection, request_id: bytes, why: InvalidRequestError) -> None:
         self._replies.turn_away(request, connection, request_id, why.status, why.detail, field=why.field)
 
-    def _admit(self, request: Request, connection: Connection, rows: int) -> bytes | None:
-        """The request's id, if about so many rows are let in; None when it was turned away."""
+    def _admit(self, request: Request, connection: Connection, estimate: Estimate) -> bytes | None:
+        """The request's id, if about as many rows as it has are let in; None when it was turned away."""
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
         if request.method != b"POST":
             self._replies.turn_away(request, connection, request_id, 405, POST_ONLY, count=False)
             return None
-        if not self.engine.admits(rows):
+        if not self.engine.lets_in(request, estimate, len(request.body)):
             self._replies.reject(request, connection, request_id)
             return None
         return request_id
 
-    def _rows_of(self, body: bytes, *, arrow: bool) -> int:
-        """About how many rows it has: to refuse it must cost less than to decode it."""
-        if arrow:
-            fixed = _COLUMN_BYTES * len(self.manifest.request_features)
-            return (len(body) - fixed) // self._arrow_bytes
-        if body.startswith(b'{"columns"'):
-            return len(body) // self._column_bytes
-        return len(body) // self.engine.row_bytes
-
     def _refuse(self, request: Request, connection: Connection, status: int, detail: str, *, count: bool) -> None:
         request_id = self.engine.request_id(request.headers.get(b"x-request-id"))
-        replies = self._v2.replies if request.path.startswith(b"/v2") else self._replies
-        replies.turn_away(request, connection, request_id, status, detail, count=count)
+        self._replies_to(request).turn_away(request, connection, request_id, status, detail, count=count)
+
+    def _replies_to(self, request: Request) -> Replies:
+        return self._v2.replies if request.path.startswith(b"/v2") else self._replies
 
     def _page(self, request: Request, connection: Connection) -> None:
         path = request.path
@@ -380,6 +400,10 @@ def _tokens(config: Config, scribe: Scribe) -> TokenFile | None:
     if config.token_file is None:
         raise ModelworksError("access needs a token file, or allow_anonymous to let everyone in")
     return TokenFile(config.token_file, scribe.say)
+
+
+def _is_v2(request: Request) -> bool:
+    return request.path.startswith(b"/v2/") or request.path == b"/v2"
 
 
 def tick_seconds() -> float:

@@ -19,7 +19,7 @@ import msgspec
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Cost, check_alone
-from modelworks.runtime.server.admission import Admission, Call
+from modelworks.runtime.server.admission import Admission, Call, Estimate
 from modelworks.runtime.server.app import App, Pages
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.custom_service import Answer, RefusedError, Service, detail
@@ -133,12 +133,19 @@ class CustomApp(App):
     def __init__(self, engine: ServiceEngine, *rest: Any, **more: Any) -> None:
         self._others = engine.service.facts.others
         super().__init__(engine, *rest, **more)
+        self._other_rows = Estimate(lambda size: size // engine.row_bytes, self.manifest.max_rows)
+
+    def _is_other(self, request: Request) -> bool:
+        return request.path.decode("latin-1") in self._others and request.path not in self._pages
+
+    def _estimate_of(self, request: Request) -> Estimate | None:
+        return self._other_rows if self._is_other(request) else super()._estimate_of(request)
 
     def _route(self, request: Request, connection: Connection) -> None:
-        if request.path.decode("latin-1") in self._others and request.path not in self._pages:
-            request_id = self._admit(request, connection, self._rows_of(request.body, arrow=False))
+        if self._is_other(request):
+            request_id = self._admit(request, connection, self._other_rows)
             if request_id is not None:
-                self.engine.submit(_Other(request, request_id, [], connection, self._replies))
+                self.engine.submit(_Other(request, request_id, [], connection, self._replies), self._other_rows)
         else:
             super()._route(request, connection)
 

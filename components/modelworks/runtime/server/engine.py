@@ -27,7 +27,7 @@ from modelworks.runtime.online import UnreadableError
 from modelworks.runtime.predictions import Predictions
 from modelworks.runtime.predictor import Cost, check_alone, fastest
 from modelworks.runtime.server import metrics
-from modelworks.runtime.server.admission import Admission, Call
+from modelworks.runtime.server.admission import Admission, Call, Estimate
 from modelworks.runtime.server.config import Config
 from modelworks.runtime.server.feature_reads import FeatureReads, ReadRows
 from modelworks.runtime.server.http import Request, clock
@@ -152,8 +152,29 @@ class Engine:
         # While the queue is short, neither the clock nor the number of rows matters.
         return queue.rows < queue.always or queue.admits(min(self.manifest.max_rows, max(1, rows)), clock())
 
-    def submit(self, job: Job) -> None:
-        """Predict its rows soon. It is answered exactly once."""
+    def lets_in(self, request: Request, estimate: Estimate, size: int) -> bool:
+        """Whether a request of so many bytes is read, or decoded once it is complete. The caller counts a refusal."""
+        queue = self.queue
+        if queue.rows < queue.always or request.is_sample or queue.admits(estimate.rows(size), clock()):
+            return True
+        request.is_sample = estimate.is_due(size)
+        return request.is_sample
+
+    def submit(self, job: Job, estimate: Estimate | None = None) -> None:
+        """Predict its rows soon. It is answered exactly once.
+
+        Args:
+            job: The request.
+            estimate: By which it was let in; None if its rows were counted before.
+        """
+        queue = self.queue
+        if (
+            queue.rows >= queue.always
+            and estimate is not None
+            and not queue.admits_counted(estimate, len(job.request.body), max(1, len(job.rows)), clock())
+        ):
+            self._reject(job)
+            return
         # The header alone would keep whatever a caller sends out of the prediction log.
         if _PROBE in job.request.headers and job.rows and self._examples.issuperset(job.rows):
             self._probes.add(job)
@@ -161,8 +182,11 @@ class Engine:
             self._enqueue(job)
         elif not self._reads.begin(job.rows, lambda read: self._have_read(job, read)):
             self._probes.discard(job)
-            job.fail(429, FULL)
-            self.note_rejection(job.request, job.id)
+            self._reject(job)
+
+    def _reject(self, job: Job) -> None:
+        job.fail(429, FULL)
+        self.note_rejection(job.request, job.id)
 
     def _have_read(self, job: Job, read: ReadRows | Exception) -> None:
         self.counters.features(failed=isinstance(read, Exception) or read.failed)

@@ -125,6 +125,9 @@ class Exchange:
         self._leave()
         self._connection.respond(request, status, body, content_type, headers)
 
+    def back_off(self) -> None:
+        """Nothing: its connection ends."""
+
     def begin(self, status: int, content_type: bytes, headers: bytes) -> None:
         """Begin the answer; its pieces follow."""
         self._sent += self._connection.begin(status, content_type, headers)

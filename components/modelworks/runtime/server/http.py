@@ -11,6 +11,7 @@ import contextlib
 import heapq
 import math
 import re
+import sys
 import time
 from collections import deque
 from email.utils import formatdate
@@ -45,6 +46,12 @@ WRITE_SECONDS = 20.0
 LINGER_SECONDS = 5.0
 """How long what a refused client still sends is read and dropped. Closing at once would reset the connection, and with
 it the answer that the client has yet to read (RFC 9112, section 9.6)."""
+MAX_DROPPED_BYTES = 256 << 10
+"""Largest body of a refused request that is read and dropped, so that the connection can be used again (RFC 9112,
+section 9.3); after an answer to one with a larger body it ends. Go's net/http has the same bound."""
+BACK_OFF_SECONDS = 0.04
+"""How long a connection is not read after a refusal for lack of room. `Retry-After` is a second; a client that comes
+back at once takes no more of the server's time than 25 refusals a second."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
@@ -96,13 +103,20 @@ class Request(msgspec.Struct, eq=False):
     """Of HTTP."""
     refusal: Refusal | None = None
     """Set when its head or its form is reason enough to refuse it. Its body was not read."""
+    is_sample: bool = False
+    """Whether its rows are counted although there is no room for them by an estimate; see `admission.Estimate`."""
 
 
 class Door(Protocol):
     """Answers requests."""
 
-    def check_access(self, request: Request) -> Refusal | None:
-        """Why the request is refused, judged by its head alone; None if it is not."""
+    def check_head(self, request: Request, size: int) -> Refusal | None:
+        """Why the request is refused, judged by its head alone; None if it is not.
+
+        Args:
+            request: The head.
+            size: Announced bytes of the body; negative if they are unknown, or it is not its turn to be judged by them.
+        """
 
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer through `Connection.respond`, now or later, exactly once."""
@@ -122,6 +136,9 @@ class Caller(Protocol):
     ) -> None:
         """See `Connection.respond`."""
 
+    def back_off(self) -> None:
+        """See `Connection.back_off`."""
+
 
 class Listener:
     """State that connections share: limits, the door, and the time of day as a header.
@@ -134,7 +151,7 @@ class Listener:
     """
 
     def __init__(self, door: Door, max_body_bytes: int, share: Share, max_connections: int = MAX_CONNECTIONS) -> None:
-        self.check_access, self.handle, self.max_body_bytes = door.check_access, door.handle, max_body_bytes
+        self.check_head, self.handle, self.max_body_bytes = door.check_head, door.handle, max_body_bytes
         self.streams, self.stream = door.streams, door.stream
         self.share, self.max_connections = share, max_connections
         self.connections: set[Connection | Relay] = set()
@@ -146,6 +163,8 @@ class Listener:
         """Connections on their way to it."""
         self.closing = False
         """Set while the server drains: each answer is the last of its connection."""
+        self._backing_off: deque[tuple[float, Connection]] = deque()
+        """Connections that are not read, and when they are again; the first one in front."""
         self.date = b""
         self.sweep()
 
@@ -160,6 +179,19 @@ class Listener:
         self.calls.left = 0
         for connection in list(self.connections):
             connection.check(now)
+
+    def back_off(self, connection: Connection) -> None:
+        """Read it on after a moment."""
+        if not self._backing_off:
+            asyncio.get_running_loop().call_later(BACK_OFF_SECONDS, self._read_on)
+        self._backing_off.append((clock() + BACK_OFF_SECONDS, connection))
+
+    def _read_on(self) -> None:
+        waiting, now = self._backing_off, clock()
+        while waiting and waiting[0][0] <= now:
+            waiting.popleft()[1].end_back_off()
+        if waiting:
+            asyncio.get_running_loop().call_later(waiting[0][0] - now, self._read_on)
 
     def make_room(self) -> bool:
         """Close connections that have done nothing for longest; False if every one waits for an answer."""
@@ -180,6 +212,7 @@ class Connection(asyncio.Protocol):
     """One client's connection. One request at a time is answered; those that follow it wait in a backlog."""
 
     __slots__ = (
+        "_announced",
         "_answered",
         "_backlog",
         "_began",
@@ -206,7 +239,6 @@ class Connection(asyncio.Protocol):
         "_rest_since",
         "_size",
         "_stuck_since",
-        "_too_large",
         "_transport",
         "_unread_bytes",
         "_url",
@@ -221,8 +253,9 @@ class Connection(asyncio.Protocol):
         self._busy = self._receiving = self._paused = self._eof = False
         self._feeding = self._answered = self._dropping = False
         self._in_head = True
-        self._expects = self._too_large = self._encoded = False
-        self._hosts = self._fields = 0
+        self._expects = self._encoded = False
+        self._hosts = self._fields = self._announced = 0
+        """The last one: bytes of the body by the head; negative if it has chunks."""
         self._length = self._framing = b""
         """The header of the body's length; and that of a request for another protocol, whose body is yet to come."""
         self._backlog: deque[Request] = deque()
@@ -282,6 +315,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(431, f"headers, trailers and chunk headers take more than {MAX_HEAD_BYTES} bytes")
         self._feeding = False
         if self._receiving or self._backlog or self._waiting_bytes:
+            if self._dropping:
+                self._skip_rest()
             self._count_waiting(sum([len(request.body) for request in self._backlog]) + len(self._body))
             if not self._listener.share.room():
                 self._refuse(429, "too many large requests at once")
@@ -301,6 +336,20 @@ class Connection(asyncio.Protocol):
             head, self._framing = b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n" % self._framing, b""
             self._parser = httptools.HttpRequestParser(_Body(self))
             self._feed(head + data[end:])
+
+    def _skip_rest(self) -> None:
+        """Read the rest of a refused body without the parser, if its end is known."""
+        left = self._announced - self._size if self._receiving else 0
+        if left > 0 and self._parser is not None and self._exchange is None:
+            self._parser = _Rest(self, left)
+            self._size = self._announced
+
+    def end_of_rest(self, data: bytes) -> None:
+        """A refused body has ended; `data` follows it."""
+        self._parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
+        if data:
+            self._feed(data)
 
     def eof_received(self) -> bool:
         # A client may close its sending side and still read the answers that are due.
@@ -331,9 +380,9 @@ class Connection(asyncio.Protocol):
             raise _Refused(400, "the connection is over")
         self._began = clock()
         self._receiving = self._in_head = True
-        self._expects = self._too_large = self._encoded = self._dropping = False
+        self._expects = self._encoded = self._dropping = False
         self._url, self._body, self._size = b"", b"", 0
-        self._hosts = self._fields = 0
+        self._hosts = self._fields = self._announced = 0
         self._length = b""
         self._headers = {}
 
@@ -351,8 +400,8 @@ class Connection(asyncio.Protocol):
             if name == b"accept" and name in self._headers:
                 value = self._headers[name] + b"," + value  # one list, in lines (RFC 9110, section 5.3)
             self._headers[name] = value
-        elif name == b"content-length":
-            self._too_large = len(value) > 18 or int(value) > self._listener.max_body_bytes
+        elif name == b"content-length" and self._in_head:
+            self._announced = int(value) if len(value) <= 18 else sys.maxsize
             self._length = b"content-length: %b\r\n" % value
         elif name == b"host":
             self._hosts += 1
@@ -361,7 +410,7 @@ class Connection(asyncio.Protocol):
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked":
                 raise _Refused(501, "a transfer coding other than chunked is not implemented")
-            self._length = _CHUNKED
+            self._length, self._announced = _CHUNKED, -1
         elif name == b"content-encoding":
             self._encoded = value.lower() != b"identity"
         elif name == b"expect":
@@ -383,19 +432,22 @@ class Connection(asyncio.Protocol):
         keep_alive = parser.should_keep_alive() and not upgrade
         request = Request(method, path, self._headers, keep_alive=keep_alive, version=version)
         self._headers = {}  # for trailers, which are no headers (RFC 9110, section 6.5.1)
-        refusal = self._listener.check_access(request)
+        listener, announced = self._listener, self._announced
+        too_large = announced > listener.max_body_bytes
+        # What follows another request is judged when it is its turn: the queue may be short by then.
+        refusal = listener.check_head(request, -1 if self._busy or too_large else announced)
         if refusal is None and self._encoded:
             refusal = Refusal(415, "the body has a content coding; send it as it is")
         if refusal is not None:
             # A client that waits for 100 Continue may now send the body or leave it out.
-            request.keep_alive = keep_alive and not self._expects and not self._too_large
+            request.keep_alive = keep_alive and not self._expects and announced <= MAX_DROPPED_BYTES
             request.refusal, request.at = refusal, clock()
             self._dropping = True
             self._take(request)
             return
-        if self._too_large:
-            raise _Refused(413, f"the body is larger than {self._listener.max_body_bytes} bytes")
-        if self._length is _CHUNKED and self._listener.streams(request):
+        if too_large:
+            raise _Refused(413, f"the body is larger than {listener.max_body_bytes} bytes")
+        if self._length is _CHUNKED and listener.streams(request):
             self._begin_exchange(request)
             return
         self._request = request
@@ -483,6 +535,12 @@ class Connection(asyncio.Protocol):
         else:
             self._busy = False
             self._rest_since = clock()
+
+    def back_off(self) -> None:
+        """Read no more for a moment: there was no room for the client's request."""
+        if self._transport is not None and not self._closing_since:
+            self._pause()
+            self._listener.back_off(self)
 
     # -- From an exchange ----------------------------------------------------------------------------------------
     def begin(self, status: int, content_type: bytes, headers: bytes) -> int:
@@ -666,6 +724,11 @@ class Connection(asyncio.Protocol):
         elif not self._busy and not self._receiving and now - self._rest_since > IDLE_SECONDS:
             self._transport.close()
 
+    def end_back_off(self) -> None:
+        """Read on, unless there is another reason not to."""
+        if not self._backlog and not self._stuck_since:
+            self._resume()
+
     @property
     def quiet(self) -> bool:
         """Whether no answer is due."""
@@ -687,7 +750,8 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being received or answered."""
-        if self._transport is not None and not self._busy and not self._receiving:
+        backs_off = self._paused and not self._stuck_since  # a request may have come meanwhile, and is due an answer
+        if self._transport is not None and not self._busy and not self._receiving and not backs_off:
             self._transport.close()
 
     def _pause(self) -> None:
@@ -708,6 +772,24 @@ class _Body:
 
     def __init__(self, connection: Connection) -> None:
         self.on_body, self.on_message_complete = connection.on_body, connection.on_message_complete
+
+
+class _Rest:
+    """Takes the place of the parser for the rest of a body that nobody reads.
+
+    Args:
+        connection: Continues after it.
+        left: Bytes of it that are yet to come.
+    """
+
+    def __init__(self, connection: Connection, left: int) -> None:
+        self._connection, self._left = connection, left
+
+    def feed_data(self, data: bytes) -> None:
+        """Drop it."""
+        self._left -= len(data)
+        if self._left <= 0:
+            self._connection.end_of_rest(data[len(data) + self._left :])
 
 
 def _origin_form(target: bytes, method: bytes) -> bytes:

@@ -41,12 +41,15 @@ class Replies:
         )
         body = self._problem(status, detail, request_id=job.id)
         connection.respond(job.request, status, body, self._media, head)
+        if status == 429:
+            connection.back_off()
         return seconds
 
     def reject(self, request: Request, connection: Caller, request_id: bytes) -> None:
         """Turn a request away because there is no room; as cheap as can be, for there are many of them."""
         head = b"x-request-id: %b\r\n%b" % (request_id, _RETRY)
         connection.respond(request, 429, self._full, self._media, head)
+        connection.back_off()
         self._engine.note_rejection(request, request_id)
 
     def turn_away(

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from modelworks.runtime.manifest import Manifest
 from modelworks.runtime.predictions import Predictions
+from modelworks.runtime.server.admission import Estimate
 from modelworks.runtime.server.engine import Engine, Job
 from modelworks.runtime.server.http import Connection, Request, clock
 from modelworks.runtime.server.refusals import POST_ONLY, UNDECODABLE, InvalidRequestError, located, undecodable
@@ -72,7 +73,10 @@ class OpenInference:
     def __init__(self, engine: Engine, served: Served) -> None:
         self.engine, self.served = engine, served
         self.replies = Replies(engine, _JSON, _problem)
-        self._fixed, self._row_bytes, self._binary_row_bytes = _sizes(engine.manifest)
+        fixed, row_bytes, binary_row_bytes = _sizes(engine.manifest)
+        most = engine.manifest.max_rows
+        self._json_rows = Estimate(lambda size: (size - fixed) // row_bytes, most)
+        self._binary_rows = Estimate(lambda size: (size - fixed) // binary_row_bytes, most)
 
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer a request under `/v2`."""
@@ -88,6 +92,16 @@ class OpenInference:
             self._state(request, connection, {"name": self.served.name}, "ready", self.engine.ready)
         else:
             self._show(request, connection, metadata(self.served))
+
+    def estimate_of(self, request: Request) -> Estimate | None:
+        """How the rows of a request under `/v2` are estimated; None if it has none for the model."""
+        found = _MODEL.fullmatch(unquote(request.path.decode("latin-1")))
+        if found is None or found["action"] != "/infer" or not self.served.has(found["name"], found["version"] or ""):
+            return None
+        return self._rows_by(request)
+
+    def _rows_by(self, request: Request) -> Estimate:
+        return self._binary_rows if _HEADER in request.headers else self._json_rows
 
     # -- Pages ---------------------------------------------------------------------------------------------------
     def _server(self, path: str, request: Request, connection: Connection) -> None:
@@ -118,7 +132,8 @@ class OpenInference:
         if request.method != b"POST":
             self.replies.turn_away(request, connection, request_id, 405, POST_ONLY, count=False)
             return
-        if not self.engine.admits(self._rows_of(request)):
+        estimate = self._rows_by(request)
+        if not self.engine.lets_in(request, estimate, len(request.body)):
             self.replies.reject(request, connection, request_id)
             return
         try:
@@ -127,14 +142,7 @@ class OpenInference:
         except InvalidRequestError as error:
             self.replies.turn_away(request, connection, request_id, error.status, error.detail, field=error.field)
         else:
-            self.engine.submit(job)
-
-    def _rows_of(self, request: Request) -> int:
-        """About how many rows it has: refusing it must cost less than to decode it."""
-        head = request.headers.get(_HEADER, b"")
-        if head.isdigit() and len(head) < 10 and int(head) < len(request.body):
-            return (len(request.body) - int(head)) // self._binary_row_bytes
-        return (len(request.body) - self._fixed) // self._row_bytes
+            self.engine.submit(job, estimate)
 
     def _job(
         self, request: Request, connection: Connection, request_id: bytes, body: _Body, inputs: list[Tensor]
