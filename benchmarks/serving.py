@@ -7,9 +7,10 @@ logs, metrics, trace context, prediction log. `base` is FastAPI with scikit-lear
 async FastAPI route around ONNX Runtime, `mlserver-onnx` MLServer with a runtime class of the same kind, installed into
 an environment of its own in the user's cache on request. They are in `parts/`. Ratios are to the base of the same run;
 of several rounds, in which the servers take turns, the middle one counts. `overload` offers modelworks three times and
-ten times what it can do. `flood` has 32 clients for ten times as long and every answer logged: memory of server and
-publisher. `batches` has 8 clients with 1,000 rows a request, in JSON and as Arrow IPC streams. `strangers` has clients
-that hold what they can, and next to them eight good ones.
+ten times what it can do, with models whose calls take 0.03, 5, 25 and 60 ms, in requests of one row, of a hundred, and
+of both sizes at once; its ratios are to the capacity that the same run found. `flood` has 32 clients for ten times as
+long and every answer logged: memory of server and publisher. `batches` has 8 clients with 1,000 rows a request, in JSON
+and as Arrow IPC streams. `strangers` has clients that hold what they can, and next to them eight good ones.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from modelworks import contract  # noqa: E402
 from parts.load import load  # noqa: E402
+from parts.slow import slowed  # noqa: E402
 from runtime.example_bundle import CARRIERS, Example, build, rows  # noqa: E402
 
 MLSERVER = ("mlserver==1.7.1", "onnxruntime>=1.22")
@@ -51,6 +53,13 @@ POINTS = {
 OVERLOAD = (3, 10)
 CONNECTIONS = 256
 """Of an overload: far more than the server can answer within its queue."""
+CALL_MS = (0.03, 5, 25, 60)
+"""Milliseconds that a call of one row takes, of the models that are overloaded. The first is the example as it is; the
+others take twice as long for a hundred rows."""
+SMALL_SHARE = 0.1
+"""Of what the server can do, in requests of one row next to too many large ones."""
+LARGE_ROWS = {0.03: 1000}
+"""Of a large request next to small ones; 100 for models that are not named here."""
 HEAD = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\n"
 BATCH = (1000, 8)
 """Rows of a request, and clients, for `batches`."""
@@ -164,12 +173,10 @@ def _results(
             }
     ours = servers["modelworks"]
     if "overload" in wanted:
-        with running(ours, folder / "overload.log") as (_, _start):
-            results["overload"] = {
-                f"{count}_row{'s' * (count > 1)}_{times}x": _overload(ours, count, times, args.seconds)
-                for count in (1, 100)
-                for times in OVERLOAD
-            }
+        results["overload"] = {
+            f"{call_ms:g}_ms": _overloads(_slower(ours, example, folder, call_ms), folder, call_ms, args.seconds)
+            for call_ms in CALL_MS
+        }
     if "batches" in wanted:
         with running(ours, folder / "batches.log") as (pid, _start):
             results["batches"] = _batches(ours, pid, args.seconds)
@@ -279,18 +286,76 @@ def check(server: Server, example: Example) -> None:
         raise SystemExit(f"wrong answers: off by {worst}")
 
 
-def _overload(server: Server, count: int, times: int, seconds: float) -> dict[str, Any]:
-    """The answers when so many times as many requests come as can be answered."""
+def _slower(server: Server, example: Example, folder: Path, call_ms: float) -> Server:
+    """The server of a model whose calls take so long."""
+    if call_ms == CALL_MS[0]:
+        return server
+    slow = slowed(example, folder / f"{call_ms:g}-ms", call_ms / 1000)
+    bundle = {contract.ENV_BUNDLE_URI: str(slow.archive), contract.ENV_BUNDLE_DIGEST: slow.digest}
+    return replace(server, environ={**server.environ, **bundle})
+
+
+def _overloads(server: Server, folder: Path, call_ms: float, seconds: float) -> dict[str, Any]:
+    """One model under too many requests of one size, and of two."""
+    with running(server, folder / f"overload-{call_ms:g}.log"):
+        found: dict[str, Any] = {}
+        capacities: dict[int, float] = {}
+        large = LARGE_ROWS.get(call_ms, 100)
+        for count in sorted({1, 100, large}):
+            capacities[count] = _capacity(server, count, seconds)
+            if count <= 100:
+                found[f"{count}_row{'s' * (count > 1)}"] = {
+                    f"{times}x": _overload(server, count, times * capacities[count], capacities[count], seconds)
+                    for times in OVERLOAD
+                }
+        found[f"1_row_beside_{large}_rows"] = {
+            f"{times}x": _mixed(server, large, times, capacities, seconds) for times in OVERLOAD
+        }
+        return found
+
+
+def _capacity(server: Server, count: int, seconds: float) -> float:
+    """Requests a second of so many rows that are answered: with few clients or many, whatever is more."""
     request = server.request(rows(count))
     load(server.port, request, 32, 1, _others())
-    capacity = load(server.port, request, 32, seconds, _others())["by_status"]["200"]["rps"]
-    found = load(server.port, request, CONNECTIONS, seconds, _others(), rate=times * capacity)["by_status"]
-    offered = sum(said["rps"] for said in found.values())
+    found = [load(server.port, request, clients, seconds, _others(), spins=True) for clients in (32, 128)]
+    capacity = max(float(each["by_status"].get("200", {"rps": 0})["rps"]) for each in found)
+    if not capacity:
+        raise SystemExit(f"no request of {count} rows was answered within {seconds:g} seconds; give more --seconds")
+    return capacity
+
+
+def _overload(server: Server, count: int, rate: float, capacity: float, seconds: float) -> dict[str, Any]:
+    """The answers to so many requests a second."""
+    found = load(server.port, server.request(rows(count)), CONNECTIONS, seconds, _others(), rate=rate)["by_status"]
+    return {"capacity_rps": capacity, **_ratios(found, capacity), "by_status": found}
+
+
+def _mixed(server: Server, large: int, times: int, capacities: dict[int, float], seconds: float) -> dict[str, Any]:
+    """The answers to too many large requests, and to a few of one row next to them."""
+    few = SMALL_SHARE * capacities[1]
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(_overload, server, large, times * capacities[large], capacities[large], seconds)
+        small = _overload(server, 1, few, few, seconds)
+        many = loading.result()
+    answered = small["goodput_to_capacity"] * SMALL_SHARE + many["goodput_to_capacity"]
     return {
-        "capacity_rps": capacity,
-        "offered_to_capacity": round(offered / capacity, 2),
+        "goodput_to_capacity": round(answered, 2),
+        "small_lost": round(1 - small["goodput_to_capacity"] / max(0.01, small["offered_to_capacity"]), 3),
+        "refused_p99_ms": many["refused_p99_ms"],
+        "server_errors": small["server_errors"] + many["server_errors"],
+        "small": small["by_status"],
+        "large": many["by_status"],
+    }
+
+
+def _ratios(found: dict[str, Any], capacity: float) -> dict[str, Any]:
+    """Offered and answered requests as shares of the capacity, and the time of a refusal."""
+    return {
+        "offered_to_capacity": round(sum(each["rps"] for each in found.values()) / capacity, 2),
         "goodput_to_capacity": round(found.get("200", {"rps": 0})["rps"] / capacity, 2),
-        "by_status": found,
+        "refused_p99_ms": found.get("429", {"p99_ms": 0.0})["p99_ms"],
+        "server_errors": sum(each["rps"] for status, each in found.items() if status >= "500"),
     }
 
 

@@ -22,7 +22,14 @@ Answers = dict[str, list[float]]
 
 
 def load(
-    port: int, request: bytes, connections: int, seconds: float, cores: Iterable[int], rate: float | None = None
+    port: int,
+    request: bytes,
+    connections: int,
+    seconds: float,
+    cores: Iterable[int],
+    rate: float | None = None,
+    *,
+    spins: bool = False,
 ) -> dict[str, Any]:
     """Send requests for `seconds`, after a warm-up that counts for nothing but `good`: the answers with status 200.
 
@@ -34,12 +41,14 @@ def load(
         cores: Cores of the clients, one process each.
         rate: Requests a second, whether those before were answered or not, as far as there are connections. None: as
             soon as a connection is free.
+        spins: Whether the clients keep their cores busy while they wait, as they do with a rate. A server may be slower
+            next to a busy core.
     """
     pinned = list(cores)[:connections]
     shares = [connections // len(pinned) + (number < connections % len(pinned)) for number in range(len(pinned))]
     with ProcessPoolExecutor(len(pinned)) as pool:
         parts = [
-            pool.submit(_ask, core, port, request, share, seconds, rate and rate * share / connections)
+            pool.submit(_ask, core, port, request, share, seconds, rate and rate * share / connections, spins)
             for core, share in zip(pinned, shares, strict=True)
         ]
         done = [part.result() for part in parts]
@@ -56,7 +65,7 @@ def _summary(answers: Answers, seconds: float) -> dict[str, Any]:
         latencies.sort()
         count = len(latencies)
         summary[status] = {
-            "rps": round(count / seconds),
+            "rps": round(count / seconds, 1 if count < 100 * seconds else None),
             "p50_ms": round(1000 * latencies[count // 2], 3),
             "p99_ms": round(1000 * latencies[count * 99 // 100], 3),
         }
@@ -64,21 +73,45 @@ def _summary(answers: Answers, seconds: float) -> dict[str, Any]:
 
 
 def _ask(
-    core: int, port: int, request: bytes, connections: int, seconds: float, rate: float | None
+    core: int, port: int, request: bytes, connections: int, seconds: float, rate: float | None, spins: bool
 ) -> tuple[int, Answers]:
     os.sched_setaffinity(0, {core})
     clock = time.perf_counter
     poll = select.epoll()
-    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
-    calls = {}
-    for each in sockets:
+    calls: dict[int, tuple[Any, Any]] = {}
+    sockets: dict[int, socket.socket] = {}
+
+    def connect() -> int:
+        each = socket.create_connection(("127.0.0.1", port))
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        each.setblocking(False)
         poll.register(each, select.EPOLLIN)
-        calls[each.fileno()] = (each.recv, each.sendall)
-    free = deque(calls)
+        sockets[each.fileno()] = each
+        calls[each.fileno()] = (each.recv, each.send)
+        return each.fileno()
+
+    free = deque(connect() for _ in range(connections))
     sent: dict[int, float] = {}
+    unsent: dict[int, memoryview] = {}
+    """Of requests that the server takes slowly."""
     parts: dict[int, bytes] = {}
     answers: Answers = {}
+
+    def send(fd: int, data: memoryview) -> None:
+        try:
+            left = data[calls[fd][1](data) :]
+        except BlockingIOError:
+            left = data
+        if left:
+            if fd not in unsent:
+                poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            unsent[fd] = left
+        elif unsent.pop(fd, None) is not None:
+            poll.modify(fd, select.EPOLLIN)
+            if fd not in sent:
+                free.append(fd)
+
+    whole, wait = memoryview(request), 0 if rate or spins else 1
     began = clock()
     counting, end = began + WARM_UP_SECONDS, began + WARM_UP_SECONDS + seconds
     issued = good = 0
@@ -87,9 +120,13 @@ def _ask(
         for _ in range(min(due, len(free), 32)):
             fd = free.popleft()
             sent[fd] = clock()
-            calls[fd][1](request)
+            send(fd, whole)
             issued += 1
-        for fd, _ in poll.poll(0 if rate else 1, 64):
+        for fd, event in poll.poll(wait, 64):
+            if event & select.EPOLLOUT:
+                send(fd, unsent[fd])
+            if not event & ~select.EPOLLOUT:
+                continue
             answer = calls[fd][0](1 << 18)
             if not answer:
                 raise SystemExit("the server hung up")
@@ -99,12 +136,19 @@ def _ask(
                 parts[fd] = answer
                 continue
             now = clock()
-            free.append(fd)
             status = answer[9:12].decode()
             good += status == "200"
             if now > counting:
                 answers.setdefault(status, []).append(now - sent[fd])
-    for each in sockets:
+            del sent[fd]
+            if b"connection: close" in answer:
+                unsent.pop(fd, None)
+                del calls[fd]
+                sockets.pop(fd).close()
+                free.append(connect())
+            elif fd not in unsent:
+                free.append(fd)
+    for each in sockets.values():
         each.close()
     return good, answers
 
