@@ -20,7 +20,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.data import SnapshotStore, read_rows
 from modelworks.lifecycle.lockfile import find_lock, run_packages
-from modelworks.lifecycle.model_project import changed_files, code_digest, imports, source_files
+from modelworks.lifecycle.model_project import changed_files, code_digest, copy_project, imports, source_files
 from modelworks.lifecycle.provenance import source_of
 from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.runs import SPLIT, Home, latest_run
@@ -331,3 +331,20 @@ def test_a_run_that_was_taken_elsewhere_alone_is_bundled_to_the_same_bytes(built
     shutil.copytree(built.run.folder, folder, ignore=shutil.ignore_patterns("bundle*"))
     shutil.copytree(built.project.home.data, home.data)
     assert build_bundle(replace(built.run, folder=folder), home).digest == built.bundle.digest
+
+
+def test_installed_packages_are_no_part_of_a_project_whatever_their_folder_is_called(project):
+    before = code_digest(project.folder)
+    for file in ("env/lib/a.py", "env/pyvenv.cfg", "node_modules/b.js", "lib/site-packages/c.py"):
+        (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / file).write_text("x = = 1\n")
+    assert code_digest(project.folder) == before
+
+
+def test_a_file_that_cannot_be_read_is_named(project, monkeypatch, tmp_path):
+    closed = project.folder / "closed.csv"
+    closed.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != closed)  # root may read everything
+    with pytest.raises(ModelworksError, match=r"closed\.csv cannot be read") as refused:
+        copy_project(project.folder, tmp_path / "copy")
+    assert "Make it readable" in refused.value.fix

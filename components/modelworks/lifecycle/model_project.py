@@ -8,6 +8,7 @@ Hidden files, caches, tests and the `README.md` are left out: they do not make t
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import sys
 import sysconfig
@@ -24,19 +25,35 @@ LOCK = "uv.lock"
 MAX_BYTES = 100_000_000
 """A model project is code and small files beside it; what is larger is data, which has a store of its own."""
 _PACKAGES = {"site-packages", "dist-packages"}
+_FOLDERS = {"__pycache__", "node_modules", "tests", *_PACKAGES}
 
 
 def source_files(folder: Path) -> list[Path]:
-    """The files of a model project, sorted: all in its folder but hidden files, caches, tests and `README.md`."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"), key=lambda each: each.relative_to(folder).as_posix())
-        if (path.is_symlink() or not path.is_dir()) and _counts(path.relative_to(folder))
-    ]
+    """The files of a model project, sorted: all in its folder but hidden files, caches, tests and `README.md`.
+
+    Folders of packages are left out too: virtual environments, whatever they are called, and `node_modules`.
+    """
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        here = Path(place)
+        links = [name for name in folders if (here / name).is_symlink()]
+        folders[:] = [name for name in folders if name not in links and not _is_left_out(here / name)]
+        found += [here / name for name in (*files, *links) if _counts((here / name).relative_to(folder))]
+    return sorted(found, key=lambda each: each.relative_to(folder).as_posix())
+
+
+def _refuse(error: OSError) -> None:
+    raise ModelworksError(
+        f"{error.filename} cannot be read: {error.strerror}", fix="Make it readable for you, or move it elsewhere."
+    ) from error
+
+
+def _is_left_out(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name in _FOLDERS or (folder / "pyvenv.cfg").is_file()
 
 
 def _counts(path: Path) -> bool:
-    if any(part.startswith(".") or part in {"__pycache__", "tests"} for part in path.parts):
+    if any(part.startswith(".") or part in _FOLDERS for part in path.parts):
         return False
     if path == Path("README.md"):
         return False  # it may show the card of a run, which would be another run then
@@ -78,6 +95,11 @@ def copy_project(folder: Path, into: Path) -> Path:
         raise ModelworksError(
             f"{links[0]} is neither a file nor a folder, and a model project holds nothing else",
             fix="Put the file itself there, or let data.load fetch it.",
+        )
+    if closed := [path for path in files if not os.access(path, os.R_OK)]:
+        raise ModelworksError(
+            f"{closed[0]} cannot be read, and a run keeps every file of its project",
+            fix="Make it readable for you, or move it elsewhere.",
         )
     size = sum(path.stat().st_size for path in files)
     if size > MAX_BYTES:
