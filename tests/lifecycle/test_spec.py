@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import pytest
@@ -96,6 +97,22 @@ def test_feature_known_only_afterwards_is_refused(project):
 def test_spec_that_raises_names_file_line_and_exception(project):
     with pytest.raises(ModelworksError, match=r"model\.py:\d+: ZeroDivisionError while the model is read"):
         project.edit("COLUMNS = {", "1 / 0\nCOLUMNS = {")
+
+
+@pytest.mark.parametrize(
+    ("statement", "error", "fix"),
+    [
+        ("import sys; sys.exit('usage')", "SystemExit while the model is read: usage", "__main__"),
+        ("exit()", "SystemExit while the model is read", "__main__"),
+        ("input('which? ')", "EOFError while the model is read", "Nobody answers input"),
+    ],
+)
+def test_code_that_ends_the_process_or_asks_is_named_with_its_line(project, monkeypatch, statement, error, fix):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    (project.folder / "model.py").write_text(f"x = 1\n{statement}\n")
+    with pytest.raises(ModelworksError, match=rf"model\.py:2: {error}") as refused:
+        load_spec(project.folder)
+    assert fix in refused.value.fix
 
 
 def test_syntax_error_names_the_line(project):

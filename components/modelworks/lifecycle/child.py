@@ -314,7 +314,7 @@ def _fit(spec: ModelSpec, frame: Any, parts: dict[str, Any]) -> Fitted:
         made = spec.train(given)
     except ModelworksError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise project_error(error, spec.folder, "is trained") from error
     return made if isinstance(made, Fitted) else Fitted(made)
 
@@ -338,7 +338,7 @@ def _evaluate(
             found[part] = scores.all_metrics(spec, outcome)
         except ModelworksError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise project_error(error, spec.folder, "is evaluated") from error
     for name, picture in plots(spec, outcome).items():
         write_whole(folder / "plots" / f"{name}.svg", picture)

@@ -165,7 +165,7 @@ def load_rows(spec: ModelSpec, stored: Stored | None = None) -> pd.DataFrame:
         frame = spec.data.load()
     except ModelworksError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise project_error(error, spec.folder, "loads its data") from error
     if not isinstance(frame, pd.DataFrame):
         raise ModelworksError(f"{spec.data.where}: data.load must return a DataFrame, got {type(frame).__name__}")

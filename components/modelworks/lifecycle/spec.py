@@ -567,7 +567,8 @@ class Fitted:
     """Files for the loader, or for a service of your own, by name: weights, tables, vocabularies."""
     loader: Callable[[Path], Any] | None = None
     """A function in a file beside `model.py`, called once with the folder of the artifacts. It returns an estimator, or
-    a function from rows (as `TrainingData.x`) to what its `predict_proba`, or in a regression `predict`, would."""
+    a function from rows (as `TrainingData.x`) to what its `predict_proba`, or in a regression `predict`, would. A
+    function of a binary model may answer the probabilities of the positive class alone, [rows] or [rows, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -863,7 +864,7 @@ def load_spec(name: str | Path, package: str = "") -> ModelSpec:
         loader.exec_module(module)
     except ModelworksError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise project_error(error, file.parent, "is read") from error
     finally:
         _READ.reset(reading)
@@ -901,7 +902,7 @@ def _find_by_text(folder: Path) -> None:
     sys.path_importer_cache.clear()
 
 
-def project_error(error: Exception, folder: Path, doing: str) -> ModelworksError:
+def project_error(error: Exception | SystemExit, folder: Path, doing: str) -> ModelworksError:
     """An exception of the user's code as an error that names their file and line."""
     if isinstance(error, SyntaxError) and error.filename:
         return ModelworksError(f"{error.filename}:{error.lineno}: {error.msg}")
@@ -913,8 +914,15 @@ def project_error(error: Exception, folder: Path, doing: str) -> ModelworksError
     )
 
 
-def _project_fix(error: Exception, folder: Path) -> str:
-    """The fix of two mistakes that a project makes when it is moved here; otherwise empty."""
+def _project_fix(error: Exception | SystemExit, folder: Path) -> str:
+    """The fix of mistakes that a project makes when it is moved here; otherwise empty."""
+    if isinstance(error, SystemExit):
+        return (
+            'It ends the process, as a script does: have it below `if __name__ == "__main__":`, or raise another '
+            "exception there."
+        )
+    if isinstance(error, EOFError):
+        return "Nobody answers input() in a run: state the value in `parameters` of the spec, or write it there."
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
