@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import make_scorer, roc_auc_score
+from sklearn.model_selection import GridSearchCV
 
 from brought import PROJECTS, STRANGERS, Brought, bring
 from modelworks import contract
@@ -18,7 +21,8 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import Fitted, load_spec
 from modelworks.lifecycle.adopt import adopt
 from modelworks.lifecycle.bundle import verify_bundle
-from modelworks.lifecycle.fitted import keep
+from modelworks.lifecycle.fitted import SKOPS, keep
+from modelworks.lifecycle.trust import load_estimator
 from runtime.running import Server
 
 
@@ -197,6 +201,30 @@ def test_a_loader_needs_to_be_allowed(project):
 def test_a_loader_of_elsewhere_is_refused(project):
     with pytest.raises(ModelworksError, match="not a function of a file beside"):
         returned(project, Fitted(loader=len), "    service=Service(trusted_code=True),\n")
+
+
+def test_a_search_is_kept_as_the_estimator_that_it_found(project):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    search = GridSearchCV(LogisticRegression(), {"C": [0.1, 10.0]}, scoring=make_scorer(roc_auc_score), cv=2)
+    search.fit(x, x[:, 0] > 0)
+    search.best_estimator_.classes_ = np.array([0, 1])
+    spec, answer, out = returned(project, Fitted(estimator=search))
+    table = pd.DataFrame(x, columns=list(spec.feature_names))
+    np.testing.assert_array_equal(answer(table), search.predict_proba(x))
+    assert type(load_estimator(out / SKOPS, spec.service)).__name__ == "LogisticRegression"
+
+
+@pytest.mark.parametrize("pick", ["[:, 0]", "[:, :1]"])
+def test_a_function_of_the_positive_class_alone_gets_both_classes(project, pick):
+    project.edit("    LatencyGate,\n", "    LatencyGate,\n    Service,\n")
+    (project.folder / "mine.py").write_text(f"def load(folder):\n    return lambda x: x{pick}\n")
+    project.edit("\n\ndef load", "\nfrom .mine import load as loader\n\n\ndef load")
+    spec = project.edit("    card=Card(", "    service=Service(trusted_code=True),\n    card=Card(")
+    out = project.home.root / "run"
+    out.mkdir(parents=True)
+    answer = keep(spec, out, Fitted(loader=sys.modules[spec.package].loader))
+    table = pd.DataFrame({name: [0.25, 0.5] for name in spec.feature_names})
+    np.testing.assert_array_equal(answer(table), [[0.75, 0.25], [0.5, 0.5]])
 
 
 def test_a_graph_with_one_column_gets_both_classes(project):

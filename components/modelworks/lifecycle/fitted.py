@@ -64,8 +64,10 @@ def keep(spec: ModelSpec, folder: Path, fitted: Fitted) -> Answer:
     if fitted.loader is not None:
         write_json(folder / LOADER, {"loader": _loader_name(spec, fitted.loader)})
         return _own_answer(spec, folder, fitted.loader)
-    write_whole(folder / SKOPS, _skops(spec, fitted.estimator))
-    return lambda table: _method(spec, fitted.estimator)(encode_table(table, spec.served_features, spec.input))
+    # A search answers with the estimator that it found; no server needs its folds, and the function of its scores.
+    estimator = getattr(fitted.estimator, "best_estimator_", fitted.estimator)
+    write_whole(folder / SKOPS, _skops(spec, estimator))
+    return lambda table: _method(spec, estimator)(encode_table(table, spec.served_features, spec.input))
 
 
 def _refuse_files_without_a_reader(spec: ModelSpec, fitted: Fitted) -> None:
@@ -238,7 +240,7 @@ def _own_answer(spec: ModelSpec, folder: Path, loader: Callable[[Path], Any]) ->
         answer = answers_of(loader(folder / ARTIFACTS), spec.kind)
     except ModelworksError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise project_error(error, spec.folder, "is loaded") from error
     return lambda table: answer(encode_table(table, spec.served_features, spec.input))
 

@@ -285,6 +285,8 @@ def own_engine(artifacts: Path, own: Own, features: Sequence[Feature], kind: Kin
 def answers_of(model: Any, kind: Kind) -> Callable[[Any], Any]:
     """The function of a model that answers: of an estimator its method, otherwise the function that it is.
 
+    A function of a binary model may answer the probabilities of the positive class alone.
+
     Raises:
         ModelworksError: It has none.
     """
@@ -292,7 +294,16 @@ def answers_of(model: Any, kind: Kind) -> Callable[[Any], Any]:
     answer: Callable[[Any], Any] = getattr(model, name, model)
     if not callable(answer):
         raise ModelworksError(f"{type(model).__name__} has no {name}, and is no function")
-    return answer
+    return (lambda rows: _of_both_classes(answer(rows))) if kind == "binary" and answer is model else answer
+
+
+def _of_both_classes(answer: Any) -> Any:
+    """Probabilities of both classes, where a function answers those of the positive one: `[rows]` or `[rows, 1]`."""
+    found = np.asarray(answer)
+    if found.shape[1:] not in {(), (1,)}:
+        return found
+    positive = found.reshape(-1)
+    return np.stack([1 - positive, positive], axis=1)
 
 
 def _each_alone(infer: Infer, together: bool) -> Infer:
