@@ -33,7 +33,7 @@ from modelworks.runtime.server.logs import Scribe
 from modelworks.runtime.server.prediction_log import PredictionLog
 from modelworks.runtime.server.refusals import FULL, NO_TOKEN, POST_ONLY, UNDECODABLE, InvalidRequestError, undecodable
 from modelworks.runtime.server.replies import Replies
-from modelworks.runtime.server.tensors import Served, row_bytes
+from modelworks.runtime.server.tensors import Served, binary_row_bytes
 from modelworks.runtime.server.v2_rest import OpenInference
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class App:
         self._arrow: ArrowStreams | None = None
         """Once a request needed it."""
         self._awaiting_arrow: list[tuple[Request, Connection | Exchange, bytes]] = []
-        fixed, (_, arrow_bytes) = _COLUMN_BYTES * len(self.manifest.request_features), row_bytes(self.manifest)
+        fixed, arrow_bytes = _COLUMN_BYTES * len(self.manifest.request_features), binary_row_bytes(self.manifest)
         most = self.manifest.max_rows
         self._json_rows = Estimate(lambda size: size // engine.row_bytes, most)
         self._arrow_rows = Estimate(lambda size: (size - fixed) // arrow_bytes, most)

@@ -161,11 +161,15 @@ def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
     return decode
 
 
-def row_bytes(manifest: Manifest) -> tuple[int, int]:
-    """Bytes that a row adds to columns or tensors: in JSON, judged by the examples, and in a binary form."""
+def json_row_bytes(manifest: Manifest) -> int:
+    """Bytes that a row adds to tensors in JSON, judged by the examples."""
     examples = [[row.get(feature.name) for feature in manifest.request_features] for row in manifest.examples]
-    values = sum(len(msgspec.json.encode(example)) for example in examples) // len(examples)
-    return max(1, values), max(1, sum(_BYTES[feature.type] for feature in manifest.request_features))
+    return max(1, sum(len(msgspec.json.encode(example)) for example in examples) // len(examples))
+
+
+def binary_row_bytes(manifest: Manifest) -> int:
+    """Bytes that a row adds to columns or tensors in a binary form."""
+    return max(1, sum(_BYTES[feature.type] for feature in manifest.request_features))
 
 
 def element_type(datatype: str) -> Any:

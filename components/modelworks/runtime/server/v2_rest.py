@@ -24,9 +24,10 @@ from modelworks.runtime.server.tensors import (
     DATATYPES,
     Served,
     Tensor,
+    binary_row_bytes,
     element_type,
     from_bytes,
-    row_bytes,
+    json_row_bytes,
     to_bytes,
 )
 
@@ -73,10 +74,10 @@ class OpenInference:
     def __init__(self, engine: Engine, served: Served) -> None:
         self.engine, self.served = engine, served
         self.replies = Replies(engine, _JSON, _problem)
-        fixed, row_bytes, binary_row_bytes = _sizes(engine.manifest)
-        most = engine.manifest.max_rows
-        self._json_rows = Estimate(lambda size: (size - fixed) // row_bytes, most)
-        self._binary_rows = Estimate(lambda size: (size - fixed) // binary_row_bytes, most)
+        manifest, fixed = engine.manifest, _fixed_bytes(engine.manifest)
+        in_json, in_binary = json_row_bytes(manifest), binary_row_bytes(manifest)
+        self._json_rows = Estimate(lambda size: (size - fixed) // in_json, manifest.max_rows)
+        self._binary_rows = Estimate(lambda size: (size - fixed) // in_binary, manifest.max_rows)
 
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer a request under `/v2`."""
@@ -266,10 +267,10 @@ def _from_json(number: int, given: _Input) -> list[Any]:
     return values
 
 
-def _sizes(manifest: Manifest) -> tuple[int, int, int]:
-    """Bytes of a request that its rows do not add to; of a row in JSON; and of a row in the binary form."""
+def _fixed_bytes(manifest: Manifest) -> int:
+    """Bytes of a request that its rows do not add to."""
     tensors = [{"name": f.name, "datatype": "FP64", "shape": [1000], "data": []} for f in manifest.request_features]
-    return len(msgspec.json.encode({"inputs": tensors})), *row_bytes(manifest)
+    return len(msgspec.json.encode({"inputs": tensors}))
 
 
 def _problem(status: int, detail: str, *, field: str = "", request_id: bytes = b"") -> bytes:  # noqa: ARG001
