@@ -18,6 +18,8 @@ from modelworks.errors import ModelworksError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from modelworks.settings import Release
+
 rollouts = typer.Typer(name="rollout", help="Watch and control a rollout.", no_args_is_help=True)
 
 
@@ -102,14 +104,8 @@ def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[st
     Raises:
         ModelworksError: A release of the stack's file was aborted before, and `force` is false. Nothing was changed.
     """
-    from modelworks.lifecycle.release import read_releases
-
-    try:
-        releases = read_releases(target.stack_file)
-        if not releases or not target.outputs.get("endpoints"):
-            return ()
-    except ModelworksError:
-        return ()  # never up, or no file that we can read: the program says so itself, where it matters
+    if not (releases := _released(target)):
+        return ()
     try:
         cluster = target.cluster()
         seen = {model: cluster.seen(model) for model in releases}
@@ -129,6 +125,20 @@ def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[st
     for model, note in plan.notes.items():
         cluster.annotate(seen[model].rollout or {}, rollout.ANNOTATION_TURNED_BACK, note)
     return tuple(plan.retried)
+
+
+def _released(target: EnvironmentContext) -> dict[str, Release]:
+    """The releases of a stack's file, in an environment that has endpoints already; otherwise none.
+
+    None too where it was never up, or its file cannot be read: the program reports that itself, where it matters.
+    """
+    from modelworks.lifecycle.release import read_releases
+
+    try:
+        releases = read_releases(target.stack_file)
+        return releases if releases and target.outputs.get("endpoints") else {}
+    except ModelworksError:
+        return {}
 
 
 def check_controller(target: EnvironmentContext, say: Callable[[str], None]) -> None:
@@ -172,14 +182,9 @@ def check_trust(target: EnvironmentContext, say: Callable[[str], None]) -> None:
     Raises:
         ModelworksError: A bundle that serves, or that the stack's file releases, would not be trusted.
     """
-    from modelworks.lifecycle.release import read_releases
-
-    try:
-        bundles = {model: {line.digest} for model, line in read_releases(target.stack_file).items()}
-        if not target.trusted_keys or not target.outputs.get("endpoints"):
-            return
-    except ModelworksError:
-        return  # never up, or no file that we can read: the program says so itself, where it matters
+    bundles = {model: {line.digest} for model, line in _released(target).items()}
+    if not bundles or not target.trusted_keys:
+        return
     try:
         cluster = target.cluster()
         for model, digests in bundles.items():
