@@ -38,7 +38,7 @@ def source_files(folder: Path) -> list[Path]:
         here = Path(place)
         links = [name for name in folders if (here / name).is_symlink()]
         folders[:] = [name for name in folders if name not in links and not _is_left_out(here / name)]
-        found += [here / name for name in (*files, *links) if _counts((here / name).relative_to(folder))]
+        found += [path for name in (*files, *links) if _counts(path := here / name, folder)]
     return sorted(found, key=lambda each: each.relative_to(folder).as_posix())
 
 
@@ -49,13 +49,17 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_left_out(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name in _FOLDERS or (folder / "pyvenv.cfg").is_file()
+    return _has_no_place(folder.name) or (folder / "pyvenv.cfg").is_file()
 
 
-def _counts(path: Path) -> bool:
-    if any(part.startswith(".") or part in _FOLDERS for part in path.parts):
+def _has_no_place(name: str) -> bool:
+    return name.startswith(".") or name in _FOLDERS
+
+
+def _counts(path: Path, project: Path) -> bool:
+    if _has_no_place(path.name):
         return False
-    if path == Path("README.md"):
+    if path == project / "README.md":
         return False  # it may show the card of a run, which would be another run then
     return not (path.suffix == ".py" and (path.name.startswith("test_") or path.name == "conftest.py"))
 
