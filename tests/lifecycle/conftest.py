@@ -16,6 +16,19 @@ from modelworks.lifecycle.scaffold import scaffold
 from modelworks.lifecycle.training import train
 
 ROOT = Path(__file__).parents[2]
+STACK = """\
+config:
+  aws:allowedAccountIds: ["111111111111"]
+  modelworks:settings:
+    owner: ml
+    cost_centre: "1"
+    registry: {}
+    endpoints:
+      churn: {allow_anonymous: true}
+  modelworks:secrets:
+    registry_password: {secure: "v1:a:b"}
+"""
+"""The file of an environment with a registry and an endpoint of `churn`."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +113,13 @@ def _contents(folder: Path) -> dict[Path, str]:
 
 
 @pytest.fixture
-def dynamodb(monkeypatch):
+def dynamodb(aws_by_variables):
     """A DynamoDB of its own; its endpoint is where clients go by themselves."""
-    from moto.server import ThreadedMotoServer
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    moto = ThreadedMotoServer("127.0.0.1", 0)
-    moto.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*moto.get_host_and_port()))
     client = boto3.client("dynamodb")
     yield client
     # One process has one moto, and tables keep the mark of how far they were filled.
     for table in client.list_tables()["TableNames"]:
         client.delete_table(TableName=table)
-    moto.stop()
 
 
 @pytest.fixture

@@ -6,24 +6,13 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from lifecycle.conftest import STACK
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import history, registration
 from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
 from modelworks.lifecycle.release import read_releases
 
-STACK = """\
-config:
-  aws:allowedAccountIds: ["111111111111"]
-  modelworks:settings:
-    owner: ml
-    cost_centre: "1"
-    registry: {}
-    endpoints:
-      churn: {allow_anonymous: true}
-  modelworks:secrets:
-    registry_password: {secure: "v1:a:b"}
-"""
 MODEL = "churn"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import msgspec
 import pandas as pd
@@ -12,7 +13,17 @@ import polars as pl
 import pytest
 from hypothesis import given, strategies
 
-from lifecycle.test_stored_features import FEATURES, MODEL, Flights, Served, _logged, scores_of, tables
+from lifecycle.test_stored_features import (
+    FEATURES,
+    MODEL,
+    Flights,
+    Served,
+    _logged,
+    flights_in,
+    requests_of,
+    scores_of,
+    tables,
+)
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.features.definitions import read_definitions
@@ -81,20 +92,13 @@ MODEL_ON_DEMAND = (
 )
 
 
+FILES = {"features": VIEWS, "model": MODEL_ON_DEMAND, "transformations": TRANSFORMATIONS}
+ASKED = ("tail", "seats", "origin", "distance")
+
+
 @pytest.fixture
 def flights(tmp_path, monkeypatch):
-    def make(fallback: str = "error", **files: str) -> Flights:
-        files = {"features": VIEWS, "model": MODEL_ON_DEMAND, "transformations": TRANSFORMATIONS, **files}
-        made = Flights(tmp_path / "project", fallback, **files)
-        monkeypatch.setenv("MODELWORKS_FEATURE_HISTORY", str(made.history))
-        return made
-
-    return make
-
-
-def requests_of(table):
-    rows = table[["tail", "seats", "origin", "distance"]].to_dict("records")
-    return [{name: None if value != value else value for name, value in row.items()} for row in rows]  # noqa: PLR0124
+    return partial(flights_in, tmp_path, monkeypatch, **FILES)
 
 
 def test_a_request_gets_bit_for_bit_the_computed_values_that_the_gates_judged(flights, uploads, tmp_path):
@@ -110,7 +114,7 @@ def test_a_request_gets_bit_for_bit_the_computed_values_that_the_gates_judged(fl
     environ = tables(MODELWORKS_PREDICTION_LOG="s3://log/predictions/flights", MODELWORKS_PREDICTION_LOG_SECONDS="0.2")
     server = Server(settings(Served(bundle), **environ), tmp_path / "log").ready()
     try:
-        asked = requests_of(recent)
+        asked = requests_of(recent, ASKED)
         alone, together = [scores_of(server, [row])[0] for row in asked], scores_of(server, asked)
         eventually(lambda: len(_logged(uploads)) == 2 * len(asked))
         schema = server.ask("GET", "/v1/schema")[1]["row"]
@@ -176,7 +180,7 @@ ROW = strategies.fixed_dictionaries(
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
     folder = tmp_path_factory.mktemp("on-demand")
-    return Flights(folder, features=VIEWS, model=MODEL_ON_DEMAND, transformations=TRANSFORMATIONS).spec
+    return Flights(folder, **FILES).spec
 
 
 @given(rows=strategies.lists(ROW, min_size=1, max_size=8))

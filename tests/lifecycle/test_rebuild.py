@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto import mock_aws
 from typer.testing import CliRunner
 
+from lifecycle.conftest import STACK
 from modelworks import cli, contract
 from modelworks._files import digest_of
 from modelworks.cli import verify
@@ -27,19 +28,6 @@ from modelworks.lifecycle.release import read_releases
 from modelworks.runtime.signature import sign
 
 cli._register()
-
-STACK = """\
-config:
-  aws:allowedAccountIds: ["111111111111"]
-  modelworks:settings:
-    owner: ml
-    cost_centre: "1"
-    registry: {}
-    endpoints:
-      churn: {allow_anonymous: true}
-  modelworks:secrets:
-    registry_password: {secure: "v1:a:b"}
-"""
 
 
 @pytest.fixture(scope="module")

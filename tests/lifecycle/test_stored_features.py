@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -201,14 +202,16 @@ class Flights:
         return list(verify_log(store, client, log, views, sample=1000, behind=behind, project=self.folder))
 
 
+def flights_in(folder: Path, monkeypatch, fallback: str = "error", **files: str) -> Flights:
+    """A project below `folder`, whose history is that of the environment."""
+    made = Flights(folder / "project", fallback, **files)
+    monkeypatch.setenv("MODELWORKS_FEATURE_HISTORY", str(made.history))
+    return made
+
+
 @pytest.fixture
 def flights(tmp_path, monkeypatch):
-    def make(fallback: str = "error") -> Flights:
-        made = Flights(tmp_path / "project", fallback)
-        monkeypatch.setenv("MODELWORKS_FEATURE_HISTORY", str(made.history))
-        return made
-
-    return make
+    return partial(flights_in, tmp_path, monkeypatch)
 
 
 def scores_of(server, rows):
@@ -217,8 +220,8 @@ def scores_of(server, rows):
     return [each["score"] for each in answer["predictions"]]
 
 
-def requests_of(table):
-    rows = table[["tail", "origin", "distance"]].to_dict("records")
+def requests_of(table, names=("tail", "origin", "distance")):
+    rows = table[list(names)].to_dict("records")
     return [{name: None if value != value else value for name, value in row.items()} for row in rows]  # noqa: PLR0124
 
 

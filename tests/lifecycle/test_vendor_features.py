@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 from datetime import timedelta
 
-import boto3
 import msgspec
 import pandas as pd
 import polars as pl
 import pytest
-import urllib3
 
 from lifecycle.test_stored_features import Flights, Served, _logged, requests_of, scores_of
 from lifecycle.vendor_sdks import interpreter
@@ -91,24 +89,6 @@ def vendor(tmp_path, monkeypatch):
 
     yield make
     server.close()
-
-
-@pytest.fixture
-def uploads(monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    moto = ThreadedMotoServer("127.0.0.1", 0)
-    moto.start()
-    where = "http://{}:{}".format(*moto.get_host_and_port())
-    monkeypatch.setenv("AWS_ENDPOINT_URL", where)
-    urllib3.request("POST", f"{where}/moto-api/reset")  # its servers share one state
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="log", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    yield client
-    moto.stop()
 
 
 def variables(server: VendorServer, **more: str) -> dict[str, str]:

@@ -399,21 +399,13 @@ def test_a_server_without_a_key_says_where_it_is_looked_for(server, engine, monk
 
 
 @pytest.fixture
-def secret(monkeypatch):
+def secret(aws_by_variables):
     """A secret in a Secrets Manager of its own."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    moto = ThreadedMotoServer("127.0.0.1", 0)
-    moto.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*moto.get_host_and_port()))
     client = boto3.client("secretsmanager")
     arn = client.create_secret(Name=f"key-{uuid.uuid4()}", SecretString=f"{KEY}\n")["ARN"]
-    yield lambda value=None: client.put_secret_value(SecretId=arn, SecretString=value) if value else arn
-    moto.stop()
+    return lambda value=None: client.put_secret_value(SecretId=arn, SecretString=value) if value else arn
 
 
 def with_secret(server: VendorServer, arn: str) -> OnlineFeatures:
