@@ -15,6 +15,7 @@ from laptop.providers.engine import Engine
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments, plugins
 from modelworks.laptop.state_dir import StateDir
+from modelworks.laptop.toolchain import language_host
 from waiting import eventually
 
 
@@ -105,23 +106,29 @@ def test_the_stand_in_of_aws_names_an_environment_that_is_not_there(place: State
     assert done.returncode != 0
 
 
-ENGINE = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=-1); print(p.pid, p.stdout.readline())"
+ENGINE = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=-1); print(p.pid, {heard})"
+LANGUAGE_HOST = Path(language_host.__file__)
 
 
-def test_the_stand_in_of_aws_ends_when_its_engine_is_gone(place: StateDir):
+@pytest.mark.parametrize("heard", ["p.stdout.readline()", "''"], ids=["serving", "not serving yet"])
+@pytest.mark.parametrize("kind", ["aws", "the language host"])
+def test_a_plugin_ends_when_its_engine_is_gone(place: StateDir, kind: str, heard: str):
+    plugins.install(place, None)
+    variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local", "VIRTUAL_ENV": sys.prefix}
+    argv = [plugin(place, "aws")] if kind == "aws" else [sys.executable, LANGUAGE_HOST]
+    engine = [sys.executable, "-c", ENGINE.format(heard=heard), *argv, "127.0.0.1:1"]
+    done = subprocess.run(
+        engine, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    )
+    eventually(lambda: not psutil.pid_exists(int(done.stdout.split()[0])))
+
+
+def test_a_plugin_whose_engine_was_gone_before_it_started_ends(place: StateDir):
+    """Then no process knows who started it: its parent has been another one from its first instruction on."""
     plugins.install(place, None)
     variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
-    argv = [sys.executable, "-c", ENGINE, plugin(place, "aws"), "127.0.0.1:1"]
-    said = subprocess.run(argv, env=variables, capture_output=True, text=True, check=True).stdout
-    eventually(lambda: not psutil.pid_exists(int(said.split()[0])))
-
-
-GONE_AT_ONCE = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3).pid)"
-
-
-def test_the_stand_in_of_aws_ends_when_its_engine_was_killed_before_it_served(place: StateDir):
-    plugins.install(place, None)
-    variables = {**os.environ, "MODELWORKS_LAPTOP_ENVIRONMENT": "local"}
-    argv = [sys.executable, "-c", GONE_AT_ONCE, plugin(place, "aws"), "127.0.0.1:1"]
-    said = subprocess.run(argv, env=variables, capture_output=True, text=True, check=True).stdout
-    eventually(lambda: not psutil.pid_exists(int(said)))
+    unread, stdout = os.pipe()
+    os.close(unread)
+    with subprocess.Popen([plugin(place, "aws"), "127.0.0.1:1"], env=variables, stdout=stdout, stderr=-3) as process:
+        os.close(stdout)
+        assert process.wait(60) != 0

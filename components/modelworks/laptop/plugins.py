@@ -66,8 +66,7 @@ def _version(name: str) -> str:
 def _stand_in(place: StateDir) -> str:
     # -P: no module of the user's project may shadow one of these.
     argv = [sys.executable, "-P", "-m", "modelworks.laptop.providers", "--place", str(place.root)]
-    # The shell states who started it: an engine that is killed before Python looks is no parent any more.
-    return f'#!/bin/sh\nexec {shlex.join(argv)} --engine-process "$PPID" "$@"\n'
+    return f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n'
 
 
 def _link(path: Path, target: Path) -> None:

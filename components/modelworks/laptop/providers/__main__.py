@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TextIO
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop.aws_credentials import read_credentials
@@ -32,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pulumi-resource-aws", description=__doc__)
     parser.add_argument("engine", nargs="?", help="address of the engine, which it also states in its handshake")
     parser.add_argument("--place", type=Path, required=True, help="the laptop cloud's state folder")
-    parser.add_argument("--engine-process", type=int, required=True, help="id of the process that the plugin ends with")
     chosen, _ = parser.parse_known_args(arguments)  # the engine adds options of its own, such as for tracing
     place, stop = StateDir(chosen.place), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,10 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     print(port, flush=True)
     while not stop.wait(_LOOK_SECONDS):
-        if os.getppid() != chosen.engine_process:  # it was killed: nobody hears what a call in flight would answer
+        if _is_unread(sys.stdout):  # the engine was killed: nobody hears what a call in flight would answer
             os._exit(1)
     server.stop(_GRACE).wait()
     return 0
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the other end of a pipe is closed, as it is once its reader has ended, however early that was.
+
+    The process that started this one would be a worse sign: who was orphaned before looking has another parent.
+    """
+    pipe = select.poll()
+    pipe.register(stream, 0)
+    return bool(pipe.poll(0))
 
 
 def _environment(place: StateDir) -> str:

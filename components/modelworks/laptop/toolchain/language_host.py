@@ -71,6 +71,7 @@ try:
     import logging
     import queue
     import runpy
+    import select
     import signal
     import subprocess
     import threading
@@ -198,8 +199,9 @@ class Host(LanguageServer):
         for process in list(self.plugins):
             with suppress(OSError):
                 process.kill()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may be left to read it
+                stream.flush()
         os._exit(code)
 
 
@@ -306,9 +308,12 @@ def _traceback_from(error: Exception, program: Path) -> str:
     return "".join(traceback.format_exception(error, limit=first - len(frames)))
 
 
-def _watch(host: Host, parent: int) -> None:
-    # An engine that was killed says nothing: its language host would stay for ever.
-    while os.getppid() == parent:
+def _watch(host: Host) -> None:
+    # An engine that was killed says nothing, but nobody reads the pipe of stdout any more. (The parent would be a worse
+    # sign: who was orphaned before looking has another one.)
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    while not pipe.poll(0):
         time.sleep(0.5)
     host.leave(1)
 
@@ -326,7 +331,7 @@ def main() -> None:
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    threading.Thread(target=_watch, args=(host, os.getppid()), daemon=True).start()
+    threading.Thread(target=_watch, args=(host,), daemon=True).start()
     print(port, flush=True)
     while (job := host.programs.get()) is not None:
         request, answer = job
