@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from copy import deepcopy
 from dataclasses import replace
 from ipaddress import IPv4Network
 
@@ -30,6 +31,8 @@ class ApiServer:
     def __init__(self, objects):
         self.objects = objects
         self.statuses = asyncio.Queue()
+        self.changes = asyncio.Queue()
+        """What the watch of pods reports; None ends it."""
         self.events = []
         self.requests = []
 
@@ -37,9 +40,11 @@ class ApiServer:
         path = request.url.path
         self.requests.append((request.method, path))
         if request.method == "PATCH" and "/pods/" in path:
-            self.statuses.put_nowait(json.loads(request.content)["status"])
+            return httpx.Response(200, json=self._reported(path.split("/")[-2], json.loads(request.content)["status"]))
         if request.method == "POST" and path.endswith("/events"):
             self.events.append(json.loads(request.content))
+        if request.url.params.get("watch") and path == "/api/v1/pods":
+            return httpx.Response(200, content=self._watched())
         if request.url.params.get("watch"):
             await asyncio.Event().wait()  # nothing ever changes
         if request.method != "GET":
@@ -47,6 +52,18 @@ class ApiServer:
         if path not in self.objects:
             return httpx.Response(404, json={"message": f"{path} not found"})
         return httpx.Response(200, json=self.objects[path])
+
+    def _reported(self, name, status):
+        self.statuses.put_nowait(status)
+        held = next(each for each in self.objects["/api/v1/pods"]["items"] if each["metadata"]["name"] == name)
+        return changed(held, **status)
+
+    async def _watched(self):
+        while change := await self.changes.get():
+            event, found = change
+            yield json.dumps({"type": event, "object": found}).encode() + b"\n"
+        self.changes.put_nowait(None)
+        raise httpx.ReadError("the API server went away")
 
     async def phase(self, phase):
         """The first status of that phase."""
@@ -59,9 +76,20 @@ def listing(*items):
     return {"items": list(items), "metadata": {"resourceVersion": "1"}}
 
 
+def changed(pod, **status):
+    """The pod with another status, in its next version."""
+    pod["metadata"]["resourceVersion"] = str(int(pod["metadata"]["resourceVersion"]) + 1)
+    pod["status"] = {**pod.get("status", {}), **status}
+    return pod
+
+
+def ready(status):
+    return {one["type"]: one["status"] for one in status["conditions"]}["Ready"] == "True"
+
+
 def pod(command, **container):
     return {
-        "metadata": {"name": "job", "namespace": "default", "uid": "1"},
+        "metadata": {"name": "job", "namespace": "default", "uid": "1", "resourceVersion": "1"},
         "spec": {
             "restartPolicy": "Never",
             "containers": [{"name": "main", "command": ["sh", "-c", command], **container}],
@@ -166,24 +194,59 @@ async def test_a_pod_that_is_deleted_while_its_image_is_pulled_does_not_wait_for
 @pytest.mark.parametrize(
     "told",
     [
-        [("ADDED", "web"), ("SYNCED", ""), ("DELETED", "web")],
-        [("ADDED", "web"), ("SYNCED", ""), ("SYNCED", "")],  # it went while the API server was not heard
+        [("LISTED", ["web"]), ("MODIFIED", "web"), ("DELETED", "web")],
+        [("LISTED", []), ("ADDED", "web"), ("LISTED", [])],  # it went while the API server was not heard
     ],
 )
 async def test_a_pod_that_starts_after_a_service_is_gone_has_no_variables_of_it(host, monkeypatch, told):
     host, _ = host
     before = []
 
-    async def watch(*_):
-        for kind, name in told:
-            before.append(list(host.services("default")))
-            spec = {"clusterIP": "10.0.0.9", "ports": [{"port": 80}]}
-            yield kind, {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+    web = {
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 80}]},
+    }
 
-    monkeypatch.setattr(ApiClient, "watch", watch)
+    async def follow(*_):
+        for event, names in told:
+            yield event, [web for _ in names] if event == "LISTED" else web
+            before.append(len(host.services("default")))
+
+    monkeypatch.setattr(ApiClient, "follow", follow)
     await host.watch_services()
-    assert [len(services) for services in before] == [0, 1, 1]
+    assert 1 in before
     assert host.services("default") == []
+
+
+async def test_a_pod_that_went_while_the_api_server_was_not_heard_is_ended(host):
+    host, server = host
+    server.changes.put_nowait(("ADDED", pod("sleep 600")))
+    node = Node(host, port=0)
+    running = asyncio.ensure_future(node.run())
+    await eventually_async(lambda: "1" in node.known)
+    server.changes.put_nowait(None)
+    await eventually_async(lambda: not node.known)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_pod_that_others_took_for_dead_is_reported_as_ready_again(host):
+    """As the controller of nodes does with every pod of one whose heartbeats it missed."""
+    host, server = host
+    job = pod("sleep 600")
+    server.objects["/api/v1/pods"] = listing(job)
+    node = Node(host, port=0)
+    running = asyncio.ensure_future(node.run())
+    while not ready(await asyncio.wait_for(server.statuses.get(), 60)):
+        pass
+    conditions = [{**one, "status": "False"} if one["type"] == "Ready" else one for one in job["status"]["conditions"]]
+    server.changes.put_nowait(("MODIFIED", deepcopy(changed(job, conditions=conditions))))
+    assert ready(await asyncio.wait_for(server.statuses.get(), 60))
+    known = node.known["1"]
+    known.update(pod("sleep 600"))  # a watch lags behind what the agent itself wrote: no reason to repeat it
+    assert ready(known.pod["status"])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_an_object_is_read_again_only_when_it_is_older_than_its_reader_accepts(host):

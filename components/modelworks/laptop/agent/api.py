@@ -106,20 +106,6 @@ class ApiClient:
         """Read one object or list."""
         return await self.call("GET", path, **query)
 
-    async def watch(self, path: str, **query: str) -> AsyncIterator[tuple[str, Object]]:
-        """List, then follow: yields (`ADDED`, object)…, (`SYNCED`, {}), then changes, for ever.
-
-        After a lost connection it lists again, so that a consumer sees every object that exists (again as `ADDED`) and
-        then `SYNCED`: an object without an event between two of these is gone.
-        """
-        async for event, found in self.follow(path, **query):
-            if event == "LISTED":
-                for item in found:
-                    yield "ADDED", item
-                yield "SYNCED", {}
-            else:
-                yield event, found
-
     async def follow(self, path: str, **query: str) -> AsyncIterator[tuple[str, Any]]:
         """Yields (`LISTED`, all objects) at first and after each lost connection, else one change at a time, for ever.
 

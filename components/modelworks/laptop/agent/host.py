@@ -126,19 +126,15 @@ class Host:
 
     async def watch_services(self) -> None:
         """Follow the services of the cluster, for ever."""
-        seen: set[tuple[str, str]] = set()
-        async for kind, service in self.cluster.watch("/api/v1/services"):
-            if kind == "SYNCED":
-                for gone in set(self._services) - seen:
-                    del self._services[gone]
-                seen = set()
-                self._services_listed.set()
-            else:
+        async for event, found in self.cluster.follow("/api/v1/services"):
+            if event == "LISTED":
+                self._services.clear()
+            for service in found if event == "LISTED" else [found]:
                 key = (service["metadata"]["namespace"], service["metadata"]["name"])
-                seen.add(key)
                 self._services[key] = {**service, "apiVersion": "v1", "kind": "Service"}
-                if kind == "DELETED":
+                if event == "DELETED":
                     del self._services[key]
+            self._services_listed.set()
             self.behind_services.set()
 
     def note_pod(self, uid: str, pod: Object | None) -> None:

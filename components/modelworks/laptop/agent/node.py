@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 20
 """After this long without a heartbeat the node counts as dead."""
 HEARTBEAT_SECONDS = 5.0
-STATUS_SECONDS = 60.0
+STATUS_SECONDS = 10.0
+"""As often as the kubelet: a controller that missed heartbeats for a while has taken the node for dead until then."""
 SETTLE_SECONDS = 0.05
 """Changes of Services and pods come in bursts; this long after the first one, what has come is applied."""
 CORES_PROMISED = 16
@@ -127,28 +128,33 @@ class Node:
 
     async def _watch_pods(self) -> None:
         await self.host.services_listed()
-        seen: set[str] = set()
-        synced = False
-        async for kind, pod in self.host.cluster.watch("/api/v1/pods", fieldSelector=f"spec.nodeName={NAME}"):
-            if kind == "SYNCED":
-                for uid in set(self.known) - seen:
-                    self.known[uid].removed()
-                if not synced:
-                    synced = True
-                    await asyncio.to_thread(self._end_orphans, seen)
-                    await self.host.images.sweep(self._environments)
-                seen = set()
+        first = True
+        async for event, found in self.host.cluster.follow("/api/v1/pods", fieldSelector=f"spec.nodeName={NAME}"):
+            if event != "LISTED":
+                self._see(found, deleted=event == "DELETED")
                 continue
-            uid = pod["metadata"]["uid"]
-            seen.add(uid)
-            self.host.note_pod(uid, pod)
-            if kind == "DELETED":
-                if uid in self.known:
-                    self.known[uid].removed()
-            elif uid in self.known:
-                self.known[uid].update(pod)
-            else:
-                self._begin(pod)
+            for pod in found:
+                self._see(pod)
+            uids = {pod["metadata"]["uid"] for pod in found}
+            for uid in set(self.known) - uids:
+                self.known[uid].removed()
+            if first:
+                first = False
+                await asyncio.to_thread(self._end_orphans, uids)
+                await self.host.images.sweep(self._environments)
+
+    def _see(self, pod: Object, *, deleted: bool = False) -> None:
+        uid = pod["metadata"]["uid"]
+        known = self.known.get(uid)
+        if known is None and deleted:
+            return
+        self.host.note_pod(uid, pod)
+        if known is None:
+            self._begin(pod)
+        elif deleted:
+            known.removed()
+        else:
+            known.update(pod)
 
     async def _follow_services(self) -> None:
         """Keep the listening sockets of Services, and their names in pods, as the API server has them."""

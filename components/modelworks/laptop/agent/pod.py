@@ -72,8 +72,13 @@ class Pod:
 
     def update(self, pod: Object) -> None:
         """The pod's object changed."""
-        self.pod = self._identified(pod)
+        self._take(pod)
         self._changed.set()
+
+    def _take(self, pod: Object) -> None:
+        """Go by `pod`, unless it is older than what is known: a watch lags behind what the agent itself wrote."""
+        if _version(pod) >= _version(self.pod):
+            self.pod = self._identified(pod)
 
     def removed(self) -> None:
         """The pod's object is gone."""
@@ -250,13 +255,13 @@ class Pod:
         """Send a changed status to the API server; returns when to retry if that failed."""
         if self.gone:
             return None
-        status = pod_status(self._as_told(), self.view, now)
-        if status == self._sent:
+        status = pod_status(self.pod, self.view, now)
+        if status == self._sent and self._stands(status):
             return None
         meta = self.pod["metadata"]
         body = {"metadata": {"uid": self.uid}, "status": status}
         try:
-            await self.host.cluster.call(
+            told = await self.host.cluster.call(
                 "PATCH", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status", body, kind=STRATEGIC
             )
         except RefusedError as error:
@@ -269,17 +274,13 @@ class Pod:
             log.warning("status of pod %s not sent: %s", meta["name"], error or type(error).__name__)
             return now + 1
         self._sent = status
+        self._take(told)
         return None
 
-    def _as_told(self) -> Object:
-        """The pod with the conditions that were sent last: the watch may lag behind."""
-        if self._sent is None:
-            return self.pod
-        mine = self._sent["conditions"]
-        types = {condition["type"] for condition in mine}
-        held = self.pod.get("status", {}).get("conditions") or []
-        others = [condition for condition in held if condition["type"] not in types]
-        return {**self.pod, "status": {**self.pod.get("status", {}), "conditions": [*others, *mine]}}
+    def _stands(self, status: dict[str, Any]) -> bool:
+        """Whether nobody wrote over its conditions, as controllers do with those of a node that seems dead to them."""
+        held = {one["type"]: one["status"] for one in self.pod.get("status", {}).get("conditions") or []}
+        return all(held.get(one["type"]) == one["status"] for one in status["conditions"])
 
     def event(self, kind: str, reason: str, message: str, container: Container | None = None) -> None:
         """Record an event of the pod or one of its containers."""
@@ -355,3 +356,8 @@ class Pod:
                     await asyncio.wait_for(self._gone.wait(), 10)
                 continue
             await asyncio.sleep(1)
+
+
+def _version(pod: Object) -> int:
+    """Versions of one kind of object can be compared as numbers (KEP-5504)."""
+    return int(pod["metadata"]["resourceVersion"])

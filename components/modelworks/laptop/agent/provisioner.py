@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def storage_class(*, default: bool) -> dict[str, Any]:
 
 
 async def _bind(cluster: ApiClient, folder: Path, node: str) -> None:
-    async for kind, claim in cluster.watch("/api/v1/persistentvolumeclaims"):
-        if kind in ("ADDED", "MODIFIED") and wanted(claim):
+    async for claim in _each(cluster, "/api/v1/persistentvolumeclaims"):
+        if wanted(claim):
             path = folder / volume_name(claim)
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o777)
@@ -54,14 +55,22 @@ async def _bind(cluster: ApiClient, folder: Path, node: str) -> None:
 
 
 async def _reclaim(cluster: ApiClient, folder: Path) -> None:
-    async for kind, held in cluster.watch("/api/v1/persistentvolumes"):
+    async for held in _each(cluster, "/api/v1/persistentvolumes"):
         mine = (held.get("metadata", {}).get("annotations") or {}).get(_BY) == PROVISIONER
-        if kind not in ("ADDED", "MODIFIED") or not mine or held.get("status", {}).get("phase") != "Released":
+        if not mine or held.get("status", {}).get("phase") != "Released":
             continue
         if held["spec"].get("persistentVolumeReclaimPolicy") == "Delete":
             name = held["metadata"]["name"]
             await asyncio.to_thread(shutil.rmtree, folder / name, ignore_errors=True)
             await _until_done(cluster, "DELETE", f"/api/v1/persistentvolumes/{name}", None)
+
+
+async def _each(cluster: ApiClient, path: str) -> AsyncIterator[Object]:
+    """Each object at `path`, and again whenever it changed, for ever."""
+    async for event, found in cluster.follow(path):
+        for each in found if event == "LISTED" else [found]:
+            if event != "DELETED":
+                yield each
 
 
 def wanted(claim: Object) -> bool:
