@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse, special
 
 from modelworks._files import read_json
 from modelworks.lifecycle.splits import cluster_numbers
@@ -188,7 +188,7 @@ def compare(
     rows, pooled = np.array([before.sum(), now.sum()]), before + now
     if pooled.min() * rows.min() >= FEWEST_EXPECTED * rows.sum() or rows.sum() >= MOST_PERMUTED:
         size = rows.prod(dtype=float) / rows.sum()
-        return Drift(shift, float(stats.chi2.sf(shift * size, len(before) - 1)))
+        return Drift(shift, float(special.chdtrc(len(before) - 1, shift * size)))
     draws = np.random.default_rng(seed).multivariate_hypergeometric(
         pooled, rows[1], size=PERMUTATIONS, method="marginals"
     )
@@ -204,7 +204,7 @@ def _of_clusters(before: np.ndarray, now: np.ndarray, there: Sampling, here: Sam
     statistic = float(np.sum((np.array([one, two]) - expected) ** 2 / expected)) / (len(before) - 1)
     known = [each for each in (there, here) if each.clusters]
     free: float = (len(before) - 1) / max(known).spread
-    return float(stats.f.sf(statistic, free, free * max(min(known).clusters - 1, 1)))
+    return float(special.fdtrc(free, free * max(min(known).clusters - 1, 1), statistic))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
