@@ -52,11 +52,9 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return made
 
 
-def build(
-    folder: Path, *, onnx: bool = True, trees: int = 50, model: str = "delays", forest: bool = False, **changes: Any
-) -> Example:
-    """Train, convert, and pack a Bento-shaped archive with a manifest; a `forest` takes far longer a row."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+def build(folder: Path, *, onnx: bool = True, trees: int = 50, model: str = "delays", **changes: Any) -> Example:
+    """Train, convert, and pack a Bento-shaped archive with a manifest."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
     columns = (*(f"x{index}" for index in range(FEATURES - 1)), "carrier")
@@ -72,11 +70,7 @@ def build(
     target = (np.nan_to_num(table).sum(axis=1) + table[:, 14] > 2).astype(int)
     # Threads that wait for each other take minutes where other tests keep the cores busy.
     with threadpool_limits(1, user_api="openmp"):
-        estimator = (
-            RandomForestClassifier(trees, random_state=0)
-            if forest
-            else HistGradientBoostingClassifier(max_iter=trees, random_state=0)
-        ).fit(table, target)
+        estimator = HistGradientBoostingClassifier(max_iter=trees, random_state=0).fit(table, target)
     files: dict[str, bytes] = {"src/card.md": b"# A card\n"}
     onnx_part = skops_part = parity = None
     if onnx:
