@@ -27,7 +27,8 @@ from unittest.mock import patch
 import pulumi
 import typer.main
 import yaml
-from pulumi.provider.experimental.analyzer import Analyzer, ComponentDefinition, PropertyDefinition, TypeDefinition
+from component_analyzer import ComponentAnalyzer
+from pulumi.provider.experimental.analyzer import ComponentDefinition, PropertyDefinition, TypeDefinition
 from typer.testing import CliRunner
 
 import modelworks
@@ -73,7 +74,7 @@ def _index(found: Mapping[str, str]) -> str:
 # -- Components ------------------------------------------------------------------------------------------------------
 def _component_pages() -> dict[str, str]:
     names = [name for name in modelworks.__all__ if issubclass(getattr(modelworks, name), pulumi.ComponentResource)]
-    analyzed = Analyzer("modelworks").analyze([getattr(modelworks, name) for name in names])
+    analyzed = ComponentAnalyzer().analyze([getattr(modelworks, name) for name in names])
     return {
         f"components/{_kebab(name)}.md": _component(definition, analyzed["type_definitions"])
         for name, definition in analyzed["component_definitions"].items()

@@ -6,7 +6,7 @@ import re
 import typing
 
 import pytest
-from pulumi.provider.experimental.analyzer import Analyzer
+from component_analyzer import ComponentAnalyzer
 
 from mocks import ROOT, declare
 from modelworks import ModelEndpoint, alarms, defaults, settings, workload_settings
@@ -14,7 +14,7 @@ from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments,
 
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
 KINDS = kinds_of_arguments()
-ANALYZED = Analyzer("modelworks").analyze(COMPONENTS)
+ANALYZED = ComponentAnalyzer().analyze(COMPONENTS)
 DOCUMENTED = [
     (kind, name, described)
     for kind, definition in [
