@@ -15,9 +15,11 @@ import pytest
 
 from modelworks.errors import ModelworksError
 from modelworks.feature_items import entity_id
+from modelworks.runtime import feature_tables
 from modelworks.runtime.manifest import Feature, Manifest, Stored, StoredView
 from modelworks.runtime.online import OnlineFeatures, UnreadableError
 from modelworks.runtime.online_engine import Place, read_tables
+from waiting import PATIENCE, eventually
 
 TABLE = "flights.delays"
 THROTTLED = "ProvisionedThroughputExceededException"
@@ -66,7 +68,7 @@ class Scripted:
                 request = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 script.asked.append(request)
                 if script.silent.is_set():
-                    script.over.wait(30)
+                    script.over.wait()
                     return
                 try:
                     status, body = script._next()(request)
@@ -105,6 +107,7 @@ def dynamodb(monkeypatch):
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{made.server.server_port}",
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(feature_tables, "TIMEOUT_SECONDS", PATIENCE)
     # The waits between attempts are random; their number is what is tested.
     monkeypatch.setattr("random.random", lambda: 0.0)
     monkeypatch.setattr("random.uniform", lambda *_: 0.0)
@@ -175,14 +178,21 @@ def test_trouble_that_lasts_is_asked_about_three_times_and_then_the_fallback_ans
     assert len(dynamodb.asked) == 3
 
 
-def test_a_store_that_says_nothing_is_given_up_within_the_bound(dynamodb):
+@pytest.fixture
+def silence(dynamodb, monkeypatch):
+    """A store that answers nothing, where no read waits for long."""
+    monkeypatch.setattr(feature_tables, "TIMEOUT_SECONDS", 0.2)
     dynamodb.silent.set()
+    return dynamodb
+
+
+def test_a_store_that_says_nothing_is_given_up_after_three_attempts(silence):
     assert read(online("default"), "N1") == ([None], True)
-    assert len(dynamodb.asked) == 3
+    eventually(lambda: len(silence.asked) == 3)
 
 
-def test_a_store_that_says_nothing_does_not_keep_a_server_from_starting(dynamodb):
-    dynamodb.silent.set()
+@pytest.mark.usefixtures("silence")
+def test_a_store_that_says_nothing_does_not_keep_a_server_from_starting():
     assert "timeout" in online().check(("N1",)).lower()
 
 

@@ -183,8 +183,10 @@ def cut_off(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
-def silent(seconds: float) -> Fault:
-    return lambda _: time.sleep(seconds)
+def silent(handler: BaseHTTPRequestHandler) -> None:
+    """There is no answer as long as the client waits."""
+    handler.rfile.read(1)
+    handler.close_connection = True
 
 
 def dripping(handler: BaseHTTPRequestHandler) -> None:
@@ -193,7 +195,7 @@ def dripping(handler: BaseHTTPRequestHandler) -> None:
     handler.send_header("content-length", "1000000")
     handler.end_headers()
     try:
-        for _ in range(100):
+        while True:
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(0.05)
