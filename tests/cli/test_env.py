@@ -17,6 +17,7 @@ from modelworks.cli import laptop
 from modelworks.errors import ModelworksError
 from modelworks.laptop import environments
 from modelworks.laptop.state_dir import StateDir
+from waiting import PATIENCE
 
 PRINT = "import json, os; print(json.dumps(dict(os.environ)))"
 SECRET = "config:\n  modelworks:secrets:\n    registry_password: {secure: v1:abc}\n"
@@ -65,7 +66,7 @@ def env(*arguments: str):
 def shell(lines: str, before: dict[str, str] | None = None) -> dict[str, str]:
     """The variables of a shell after these lines."""
     argv = ["/bin/sh", "-c", f'{lines}\nexec "$0" -c "$1"', sys.executable, PRINT]
-    done = subprocess.run(argv, env=before or {}, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(argv, env=before or {}, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return json.loads(done.stdout)
 
 
@@ -104,7 +105,7 @@ def test_a_terminal_shows_no_secret(project):
     secret = credentials.split("aws_secret_access_key = ")[1].strip()
     terminal, end = pty.openpty()
     argv = [str(Path(sys.executable).parent / "modelworks"), "env", "local"]
-    subprocess.run(argv, stdout=end, stderr=end, timeout=60, check=True)
+    subprocess.run(argv, stdout=end, stderr=end, timeout=PATIENCE, check=True)
     os.close(end)
     shown = b""
     while chunk := _read(terminal):

@@ -15,7 +15,7 @@ from modelworks import contract
 from modelworks.cli.local_server import Answer, LocalServer
 from modelworks.lifecycle.bundle import Bundle
 from runtime import example_bundle
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def heard(tmp_path: Path) -> Heard:
 
 def refuses(url: str) -> bool:
     try:
-        httpx.get(url, trust_env=False)
+        httpx.get(url, timeout=PATIENCE, trust_env=False)
     except httpx.ConnectError:
         return True
     return False
@@ -54,7 +54,7 @@ def test_a_bundle_answers_as_soon_as_it_is_built_and_until_the_environment_takes
         built.set_result((None, bundle))
         eventually(lambda: heard.answers)
         answer = heard.answers[0]
-        again = httpx.post(f"{answer.url}/v1/predict", json=answer.row, trust_env=False)
+        again = httpx.post(f"{answer.url}/v1/predict", json=answer.row, timeout=PATIENCE, trust_env=False)
         assert again.json()["predictions"] == answer.prediction["predictions"]
         local.close()
         assert refuses(answer.url)
@@ -133,6 +133,6 @@ def test_the_server_of_a_command_that_was_killed_ends_too(bundle, tmp_path):
     argv = [sys.executable, "-c", COMMAND, pickle.dumps(bundle).hex(), str(tmp_path / "log")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as command:
         url = command.stdout.readline().strip()
-        assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        assert httpx.get(f"{url}/readyz", timeout=PATIENCE, trust_env=False).status_code == 200
         command.kill()
     eventually(lambda: refuses(url))

@@ -34,6 +34,7 @@ from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.signing import make_key, read_key
 from modelworks.lifecycle.training import train
 from modelworks.runtime.signature import key_id
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.timeout(900)  # two models are trained before the first test
 
@@ -81,7 +82,7 @@ class World:
 
     def git(self, *arguments: str) -> str:
         return subprocess.run(
-            ["git", *arguments], cwd=self.root, capture_output=True, text=True, check=True, timeout=60
+            ["git", *arguments], cwd=self.root, capture_output=True, text=True, check=True, timeout=PATIENCE
         ).stdout.strip()
 
     def commit(self) -> None:

@@ -18,6 +18,7 @@ from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.features import materialization, offline
 from modelworks.features.materialization import cloudwatch, lag, materialize
+from waiting import PATIENCE
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
@@ -203,7 +204,7 @@ def test_two_runs_at_once_end_with_the_newest_values(store, monkeypatch):
     newest = materialization._newest
 
     def together(*args):
-        meet.wait(20)
+        meet.wait(PATIENCE)
         return newest(*args)
 
     monkeypatch.setattr(materialization, "_newest", together)

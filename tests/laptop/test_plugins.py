@@ -16,7 +16,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import environments, plugins
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.toolchain import language_host
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -131,4 +131,4 @@ def test_a_plugin_whose_engine_was_gone_before_it_started_ends(place: StateDir):
     os.close(unread)
     with subprocess.Popen([plugin(place, "aws"), "127.0.0.1:1"], env=variables, stdout=stdout, stderr=-3) as process:
         os.close(stdout)
-        assert process.wait(60) != 0
+        assert process.wait(PATIENCE) != 0

@@ -17,6 +17,7 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop import pod_network, status, supervisor
 from modelworks.laptop.state_dir import StateDir
 from strangers import UID, as_stranger, only_root
+from waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +76,9 @@ def test_two_processes_without_a_file_in_common_choose_two_networks(tmp_path):
     both = [fork.Process(target=_chosen, args=(name, tmp_path, barrier, results)) for name in ("one", "two")]
     for process in both:
         process.start()
-    found = sorted(results.get(timeout=60) for _ in both)
+    found = sorted(results.get(timeout=PATIENCE) for _ in both)
     for process in both:
-        process.join(60)
+        process.join(PATIENCE)
     assert found == ["127.77.0.0/16", "127.78.0.0/16"]
 
 

@@ -26,6 +26,7 @@ from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.runs import SPLIT, Home, latest_run
 from modelworks.lifecycle.splits import read_split, split_rows, write_split
 from modelworks.lifecycle.training import check_data, train
+from waiting import PATIENCE
 
 EDITS = {
     "a gate lowered": ("at_least=0.7", "at_least=0.1"),
@@ -43,7 +44,7 @@ sdist = { url = "x", hash = "sha256:00", size = 1 }
 
 def git(folder: Path, *arguments: str) -> None:
     who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
-    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, timeout=PATIENCE)
 
 
 def commit(folder: Path) -> None:

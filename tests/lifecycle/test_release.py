@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.release import read_order, read_releases, set_release
 from modelworks.settings import Release
+from waiting import PATIENCE
 
 HEAD = """\
 # What dev is.
@@ -143,7 +144,7 @@ def test_of_processes_that_edit_at_once_none_is_lost(stack):
     names = [f"model-{number}" for number in range(4)]
     editors = [context.Process(target=_edit, args=(stack, name, barrier)) for name in names]
     [each.start() for each in editors]
-    [each.join(60) for each in editors]
+    [each.join(PATIENCE) for each in editors]
     assert [each.exitcode for each in editors] == [0, 0, 0, 0]
     found = read_releases(stack)
     assert {name: found[name].version for name in names} == dict.fromkeys(names, 5)

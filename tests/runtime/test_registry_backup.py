@@ -18,6 +18,7 @@ from moto import mock_aws
 from emulated import emulator
 from modelworks.errors import ModelworksError
 from modelworks.runtime.registry_backup import DATABASES, Dumps, keep, main, restore_what_is_lost, set_aside
+from waiting import PATIENCE
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -269,7 +270,7 @@ def test_the_sidecar_dumps_at_its_start_goes_on_after_a_failure_and_ends_when_it
             line = process.stdout.readline()
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE) == 0
             return line
 
     assert "error: there is no database" in first_line(tmp_path)

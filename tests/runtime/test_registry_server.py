@@ -31,6 +31,7 @@ from modelworks import ModelRegistry
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import CHAMPION, Registry
+from waiting import PATIENCE
 
 PASSWORD, ROTATED = "correct horse 100%", "battery staple 100%"
 OF_DATABASE = "p@ss:w/rd %20"
@@ -125,7 +126,7 @@ class Server:
             yield self.registry(password)
         finally:
             os.killpg(process.pid, 15)
-            process.wait(60)
+            process.wait(PATIENCE)
 
     def declared(self, password: str) -> Mapping[str, Any]:
         """The objects of the component, by type."""
