@@ -43,7 +43,7 @@ from modelworks.runtime.manifest import Code, Manifest
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.schema import Rows
 from modelworks.runtime.stored import Inputs, LoggedStored
-from runtime.running import Server, settings
+from runtime.running import PATIENT, Server, settings
 from waiting import eventually
 
 TRANSFORMATIONS = """
@@ -112,7 +112,7 @@ def test_a_request_gets_bit_for_bit_the_computed_values_that_the_gates_judged(fl
     judged = score_bundle(made.spec, Predictor(tmp_path / "bento", manifest), recent)[:, 1].tolist()
     made.materialize()  # which applies the definitions to a registry
     environ = tables(MODELWORKS_PREDICTION_LOG="s3://log/predictions/flights", MODELWORKS_PREDICTION_LOG_SECONDS="0.2")
-    server = Server(settings(Served(bundle), **environ), tmp_path / "log").ready()
+    server = Server(settings(Served(bundle), **environ), tmp_path / "log", program=PATIENT).ready()
     try:
         asked = requests_of(recent, ASKED)
         alone, together = [scores_of(server, [row])[0] for row in asked], scores_of(server, asked)

@@ -31,7 +31,7 @@ from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.training import train
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.predictor import Predictor
-from runtime.running import Server, counted, settings
+from runtime.running import PATIENT, Server, counted, settings
 from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -240,7 +240,7 @@ def test_a_request_with_keys_gets_bit_for_bit_what_the_gates_judged(flights, upl
     judged = score_bundle(made.spec, Predictor(tmp_path / "bento", manifest), recent)[:, 1].tolist()
     made.materialize()
     environ = tables(MODELWORKS_PREDICTION_LOG="s3://log/predictions/flights", MODELWORKS_PREDICTION_LOG_SECONDS="0.2")
-    server = Server(settings(Served(bundle), **environ), tmp_path / "log").ready()
+    server = Server(settings(Served(bundle), **environ), tmp_path / "log", program=PATIENT).ready()
     try:
         asked = requests_of(recent)
         alone, together = [scores_of(server, [row])[0] for row in asked], scores_of(server, asked)
@@ -301,7 +301,7 @@ def test_an_outage_is_answered_by_the_stated_fallback_and_counted(flights, dynam
     made = flights(fallback)
     bundle = build_bundle(train(made.spec, made.home), made.home)
     made.materialize()
-    server = Server(settings(Served(bundle), **tables()), tmp_path / "log").ready()
+    server = Server(settings(Served(bundle), **tables()), tmp_path / "log", program=PATIENT).ready()
     row = {"tail": "N3", "origin": "EWR", "distance": 700}
     try:
         [before] = scores_of(server, [row])
@@ -329,7 +329,7 @@ def test_a_server_without_the_tables_of_its_views_does_not_start(flights, dynamo
     nowhere = Server(settings(Served(bundle), MODELWORKS_MODEL="flights"), tmp_path / "nowhere")
     assert nowhere.ended() == 1
     assert "MODELWORKS_FEATURE_TABLES names no table" in nowhere.log.read_text()
-    absent = Server(settings(Served(bundle), **tables()), tmp_path / "absent")
+    absent = Server(settings(Served(bundle), **tables()), tmp_path / "absent", program=PATIENT)
     assert absent.ended() == 1
     assert "cannot be read" in absent.log.read_text()
     nowhere.stop()

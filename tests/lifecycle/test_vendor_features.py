@@ -25,7 +25,7 @@ from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_
 from modelworks.lifecycle.training import train
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.predictor import Predictor
-from runtime.running import Server, counted, settings
+from runtime.running import PATIENT, Server, counted, settings
 from runtime.vendor_server import KEY, Service, VendorServer, refuses
 from waiting import eventually
 
@@ -108,7 +108,7 @@ def test_a_request_with_keys_gets_bit_for_bit_what_the_gates_judged(vendor, uplo
     recent = frame[frame["departure"] > made.now - _hours(4)].head(40)
     judged = score_bundle(made.spec, Predictor(tmp_path / "bento", manifest), recent)[:, 1].tolist()
     log = {"MODELWORKS_PREDICTION_LOG": "s3://log/p", "MODELWORKS_PREDICTION_LOG_SECONDS": "0.2"}
-    server = Server(settings(Served(bundle), **variables(vendors, **log)), tmp_path / "log").ready()
+    server = Server(settings(Served(bundle), **variables(vendors, **log)), tmp_path / "log", program=PATIENT).ready()
     try:
         asked = requests_of(recent)
         alone, together = [scores_of(server, [row])[0] for row in asked], scores_of(server, asked)
@@ -130,7 +130,7 @@ def test_a_request_with_keys_gets_bit_for_bit_what_the_gates_judged(vendor, uplo
 def test_an_outage_of_the_vendor_is_answered_by_the_stated_fallback_and_counted(vendor, tmp_path):
     made, vendors = vendor("tecton")
     bundle = build_bundle(train(made.spec, made.home), made.home)
-    server = Server(settings(Served(bundle), **variables(vendors)), tmp_path / "log").ready()
+    server = Server(settings(Served(bundle), **variables(vendors)), tmp_path / "log", program=PATIENT).ready()
     row = {"tail": "N3", "origin": "EWR", "distance": 700}
     try:
         [before] = scores_of(server, [row])

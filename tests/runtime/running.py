@@ -21,6 +21,8 @@ from waiting import PATIENCE, eventually, held_port
 
 SAME_PORT = "the same port"
 """The value of a variable that names the server's own port."""
+PATIENT = (str(Path(__file__).parents[1] / "patient_serve.py"),)
+"""The program of a server that reads from a feature store of the test, which may be as slow as the machine is busy."""
 
 
 class Server:
@@ -33,6 +35,7 @@ class Server:
         out: int | None = None,
         within: Sequence[str] = (),
         python: str = sys.executable,
+        program: Sequence[str] = ("-m", "modelworks.runtime.serve"),
     ) -> None:
         self._held = held_port()
         self.port = self._held.getsockname()[1]
@@ -41,7 +44,7 @@ class Server:
         environ = {name: port if value == SAME_PORT else value for name, value in environ.items()}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [*within, python, "-m", "modelworks.runtime.serve"],
+                [*within, python, *program],
                 env={**os.environ, **environ, contract.ENV_PORT: port},
                 stdout=file if out is None else out,
                 stderr=file,
