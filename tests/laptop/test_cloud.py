@@ -539,7 +539,9 @@ def test_a_process_that_is_declared_differently_is_restarted_and_one_that_is_not
 
 
 def test_a_supervisor_that_does_not_answer_is_named_and_down_ends_it(supervised, monkeypatch):
-    os.kill(int((supervised.run / "supervisord.pid").read_text()), signal.SIGSTOP)
+    process = psutil.Process(int((supervised.run / "supervisord.pid").read_text()))
+    process.suspend()
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED)
     monkeypatch.setattr(supervisor, "_ANSWER_SECONDS", 0.2)
     with pytest.raises(ModelworksError, match=r"did not answer within 0\.2 s"):
         supervisor.processes(supervised)

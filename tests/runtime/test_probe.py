@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,9 +108,16 @@ def test_a_release_without_an_example_is_reported_with_the_setting(services):
     assert "canary.probes" in caught.value.fix
 
 
-def test_probes_that_nobody_answers_end_with_the_reason(services, capsys):
-    services[0].status = 500
-    order = [services[0].url, f"--release={OTHER}", "--per-second=40", "--within-seconds=0"]
+def test_probes_that_nobody_answers_end_with_the_reason(services, capsys, monkeypatch):
+    (service, _) = services
+    service.status = 500
+
+    def monotonic() -> float:
+        """It stands still until the sender was answered, and sent another one."""
+        return 1000.0 * ([path for path, _ in service.requests].count("/v1/predict") > 1)
+
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    order = [service.url, f"--release={OTHER}", "--per-second=1", "--within-seconds=0"]
     assert probe.main(order) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "error: no example was answered for 0.2 s: POST /v1/predict was answered 500: the model failed"

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,18 +30,12 @@ from modelworks import ModelRegistry
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import CHAMPION, Registry
-from waiting import PATIENCE
+from waiting import PATIENCE, held_port
 
 PASSWORD, ROTATED = "correct horse 100%", "battery staple 100%"
 OF_DATABASE = "p@ss:w/rd %20"
 NOBODY = 65534
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as taken:
-        taken.bind((HOST, 0))
-        return taken.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +52,8 @@ def postgres(tmp_path_factory) -> Iterator[str]:
         shutil.copytree(package.with_name(f"{package.name}.libs"), folder / f"{package.name}.libs")
         programs, user = folder / package.name / "pginstall18" / "bin", {"user": NOBODY, "group": NOBODY}
         folder.chmod(0o755)
-    port, data = free_port(), folder / "data"
+    held, data = held_port(), folder / "data"
+    port = held.getsockname()[1]
     data.mkdir(mode=0o700)
     (folder / "password").write_text(OF_DATABASE)
     for path in (data, folder / "password"):
@@ -72,11 +66,12 @@ def postgres(tmp_path_factory) -> Iterator[str]:
         )  # fmt: skip
 
     run("initdb", "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--encoding=utf8")
-    run("pg_ctl", "start", "-w", "-l", str(data / "log"), "-o", f"-h {HOST} -p {port} -k ''")
+    run("pg_ctl", "start", "-w", "-t", str(PATIENCE), "-l", str(data / "log"), "-o", f"-h {HOST} -p {port} -k ''")
     try:
         yield f"postgresql://mlflow:{quote(OF_DATABASE, safe='')}@{HOST}:{port}/postgres"
     finally:
         run("pg_ctl", "stop", "-w", "-m", "immediate")
+        held.close()
         shutil.rmtree(folder)
 
 
@@ -173,12 +168,13 @@ def store(monkeypatch):
 
 
 @pytest.fixture(params=[("postgres", set()), ("embedded", {"mlflow.db", "users.db"})], ids=["postgres", "embedded"])
-def server(request, tmp_path, store) -> Server:
+def server(request, tmp_path, store) -> Iterator[Server]:
     database, files = request.param
     volume = tmp_path / "volume"
     volume.mkdir()
     uri = request.getfixturevalue("postgres") if database == "postgres" else None
-    return Server(volume, uri, free_port(), files)
+    with held_port() as held:
+        yield Server(volume, uri, held.getsockname()[1], files)
 
 
 def test_versions_and_aliases_outlive_a_restart_with_another_password_and_the_old_one_is_refused(server, tmp_path):
