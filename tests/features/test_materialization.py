@@ -160,13 +160,13 @@ def test_a_correction_with_the_same_event_time_replaces_the_value(store):
 
 
 def test_an_expired_value_is_not_written(store, writes):
-    history(store, "load", ("a", AGO[25], 1), ("b", AGO[23], 2))
+    history(store, "load", ("a", AGO[25], 1), ("b", AGO[12], 2))
     assert run(store, "load").written == 1
     assert len(writes) == 1
 
 
 def test_a_window_that_has_expired_counts_as_materialized(store):
-    history(store, "load", ("a", AGO[23], 1))
+    history(store, "load", ("a", AGO[12], 1))
     run(store, "load", start=AGO[26], end=AGO[25])
     assert run(store, "load").start == AGO[25]
     assert online(store, "load", "a") == [1]
@@ -278,7 +278,7 @@ def test_a_run_reports_its_lag_as_the_metric_that_the_alarm_watches(store):
     found = client.get_metric_statistics(
         Namespace=contract.FEATURE_METRIC_NAMESPACE, MetricName=contract.METRIC_FEATURE_LAG,
         Dimensions=[{"Name": "environment", "Value": "dev"}, {"Name": "view", "Value": "delays"}],
-        StartTime=NOW - HOUR, EndTime=NOW + HOUR, Period=3600, Statistics=["Maximum"],
+        StartTime=NOW - HOUR, EndTime=NOW + 24 * HOUR, Period=90_000, Statistics=["Maximum"],
     )["Datapoints"]  # fmt: skip
     assert max(point["Maximum"] for point in found) == result.lag_seconds >= 7200
 

@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 from modelworks.errors import ModelworksError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
-HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+"""The unit of what expires: hours may pass between reading this file and running a test of it."""
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def store(tmp_path, aws, request):
                 name=name, path=f"{name}.parquet", timestamp_field="event", created_timestamp_column="created"
             ),
         )
-        for name, entity, ttl in [("delays", aircraft, HOUR), ("load", aircraft, 2 * HOUR), ("weather", airport, None)]
+        for name, entity, ttl in [("delays", aircraft, DAY), ("load", aircraft, 2 * DAY), ("weather", airport, None)]
     ]
     store.apply([aircraft, airport, *views, FeatureService(name="all", features=views)])
     return store
@@ -104,7 +105,7 @@ def test_more_keys_than_one_request_may_hold_are_read_in_several(store, requests
 
 def test_a_value_older_than_its_ttl_is_not_read(store):
     for view in ("delays", "load", "weather"):
-        write(store, view, 1, NOW - 1.5 * HOUR)
+        write(store, view, 1, NOW - 1.5 * DAY)
     answer = read(store, "a")
     assert (answer["d"], answer["l"], answer["w"]) == ([None], [1], [1])
 
@@ -113,7 +114,7 @@ def test_dynamodb_deletes_a_value_when_its_ttl_is_over(store, aws):
     write(store, "delays", 1, NOW)
     write(store, "weather", 1, NOW)
     table = f"{store.project}.delays"
-    assert aws.scan(TableName=table)["Items"][0]["expires_at"]["N"] == str(int((NOW + HOUR).timestamp()))
+    assert aws.scan(TableName=table)["Items"][0]["expires_at"]["N"] == str(int((NOW + DAY).timestamp()))
     assert aws.describe_time_to_live(TableName=table)["TimeToLiveDescription"]["AttributeName"] == "expires_at"
     assert "expires_at" not in aws.scan(TableName=f"{store.project}.weather")["Items"][0]
 
@@ -129,13 +130,13 @@ ONE_STORE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 def test_whatever_the_order_of_writes_the_newest_value_stays(store, writes):
     tail = next(TAILS)
     for number, (event, created) in enumerate(writes):
-        write(store, "weather", number, NOW + event * HOUR, NOW + created * HOUR, tail=tail)
+        write(store, "weather", number, NOW + event * DAY, NOW + created * DAY, tail=tail)
     newest = max(range(len(writes)), key=lambda number: (*writes[number], number))
     assert read(store, tail)["w"] == [newest]
 
 
 def test_of_one_batch_only_the_newest_row_of_an_entity_is_written(store):
-    frame = pd.DataFrame({"tail": ["a"] * 3, "event": [NOW, NOW + HOUR, NOW], "created": [NOW] * 3, "l": [1, 2, 3]})
+    frame = pd.DataFrame({"tail": ["a"] * 3, "event": [NOW, NOW + DAY, NOW], "created": [NOW] * 3, "l": [1, 2, 3]})
     store.write_to_online_store("load", frame)
     assert read(store, "a")["l"] == [2]
 
@@ -255,9 +256,9 @@ def test_a_table_that_apply_created_goes_with_its_view(store, aws):
 
 def test_a_backfill_of_an_older_window_leaves_newer_values(store):
     pl.DataFrame(
-        {"tail": ["a", "a", "b"], "event": [NOW - HOUR, NOW, NOW - HOUR], "created": [NOW] * 3, "l": [1, 2, 3]}
+        {"tail": ["a", "a", "b"], "event": [NOW - DAY, NOW, NOW - DAY], "created": [NOW] * 3, "l": [1, 2, 3]}
     ).write_parquet(store.repo_path / "load.parquet")
-    store.materialize(NOW - HOUR / 2, NOW, feature_views=["load"])
-    store.materialize(NOW - 2 * HOUR, NOW - HOUR / 2, feature_views=["load"])
+    store.materialize(NOW - DAY / 2, NOW, feature_views=["load"])
+    store.materialize(NOW - 2 * DAY, NOW - DAY / 2, feature_views=["load"])
     assert read(store, "a", "b")["l"] == [2, 3]
     assert engine(store).counts["older"] == 1

@@ -75,7 +75,7 @@ def test_a_value_that_arrives_late_is_found_within_the_lookback_alone(store):
     landed(store, "late", "N2", 9, timedelta(minutes=30))
     assert pod.main(["materialize"]) == 0
     assert online(store, "N2") is None
-    assert pod.main(["materialize", "--lookback-seconds=3600"]) == 0
+    assert pod.main(["materialize", "--lookback-seconds=86400"]) == 0
     assert online(store, "N2") == 9
 
 
@@ -86,8 +86,8 @@ def skew(store) -> list[float]:
         MetricName="feature_skew",
         Dimensions=[{"Name": "environment", "Value": store.repo_path.name}, {"Name": "view", "Value": "delays"}],
         StartTime=NOW - timedelta(hours=1),
-        EndTime=NOW + timedelta(hours=1),
-        Period=7200,
+        EndTime=NOW + timedelta(days=1),
+        Period=90_000,
         Statistics=["Maximum"],
     )
     return [point["Maximum"] for point in found["Datapoints"]]

@@ -185,6 +185,6 @@ def test_the_job_publishes_the_share_of_served_values_that_differ(store, capsys)
         Namespace="modelworks/features",
         MetricName="feature_skew",
         Dimensions=[{"Name": "environment", "Value": store.repo_path.name}, {"Name": "view", "Value": "delays"}],
-        StartTime=NOW - timedelta(hours=1), EndTime=NOW + timedelta(hours=1), Period=7200, Statistics=["Maximum"],
+        StartTime=NOW - timedelta(hours=1), EndTime=NOW + timedelta(days=1), Period=90_000, Statistics=["Maximum"],
     )["Datapoints"]  # fmt: skip
     assert [point["Maximum"] for point in points] == [0.5]
