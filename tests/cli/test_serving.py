@@ -357,14 +357,22 @@ def test_the_alarms_of_the_endpoint_are_shown_with_their_states(place, command, 
         ("OK", 1, "OK"),
     ],
 )
-def test_silence_is_no_alarm_before_a_pod_can_have_reported(state, age, shown):
+def test_silence_is_no_alarm_before_a_pod_can_have_reported(monkeypatch, state, age, shown):
+    made = datetime(2026, 3, 1, tzinfo=UTC)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return made + timedelta(seconds=age)
+
+    monkeypatch.setattr(status, "datetime", Later)
     silent = alarms.cloudwatch_alarm(alarms.heartbeat_alarm(60), {})
     described = {
         "Period": silent["period"],
         "EvaluationPeriods": silent["evaluation_periods"],
         "TreatMissingData": silent["treat_missing_data"],
         "StateValue": state,
-        "AlarmConfigurationUpdatedTimestamp": datetime.now(UTC) - timedelta(seconds=age),
+        "AlarmConfigurationUpdatedTimestamp": made,
     }
     assert status._state(described) == shown
     assert status._state({**described, "TreatMissingData": "notBreaching"}) == state
