@@ -462,6 +462,10 @@ class Load:
     port: int
     rate: float
     clients: int = 16
+    host: str = HOST
+    rows: list[dict[str, Any]] = field(default_factory=lambda: ROWS)
+    token: str = ""
+    """What the next requests are signed in with; it may change while they are sent."""
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
     """How often each status came, by the version that gave it; 0 is an answer that never came."""
     firsts: dict[str, float] = field(default_factory=dict)
@@ -474,12 +478,7 @@ class Load:
     """How long good answers took, by version."""
 
     def __enter__(self) -> Self:
-        bodies = [json.dumps({"rows": [row]}).encode() for row in ROWS]
-        self._requests = [
-            b"POST /v1/predict HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (HOST.encode(), len(body), body)
-            for body in bodies
-        ]
+        self._bodies = [json.dumps({"rows": [row]}).encode() for row in self.rows]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
@@ -488,6 +487,16 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(30)
+
+    def _request(self, body: bytes) -> bytes:
+        signed_in = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: {self.host}\r\n{signed_in}Content-Type: application/json\r\n"
+        return b"%bContent-Length: %d\r\n\r\n%b" % (head.encode(), len(body), body)
+
+    def goes_on(self) -> None:
+        """Wait for as many answers as three to each client: most are to requests that began after now."""
+        enough = self.count + 3 * self.clients
+        until(lambda: self.count > enough)
 
     @property
     def count(self) -> int:
@@ -519,7 +528,7 @@ class Load:
                 if streams is None:
                     streams = await asyncio.open_connection("127.0.0.1", self.port)
                 async with asyncio.timeout(15):
-                    status, body = await _ask(*streams, pick.choice(self._requests))
+                    status, body = await _ask(*streams, self._request(pick.choice(self._bodies)))
             except (OSError, EOFError, TimeoutError) as error:
                 if streams is not None:
                     streams[1].close()

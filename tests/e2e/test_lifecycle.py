@@ -186,7 +186,7 @@ class Rehearsal:
 
     def kubectl(self, environment: str, *arguments: str) -> str:
         """In the namespace of an environment."""
-        variables = json.loads(self.modelworks("env", environment, "--json"))
+        variables = environments.environment_variables(self.place, environment)
         return self._run(["kubectl", "--namespace", f"modelworks-{environment}", *arguments], **variables)
 
     def in_registry(self, environment: str, *arguments: str) -> str:
@@ -231,7 +231,7 @@ class Rehearsal:
 
     def pulumi(self, environment: str, *arguments: str, fails: bool = False) -> str:
         """Plain Pulumi, as in a shell that evaluated `modelworks env`."""
-        variables = json.loads(self.modelworks("env", environment, "--json"))
+        variables = environments.environment_variables(self.place, environment)
         argv = ["pulumi", *arguments, "--stack", environment, "--non-interactive"]
         return self._run(argv, fails=fails, **variables)
 
