@@ -14,6 +14,7 @@ import pytest
 from moto import mock_aws
 
 from laptop.authorization.strict_account import Strict, allow, document
+from lifecycle.conftest import STACK as CHURN_STACK
 from lifecycle.conftest import Project, make_project
 from modelworks import contract
 from modelworks._files import digest_of_file
@@ -38,18 +39,7 @@ from waiting import PATIENCE
 
 pytestmark = pytest.mark.timeout(900)  # two models are trained before the first test
 
-STACK = """\
-config:
-  aws:allowedAccountIds: ["111111111111"]  # and no other
-  modelworks:settings:
-    owner: ml
-    cost_centre: "1"
-    registry: {}
-    endpoints:
-      churn: {allow_anonymous: true}
-  modelworks:secrets:
-    registry_password: {secure: "v1:a:b"}
-"""
+STACK = CHURN_STACK.replace('["111111111111"]', '["111111111111"]  # and no other')
 
 
 @dataclass

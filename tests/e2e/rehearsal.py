@@ -455,8 +455,26 @@ def until(true: Callable[[], Any], what: Callable[[], object] = lambda: "") -> A
 
 
 # -- Clients ---------------------------------------------------------------------------------------------------------
+class Client:
+    """Does `_run` beside the test, from the start of a block to its end."""
+
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        """Ask until `_stop` is set."""
+        raise NotImplementedError
+
+
 @dataclass
-class Load:
+class Load(Client):
     """Clients that ask one after the other, together `rate` times a second, until SIGTERM."""
 
     port: int
@@ -479,14 +497,10 @@ class Load:
 
     def __enter__(self) -> Self:
         self._bodies = [json.dumps({"rows": [row]}).encode() for row in self.rows]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
+    def _run(self) -> None:
+        asyncio.run(self._send_all())
 
     def _request(self, body: bytes) -> bytes:
         signed_in = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
@@ -512,7 +526,7 @@ class Load:
         """Requests that did not get a prediction."""
         return sum(count for (status, _), count in self.answers.items() if status != 200)
 
-    async def _run(self) -> None:
+    async def _send_all(self) -> None:
         await asyncio.gather(*(self._client(number) for number in range(self.clients)))
 
     async def _client(self, number: int) -> None:
@@ -553,7 +567,7 @@ class Load:
             self.faults.append(f"{time.strftime('%H:%M:%S')} {status} {said[:200]}")
 
 
-class Calls:
+class Calls(Client):
     """A client that calls over gRPC, one request after the other, until the end."""
 
     def __init__(self, port: int) -> None:
@@ -574,15 +588,8 @@ class Calls:
         request.model_name = MODEL
         return self._infer(request, timeout=30)
 
-    def __enter__(self) -> Self:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
+        super().__exit__()
         self._channel.close()
 
     def _run(self) -> None:

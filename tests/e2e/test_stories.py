@@ -9,12 +9,11 @@ import json
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import boto3
 import httpx
@@ -24,7 +23,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from e2e.rehearsal import Load, until
+from e2e.rehearsal import Client, Load, until
 from e2e.test_lifecycle import BIN, MODEL, Rehearsal
 from modelworks import contract
 from modelworks.cluster.rollout import HASH
@@ -206,7 +205,7 @@ class Stories(Rehearsal):
             file.write_text(before)
 
 
-class Health:
+class Health(Client):
     """A client that asks the registry's server for its health again and again."""
 
     def __init__(self, stories: Stories) -> None:
@@ -214,16 +213,6 @@ class Health:
         self._headers = {"Host": f"registry.{ENVIRONMENT}.localhost"}
         self.answers: Counter[int] = Counter()
         """How often each status came; 0 is an answer that never came."""
-
-    def __enter__(self) -> Self:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
 
     def _run(self) -> None:
         with httpx.Client(headers=self._headers, timeout=10, trust_env=False) as client:

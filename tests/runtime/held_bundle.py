@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from modelworks.runtime.manifest import Code, Feature, Manifest, Own, encode
+from modelworks.runtime.manifest import encode
 from runtime.example_bundle import Example, pack
+from runtime.own_bundle import manifest_of
 
 MODEL = b"""
 import time
@@ -28,23 +29,10 @@ def load(folder):
 
 def build(folder: Path, gate: Path) -> Example:
     """Pack it: while there is a FIFO at `gate`, each call of the model waits until that was opened and closed."""
-    code, files = {"project/held.py": MODEL}, {"artifacts/gate": str(gate).encode()}
-    manifest = Manifest(
-        model="delays",
-        kind="regression",
-        task="How late will this flight be?",
-        features=(Feature(name="x", type="number"),),
-        examples=({"x": 1.0},),
-        code=Code(package="modelworks_project_" + "0123456789abcdef", files=_digests(code)),
-        files=_digests(files),
-        own=Own(loader="held:load", columns=("x",)),
-    )
-    content = {f"src/{name}": data for name, data in {**code, **files}.items()}
+    files = {"project/held.py": MODEL, "artifacts/gate": str(gate).encode()}
+    manifest = manifest_of(files, "held:load")
+    content = {f"src/{name}": data for name, data in files.items()}
     archive = folder / "held.bento"
     pack(archive, {**content, "src/modelworks.json": encode(manifest), "bento.yaml": b"service: standard\n"})
     digest = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
     return Example(archive, digest, manifest, None, ("x",))
-
-
-def _digests(files: dict[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}

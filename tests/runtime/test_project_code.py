@@ -16,11 +16,11 @@ from sklearn.preprocessing import FunctionTransformer
 
 from modelworks.errors import ModelworksError
 from modelworks.runtime.contents import refuse_other_files
-from modelworks.runtime.manifest import Code, Feature, Manifest, Own, Skops, encode
+from modelworks.runtime.manifest import Manifest, Skops, encode
 from modelworks.runtime.predictor import Predictor
 from modelworks.runtime.project_code import find, import_code
+from runtime.own_bundle import PACKAGE, manifest_of
 
-PACKAGE = "modelworks_project_" + "0123456789abcdef"
 CODE = b"""
 from .other import twice
 
@@ -39,18 +39,10 @@ def _forgotten():
 
 
 def bundle(folder, files, **more) -> Manifest:
-    shas = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name, content in files.items():
         (folder / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "src" / name).write_bytes(content)
-    facts = {
-        "code": Code(package=PACKAGE, files={name: sha for name, sha in shas.items() if name.startswith("project/")}),
-        "files": {name: sha for name, sha in shas.items() if name.startswith("artifacts/")},
-        "own": Own(loader="mine:load", columns=("x",)),
-        **more,
-    }
-    one = Feature(name="x", type="number")
-    return Manifest(model="m", kind="regression", task="t", features=(one,), examples=({"x": 1.0},), **facts)
+    return manifest_of(files, "mine:load", **more)
 
 
 def test_the_loader_answers_from_its_files(tmp_path):
