@@ -20,9 +20,9 @@ from typing import Any
 
 from modelworks.lifecycle import child_process, load_spec
 from modelworks.lifecycle.bundle import Bundle, build_bundle
+from modelworks.lifecycle.model_project import find_model
 from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.runs import Home
-from modelworks.lifecycle.spec import find_model
 from modelworks.lifecycle.training import train
 
 ROOT = Path(__file__).resolve().parents[1]

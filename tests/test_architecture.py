@@ -62,7 +62,7 @@ def test_only_the_child_process_runs_the_code_of_a_project():
         package / "lifecycle/__init__.py",  # offers it to notebooks
         package / "cli/local_features.py",  # a process of its own too
     }
-    entries = ["modelworks.lifecycle.load_spec", "modelworks.lifecycle.spec.load_spec",
+    entries = ["modelworks.lifecycle.load_spec", "modelworks.lifecycle.spec_loader.load_spec",
                "modelworks.features.definitions.read_definitions"]  # fmt: skip
     assert offenders([package / "lifecycle/child.py"], *entries)
     assert offenders([path for path in files(package) if path not in runs], *entries) == []

@@ -228,8 +228,7 @@ def last_run(model: str, home: Home) -> TrainedModel:
         home: Where runs are kept.
     """
     from modelworks.lifecycle import runs, training
-    from modelworks.lifecycle.model_project import changed_files
-    from modelworks.lifecycle.spec import find_model
+    from modelworks.lifecycle.model_project import changed_files, find_model
 
     name = model if runs.has_runs(model, home) else training.describe(training.project_at(model), home).name
     run = runs.latest_run(name, home)

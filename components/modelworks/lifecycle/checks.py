@@ -14,7 +14,7 @@ from modelworks._files import plain
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.drift import SIGNIFICANCE, Drift, drift, holm, profile_of, read_baseline
 from modelworks.lifecycle.leakage import ROWS, strength
-from modelworks.lifecycle.spec import project_error
+from modelworks.lifecycle.project_errors import project_error
 from modelworks.lifecycle.splits import cluster_numbers, row_hashes, split_rows
 from modelworks.runtime.manifest import bounds
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from modelworks.lifecycle.spec import Feature, ModelSpec
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.spec_features import Feature
 
 Severity = Literal["error", "warning", "note"]
 

@@ -35,10 +35,12 @@ from modelworks.lifecycle.model_project import (
     model_file,
     refuse_imports_from_outside,
 )
+from modelworks.lifecycle.project_errors import project_error
 from modelworks.lifecycle.provenance import engine_digest
 from modelworks.lifecycle.rows import encode_table
 from modelworks.lifecycle.runs import PROJECT, SPLIT, Home, run_id
-from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData, load_spec, project_error
+from modelworks.lifecycle.spec import Fitted, ModelSpec, TrainingData
+from modelworks.lifecycle.spec_loader import load_spec
 from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_history, write_history
 from modelworks.runtime.project_code import PACKAGE
 

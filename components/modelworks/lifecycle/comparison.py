@@ -18,7 +18,7 @@ from modelworks.lifecycle.registry import CHAMPION, ForbiddenError, Registry, Ve
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home, TrainedModel, open_run
-from modelworks.lifecycle.spec import ChampionGate
+from modelworks.lifecycle.spec_gates import ChampionGate
 
 _GATE = ChampionGate.__name__
 

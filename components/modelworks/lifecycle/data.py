@@ -10,7 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 from modelworks._files import digest_of_file, put_whole
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.spec import SliceGate, project_error
+from modelworks.lifecycle.project_errors import project_error
+from modelworks.lifecycle.spec_gates import SliceGate
 from modelworks.runtime.manifest import request_features
 
 if TYPE_CHECKING:

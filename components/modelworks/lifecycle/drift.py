@@ -39,7 +39,8 @@ from modelworks.lifecycle.splits import cluster_numbers
 if TYPE_CHECKING:
     import pandas as pd
 
-    from modelworks.lifecycle.spec import Feature, ModelSpec
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.spec_features import Feature
 
 BINS = 10
 """Bins of numbers, by quantiles of the baseline: Siddiqi, *Credit Risk Scorecards* (2006)."""

@@ -18,11 +18,12 @@ import numpy as np
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import intervals, latency, scores
-from modelworks.lifecycle import spec as stated
+from modelworks.lifecycle import spec_gates as stated
 from modelworks.lifecycle.intervals import Clusters, Estimate
 from modelworks.lifecycle.metrics import METRICS, Outcome
+from modelworks.lifecycle.project_errors import project_error
 from modelworks.lifecycle.rows import request_rows
-from modelworks.lifecycle.spec import ModelSpec, project_error
+from modelworks.lifecycle.spec import ModelSpec
 from modelworks.lifecycle.splits import cluster_numbers, unseen
 from modelworks.runtime.bundle import open_bundle
 from modelworks.runtime.manifest import Manifest

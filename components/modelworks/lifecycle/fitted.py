@@ -18,8 +18,9 @@ import numpy as np
 from modelworks._files import digest_of, read_json, write_json, write_whole
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import canonical_skops
+from modelworks.lifecycle.project_errors import project_error
 from modelworks.lifecycle.rows import chunks, encode_table
-from modelworks.lifecycle.spec import Fitted, ModelSpec, project_error
+from modelworks.lifecycle.spec import Fitted, ModelSpec
 from modelworks.lifecycle.trust import trusted_types
 from modelworks.runtime import manifest as of
 from modelworks.runtime.predictor import ARTIFACTS, answers_of, onnx_engine

@@ -9,7 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from modelworks.lifecycle.spec import Feature, ModelSpec
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.spec_features import Feature
 
 ROWS = 50_000
 """Rows looked at: an evenly spaced sample of more."""

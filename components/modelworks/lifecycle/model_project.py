@@ -28,6 +28,30 @@ _PACKAGES = {"site-packages", "dist-packages"}
 _FOLDERS = {"__pycache__", "node_modules", "tests", *_PACKAGES}
 
 
+def find_model(name: str, start: Path | None = None) -> Path:
+    """The `model.py` that `name` means: a file, a folder, or a name that is looked up in `models/` upwards.
+
+    Raises:
+        ModelworksError: There is none; the message lists the models that are there.
+    """
+    path = Path(name)
+    for candidate in (path, path / "model.py"):
+        if candidate.suffix == ".py" and candidate.is_file():
+            return candidate.resolve()
+    start = (start or Path.cwd()).resolve()
+    known: list[str] = []
+    for folder in (start, *start.parents):
+        models = folder / "models"
+        found = models / name.replace("-", "_") / "model.py"
+        if found.is_file():
+            return found
+        known += [each.parent.name.replace("_", "-") for each in sorted(models.glob("*/model.py"))]
+    raise ModelworksError(
+        f"there is no model {name!r} in models/ here or above; there is: {', '.join(known) or 'none'}",
+        fix=f"Give the folder of its model.py, or start one with `modelworks new {path.name}`.",
+    )
+
+
 def source_files(folder: Path) -> list[Path]:
     """The files of a model project, sorted: all in its folder but hidden files, caches, tests and `README.md`.
 

@@ -15,6 +15,7 @@ from modelworks.lifecycle.model_project import source_files
 TRAINING = (
     "lifecycle/archive.py", "lifecycle/child.py", "lifecycle/child_process.py", "lifecycle/data.py",
     "lifecycle/fitted.py", "lifecycle/metrics.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py",
+    "lifecycle/spec_data.py", "lifecycle/spec_features.py", "lifecycle/spec_gates.py", "lifecycle/spec_loader.py",
     "lifecycle/splits.py", "lifecycle/stored_features.py", "runtime/encoding.py", "runtime/on_demand.py",
     "runtime/predictor.py", "runtime/stored.py",
 )  # fmt: skip
@@ -29,8 +30,8 @@ SERVICE = (
 BUILDING = (
     "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
     "lifecycle/fitted.py", "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py",
-    "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/splits.py", "lifecycle/stored_features.py",
-    "lifecycle/trust.py", *SERVICE,
+    "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/spec_data.py", "lifecycle/spec_features.py",
+    "lifecycle/spec_gates.py", "lifecycle/splits.py", "lifecycle/stored_features.py", "lifecycle/trust.py", *SERVICE,
 )  # fmt: skip
 """Modules that decide a bundle's bytes besides those of its run."""
 

@@ -23,7 +23,8 @@ from modelworks.runtime.manifest import HoldOut
 if TYPE_CHECKING:
     import pandas as pd
 
-    from modelworks.lifecycle.spec import ModelSpec, Split
+    from modelworks.lifecycle.spec import ModelSpec
+    from modelworks.lifecycle.spec_data import Split
 
 PARTS = ("train", "validation", "holdout")
 """The parts of a split."""

@@ -23,8 +23,10 @@ from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import PATH, FeatureManifest, OnDemandView, read_manifest
 from modelworks.lifecycle.lockfile import refuse_other_imports
 from modelworks.lifecycle.model_project import imports_of, sibling_imports
+from modelworks.lifecycle.project_errors import project_error
 from modelworks.lifecycle.rows import rows_of
-from modelworks.lifecycle.spec import ModelSpec, StoredFeatures, project_error
+from modelworks.lifecycle.spec import ModelSpec
+from modelworks.lifecycle.spec_features import StoredFeatures
 from modelworks.runtime import manifest as of
 from modelworks.runtime.on_demand import OnDemandViews, UncomputableError, taken
 from modelworks.runtime.stored import accepted, decoded

@@ -15,10 +15,9 @@ from modelworks.contract import Digest, RunId
 from modelworks.lifecycle.checks import CheckReport
 from modelworks.lifecycle.child_process import Progress, work
 from modelworks.lifecycle.lockfile import find_lock_file
-from modelworks.lifecycle.model_project import code_digest
+from modelworks.lifecycle.model_project import code_digest, find_model
 from modelworks.lifecycle.provenance import source_of
 from modelworks.lifecycle.runs import Home, TrainedModel, open_run, with_origin
-from modelworks.lifecycle.spec import find_model
 
 
 class Project(Protocol):
