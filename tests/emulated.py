@@ -15,8 +15,8 @@ from mocks import ACCOUNT, Declared
 from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.aws.account import Account, Emulator, identity
 from modelworks.laptop.providers.aws.provider import AwsProvider
-from modelworks.laptop.providers.plugin import Call, Naming
 from modelworks.laptop.providers.property_values import from_wire, revealed, to_wire
+from modelworks.laptop.providers.provider import Call, Naming
 
 REGION = "eu-central-1"
 

@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 from pulumi.runtime.proto import provider_pb2, status_pb2
 
 from laptop.providers.engine import Engine
-from modelworks.laptop.providers.plugin import (
+from modelworks.laptop.providers.plugin import Plugin
+from modelworks.laptop.providers.property_values import (
+    UNKNOWN,
+    Asset,
+    Secret,
+    decoded,
+    from_wire,
+    keep_secret,
+    path_text,
+    to_wire,
+)
+from modelworks.laptop.providers.provider import (
     Change,
     Diff,
     Found,
     Incomplete,
     InvalidInputs,
-    Plugin,
     Provider,
     ProviderError,
-    decoded,
-)
-from modelworks.laptop.providers.property_values import (
-    UNKNOWN,
-    Asset,
-    Secret,
-    from_wire,
-    keep_secret,
-    path_text,
-    to_wire,
 )
 
 NOTE = "test:index:Note"

@@ -1,8 +1,8 @@
 """A Pulumi provider plugin: everything about the engine's protocol, and nothing about a cloud.
 
-`Plugin` speaks gRPC with the engine and hands plain values (see `values`) to a `Provider`, one for each connection: an
-engine opens one connection for each provider of a program (the default one and every explicit one) and configures each
-only once. For the reasons to use the protocol and not `pulumi.provider.experimental`: see `docs/adr/`.
+`Plugin` speaks gRPC with the engine and hands plain values (see `property_values`) to a `Provider`, one for each
+connection: an engine opens one connection for each provider of a program (the default one and every explicit one) and
+configures each only once. For the reasons to use the protocol and not `pulumi.provider.experimental`: see `docs/adr/`.
 """
 
 # The protocol gives the servicer's methods their names, and arguments that not every method needs.
@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import traceback
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf import empty_pb2, struct_pb2
@@ -39,10 +37,21 @@ from modelworks.laptop.providers.property_values import (
     Secret,
     from_wire,
     keep_secret,
+    parsed_path,
     path_text,
     revealed,
     to_wire,
     walk,
+)
+from modelworks.laptop.providers.provider import (
+    Call,
+    Change,
+    Diff,
+    Incomplete,
+    InvalidInputs,
+    Naming,
+    Provider,
+    ProviderError,
 )
 
 _T = TypeVar("_T")
@@ -51,193 +60,6 @@ _log = logging.getLogger(__name__)
 
 _LARGEST_MESSAGE = 400 * 1024 * 1024  # what the engine itself allows
 _CONNECTIONS = 256  # configurations kept; one engine run needs one for each provider of its program
-
-
-# ---------------------------------------------------------------------------------------------- what a provider raises
-
-
-class ProviderError(ModelworksError):
-    """The cloud, or the provider, refuses a request.
-
-    Args:
-        message: The problem.
-        fix: The remedy.
-        code: The gRPC status that the engine sees.
-        path: The property at fault, where one is.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        fix: str = "",
-        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
-        path: Path = (),
-    ) -> None:
-        super().__init__(f"{path_text(path)}: {message}" if path else message, fix=fix)
-        self.code = code
-
-
-class InvalidInputs(ModelworksError):  # noqa: N818  it reads as what it is, where it is raised
-    """Inputs that break a rule; each failure is a property path and a reason."""
-
-    def __init__(self, failures: Sequence[tuple[Path, str]]) -> None:
-        super().__init__("; ".join(f"{path_text(path)}: {reason}" if path else reason for path, reason in failures))
-        self.failures = failures
-
-
-class Incomplete(ModelworksError):  # noqa: N818  it reads as what it is, where it is raised
-    """The resource exists but is not as wanted. The engine records it as it is, and tries an update next time."""
-
-    def __init__(
-        self, id_: str, state: Mapping[str, Any], reasons: Sequence[str], *, inputs: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__("; ".join(reasons))
-        self.id = id_
-        self.state = state
-        self.reasons = reasons
-        self.inputs = inputs
-        """Where they are not those of the request: a refresh that finds other ones."""
-
-
-# ------------------------------------------------------------------------------------------ what a provider is told
-
-
-@dataclass(frozen=True)
-class Naming:
-    """The engine's rule for a name that the program does not give."""
-
-    name: str
-    """The resource's name in the program."""
-    seed: bytes = b""
-    """Makes random parts repeatable between preview and update of one run."""
-    proposed: str = ""
-    """A name proposed (or, with `enforced`, demanded) by the program's `pulumi:autonaming` configuration."""
-    enforced: bool = False
-    disabled: bool = False
-    """The program's configuration forbids auto-naming."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request of the engine, besides the values it carries."""
-
-    type: str
-    """Type token of the resource, or token of the invoke."""
-    name: str = ""
-    urn: str = ""
-    preview: bool = False
-    timeout: float | None = None
-    """Seconds, from the resource's `custom_timeouts`; `None` where the program leaves it to the provider."""
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    """Set when the engine cancels its providers (Ctrl-C). Every wait must check it."""
-    ignored: Sequence[Path] = ()
-    """Properties in the program's `ignore_changes`, in an update. Their inputs are the old ones already."""
-    show: Callable[[str, str, bool], None] | None = None
-    """Where `say` goes."""
-
-    def say(self, message: str, *, severity: str = "info", passing: bool = False) -> None:
-        """Show `message` at the resource in the engine's output.
-
-        Args:
-            message: The text to show.
-            severity: `debug`, `info`, `warning` or `error`.
-            passing: Only as the resource's status line, replaced by the next one.
-        """
-        if self.show:
-            self.show(message, severity, passing)
-
-
-@dataclass(frozen=True)
-class Change:
-    """How one property differs."""
-
-    kind: str
-    """`add`, `delete` or `update`."""
-    replaces: bool = False
-    """The resource cannot be changed in place."""
-
-
-@dataclass(frozen=True)
-class Diff:
-    """How wanted inputs differ from what was applied last. Empty `changes` mean that nothing is to be done."""
-
-    changes: Mapping[Path, Change] = field(default_factory=dict)
-    delete_before_replace: bool = False
-    stable: Sequence[str] = ()
-    """Outputs that an update cannot change, so that what depends on them need not be recomputed in preview."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A resource as it really is."""
-
-    id: str
-    inputs: Mapping[str, Any]
-    """The inputs that would declare it."""
-    state: Mapping[str, Any]
-
-
-class Provider(ABC):
-    """One cloud under one configuration.
-
-    Values are plain: secrets come unwrapped and are marked again by `Plugin` wherever the inputs had them (a provider
-    may mark more with `Secret`). `UNKNOWN` occurs in `check`, `diff`, `invoke` and in calls with `preview` set.
-    Any method may raise `ProviderError`; `check` and `invoke` also `InvalidInputs`.
-    """
-
-    @abstractmethod
-    def check(self, call: Call, old: dict[str, Any], inputs: dict[str, Any], naming: Naming) -> Mapping[str, Any]:
-        """`inputs` with defaults and names filled in; `old` are the last checked ones, empty for a new resource."""
-
-    @abstractmethod
-    def diff(
-        self,
-        call: Call,
-        id_: str,
-        old: dict[str, Any],
-        state: dict[str, Any],
-        inputs: dict[str, Any],
-    ) -> Diff:
-        """How `inputs` differ from the `old` inputs and the `state` they led to."""
-
-    @abstractmethod
-    def create(self, call: Call, inputs: dict[str, Any]) -> tuple[str, Mapping[str, Any]]:
-        """Id and state of a new resource. May raise `Incomplete`. In preview: an empty id and what is known."""
-
-    @abstractmethod
-    def read(self, call: Call, id_: str, inputs: dict[str, Any], state: dict[str, Any]) -> Found | None:
-        """The resource as it is; `None` when it is gone. An import has only the id: the rest is empty then."""
-
-    @abstractmethod
-    def update(
-        self,
-        call: Call,
-        id_: str,
-        old: dict[str, Any],
-        state: dict[str, Any],
-        inputs: dict[str, Any],
-    ) -> Mapping[str, Any]:
-        """The state after `inputs` took the place of `old` ones. May raise `Incomplete`."""
-
-    @abstractmethod
-    def delete(self, call: Call, id_: str, inputs: dict[str, Any], state: dict[str, Any]) -> None:
-        """Remove it, and return when it is gone. Being gone already is success."""
-
-    @abstractmethod
-    def invoke(self, call: Call, args: dict[str, Any]) -> Mapping[str, Any]:
-        """The answer of the function `call.type`."""
-
-    def construct(self, type_: str) -> NoReturn:
-        """Refuse a component that the real provider builds in its own process: no provider of the laptop builds one."""
-        raise ProviderError(
-            f"{type_} is a component that the real provider builds, and the laptop's does not",
-            fix="Declare the resources that it is made of.",
-            code=grpc.StatusCode.UNIMPLEMENTED,
-        )
-
-
-# ------------------------------------------------------------------------------------------------------ the plugin
 
 
 @dataclass(eq=False)
@@ -500,7 +322,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             preview=getattr(request, "preview", False),
             timeout=getattr(request, "timeout", 0) or None,
             cancelled=connection.cancelled,
-            ignored=[_parsed(path) for path in getattr(request, "ignoreChanges", ())],
+            ignored=[parsed_path(path) for path in getattr(request, "ignoreChanges", ())],
             show=show,
         )
 
@@ -554,20 +376,6 @@ class _Status(grpc.Status):  # type: ignore[misc]  # grpc ships no types
         self.trailing_metadata = (("grpc-status-details-bin", packed),) if packed else ()
 
 
-def decoded(value: Any) -> Any:
-    """A provider's configuration value as what it means: SDKs send lists, objects and booleans as JSON in a string."""
-    if not isinstance(value, str):
-        return value
-    if value in {"true", "false"}:
-        return value == "true"
-    if value[:1] in {"[", "{"}:
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _engine(address: str) -> engine_pb2_grpc.EngineStub:
     return engine_pb2_grpc.EngineStub(grpc.insecure_channel(address))
 
@@ -610,18 +418,6 @@ def _marked(state: Mapping[str, Any], inputs: Mapping[str, Any] | None) -> dict[
     """`state` with the secrets of `inputs` marked, also in the copy of them that Kubernetes resources keep in it."""
     kept = {"__inputs": keep_secret(state["__inputs"], inputs)} if "__inputs" in state else {}
     return {**keep_secret(dict(state), inputs), **kept}
-
-
-def _parsed(path: str) -> Path:
-    """A property path as the engine writes it: the opposite of `path_text`."""
-    steps: list[str | int] = []
-    for match in re.finditer(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+|\*)\]|([^.\[\]]+)', path):
-        quoted, index, plain = match.groups()
-        if quoted is not None:
-            steps.append(quoted.replace('\\"', '"').replace("\\\\", "\\"))
-        else:
-            steps.append(int(index) if index and index.isdecimal() else index or plain)
-    return tuple(steps)
 
 
 def _name(urn: str) -> str:

@@ -6,6 +6,8 @@ never get lost: `UNKNOWN`, a value that is unknown in a preview, and `Secret`, a
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -147,6 +149,32 @@ def path_text(path: Path) -> str:
             quoted = step.replace("\\", "\\\\").replace('"', '\\"')
             text += f'["{quoted}"]'
     return text
+
+
+def parsed_path(path: str) -> Path:
+    """A property path as the engine writes it: the opposite of `path_text`."""
+    steps: list[str | int] = []
+    for match in re.finditer(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+|\*)\]|([^.\[\]]+)', path):
+        quoted, index, plain = match.groups()
+        if quoted is not None:
+            steps.append(quoted.replace('\\"', '"').replace("\\\\", "\\"))
+        else:
+            steps.append(int(index) if index and index.isdecimal() else index or plain)
+    return tuple(steps)
+
+
+def decoded(value: Any) -> Any:
+    """A provider's configuration value as what it means: SDKs send lists, objects and booleans as JSON in a string."""
+    if not isinstance(value, str):
+        return value
+    if value in {"true", "false"}:
+        return value == "true"
+    if value[:1] in {"[", "{"}:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _read(value: struct_pb2.Value) -> Any:

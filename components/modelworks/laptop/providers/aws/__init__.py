@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 from modelworks.laptop.aws_credentials import AwsCredentials
-from modelworks.laptop.providers.plugin import Plugin, decoded
-from modelworks.laptop.providers.property_values import UNKNOWN
+from modelworks.laptop.providers.plugin import Plugin
+from modelworks.laptop.providers.property_values import UNKNOWN, decoded
 
 RECORDED_NOT_EMULATED: Mapping[str, str] = {
     "aws:athena/workgroup": "stored, but no query runs: results are empty and nothing is scanned",

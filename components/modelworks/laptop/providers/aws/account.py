@@ -19,8 +19,8 @@ from botocore.parsers import ResponseParserError
 
 from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.aws.service_model import violations
-from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.property_values import UNKNOWN
+from modelworks.laptop.providers.provider import ProviderError
 
 # An emulator on loopback answers or it does not; waiting longer only hides that it is gone.
 _CONFIG = Config(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
 from modelworks.laptop.providers.aws.shapes import camel, change_tags, pairs, pascal, tags_of
-from modelworks.laptop.providers.plugin import ProviderError
+from modelworks.laptop.providers.provider import ProviderError
 
 
 class MetricAlarm(Resource):

@@ -16,7 +16,8 @@ from modelworks.laptop.providers.aws.checking import Failure, checked, nearest
 from modelworks.laptop.providers.aws.functions import FUNCTIONS
 from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.aws.resource import Name, Resource, names
-from modelworks.laptop.providers.plugin import (
+from modelworks.laptop.providers.property_values import UNKNOWN, Path, Secret
+from modelworks.laptop.providers.provider import (
     Call,
     Change,
     Diff,
@@ -27,7 +28,6 @@ from modelworks.laptop.providers.plugin import (
     Provider,
     ProviderError,
 )
-from modelworks.laptop.providers.property_values import UNKNOWN, Path, Secret
 
 _AUTONAMED = "__defaults"
 """Inputs that this provider chose, as the real one records them: they mark an automatic name."""

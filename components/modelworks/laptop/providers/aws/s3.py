@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 
 from modelworks.laptop.providers.aws.resource import Name, Resource, absent, names
 from modelworks.laptop.providers.aws.shapes import camel, pairs, pascal, tags_of
-from modelworks.laptop.providers.plugin import ProviderError
 from modelworks.laptop.providers.property_values import Archive, Asset
+from modelworks.laptop.providers.provider import ProviderError
 
 
 class Bucket(Resource):
