@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from mocks import ROOT
 from modelworks.laptop import toolchain
-from modelworks.laptop.agent import sandbox
+from modelworks.laptop.agent.isolation import VARIABLE
 
 UID = 61_234
 """A user id that nobody has, nor a name in /etc/passwd."""
@@ -89,7 +89,7 @@ class Shell:
             "PATH": os.pathsep.join([str(self.checkout / ".venv/bin"), "/usr/local/bin", "/usr/bin", "/bin"]),
             "XDG_CACHE_HOME": str(home / "cache"),
             "LANG": "C.UTF-8",
-            sandbox.VARIABLE: isolation,
+            VARIABLE: isolation,
         }
 
     def __call__(self, *arguments: str, stderr: IO[str] | int = subprocess.STDOUT) -> str:

@@ -27,7 +27,7 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, parts, plugins, pod_network, supervisor, toolchain
 from modelworks.laptop import environments as store
-from modelworks.laptop.agent import images, sandbox
+from modelworks.laptop.agent import images, isolation
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.parts import Tell
@@ -158,7 +158,7 @@ def _kubernetes_up(
     with control_plane.client(place, facts["ports"]) as api:
         control_plane.publish_metrics(api, place, facts["ports"])
         control_plane.wait_for_ownership(api)
-        if _isolation(api) == sandbox.NONE.kind:
+        if _isolation(api) == isolation.NONE.kind:
             report(
                 "this machine allows no mount namespaces: a container finds a volume only where a variable, an "
                 "argument or its workingDir names the path (docs/guides/node-agent.md, Privileges)"
@@ -301,15 +301,15 @@ def _chosen_isolation(place: StateDir, facts: dict[str, Any], was: set[str]) -> 
     Raises:
         ModelworksError: It does not work here, or containers run with another.
     """
-    chosen = os.environ.get(sandbox.VARIABLE, "")
+    chosen = os.environ.get(isolation.VARIABLE, "")
     if "agent" not in was:
         if chosen:
-            sandbox.detect(place.node, chosen)
+            isolation.detect(place.node, chosen)
         return chosen
     before: str = facts.get("isolation", "")
     if chosen not in {"", before}:
         raise ModelworksError(
-            f"{sandbox.VARIABLE} is {chosen}, and the containers that run were started with "
+            f"{isolation.VARIABLE} is {chosen}, and the containers that run were started with "
             f"{before or 'the best kind that works'}",
             fix="Run `modelworks laptop down --keep` first.",
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, control_plane, pod_network, rollouts, supervisor
 from modelworks.laptop import environments as store
-from modelworks.laptop.agent import sandbox
+from modelworks.laptop.agent import isolation
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.supervisor import Program
@@ -80,7 +80,7 @@ def followers(place: StateDir, facts: dict[str, Any]) -> list[Part]:
     argv: list[str | Path] = [sys.executable, "-m", "modelworks.laptop.agent", "--place", place.root]
     api = control_plane.client(place, facts["ports"], timeout=3)
     # Its pods outlive it, so that it may crash and adopt them; `down` finds them by their mark.
-    chosen = {sandbox.VARIABLE: facts["isolation"]} if facts.get("isolation") else {}
+    chosen = {isolation.VARIABLE: facts["isolation"]} if facts.get("isolation") else {}
     parts.append(Part(Program("agent", argv, chosen, whole_group=False), partial(_node_ready, api)))
     argv = [sys.executable, "-m", "modelworks.laptop.gateway", "--place", place.root]
     ports = [facts["ports"][name] for name in caddy.PORTS]

@@ -13,8 +13,9 @@ from modelworks.errors import ModelworksError
 from modelworks.laptop.agent import logs, probes
 from modelworks.laptop.agent.container_logs import Wanted
 from modelworks.laptop.agent.host import Addresses
+from modelworks.laptop.agent.isolation import HostMount, Isolation, Mount, detect, setup_script
 from modelworks.laptop.agent.probes import Tally
-from modelworks.laptop.agent.sandbox import HostMount, Isolation, Mount, Process, Sandbox, detect, setup_script
+from modelworks.laptop.agent.sandbox import Process, Sandbox
 from waiting import PATIENCE, eventually
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mocks import ROOT
+from modelworks.laptop.agent.isolation import Mount
 from modelworks.laptop.agent.mount_paths import TOKENS, Command, translate
-from modelworks.laptop.agent.sandbox import Mount
 
 RECORDS = ROOT / "tests" / "stacks" / "declared"
 DATA = Mount(Path("/home/me/pod/volumes/data"), "/data")

@@ -17,9 +17,10 @@ from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, Addresses, Host
 from modelworks.laptop.agent.images import Images
+from modelworks.laptop.agent.isolation import NONE
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
-from modelworks.laptop.agent.sandbox import NONE, Sandbox, process_start
+from modelworks.laptop.agent.sandbox import Sandbox, process_start
 from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.state_dir import StateDir
 from waiting import eventually_async

@@ -8,7 +8,7 @@ import pytest
 from modelworks.laptop.agent import provisioner, volumes
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.env import Surroundings, UnresolvedError
-from modelworks.laptop.agent.sandbox import HostMount, Isolation, Mount, host_mounts, setup_script
+from modelworks.laptop.agent.isolation import HostMount, Isolation, Mount, host_mounts, setup_script
 
 AROUND = Surroundings(ip="127.77.0.2", config_maps={"conf": {"data": {"a": "one", "b": "two"}}})
 

@@ -18,14 +18,16 @@ from urllib.parse import urlsplit
 
 from modelworks.errors import ModelworksError
 from modelworks.laptop import pod_network
-from modelworks.laptop.agent import kubelet_api, sandbox
+from modelworks.laptop.agent import kubelet_api
 from modelworks.laptop.agent.api import ApiClient
 from modelworks.laptop.agent.cgroup import Memory
 from modelworks.laptop.agent.events import Events
 from modelworks.laptop.agent.host import NAME, REFRESH_SECONDS, Addresses, Host
 from modelworks.laptop.agent.images import Images
+from modelworks.laptop.agent.isolation import VARIABLE, detect
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
+from modelworks.laptop.agent.sandbox import Sandbox
 from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.state_dir import StateDir, read_facts
 
@@ -38,7 +40,7 @@ async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
     cluster = ApiClient.from_kubeconfig(place.cluster / "agent.kubeconfig")
     url = urlsplit(cluster.server)
     place.folder(place.node)
-    isolation = await asyncio.to_thread(sandbox.detect, place.node, os.environ.get(sandbox.VARIABLE, ""))
+    isolation = await asyncio.to_thread(detect, place.node, os.environ.get(VARIABLE, ""))
     memory = await asyncio.to_thread(Memory.detect, place.root)
     log.info("isolation: %s; memory limits: %s", isolation.kind, f"cgroup v{memory.version}" if memory else "none")
     network = facts.get("pod_network", "127.77.0.0/16")
@@ -48,7 +50,7 @@ async def serve(place: StateDir, backoff: Backoff, refresh: float) -> None:
         address=(url.hostname or "127.0.0.1", str(url.port or 443)),
         addresses=Addresses(pod_network.of_pods(network)),
         service_network=pod_network.of_services(network),
-        sandbox=sandbox.Sandbox(isolation, place.root),
+        sandbox=Sandbox(isolation, place.root),
         memory=memory,
         backoff=backoff,
         refresh_seconds=refresh,

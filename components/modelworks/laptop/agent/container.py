@@ -25,11 +25,12 @@ from modelworks.laptop.agent.env import UnresolvedError
 from modelworks.laptop.agent.host import Host
 from modelworks.laptop.agent.images import Image, PullError, lock_of_build, name_of
 from modelworks.laptop.agent.inside import Prepared
+from modelworks.laptop.agent.isolation import NONE, Mount
 from modelworks.laptop.agent.mount_paths import Command
 from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.reconcile import Blocked, ContainerView, PodView, Run, Spec
 from modelworks.laptop.agent.references import Supplies
-from modelworks.laptop.agent.sandbox import NONE, Mount, Process
+from modelworks.laptop.agent.sandbox import Process
 from modelworks.laptop.agent.services import ClusterServices
 from modelworks.laptop.agent.status import full_name
 from modelworks.laptop.agent.usage import Measured

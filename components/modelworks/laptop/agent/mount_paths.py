@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from modelworks.laptop.agent.sandbox import Mount
+from modelworks.laptop.agent.isolation import Mount
 
 TOKENS = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where every pod finds the token of its service account, whether it uses it or not."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.laptop.agent.env import Surroundings, UnresolvedError, expand, field_value, resource_value
+from modelworks.laptop.agent.isolation import Mount
 from modelworks.laptop.agent.quantity import parse
 from modelworks.laptop.agent.reconcile import Spec, inits, mains
-from modelworks.laptop.agent.sandbox import Mount
 
 Files = dict[str, tuple[bytes, int]]
 """Content and mode by relative path."""
