@@ -24,7 +24,7 @@ from cluster.test_rollout import ABORTED, CANARY, FAILED, NEW, OLD, SETS, STABLE
 from modelworks import alarms, contract
 from modelworks.cli import predict, rollouts, status
 from modelworks.cli.context import EnvironmentContext
-from modelworks.cluster import rollout
+from modelworks.cluster.aborted_releases import ANNOTATION_TURNED_BACK
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Version
@@ -470,7 +470,7 @@ def test_force_retries_an_aborted_release_after_the_update(place):
 def test_up_notes_an_aborted_release_before_another_takes_its_place(place):
     place.api.rollout = served(of=OLD, abort=True, message=ABORTED)
     rollouts.prepare_update(place, force=False, say=print)
-    note = {"metadata": {"annotations": {rollout.ANNOTATION_TURNED_BACK: "0" * 12}}}
+    note = {"metadata": {"annotations": {ANNOTATION_TURNED_BACK: "0" * 12}}}
     assert place.api.patched == [("m", note)]
 
 

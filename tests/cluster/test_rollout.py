@@ -4,84 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from modelworks import alarms, contract
+from cluster.argo_objects import (
+    ABORTED,
+    CANARY,
+    FAILED,
+    FIRST,
+    LAST,
+    NEW,
+    OLD,
+    SETS,
+    STABLE,
+    STEPS,
+    a_rollout,
+    pod,
+    result,
+    run,
+    weights,
+)
 from modelworks.cluster import rollout
-from modelworks.cluster.rollout import Patches, RolloutObjects, Share
-
-OLD, NEW = "sha256:" + "0" * 64, "sha256:" + "a" * 64
-STABLE, CANARY = "66f4d79b6d", "5bc5c54cd7"
-FIRST, LAST = "2026-11-01T10:00:00Z", "2026-11-01T12:00:00Z"
-STEPS = [
-    {"setWeight": 20},
-    {"analysis": {"templates": [{"templateName": "traffic"}]}},
-    {"pause": {"duration": "20s"}},
-    {"setWeight": 50},
-    {"pause": {"duration": "1m30s"}},
-]
-
-
-def a_rollout(*, of: str = NEW, annotations: dict | None = None, spec: dict | None = None, **status) -> dict:
-    return {
-        "metadata": {
-            "name": "m",
-            "generation": 2,
-            "annotations": {contract.ANNOTATION_DIGEST: of, **(annotations or {})},
-        },
-        "spec": {
-            "replicas": 1,
-            "progressDeadlineSeconds": 60,
-            "strategy": {"canary": {"steps": STEPS}},
-            **(spec or {}),
-        },
-        "status": {"observedGeneration": "2", "stableRS": STABLE, "currentPodHash": CANARY, **status},
-    }
-
-
-def weights(canary: int) -> dict:
-    return {"weights": {"canary": {"weight": canary}, "stable": {"weight": 100 - canary}}}
-
-
-def replica_set(pod_hash: str, digest: str, version: str, made: str = FIRST) -> dict:
-    notes = {contract.ANNOTATION_DIGEST: digest, contract.ANNOTATION_VERSION: version}
-    return {
-        "metadata": {"labels": {rollout.HASH: pod_hash}, "creationTimestamp": made},
-        "spec": {"template": {"metadata": {"annotations": notes}}},
-    }
-
-
-def run(phase: str, results: list, *, made: str = FIRST, ended: str = FIRST, kind: str = "Background") -> dict:
-    errors, slow, rejected = alarms.endpoint_alarms(error_ratio=0.02)
-    metrics = [alarms.analysis_metric(item, {}, interval_seconds=10) for item in (errors, slow, rejected)]
-    metrics.append(alarms.traffic_metric(errors, {}, requests=20, deadline_seconds=20, interval_seconds=10))
-    return {
-        "metadata": {
-            "name": f"run-{made}",
-            "labels": {rollout.HASH: CANARY, "rollout-type": kind},
-            "creationTimestamp": made,
-        },
-        "spec": {"args": [{"name": "version", "value": contract.short_digest(NEW)}], "metrics": metrics},
-        "status": {"phase": phase, "completedAt": ended, "metricResults": results},
-    }
-
-
-def result(name: str, phase: str, *values: str) -> dict:
-    measurements = [{"phase": phase, "value": value, "finishedAt": LAST} for value in values]
-    return {"name": name, "phase": phase, "measurements": measurements}
-
-
-def pod(*, ready: bool = False, waiting: dict | None = None, ended: dict | None = None) -> dict:
-    return {
-        "metadata": {"name": "m-1", "labels": {rollout.HASH: CANARY}},
-        "status": {
-            "conditions": [{"type": "Ready", "status": str(ready)}],
-            "containerStatuses": [{"state": {"waiting": waiting or {}}, "lastState": {"terminated": ended}}],
-        },
-    }
-
-
-SETS = (replica_set(STABLE, OLD, "1"), replica_set(CANARY, NEW, "2", LAST))
-ABORTED = 'RolloutAborted: Rollout aborted update to revision 2: Metric "errors" assessed Failed due to failed (1)'
-FAILED = run("Failed", [result("errors", "Failed", "[[0.08 0.031 0]]"), result("slow", "Successful", "[[0]]")])
+from modelworks.cluster.rollout import Share
+from modelworks.cluster.rollout_objects import RolloutObjects
 
 
 def stands(seen: RolloutObjects, wanted: str = NEW) -> rollout.Status:
@@ -255,86 +197,6 @@ def test_a_first_release_without_a_ready_pod_is_degraded_after_its_deadline():
 
 def test_nothing_wanted_is_fine():
     assert stands(RolloutObjects(), wanted="").good
-
-
-# -- Memory ----------------------------------------------------------------------------------------------------------
-def test_an_aborted_release_is_remembered_with_its_measurement():
-    seen = RolloutObjects(a_rollout(abort=True, message=ABORTED), SETS, [FAILED])
-    assert "errors: measured 0.08" in rollout.abort_reason(NEW, seen)
-    assert rollout.abort_reason(OLD, seen) == ""
-
-
-def test_it_is_remembered_by_its_analysis_after_another_release_took_its_place():
-    seen = RolloutObjects(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED])
-    assert "errors: measured 0.08" in rollout.abort_reason(NEW, seen)
-
-
-def test_a_run_that_the_same_abort_ended_does_not_excuse_it():
-    also = run("Successful", [], made=FIRST, ended=LAST)
-    seen = RolloutObjects(a_rollout(of=OLD, currentPodHash=STABLE, phase="Healthy"), SETS, [FAILED, also])
-    assert rollout.abort_reason(NEW, seen)
-
-
-def test_a_release_that_was_insisted_on_and_now_serves_is_forgiven():
-    seen = RolloutObjects(a_rollout(phase="Healthy", stableRS=CANARY), SETS, [FAILED])
-    assert rollout.abort_reason(NEW, seen) == ""
-
-
-def test_a_release_that_was_insisted_on_is_not_refused_while_it_is_tried():
-    again = run("Running", [], made=LAST, ended="")
-    assert rollout.abort_reason(NEW, RolloutObjects(a_rollout(), SETS, [FAILED, again])) == ""
-
-
-def test_one_that_left_no_analysis_is_remembered_by_a_note():
-    aborted = RolloutObjects(a_rollout(abort=True, message="x"), SETS)
-    note = rollout.to_note(aborted)
-    noted = RolloutObjects(
-        a_rollout(of=OLD, annotations={rollout.ANNOTATION_TURNED_BACK: note}, currentPodHash=STABLE), SETS
-    )
-    assert note == contract.short_digest(NEW)
-    assert rollout.abort_reason(NEW, noted) == "it was given up before"
-    assert rollout.to_forget(NEW, noted) == ""
-    assert rollout.to_forget(OLD, noted) is None
-
-
-def test_the_note_keeps_the_newest_twenty():
-    before = {rollout.ANNOTATION_TURNED_BACK: ",".join(f"{number:012d}" for number in range(20))}
-    note = rollout.to_note(RolloutObjects(a_rollout(abort=True, annotations=before)))
-    assert note is not None
-    assert (len(note.split(",")), note.split(",")[0], note.split(",")[-1]) == (20, f"{1:012d}", "a" * 12)
-
-
-def test_what_goes_well_leaves_no_note():
-    assert rollout.to_note(RolloutObjects(a_rollout(phase="Healthy"))) is None
-
-
-# -- Taking a rollout in hand ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("status", "spec", "patches"),
-    [
-        ({"pauseConditions": [{}]}, {}, Patches({"pauseConditions": None})),
-        ({"pauseConditions": [{}]}, {"paused": True}, Patches({"pauseConditions": None}, {"paused": False})),
-        ({"currentStepIndex": 1}, {}, Patches({"pauseConditions": None, "currentStepIndex": 2})),
-        ({"currentStepIndex": 5}, {}, Patches({"pauseConditions": None, "currentStepIndex": 5})),
-        (
-            {
-                "pauseConditions": [{}],
-                "controllerPause": True,
-                "currentStepIndex": 1,
-                "canary": {"currentStepAnalysisRunStatus": {"status": "Inconclusive"}},
-            },
-            {},
-            Patches({"pauseConditions": None, "controllerPause": False, "currentStepIndex": 2}),
-        ),
-    ],
-)
-def test_promoting_patches_what_argo_itself_would(status, spec, patches):
-    assert rollout.promotion(a_rollout(spec=spec, **status), full=False) == patches
-
-
-def test_promoting_in_full_is_asked_for_once():
-    assert rollout.promotion(a_rollout(), full=True) == Patches({"promoteFull": True})
-    assert rollout.promotion(a_rollout(stableRS=CANARY), full=True) == Patches()
 
 
 def test_waiting_is_bounded_by_the_rollouts_own_times():

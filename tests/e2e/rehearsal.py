@@ -28,8 +28,8 @@ import numpy as np
 from botocore.config import Config
 
 from modelworks import contract
-from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
+from modelworks.cluster.rollout_patches import promotion
 from modelworks.laptop import control_plane, environments, supervisor
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.runtime.manifest import Onnx, OnnxInput
@@ -385,15 +385,13 @@ class Rehearsal:
         found = self.rollout()
         if found.get("status", {}).get("pauseConditions"):
             KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(
-                found, rollout.promotion(found, full=False)
+                found, promotion(found, full=False)
             )
 
     def promote(self) -> None:
         """Let a rollout take over at once, as `modelworks rollout promote --full` does."""
         found = self.rollout()
-        KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(
-            found, rollout.promotion(found, full=True)
-        )
+        KubernetesClient(self.variables["KUBECONFIG"], None, self.namespace).patch(found, promotion(found, full=True))
 
     def failures(self) -> list[str]:
         """What the analyses of the last release found wrong, as `name: phase, message, value`."""

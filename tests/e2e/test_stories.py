@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from e2e.rehearsal import Client, Load, until
 from e2e.test_lifecycle import BIN, MODEL, Rehearsal
 from modelworks import contract
-from modelworks.cluster.rollout import HASH
+from modelworks.cluster.rollout_objects import HASH
 from modelworks.laptop import cloud
 from modelworks.laptop.aws_credentials import credentials_file
 from modelworks.laptop.state_dir import read_facts

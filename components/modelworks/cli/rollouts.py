@@ -11,8 +11,9 @@ from modelworks.cli.console import RELEASES, Json, Model, out
 from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvironmentContext
 from modelworks.cli.exit_codes import epilog
 from modelworks.cli.status import Timeout, tell
-from modelworks.cluster import argo_controller, rollout
+from modelworks.cluster import aborted_releases, argo_controller, rollout, rollout_patches
 from modelworks.cluster.client import KubernetesClient
+from modelworks.cluster.rollout_objects import Object
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _promote(
     Example: `modelworks rollout promote flight-delay --env dev --full`.
     """
     cluster, seen = _rollout(env, model)
-    patches = rollout.promotion(seen, full=full)
+    patches = rollout_patches.promotion(seen, full=full)
     if not patches.status and not patches.spec:
         out.print(f"{model} in {env} already serves its release: there is nothing to promote")
         return
@@ -70,7 +71,7 @@ def _abort(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
             f"{model} has no rollout in progress in {env}: its release takes all traffic",
             fix=f"To serve the previous version: `modelworks rollback {model} --env {env}`.",
         )
-    cluster.patch(seen, rollout.ABORT)
+    cluster.patch(seen, rollout_patches.ABORT)
     _next(model, env, "goes back to the stable version")
 
 
@@ -86,7 +87,7 @@ def _retry(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
             f"the rollout of {model} in {env} is not aborted: there is nothing to retry",
             fix=f"Run `modelworks status {env}`.",
         )
-    cluster.patch(seen, rollout.RETRY)
+    cluster.patch(seen, rollout_patches.RETRY)
     _next(model, env, "is retried")
 
 
@@ -113,7 +114,7 @@ def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[st
         say(f"whether a release was aborted before is unknown: {error.message}")
         return ()
     names = {model: rollout.name_of(line.digest, str(line.version or "")) for model, line in releases.items()}
-    plan = rollout.plan_update({model: line.digest for model, line in releases.items()}, seen, force=force)
+    plan = aborted_releases.plan_update({model: line.digest for model, line in releases.items()}, seen, force=force)
     for model, why in plan.refused.items():
         raise ModelworksError(
             f"{target.environment} aborted {model} {names[model]} before: {why}",
@@ -123,7 +124,7 @@ def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[st
     for model, why in plan.retried.items():
         say(f"{model} {names[model]} was aborted before ({why}); --force rolls it out again")
     for model, note in plan.notes.items():
-        cluster.annotate(seen[model].rollout or {}, rollout.ANNOTATION_TURNED_BACK, note)
+        cluster.annotate(seen[model].rollout or {}, aborted_releases.ANNOTATION_TURNED_BACK, note)
     return tuple(plan.retried)
 
 
@@ -240,11 +241,11 @@ def retry_aborted(target: EnvironmentContext, models: Sequence[str]) -> None:
         cluster = target.cluster()
         aborted = cluster.seen(model).rollout
         if aborted and (aborted.get("status") or {}).get("abort"):
-            cluster.patch(aborted, rollout.RETRY)
+            cluster.patch(aborted, rollout_patches.RETRY)
 
 
 # -- Where it is -----------------------------------------------------------------------------------------------------
-def _rollout(environment: str, model: str) -> tuple[KubernetesClient, rollout.Object]:
+def _rollout(environment: str, model: str) -> tuple[KubernetesClient, Object]:
     cluster = EnvironmentContext.of(environment).cluster()
     found = cluster.seen(model).rollout
     if found is None:

@@ -18,6 +18,7 @@ from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.cli.predict import examples
 from modelworks.cluster import rollout
 from modelworks.cluster.client import KubernetesClient
+from modelworks.cluster.rollout_objects import Object
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def logs(
     """
     cluster = EnvironmentContext.of(env).cluster()
 
-    def say(pod: rollout.Object, line: str) -> None:
+    def say(pod: Object, line: str) -> None:
         notes = pod["metadata"].get("annotations") or {}
         digest, name = str(notes.get(contract.ANNOTATION_DIGEST, "")), str(pod["metadata"]["name"])
         print(f"{digest.removeprefix('sha256:')[:12]} {name.rpartition('-')[2]} | {line}", flush=follow)

@@ -20,7 +20,7 @@ from modelworks.cli.exit_codes import ExitCode, epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.cluster.rollout import Object
+    from modelworks.cluster.rollout_objects import Object
     from modelworks.settings import Release
 
 _COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow", "repaired": "cyan"}

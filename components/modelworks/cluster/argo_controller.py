@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelworks.cluster.rollout import Object
+from modelworks.cluster.rollout_objects import Object
 
 SELECTOR = "app.kubernetes.io/component=rollouts-controller"
 """Label of its pods, by the chart and by Argo's own manifests."""

@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from modelworks.cluster.rollout import Object, Patches, RolloutObjects, pods_of
+from modelworks.cluster.rollout_objects import Object, RolloutObjects, pods_of
+from modelworks.cluster.rollout_patches import Patches
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from modelworks._checks import Check
 from modelworks.cluster import argo_controller
-from modelworks.cluster.rollout import Object
+from modelworks.cluster.rollout_objects import Object
 
 Get = Callable[[str], Object | None]
 """The object at a path of the API server; None where there is none."""
