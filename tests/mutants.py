@@ -33,6 +33,8 @@ TESTS = {
     "lifecycle/registration": ["cli/test_release.py"],
     "lifecycle/registry": ["lifecycle/test_registry.py"],
     "lifecycle/release": ["lifecycle/test_release.py"],
+    "lifecycle/store": ["lifecycle/test_registry.py", "lifecycle/test_signing.py"],
+    "lifecycle/version": ["lifecycle/test_registry.py"],
     "lifecycle/metrics": ["lifecycle/test_metrics.py"],
     "runtime/server/app": ["runtime/test_admission.py"],
     "runtime/manifest": ["runtime/test_model.py"],

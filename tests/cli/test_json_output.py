@@ -27,7 +27,7 @@ from modelworks.laptop.toolchain import states
 from modelworks.lifecycle.checks import CheckReport
 from modelworks.lifecycle.gates import GateReport
 from modelworks.lifecycle.rebuild import Rebuilt
-from modelworks.lifecycle.registry import Version, lineage_of
+from modelworks.lifecycle.version import Version, lineage_of
 
 cli._register()
 

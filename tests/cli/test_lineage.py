@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelworks.cli import lineage
 from modelworks.cli.console import moment
-from modelworks.lifecycle.registry import Version
+from modelworks.lifecycle.version import Version
 
 FACTS = {
     "bundle": f"sha256:{'a' * 64}",

@@ -29,11 +29,13 @@ from modelworks.lifecycle import registration
 from modelworks.lifecycle.bundle import build_bundle
 from modelworks.lifecycle.comparison import champion_of
 from modelworks.lifecycle.history import note_champion
-from modelworks.lifecycle.registry import CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.signing import make_key, read_key
+from modelworks.lifecycle.store import Store
 from modelworks.lifecycle.training import train
+from modelworks.lifecycle.version import CHAMPION, Version
 from modelworks.runtime.signature import key_id
 from waiting import PATIENCE
 
@@ -207,7 +209,7 @@ def test_one_that_loses_to_the_champion_of_the_target_is_refused_and_leaves_noth
         world.promote()
     assert world.places["staging"].stack_file.read_text() == before
     assert version.digest not in [each.digest for each in world.staging.versions("churn")]
-    assert not world.staging.has_bundle("churn", version.digest)
+    assert not world.staging.store.has_bundle("churn", version.digest)
 
 
 def test_a_project_that_was_tampered_with_cannot_judge_and_the_verdict_says_so(world):
@@ -229,7 +231,7 @@ def test_a_version_is_promoted_from_where_its_checkout_is_not(world):
 
 def test_a_project_goes_along_so_that_the_next_environment_can_judge_by_it(world):
     version = world.promote()
-    assert world.staging.archive_of(version) == world.dev.archive_of(version)
+    assert world.staging.store.archive_of(version) == world.dev.store.archive_of(version)
 
 
 def test_without_its_data_a_comparison_is_inconclusive_with_the_reason_and_refused(world, capsys):
@@ -251,7 +253,7 @@ def test_without_its_data_a_comparison_is_inconclusive_with_the_reason_and_refus
 def test_data_goes_along_so_that_the_target_can_train_on_it_again(world):
     digest = world.promote().data
     world.lose_data()
-    assert digest_of_file(world.staging.fetch_data(digest, world.root / "again")) == digest
+    assert digest_of_file(world.staging.store.fetch_data(digest, world.root / "again")) == digest
 
 
 def test_what_serves_there_already_keeps_the_verdict_it_got_before(world):
@@ -269,21 +271,31 @@ def test_what_does_not_serve_in_the_source_is_not_promoted(world):
 
 
 # -- Faults ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("step", ["keep_data", "_put", "_name", "note", "fetch", "point"])
-def test_a_promotion_that_breaks_at_any_step_is_run_again_and_ends_as_if_it_never_had(world, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (Store, "keep_data"),
+        (Store, "_put"),
+        (Registry, "_name"),
+        (Registry, "note"),
+        (Store, "fetch"),
+        (Registry, "point"),
+    ],
+)
+def test_a_promotion_that_breaks_at_any_step_is_run_again_and_ends_as_if_it_never_had(world, monkeypatch, kind, step):
     """The step itself is done, and then everything ends, as for a process that is killed."""
     calls = []
-    real = getattr(Registry, step)
+    real = getattr(kind, step)
 
     def break_after(self, *args, **more):
         made = real(self, *args, **more)
-        if self is world.staging:
+        if self.environment == "staging":
             calls.append(step)
             raise KeyboardInterrupt
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, step, break_after)
+        patch.setattr(kind, step, break_after)
         with pytest.raises(KeyboardInterrupt):
             world.promote()
     assert calls == [step]
@@ -294,8 +306,8 @@ def test_a_promotion_that_breaks_at_any_step_is_run_again_and_ends_as_if_it_neve
     assert [each["environment"] for each in told.facts["released"]] == ["dev", "staging"]
     assert (told.version, told.aliases, told.facts["promoted_from"]) == (1, ("challenger",), "dev")
     assert read_releases(world.places["staging"].stack_file)["churn"].digest == told.digest
-    assert world.staging.fetch("churn", told.digest, world.root / "again")[1] is not None
-    assert world.staging.has_data(told.facts["data"])
+    assert world.staging.store.fetch("churn", told.digest, world.root / "again")[1] is not None
+    assert world.staging.store.has_data(told.facts["data"])
 
 
 @pytest.mark.parametrize("lost", ["uri", "bucket", "artifacts"])
@@ -373,8 +385,8 @@ def test_between_two_accounts_each_side_is_reached_with_the_session_of_its_own_s
     world = accounts(**STAGING_ROLE, **{"aws:allowedAccountIds": [STAGING_ACCOUNT]})
     told = world.promote()
     assert read_releases(world.places["staging"].stack_file)["churn"].digest == told.digest
-    assert world.staging.fetch("churn", told.digest, world.root / "again")[0].is_file()
-    assert world.staging.has_data(told.data)
+    assert world.staging.store.fetch("churn", told.digest, world.root / "again")[0].is_file()
+    assert world.staging.store.has_data(told.data)
 
 
 def test_credentials_of_the_source_are_refused_for_a_target_of_another_account(accounts):
@@ -677,8 +689,8 @@ def test_a_promotion_signs_for_its_target_with_the_key_that_it_is_given(world, t
     trusting(world, "staging", public)
     version = world.promote(signing_key=str(path))
     key = read_key(path).public_key()
-    assert world.staging.require_trusted_release("churn", version.digest) == key_id(key)
-    assert world.dev.require_trusted_release("churn", version.digest) != key_id(key)
+    assert world.staging.store.require_trusted_release("churn", version.digest) == key_id(key)
+    assert world.dev.store.require_trusted_release("churn", version.digest) != key_id(key)
 
 
 def test_a_target_that_trusts_the_source_s_key_takes_its_signature_along(world):
@@ -721,7 +733,7 @@ def test_register_refuses_a_key_that_the_environment_does_not_trust_and_takes_on
         releasing.register_model("churn", env="dev")
     releasing.register_model("churn", env="dev", signing_key=str(path))
     version = world.dev.find("churn", "2")
-    assert world.dev.require_trusted_release("churn", version.digest) == key_id(read_key(path).public_key())
+    assert world.dev.store.require_trusted_release("churn", version.digest) == key_id(read_key(path).public_key())
 
 
 # -- Stored features -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from modelworks.cli import release
 from modelworks.cli.promote import promote
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registration import apply_policy
-from modelworks.lifecycle.registry import Version
+from modelworks.lifecycle.version import Version
 
 
 def version(*verdicts, **facts):

@@ -27,7 +27,7 @@ from modelworks.cli.context import EnvironmentContext
 from modelworks.cluster.aborted_releases import ANNOTATION_TURNED_BACK
 from modelworks.cluster.client import KubernetesClient
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.registry import Version
+from modelworks.lifecycle.version import Version
 from modelworks.runtime.signature import sign
 
 STACK = f"""config:

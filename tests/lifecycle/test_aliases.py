@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from modelworks.lifecycle.aliases import aliases_for, moves
-from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Version
+from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 
 OLD, NEW = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 

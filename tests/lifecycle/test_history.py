@@ -10,8 +10,9 @@ from lifecycle.conftest import STACK
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import history, registration
-from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
+from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 
 MODEL = "churn"
 

@@ -23,8 +23,9 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle.history import note_release
 from modelworks.lifecycle.rebuild import difference, plan, read_versions, rebuild
 from modelworks.lifecycle.registration import follow_release, release, roll_back
-from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
+from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 from modelworks.runtime.signature import sign
 
 cli._register()
@@ -244,7 +245,7 @@ def test_a_lost_registry_registers_nothing_before_it_is_rebuilt(dev):
 
 
 def test_without_lineage_there_is_nothing_to_rebuild_from(dev):
-    for model, objects in dev.registry.read_lineage().items():
+    for model, objects in dev.registry.store.read_lineage().items():
         for name in objects:
             dev.session.client("s3").delete_object(Bucket="bundles", Key=f"lineage/{model}/{name}")
     with pytest.raises(ModelworksError, match="there is nothing to rebuild dev from"):
@@ -319,12 +320,12 @@ def test_lineage_that_the_store_lacks_is_found_and_written_again(dev):
     broken = Registry("dev", dev.registry.uri, "a-password", "not-there", "artifacts", dev.session)
     with pytest.raises(ModelworksError, match=r"keeping lineage/churn/aliases\.json: the store of dev"):
         broken.point(CHAMPION, dev.registry.find("churn", "2"), model="churn")
-    stored = dev.registry.read_lineage()
+    stored = dev.registry.store.read_lineage()
     assert difference(dev.registry, "churn", stored["churn"]) == "versions 2, 1"
     assert difference(dev.registry, "delays", stored["delays"]) == ""
     assert difference(dev.registry, "delays", {}) == "versions 1"
     dev.registry.keep_lineage("churn")
-    assert difference(dev.registry, "churn", dev.registry.read_lineage()["churn"]) == ""
+    assert difference(dev.registry, "churn", dev.registry.store.read_lineage()["churn"]) == ""
 
 
 def test_verify_finds_lineage_that_the_store_lacks_and_repairs_it(dev):

@@ -15,7 +15,8 @@ from moto import mock_aws
 from modelworks import contract
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 from modelworks.runtime.signature import key_id, sign, verify
 
 MODEL = "churn"
@@ -77,7 +78,7 @@ def test_a_version_carries_its_lineage_and_its_signed_bundle_comes_back(registry
     found = registry.find(MODEL)
     assert (made.version, found.version, found.digest) == (1, 1, DIGEST)
     assert {**facts(), "registered_at": found.facts["registered_at"]} == found.facts
-    fetched, signed = registry.fetch(MODEL, DIGEST, tmp_path / "into")
+    fetched, signed = registry.store.fetch(MODEL, DIGEST, tmp_path / "into")
     assert fetched.read_bytes() == BUNDLE
     (tmp_path / "key.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     assert verify(MODEL, digest_of(fetched.read_bytes()), signed.read_bytes(), tmp_path) == key_id(key.public_key())
@@ -147,23 +148,23 @@ def test_a_bundle_that_was_changed_on_the_way_is_not_kept(registry, bundle, sign
     bundle.write_bytes(b"something else")
     with pytest.raises(ModelworksError, match="was changed"):
         registry.register(facts(), bundle, signature)
-    assert not registry.has_bundle(MODEL, DIGEST)
+    assert not registry.store.has_bundle(MODEL, DIGEST)
 
 
 def test_a_bundle_that_was_tampered_with_in_the_store_is_not_handed_out(registry, bundle, signature, tmp_path):
     registry.register(facts(), bundle, signature)
-    registry._s3.put_object(Bucket="bundles", Key=contract.bundle_key(MODEL, DIGEST), Body=b"a pickle")
+    registry.store._s3.put_object(Bucket="bundles", Key=contract.bundle_key(MODEL, DIGEST), Body=b"a pickle")
     with pytest.raises(ModelworksError, match="tampered"):
-        registry.fetch(MODEL, DIGEST, tmp_path / "into")
+        registry.store.fetch(MODEL, DIGEST, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
 
 def test_what_the_store_lost_is_put_back_by_registering_again(registry, bundle, signature):
     registry.register(facts(), bundle, signature)
-    registry._s3.delete_object(Bucket="bundles", Key=contract.bundle_key(MODEL, DIGEST))
-    assert not registry.has_bundle(MODEL, DIGEST)
+    registry.store._s3.delete_object(Bucket="bundles", Key=contract.bundle_key(MODEL, DIGEST))
+    assert not registry.store.has_bundle(MODEL, DIGEST)
     assert registry.register(facts(), bundle, signature).version == 1
-    assert registry.has_bundle(MODEL, DIGEST)
+    assert registry.store.has_bundle(MODEL, DIGEST)
 
 
 def test_a_version_is_found_by_number_alias_digest_and_its_start(registry, tmp_path):

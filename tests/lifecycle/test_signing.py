@@ -168,7 +168,7 @@ def test_a_signature_that_is_none_of_this_bundle_is_never_kept(session, tmp_path
     path.write_bytes(content)
     with pytest.raises(ModelworksError, match=f"prod does not take churn .*{why}"):
         registry.register({"model": MODEL, "bundle": DIGEST}, bundle, path)
-    assert not registry.has_bundle(MODEL, DIGEST)
+    assert not registry.store.has_bundle(MODEL, DIGEST)
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -181,19 +181,19 @@ def test_an_environment_takes_no_bundle_that_its_pods_would_not_trust(session, t
     ) as told:
         registry.register({"model": MODEL, "bundle": DIGEST}, bundle, path if signed else None)
     assert "--signing-key" in told.value.fix
-    assert not registry.has_bundle(MODEL, DIGEST)
+    assert not registry.store.has_bundle(MODEL, DIGEST)
 
 
 def test_any_of_the_trusted_keys_will_do(session, kms_key, tmp_path):
     first, second = Ed25519PrivateKey.generate(), open_key("awskms:///alias/release", lambda: session)
     registry = registry_that_trusts(session, tmp_path, first, second)
     for key in (first, second):
-        assert registry.require_trust(MODEL, DIGEST, sign(MODEL, DIGEST, key)) == key_id(key.public_key())
+        assert registry.store.require_trust(MODEL, DIGEST, sign(MODEL, DIGEST, key)) == key_id(key.public_key())
 
 
 def test_without_trusted_keys_no_signature_is_required(session, tmp_path):
     registry = registry_that_trusts(session, tmp_path)
-    assert registry.require_trust(MODEL, DIGEST, None) == ""
+    assert registry.store.require_trust(MODEL, DIGEST, None) == ""
 
 
 # -- Published keys --------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ from mocks import ACCOUNT, declare
 from modelworks import ModelRegistry
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.registry import CHAMPION, Registry
+from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.version import CHAMPION
 from waiting import PATIENCE, held_port
 
 PASSWORD, ROTATED = "correct horse 100%", "battery staple 100%"

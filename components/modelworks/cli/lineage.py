@@ -15,7 +15,7 @@ from modelworks.cli.context import DEFAULT_ENVIRONMENT, Env, EnvArgument, Enviro
 from modelworks.cli.exit_codes import epilog
 
 if TYPE_CHECKING:
-    from modelworks.lifecycle.registry import Version
+    from modelworks.lifecycle.version import Version
 
 _ENGINES = {"onnx": "ONNX", "skops": "scikit-learn", "own": "its own code", "custom": "a custom service"}
 

@@ -21,7 +21,7 @@ from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 
 if TYPE_CHECKING:
-    from modelworks.lifecycle.registry import Version
+    from modelworks.lifecycle.version import Version
 
 
 def register(app: typer.Typer) -> None:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from modelworks.cli.local_features import LocalFeatures
     from modelworks.cli.local_server import LocalServer
     from modelworks.lifecycle.bundle import Bundle
-    from modelworks.lifecycle.registry import Version
     from modelworks.lifecycle.runs import TrainedModel
     from modelworks.lifecycle.training import Described
+    from modelworks.lifecycle.version import Version
 
 out = Console(highlight=False, soft_wrap=True)
 ENVIRONMENT = "local"

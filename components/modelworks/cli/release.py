@@ -17,7 +17,7 @@ from modelworks.project import project_root
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.child_process import Progress
-    from modelworks.lifecycle.registry import Version
+    from modelworks.lifecycle.version import Version
     from modelworks.runtime.signature import SigningKey
 
 

@@ -217,7 +217,7 @@ def _ask_around(target: EnvironmentContext, stands: rollout.Status, *, record: b
 def _lineage(registry: Registry, stands: rollout.Status, *, record: bool) -> dict[str, Any]:
     """The registry's facts of the desired version; with `record`, after it learned what the cluster has."""
     from modelworks.lifecycle.registration import follow_release
-    from modelworks.lifecycle.registry import CHAMPION
+    from modelworks.lifecycle.version import CHAMPION
 
     versions = registry.versions(stands.model)
     version = next((item for item in versions if item.digest == stands.wanted), None)

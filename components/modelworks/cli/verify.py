@@ -114,8 +114,8 @@ def _check_bundle(target: EnvironmentContext, model: str, release: Release) -> F
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
         try:
             digest = contract.Digest(release.digest)
-            target.registry.fetch(model, digest, Path(scratch))
-            key = target.registry.require_trusted_release(model, digest)
+            target.registry.store.fetch(model, digest, Path(scratch))
+            key = target.registry.store.require_trusted_release(model, digest)
         except ModelworksError as error:
             return Finding("bundle", model, "wrong", error.message, error.fix or "")
     trusted = "trusted" if target.registry.trusted_keys else "and the environment requires no signature"
@@ -128,7 +128,7 @@ def _check_lineage(target: EnvironmentContext, repair: bool) -> Iterator[Finding
     from modelworks.lifecycle.rebuild import difference
 
     registry = target.registry
-    stored = registry.read_lineage()
+    stored = registry.store.read_lineage()
     for model in registry.models():
         if not (differs := difference(registry, model, stored.get(model, {}))):
             yield Finding("lineage", model, "ok", "the store has what the registry would be rebuilt from")

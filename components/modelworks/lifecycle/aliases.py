@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from modelworks.contract import Digest
 from modelworks.lifecycle.history import note_champion, was_rolled_back
-from modelworks.lifecycle.registry import CHALLENGER, CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 
 
 class Move(NamedTuple):

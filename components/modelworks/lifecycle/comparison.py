@@ -14,11 +14,13 @@ from modelworks.lifecycle.artifacts import unpack_bytes
 from modelworks.lifecycle.child_process import Progress
 from modelworks.lifecycle.data import SnapshotStore
 from modelworks.lifecycle.gates import lineage_verdict
-from modelworks.lifecycle.registry import CHAMPION, ForbiddenError, Registry, Version
+from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home, TrainedModel, open_run
 from modelworks.lifecycle.spec_gates import ChampionGate
+from modelworks.lifecycle.store import ForbiddenError
+from modelworks.lifecycle.version import CHAMPION, Version
 
 _GATE = ChampionGate.__name__
 
@@ -56,7 +58,7 @@ def fetch_champion(registry: Registry, stack_file: Path, model: str, digest: Dig
         ModelworksError: It is not available, or its bytes are not the digest's.
     """
     champion = champion_of(registry, stack_file, model)
-    return None if champion in {None, digest} else registry.fetch(model, Digest(champion), folder)[0]
+    return None if champion in {None, digest} else registry.store.fetch(model, Digest(champion), folder)[0]
 
 
 def fetch_kept(version: Version, source: Registry, home: Home, scratch: Path, warn: Callable[[str], None]) -> Kept:
@@ -74,15 +76,15 @@ def fetch_kept(version: Version, source: Registry, home: Home, scratch: Path, wa
         ModelworksError: The bundle is not available, or was changed.
     """
     there = Home(scratch / "home")
-    bundle, signature = source.fetch(version.model, version.digest, scratch)
+    bundle, signature = source.store.fetch(version.model, version.digest, scratch)
     data = _data(version, source, home, there, warn)
     return Kept(bundle, signature, there, data, _project(version, source, warn))
 
 
 def _data(version: Version, source: Registry, home: Home, there: Home, warn: Callable[[str], None]) -> Path | None:
     digest = version.data
-    if source.has_data(digest):
-        return source.fetch_data(digest, there.data)
+    if source.store.has_data(digest):
+        return source.store.fetch_data(digest, there.data)
     try:
         kept = SnapshotStore(home.data, home.data_store).get(digest).path
     except ModelworksError as error:
@@ -97,7 +99,7 @@ def _data(version: Version, source: Registry, home: Home, there: Home, warn: Cal
 
 def _project(version: Version, source: Registry, warn: Callable[[str], None]) -> bytes:
     try:
-        return source.archive_of(version)
+        return source.store.archive_of(version)
     except ForbiddenError:
         raise  # what may not be read is not for that reason absent
     except ModelworksError as error:

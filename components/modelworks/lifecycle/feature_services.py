@@ -19,8 +19,8 @@ from modelworks.stack_config import load
 
 if TYPE_CHECKING:
     from modelworks.lifecycle.bundle import Bundle
-    from modelworks.lifecycle.registry import Version
     from modelworks.lifecycle.runs import TrainedModel
+    from modelworks.lifecycle.version import Version
 
 
 def features_of(run: TrainedModel, bundle: Bundle) -> dict[str, Any]:

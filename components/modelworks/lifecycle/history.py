@@ -8,7 +8,8 @@ from typing import Any
 
 from modelworks.contract import Digest
 from modelworks.lifecycle.identity import person_at
-from modelworks.lifecycle.registry import CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.version import CHAMPION, Version
 
 _RELEASED = "released"
 _CHAMPION = "became_champion"

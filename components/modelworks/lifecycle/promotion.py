@@ -19,9 +19,10 @@ from modelworks.lifecycle.feature_services import require_features
 from modelworks.lifecycle.history import is_last_release, note_release
 from modelworks.lifecycle.identity import person_at
 from modelworks.lifecycle.registration import apply_policy, follow_release, write_release
-from modelworks.lifecycle.registry import CHAMPION, Registry, Version
+from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
 from modelworks.lifecycle.runs import Home
+from modelworks.lifecycle.version import CHAMPION, Version
 from modelworks.runtime.signature import SigningKey, sign
 
 _OF_ONE_ENVIRONMENT = ("mlflow_run", "registered_at", "promoted_from", "promoted_by")
@@ -121,7 +122,7 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="modelworks-promote-") as folder:
         scratch = Path(folder)
         kept = _signed(fetch_kept(version, source, home, scratch, warn), version, signing_key)
-        target.require_trust(model, version.digest, kept.signature.read_bytes() if kept.signature else None)
+        target.store.require_trust(model, version.digest, kept.signature.read_bytes() if kept.signature else None)
         judged = _verdicts(version, kept, target, target_file, scratch, progress)
         return _copy(version, kept, source, target, judged, override, scratch)
 
@@ -201,12 +202,12 @@ def _copy(
     person = person_at(target.session)
     decided = {"promoted_from": source.environment, "promoted_by": person, **judged}
     decided |= apply_policy(replace(version, facts=facts), target.environment, override, person)
-    if kept.data and not target.has_data(version.data):
-        target.keep_data(version.data, kept.data)
+    if kept.data and not target.store.has_data(version.data):
+        target.store.keep_data(version.data, kept.data)
     if kept.project:
-        target.keep_archive(kept.project)
+        target.store.keep_archive(kept.project)
     target.keep_bundle(version.model, version.digest, kept.bundle, kept.signature)
-    target.fetch(version.model, version.digest, scratch / "copied")  # as pods will, before a version names it
+    target.store.fetch(version.model, version.digest, scratch / "copied")  # as pods will, before a version names it
     copied = target.name({**facts, **decided})
     # A version that was there already learns who decided what this time.
     missing = {name: value for name, value in decided.items() if copied.facts.get(name) != value}

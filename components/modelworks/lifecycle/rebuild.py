@@ -14,7 +14,8 @@ from typing import Any, Literal
 from modelworks import contract
 from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.registry import Registry, Version
+from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.version import Version
 
 _ALIASES = "aliases.json"
 _MOST_MISSING = 1000
@@ -50,7 +51,7 @@ def rebuild(registry: Registry, progress: Callable[[Version], None] = lambda _: 
     Raises:
         ModelworksError: Registry or store is unreachable, or the store has no lineage.
     """
-    lineage = registry.read_lineage()
+    lineage = registry.store.read_lineage()
     if not lineage:
         raise ModelworksError(
             f"s3://{registry.bucket}/{contract.LINEAGE_PREFIX}/ is empty: there is nothing to rebuild "
@@ -70,7 +71,7 @@ def _rebuild(
     try:
         missing = plan(read_versions(registry.bucket, model, objects), existing)
         for version in missing:
-            registry.require_trusted_release(model, version.digest)
+            registry.store.require_trusted_release(model, version.digest)
     except ModelworksError as error:
         return Rebuilt(model, "refused", problem=error.message, fix=error.fix or "")
     for version in missing:

@@ -41,11 +41,12 @@ from modelworks.lifecycle.history import (
     way_back,
 )
 from modelworks.lifecycle.identity import person, person_at
-from modelworks.lifecycle.registry import Registry, Version, lineage_of
+from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases, set_release
 from modelworks.lifecycle.run_gates import read_gates, run_gates
 from modelworks.lifecycle.runs import Home, TrainedModel
 from modelworks.lifecycle.signing import make_key, read_key
+from modelworks.lifecycle.version import Version, lineage_of
 from modelworks.runtime.signature import SigningKey
 from modelworks.settings import Release
 
@@ -81,7 +82,7 @@ def register(
     """
     built = open_built(run)
     sign(built, signing_key or read_key(make_key(home.root / "signing")))
-    registry.require_trust(run.model, built.digest, built.signature.read_bytes())
+    registry.store.require_trust(run.model, built.digest, built.signature.read_bytes())
     known = next((version for version in registry.versions(run.model) if version.digest == built.digest), None)
     report = read_gates(run, registry.environment) if known and not override else None
     if report is None or report.digest != built.digest:
@@ -90,9 +91,9 @@ def register(
             run, built, home, registry.environment, champion=champion, override=override, progress=progress
         )
     report.require()
-    if not registry.has_data(data := Digest(run.inputs["data"])):
-        registry.keep_data(data, SnapshotStore(home.data, home.data_store).get(data).path)
-    project = registry.keep_project(run)
+    if not registry.store.has_data(data := Digest(run.inputs["data"])):
+        registry.store.keep_data(data, SnapshotStore(home.data, home.data_store).get(data).path)
+    project = registry.store.keep_project(run)
     if known is None:
         facts = lineage_of(run, built, report, project=project, mlflow_run=registry.track(run, built))
         return registry.register({**facts, **features_of(run, built)}, built.path, built.signature)
@@ -201,7 +202,7 @@ def release(registry: Registry, stack_file: Path, version: Version) -> bool:
         ModelworksError: The environment does not trust the bundle's signature, or `write_release` refuses; the file is
             untouched then.
     """
-    registry.require_trusted_release(version.model, version.digest)
+    registry.store.require_trusted_release(version.model, version.digest)
     changed = write_release(stack_file, version)
     follow_release(registry, version, changed=changed)
     return changed
@@ -268,7 +269,7 @@ def roll_back(registry: Registry, stack_file: Path, model: str, to: str = "") ->
     version = _champion(registry, versions, model, to, line.digest if line else "")
     # Before anything is noted: a rollback that is refused left nothing behind.
     require_service(version, stack_file)
-    registry.require_trusted_release(version.model, version.digest)
+    registry.store.require_trusted_release(version.model, version.digest)
     if current and current.digest != version.digest:
         note_rollback(registry, current, version.digest)
     return version, release(registry, stack_file, version)
