@@ -11,6 +11,8 @@ import numpy as np
 from modelworks.runtime.encoding import Row
 from modelworks.runtime.manifest import Feature, bounds
 
+ROUNDING = 1e-6
+"""Largest difference, relative to the largest answer, that comes of adding the same numbers in another order."""
 NEIGHBOURS = (1, 2, 7)
 """Rows in one call that are compared with one call for all: linear algebra adds in another order for each."""
 ALONE_ROWS = 32

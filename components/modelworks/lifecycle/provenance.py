@@ -28,10 +28,11 @@ SERVICE = (
 )  # fmt: skip
 """Modules that go into a bundle, because its standard service imports them."""
 BUILDING = (
-    "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bundle.py", "lifecycle/edge_cases.py",
-    "lifecycle/fitted.py", "lifecycle/lockfile.py", "lifecycle/model_card.py", "lifecycle/rows.py",
-    "lifecycle/scores.py", "lifecycle/spec.py", "lifecycle/spec_data.py", "lifecycle/spec_features.py",
-    "lifecycle/spec_gates.py", "lifecycle/splits.py", "lifecycle/stored_features.py", "lifecycle/trust.py", *SERVICE,
+    "lifecycle/archive.py", "lifecycle/bento_service.py", "lifecycle/build_bento.py", "lifecycle/build_bundle.py",
+    "lifecycle/edge_cases.py", "lifecycle/fitted.py", "lifecycle/lockfile.py", "lifecycle/model_card.py",
+    "lifecycle/onnx_conversion.py", "lifecycle/rows.py", "lifecycle/scores.py", "lifecycle/spec.py",
+    "lifecycle/spec_data.py", "lifecycle/spec_features.py", "lifecycle/spec_gates.py", "lifecycle/splits.py",
+    "lifecycle/stored_features.py", "lifecycle/trust.py", *SERVICE,
 )  # fmt: skip
 """Modules that decide a bundle's bytes besides those of its run."""
 
