@@ -20,7 +20,8 @@ from modelworks.lifecycle import (
     MetricGate,
     SliceGate,
 )
-from modelworks.lifecycle.evaluate_gates import Champion, Judged, _judge
+from modelworks.lifecycle.bundle_scores import Champion
+from modelworks.lifecycle.evaluate_gates import Judged, _judge
 from modelworks.lifecycle.fitted import keep
 from modelworks.lifecycle.gates import GateReport, policy_of
 from modelworks.lifecycle.intervals import Clusters

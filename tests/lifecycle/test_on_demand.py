@@ -31,8 +31,8 @@ from modelworks.features.recomputed import verify_computed
 from modelworks.features.served import Served as ServedRows
 from modelworks.lifecycle import stored_features
 from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.bundle_scores import score_bundle
 from modelworks.lifecycle.data import SnapshotStore, read_rows
-from modelworks.lifecycle.evaluate_gates import score_bundle
 from modelworks.lifecycle.feature_services import features_of
 from modelworks.lifecycle.rows import request_rows, rows_of
 from modelworks.lifecycle.run_gates import judge

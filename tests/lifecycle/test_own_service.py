@@ -9,7 +9,7 @@ import pytest
 from lifecycle.conftest import Built, make_project
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.bundle import build_bundle, verify_bundle
-from modelworks.lifecycle.evaluate_gates import score_bundle
+from modelworks.lifecycle.bundle_scores import score_bundle
 from modelworks.lifecycle.gates import GateReport, GateResult
 from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.training import train

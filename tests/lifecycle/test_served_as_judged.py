@@ -11,8 +11,8 @@ import pytest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import load_spec
 from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.bundle_scores import score_bundle
 from modelworks.lifecycle.edge_cases import edge_cases
-from modelworks.lifecycle.evaluate_gates import score_bundle
 from modelworks.lifecycle.rows import rows_of
 from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.training import train

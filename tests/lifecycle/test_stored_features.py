@@ -23,8 +23,8 @@ from modelworks.features.materialization import materialize
 from modelworks.features.served import Skew
 from modelworks.lifecycle import load_spec
 from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.bundle_scores import score_bundle
 from modelworks.lifecycle.data import SnapshotStore, read_rows
-from modelworks.lifecycle.evaluate_gates import score_bundle
 from modelworks.lifecycle.feature_services import features_of
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.runs import Home

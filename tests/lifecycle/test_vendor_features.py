@@ -17,8 +17,8 @@ from modelworks.errors import ModelworksError
 from modelworks.feature_manifest import FeatureManifest, parse, read_manifest
 from modelworks.features.vendors import pull
 from modelworks.lifecycle.bundle import build_bundle
+from modelworks.lifecycle.bundle_scores import score_bundle
 from modelworks.lifecycle.data import SnapshotStore, read_rows
-from modelworks.lifecycle.evaluate_gates import score_bundle
 from modelworks.lifecycle.feature_services import features_of
 from modelworks.lifecycle.run_gates import judge
 from modelworks.lifecycle.stored_features import stated_inputs, stored_of, with_history
