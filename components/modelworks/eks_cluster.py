@@ -11,7 +11,14 @@ import pulumi_aws as aws
 from modelworks import _cluster_rules as rules
 from modelworks._resources.arguments import checked
 from modelworks._resources.cluster_network import ClusterNetwork
-from modelworks._resources.iam import account_decides_about_key, least_privilege_role, policy_document, statement
+from modelworks._resources.cluster_permissions import (
+    cluster_permissions,
+    flow_log_permissions,
+    flow_log_trust,
+    key_policy,
+    trust,
+)
+from modelworks._resources.iam import least_privilege_role, policy_document
 
 if TYPE_CHECKING:
     from pulumi_kubernetes import Provider
@@ -174,7 +181,7 @@ class Cluster(pulumi.ComponentResource):
             f"{name}-key",
             description=f"Encrypts Secrets and logs of the cluster {name}",
             enable_key_rotation=True,
-            policy=place.apply(lambda found: _key_policy(*found)),
+            policy=place.apply(lambda found: key_policy(*found)),
             opts=self._inside(protect=self._protect_all),
         )
         aws.kms.Alias(f"{name}-key-alias", target_key_id=key.key_id, opts=pulumi.ResourceOptions(parent=key))
@@ -195,8 +202,8 @@ class Cluster(pulumi.ComponentResource):
         role, allowed = least_privilege_role(
             f"{name}-flow-log",
             parent=self,
-            trust=self._account.apply(_flow_log_trust),
-            policy=group.arn.apply(_flow_log_permissions),
+            trust=self._account.apply(flow_log_trust),
+            policy=group.arn.apply(flow_log_permissions),
             description="Writes the flow log",
         )
         log = aws.ec2.FlowLog(
@@ -219,9 +226,9 @@ class Cluster(pulumi.ComponentResource):
         role, allowed = least_privilege_role(
             f"{name}-role",
             parent=self,
-            trust=policy_document([_trust("eks.amazonaws.com", "sts:AssumeRole", "sts:TagSession")]),
+            trust=policy_document([trust("eks.amazonaws.com", "sts:AssumeRole", "sts:TagSession")]),
             policy=pulumi.Output.all(self.key.arn, self._partition).apply(
-                lambda found: policy_document(_cluster_permissions(*found))
+                lambda found: policy_document(cluster_permissions(*found))
             ),
             description="Nodes, load balancers, volumes and networks of EKS Auto Mode",
         )
@@ -230,7 +237,7 @@ class Cluster(pulumi.ComponentResource):
     def _node_role(self, name: str) -> ClusterRole:
         role = aws.iam.Role(
             f"{name}-node-role",
-            assume_role_policy=policy_document([_trust("ec2.amazonaws.com", "sts:AssumeRole")]),
+            assume_role_policy=policy_document([trust("ec2.amazonaws.com", "sts:AssumeRole")]),
             description="Nodes of EKS Auto Mode",
             opts=self._inside(),
         )
@@ -381,10 +388,6 @@ def _kubeconfig_of(name: str, server: str, authority: str, region: str, role: st
     return json.dumps(found, sort_keys=True)
 
 
-def _trust(service: str, *actions: str) -> dict[str, Any]:
-    return {"Effect": "Allow", "Principal": {"Service": service}, "Action": list(actions)}
-
-
 def _attached(role: aws.iam.Role, partition: pulumi.Output[str], policies: Sequence[str]) -> list[pulumi.Resource]:
     return [
         aws.iam.RolePolicyAttachment(
@@ -395,65 +398,3 @@ def _attached(role: aws.iam.Role, partition: pulumi.Output[str], policies: Seque
         )
         for each in policies
     ]
-
-
-def _key_policy(account: str, partition: str, region: str) -> str:
-    """The account's IAM policies decide, and CloudWatch Logs may use the key for the account's own log groups."""
-    return policy_document(
-        [
-            account_decides_about_key(account, partition),
-            {
-                "Sid": "LogsAreEncrypted",
-                "Effect": "Allow",
-                "Principal": {"Service": f"logs.{region}.amazonaws.com"},
-                "Action": [
-                    "kms:Decrypt",
-                    "kms:DescribeKey",
-                    "kms:Encrypt",
-                    "kms:GenerateDataKey*",
-                    "kms:ReEncrypt*",
-                ],
-                "Resource": "*",
-                "Condition": {
-                    "ArnLike": {
-                        "kms:EncryptionContext:aws:logs:arn": f"arn:{partition}:logs:{region}:{account}:log-group:*"
-                    }
-                },
-            },
-        ]
-    )
-
-
-def _cluster_permissions(key: str, partition: str) -> list[dict[str, Any]]:
-    """Permissions that AWS's own policies for EKS Auto Mode lack: the cluster's key, and further tags.
-
-    Those policies allow nothing with another tag than EKS's. Every load balancer here carries the stack's ("Custom AWS
-    tags for EKS Auto resources", EKS user guide).
-    """
-    ours = {"StringEquals": {"aws:RequestTag/eks:eks-cluster-name": "${aws:PrincipalTag/eks:eks-cluster-name}"}}
-    balancing = [f"elasticloadbalancing:Create{what}" for what in ("Listener", "LoadBalancer", "Rule", "TargetGroup")]
-    return [
-        statement(["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:ListGrants"], [key]),
-        statement([*balancing, "ec2:CreateSecurityGroup"], ["*"], condition=ours),
-        statement(
-            ["ec2:CreateSnapshot", "ec2:CreateVolume"],
-            [f"arn:{partition}:ec2:*:*:{kind}/*" for kind in ("snapshot", "volume")],
-            condition=ours,
-        ),
-    ]
-
-
-def _flow_log_trust(account: str) -> str:
-    trust = _trust("vpc-flow-logs.amazonaws.com", "sts:AssumeRole")
-    return policy_document([trust | {"Condition": {"StringEquals": {"aws:SourceAccount": account}}}])
-
-
-def _flow_log_permissions(group: str) -> str:
-    return policy_document(
-        [
-            statement(
-                ["logs:CreateLogStream", "logs:DescribeLogGroups", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-                [group, f"{group}:*"],
-            )
-        ]
-    )
