@@ -16,7 +16,8 @@ from modelworks import contract
 from modelworks.cli import quickstart
 from modelworks.deploy import pending_operations, process, stack
 from modelworks.deploy.preview import Preview
-from modelworks.deploy.stack import StackLock
+from modelworks.deploy.stack_file import forget_wiped, read_config
+from modelworks.deploy.stack_lock import StackLock
 from modelworks.errors import ModelworksError
 from waiting import eventually
 
@@ -219,7 +220,7 @@ def test_what_went_with_a_wiped_laptop_is_taken_out_of_the_stack_file_and_settin
         "  modelworks:secrets:\n    registry_password:\n      secure: v1:a\n"
         "encryptionsalt: v1:b\n"
     )
-    stack._forget_wiped(file, lambda _: None)
+    forget_wiped(file, lambda _: None)
     assert file.read_text() == (
         "# mine\nconfig:\n  aws:region: eu-central-1\n  modelworks:settings:\n    owner: me  # kept\n"
     )
@@ -227,7 +228,7 @@ def test_what_went_with_a_wiped_laptop_is_taken_out_of_the_stack_file_and_settin
 
 def test_lines_are_told_while_they_are_written_and_the_last_one_too(tmp_path):
     path, told = tmp_path / "output", []
-    with stack._followed(path, told.append):
+    with process.followed(path, told.append):
         path.write_text("first\nsecond\nhalf a li")
         with path.open("a") as file:
             file.write("ne\n")
@@ -244,7 +245,7 @@ def test_a_stack_file_that_is_not_yaml_is_one_clear_sentence(tmp_path):
     file = tmp_path / "Pulumi.local.yaml"
     file.write_text("config: [")
     with pytest.raises(ModelworksError, match=r"Pulumi\.local\.yaml is not YAML"):
-        stack._read_config(file)
+        read_config(file)
 
 
 class Backend(stack.StackEngine):

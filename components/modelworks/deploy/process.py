@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 GRACE: Final = 60.0
 """Seconds that operations in flight get after the first Ctrl-C. The engine records their results in that time."""
@@ -147,3 +147,32 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def followed(path: Path, heard: Callable[[str], None] | None) -> Iterator[None]:
+    """Report the lines that are appended to a file, with a delay of half a second at most."""
+    if heard is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def follow() -> None:
+        told = 0
+        while True:
+            last = ended.wait(0.5)  # looked at first: what is written before the end is told too
+            with suppress(FileNotFoundError):
+                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+                for line in lines[told:]:
+                    heard(line)
+                told = len(lines)
+            if last:
+                return
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()

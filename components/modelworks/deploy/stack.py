@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import secrets
 import socket
 import subprocess
-import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,34 +20,17 @@ from modelworks._files import write_whole
 from modelworks._git import git_succeeds
 from modelworks.deploy import pending_operations, process
 from modelworks.deploy.lookup import search_of
+from modelworks.deploy.stack_file import forget_wiped, read_config, read_file
+from modelworks.deploy.stack_lock import StackLock, locks_in
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from modelworks.deploy.account import Account
 
 _ASK_BOUND = 120
 """Seconds for a question to the engine that changes nothing (an export, a list)."""
-
-
-@dataclass(frozen=True)
-class StackLock:
-    """Who holds a stack: what the engine of a file, S3 or GCS backend writes beside the state."""
-
-    path: Path
-    pid: int
-    user: str
-    host: str
-    time: str
-
-    @property
-    def stale(self) -> bool:
-        """Whether its engine ran on this host and is gone."""
-        return self.host == socket.gethostname() and not _is_engine(self.pid, self.time)
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.host}, process {self.pid}, since {self.time[:19].replace('T', ' ')} UTC"
 
 
 @dataclass(frozen=True)
@@ -165,7 +143,7 @@ class StackEngine:
         output = self.logs / f".pulumi-{verb}-{self.environment}.{os.getpid()}"
         argv = [str(self.pulumi), verb, "--stack", self.environment, "--non-interactive", *options]
         try:
-            with _followed(output, heard):
+            with process.followed(output, heard):
                 code = process.run(argv, cwd=self.project, env=self.variables, log=self.log(verb), output=output)
             return code, output.read_text(encoding="utf-8", errors="replace")
         finally:
@@ -251,7 +229,7 @@ class StackEngine:
             self._have_secrets(file, template)
             return
         if file.exists() and not self._in_git(file):
-            _forget_wiped(file, say)
+            forget_wiped(file, say)
         kept = file.read_text(encoding="utf-8") if file.exists() else ""
         self.ask("stack", "init", self.environment, "--no-select")
         if "secretsprovider:" in kept:
@@ -267,7 +245,7 @@ class StackEngine:
         if self.has_stack():
             return
         # Without the option, Pulumi takes the provider of the shell and drops the line that names this one.
-        provider = _read_file(self.stack_file).get("secretsprovider") if self.stack_file.is_file() else None
+        provider = read_file(self.stack_file).get("secretsprovider") if self.stack_file.is_file() else None
         init = f"pulumi stack init {self.environment}" + (f" --secrets-provider '{provider}'" if provider else "")
         raise ModelworksError(
             f"the backend has no stack {self.environment} ({self.variables.get('PULUMI_BACKEND_URL', 'your login')})",
@@ -281,7 +259,7 @@ class StackEngine:
 
     def _have_secrets(self, file: Path, template: Path) -> None:
         """Make up the registry's password for a stack made from a template: nobody else could know it."""
-        config = _read_config(file) if file.exists() else {}
+        config = read_config(file) if file.exists() else {}
         wanted = "registry" in (config.get("modelworks:settings") or {})
         if template.exists() and wanted and "registry_password" not in (config.get("modelworks:secrets") or {}):
             path = ("--path", "modelworks:secrets.registry_password")
@@ -314,15 +292,7 @@ class StackEngine:
         """Who holds the stack. Only a backend of files can be inspected; elsewhere the engine reports it."""
         if (folder := self._backend_folder()) is None:
             return []
-        found = []
-        project = self._project_file()["name"]
-        for path in (folder / ".pulumi" / "locks").glob(f"*/{project}/{self.environment}/*.json"):
-            with suppress(OSError, ValueError, KeyError):  # it may be released while we look
-                content = json.loads(path.read_text(encoding="utf-8"))
-                found.append(
-                    StackLock(path, content["pid"], content["username"], content["hostname"], content["timestamp"])
-                )
-        return found
+        return locks_in(folder, self._project_file()["name"], self.environment)
 
     def unlock(self, say: Callable[[str], None]) -> None:
         """Take away the lock of an engine of this host that is gone.
@@ -396,72 +366,6 @@ class StackEngine:
         return exported
 
 
-@contextmanager
-def _followed(path: Path, heard: Callable[[str], None] | None) -> Iterator[None]:
-    """Report the lines that are appended to a file, with a delay of half a second at most."""
-    if heard is None:
-        yield
-        return
-    ended = threading.Event()
-
-    def follow() -> None:
-        told = 0
-        while True:
-            last = ended.wait(0.5)  # looked at first: what is written before the end is told too
-            with suppress(FileNotFoundError):
-                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-                for line in lines[told:]:
-                    heard(line)
-                told = len(lines)
-            if last:
-                return
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        follower.join()
-
-
-def _forget_wiped(file: Path, say: Callable[[str], None]) -> None:
-    """Take out of a stack's config what went with the laptop it was of: its secrets' key, its secrets, its releases.
-
-    The settings stay. `stack init` would refuse the old key, and a released bundle is no longer in any store.
-    """
-    from ruamel.yaml import YAML  # only after a laptop was wiped
-
-    yaml_file = YAML()
-    yaml_file.preserve_quotes, yaml_file.width = True, 10_000
-    document = yaml_file.load(file.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or "encryptionsalt" not in document:
-        return
-    del document["encryptionsalt"]
-    config = document.get("config") or {}
-    gone = [key for key, value in config.items() if key == "modelworks:releases" or _sealed(value)]
-    for key in gone:
-        del config[key]
-    buffer = io.StringIO()
-    yaml_file.dump(document, buffer)
-    write_whole(file, buffer.getvalue(), mode=0o644)
-    what = f" ({', '.join(gone)})" if gone else ""
-    say(f"{file.name} is of a laptop that was wiped: its secrets and releases are taken out{what}")
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    config = _read_file(file).get("config")
-    return config if isinstance(config, dict) else {}
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelworksError(f"{file} is not YAML: {error}", fix="Correct it: `modelworks check`.") from error
-    return document if isinstance(document, dict) else {}
-
-
 def _structured(text: str) -> Any:
     """A config value: a list or a mapping may be written as JSON, as `pulumi config set` does."""
     text = text.removesuffix("\n")
@@ -471,27 +375,6 @@ def _structured(text: str) -> Any:
     return text
 
 
-def _sealed(value: object) -> bool:
-    if isinstance(value, dict):
-        return "secure" in value or any(_sealed(item) for item in value.values())
-    return isinstance(value, list) and any(_sealed(item) for item in value)
-
-
 def _short(urn: str) -> str:
     kind, _, name = urn.rpartition("::")
     return f"{kind.rpartition('$')[2].rpartition('::')[2]} {name}"
-
-
-def _is_engine(pid: int, since: str) -> bool:
-    """Whether process `pid` is an engine that ran at `since` already, and not a later process of the same number."""
-    try:
-        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        up = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
-    except (OSError, ValueError):
-        return False
-    if not name.startswith("pulumi") or fields[0] == "Z":
-        return False
-    started = time.time() - up + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    locked = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", since)).timestamp()
-    return started <= locked + 2
