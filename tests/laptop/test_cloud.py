@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import cloud, control_plane, environments, parts, pki, supervisor
+from modelworks.laptop import cloud, cloud_facts, control_plane, environments, parts, pki, supervisor, teardown
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.supervisor import Program
@@ -125,7 +125,7 @@ def test_an_environment_without_a_stack_has_the_laptops_own_account(place):
 def test_a_kind_of_isolation_that_works_here_is_that_of_the_node_agent(place, monkeypatch):
     monkeypatch.setenv("MODELWORKS_ISOLATION", "none")
     facts = {"tools": TOOLS | {"caddy": "/tools/caddy"}, "ports": dict.fromkeys((*PORTS, *caddy.PORTS), 1)}
-    facts["isolation"] = cloud._chosen_isolation(place, facts, was=set())
+    facts["isolation"] = cloud_facts.chosen_isolation(place, facts, was=set())
     control_plane.prepare(place, FACTS)
     agent = next(part.program for part in parts.followers(place, facts) if part.program.name == "agent")
     assert agent.environment == {"MODELWORKS_ISOLATION": "none"}
@@ -139,10 +139,10 @@ def test_a_kind_of_isolation_that_does_not_exist_is_refused_before_anything_star
 
 
 def test_containers_that_run_keep_their_kind_of_isolation(place, monkeypatch):
-    assert cloud._chosen_isolation(place, {"isolation": "links"}, was={"agent"}) == "links"
+    assert cloud_facts.chosen_isolation(place, {"isolation": "links"}, was={"agent"}) == "links"
     monkeypatch.setenv("MODELWORKS_ISOLATION", "none")
     with pytest.raises(ModelworksError, match="is none, and the containers that run were started with links"):
-        cloud._chosen_isolation(place, {"isolation": "links"}, was={"agent"})
+        cloud_facts.chosen_isolation(place, {"isolation": "links"}, was={"agent"})
 
 
 def test_two_environments_share_no_port_and_no_secret(place):
@@ -376,7 +376,7 @@ def test_down_continues_where_a_killed_one_ended(place, monkeypatch):
     (place.root / "laptop.json").write_text("{}")
     place.folder(place.node)
     with monkeypatch.context() as patch:
-        patch.setattr(cloud.shutil, "rmtree", interrupted)
+        patch.setattr(teardown.shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cloud.down(place)
     cloud.down(place)
@@ -409,29 +409,29 @@ def test_the_state_folder_of_a_checkout_may_be_a_link_to_another_disk(tmp_path):
 def test_a_recorded_port_that_somebody_took_is_named_with_its_holder(place):
     facts = environments.create(place, "local")
     with socket.create_server(("127.0.0.1", facts["aws_port"])), pytest.raises(ModelworksError) as refused:
-        cloud._ports_free(place, {"ports": {}})
+        cloud_facts.require_free_ports(place, {"ports": {}})
     assert f"port {facts['aws_port']}" in str(refused.value)
     assert f"(pid {os.getpid()})" in str(refused.value)
 
 
 def test_a_place_gets_a_row_of_ports_for_hosts_and_keeps_them(place):
-    before = cloud._facts(place, "127.77.0.0/16", kubernetes=True)
+    before = cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=True)
     assert before["host_ports"] == list(range(before["host_ports"][0], before["host_ports"][0] + caddy.HOST_PORTS))
     assert set(before["host_ports"]).isdisjoint(before["ports"].values())
-    assert cloud._facts(place, "127.77.0.0/16", kubernetes=True) == before
+    assert cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=True) == before
     assert set(before["host_ports"]) <= environments.used_ports(place)
 
 
 def test_a_port_for_hosts_that_a_stranger_took_is_replaced_and_no_other(place):
-    before = cloud._facts(place, "127.77.0.0/16", kubernetes=True)["host_ports"]
+    before = cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=True)["host_ports"]
     with socket.create_server(("127.0.0.1", before[3])):
-        after = cloud._facts(place, "127.77.0.0/16", kubernetes=True)["host_ports"]
+        after = cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=True)["host_ports"]
     assert after[:-1] == before[:3] + before[4:]
     assert after[-1] not in before
 
 
 def test_a_place_without_kubernetes_has_no_ports_for_hosts(place):
-    assert "host_ports" not in cloud._facts(place, "127.77.0.0/16", kubernetes=False)
+    assert "host_ports" not in cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=False)
 
 
 def test_a_row_of_ports_that_nobody_can_have_is_one_clear_sentence(monkeypatch):

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.laptop import aws, control_plane, parts, plugins, pod_network, supervisor, toolchain
+from modelworks.laptop import aws, control_plane, parts, plugins, supervisor, toolchain
 from modelworks.laptop import environments as store
 from modelworks.laptop.agent import images, isolation
-from modelworks.laptop.agent.cgroup import Memory
-from modelworks.laptop.gateway import caddy
+from modelworks.laptop.cloud_facts import chosen_isolation, facts_of, network_of, require_free_ports, write_facts
+from modelworks.laptop.exclusive import locked, terminable, uninterrupted
 from modelworks.laptop.parts import Tell
 from modelworks.laptop.pod_network import Claim
-from modelworks.laptop.state_dir import StateDir, read_facts
+from modelworks.laptop.state_dir import StateDir
+from modelworks.laptop.teardown import end
 from modelworks.laptop.toolchain import packages
 
 if TYPE_CHECKING:
@@ -71,20 +65,20 @@ def up(
     _check_path(place)
     began = time.monotonic()
     with (
-        _locked(place, claim=True) as fresh,
+        locked(place, claim=True) as fresh,
         _whole_or_nothing(place, fresh=fresh),
-        contextlib.closing(_network(place)) as network,
+        contextlib.closing(network_of(place)) as network,
     ):
         _make_folders(place)
-        facts = _facts(place, network.network, kubernetes=kubernetes, strict=strict, metrics_delay=metrics_delay)
+        facts = facts_of(place, network.network, kubernetes=kubernetes, strict=strict, metrics_delay=metrics_delay)
         images.keep_settings(place, packages.uv(), os.environ)
         for name in environments:
             store.create(place, name)
         was = {info["name"] for info in supervisor.processes(place) if info["statename"] == "RUNNING"}
         if facts["kubernetes"]:
-            facts["isolation"] = _chosen_isolation(place, facts, was)
+            facts["isolation"] = chosen_isolation(place, facts, was)
         started = _parts_up(place, facts, network, was, report, building)
-        _write(place, facts)
+        write_facts(place, facts)
         plugins.install(place, Path(facts["tools"][toolchain.PROVIDER]) if facts["kubernetes"] else None)
         took = None if {part.program.name for part in started} <= was else time.monotonic() - began
         _report_up(place, was, took, report)
@@ -115,7 +109,7 @@ def _parts_up(
     """Have every tool and start every part; returns the parts once they are ready."""
     amazon = parts.aws_accounts(place)
     if not supervisor.running(place):
-        _ports_free(place, facts)
+        require_free_ports(place, facts)
         # It needs no tools, and so it is there while they are still being built.
         supervisor.apply(place, [part.program for part in amazon], held=network.descriptors)
     needed = _tool_names(kubernetes=facts["kubernetes"])
@@ -182,8 +176,8 @@ def down(place: StateDir, *, keep: bool = False, report: Tell = lambda _: None) 
     if not place.claimed and not supervisor.leftovers(place):
         report(f"nothing is up in {place.root}" + (", and nothing of it is deleted" if place.root.exists() else ""))
         return
-    with _locked(place), _uninterrupted():
-        _end(place, keep=keep)
+    with locked(place), uninterrupted():
+        end(place, keep=keep)
     report(f"stopped; {place.root} is kept" if place.root.exists() else f"stopped and wiped {place.root}")
 
 
@@ -216,171 +210,12 @@ def logs(place: StateDir, name: str | None, *, lines: int = 20, follow: bool = F
                 yield from (prefix[each] + line for line in whole.decode("utf-8", "replace").splitlines())
 
 
-def _end(place: StateDir, *, keep: bool) -> None:
-    supervisor.stop(place, grace=8 if keep else 1.5)
-    if left := supervisor.leftovers(place):
-        pids = ", ".join(str(process.pid) for process in left)
-        raise ModelworksError(f"these processes of the laptop cloud withstand SIGKILL: {pids}", fix="End them as root.")
-    _unmount(place)
-    Memory.wipe(place.root)
-    if place.claimed and not keep:
-        _wipe(place)
-
-
-def _wipe(place: StateDir) -> None:
-    """Delete the folder, its mark last: whatever ends this half-way, the next `down` continues."""
-    place.mark.touch()
-    for attempt in range(6):
-        if attempt:
-            time.sleep(0.1)  # a process that was killed may still have been writing
-        refused: list[OSError] = []
-        for path in [path for path in place.root.iterdir() if path != place.mark]:
-            try:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            except OSError as error:
-                refused.append(error)
-        if not refused:
-            shutil.rmtree(place.root)
-            return
-    raise ModelworksError(
-        f"cannot remove {refused[0].filename or place.root}: {refused[0].strerror}", fix="Remove it as its owner."
-    ) from refused[0]
-
-
-def _unmount(place: StateDir) -> None:
-    prefix = str(place.root) + os.sep
-    fields = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-    # The kernel writes blanks, line ends and backslashes in octal.
-    mounts = [os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), field)) for field in fields]
-    for target in sorted(mounts, reverse=True):
-        if target.startswith(prefix):
-            subprocess.run(["umount", "-l", target], capture_output=True, timeout=10, check=False)
-
-
-def _network(place: StateDir) -> Claim:
-    """The network of the place: as it was, or else a free one."""
-    before: str | None = read_facts(place.root / "laptop.json").get("pod_network")
-    if before is None:
-        return pod_network.choose(place)
-    if supervisor.running(place):
-        return Claim(before, holder=None)
-    return pod_network.keep(before)
-
-
-def _facts(
-    place: StateDir, network: str, *, kubernetes: bool, strict: bool = False, metrics_delay: float = 0
-) -> dict[str, Any]:
-    """The facts of the place; what is missing is decided, written and never changed again."""
-    facts = read_facts(place.root / "laptop.json")
-    before = json.dumps(facts)
-    if strict and facts and not facts.get("strict"):
-        # Its pods were made with the keys of the owner, and its volumes by a default class.
-        raise ModelworksError(
-            f"the laptop cloud in {place.root} is not strict, and cannot become so",
-            fix="Run `modelworks laptop down`, then `modelworks laptop up --strict`.",
-        )
-    facts.setdefault("strict", strict)
-    facts.setdefault("metrics_delay", metrics_delay)
-    facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
-    facts["pod_network"] = network
-    among = pod_network.ports(facts["pod_network"])
-    ports = facts.setdefault("ports", {})
-    needed = [*control_plane.PORTS, *caddy.PORTS] if facts["kubernetes"] else []
-    missing = [name for name in needed if name not in ports]
-    ports |= dict(zip(missing, store.free_ports(len(missing), among, taken=store.used_ports(place)), strict=True))
-    if facts["kubernetes"]:
-        facts["host_ports"] = _host_ports(place, facts.get("host_ports", []), among, taken=ports.values())
-    if json.dumps(facts) != before:
-        _write(place, facts)
-    return facts
-
-
-def _chosen_isolation(place: StateDir, facts: dict[str, Any], was: set[str]) -> str:
-    """The one kind of isolation that the user chose for containers; empty for the best that works.
-
-    Raises:
-        ModelworksError: It does not work here, or containers run with another.
-    """
-    chosen = os.environ.get(isolation.VARIABLE, "")
-    if "agent" not in was:
-        if chosen:
-            isolation.detect(place.node, chosen)
-        return chosen
-    before: str = facts.get("isolation", "")
-    if chosen not in {"", before}:
-        raise ModelworksError(
-            f"{isolation.VARIABLE} is {chosen}, and the containers that run were started with "
-            f"{before or 'the best kind that works'}",
-            fix="Run `modelworks laptop down --keep` first.",
-        )
-    return before
-
-
-def _host_ports(place: StateDir, before: list[int], among: range, *, taken: Iterable[int]) -> list[int]:
-    """The ports for single hosts: as they were, but for those that a stranger took while this place was down."""
-    used = {*store.used_ports(place), *taken}
-    if not before:
-        return store.free_range(caddy.HOST_PORTS, among, taken=used)
-    if supervisor.running(place):
-        return before
-    lost = set(_foreign(place, before))
-    return [port for port in before if port not in lost] + store.free_ports(len(lost), among, taken=used)
-
-
-def _write(place: StateDir, facts: dict[str, Any]) -> None:
-    text = json.dumps(facts, indent=2) + "\n"
-    path = place.root / "laptop.json"
-    if not path.exists() or path.read_text("utf-8") != text:
-        write_whole(path, text)
-
-
 def _tool_names(*, kubernetes: bool) -> list[str]:
     return ["pulumi", *([*control_plane.TOOLS, "caddy", toolchain.PROVIDER] if kubernetes else [])]
 
 
 def _paths(tools: dict[str, Path]) -> dict[str, str]:
     return {name: str(tools[name]) for name in toolchain.TOOLS if name in tools}
-
-
-def _ports_free(place: StateDir, facts: dict[str, Any]) -> None:
-    """Raise if a port that the place has recorded is held by somebody else."""
-    wanted = {port: name for name, port in facts["ports"].items()}
-    for name in place.environments():
-        wanted[store.facts(place, name)["aws_port"]] = f"AWS of {name}"
-    if foreign := _foreign(place, wanted):
-        port, holder = next(iter(foreign.items()))
-        raise ModelworksError(
-            f"port {port} of 127.0.0.1, which the laptop cloud uses for {wanted[port]}, is held by {holder}",
-            fix="End that program, or run `modelworks laptop down` and `up`, which chooses other ports.",
-        )
-
-
-def _foreign(place: StateDir, ports: Iterable[int]) -> dict[int, str]:
-    """Those of `ports` that somebody else holds, and who."""
-    busy = [port for port in ports if not store.holder_free(port)]
-    if not busy:
-        return {}
-    mine = {process.pid for process in supervisor.leftovers(place)}
-    holders = _listening()
-    return {port: _named(holders.get(port)) for port in busy if holders.get(port) not in mine}
-
-
-def _listening() -> dict[int, int]:
-    """Which process listens on a port, as far as this user may see."""
-    with contextlib.suppress(psutil.Error):
-        return {
-            connection.laddr.port: connection.pid
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid
-        }
-    return {}
-
-
-def _named(pid: int | None) -> str:
-    with contextlib.suppress(psutil.Error):
-        if pid is not None:
-            return f"{psutil.Process(pid).name()} (pid {pid})"
-    return "a program of another user"
 
 
 def _isolation(api: httpx.Client) -> str:
@@ -406,66 +241,17 @@ def _check_path(place: StateDir) -> None:
 
 
 @contextlib.contextmanager
-def _locked(place: StateDir, *, claim: bool = False) -> Iterator[bool]:
-    """Hold the place for one command at a time; yields whether there was none before.
-
-    With `claim` the folder becomes a laptop cloud's, or the call fails.
-
-    The folder itself is locked: no lock file is left over, and whoever waited for a place that was wiped meanwhile sees
-    that the name means another folder now.
-    """
-    told = False
-    while True:
-        try:
-            place.root.mkdir(parents=True, mode=0o700)
-            fresh = True
-        except FileExistsError:
-            fresh = not any(place.root.iterdir()) if place.root.is_dir() else False
-        except OSError as error:
-            raise ModelworksError(
-                f"cannot make the folder {place.root}: {error.strerror}",
-                fix="Free space or fix its permissions, or set MODELWORKS_HOME to a folder that can be written.",
-            ) from error
-        try:
-            handle = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ModelworksError(f"cannot open the folder {place.root}: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not told:
-                    print(f"waiting for another command that works on {place.root}", file=sys.stderr)
-                    told = True
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            try:
-                if os.stat(place.root).st_ino != os.fstat(handle).st_ino:  # noqa: PTH116 - compared with a descriptor
-                    continue
-            except FileNotFoundError:
-                continue
-            fresh = fresh and not place.claimed
-            if claim:
-                place.claim()
-            yield fresh
-            return
-        finally:
-            os.close(handle)
-
-
-@contextlib.contextmanager
 def _whole_or_nothing(place: StateDir, *, fresh: bool) -> Iterator[None]:
     """Undo what an `up` began that does not come to its end: all of it if nothing was there, else what it started."""
     was_running = supervisor.running(place)
     try:
-        with _terminable():
+        with terminable():
             yield
     except BaseException as error:
         if not was_running:
-            with _uninterrupted():
+            with uninterrupted():
                 kept = _keep_logs(place) if isinstance(error, ModelworksError) and fresh else None
-                _end(place, keep=not fresh)
+                end(place, keep=not fresh)
             if kept and isinstance(error, ModelworksError):
                 error.fix = error.fix.replace(str(place.logs), str(kept))
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -485,34 +271,3 @@ def _keep_logs(place: StateDir) -> Path | None:
     except (OSError, shutil.Error):
         return None
     return kept
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end this command as Ctrl-C does: with everything put in order."""
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put signals off while things are put in order: a second Ctrl-C must not leave half of them."""
-    wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
