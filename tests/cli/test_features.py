@@ -15,7 +15,8 @@ from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from modelworks import cli
-from modelworks.cli import features
+from modelworks.cli.context import EnvironmentContext
+from modelworks.cli.feature_values import fill
 from modelworks.cli.lifecycle import home_here
 from modelworks.deploy.account import account_of
 from modelworks.errors import ModelworksError
@@ -113,7 +114,7 @@ def environment(moto, monkeypatch, request):
         session=account.session,
         outputs=outputs,
     )
-    monkeypatch.setattr(features.EnvironmentContext, "of", lambda _: target)
+    monkeypatch.setattr(EnvironmentContext, "of", lambda _: target)
     yield SimpleNamespace(bucket=bucket, outputs=outputs)
     for table in boto3.client("dynamodb").list_tables()["TableNames"]:
         boto3.client("dynamodb").delete_table(TableName=table)
@@ -341,7 +342,7 @@ def test_no_command_runs_the_code_of_a_project_in_its_own_process(project, envir
     history = tmp_path / "history"
     history.mkdir()
     write_history(described, home_here(), history)
-    assert "1" in features.fill(features.EnvironmentContext.of("dev"), "flight-delay", history)
+    assert "1" in fill(EnvironmentContext.of("dev"), "flight-delay", history)
     lines = [line.split() for line in ran.read_text().splitlines()]
     assert {name for _, name in lines} == {"features.py", "model.py"}
     assert str(os.getpid()) not in {pid for pid, _ in lines}

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from modelworks.cli import features, quickstart, status
+from modelworks.cli import feature_values, quickstart, status
 from modelworks.cli.local_server import Answer
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle import bundle, training
@@ -93,7 +93,7 @@ def story(monkeypatch: pytest.MonkeyPatch):
         }.items():
             monkeypatch.setattr(quickstart, name, stand_in)
         monkeypatch.setattr(status, "tell", lambda *_, **__: None)
-        monkeypatch.setattr(features, "fill", lambda target, model, history: "")
+        monkeypatch.setattr(feature_values, "fill", lambda target, model, history: "")
         quickstart._story("delays", step, Local(happened), Features(happened), Path("history"))
         return happened
 

@@ -91,7 +91,7 @@ def _story(
     model: str, step: _Step, local: LocalServer, features: LocalFeatures, history: Path
 ) -> tuple[EnvironmentContext, dict[str, Any], dict[str, Any]]:
     """All steps; returns the environment, the row of a request, and its answer."""
-    from modelworks.cli.features import fill
+    from modelworks.cli.feature_values import fill
     from modelworks.cli.local_features import provide
     from modelworks.cli.status import tell
 
