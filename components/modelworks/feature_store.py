@@ -13,8 +13,10 @@ from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_at_least
 from modelworks._resources.bucket import made_by, secure_bucket
 from modelworks._resources.feature_alarms import lag_alarm, skew_alarm, table_alarms
+from modelworks._resources.feature_catalog import catalog, catalog_tables, queries
 from modelworks._resources.feature_jobs import MaterializationArgs, feature_job, require_sound_materialization
 from modelworks._resources.feature_permissions import DATA, QUERIES, REGISTRY, materializes, reads, verifies, writes
+from modelworks._resources.feature_views import FeatureViewArgs, require_sound_views
 from modelworks._resources.iam import (
     account_decides,
     bucket_arn,
@@ -28,28 +30,10 @@ from modelworks._resources.pod_identity import service_account
 from modelworks._resources.vendor_features import FeatureApiArgs, VendorAccount, VendorArgs, require_sound_vendor
 from modelworks._spelling import did_you_mean
 
-_PARQUET = "org.apache.hadoop.hive.ql.io.parquet"
 _SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PROJECT = re.compile("[A-Za-z0-9][A-Za-z0-9_]*")
-_VIEW = re.compile("[A-Za-z0-9_.-]+")
 _LONGEST_LAG = 7 * 86_400
 """CloudWatch looks back no further than a week."""
-
-
-class FeatureViewArgs(TypedDict):
-    """A feature view that the store keeps: one of Feast, without what only Feast needs."""
-
-    name: str
-    """Name of the view: letters, digits, `_`, `-` and `.`."""
-
-    columns: dict[str, str]
-    """Columns of its source and their Athena types: keys, features, event time and creation time."""
-
-    path: NotRequired[str | None]
-    """Folder of its source under the store's `location`. Default: none, and no table in the catalog."""
-
-    online: NotRequired[bool]
-    """Whether its newest values are kept in DynamoDB. Default true."""
 
 
 class FeatureStoreArgs(TypedDict):
@@ -190,9 +174,9 @@ class FeatureStore(KubernetesComponent):
         """The stores of Feast, their roles, alarms and jobs."""
         self.store = self._store()
         self.location = pulumi.Output.concat("s3://", self.store.bucket, f"/{DATA}")
-        self.catalog = self._catalog()
-        self.catalog_tables = self._catalog_tables()
-        self.queries = self._queries()
+        self.catalog = catalog(self, self._project)
+        self.catalog_tables = catalog_tables(self, self.catalog.name, self.location, self._args["views"])
+        self.queries = queries(self, self.store.bucket, self._args["key_arn"], self._args["query_limit_gib"])
         self.online_tables = self._online_tables()
         self.reader, _ = self._role("reader", "Reads features", self._args["readers"], self._reads())
         self.writer, _ = self._role(
@@ -265,58 +249,6 @@ class FeatureStore(KubernetesComponent):
             noncurrent_days=self._args["noncurrent_days"],
             expiration_days={f"{QUERIES}/": self._args["query_result_days"]},
             protect=self._protect_data,
-        )
-
-    def _catalog(self) -> "aws.glue.CatalogDatabase":
-        return aws.glue.CatalogDatabase(
-            self.child_name("catalog"),
-            name=self._project.lower(),
-            description="Feature views, for queries",
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-
-    def _catalog_tables(self) -> list["aws.glue.CatalogTable"]:
-        return [
-            aws.glue.CatalogTable(
-                self.child_name(f"catalog-{view['name']}"),
-                name=_catalog_name(view["name"]),
-                database_name=self.catalog.name,
-                table_type="EXTERNAL_TABLE",
-                parameters={"classification": "parquet", "EXTERNAL": "TRUE"},
-                storage_descriptor={
-                    "location": pulumi.Output.concat(self.location, f"/{view['path'].strip('/')}/"),
-                    "columns": [{"name": column, "type": kind} for column, kind in view["columns"].items()],
-                    "input_format": f"{_PARQUET}.MapredParquetInputFormat",
-                    "output_format": f"{_PARQUET}.MapredParquetOutputFormat",
-                    "ser_de_info": {
-                        "serialization_library": f"{_PARQUET}.serde.ParquetHiveSerDe",
-                        "parameters": {"serialization.format": "1"},
-                    },
-                },
-                opts=pulumi.ResourceOptions(parent=self),
-            )
-            for view in self._args["views"]
-            if view["path"] is not None
-        ]
-
-    def _queries(self) -> "aws.athena.Workgroup":
-        return aws.athena.Workgroup(
-            self.child_name("queries"),
-            description="Queries of features: results are encrypted, and one query scans no more than the limit",
-            force_destroy=True,  # its queries are a history of texts; their results are in the bucket
-            configuration={
-                "enforce_workgroup_configuration": True,
-                "publish_cloudwatch_metrics_enabled": True,
-                "bytes_scanned_cutoff_per_query": self._args["query_limit_gib"] * 2**30,
-                "result_configuration": {
-                    "output_location": pulumi.Output.concat("s3://", self.store.bucket, f"/{QUERIES}/"),
-                    "encryption_configuration": {
-                        "encryption_option": "SSE_KMS",
-                        "kms_key_arn": self._args["key_arn"],
-                    },
-                },
-            },
-            opts=pulumi.ResourceOptions(parent=self),
         )
 
     def _online_tables(self) -> list["aws.dynamodb.Table"]:
@@ -490,23 +422,7 @@ _OUTPUTS = (
 def _refuse_bad_names(project: str, args: FeatureStoreArgs) -> None:
     if not _PROJECT.fullmatch(project):
         raise ValueError(f"project must be letters, digits and _, and begin with no _, got {project!r}")
-    taken: dict[str, str] = {}
-    for view in args["views"]:
-        name = view["name"]
-        if not _VIEW.fullmatch(name) or len(f"{project}.{name}") > 255:
-            raise ValueError(
-                f"a view's name must be letters, digits, _, - and ., with the project at most 255, got {name!r}"
-            )
-        catalog_name = _catalog_name(name)
-        if catalog_name in taken:
-            raise ValueError(f"view {name!r} has the name of {taken[catalog_name]!r} in the catalog")
-        taken[catalog_name] = name
-        if not view["columns"]:
-            raise ValueError(f"view {name!r} has no columns")
-        if view["path"] is not None and (not view["path"].strip("/") or ".." in view["path"].split("/")):
-            raise ValueError(
-                f"path of view {name!r} must name a folder under the store's location, got {view['path']!r}"
-            )
+    require_sound_views(project, args["views"])
     for kind in ("readers", "writers", "materializers"):
         for account in args[kind]:
             if not _SERVICE_ACCOUNT.fullmatch(account):
@@ -517,11 +433,6 @@ def _refuse_out_of_range(args: FeatureStoreArgs) -> None:
     lag = args["maximum_lag_seconds"]
     if lag is not None and not 60 <= lag <= _LONGEST_LAG:
         raise ValueError(f"maximum_lag_seconds must be from 60 to {_LONGEST_LAG}, or None, got {lag}")
-
-
-def _catalog_name(view: str) -> str:
-    """A view's name as Glue and Athena take it."""
-    return re.sub("[^a-z0-9_]", "_", view.lower())
 
 
 def _trust(account: str, partition: str, issuer: str, *service_accounts: str) -> str:
