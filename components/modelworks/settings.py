@@ -18,30 +18,26 @@ A stack's config file holds three keys of modelworks. `modelworks:settings` desc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from modelworks import _cluster_rules, _workload_rules, defaults
-from modelworks._schedule import SCHEDULE
+from modelworks import _workload_rules, defaults
+from modelworks.cluster_settings import Cluster
 from modelworks.contract import MODEL_NAME
-from modelworks.workload_settings import Ingress, SharedIngress, Strict, Workload
+from modelworks.feature_settings import Features, Materialization
+from modelworks.workload_settings import AccountId, Ingress, Strict, Workload
 
 SETTINGS_KEY = "modelworks:settings"
 RELEASES_KEY = "modelworks:releases"
 SECRETS_KEY = "modelworks:secrets"
 ACCOUNTS_KEY = "aws:allowedAccountIds"
 
-AccountId = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
-"""An AWS account: 12 digits, quoted in YAML so that a leading zero survives."""
 Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=254)]
 ModelName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME.pattern}$")]
 """A model's name: 1 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
 """The characters that AWS accepts in the value of a tag."""
-Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
-ImageDigest = Annotated[str, StringConstraints(pattern=r"^[\w./:-]+@sha256:[0-9a-f]{64}$")]
-"""An image that cannot change under its name."""
 PublicKey = Annotated[
     str, StringConstraints(pattern=r"^-----BEGIN PUBLIC KEY-----\n[\w+/=\n]+\n-----END PUBLIC KEY-----\s*$")
 ]
@@ -66,109 +62,6 @@ class Budget(Strict):
     """Alert when the month's forecast exceeds this share of the amount, in per cent."""
     actual_percent: Annotated[float, Field(gt=0, le=1000)] = defaults.BUDGET["actual_percent"]
     """Alert when what was spent exceeds this share of the amount, in per cent."""
-
-
-class Eks(Strict):
-    """A cluster of EKS Auto Mode, `modelworks-<stack>`, in a VPC of its own."""
-
-    administrators: Annotated[list[str], AfterValidator(_cluster_rules.administrators)]
-    """ARNs of the IAM roles and users that may do everything in it. The caller of an update is one of them."""
-    public_access_cidrs: list[Annotated[str, AfterValidator(_cluster_rules.api_server_range)]] = defaults.CLUSTER[
-        "public_access_cidrs"
-    ]
-    """Ranges of IPv4 that reach its API server from the internet, such as an office's `203.0.113.0/24`. Without any,
-    only the VPC does, and so must the caller of an update."""
-    version: Annotated[str, AfterValidator(_cluster_rules.version)] = defaults.CLUSTER["version"]
-    """Version of Kubernetes. EKS goes up by one minor version at a time, and never down; it supports each for 14 months
-    (EKS user guide, "Kubernetes version lifecycle"), and costs six times as much after that."""
-    vpc_cidr: Annotated[str, AfterValidator(_cluster_rules.vpc_range)] = defaults.CLUSTER["vpc_cidr"]
-    """Range of the VPC, with a prefix of 16 to 22 bits. It must not overlap with networks that are to be connected, and
-    cannot be changed."""
-    availability_zones: Annotated[list[str], AfterValidator(_cluster_rules.zones)] = defaults.CLUSTER[
-        "availability_zones"
-    ]
-    """Names of two or three zones. Default: the region's first three."""
-    nat_per_zone: bool = defaults.CLUSTER["nat_per_zone"]
-    """Whether each zone has a NAT gateway of its own, which survives the loss of another zone. Off: one for all, at a
-    third of the cost."""
-    flow_logs: bool = defaults.CLUSTER["flow_logs"]
-    """Record who connects to whom in the VPC (Checkov CKV2_AWS_11)."""
-    log_retention_days: Annotated[int, AfterValidator(_cluster_rules.retention_days)] = defaults.CLUSTER[
-        "log_retention_days"
-    ]
-    """How long logs of the control plane and of the network are kept, in days that CloudWatch Logs has. A year is
-    required by Checkov CKV_AWS_338."""
-
-
-class Cluster(Strict):
-    """The Kubernetes cluster that serves and trains.
-
-    It exists before the environment does, and the provider's own config names it, `kubernetes:context` and
-    `kubernetes:kubeconfig`; or the environment makes it, `eks`.
-    """
-
-    eks: Eks | None = None
-    """Make a cluster. It is of EKS Auto Mode, so that `auto_mode`, the installs and enforced policies are on, and
-    `oidc_issuer` is its own. Default: none, and the cluster is there."""
-
-    namespace: Namespace | None = None
-    """Namespace of the environment's pods. Default: `modelworks-<stack>`."""
-    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = defaults.LAPTOP_ISSUER
-    """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles. The default is the
-    laptop's, and refused elsewhere."""
-    domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None
-    """Domain under which the environment's host names lie. Default: `<stack>.localhost`, which only a laptop serves."""
-    ingress: SharedIngress = SharedIngress()
-    """The load balancers of all hosts: TLS, and who may connect."""
-    auto_mode: bool = defaults.CLUSTER_ADDONS["auto_mode"]
-    """Whether it is a cluster of EKS Auto Mode, whose load balancers and volumes are made by drivers of its own."""
-    install_argo_rollouts: bool = defaults.CLUSTER_ADDONS["install_argo_rollouts"]
-    """Install Argo Rollouts with its Helm chart, with a role that may read CloudWatch. Off: the cluster has it, and
-    `modelworks up` checks that it has a region. One environment of a cluster installs it."""
-    install_ingress_class: bool = defaults.CLUSTER_ADDONS["install_ingress_class"]
-    """Declare the IngressClass `alb`, which EKS Auto Mode lacks. Off: the cluster has it, by the chart of the AWS load
-    balancer controller or by another environment."""
-    enforce_network_policies: bool = defaults.CLUSTER_ADDONS["enforce_network_policies"]
-    """Let EKS Auto Mode enforce network policies, in the whole cluster. Elsewhere it is `enableNetworkPolicy` of the
-    add-on `vpc-cni`."""
-    default_storage_class: bool = defaults.CLUSTER_ADDONS["default_storage_class"]
-    """Whether the class of the environment's encrypted volumes also serves claims that name none, of the whole
-    cluster."""
-    runtime_image: ImageDigest | None = None
-    """Image of the serving pods, by digest. Default: a stand-in named after the lock, for laptops, which pull none;
-    refused elsewhere."""
-    registry_image: ImageDigest | None = None
-    """Image of the MLflow server, by digest: see `images/registry`. Default: as above."""
-    training_image: ImageDigest | None = None
-    """Image of training runs, by digest. Default: as above."""
-    features_image: ImageDigest | None = None
-    """Image of the feature store's jobs, by digest. Default: as above."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _what_a_new_cluster_lacks(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("eks"):
-            installs = ("auto_mode", "install_argo_rollouts", "install_ingress_class", "enforce_network_policies")
-            return {**dict.fromkeys(installs, True), **given}
-        return given
-
-    @property
-    def volume_driver(self) -> str:
-        """The CSI driver of its volumes."""
-        return "ebs.csi.eks.amazonaws.com" if self.auto_mode else "ebs.csi.aws.com"
-
-    @model_validator(mode="after")
-    def _policies_of_auto_mode(self) -> Self:
-        if self.eks and not self.auto_mode:
-            raise ValueError("eks makes a cluster of EKS Auto Mode, so that auto_mode must be true or left out")
-        if self.eks and "oidc_issuer" in self.model_fields_set:
-            raise ValueError("eks makes a cluster with an issuer of its own: leave oidc_issuer out")
-        if self.enforce_network_policies and not self.auto_mode:
-            raise ValueError(
-                "enforce_network_policies needs auto_mode: true; elsewhere set enableNetworkPolicy of the EKS add-on "
-                "vpc-cni"
-            )
-        return self
 
 
 class Registry(Workload):
@@ -228,96 +121,6 @@ class Training(Workload):
         for run, quota in (("run_cpu_millicores", "cpu_millicores"), ("run_memory_mib", "memory_mib")):
             if getattr(self, run) > getattr(self, quota):
                 raise ValueError(f"{run} must be at most {quota} ({getattr(self, quota)}), got {getattr(self, run)}")
-        return self
-
-
-class Materialization(Strict):
-    """The job that writes the newest values of the feature store online."""
-
-    schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] = defaults.MATERIALIZATION["schedule"]
-    """When a run begins, in UTC and in the fields of cron: minute, hour, day of the month, month, day of the week."""
-    lookback_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = defaults.MATERIALIZATION["lookback_seconds"]
-    """How late a value may arrive in the history, in seconds: a run begins this long before the end of the last one."""
-    verify_schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] | None = defaults.MATERIALIZATION[
-        "verify_schedule"
-    ]
-    """When a sample of the online values is compared with the history, in UTC and in the fields of cron. Null for
-    never."""
-    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = defaults.MATERIALIZATION["cpu_millicores"]
-    """CPU that a run requests, in thousandths of a core."""
-    memory_mib: Annotated[int, Field(ge=256, le=262_144)] = defaults.MATERIALIZATION["memory_mib"]
-    """Memory that a run requests and may use at most, in MiB."""
-    active_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.MATERIALIZATION[
-        "active_deadline_seconds"
-    ]
-    """A run that takes longer is ended, its retry included, in seconds. Written values stay."""
-
-
-class FeatureVendor(Strict):
-    """The feature store that Hopsworks or Tecton runs."""
-
-    url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.-]+(:\d+)?$")]
-    """Address of its online API: `https://HOST`, or `https://HOST:PORT`. A port other than 443 needs the endpoint's
-    `egress` too."""
-    deployment: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,19}[a-z0-9]$")] | None = defaults.VENDOR[
-        "deployment"
-    ]
-    """Name that was agreed with Tecton. Its bucket is `tecton-<deployment>`."""
-    control_plane_account_id: AccountId | None = defaults.VENDOR["control_plane_account_id"]
-    """AWS account of Tecton's control plane, as Tecton states it."""
-    external_id: Annotated[str, StringConstraints(min_length=2, max_length=1224)] | None = defaults.VENDOR[
-        "external_id"
-    ]
-    """The external ID that Tecton assumes its role with, as Tecton states it."""
-    repository: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*/hopsworks-base$")] | None = (
-        defaults.VENDOR["repository"]
-    )
-    """ECR repository of the images of Hopsworks' projects: `NAMESPACE/hopsworks-base`."""
-    node_role: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{1,64}$")] | None = defaults.VENDOR["node_role"]
-    """Name of the role of the nodes that Hopsworks runs on, which gets its policy. Default: none; you attach it."""
-
-
-class Features(Strict):
-    """The feature store of the environment: its views are those of `models/features.json`."""
-
-    engine: Literal["feast", "hopsworks", "tecton"] = defaults.FEATURES["engine"]
-    """The system that keeps the features. For Hopsworks and Tecton only what they ask an AWS account for is declared,
-    and the settings of Feast's store below do nothing."""
-    vendor: FeatureVendor | None = None
-    """The feature store of Hopsworks or Tecton; required for them."""
-
-    materialization: Materialization | None = Materialization()
-    """The job on the cluster that writes the newest values online. It needs the registry, whose namespace it runs in.
-    Null for none: then only who runs `modelworks features materialize` writes them."""
-    maximum_lag_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = defaults.FEATURES["maximum_lag_seconds"]
-    """Alert when no materialization of a view reported a lag within this, for as long, in seconds. Null for never."""
-    query_limit_gib: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.FEATURES["query_limit_gib"]
-    """Most data that one Athena query may scan, in GiB."""
-    query_result_days: Annotated[int, Field(ge=1, le=3650)] = defaults.FEATURES["query_result_days"]
-    """Days that results of Athena queries are kept."""
-    noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.FEATURES["noncurrent_days"]
-    """How long a superseded or deleted file of history is kept, in days."""
-    point_in_time_recovery: bool = defaults.FEATURES["point_in_time_recovery"]
-    """Whether the online tables can be restored to any second of the last 35 days. AWS bills it by size."""
-
-    @model_validator(mode="after")
-    def _of_one_engine(self) -> Self:
-        needed = {
-            "feast": (),
-            "hopsworks": ("repository",),
-            "tecton": ("deployment", "control_plane_account_id", "external_id"),
-        }[self.engine]
-        if (self.vendor is None) != (self.engine == "feast"):
-            raise ValueError(
-                f"the engine {self.engine} needs vendor: its url, {', '.join(needed)}"
-                if self.vendor is None
-                else "vendor is for the engines hopsworks and tecton: state engine too"
-            )
-        given = self.vendor.model_dump(exclude={"url", "node_role"}, exclude_none=True) if self.vendor else {}
-        if missing := [name for name in needed if name not in given]:
-            raise ValueError(f"the engine {self.engine} needs vendor.{missing[0]}")
-        if strange := [name for name in given if name not in needed]:
-            raise ValueError(f"vendor.{strange[0]} is not for the engine {self.engine}")
         return self
 
 

@@ -9,7 +9,7 @@ import pytest
 from component_analyzer import ComponentAnalyzer
 
 from mocks import ROOT, declare
-from modelworks import ModelEndpoint, alarms, defaults, settings, workload_settings
+from modelworks import ModelEndpoint, alarms, cluster_settings, defaults, feature_settings, settings, workload_settings
 from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments, kinds_of_arguments, may_be_none
 
 ROLLOUT = "kubernetes:argoproj.io/v1alpha1:Rollout"
@@ -98,8 +98,8 @@ SETTINGS = [
     (settings.Registry(), defaults.REGISTRY),
     (settings.Training(), defaults.TRAINING),
     # A stack has a namespace and an image for the job: it is declared unless it is ruled out.
-    (settings.Features(materialization=None), defaults.FEATURES),
-    (settings.Materialization(), defaults.MATERIALIZATION),
+    (feature_settings.Features(materialization=None), defaults.FEATURES),
+    (feature_settings.Materialization(), defaults.MATERIALIZATION),
     (workload_settings.Pod(), defaults.POD),
     (workload_settings.Toleration(operator="Exists"), {**defaults.TOLERATION, "operator": "Exists"}),
     (settings.Predictions(), defaults.PREDICTIONS),
@@ -110,8 +110,8 @@ SETTINGS = [
     (settings.Budget(monthly_usd=1), defaults.BUDGET),
     (settings.Release(digest="sha256:" + "0" * 64), defaults.RELEASE),
     (settings.Settings(owner="me", cost_centre="1"), {**defaults.ENVIRONMENT, **defaults.ENDPOINT}),
-    (settings.Cluster(), defaults.CLUSTER_ADDONS),
-    (settings.Eks(administrators=["arn:aws:iam::111111111111:role/deploy"]), defaults.CLUSTER),
+    (cluster_settings.Cluster(), defaults.CLUSTER_ADDONS),
+    (cluster_settings.Eks(administrators=["arn:aws:iam::111111111111:role/deploy"]), defaults.CLUSTER),
 ]
 
 

@@ -20,8 +20,9 @@ from modelworks.cluster import requirements as of_the_cluster
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
+    from modelworks.cluster_settings import Cluster
     from modelworks.deploy.account import Account
-    from modelworks.settings import Cluster, StackConfig
+    from modelworks.settings import StackConfig
 
 _COLOURS = {"ok": "green", "missing": "red", "unknown": "yellow", "skipped": "dim"}
 _FAILING = ("missing", "unknown")
