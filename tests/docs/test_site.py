@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
+import modelworks
 from mocks import ROOT
 
 ELSEWHERE = re.compile(
@@ -64,6 +66,15 @@ def test_links_of_the_pages_beside_the_site_lead_to_files():
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())]
     assert len(links) > len(pages)
     assert [(str(page), link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_names_every_component_and_leads_to_every_guide():
+    text = (ROOT / "README.md").read_text()
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    guides = [page for part in nav for each in part.get("Guides", []) for page in each.values()]
+    assert len(guides) > len(modelworks.__all__)
+    assert [name for name in modelworks.__all__ if f"`{name}`" not in text] == []
+    assert [page for page in guides if f"(docs/{page})" not in text] == []
 
 
 def test_every_decision_has_a_number_a_date_and_a_status_and_is_listed():

@@ -29,18 +29,20 @@ def become(uid: int) -> list[str]:
 
 
 @contextmanager
-def home(uid: int = UID) -> Iterator[Path]:
+def home(uid: int = UID, *, tools: bool = True) -> Iterator[Path]:
     """Makes a home: a checkout, whose environment has the packages of this one, and the tools of the laptop.
 
-    Only root may. It is not below the folder of pytest, which others may not enter.
+    Only root may. It is not below the folder of pytest, which others may not enter. Without `tools`, their cache is
+    empty.
     """
     folder = Path(tempfile.mkdtemp(prefix="modelworks-user-"))
     try:
         checkout = folder / "checkout"
         subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, checkout], check=True)
         _environment(checkout / ".venv", _interpreter(folder / "python"))
-        tools = toolchain.ensure(["pulumi"])["pulumi"].parents[2]
-        shutil.copytree(tools, folder / "cache" / "modelworks" / "toolchain", symlinks=True)
+        if tools:
+            ready = toolchain.ensure(["pulumi"])["pulumi"].parents[2]
+            shutil.copytree(ready, folder / "cache" / "modelworks" / "toolchain", symlinks=True)
         subprocess.run(["chown", "-R", f"{uid}:{uid}", folder], check=True)
         yield folder
     finally:
