@@ -24,6 +24,7 @@ from modelworks.laptop import toolchain
 from modelworks.laptop.toolchain import golang, language_host, machine, packages, progress
 from modelworks.laptop.toolchain.staging import required_version
 from modelworks.laptop.toolchain.tools import Staged, Tool, on_path
+from waiting import PATIENCE, eventually
 
 GO = shutil.which("go")
 needs_go = pytest.mark.skipif(GO is None, reason="needs a Go of the machine, not of the cache")
@@ -222,7 +223,27 @@ def test_what_go_kept_is_removed_after_a_build_and_nothing_reaches_the_home(tmp_
     tools.ensure(["hello"], told.append)
     assert list(home.iterdir()) == []
     assert not tools.work.exists()
-    assert {path.name for path in tools.cache.iterdir()} == {"hello", "logs", "slot-0.lock", "work.lock"}
+    eventually(lambda: {path.name for path in tools.cache.iterdir()} == {"hello", "logs", "slot-0.lock", "work.lock"})
+
+
+@pytest.mark.parametrize("left", ["work", ".work.killed"])
+def test_what_a_killed_build_or_removal_left_is_removed_by_the_next_run_that_has_all_tools(
+    left, tmp_path: Path, tools, told, monkeypatch
+):
+    program(tmp_path / "bin", "hello v1.2.3")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    (tools.cache / left / "modules").mkdir(parents=True)
+    tools.ensure(["hello"], told.append)
+    eventually(lambda: not list(tools.cache.glob("*work*/*")))
+
+
+def test_a_command_ends_when_what_only_builds_needed_is_removed(tmp_path: Path):
+    for number in range(2_000):
+        (tmp_path / "work" / str(number)).mkdir(parents=True)
+    clear = "import sys, pathlib; from modelworks.laptop.toolchain import Toolchain; "
+    clear += "Toolchain(cache=pathlib.Path(sys.argv[1])).clear_work()"
+    subprocess.run([sys.executable, "-c", clear, tmp_path], check=True, timeout=PATIENCE)
+    assert [path.name for path in tmp_path.iterdir()] == ["work.lock"]
 
 
 @needs_go

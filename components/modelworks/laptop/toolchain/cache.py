@@ -82,6 +82,8 @@ class Toolchain(Store):
             self._get(missing, report, have, stop or threading.Event())
         if along := {name for tool in wanted if got[tool.name] == self.built(tool) for name in tool.along} - set(got):
             got |= self.ensure(along, report, ready, stop)
+        if missing or self._optional | set(got) == set(self.tools):
+            self.clear_work()
         return got
 
     def bin_path(self, names: Iterable[str]) -> list[Path]:
@@ -125,6 +127,11 @@ class Toolchain(Store):
             return f"downloaded when needed, or built, {tool.seconds} s"
         return f"built when needed, {tool.seconds} s"
 
+    @property
+    def _optional(self) -> set[str]:
+        """Tools that only others need."""
+        return {name for tool in self.tools.values() for name in tool.along}
+
     def _wanted(self, names: Iterable[str]) -> list[Tool]:
         names = set(names)
         if unknown := names - set(self.tools):
@@ -142,7 +149,6 @@ class Toolchain(Store):
         # Last, because the engine that downloads them may be one of the others.
         if failed := [item for each in plugins if (item := self._get_plugin(each, report, have, stop)) is not None]:
             self._get_made(failed, report, have, stop)
-        self.clear_work()
 
     def _get_made(self, missing: list[_Missing], report: Report, have: _Have, stop: threading.Event) -> None:
         """Download or build."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,6 +28,13 @@ from modelworks.laptop.toolchain.progress import Report, Step
 from modelworks.laptop.toolchain.tools import MODULES, Tool
 
 _HOST: Final = "pulumi-language-python"
+_CLEARED: Final = ".work."
+_REMOVE: Final = """
+import os, shutil, sys
+os.nice(19)
+for folder in sys.argv[1:]:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -101,12 +112,17 @@ class Store:
         return next((each for each in self.downloads if (each.tool, each.version, each.arch) == wanted), None)
 
     def clear_work(self) -> None:
-        """Remove what Go kept between builds, unless another process builds."""
-        if not self.work.exists():
-            return
-        with _open(self.cache / "work.lock") as file:
-            if _try(file.fileno()):
-                shutil.rmtree(self.work, ignore_errors=True)
+        """Remove what Go kept between builds, unless another process builds.
+
+        It is out of the way at once. Gigabytes of small files take minutes on a slow disk, so a process of its own
+        deletes them: only the end of this program waits for it, and a program that is killed leaves nothing.
+        """
+        if self.work.exists():
+            with _open(self.cache / "work.lock") as file:
+                if _try(file.fileno()):
+                    self.work.rename(tempfile.mkdtemp(prefix=_CLEARED, dir=self.cache))
+        if left := [str(path) for path in self.cache.glob(f"{_CLEARED}*")]:
+            atexit.register(_await_removal, _remove(left), self.cache)
 
     # -- whole or not at all ---------------------------------------------------------------------------------------
 
@@ -168,7 +184,7 @@ class Store:
     def working(self) -> Iterator[None]:
         """Keep others from removing what Go keeps between builds."""
         with _open(self.cache / "work.lock") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # whoever removes it holds the lock for seconds
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH)  # whoever clears it holds the lock for a moment
             yield
 
 
@@ -261,3 +277,22 @@ def _unwritable(path: Path, error: OSError) -> ModelworksError:
         f"cannot write to the tool cache {path}: {error.strerror}",
         fix="Free space or fix its permissions, or point XDG_CACHE_HOME at another folder.",
     )
+
+
+def _remove(folders: list[str]) -> subprocess.Popen[bytes]:
+    """A process that deletes `folders`, also when this one has ended."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _REMOVE, *folders],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _await_removal(process: subprocess.Popen[bytes], cache: Path) -> None:
+    """A machine that ends with this command, such as a build of an image, would keep what is not deleted yet."""
+    if process.poll() is None:
+        print(f"{cache}: what only builds needed is being removed", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            process.wait()
