@@ -216,6 +216,15 @@ def test_a_job_runs_to_completion(cluster):
     cluster("wait", "--for=condition=complete", "job/work", "--timeout=60s")
 
 
+def test_a_daemon_set_has_a_pod_on_the_node_and_the_pods_machine_has_its_name(cluster):
+    container = {"name": "c", "image": "none", "command": ["sh", "-c", "uname -n; sleep 1000"]}
+    template = {"metadata": {"labels": {"app": "each"}}, "spec": {"containers": [container]}}
+    cluster.make("DaemonSet", "each", {"selector": {"matchLabels": {"app": "each"}}, "template": template}, "apps/v1")
+    cluster("rollout", "status", "daemonset/each", "--timeout=60s")
+    (name,) = cluster("get", "pods", "-l", "app=each", "-o", "name").split()
+    assert cluster("logs", name) == name.removeprefix("pod/") + "\n" == cluster("exec", name, "--", "uname", "-n")
+
+
 def test_a_pod_that_ignores_sigterm_is_killed_after_its_grace_period_with_all_its_processes(cluster):
     script = "trap '' TERM; sleep 77123 & while true; do sleep 1; done"
     cluster.pod("stubborn", ["sh", "-c", script])

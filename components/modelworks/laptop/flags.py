@@ -13,6 +13,7 @@ from modelworks.laptop import admission
 _CONTROLLERS = (
     "clusterrole-aggregation-controller",
     "cronjob-controller",
+    "daemonset-controller",
     "deployment-controller",
     "disruption-controller",
     "ephemeral-volume-controller",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
@@ -16,7 +17,7 @@ from modelworks.laptop.agent.host import Addresses
 from modelworks.laptop.agent.isolation import HostMount, Isolation, Mount, detect, setup_script
 from modelworks.laptop.agent.probes import Tally
 from modelworks.laptop.agent.sandbox import Process, Sandbox
-from waiting import PATIENCE, eventually
+from waiting import PATIENCE, eventually, eventually_async
 
 
 def answers(probe, *goods):
@@ -156,7 +157,7 @@ def test_two_pods_never_share_an_address():
         addresses.take()
 
 
-async def started(tmp_path, isolation, *argv, mounts=(), hosts=None, **variables):
+async def started(tmp_path, isolation, *argv, mounts=(), hosts=None, hostname="pod-0", **variables):
     folder, work = tmp_path / "run", tmp_path / "work"
     folder.mkdir()
     work.mkdir()
@@ -169,6 +170,7 @@ async def started(tmp_path, isolation, *argv, mounts=(), hosts=None, **variables
         logfile=log,
         mounts=mounts,
         hosts=hosts,
+        hostname=hostname,
         cgroup=None,
     )
     return process, failure, log
@@ -189,6 +191,22 @@ def _allowed(tmp_path, kind):
 def test_a_kind_of_isolation_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ModelworksError, match="must be one of links, none, overlay, got 'docker'"):
         detect(tmp_path, "docker")
+
+
+@pytest.mark.parametrize("kind", ["links", "overlay"])
+async def test_a_container_and_its_commands_find_the_name_of_the_pod_and_the_machine_keeps_its_own(tmp_path, kind):
+    ours = socket.gethostname()
+    process, failure, log = await started(tmp_path, _allowed(tmp_path, kind), "sh", "-c", "uname -n; sleep 1000")
+    try:
+        assert not failure
+        await eventually_async(lambda: "pod-0\n" in log.read_text())
+        argv = process.command_inside(["uname", "-n"], "/")
+        inside = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        assert (await inside.communicate())[0] == b"pod-0\n"
+        assert socket.gethostname() == ours
+    finally:
+        process.kill()
+        await process.ended()
 
 
 @pytest.mark.parametrize("kind", ["links", "overlay"])

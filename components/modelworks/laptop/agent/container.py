@@ -59,6 +59,10 @@ class PodContext(Protocol):
     def gone(self) -> bool:
         """Whether the pod is not in the API any more."""
 
+    @property
+    def hostname(self) -> str:
+        """The name that its containers find for their machine."""
+
     def look(self) -> None:
         """There is something to decide again."""
 
@@ -222,6 +226,7 @@ class Container:
             logfile=logfile,
             mounts=[Mount(home, str(home)), *mounts],
             hosts=self._pod.write_hosts(host.cluster_services(), begin=True),
+            hostname=self._pod.hostname,
             cgroup=self._cgroup(spec, run),
         )
 
@@ -243,12 +248,12 @@ class Container:
 
     def _base(self, spec: Spec, home: Path) -> dict[str, str]:
         """Variables of every container: those that an image would set."""
-        host, pod = self._pod.host, self._pod.pod
+        host = self._pod.host
         programs = self.environment / "bin" if self.environment else Path(sys.executable).parent
         return {
             "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": spec.get("workingDir") or str(home),
-            "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
+            "HOSTNAME": self._pod.hostname,
             "LANG": "C.UTF-8",
             "KUBERNETES_SERVICE_HOST": host.address[0],
             "KUBERNETES_SERVICE_PORT": host.address[1],

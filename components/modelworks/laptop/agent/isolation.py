@@ -58,7 +58,7 @@ class HostMount:
 VARIABLE = "MODELWORKS_ISOLATION"
 """Names the one kind of isolation to use, instead of the best that works here."""
 NONE = Isolation("none", ())
-_ROOT = ("--mount", "--pid", "--fork", "--propagation", "private")
+_ROOT = ("--mount", "--uts", "--pid", "--fork", "--propagation", "private")
 _CANDIDATES = (
     Isolation("overlay", _ROOT),
     Isolation("overlay", _ROOT, layers_in_memory=True),
@@ -86,7 +86,12 @@ def _below(path: str, folder: str) -> bool:
 
 
 def setup_script(
-    isolation: Isolation, folder: Path, mounts: Sequence[Mount], machine: Sequence[HostMount], hosts: Path | None = None
+    isolation: Isolation,
+    folder: Path,
+    mounts: Sequence[Mount],
+    machine: Sequence[HostMount],
+    hosts: Path | None = None,
+    hostname: str = "",
 ) -> str:
     """The shell script that makes a container's root at `folder/root`, run inside its namespaces.
 
@@ -98,6 +103,10 @@ def setup_script(
     """
     root, layer = folder / "root", folder / "layer"
     lines = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"mkdir -p {_q(root)} {_q(layer)}"]
+    if hostname:
+        # Root may do without the program, which a small system lacks; others keep the machine's name then.
+        name = _q(hostname)
+        lines.append(f"hostname {name} 2>/dev/null || {{ echo {name} >/proc/sys/kernel/hostname; }} 2>/dev/null || :")
     binds = [Mount(m.source, os.path.realpath(m.target), m.read_only) for m in mounts]
     for bind in binds:
         # These are the machine's own in every root: a new entry would be made on the machine.

@@ -94,6 +94,12 @@ class Pod:
         meta = self.pod["metadata"]
         return bool(meta["namespace"] == namespace and meta["name"] == name)
 
+    @property
+    def hostname(self) -> str:
+        """The name that its containers find for their machine; a kubelet cuts a pod's at 63 characters too."""
+        name = str(self.pod["spec"].get("hostname") or self.pod["metadata"]["name"])
+        return name[:63].rstrip("-.")
+
     def runs(self, container: str, number: int) -> bool:
         """Whether that run of a container is the current one, and lives."""
         run = self.view.of(container).run
@@ -102,7 +108,7 @@ class Pod:
     def write_hosts(self, services: ClusterServices, *, begin: bool = False) -> Path:
         """Bring its /etc/hosts up to date, which exists from the first container on; `begin` makes it. Its path."""
         meta, spec = self.pod["metadata"], self.pod["spec"]
-        own = f"{self.view.ip}\t{spec.get('hostname') or meta['name']}"
+        own = f"{self.view.ip}\t{self.hostname}"
         return self.records.hosts(spec, [own, *services.hosts(meta["namespace"])], begin=begin)
 
     def measured(self) -> dict[str, Measured]:

@@ -175,7 +175,7 @@ class Process:
         if self.isolation.kind == "none":
             return inside
         user = ["--user", "--preserve-credentials"] if "--user" in self.isolation.flags else []
-        enter = [_tool("nsenter"), "--target", str(shim.pid), *user, "--mount", "--pid", "--"]
+        enter = [_tool("nsenter"), "--target", str(shim.pid), *user, "--mount", "--uts", "--pid", "--"]
         return [*enter, _tool("chroot"), str(self.folder / "root"), *inside]
 
     def environment(self) -> dict[str, str]:
@@ -206,6 +206,7 @@ class Sandbox:
         logfile: Path,
         mounts: Sequence[Mount],
         hosts: Path | None,
+        hostname: str,
         cgroup: Path | None,
     ) -> tuple[Process, str]:
         """Start one run; returns it with what failed, empty if its command runs.
@@ -216,7 +217,8 @@ class Sandbox:
         root = ""
         if self.isolation.kind != "none":
             root = str(folder / "root")
-            script = setup_script(self.isolation, folder, mounts, machine_mounts(self._without), hosts)
+            machine = machine_mounts(self._without)
+            script = setup_script(self.isolation, folder, mounts, machine, hosts, hostname)
             (folder / "setup.sh").write_text(script, encoding="utf-8")
         command, variables = _past_the_shell(argv, variables)
         prefix = [_tool("unshare"), *self.isolation.flags] if self.isolation.flags else []
