@@ -98,12 +98,15 @@ def issue(authority: Pair, name: str, *, groups: Sequence[str] = (), hosts: Sequ
         + [x509.NameAttribute(NameOID.COMMON_NAME, name)]
     )
     parent = x509.load_pem_x509_certificate(authority.certificate.encode())
+    signer = parent.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])]
     builder = (
         _builder(subject, parent.subject, _load(key))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        # RFC 5280, 4.2.1.1, which Python 3.13 insists on.
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(signer), critical=False)
     )
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)

@@ -140,6 +140,7 @@ class Companion:
         return subprocess.Popen(
             [sys.executable, "-m", "modelworks.runtime.publisher", str(self._scratch), *map(str, answer)],
             stdin=subprocess.PIPE,
+            bufsize=0,  # what a process that died has not read is not written once more when the pipe is closed
             pass_fds=answer,
             # A signal to all of us must not end it before the server has; its pipe says when.
             start_new_session=True,
@@ -162,6 +163,7 @@ class Companion:
 
     def _restart(self) -> None:
         with self._lock:
+            _hang_up(self._process.stdin)
             try:
                 self._process = self._start()
             except OSError as error:
@@ -178,7 +180,6 @@ def _tell(stdin: IO[bytes] | None, bento: Path) -> None:
     if stdin is not None:
         with suppress(BrokenPipeError):  # it died meanwhile, and its next life is told again
             stdin.write(msgspec.json.encode(Begin(bento=str(bento))) + b"\n")
-            stdin.flush()
 
 
 def _hang_up(stdin: IO[bytes] | None) -> None:
