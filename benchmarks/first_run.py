@@ -15,6 +15,8 @@ import argparse
 import functools
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 import tarfile
@@ -37,6 +39,8 @@ from modelworks.laptop.toolchain.tools import TOOLS
 
 KINDS = {"overlay": 0, "links": ordinary_user.UID, "none": ordinary_user.UID}
 """Who runs each kind of isolation; only root may have the first."""
+NETWORK = re.compile(r"(UV|PIP|SSL|GO)\w*|\w+_(PROXY|proxy|CERT|CERTS|CA_BUNDLE)")
+"""Variables with which this machine reaches the registries of packages."""
 
 
 def main() -> int:
@@ -57,7 +61,9 @@ def measure(kind: str, uid: int, tools: str) -> dict[str, Any]:
     """One first run, and its end."""
     with ordinary_user.home(uid, tools=tools == "ready") as home, mirror(home / "checkout") as address:
         shell = Shell(home, kind, uid)
+        shell.variables |= {name: value for name, value in os.environ.items() if NETWORK.fullmatch(name)}
         shell.variables[official.MIRROR] = address if tools == "downloaded" else "off"
+        shell.variables["PYTHONPATH"] = str(shell.checkout / "components")  # where the digests are pinned
         before = _megabytes(home)
         story = json.loads(shell("quickstart", "--json", stderr=sys.stderr))
         after = _megabytes(home)
@@ -94,7 +100,7 @@ def mirror(checkout: Path) -> Iterator[str]:
         plugins = Path(folder, engine_plugins.source(plugin).url.removeprefix("https://"))
         plugins.mkdir(parents=True)
         _pack(plugins / f"{plugin.name}-v{plugin.version}-linux-amd64.tar.gz", [ready[plugin.name]], "")
-        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
+        server = _Mirror(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -107,6 +113,11 @@ def _pack(archive: Path, files: list[Path], folder: str) -> None:
     with tarfile.open(archive, "w:gz", compresslevel=1) as members:
         for file in files:
             members.add(file.resolve(), str(Path(folder, file.name)))
+
+
+class _Mirror(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that goes away is none of ours to report."""
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -16,6 +16,7 @@ from typing import IO, Any
 from mocks import ROOT
 from modelworks.laptop import toolchain
 from modelworks.laptop.agent.isolation import VARIABLE
+from modelworks.laptop.toolchain import packages
 
 UID = 61_234
 """A user id that nobody has, nor a name in /etc/passwd."""
@@ -33,7 +34,7 @@ def home(uid: int = UID, *, tools: bool = True) -> Iterator[Path]:
     """Makes a home: a checkout, whose environment has the packages of this one, and the tools of the laptop.
 
     Only root may. It is not below the folder of pytest, which others may not enter. Without `tools`, their cache is
-    empty.
+    empty, and uv is there to fetch Go with.
     """
     folder = Path(tempfile.mkdtemp(prefix="modelworks-user-"))
     try:
@@ -43,6 +44,9 @@ def home(uid: int = UID, *, tools: bool = True) -> Iterator[Path]:
         if tools:
             ready = toolchain.ensure(["pulumi"])["pulumi"].parents[2]
             shutil.copytree(ready, folder / "cache" / "modelworks" / "toolchain", symlinks=True)
+        else:
+            (checkout / ".uv" / "bin").mkdir(parents=True)
+            shutil.copy2(packages.uv() or "uv", checkout / ".uv" / "bin" / "uv")
         subprocess.run(["chown", "-R", f"{uid}:{uid}", folder], check=True)
         yield folder
     finally:
