@@ -15,7 +15,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.bundle import Bundle
 from modelworks.lifecycle.gates import GateReport, lineage_verdict
 from modelworks.lifecycle.runs import MADE_OF, TrainedModel
+from modelworks.lifecycle.signing import read_stored_signature
 from modelworks.lifecycle.tracking import track
 from modelworks.runtime.signature import read_signature, verify
 
@@ -258,14 +259,12 @@ class Registry:
             signature: Its detached signature.
 
         Raises:
-            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, the
-                registry was lost and not rebuilt, or the store or MLflow does not answer.
+            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, or the
+                store does not answer.
         """
         if digest_of_file(bundle) != digest:
             raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
         self.require_trust(model, digest, signature.read_bytes() if signature else None)
-        if not self.versions(model):
-            self._require_not_lost(model)
         for path, key in (
             (bundle, contract.bundle_key(model, digest)),
             (signature, contract.signature_key(model, digest)),
@@ -280,10 +279,12 @@ class Registry:
             facts: The lineage; `model` and `bundle` (the digest) are required.
 
         Raises:
-            ModelworksError: The store or MLflow does not answer.
+            ModelworksError: The registry was lost and not rebuilt, or the store or MLflow does not answer.
         """
-        digest = Digest(facts["bundle"])
-        known = next((version for version in self.versions(facts["model"]) if version.digest == digest), None)
+        digest, versions = Digest(facts["bundle"]), self.versions(facts["model"])
+        if not versions:
+            self._require_not_lost(facts["model"])
+        known = next((version for version in versions if version.digest == digest), None)
         return self._keep_lineage(known or self._name(facts))
 
     def _put(self, path: Path, bucket: str, key: str) -> None:
@@ -472,10 +473,10 @@ class Registry:
         """
         bundle = into / f"{digest.hex}.bento"
         write_whole(bundle, self._verified(self.bucket, contract.bundle_key(model, digest), digest))
-        if not self._has(self.bucket, contract.signature_key(model, digest)):
+        if (content := self._signature(model, digest)) is None:
             return bundle, None
         signature = bundle.with_name(f"{bundle.name}.sig")
-        write_whole(signature, self._get(self.bucket, contract.signature_key(model, digest)))
+        write_whole(signature, content)
         return bundle, signature
 
     def require_trust(self, model: str, digest: Digest, signature: bytes | None) -> str:
@@ -513,8 +514,13 @@ class Registry:
         Raises:
             ModelworksError: See `require_trust`; or the store does not answer.
         """
-        key = contract.signature_key(model, digest)
-        return self.require_trust(model, digest, self._get(self.bucket, key) if self._has(self.bucket, key) else None)
+        return self.require_trust(model, digest, self._signature(model, digest))
+
+    def _signature(self, model: str, digest: Digest) -> bytes | None:
+        """The content of the `.sig` file in the store; None if there is none."""
+        read = partial(read_stored_signature, self._s3, self.bucket, model, digest)
+        found: bytes | None = self._ask(f"fetching the signature of {model} {contract.short_digest(digest)}", read)
+        return found
 
     def has_data(self, digest: Digest) -> bool:
         """Whether the environment keeps the rows of that digest, so that they can be trained on again."""
