@@ -238,7 +238,7 @@ ENV_POD_IP = "POD_IP"
 ENV_POD_NAME = "POD_NAME"
 """Name of the pod, for logs and file names (a `fieldRef` to metadata.name). Optional."""
 ENV_PORT = "MODELWORKS_PORT"
-"""Port to listen on. Default 8080."""
+"""Port to listen on. Default 8080; with 0 it is a free one, which the log names as `address`."""
 ENV_GRPC_PORT = "MODELWORKS_GRPC_PORT"
 """Port of the Open Inference Protocol over gRPC: one of its own, or the same as `MODELWORKS_PORT`. Unset: no gRPC."""
 ENV_TOKEN_FILE = "MODELWORKS_TOKEN_FILE"  # noqa: S105 - the name of a variable, not a token

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ import botocore.exceptions
 import pytest
 
 from modelworks import contract
+from modelworks.cli import local_features
 from modelworks.cli.local_features import LocalFeatures, provide
 from modelworks.features.definitions import read_definitions
 from modelworks.features.environment import apply, open_store
@@ -145,6 +147,20 @@ def test_the_tables_hold_the_same_bytes_as_those_of_an_environment(project, begi
     local = items(client(variables), tables["weather"])
     assert len(local) == 2
     assert local == items(client(variables), "environment.weather")
+
+
+def test_nobody_else_may_listen_at_the_port_of_the_tables_before_they_are_served(monkeypatch):
+    class TriedError(Exception):
+        pass
+
+    def meanwhile(account, port, own):
+        with pytest.raises(OSError, match="Address already in use"):
+            socket.create_server(("127.0.0.1", port))
+        raise TriedError
+
+    monkeypatch.setattr("modelworks.laptop.aws.emulate", meanwhile)
+    with pytest.raises(TriedError):
+        local_features._account()
 
 
 def test_another_user_of_the_machine_reads_no_table(project, begin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -72,6 +73,24 @@ def test_a_bundle_that_reads_features_is_not_served_before_its_tables_are_known(
         variables.set_result({contract.ENV_VERSION: "12"})
         eventually(lambda: heard.answers)
         assert '"version":"12"' in local._log.read_text()
+    assert heard.failures == []
+
+
+def test_no_server_loses_its_port_to_a_stranger_while_it_starts(bundle, heard, monkeypatch):
+    start, strangers = subprocess.Popen, []
+
+    def later(argv, *, env, **how):
+        strangers.append(socket.create_server(("127.0.0.1", int(env[contract.ENV_PORT]))))
+        return start(argv, env=env, **how)
+
+    monkeypatch.setattr("modelworks.cli.local_server.subprocess.Popen", later)
+    built: Future = Future()
+    built.set_result((None, bundle))
+    with closing(heard.server) as local:
+        local.begin(built, needed=lambda: True)
+        eventually(lambda: heard.answers or heard.failures)
+    (stranger,) = strangers
+    stranger.close()
     assert heard.failures == []
 
 

@@ -53,10 +53,12 @@ class Api:
     runs: list[Any] = field(default_factory=list)
     pods: list[Any] = field(default_factory=list)
     patched: list[tuple[str, Any]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     log: str = "hello\nworld\n"
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Any:
         kind = path.rstrip("/").rpartition("/")[2]
+        self.asked.append(kind)
         if kind == "version":
             return {"major": "1", "minor": "35", "gitVersion": "v1.35.0"}
         if kind == "log":
@@ -514,7 +516,7 @@ def rotation(place):
         publics = [each.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for each in keys]
         place.trusted_keys = {f"{at}.pem": pem.decode() for at, pem in enumerate(publics)}
         said: list[str] = []
-        rollouts.check_trust(place, said.append)
+        rollouts.prepare_update(place, force=False, say=said.append)
         return said
 
     return trusting
@@ -556,8 +558,13 @@ def test_up_goes_on_where_signatures_cannot_be_read_and_says_so(rotation, place,
     assert "whether pods would trust their bundles is unknown" in said
 
 
+def test_up_lists_a_rollout_once_for_all_that_it_checks(rotation, place):
+    rotation(FIRST_KEY, SECOND_KEY)
+    assert place.api.asked.count("rollouts") == 1
+
+
 def test_up_asks_about_no_signature_where_none_is_required(place):
-    rollouts.check_trust(place, print)
+    assert rollouts.prepare_update(place, force=False, say=print) == ()
 
 
 CONTROLLER = {"name": "argo-rollouts", "image": "argo-rollouts", "args": ["--aws-verify-target-group"]}

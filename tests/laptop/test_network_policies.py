@@ -47,17 +47,45 @@ ROWS = [
     ([policy(ingress=[{"ports": [{"port": 3000, "protocol": "UDP"}]}])], 3000, False),
     ([policy(ingress=[{"from": [{"podSelector": {}}]}])], 3000, False),
     ([policy(ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])], 3000, True),
+    # The API server takes a network with the address of a host in it.
+    ([policy(ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.1/8", "except": ["10.1.0.1/16"]}}]}])], 3000, True),
     # Policies add up: what one allows, another does not take away.
     ([policy(policyTypes=["Ingress"]), policy(ingress=[{"ports": [{"port": 3000}]}])], 3000, True),
     ([policy(podSelector={"matchLabels": {"app": "other"}})], 3000, True),
     ([policy(podSelector={"matchExpressions": [{"key": "app", "operator": "Exists"}]})], 3000, False),
     ([policy(podSelector={"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["a"]}]})], 3000, True),
+    ([policy(podSelector={"matchExpressions": [{"key": "app", "operator": "In", "values": ["a"]}]})], 3000, False),
+    ([policy(podSelector={"matchExpressions": [{"key": "app", "operator": "In", "values": ["b"]}]})], 3000, True),
+    ([policy(podSelector={"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]})], 3000, True),
 ]
 
 
 @pytest.mark.parametrize(("policies", "port", "passes"), ROWS)
 def test_connections_to_a_pod(policies, port, passes):
     assert allows(policies, pod(app="a"), "ingress", port) is passes, GUIDE
+
+
+@pytest.mark.parametrize(
+    ("rules", "comes_in", "goes_out"),
+    [
+        ({}, False, True),
+        ({"egress": [{"ports": [{"port": 443}]}]}, False, False),
+        ({"egress": [{"ports": [{"port": 80}]}], "ingress": [{}]}, True, True),
+    ],
+)
+def test_a_policy_that_states_no_types_is_about_ingress_and_about_egress_if_it_has_rules_for_it(
+    rules, comes_in, goes_out
+):
+    assert allows([policy(**rules)], pod(), "ingress", 80) is comes_in
+    assert allows([policy(**rules)], pod(), "egress", 80) is goes_out
+
+
+def test_a_named_port_is_one_of_the_same_protocol():
+    names = pod()
+    names["spec"]["containers"][0]["ports"] = [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]
+    policies = [policy(ingress=[{"ports": [{"port": "dns", "protocol": each} for each in ("TCP", "UDP")]}])]
+    assert allows(policies, names, "ingress", 53, protocol="UDP")
+    assert not allows(policies, names, "ingress", 53)
 
 
 def test_policies_of_another_namespace_do_not_matter():
@@ -147,6 +175,18 @@ def test_a_refusal_names_pod_peer_port_and_the_policy_that_is_missing():
         "select it (default-deny) have no ingress rule for it. Missing is a NetworkPolicy in models that selects "
         "app=web, with an ingress rule from pods of jobs with app=job at TCP port 3000"
     )
+
+
+def test_a_refusal_names_every_policy_that_selects_the_pod_and_a_pod_without_labels_as_any():
+    both = [{**policy(), "metadata": {"namespace": "models", "name": name}} for name in ("b", "a")]
+    (sentence,) = Policies(both, {}).refusals(Connection(ANYBODY, pod(), 80))
+    assert "those that select it (a, b) have no ingress rule for it" in sentence
+    assert "a NetworkPolicy in models that selects every pod, with" in sentence
+
+
+def test_a_namespace_whose_labels_are_not_known_yet_is_known_by_its_name():
+    named = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "jobs"}}}
+    assert Policies([policy(ingress=[{"from": [named]}])], {}).allow(Connection(JOB, WEB, 80))
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,17 @@ def test_registered_twice_is_registered_once(registry, bundle, signature):
     assert [each.version for each in registry.versions(MODEL)] == [1]
 
 
+def test_registering_lists_the_versions_once_and_once_more_when_it_has_named_one(
+    registry, bundle, signature, monkeypatch
+):
+    listed, versions = [], Registry.versions
+    monkeypatch.setattr(Registry, "versions", lambda self, model: listed.append(model) or versions(self, model))
+    registry.register(facts(), bundle, signature)
+    assert len(listed) == 2
+    registry.register(facts(), bundle, signature)
+    assert len(listed) == 3
+
+
 def test_of_two_who_registered_at_once_the_first_names_the_bundle(registry, bundle, signature):
     registry.register(facts(), bundle, signature)
     second = registry._name(facts())  # the other one saw no version yet when it looked

@@ -22,6 +22,7 @@ def test_what_one_protocol_takes_the_other_has_not():
     assert second.room(24 * MIB)
     assert not second.room(24 * MIB + 1)
     second.take(24 * MIB)
+    assert first.room()
     assert not first.room(1)
     second.take(-10 * MIB)
     assert first.room(10 * MIB)
@@ -53,6 +54,7 @@ def test_whoever_waits_is_told_when_another_protocol_takes_less():
     second.freed = lambda: told.append(made.used)
     first.take(MIB)
     first.take(-MIB // 2)
+    first.take(0)
     assert told == [MIB // 2]
 
 

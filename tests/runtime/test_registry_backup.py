@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from moto import mock_aws
 from emulated import emulator
 from modelworks.errors import ModelworksError
 from modelworks.runtime.registry_backup import DATABASES, Dumps, keep, main, restore_what_is_lost, set_aside
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -40,11 +41,12 @@ def dumps(monkeypatch):
 def filled(folder):
     """A folder with the databases of a server that has one version."""
     folder.mkdir()
-    for name in DATABASES:
+    for name, table in DATABASES.items():
         with closing(sqlite3.connect(folder / name)) as connection, connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("CREATE TABLE versions (name TEXT)")
-            connection.execute("INSERT INTO versions VALUES ('first')")
+            for each in (table, "versions"):
+                connection.execute(f"CREATE TABLE {each} (name TEXT)")
+                connection.execute(f"INSERT INTO {each} VALUES ('first')")
     return folder
 
 
@@ -133,6 +135,33 @@ def test_a_missing_damaged_or_empty_database_leaves_no_dump(dumps, live, content
     with pytest.raises(ModelworksError, match=problem):
         dumps.add(live, NOON)
     assert objects(dumps) == []
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM", "DROP TABLE"])
+@pytest.mark.parametrize(("database", "table"), DATABASES.items())
+def test_a_database_whose_server_starts_for_the_first_time_is_not_dumped_yet(dumps, live, database, table, change):
+    with closing(sqlite3.connect(live / database)) as server, server:
+        server.execute(f"{change} {table}")
+    with pytest.raises(ModelworksError, match=rf"{database} is empty: .* has made no {table} yet"):
+        dumps.add(live, NOON)
+    assert objects(dumps) == []
+
+
+def test_mlflow_fills_the_tables_that_a_dump_must_have_when_its_migrations_are_over(dumps, empty):
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as Users
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Experiments
+
+    users, database = Users(), f"sqlite:///{empty / 'mlflow.db'}"
+    users.init_db(f"sqlite:///{empty / 'users.db'}")
+    _initialize_tables(create_sqlalchemy_engine_with_retry(database))
+    with pytest.raises(ModelworksError, match=r"mlflow\.db is empty"):
+        dumps.add(empty, NOON)
+    Experiments(database, str(empty / "artifacts"))
+    with pytest.raises(ModelworksError, match=r"users\.db is empty"):
+        dumps.add(empty, NOON)
+    users.create_user("admin", "correct horse 100%", is_admin=True)
+    assert dumps.add(empty, NOON) == objects(dumps)[0]
 
 
 class Account:
@@ -225,6 +254,16 @@ def test_nothing_is_set_aside_for_a_dump_that_is_missing_or_damaged(dumps, live)
     assert names(live / "mlflow.db") == ["first"]
 
 
+@pytest.fixture
+def own_signals():
+    """The signals of this process, which a program that runs within it takes over."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_each_verb_of_the_program_prints_what_it_did_or_why_not(dumps, live, empty, monkeypatch, capsys):
     monkeypatch.chdir(live)
     assert main(["dump", PLACE]) == 0
@@ -259,6 +298,39 @@ def account(monkeypatch):
             Bucket="artifacts", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
         )
         yield
+
+
+@pytest.mark.parametrize("order", [["dump", PLACE], ["restore", PLACE, "--key", "backups/x.tar.gz"]])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_dump_and_a_restore_without_a_trace(live, empty, tmp_path, order, number):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    folder, written = (live, scratch) if order[0] == "dump" else (empty, empty)
+    before = sorted(folder.iterdir())
+    with socket.create_server(("127.0.0.1", 0)) as bucket:
+        bucket.settimeout(PATIENCE)
+        env = {
+            **os.environ,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{bucket.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "TMPDIR": str(scratch),
+        }
+        program = [sys.executable, "-m", "modelworks.runtime.registry_backup", *order]
+        with subprocess.Popen(program, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as process:
+            connection, _ = bucket.accept()
+            with connection:
+                connection.recv(1)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
+                )  # of the dump, or of the answer to it
+                eventually(lambda: [*written.iterdir()])
+                process.send_signal(number)
+                assert process.communicate(timeout=PATIENCE) == ("error: a signal came before it was done\n", None)
+    assert process.returncode == 1
+    assert [*scratch.iterdir()] == []
+    assert sorted(folder.iterdir()) == before
 
 
 def test_the_sidecar_dumps_at_its_start_goes_on_after_a_failure_and_ends_when_it_is_told(account, live, tmp_path):

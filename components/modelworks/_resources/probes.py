@@ -92,7 +92,8 @@ def probe_network_policy(component: KubernetesComponent) -> Manifest:
     """Network access of the probes of an endpoint: out to name servers and to the endpoint's pods, and nothing in."""
     policy = network_policy(selector(component.pulumi_resource_name, _PART), out=(), port=None)
     pods = [{"podSelector": {"matchLabels": component.selector}}]
-    # Some clusters compare the port of the Service, and others that of the pod behind it.
+    # Kubernetes leaves open whether the port of the Service is compared, or that of its pods. Calico takes that of the
+    # pods, and so does the VPC CNI for a Service that selects by the labels of the rule.
     ports = [{"port": port, "protocol": "TCP"} for port in (SERVICE_PORT, contract.DEFAULT_PORT)]
     names = policy["egress"][0]
     return {**policy, "egress": [names, {"to": pods, "ports": ports}]}

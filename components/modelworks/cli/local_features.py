@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -160,20 +161,20 @@ def _feature_store_yaml(folder: Path, history: str) -> str:
 
 def _account() -> dict[str, str]:
     """Start an emulated account on loopback; returns the variables that mean it."""
-    from modelworks.cli.local_server import free_port
     from modelworks.laptop import aws
     from modelworks.laptop.authentication import Authenticated
     from modelworks.laptop.aws_credentials import new_credentials
     from modelworks.laptop.environments import past_proxies
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each of thousands of requests
-    own, port = new_credentials(), free_port()
+    own, listener = new_credentials(), socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
 
     def secret(key: str, token: str) -> str | None:
         return own.secret if key == own.key and not token else None
 
     hint = "These tables are for the local process of one `modelworks quickstart`."
-    server = aws.listen(port, Authenticated(aws.emulate(_ACCOUNT, port, own), secret, hint))
+    server = aws.serving(listener, Authenticated(aws.emulate(_ACCOUNT, port, own), secret, hint))
     threading.Thread(target=server.serve_forever, name="dynamodb", daemon=True).start()
     return {
         **past_proxies(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
 import threading
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from modelworks.lifecycle.runs import TrainedModel
 
 _READY_SECONDS: Final = 120
-"""How long a server may take to answer: it imports an inference engine on a machine that builds tools meanwhile."""
+"""How long a server may take to be ready: it imports an inference engine on a machine that builds tools meanwhile."""
+
+_READY: Final = re.compile(r'"message":"ready",.*"address":"([^"]+)"')
 
 # The kernel ends the server when this command is gone, even one that was killed.
 _SERVE: Final = (
@@ -99,10 +101,9 @@ class LocalServer:
         _, bundle = built.result()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
-            port = free_port()
-            process = _start(bundle, port, log, variables.result() if variables else {})
+            process = _start(bundle, log, variables.result() if variables else {})
             try:
-                self._serve(bundle, process, f"http://127.0.0.1:{port}")
+                self._serve(bundle, process)
             finally:
                 _end(process)
 
@@ -112,7 +113,7 @@ class LocalServer:
             pass
         return not self._over.is_set()
 
-    def _serve(self, bundle: Bundle, process: subprocess.Popen[bytes], url: str) -> None:
+    def _serve(self, bundle: Bundle, process: subprocess.Popen[bytes]) -> None:
         def pause(seconds: float) -> None:
             if process.poll() is not None:
                 raise ModelworksError(f"the server exited with {process.returncode}")
@@ -120,7 +121,7 @@ class LocalServer:
                 raise ModelworksError("the environment has taken over")
 
         try:
-            self.answer = _first_answer(bundle.model, url, pause)
+            self.answer = _first_answer(bundle.model, _address(self._log, pause), pause)
         except ModelworksError as error:
             if not self._over.is_set():
                 self._failed(f"{bundle.model} does not answer from a local process: {error.message}; log: {self._log}")
@@ -129,13 +130,13 @@ class LocalServer:
         self._over.wait()
 
 
-def _start(bundle: Bundle, port: int, log: IO[bytes], needed: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(bundle: Bundle, log: IO[bytes], needed: Mapping[str, str]) -> subprocess.Popen[bytes]:
     variables = {
         contract.ENV_BUNDLE_URI: str(bundle.path),
         contract.ENV_BUNDLE_DIGEST: bundle.digest,
         contract.ENV_MODEL: bundle.model,
         contract.ENV_POD_IP: "127.0.0.1",
-        contract.ENV_PORT: str(port),
+        contract.ENV_PORT: "0",
         contract.ENV_ALLOW_ANONYMOUS: "true",  # loopback only, and for minutes
         contract.ENV_METRICS: "none",
         contract.ENV_DRAIN_SECONDS: "0",
@@ -151,19 +152,22 @@ def _start(bundle: Bundle, port: int, log: IO[bytes], needed: Mapping[str, str])
     )
 
 
+def _address(log: Path, pause: Callable[[float], None]) -> str:
+    """The URL of a server, once it is ready: only then it logs the port, which the kernel gave it."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        if found := _READY.search(log.read_text(encoding="utf-8", errors="replace")):
+            return f"http://{found[1]}"
+        pause(0.1)
+    raise ModelworksError(f"the server is not ready after {_READY_SECONDS} s")
+
+
 def _first_answer(model: str, url: str, pause: Callable[[float], None]) -> Answer:
     import httpx
 
     with httpx.Client(base_url=url, timeout=10, trust_env=False) as client:
         row, prediction = EndpointClient(model, client).first_answer(within=_READY_SECONDS, pause=pause)
     return Answer(url, row, prediction, time.monotonic())
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from modelworks.cli.exit_codes import epilog
 from modelworks.cli.status import Timeout, tell
 from modelworks.cluster import aborted_releases, argo_controller, rollout, rollout_patches
 from modelworks.cluster.client import KubernetesClient
-from modelworks.cluster.rollout_objects import Object
+from modelworks.cluster.rollout_objects import Object, RolloutObjects
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def _retry(model: Model, *, env: Env = DEFAULT_ENVIRONMENT) -> None:
 
 
 def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[str], None]) -> tuple[str, ...]:
-    """Refuse an update that rolls out an aborted release, and note on each Rollout which release it replaces.
+    """Refuse an update after which pods would not start, or that rolls out an aborted release.
+
+    On each Rollout it notes which release the update replaces.
 
     Args:
         target: The environment.
@@ -103,7 +105,8 @@ def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[st
         Models whose release is retried after the update, if Argo still has it aborted: see `retry_aborted`.
 
     Raises:
-        ModelworksError: A release of the stack's file was aborted before, and `force` is false. Nothing was changed.
+        ModelworksError: A bundle that serves, or that the stack's file releases, would not be trusted; or a release of
+            the file was aborted before, and `force` is false. Nothing was changed.
     """
     if not (releases := _released(target)):
         return ()
@@ -111,8 +114,9 @@ def prepare_update(target: EnvironmentContext, *, force: bool, say: Callable[[st
         cluster = target.cluster()
         seen = {model: cluster.seen(model) for model in releases}
     except ModelworksError as error:
-        say(f"whether a release was aborted before is unknown: {error.message}")
+        say(f"whether a release was aborted before, and whether pods would trust it, is unknown: {error.message}")
         return ()
+    _require_trust(target, releases, seen, say)
     names = {model: rollout.name_of(line.digest, str(line.version or "")) for model, line in releases.items()}
     plan = aborted_releases.plan_update({model: line.digest for model, line in releases.items()}, seen, force=force)
     for model, why in plan.refused.items():
@@ -175,7 +179,12 @@ def check_controller(target: EnvironmentContext, say: Callable[[str], None]) -> 
         say(doubt)
 
 
-def check_trust(target: EnvironmentContext, say: Callable[[str], None]) -> None:
+def _require_trust(
+    target: EnvironmentContext,
+    releases: Mapping[str, Release],
+    seen: Mapping[str, RolloutObjects],
+    say: Callable[[str], None],
+) -> None:
     """Refuse an update after which no pod of a release would start: it has no signature by a key that stays trusted.
 
     Pods verify a signature when they start. One that runs outlives its key, and the next in its place does not.
@@ -183,17 +192,13 @@ def check_trust(target: EnvironmentContext, say: Callable[[str], None]) -> None:
     Raises:
         ModelworksError: A bundle that serves, or that the stack's file releases, would not be trusted.
     """
-    bundles = {model: {line.digest} for model, line in _released(target).items()}
-    if not bundles or not target.trusted_keys:
+    if not target.trusted_keys:
         return
     try:
-        cluster = target.cluster()
-        for model, digests in bundles.items():
-            digests |= {digest for digest in rollout.serving(cluster.seen(model)) if digest}
         signatures = {
             (model, digest): _signature(target, model, contract.Digest(digest))
-            for model, digests in bundles.items()
-            for digest in sorted(digests)
+            for model, line in releases.items()
+            for digest in sorted({line.digest, *filter(None, rollout.serving(seen[model]))})
         }
     except ModelworksError as error:
         say(f"whether pods would trust their bundles is unknown: {error.message}")
@@ -213,13 +218,12 @@ def _signature(target: EnvironmentContext, model: str, digest: contract.Digest) 
     """The signature of a bundle in the environment's store; None if it has none."""
     from botocore.exceptions import BotoCoreError, ClientError  # only where there is an account
 
-    s3, key = target.session.client("s3"), contract.signature_key(model, digest)
+    from modelworks.lifecycle.signing import read_stored_signature
+
     try:
-        return bytes(s3.get_object(Bucket=target.output("bundle_bucket"), Key=key)["Body"].read())
-    except s3.exceptions.NoSuchKey:
-        return None
+        return read_stored_signature(target.session.client("s3"), target.output("bundle_bucket"), model, digest)
     except (BotoCoreError, ClientError) as error:
-        raise ModelworksError(f"{key} cannot be read: {error}") from error
+        raise ModelworksError(f"{contract.signature_key(model, digest)} cannot be read: {error}") from error
 
 
 def _distrust(model: str, digest: contract.Digest, signature: bytes | None, trusted_keys: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +83,8 @@ def serve(place: StateDir, environment: str) -> None:
         metric_data.delay(seconds)
     remembering = _replayed(place, environment, emulator)
     alarms.start()
-    listen(port, _guarded(place, environment, own, remembering, strict=bool(laptop.get("strict")))).serve_forever()
+    guarded = _guarded(place, environment, own, remembering, strict=bool(laptop.get("strict")))
+    serving(socket.create_server(("127.0.0.1", port)), guarded).serve_forever()
 
 
 def emulate(account: str, port: int, own: AwsCredentials) -> WSGIApplication:
@@ -105,12 +107,15 @@ def emulate(account: str, port: int, own: AwsCredentials) -> WSGIApplication:
     return application
 
 
-def listen(port: int, application: WSGIApplication) -> BaseWSGIServer:
-    """A server of this application on loopback, which is yet to serve."""
+def serving(listener: socket.socket, application: WSGIApplication) -> BaseWSGIServer:
+    """A server of this application, which is yet to serve. It takes over the listener."""
     from moto.moto_server.werkzeug_app import MotoRequestHandler  # reads the settings of `emulate`
     from werkzeug.serving import make_server
 
-    return make_server("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler)
+    with listener:  # the server has a descriptor of its own
+        host, port = listener.getsockname()
+        at = listener.fileno()
+        return make_server(host, port, application, threaded=True, request_handler=MotoRequestHandler, fd=at)
 
 
 def _replayed(place: StateDir, environment: str, emulator: WSGIApplication) -> Journal:

@@ -21,6 +21,7 @@ ROLES: Final[Mapping[str, Sequence[Rule]]] = {
         _rule([""], ["namespaces"], _READ),  # whose pods these are
         _rule(["networking.k8s.io"], ["networkpolicies"], _READ),
         _rule([""], ["serviceaccounts"], ["get"]),  # whose role in AWS they have
+        _rule([""], ["secrets", "configmaps"], _READ),  # at once: the kubelet follows those of its pods one by one
         # An audience that the pod's own specification does not name: EKS's webhook would have written it there.
         _rule([""], ["sts.amazonaws.com"], ["request-serviceaccounts-token-audience"]),
         _rule([""], ["persistentvolumes"], _CHANGE),

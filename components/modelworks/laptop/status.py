@@ -42,6 +42,7 @@ KINDER = (
     "network policies: a connection of a pod that they refuse is reported and not cut; a short one may not be seen",
     "network policies: connections over UDP or IPv6 are not looked at, but for that with a name server",
     "network policies: an `ipBlock` counts as one that has AWS, load balancers and every name outside of the cluster",
+    "network policies: a Service is compared at the port of its pods; the VPC CNI takes its own if rules name no pods",
     "images of modelworks: packages that they lack and the environment here has can be imported",
     "metrics: they are readable at once, unless `--metrics-delay` delays them",
 )

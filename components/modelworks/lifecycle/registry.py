@@ -178,14 +178,12 @@ class Registry:
             signature: Its detached signature.
 
         Raises:
-            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, the
-                registry was lost and not rebuilt, or the store or MLflow does not answer.
+            ModelworksError: The file is not the digest's, its signature is not one that this environment trusts, or the
+                store does not answer.
         """
         if digest_of_file(bundle) != digest:
             raise ModelworksError(f"{bundle} is not {digest}: it was changed", fix=f"Run `modelworks bundle {model}`.")
         self.store.require_trust(model, digest, signature.read_bytes() if signature else None)
-        if not self.versions(model):
-            self._require_not_lost(model)
         self.store.put_bundle(model, digest, bundle, signature)
 
     def name(self, facts: dict[str, Any]) -> Version:
@@ -195,10 +193,12 @@ class Registry:
             facts: The lineage; `model` and `bundle` (the digest) are required.
 
         Raises:
-            ModelworksError: The store or MLflow does not answer.
+            ModelworksError: The registry was lost and not rebuilt, or the store or MLflow does not answer.
         """
-        digest = Digest(facts["bundle"])
-        known = next((version for version in self.versions(facts["model"]) if version.digest == digest), None)
+        digest, versions = Digest(facts["bundle"]), self.versions(facts["model"])
+        if not versions:
+            self._require_not_lost(facts["model"])
+        known = next((version for version in versions if version.digest == digest), None)
         return self._keep_lineage(known or self._name(facts))
 
     def _name(self, facts: dict[str, Any]) -> Version:

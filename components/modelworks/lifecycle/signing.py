@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from modelworks import contract
 from modelworks._files import write_whole
+from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.runtime import signature
 from modelworks.runtime.signature import SigningKey
@@ -17,6 +19,25 @@ from modelworks.runtime.signature import SigningKey
 _T = TypeVar("_T")
 _KMS = "awskms"
 _KMS_ALGORITHM = "ECDSA_SHA_256"
+
+
+def read_stored_signature(s3: Any, bucket: str, model: str, digest: Digest) -> bytes | None:
+    """The signature of a bundle in a store; None if it has none.
+
+    Args:
+        s3: Client of boto3. It may list the bucket: without that right, what is missing looks like what is forbidden.
+        bucket: The store.
+        model: The model.
+        digest: The bundle's.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: The store cannot be reached.
+        botocore.exceptions.ClientError: The store refuses.
+    """
+    try:
+        return bytes(s3.get_object(Bucket=bucket, Key=contract.signature_key(model, digest))["Body"].read())
+    except s3.exceptions.NoSuchKey:
+        return None
 
 
 def open_key(where: str | Path, session: Callable[[], Any] = lambda: None) -> SigningKey:

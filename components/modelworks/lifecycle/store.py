@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from modelworks.contract import Digest
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.archive import pack
 from modelworks.lifecycle.runs import MADE_OF, TrainedModel
+from modelworks.lifecycle.signing import read_stored_signature
 from modelworks.lifecycle.version import Version
 from modelworks.runtime.signature import read_signature, verify
 
@@ -72,10 +73,10 @@ class Store:
         """
         bundle = into / f"{digest.hex}.bento"
         write_whole(bundle, self._verified(self.bucket, contract.bundle_key(model, digest), digest))
-        if not self._has(self.bucket, contract.signature_key(model, digest)):
+        if (content := self._signature(model, digest)) is None:
             return bundle, None
         signature = bundle.with_name(f"{bundle.name}.sig")
-        write_whole(signature, self._get(self.bucket, contract.signature_key(model, digest)))
+        write_whole(signature, content)
         return bundle, signature
 
     def require_trust(self, model: str, digest: Digest, signature: bytes | None) -> str:
@@ -113,8 +114,13 @@ class Store:
         Raises:
             ModelworksError: See `require_trust`; or the store does not answer.
         """
-        key = contract.signature_key(model, digest)
-        return self.require_trust(model, digest, self._get(self.bucket, key) if self._has(self.bucket, key) else None)
+        return self.require_trust(model, digest, self._signature(model, digest))
+
+    def _signature(self, model: str, digest: Digest) -> bytes | None:
+        """The content of the `.sig` file in the store; None if there is none."""
+        read = partial(read_stored_signature, self._s3, self.bucket, model, digest)
+        found: bytes | None = self._ask(f"fetching the signature of {model} {contract.short_digest(digest)}", read)
+        return found
 
     # -- What models are made from -------------------------------------------------------------------------------------
     def has_data(self, digest: Digest) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sqlite3
 import sys
 import tarfile
@@ -27,9 +26,11 @@ from urllib.parse import urlsplit
 
 from modelworks import contract
 from modelworks.errors import ModelworksError
+from modelworks.runtime.server.ends import Ended, Ends
 
-DATABASES = ("mlflow.db", "users.db")
-"""Experiments and versions; and who may enter."""
+DATABASES = {"mlflow.db": "experiments", "users.db": "users"}
+"""Experiments and versions; and who may enter. Each with a table that has a row once a server has started with it: the
+first start makes the tables one by one, and then the default experiment and the administrator."""
 _TICK_SECONDS = 300
 """Between two looks at the newest dump."""
 _RETRY_SECONDS = 30
@@ -86,8 +87,13 @@ class Dumps:
                 fix="Set them aside first, with their -wal and -shm files.",
             )
         with self.unpacked(folder, key) as databases:
-            for database in databases:
-                database.rename(folder / database.name)
+            try:
+                for database in databases:
+                    database.rename(folder / database.name)
+            except BaseException:
+                for name in present(folder):
+                    (folder / name).unlink()
+                raise
 
     @contextmanager
     def unpacked(self, folder: Path, key: str) -> Iterator[list[Path]]:
@@ -205,22 +211,32 @@ def _check(database: Path) -> None:
     try:
         with closing(sqlite3.connect(database)) as connection:
             found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            table = DATABASES[database.name]
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone()
+            used = made and connection.execute(f"SELECT 1 FROM {table}").fetchone()  # noqa: S608 - a name of ours
     except sqlite3.DatabaseError as error:
         raise ModelworksError(f"{database.name} is damaged: {error}") from error
     if found != ["ok"]:
         raise ModelworksError(f"{database.name} is damaged: {'; '.join(found)}")
-    if not tables:  # a server that starts for the first time has not made them yet
-        raise ModelworksError(f"{database.name} is empty")
+    if not used:
+        raise ModelworksError(f"{database.name} is empty: the first start of its server has made no {table} yet")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Dump, restore or set aside the databases of the working directory, and return the exit code."""
-    order = _parser().parse_args(arguments)
+    # A container's first process ignores a signal that it does not handle.
+    ends = Ends()
+    try:
+        return _run(_parser().parse_args(arguments), ends)
+    except Ended:
+        return _failed("a signal came before it was done")
+
+
+def _run(order: argparse.Namespace, ends: Ends) -> int:
     from botocore.exceptions import BotoCoreError, ClientError  # seconds to import, with what needs it
 
     try:
-        done = _do(order, Path.cwd())
+        done = _do(order, Path.cwd(), ends)
     except ModelworksError as error:
         return _failed(f"{error.message}. {error.fix}" if error.fix else error.message)
     except (BotoCoreError, ClientError) as error:
@@ -229,7 +245,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _do(order: argparse.Namespace, folder: Path) -> str:
+def _do(order: argparse.Namespace, folder: Path, ends: Ends) -> str:
     if order.verb == "set-aside":
         set_aside(folder)
         return "the next start of the pod sets the databases aside and restores the newest dump"
@@ -238,7 +254,7 @@ def _do(order: argparse.Namespace, folder: Path) -> str:
     place = urlsplit(order.dumps)
     dumps = Dumps(boto3.client("s3"), place.netloc, place.path.strip("/"))
     if order.verb == "keep":
-        return _keep_on(folder, dumps, timedelta(hours=order.hours), boto3.client("cloudwatch"))
+        return _keep_on(folder, dumps, timedelta(hours=order.hours), boto3.client("cloudwatch"), ends)
     if order.verb == "dump":
         return f"dumped to s3://{dumps.bucket}/{dumps.add(folder, datetime.now(UTC))}"
     if order.key is None:
@@ -247,7 +263,7 @@ def _do(order: argparse.Namespace, folder: Path) -> str:
     return f"restored s3://{dumps.bucket}/{order.key}"
 
 
-def _keep_on(folder: Path, dumps: Dumps, every: timedelta, cloudwatch: Any) -> str:
+def _keep_on(folder: Path, dumps: Dumps, every: timedelta, cloudwatch: Any, ends: Ends) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
 
     def publish(age: float) -> None:
@@ -264,8 +280,7 @@ def _keep_on(folder: Path, dumps: Dumps, every: timedelta, cloudwatch: Any) -> s
         )
 
     ended = Event()
-    # A container's first process ignores SIGTERM unless it handles it.
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ends.deliver(lambda _: ended.set())  # a dump that has begun is finished
     while not ended.is_set():
         pause = _TICK_SECONDS
         try:

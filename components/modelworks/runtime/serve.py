@@ -237,7 +237,7 @@ class _Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        self._announce()
+        self._announce(server.sockets[0].getsockname()[1])
         beat = asyncio.create_task(_beat(app.tick, front.sweep, tick_seconds(), scribe))
         if self._service is not None:
             self._service.tell_end(lambda: loop.call_soon_threadsafe(ended.set))
@@ -255,7 +255,7 @@ class _Worker:
         if broken:
             raise ModelworksError(broken)
 
-    def _announce(self) -> None:
+    def _announce(self, port: int) -> None:
         config, scribe, served = self._config, self._scribe, self._manifest.served
         if served == "skops":
             scribe.add(line("warning", "served by scikit-learn: the bundle carries no ONNX graph"))
@@ -268,7 +268,7 @@ class _Worker:
             version=config.version,
             release=config.release,
             served=served,
-            address=f"{config.host}:{config.port}",
+            address=f"{config.host}:{port}",
             **({"grpc_address": f"{config.host}:{config.grpc_port}"} if config.grpc_port else {}),
             ready_seconds=round(time.perf_counter() - self._timing["fetched_at"], 3),
             fetch_seconds=self._timing["fetch_seconds"],

@@ -1,6 +1,7 @@
 """The node agent against an API server that answers from a table."""
 
 import asyncio
+import base64
 import json
 from copy import deepcopy
 from dataclasses import replace
@@ -23,7 +24,7 @@ from modelworks.laptop.agent.reconcile import Backoff
 from modelworks.laptop.agent.sandbox import Sandbox, process_start
 from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.state_dir import StateDir
-from waiting import eventually_async
+from waiting import PATIENCE, eventually_async
 
 
 class ApiServer:
@@ -34,6 +35,7 @@ class ApiServer:
         self.statuses = asyncio.Queue()
         self.changes = asyncio.Queue()
         """What the watch of pods reports; None ends it."""
+        self.changes_of_secrets = asyncio.Queue()
         self.events = []
         self.requests = []
 
@@ -44,8 +46,9 @@ class ApiServer:
             return httpx.Response(200, json=self._reported(path.split("/")[-2], json.loads(request.content)["status"]))
         if request.method == "POST" and path.endswith("/events"):
             self.events.append(json.loads(request.content))
-        if request.url.params.get("watch") and path == "/api/v1/pods":
-            return httpx.Response(200, content=self._watched())
+        watched = {"/api/v1/pods": self.changes, "/api/v1/secrets": self.changes_of_secrets}
+        if request.url.params.get("watch") and path in watched:
+            return httpx.Response(200, content=self._watched(watched[path]))
         if request.url.params.get("watch"):
             await asyncio.Event().wait()  # nothing ever changes
         if request.method != "GET":
@@ -59,11 +62,11 @@ class ApiServer:
         held = next(each for each in self.objects["/api/v1/pods"]["items"] if each["metadata"]["name"] == name)
         return changed(held, **status)
 
-    async def _watched(self):
-        while change := await self.changes.get():
+    async def _watched(self, changes):
+        while change := await changes.get():
             event, found = change
             yield json.dumps({"type": event, "object": found}).encode() + b"\n"
-        self.changes.put_nowait(None)
+        changes.put_nowait(None)
         raise httpx.ReadError("the API server went away")
 
     async def phase(self, phase):
@@ -105,6 +108,8 @@ def host(tmp_path):
         {
             "/api/v1/pods": listing(),
             "/api/v1/services": listing(),
+            "/api/v1/configmaps": listing(),
+            "/api/v1/secrets": listing(),
             "/api/v1/persistentvolumes": listing(),
             "/api/v1/persistentvolumeclaims": listing(),
             "/api/v1/namespaces/default": {"metadata": {}},
@@ -157,6 +162,26 @@ async def test_a_pod_runs_with_the_config_and_services_of_its_namespace(host, ru
     }
     await run("Succeeded")
     assert host.log_file(job, "main", 0).read_text() == "hello 10.0.0.9\n"
+
+
+async def test_a_rotated_secret_is_in_its_volume_as_soon_as_the_api_server_tells(host):
+    host, server = replace(host[0], refresh_seconds=3600), host[1]
+    password = {
+        "metadata": {"name": "password", "namespace": "default", "resourceVersion": "1"},
+        "data": {"value": base64.b64encode(b"first").decode()},
+    }
+    reader = pod("sleep 600")
+    reader["spec"]["volumes"] = [{"name": "mounted", "secret": {"secretName": "password"}}]
+    server.objects |= {"/api/v1/pods": listing(reader), "/api/v1/namespaces/default/secrets/password": password}
+    running = asyncio.ensure_future(Node(host, port=0).run())
+    await asyncio.wait_for(server.phase("Running"), PATIENCE)
+    [link] = host.pods.rglob("mounted/value")
+    assert link.read_text() == "first"
+    rotated = {**password, "data": {"value": base64.b64encode(b"second").decode()}}
+    server.changes_of_secrets.put_nowait(("MODIFIED", rotated))
+    await eventually_async(lambda: link.read_text() == "second")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_failed_pod_is_reported_with_the_end_of_its_log(host, run):

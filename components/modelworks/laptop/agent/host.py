@@ -27,7 +27,8 @@ from modelworks.laptop.state_dir import StateDir
 NAME = "laptop"
 """Name of the node."""
 REFRESH_SECONDS = 60.0
-"""How often mounted ConfigMaps, Secrets and tokens are brought up to date; the kubelet's default."""
+"""How often mounted ConfigMaps, Secrets and tokens are brought up to date if no change was heard of; the kubelet's
+default."""
 
 
 class Addresses:
@@ -110,6 +111,11 @@ class Host:
             if held is not None:
                 objects[name] = held
         return objects
+
+    def note_source(self, kind: str, found: Object, *, deleted: bool) -> None:
+        """Note a ConfigMap or Secret as the API server has it."""
+        meta = found["metadata"]
+        self._cache[meta["namespace"], kind, meta["name"]] = (time.monotonic(), None if deleted else found)
 
     def services(self, namespace: str) -> list[Object]:
         """The services that pods of a namespace get variables for."""

@@ -69,6 +69,8 @@ class Node:
             self.host.events.run(),
             self.host.watch_services(),
             self._watch_pods(),
+            self._watch_sources("configmaps"),
+            self._watch_sources("secrets"),
             self._follow_services(),
             logs.rotate_for_ever(self.host.logs, self._log_folders),
             logs.note_times_for_ever(self._written),
@@ -155,6 +157,14 @@ class Node:
             known.removed()
         else:
             known.update(pod)
+
+    async def _watch_sources(self, kind: str) -> None:
+        """Bring mounted ConfigMaps or Secrets up to date as they change, for ever."""
+        async for event, found in self.host.cluster.follow(f"/api/v1/{kind}"):
+            for each in found if event == "LISTED" else [found]:
+                self.host.note_source(kind, each, deleted=event == "DELETED")
+                for pod in self.known.values():
+                    pod.source_changed(kind, each)
 
     async def _follow_services(self) -> None:
         """Keep the listening sockets of Services, and their names in pods, as the API server has them."""

@@ -48,6 +48,7 @@ class Pod:
         """Set when it must end earlier than first planned."""
         self._gone = asyncio.Event()
         self._changed = asyncio.Event()
+        self._sources_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent: dict[str, Any] | None = None
         self._finishing = False
@@ -88,6 +89,13 @@ class Pod:
     def look(self) -> None:
         """There is something to decide again."""
         self._changed.set()
+
+    def source_changed(self, kind: str, found: Object) -> None:
+        """A ConfigMap or Secret of the cluster changed."""
+        config_maps, secrets = volumes.config_maps_and_secrets(self.pod)
+        shown, meta = secrets if kind == "secrets" else config_maps, found["metadata"]
+        if meta["namespace"] == self.pod["metadata"]["namespace"] and meta["name"] in shown:
+            self._sources_changed.set()
 
     def is_named(self, namespace: str, name: str) -> bool:
         """Whether that is its name."""
@@ -316,7 +324,10 @@ class Pod:
         if not (any(volumes.config_maps_and_secrets(self.pod)) or volumes.token_requests(self.pod)):
             return
         while True:
-            await asyncio.sleep(self.host.refresh_seconds * random.uniform(0.9, 1.1))  # noqa: S311
+            with contextlib.suppress(TimeoutError):
+                seconds = self.host.refresh_seconds * random.uniform(0.9, 1.1)  # noqa: S311
+                await asyncio.wait_for(self._sources_changed.wait(), seconds)
+            self._sources_changed.clear()
             if not self.view.prepared or self.view.ending or reconcile.work_done(self.pod, self.view):
                 continue
             try:

@@ -75,7 +75,7 @@ def read_config(environ: Mapping[str, str] = os.environ) -> Config:
     metrics = environ.get(contract.ENV_METRICS, "cloudwatch")
     if metrics not in {"cloudwatch", "none"}:
         raise ModelworksError(f"{contract.ENV_METRICS} must be cloudwatch or none, got {metrics!r}")
-    port = int(_number(environ, contract.ENV_PORT, contract.DEFAULT_PORT, 1, 65535))
+    port = int(_number(environ, contract.ENV_PORT, contract.DEFAULT_PORT, 0, 65535))
     grpc_port = int(_number(environ, contract.ENV_GRPC_PORT, 0, 1, 65535)) or None
     return Config(
         bundle_uri=_required(environ, contract.ENV_BUNDLE_URI),
