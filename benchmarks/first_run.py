@@ -117,7 +117,7 @@ def _pack(archive: Path, files: list[Path], folder: str) -> None:
 
 class _Mirror(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """A client that goes away is none of ours to report."""
+        """A client that goes away is no failure."""
 
 
 class _Quiet(SimpleHTTPRequestHandler):
