@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from brought import PROJECTS, ROOT
@@ -34,6 +35,10 @@ class Theirs:
     parts: str = "range(len({rows})), []"
     """Python: positions of the rows that it trains on, and of those that it stops by."""
     rows: str = "X"
+    run_in: str = ""
+    """The folder that it is run in, below the project."""
+    instead: tuple[str, str] = ("", "")
+    """A text of the script that is another on this machine."""
 
 
 THEIRS = {
@@ -75,6 +80,46 @@ THEIRS = {
     "demand": Theirs(
         "demand_time", "demand.py", "model.predict(sales[features])", "train.index, test.index",
     ),
+    "prices": Theirs(
+        "prices_kaggle", "../house-prices.py", "model_xgb.predict(train)", rows="train", run_in="input",
+    ),
+    "contracts": Theirs(
+        "churn_command", "scripts/train_model.py",
+        "joblib.load('models/churn.joblib').predict_proba(preprocess(load_data('data/churn.csv'))[0])",
+        "train_test_split(range(500), test_size=0.2, random_state=42,"
+        " stratify=preprocess(load_data('data/churn.csv'))[1])",
+    ),
+    "heart": Theirs(
+        "heart_notebook", "01 - heart disease.ipynb",
+        "rf.predict_proba(X.assign(**dict(zip(cols_to_scale, ss.transform(X[cols_to_scale]).T))))",
+        "train_test_split(range(len(X)), test_size=0.2, random_state=0)", run_in="notebooks",
+    ),
+    "spam": Theirs(
+        "spam_text", "spam.py", "model.predict_proba(vectorizer.transform(df['text']))",
+        "train_test_split(range(len(df)), test_size=0.2, random_state=42)",
+    ),
+    "cars": Theirs(
+        "cars_class", "trainer.py", "trainer.model.predict(trainer.X)",
+        "train_test_split(range(len(trainer.X)), random_state=42)",
+    ),
+    "quality": Theirs(
+        "quality_tracked", "train.py", "lr.predict(data.drop(columns=['quality']))",
+        "train_test_split(range(len(data)), random_state=1)",
+    ),
+    "transactions": Theirs(
+        "transactions_folds", "lgb_baseline.py",
+        "np.stack([1 - clf.predict(train_df[features]), clf.predict(train_df[features])], 1)", "trn_idx, val_idx",
+        instead=("/kaggle/input/santander/", ""),
+    ),
+    "grades": Theirs(
+        "grades_stages", "src/train.py",
+        "pickle.load(open('model.pkl', 'rb')).predict_proba(pd.read_csv(input_path)[['p', 'q', 'r']].values)",
+        rows="pd.read_csv(input_path)",
+    ),
+    "adult": Theirs(
+        "adult_bundle", "model.py", "model.predict_proba(get_xy(df)[0])",
+        "train_test_split(range(len(df)), test_size=0.2, random_state=11)",
+    ),
 }  # fmt: skip
 _ASK = """
 import json, pickle, re, sys
@@ -82,7 +127,7 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from sklearn.model_selection import train_test_split
-script, answers, parts = sys.argv[1:]
+script, answers, parts, old, new = sys.argv[1:]
 sys.argv[:] = [script]
 names = globals()  # pickle finds a script's own classes in __main__
 names["__file__"] = script
@@ -94,7 +139,7 @@ if script.endswith(".ipynb"):
             exec(re.sub("(?m)^[%!].*$", "", text), names)
 else:
     try:
-        exec(compile(Path(script).read_text(), script, "exec"), names)
+        exec(compile(Path(script).read_text().replace(old or "\\0", new), script, "exec"), names)
     except SystemExit:
         pass
 told = np.asarray(eval(answers, names)).tolist()
@@ -136,7 +181,154 @@ def test_an_adopted_model_is_trained_and_bundled_with_nothing_edited(project):
 
 def asked(folder: Path, theirs: Theirs) -> tuple[list, list, list]:
     """What a project's own code says, in a process of its own: answers, and positions of the rows that it knew."""
-    argv = [sys.executable, "-c", _ASK, theirs.script, theirs.answers, theirs.parts.format(rows=theirs.rows)]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    argv = [
+        sys.executable,
+        "-c",
+        _ASK,
+        theirs.script,
+        theirs.answers,
+        theirs.parts.format(rows=theirs.rows),
+        *theirs.instead,
+    ]
+    done = subprocess.run(argv, cwd=folder / theirs.run_in, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+# -- What is read, and what is left open -----------------------------------------------------------------------------
+SCRIPT = """\
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+{imports}
+df = pd.read_csv("rows.csv")
+{work}
+X = df.drop(columns=["paid"])
+y = df["paid"]
+{more}
+model = {model}
+model.fit(X, y)
+"""
+
+
+def rows(**columns) -> str:
+    """200 rows with the columns `age` and `paid`, and those that are given."""
+    rng = np.random.default_rng(0)
+    age = rng.integers(18, 90, 200)
+    table = pd.DataFrame({"age": age, "paid": (age + rng.normal(0, 20, 200) > 50).astype(int), **columns})
+    return table.to_csv(index=False)
+
+
+def made_of(
+    folder: Path, work: str = "", more: str = "", model: str = "LogisticRegression()", imports: str = "", **columns
+) -> Adopted:
+    """A project of one script, whose work begins in line 6."""
+    theirs = folder / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows(**columns))
+    (theirs / "go.py").write_text(SCRIPT.format(work=work, more=more, model=model, imports=imports))
+    return adopt(theirs, "mine", folder / "models")
+
+
+def points(made: Adopted, line: int) -> str:
+    """What is left open of a line of the script."""
+    place = f"{made.folder.parents[1] / 'theirs' / 'go.py'}:{line}: "
+    return " ".join(each.removeprefix(place) for each in made.open if each.startswith(place))
+
+
+def test_columns_that_the_code_drops_are_no_features(tmp_path):
+    made = made_of(tmp_path, "df = df.drop('name', axis=1)", name=[f"n{n}" for n in range(200)], city="Rome")
+    assert load_spec(made.folder).feature_names == ("age", "city")
+
+
+def test_an_id_that_the_code_gives_to_its_model_is_an_open_point(tmp_path):
+    made = made_of(tmp_path, customer_id=np.arange(200))
+    assert any("model.py:" in each and "as an id has" in each for each in made.open)
+
+
+def test_a_moment_among_the_features_is_an_open_point(tmp_path):
+    made = made_of(tmp_path, "df['day'] = pd.to_datetime(df['day'])", day="2024-01-01")
+    assert any("'day' is left out: a moment is no feature" in each for each in made.open)
+
+
+def test_a_target_that_is_made_of_a_feature_is_an_open_point(tmp_path):
+    made = made_of(tmp_path, "df['paid'] = (df['delay'] > 15).astype(int)", delay=np.arange(200) % 30)
+    assert "delay is a feature, and the target is computed of it" in " ".join(made.open)
+
+
+@pytest.mark.parametrize(
+    ("work", "point"),
+    [
+        ("df = df.dropna()", "rows are left out here (dropna)"),
+        ("df['age'] = df['age'].fillna(df['age'].median())", "median of all rows is part of the features"),
+        ("df = pd.get_dummies(df, columns=['city'])", "get_dummies of all rows is part of the features"),
+        ("df['paid'] = np.log1p(df['paid'])", "the target is computed here (log1p)"),
+    ],
+)
+def test_work_on_rows_that_no_server_does_is_an_open_point(tmp_path, work, point):
+    made = made_of(tmp_path, work, imports="import numpy as np", city=["Rome", "Oslo"] * 100)
+    assert point in points(made, 6)
+
+
+@pytest.mark.parametrize(
+    ("imports", "model", "point"),
+    [
+        ("from sklearn.svm import LinearSVC", "LinearSVC()", "LinearSVC has no predict_proba"),
+        ("from sklearn.svm import SVC", "SVC()", "SVC answers probabilities with SVC(probability=True)"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_an_open_point_before_training(tmp_path, imports, model, point):
+    assert point in points(made_of(tmp_path, imports=imports, model=model), 10)
+
+
+def test_a_package_that_is_not_installed_is_an_open_point(tmp_path):
+    made = made_of(tmp_path, imports="from no_such_package import Boost", model="Boost()")
+    assert "no_such_package is not installed" in points(made, 4)
+
+
+def test_a_true_or_false_with_missing_values_is_a_nullable_feature(tmp_path):
+    made = made_of(tmp_path, member=[True, None, False, True] * 50)
+    [_, member] = load_spec(made.folder).features
+    assert (member.type, member.nullable) == ("boolean", True)
+
+
+def test_few_values_of_a_regressors_target_are_no_classes(tmp_path):
+    imports = "from sklearn.linear_model import Ridge"
+    made = made_of(tmp_path, "df['paid'] = df['age'] // 30", imports=imports, model="Ridge()")
+    assert load_spec(made.folder).kind == "regression"
+
+
+def test_options_of_the_reader_are_kept(tmp_path):
+    made = made_of(tmp_path, "df = pd.read_csv('rows.csv', usecols=['age', 'paid'], dtype={'age': 'float64'})", x=1)
+    spec = load_spec(made.folder)
+    assert [(each.name, each.type) for each in spec.features] == [("age", "number")]
+
+
+def test_a_stranger_s_script_is_not_run(tmp_path):
+    made = made_of(tmp_path, "open('was_run', 'w')", more="raise SystemExit('the script was run')")
+    assert load_spec(made.folder).feature_names == ("age",)
+    assert not [*tmp_path.rglob("was_run")]
+
+
+def test_the_same_project_is_adopted_to_the_same_text(tmp_path):
+    texts = []
+    for name in ("one", "two"):
+        made = adopt(PROJECTS / "credit_search", "mine", tmp_path / name)
+        texts.append({path.name: path.read_text() for path in made.folder.glob("*.py")})
+    assert texts[0] == texts[1]
+
+
+def test_a_notebook_that_cannot_be_read_is_named_and_left_out(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "old.ipynb").write_text("{}")
+    (tmp_path / "theirs" / "rows.csv").write_text(rows())
+    (tmp_path / "theirs" / "go.py").write_text(
+        SCRIPT.format(work="", more="", model="LogisticRegression()", imports="")
+    )
+    made = adopt(tmp_path / "theirs", "mine", tmp_path / "models")
+    assert any("old.ipynb:1: it cannot be read, and is left out" in each for each in made.open)
+
+
+def test_a_cell_is_named_by_its_number(tmp_path):
+    made = adopt(PROJECTS / "penguins_notebook", "mine", tmp_path)
+    assert any("penguins.ipynb:cell 4:1: rows are left out here (dropna)" in each for each in made.open)

@@ -169,9 +169,88 @@ def demand(rng):
     table.to_csv(HERE / "demand_time" / "sales.csv", index=False)
 
 
+def prices(rng):
+    def houses(n):
+        table = pd.DataFrame({"Id": range(1, n + 1), "GrLivArea": rng.integers(500, 5000, n), "BsmtSF": rng.integers(0, 2000, n)})
+        table["LotFrontage"] = np.where(rng.random(n) < 0.2, np.nan, rng.integers(20, 120, n))
+        table["Neighborhood"], table["Alley"] = rng.choice(list("ABC"), n), rng.choice(["Grvl", "Pave", None], n)
+        table["Fence"] = rng.choice(["GdPrv", None], n)
+        return table.assign(SalePrice=(table["GrLivArea"] * 90 + table["BsmtSF"] * 30 + rng.normal(0, 9000, n)).clip(9000).round(0))
+
+    folder = HERE / "prices_kaggle" / "input" / "house-prices"
+    folder.mkdir(parents=True, exist_ok=True)
+    houses(500).to_csv(folder / "train.csv", index=False)
+    houses(200).drop(columns="SalePrice").to_csv(folder / "test.csv", index=False)
+
+
+def contracts(rng):
+    n = 500
+    tenure = rng.integers(0, 72, n)
+    table = pd.DataFrame({"customerID": [f"c{number}" for number in range(n)], "tenure": tenure, "MonthlyCharges": rng.normal(60, 20, n).round(2)})
+    table["TotalCharges"] = [str(total) if total else " " for total in tenure * 60]
+    table["Contract"] = rng.choice(["Month", "Year"], n)
+    table["Churn"] = np.where(rng.random(n) < 1 / (1 + np.exp(tenure / 20 - 1)), "Yes", "No")
+    table.to_csv(HERE / "churn_command" / "data" / "churn.csv", index=False)
+
+
+def heart(rng):
+    n = 500
+    age = rng.integers(30, 80, n)
+    table = pd.DataFrame({"age": age, "sex": rng.choice(["M", "F"], n), "cp": rng.integers(0, 4, n), "chol": rng.normal(240, 40, n).round()})
+    table["target"] = (rng.random(n) < 1 / (1 + np.exp(-(age - 55) / 8))).astype(int)
+    table.to_csv(HERE / "heart_notebook" / "data" / "heart.csv", index=False)
+
+
+def spam(rng):
+    words = ["free", "win", "cash", "hello", "meeting", "lunch", "call", "now", "tomorrow"]
+    labels = rng.choice(["ham", "spam"], 500, p=[0.7, 0.3])
+    texts = [" ".join(rng.choice(words[:4] if label == "spam" and rng.random() < 0.8 else words, 8)) + f" {number}!" for number, label in enumerate(labels)]
+    pd.DataFrame({"v1": labels, "v2": texts, "Unnamed: 2": None}).to_csv(HERE / "spam_text" / "spam.csv", index=False, encoding="latin-1")
+
+
+def cars(rng):
+    n = 500
+    year = rng.integers(1995, 2020, n)
+    table = pd.DataFrame({"name": [f"car {number}" for number in range(n)], "year": year, "km": rng.integers(0, 200000, n)})
+    table.assign(price=((year - 1990) * 500 + rng.normal(0, 2500, n)).round(0)).to_csv(HERE / "cars_class" / "cars.csv", index=False)
+
+
+def transactions(rng):
+    n = 500
+    table = pd.DataFrame(rng.normal(size=(n, 4)).round(4), columns=[f"var_{number}" for number in range(4)])
+    table.insert(0, "ID_code", [f"train_{number}" for number in range(n)])
+    table["target"] = (table["var_0"] + rng.normal(size=n) > 0).astype(int)
+    table.to_csv(HERE / "transactions_folds" / "train.csv", index=False)
+    table.drop(columns="target").to_csv(HERE / "transactions_folds" / "test.csv", index=False)
+
+
+def quality(rng):
+    table = pd.DataFrame(rng.normal(5, 1, size=(500, 3)), columns=["fixed acidity", "pH", "alcohol"]).round(2)
+    table["quality"] = (table["alcohol"] + rng.normal(0, 1, 500)).round().astype(int)
+    table.to_csv(HERE / "quality_tracked" / "winequality.csv", sep=";", index=False)
+
+
+def grades(rng):
+    table = pd.DataFrame(rng.normal(size=(500, 3)).round(4), columns=["p", "q", "r"])
+    table["grade"] = np.array(list("ABC"))[np.digitize(table["p"] + rng.normal(0, 0.4, 500), [-0.5, 0.5])]
+    table.to_csv(HERE / "grades_stages" / "data" / "train.csv", index=False)
+
+
+def adult(rng):
+    n = 500
+    table = pd.DataFrame({"id": range(n), "email": [f"a{number}@b.c" for number in range(n)], "age": rng.integers(17, 80, n)})
+    table["work"], table["gain"] = rng.choice(["Private", "Gov", "?"], n), rng.integers(0, 9000, n)
+    table["loss"] = rng.integers(0, 100, n)
+    table["income"] = np.where(table["age"] + rng.normal(0, 10, n) > 50, ">50K", "<=50K")
+    table.to_csv(HERE / "adult_bundle" / "adult.csv", index=False)
+
+
 if __name__ == "__main__":
     rng = np.random.default_rng(11)
     churn(rng), energy(rng), wine(rng), digits(), quotes(rng)
     rng = np.random.default_rng(12)
     for make in (titanic, loans, penguins, rides, crops, credit, houses, readings, demand):
+        make(rng)
+    rng = np.random.default_rng(13)
+    for make in (prices, contracts, heart, spam, cars, transactions, quality, grades, adult):
         make(rng)

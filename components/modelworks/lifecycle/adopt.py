@@ -220,6 +220,13 @@ class _Making:
         flow = found.flow
         kind, classes = kind_of(sample.table[target], found.hint)
         columns = columns_of(sample, target, _changed_as_text(found, sample))
+        if found.imputes:
+            self.points += [
+                f"{(flow.where if flow else self.copy.name)}: a missing {name} is None, as it has no categories: "
+                "SimpleImputer(missing_values=None) fills it"
+                for name, stated in columns.kept.items()
+                if '"string"' in stated and "nullable" in stated and "categories" not in stated
+            ]
         how = "matrix" if columns.are_numbers and not found.by_name and (found.booster or flow) else "frame"
         how = "matrix" if flow and flow.matrix and columns.are_numbers else how
         one = sample.features[0] if sample.series else ""

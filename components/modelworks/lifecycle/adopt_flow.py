@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from modelworks.lifecycle.adopt_code import Code, Edit, Module, called, calls_of, edited, quoted, root_of
 from modelworks.lifecycle.adopt_reading import Flow, Reading, Site, names_in
@@ -341,11 +342,11 @@ class _Reader(Reading):
         used = {name for step in self._steps for name in step.makes}
         for node, short, given in ((site.x, "X", "data.x"), (site.y, "y", "data.y")):
             taken = names_in(node) & self._tainted_names(site.number)
-            inside = node in ast.walk(self._steps[site.number].tree)
-            if not isinstance(node, ast.Name) and not taken and inside:
+            at = next((n for n in self._tainted if node in ast.walk(self._steps[n].tree)), None)
+            if not isinstance(node, ast.Name) and not taken and at is not None:
                 here = f"{short}_train" if short in used else short
                 flow.given[here] = given
-                changes.setdefault(site.number, []).append((node, here))
+                changes.setdefault(at, []).append((node, here))
         self._others_in_place(changes, {ast.unparse(site.x): "x", ast.unparse(site.y): "y"})
         if site.native and site.constructor is not None:
             self._feed(site)
@@ -369,6 +370,10 @@ class _Reader(Reading):
                     wanted = wanted - {each}
                 elif each in flow.given:
                     wanted = wanted - {each}
+            if step.makes & wanted and self._reads(step):
+                self._point(step, "rows are read here for training: `train` gets its own, have `load` return them")
+                flow.given |= dict.fromkeys(step.makes & wanted, "data.rows")
+                wanted = wanted - step.makes
             if step.makes & wanted:
                 kept.append(step)
                 wanted = (wanted - step.ends) | step.needs
@@ -377,11 +382,10 @@ class _Reader(Reading):
             flow.result = name
         else:
             whole = Step(edited(self._steps[site.number].text, changes.get(site.number, [])), self._module, "")
-            at = self._expression(whole, called(site.call))
+            flow.result = self._expression(whole, called(site.call))
             kept = [each for each in kept if each.where != self._steps[site.number].where]
-            flow.result = at
         flow.module = self._steps[site.number].module
-        flow.train, flow.native = kept, site.native
+        flow.train, flow.native = [_as_kept(each, kept) for each in kept], site.native
 
     def _others_in_place(self, changes: dict[int, list[Edit]], known: dict[str, str]) -> None:
         """Replace the rows that training stops by with `data.x_validation` and `data.y_validation`."""
@@ -490,6 +494,52 @@ class _Reader(Reading):
         at = next((n for n in range(len(self._steps) - 1, -1, -1) if name in self._steps[n].targets), None)
         value = self._part(self._steps[at], name) if at is not None else None
         return value.id if isinstance(value, ast.Name) else name
+
+
+def _as_kept(step: Step, steps: Sequence[Step]) -> Step:
+    """A step with lists of names and names of types: a model that holds an Index or a type cannot be kept."""
+    types = types_picked(step.tree)
+    step = replace(step, text=edited(step.text, types)) if types else step
+    if len(step.targets) != 1 or step.value is None or not is_index(step.value):
+        return step
+    others = [each for one in steps for each in ast.walk(one.tree) if isinstance(each, ast.Attribute)]
+    if any(isinstance(each.value, ast.Name) and each.value.id == step.targets[0] for each in others):
+        return step
+    text = ast.get_source_segment(step.text, step.value)
+    return replace(step, text=edited(step.text, [(step.value, f"{text}.tolist()")]))
+
+
+def types_picked(tree: ast.AST) -> list[tuple[ast.expr, str]]:
+    """Types by which columns are picked, each as it must read: text may be a category, and a model holds no type."""
+    found: list[tuple[ast.expr, str]] = []
+    for call in calls_of(tree):
+        if called(call) not in {"make_column_selector", "select_dtypes"}:
+            continue
+        for value in [*call.args, *(each.value for each in call.keywords if each.arg != "pattern")]:
+            many = value.elts if isinstance(value, ast.List | ast.Tuple) else []
+            for each in many or [value]:
+                if _is_object(each):
+                    found.append((each, '"object", "category"' if many else '["object", "category"]'))
+                elif not isinstance(each, ast.Constant) and called(call) == "make_column_selector":
+                    found.append((each, quoted(ast.unparse(each).rpartition(".")[2])))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and _is_object(node.comparators[0]):
+            how = {ast.Eq: "in", ast.NotEq: "not in"}.get(type(node.ops[0]), "")
+            if how and ast.unparse(node.left).endswith("dtype"):
+                found.append((node, f'{ast.unparse(node.left)} {how} ("object", "category")'))
+    return found
+
+
+def _is_object(node: ast.AST) -> bool:
+    """Whether it is the type that text has in a file."""
+    return ast.unparse(node).strip("'") in {"object", "O", "np.object_"}
+
+
+def is_index(node: ast.AST) -> bool:
+    """Whether an expression is names of columns, as pandas holds them."""
+    while isinstance(node, ast.Call) and called(node) in {"drop", "difference", "intersection", "union"}:
+        node = node.func.value if isinstance(node.func, ast.Attribute) else ast.Pass()
+    return isinstance(node, ast.Attribute) and node.attr == "columns"
 
 
 def _is_of_y(name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.lifecycle.adopt_code import READERS, Code, Definition, Module, called, calls_of, named_files
-from modelworks.lifecycle.adopt_flow import find_flow
+from modelworks.lifecycle.adopt_flow import find_flow, is_index, types_picked
 from modelworks.lifecycle.adopt_reading import ESTIMATOR, Flow
 from modelworks.lifecycle.adopt_steps import Step
 from modelworks.lifecycle.model_project import source_files
@@ -56,6 +56,8 @@ class Found:
     """Whether training picks columns by name, so that it needs a frame."""
     by_type: bool = False
     """Whether it picks columns by the type that text has in a file, so that text must not be a category."""
+    imputes: bool = False
+    """Whether it fills missing values by an imputer, which takes NaN and not None for one."""
     used: list[tuple[Module, Definition]] = field(default_factory=list)
     """Functions and classes that training uses."""
     held: list[Definition] = field(default_factory=list)
@@ -130,7 +132,11 @@ def _look_into_training(code: Code, found: Found) -> None:
     names |= {each.attr for tree, _ in every for each in ast.walk(tree) if isinstance(each, ast.Attribute)}
     text = "\n".join(ast.unparse(tree) for tree, _ in every)
     found.hint = _hint(names, text)
-    found.by_type = bool(re.search(r"select_dtypes|dtype|make_column_selector", text)) and "object" in text
+    found.by_type = any(
+        re.search(r"select_dtypes|dtype|make_column_selector", part) and "object" in part and "category" not in part
+        for part in (ast.unparse(tree) for tree, _ in every)
+    )
+    found.imputes = "SimpleImputer" in names
     libraries = {library for tree, module in every for library in _libraries(tree, module)}
     found.booster = next((each for each in _BOOSTERS if each in libraries), "")
     classes = [each for _, each in found.used if isinstance(each, ast.ClassDef)]
@@ -243,6 +249,16 @@ def _problems(every: list[tuple[ast.AST, Module]], libraries: set[str], found: F
                 yield f"{where}: a lambda has no name by which a server finds it: make it a function"
             if re.fullmatch(r"(XGB|LGBM|CatBoost)\w+", name) and not _NAMED.fullmatch(name):
                 yield f"{where}: no server loads {name}: keep its own file, Fitted(artifacts={{...}}, loader=...)"
+        if found.flow is None or tree not in [each.tree for each in steps]:
+            for picked, text in types_picked(tree):
+                if isinstance(picked, ast.Name | ast.Attribute):
+                    yield f"{module.where(picked.lineno)}: a model that holds a type cannot be kept: write {text}"
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Assign) and is_index(node.value):
+                    yield (
+                        f"{module.where(node.lineno)}: a model that holds this is not kept, where a ColumnTransformer "
+                        "gets it: append .tolist()"
+                    )
         if isinstance(tree, ast.ClassDef) and found.hint != "regression" and _is_model(tree):
             yield (
                 f"{module.where(tree.lineno)}: {tree.name} has predict and no predict_proba: a classifier answers the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ class Program:
     def __init__(self, code: Code, module: Module, function: ast.FunctionDef | None = None) -> None:
         self._code = code
         self._options = _options(code, module)
+        self._objects: dict[str, tuple[Module, ast.ClassDef]] = {}
         self._searched: dict[tuple[int, str], bool] = {}
         self.points: list[str] = []
         """Places that could not be followed."""
@@ -75,35 +77,27 @@ class Program:
         if called(node.iter) not in {"split", "enumerate"} or len(names) < 2:
             self.loops.append(f"{module.where(node.lineno)}: this loop fits several models: name one outside of it")
             return
-        train, other = names[-2:]
+        other = names[-1]
         self.points.append(
             f"{module.where(node.lineno)}: a model is fitted for each fold here; `train` fits one, on all training rows"
         )
         for step in self._flat(node.body, module):
-            parts = [
-                each
-                for each in ast.walk(step.tree)
-                if isinstance(each, ast.Subscript) and isinstance(each.slice, ast.Name) and each.slice.id in names
-            ]
             edits: list[Edit] = []
-            others = False
-            for each in parts:
-                base = (
-                    each.value.value
-                    if isinstance(each.value, ast.Attribute) and each.value.attr in {"iloc", "loc"}
-                    else each.value
-                )
-                edits.append((each, ast.unparse(base)))
-                others |= isinstance(each.slice, ast.Name) and each.slice.id == other
-            if others and step.targets:
-                value = step.value
-                marks = [other in ast.dump(each) for each in value.elts] if isinstance(value, ast.Tuple) else [True]
-                taken = dict(zip(step.targets, marks, strict=False))
-                text = edited(step.text, edits)
-                yield replace(step, text=text, given=" ".join(name for name, is_other in taken.items() if is_other))
-            else:
-                yield replace(step, text=edited(step.text, edits)) if edits else step
-        del train
+            for each in ast.walk(step.tree):
+                if (
+                    not isinstance(each, ast.Subscript)
+                    or not isinstance(each.slice, ast.Name)
+                    or each.slice.id not in names
+                ):
+                    continue
+                of = each.value
+                base = ast.unparse(of.value if isinstance(of, ast.Attribute) and of.attr in {"iloc", "loc"} else of)
+                if each.slice.id == other:
+                    part = re.sub(r"\W", "_", f"{base}_other")
+                    yield Step(f"{part} = {base}", module, step.where, given=part)
+                    base = part
+                edits.append((each, base))
+            yield replace(step, text=edited(step.text, edits)) if edits else step
 
     def _with_functions(self, steps: Iterator[Step] | list[Step], depth: int) -> list[Step]:
         """Steps with functions that load, divide and fit put in the place of their calls."""
@@ -143,6 +137,8 @@ class Program:
         if isinstance(step.tree, ast.Expr) and called(call) in {"run", "Fire"} and call.args:
             call = ast.Call(call.args[0], [], [], lineno=call.lineno, col_offset=call.col_offset,
                             end_lineno=call.end_lineno, end_col_offset=call.end_col_offset)  # fmt: skip
+        if method := self._method(call, step):
+            return call, method
         found = self._code.function(call, step.module)
         if found is None and isinstance(step.tree, ast.Expr) and not call.args:
             found = self._command(call, step.module)
@@ -157,6 +153,22 @@ class Program:
         if divides or options or several or (fits and xy_of(function, module, self._code) is None):
             return call, (module, function)
         return None, None
+
+    def _method(self, call: ast.Call, step: Step) -> tuple[Module, ast.FunctionDef] | None:
+        """The method that a call is of, where a class is no model but the program that makes one."""
+        name = "__init__"
+        found = self._code.function(call, step.module)
+        if found is None and isinstance(call.func, ast.Attribute):
+            name, receiver = call.func.attr, call.func.value
+            found = self._code.function(receiver, step.module)
+            found = found or (self._objects.get(receiver.id) if isinstance(receiver, ast.Name) else None)
+        module, made = found or (step.module, None)
+        if not isinstance(made, ast.ClassDef) or not _is_program(made):
+            return None
+        for each in (*step.targets[:1], "self"):
+            self._objects[each] = (module, made)
+        method = next((each for each in made.body if isinstance(each, ast.FunctionDef) and each.name == name), None)
+        return (module, _without_self(method, made)) if method else None
 
     def _command(self, call: ast.Call, module: Module) -> tuple[Module, ast.FunctionDef] | None:
         """The function of a command line that its object runs."""
@@ -181,6 +193,7 @@ class Program:
             return None
         given = _arguments(step, call, function, module)
         steps = [*self._flat([each for each in body if each is not last or not returns], module)]
+        steps = [self._of_object(each) for each in steps]
         mine = {name for each in steps for name in each.makes} | {name for name, _ in given}
         outer = {name for each in around for name in each.makes}
         later = {name for each in around[number + 1 :] for name in each.needs}
@@ -198,7 +211,7 @@ class Program:
         ]
         found += [_renamed(each, names) for each in steps]
         if isinstance(last, ast.Return) and last.value is not None:
-            result = _renamed(replace(_step(last, module), text=_of_return(last, module)), names)
+            result = _renamed(self._of_object(replace(_step(last, module), text=_of_return(last, module))), names)
             text = edited(step.text, [(call, result.text)])
             place = module.where(last.lineno)
             inner = ast.parse(result.text, mode="eval").body
@@ -207,6 +220,19 @@ class Program:
             if text and (not isinstance(step.tree, ast.Expr) or self.has(last.value, module, TRAINS)):
                 found.append(Step(text, _Both(module, step.module) if module is not step.module else module, place))
         return [each for each in found if not _is_idle(each)]
+
+    def _of_object(self, step: Step) -> Step:
+        """A step of a method, with the attributes of its object as names."""
+        if "self" not in self._objects:
+            return step
+        methods = {each.name for each in self._objects["self"][1].body if isinstance(each, ast.FunctionDef)}
+        edits: list[Edit] = [
+            (each, each.attr)
+            for each in ast.walk(ast.parse(step.text))
+            if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == "self"
+            and each.attr not in methods
+        ]  # fmt: skip
+        return replace(step, text=edited(step.text, edits)) if edits else step
 
     def _with_defaults(self, step: Step) -> Step:
         """A step with the defaults of the command line in place of what it would get from there."""
@@ -217,6 +243,8 @@ class Program:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and isinstance(node.ctx, ast.Load):
             is_options = node.value.id.rpartition("_")[2] in {"args", "opt", "opts", "options"}
             return self._options.get(node.attr, "") if is_options else ""
+        if isinstance(node, ast.IfExp) and re.fullmatch(r"len\(sys\.argv\) >=? \d", ast.unparse(node.test)):
+            return ast.unparse(node.orelse)
         if not isinstance(node, ast.Call):
             return ""
         function = ast.unparse(node.func)
@@ -234,6 +262,23 @@ class _Both(Module):
         super().__init__(first.path, first.text, first.tree, first.root, first.cells, first.numbers)
         self.imports = {**second.imports, **first.imports}
         self.second = second
+
+
+def _is_program(made: ast.ClassDef) -> bool:
+    """Whether a class fits a model on rows of its own, and is no estimator, transformer or set of constants."""
+    methods = {each.name: each for each in made.body if isinstance(each, ast.FunctionDef)}
+    fit = methods.get("fit")
+    is_estimator = "transform" in methods or (fit is not None and len(fit.args.args) > 2) or bool(made.bases)
+    return not is_estimator and any(called(each) == "fit" for each in calls_of(made))
+
+
+def _without_self(method: ast.FunctionDef, made: ast.ClassDef) -> ast.FunctionDef:
+    """A method as a function of its other parameters."""
+    found = copy.copy(method)
+    found.args = copy.copy(method.args)
+    found.args.args = method.args.args[1:]
+    found.name = f"{made.name}_{method.name}" if method.name == "__init__" else method.name
+    return found
 
 
 def _is_transformer_fit(call: ast.Call) -> bool:

@@ -20,6 +20,10 @@ ESTIMATOR = re.compile(
 _TRANSFORMER = re.compile(
     r"\w*(Scaler|Encoder|Imputer|Transformer|Vectorizer|Binarizer|Normalizer|Discretizer|Features|Select\w+|PCA|SVD|Threshold)"
 )
+_DATA = re.compile(
+    r"load_(?!model|dotenv|config|params)\w+|fetch_\w+|make_(classification|regression|blobs|moons|circles|friedman\d)"
+)
+"""Functions of libraries that make rows."""
 _PLAIN = {
     "mean", "median", "sum", "std", "var", "max", "min", "nunique", "unique", "tolist", "to_list", "to_dict", "keys",
     "quantile", "value_counts", "corr", "count", "item", "columns", "shape", "dtypes", "size", "empty", "ndim", "mode",
@@ -178,7 +182,7 @@ class Reading:
             "read_sql",
             "read_sql_query",
         }
-        data = any(called(each).startswith(("load_", "fetch_", "make_")) for each in calls_of(step.tree))
+        data = any(_DATA.fullmatch(called(each)) for each in calls_of(step.tree))
         return data or self._program.has(step.tree, step.module, names)
 
     def _kinds_of(self, path: Sequence[int]) -> set[str]:
@@ -188,6 +192,9 @@ class Reading:
             step = self._steps[number]
             value = step.value
             if not step.targets or value is None:
+                inner = [each for each in ast.walk(step.tree) if isinstance(each, ast.Assign)]
+                some = [(each.targets[0], each.value) for each in inner if self._is_rows(each.value, step, rows)]
+                rows = rows | {target.id for target, _ in some if isinstance(target, ast.Name)}
                 continue
             if isinstance(value, ast.Tuple) and len(value.elts) == len(step.targets):
                 kinds = [self._is_rows(each, step, rows) for each in value.elts]
@@ -210,7 +217,7 @@ class Reading:
             by_row = any(each.arg == "axis" for each in node.keywords) or "groupby" in ast.dump(node.func)
             if name in _PLAIN and not by_row:
                 return False
-            if name in READERS or name.startswith(("load_", "fetch_", "make_c", "make_r")):
+            if name in READERS or _DATA.fullmatch(name):
                 return True
             if self._code.function(node, step.module):
                 return self._program.has(node, step.module, frozenset(READERS)) or any(map(more, node.args))

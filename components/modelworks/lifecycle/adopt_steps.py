@@ -105,6 +105,8 @@ def _own_names(node: ast.AST) -> Iterator[str]:
         yield from (each.id for each in ast.walk(node.target) if isinstance(each, ast.Name))
     elif isinstance(node, ast.Lambda):
         yield from (each.arg for each in node.args.args)
+    elif isinstance(node, ast.ExceptHandler) and node.name:
+        yield node.name
 
 
 def _bound_first(node: ast.For | ast.With) -> Iterator[str]:
