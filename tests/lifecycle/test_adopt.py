@@ -122,7 +122,7 @@ THEIRS = {
     ),
 }  # fmt: skip
 _ASK = """
-import json, pickle, re, sys
+import json, os, pickle, re, sys
 import numpy as np
 import pandas as pd
 from pathlib import Path
@@ -143,7 +143,8 @@ else:
     except SystemExit:
         pass
 told = np.asarray(eval(answers, names)).tolist()
-print("\\n" + json.dumps([told, *(list(map(int, part)) for part in eval(parts, names))]))
+print("\\n" + json.dumps([told, *(list(map(int, part)) for part in eval(parts, names))]), flush=True)
+os._exit(0)  # threads of libraries may abort a process that takes them down
 """
 
 
@@ -332,3 +333,42 @@ def test_a_notebook_that_cannot_be_read_is_named_and_left_out(tmp_path):
 def test_a_cell_is_named_by_its_number(tmp_path):
     made = adopt(PROJECTS / "penguins_notebook", "mine", tmp_path)
     assert any("penguins.ipynb:cell 4:1: rows are left out here (dropna)" in each for each in made.open)
+
+
+@pytest.mark.parametrize(
+    "imported", ["import model as parts\n", "from model import build\n", "from .model import build\n"]
+)
+def test_a_strangers_model_py_is_kept_under_another_name(tmp_path, imported):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    (theirs / "model.py").write_text(
+        "from sklearn.tree import *\n\n\ndef build():\n    return DecisionTreeClassifier()\n"
+    )
+    made = "parts.build()" if "parts" in imported else "build()"
+    program = SCRIPT.format(work="", more="", model=made, imports=imported).replace("\n", "\n    ")
+    (theirs / "go.py").write_text(f"{imported}\n\ndef main():\n    {program.replace(imported, '')}\n\n\nmain()\n")
+    made = adopt(theirs, "mine", tmp_path / "models")
+    assert "def build" in (made.folder / "model_code.py").read_text()
+    assert ".model_code import build" in (made.folder / "go.py").read_text() or "parts" in imported
+    spec = load_spec(made.folder)
+    fitted = _fit(spec, load_rows(spec), {"train": np.arange(200), "validation": np.arange(5)})
+    assert type(fitted.estimator).__name__ == "DecisionTreeClassifier"
+
+
+def test_a_loop_over_several_models_is_named_by_its_line(tmp_path):
+    loop = "for one in (LogisticRegression(), LogisticRegression(C=2)):\n    one.fit(df[['age']], df['paid'])"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    (theirs / "go.py").write_text(f"import pandas as pd\ndf = pd.read_csv('rows.csv')\n{loop}\n")
+    made = adopt(theirs, "mine", tmp_path / "models", target="paid")
+    assert f"{theirs / 'go.py'}:3: this loop fits several models: name one outside of it" in made.open
+
+
+def test_a_file_that_the_command_line_names_is_the_one_that_is_there(tmp_path):
+    made = made_of(
+        tmp_path, "import sys\ndf = pd.read_csv(sys.argv[1])", model="LogisticRegression(C=float(sys.argv[2]))"
+    )
+    assert load_spec(made.folder).feature_names == ("age",)
+    assert "a run has no command line: write the value" in points(made, 11)

@@ -19,7 +19,7 @@ from typing import Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.adopt_code import Code, named_files, place_of, quoted, read_code, rewritten, too_large
+from modelworks.lifecycle.adopt_code import Code, moved, named_files, place_of, quoted, read_code, rewritten, too_large
 from modelworks.lifecycle.adopt_found import Found, find, rows_file, targets_of
 from modelworks.lifecycle.adopt_rows import (
     MARK,
@@ -123,8 +123,10 @@ class _Making:
             if module.cells:
                 continue
             text = rewritten(module, self.code)
-            self.left_out += self._too_large(module.path, text, [path for _, _, path in named_files(module, self.code)])
-            write_whole(self.copy / module.path, text)
+            self.left_out += self._too_large(
+                moved(module.path), text, [path for _, _, path in named_files(module, self.code)]
+            )
+            write_whole(self.copy / moved(module.path), text)
         for path in self._named:
             if not too_large(path):
                 _copy_file(path, self.copy / place_of(path, self.code.root))
@@ -143,6 +145,8 @@ class _Making:
         """Write `model.py` and what it needs beside itself; what was read of the project."""
         found = find(self.code)
         text = Text(self.code)
+        if found.flow and self.data is None and any("sys.argv" in each.text for each in found.flow.load):
+            self.data = rows_file(self.code)
         rows = self.data or (None if found.flow else rows_file(self.code))
         place = rows
         if rows and not too_large(rows) and not found.load:

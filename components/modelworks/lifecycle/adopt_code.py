@@ -23,6 +23,8 @@ WORK = {"fit", "fit_transform", "predict", "dump", "savefig", "show", *READERS}
 _SAME = {"resolve", "absolute", "as_posix", "expanduser", "abspath", "realpath", "normpath", "fspath", "str"}
 """Calls that give the path that they are given."""
 
+TAKEN = {"model.py", "serving.py", "on_columns.py", "test_model.py"}
+"""Files that adopting writes."""
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -54,7 +56,7 @@ class Module:
     @property
     def name(self) -> str:
         """The module's name, with dots."""
-        parts = self.path.with_suffix("").parts
+        parts = moved(self.path).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     @cached_property
@@ -387,6 +389,11 @@ def place_of(path: Path, root: Path) -> Path:
     return path.relative_to(root) if path.is_relative_to(root) else Path("data") / path.name
 
 
+def moved(path: Path) -> Path:
+    """The place of a Python file in the project that is made: `model.py` and what is beside it are ours."""
+    return path.with_name(f"{path.stem}_code.py") if path.as_posix() in TAKEN else path
+
+
 def too_large(path: Path) -> str:
     """Why a file has no place in a project; empty where it has."""
     size = path.stat().st_size
@@ -430,10 +437,12 @@ def rewritten(module: Module, code: Code) -> str:
             [each] = node.names
             end = node.col_offset + len(f"import {each.name}")
             new = f"from {dots}{'.'.join(names[:-1])} import {names[-1]}"
+            new += f" as {each.name}" if names[-1] != each.name.rpartition(".")[2] and not each.asname else ""
             edits.append((_span(node.lineno, node.col_offset, end), new))
         else:
             one = node.names[0].name
             code.problems.append(f"{module.where(node.lineno)}: write `from {dots} import ...`: {one} is beside it")
+    edits += _of_moved(module)
     files = [(node, new) for other, node, new in file_edits(code) if other is module]
     if files:
         up = f"parents[{len(module.path.parts) - 1}]" if len(module.path.parts) > 1 else "parent"
@@ -442,6 +451,21 @@ def rewritten(module: Module, code: Code) -> str:
         head = f"from pathlib import Path as _Path\n\n_PROJECT = _Path(__file__).{up}\n\n"
         edits.append((_span(above, 0, 0), head))
     return edited(module.text, [*edits, *files])
+
+
+def _of_moved(module: Module) -> Iterator[Edit]:
+    """Relative imports of a file that has another name in the project that is made."""
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.ImportFrom) or node.level != len(module.path.parts):
+            continue
+        if node.module and moved(Path(f"{node.module}.py")).stem != node.module:
+            start = node.col_offset + len("from ") + node.level
+            yield _span(node.lineno, start, start + len(node.module)), moved(Path(f"{node.module}.py")).stem
+        elif not node.module:
+            for each in node.names:
+                new = moved(Path(f"{each.name}.py")).stem
+                if new != each.name:
+                    yield each, f"{new} as {each.asname or each.name}"
 
 
 def file_edits(code: Code) -> Iterator[tuple[Module, ast.expr, str]]:
@@ -473,6 +497,7 @@ def _absolute_imports(module: Module) -> Iterator[tuple[ast.Import | ast.ImportF
 
 def relative(target: Path, importer: Path) -> tuple[str, list[str]]:
     """The dots, and the names after them, by which one file of a project imports another."""
+    target = moved(target)
     parts = [*target.with_suffix("").parts] if target.suffix else [*target.parts]
     parts = parts[:-1] if parts and parts[-1] == "__init__" else parts
     here = [*importer.parent.parts]

@@ -15,14 +15,18 @@ from modelworks.lifecycle.adopt_steps import Step, leading_to, text_of
 def find_flow(code: Code) -> Flow | None:
     """The program of a project that leads from rows to a model; the best of several."""
     found: list[tuple[int, Flow]] = []
+    loops: list[str] = []
     for module in code.modules:
         for function in (None, *(each for each in module.definitions.values() if isinstance(each, ast.FunctionDef))):
             if function and (module.is_script or _needs_arguments(function)):
                 continue
-            flow = _Reader(code, module, function).flow
+            reader = _Reader(code, module, function)
+            flow = reader.flow
+            loops += reader.loops
             if flow:
                 found.append((_rank(flow, function), flow))
     if not found:
+        code.problems += dict.fromkeys(loops)
         return None
     best = max(found, key=lambda each: each[0])[1]
     others = dict.fromkeys(flow.where for _, flow in found if flow.where != best.where)
@@ -53,6 +57,7 @@ class _Reader(Reading):
     def __init__(self, code: Code, module: Module, function: ast.FunctionDef | None) -> None:
         super().__init__(code, module, function)
         self.flow: Flow | None = None
+        self.loops = self._program.loops
         sites = list(self._sites())
         if not sites:
             return
@@ -378,6 +383,9 @@ class _Reader(Reading):
                 kept.append(step)
                 wanted = (wanted - step.ends) | step.needs
         kept.reverse()
+        for step in kept:
+            if "sys.argv" in step.text:
+                self._point(step, "a run has no command line: write the value")
         if name:
             flow.result = name
         else:

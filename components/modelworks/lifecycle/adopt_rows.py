@@ -24,6 +24,7 @@ MOST_CATEGORIES = 20
 SAMPLE_ROWS = 100_000
 _LOAD = """
 import json
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -56,6 +57,8 @@ if isinstance(made, tuple):
 made.head(int(sys.argv[5])).to_parquet(sys.argv[4])
 with open(sys.argv[4] + ".json", "w") as file:
     json.dump(facts, file)
+sys.stdout.flush()
+os._exit(0)  # threads of libraries may abort a process that takes them down
 """
 
 
