@@ -39,7 +39,7 @@ def new(
     model: Annotated[str, typer.Argument(help="Name: lower-case letters, digits and dashes.", metavar="MODEL")],
     into: Annotated[Path, typer.Option("--into", help="Folder to make it in.")] = Path("models"),
     source: Annotated[
-        Path | None, typer.Option("--from", help="Folder or Python file of a project that is there.", metavar="PROJECT")
+        Path | None, typer.Option("--from", help="Folder, Python file or notebook of a project.", metavar="PROJECT")
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="With --from: file with rows. Default: the one that the code reads.")
@@ -50,9 +50,10 @@ def new(
 ) -> None:
     """Start a model project: one that passes its own tests, or one of code that is there.
 
-    With --from, the code is copied, and model.py is made of what can be read of it and of its data: how rows are
-    loaded, features with types and limits, target, kind, and the function that makes or fits the estimator
-    (scikit-learn, XGBoost, LightGBM) or predicts. The command lists what is left to fill in, by file and line.
+    With --from, the code is copied, and model.py is made of what can be read of it and of its data: the steps of a
+    script, a command or a notebook that lead to rows and from rows to a model, or functions that load, build, fit or
+    predict; features with types and limits, target and kind. The command lists what is left to decide, by file and
+    line.
 
     Example: `modelworks new churn`, then `pytest models/churn` and `modelworks train churn`.
     Or `modelworks new churn --from ../churn-project`, then edit the lines that it lists.
