@@ -105,7 +105,7 @@ def test_imports_become_relative_and_files_are_found_beside_the_code(tmp_path):
 @pytest.fixture
 def large(monkeypatch):
     """Files above 1 MB count as too large, and a text has 2."""
-    monkeypatch.setattr("modelworks.lifecycle.adopt_code.MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("modelworks.lifecycle.adopt.code.MAX_BYTES", 1_000_000)
     return "x" * 2_000_000
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from modelworks.lifecycle.adopt_code import Code, Edit, Module, called, calls_of, edited, quoted, root_of
-from modelworks.lifecycle.adopt_reading import Flow, Reading, Site, names_in
-from modelworks.lifecycle.adopt_steps import Step, leading_to, text_of
+from modelworks.lifecycle.adopt.code import Code, Edit, Module, called, calls_of, edited, quoted, root_of
+from modelworks.lifecycle.adopt.reading import Flow, Reading, Site, names_in
+from modelworks.lifecycle.adopt.steps import Step, leading_to, text_of
 
 
 def find_flow(code: Code) -> Flow | None:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from modelworks.lifecycle.adopt_code import Code, Edit, Module, called, calls_of, edited, guards, root_of
-from modelworks.lifecycle.adopt_steps import SPLITS, Step, erase_splits
+from modelworks.lifecycle.adopt.code import Code, Edit, Module, called, calls_of, edited, guards, root_of
+from modelworks.lifecycle.adopt.steps import SPLITS, Step, erase_splits
 
 FITS = {"fit", "fit_transform", "fit_resample", "partial_fit"}
 DATASETS = {

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modelworks.lifecycle.adopt_code import READERS, Code, Definition, Module, called, calls_of, named_files
-from modelworks.lifecycle.adopt_flow import find_flow, is_index, types_picked
-from modelworks.lifecycle.adopt_reading import ESTIMATOR, Flow
-from modelworks.lifecycle.adopt_steps import Step
+from modelworks.lifecycle.adopt.code import READERS, Code, Definition, Module, called, calls_of, named_files
+from modelworks.lifecycle.adopt.flow import find_flow, is_index, types_picked
+from modelworks.lifecycle.adopt.reading import ESTIMATOR, Flow
+from modelworks.lifecycle.adopt.steps import Step
 from modelworks.lifecycle.model_project import source_files
 
 Place = tuple[str, str]

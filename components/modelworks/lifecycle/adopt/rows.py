@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.adopt_code import READERS, quoted, too_large
+from modelworks.lifecycle.adopt.code import READERS, quoted, too_large
 from modelworks.lifecycle.child_process import environment_of_child
 
 if TYPE_CHECKING:

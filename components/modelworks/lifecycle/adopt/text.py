@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelworks.lifecycle.adopt_code import (
+from modelworks.lifecycle.adopt.code import (
     READERS,
     Code,
     Edit,
@@ -23,9 +23,9 @@ from modelworks.lifecycle.adopt_code import (
     relative,
     too_large,
 )
-from modelworks.lifecycle.adopt_reading import Flow
-from modelworks.lifecycle.adopt_rows import Sample
-from modelworks.lifecycle.adopt_steps import Step
+from modelworks.lifecycle.adopt.reading import Flow
+from modelworks.lifecycle.adopt.rows import Sample
+from modelworks.lifecycle.adopt.steps import Step
 
 RESERVED = {
     "load", "train", "spec", "load_model", "OnColumns", "OneColumn", "BaselineGate", "Card", "ChampionGate",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from modelworks.lifecycle.adopt_code import Code, Module, called, calls_of, named, root_of
+from modelworks.lifecycle.adopt.code import Code, Module, called, calls_of, named, root_of
 
 SPLITS = {"train_test_split"}
 _CHANGES_NOTHING = {

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from modelworks.lifecycle.adopt_code import READERS, Code, Module, called, calls_of, root_of
-from modelworks.lifecycle.adopt_program import FITS, TRAINS, Program, xy_of
-from modelworks.lifecycle.adopt_steps import Step, leading_to
+from modelworks.lifecycle.adopt.code import READERS, Code, Module, called, calls_of, root_of
+from modelworks.lifecycle.adopt.program import FITS, TRAINS, Program, xy_of
+from modelworks.lifecycle.adopt.steps import Step, leading_to
 
 NATIVE = {"xgb": "xgboost", "xgboost": "xgboost", "lgb": "lightgbm", "lightgbm": "lightgbm"}
 ESTIMATOR = re.compile(

@@ -19,9 +19,9 @@ from typing import Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.adopt_code import Code, moved, named_files, place_of, quoted, read_code, rewritten, too_large
-from modelworks.lifecycle.adopt_found import Found, find, rows_file, targets_of
-from modelworks.lifecycle.adopt_rows import (
+from modelworks.lifecycle.adopt.code import Code, moved, named_files, place_of, quoted, read_code, rewritten, too_large
+from modelworks.lifecycle.adopt.found import Found, find, rows_file, targets_of
+from modelworks.lifecycle.adopt.rows import (
     MARK,
     Columns,
     Sample,
@@ -31,7 +31,7 @@ from modelworks.lifecycle.adopt_rows import (
     sample_of,
     sample_of_file,
 )
-from modelworks.lifecycle.adopt_text import (
+from modelworks.lifecycle.adopt.text import (
     ON_COLUMNS,
     Text,
     load_lines,
