@@ -21,7 +21,7 @@ from modelworks.laptop.agent.images import Images
 from modelworks.laptop.agent.isolation import NONE
 from modelworks.laptop.agent.node import Node
 from modelworks.laptop.agent.reconcile import Backoff
-from modelworks.laptop.agent.sandbox import Sandbox, process_start
+from modelworks.laptop.agent.sandbox import Process, Sandbox, process_start
 from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.state_dir import StateDir
 from waiting import PATIENCE, eventually_async
@@ -129,7 +129,10 @@ def host(tmp_path):
         events=Events(cluster, NAME),
         images=Images(StateDir(tmp_path)),
     )
-    return host, server
+    yield host, server
+    for run in host.pods.glob("*/runs/*/*"):  # a container outlives its node
+        Process(run, NONE).kill()
+        Process(run, NONE).kill_shim()
 
 
 @pytest.fixture
