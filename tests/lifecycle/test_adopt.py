@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import pandas as pd
 import pytest
 
 from brought import PROJECTS, ROOT
+from modelworks.errors import ModelworksError
 from modelworks.lifecycle import load_spec
 from modelworks.lifecycle.adopt import Adopted, adopt
 from modelworks.lifecycle.bundle import build_bundle
@@ -372,3 +375,157 @@ def test_a_file_that_the_command_line_names_is_the_one_that_is_there(tmp_path):
     )
     assert load_spec(made.folder).feature_names == ("age",)
     assert "a run has no command line: write the value" in points(made, 11)
+
+
+def test_a_limit_is_beyond_the_sample_also_where_its_range_is_narrow(tmp_path):
+    made = made_of(tmp_path, built=np.arange(200) % 122 + 1900)
+    [_, built] = load_spec(made.folder).features
+    assert (built.minimum, built.maximum) == (0, 2200)
+
+
+def test_several_targets_are_refused(tmp_path):
+    with pytest.raises(ModelworksError, match=r"age, paid are predicted at once: have the code fit a model for each"):
+        made_of(tmp_path, more="y = df[['age', 'paid']]", model="LogisticRegression()")
+
+
+def test_a_column_that_is_dropped_is_not_taken_for_the_target(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows(name="Kim"))
+    (theirs / "go.py").write_text("def build(df):\n    return df.drop(columns='name')\n")
+    with pytest.raises(ModelworksError, match="which column is to be predicted is not clear"):
+        adopt(theirs, "mine", tmp_path / "models")
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    text = SCRIPT.format(work="", more="", model="LogisticRegression()", imports="").replace("\n", "\r\n")
+    (theirs / "go.py").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_spec(adopt(theirs, "mine", tmp_path / "models").folder).feature_names == ("age",)
+
+
+@pytest.mark.parametrize("test", ["df['age'] < 80", "(df.age < 80) & (df.age > 20)", "df['age'].between(20, 80)", "5:"])
+def test_rows_that_a_test_or_a_slice_leaves_out_are_an_open_point(tmp_path, test):
+    assert "rows are left out here" in points(made_of(tmp_path, f"df = df[{test}]"), 6)
+
+
+@pytest.mark.parametrize(
+    ("work", "what"),
+    [
+        ("df['half'] = df['age'] / 2", "half"),
+        ("df['age'] = df['age'].clip(0, 60)", "age"),
+        ("df = df.assign(half=df['age'] / 2)", "half"),
+        ("for name in ['age']: df[name] = df[name] / 2", "name"),
+    ],
+)
+def test_what_load_computes_is_an_open_point(tmp_path, work, what):
+    assert f"callers send {what} as this step makes it" in points(made_of(tmp_path, work), 6)
+
+
+def test_what_a_function_of_load_computes_is_an_open_point_in_the_function(tmp_path):
+    made = made_of(tmp_path, "df = halved(df)", imports="def halved(rows): return rows.assign(half=rows['age'] / 2)")
+    assert "callers send half as this step makes it" in points(made, 4)
+
+
+def test_a_column_that_is_computed_and_dropped_is_no_open_point(tmp_path):
+    assert "callers send" not in " ".join(made_of(tmp_path, "df['half'] = df['age'] / 2\ndel df['half']").open)
+
+
+def test_rows_of_a_database_are_rows(tmp_path):
+    function = "import sqlite3\ndef rows(): return pd.read_sql_query('select * from t', sqlite3.connect('rows.db'))"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    with sqlite3.connect(theirs / "rows.db") as database:
+        pd.read_csv(io.StringIO(rows())).to_sql("t", database, index=False)
+    text = SCRIPT.format(work="df = rows()", more="", model="LogisticRegression()", imports=function)
+    (theirs / "go.py").write_text(text.replace('df = pd.read_csv("rows.csv")\n', ""))
+    made = adopt(theirs, "mine", tmp_path / "models")
+    assert load_spec(made.folder).feature_names == ("age",)
+    assert not [each for each in made.open if "go.py" in each]
+    assert "data.x, data.y" in (made.folder / "model.py").read_text()
+
+
+def test_a_file_that_the_project_writes_itself_is_an_open_point(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "prepare.py").write_text("import pandas as pd\npd.read_csv('raw.csv').to_csv('rows.csv')\n")
+    (theirs / "go.py").write_text(SCRIPT.format(work="", more="", model="LogisticRegression()", imports=""))
+    with pytest.raises(
+        ModelworksError, match=r"in a file that the project writes at .*prepare.py:2: FileNotFoundError"
+    ):
+        adopt(theirs, "mine", tmp_path / "models")
+    (theirs / "rows.csv").write_text(rows())
+    made = adopt(theirs, "mine", tmp_path / "models")
+    assert f"{theirs / 'prepare.py'}:2: rows.csv is written here: callers send its columns" in " ".join(made.open)
+
+
+OPTIONS = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--input', required=True)"
+
+
+def test_a_required_option_of_the_rows_is_the_file_that_is_there(tmp_path):
+    made = made_of(tmp_path, "args = parser.parse_args()\ndf = pd.read_csv(args.input)", imports=OPTIONS)
+    assert load_spec(made.folder).feature_names == ("age",)
+    assert "argv" not in (made.folder / "model.py").read_text()
+
+
+def test_a_required_option_that_decides_the_rows_is_refused_by_its_line(tmp_path):
+    work = "args = parser.parse_args()\ndf = df[df['age'] > float(args.input)]"
+    with pytest.raises(ModelworksError, match=r"go.py:9: the command line decides the rows here, and a run has none"):
+        made_of(tmp_path, work, imports=OPTIONS)
+
+
+def test_a_limit_at_which_answers_are_cut_is_an_open_point(tmp_path):
+    made = made_of(tmp_path, imports="THRESHOLD = 0.3\ndef says_yes(p): return p > THRESHOLD")
+    assert "answers are cut at a limit here: callers do that, of probabilities" in points(made, 5)
+
+
+def test_what_a_function_of_load_takes_of_all_rows_is_an_open_point(tmp_path):
+    function = "def filled(rows): rows['age'] = rows['age'].fillna(rows['age'].median()); return rows"
+    assert "median of all rows is part of the features" in points(
+        made_of(tmp_path, "df = filled(df)", imports=function), 4
+    )
+
+
+@pytest.mark.parametrize("work", ["X = np.log1p(X)", "X = (X - 50) / 20"])
+def test_a_change_of_all_features_is_an_open_point(tmp_path, work):
+    made = made_of(tmp_path, more=work, imports="import numpy as np")
+    assert "callers send X as this step makes it" in points(made, 9)
+
+
+def test_a_function_around_the_features_of_a_fit_is_found_and_named(tmp_path):
+    function = "def halved(t): return t.assign(age=t['age'] / 2)"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    text = SCRIPT.format(work="", more="", model="LogisticRegression()", imports=function)
+    (theirs / "go.py").write_text(text.replace("fit(X, y)", "fit(halved(X), y)"))
+    made = adopt(theirs, "mine", tmp_path / "models")
+    assert load_rows(load_spec(made.folder))["age"].max() < 45
+    assert "callers send age as this step makes it" in points(made, 4)
+
+
+def test_a_target_that_is_scaled_is_an_open_point(tmp_path):
+    made = made_of(
+        tmp_path, more="y = StandardScaler().fit_transform(df[['paid']])", model="LinearRegression()",
+        imports="from sklearn.linear_model import LinearRegression\nfrom sklearn.preprocessing import StandardScaler",
+    )  # fmt: skip
+    assert "the target is computed here (fit_transform)" in points(made, 10)
+
+
+def test_weights_of_rows_are_an_open_point(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    text = SCRIPT.format(work="", more="w = df['age'] / 90", model="LogisticRegression()", imports="")
+    (theirs / "go.py").write_text(text.replace("fit(X, y)", "fit(X, y, sample_weight=w)"))
+    assert "w is not known to `train`" in points(adopt(theirs, "mine", tmp_path / "models"), 11)
+
+
+def test_a_mask_with_a_name_leaves_rows_out_and_a_list_of_columns_does_not(tmp_path):
+    function = "def wanted(t): return [name for name in t if name != 'x']"
+    made = made_of(tmp_path, "old = df['age'] > 60; df = df[old]; names = wanted(df); df = df[names]", imports=function)
+    assert [each for each in made.open if "rows are left out here" in each] == [
+        f"{tmp_path / 'theirs' / 'go.py'}:6: rows are left out here (old): requests like them come too"
+    ]

@@ -219,7 +219,7 @@ def _files_of(module: Module) -> Iterator[Path]:
 
 
 def _module(path: Path, root: Path) -> Module:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     cells: tuple[int, ...] = ()
     numbers: tuple[int, ...] = ()
     if path.suffix == ".ipynb":
@@ -382,6 +382,17 @@ def named_files(module: Module, code: Code, tree: ast.AST | None = None) -> Iter
             waiting += ast.iter_child_nodes(node)
         elif found:
             yield node, found._replace(module=found.module or module), path  # type: ignore[misc]
+
+
+def written_files(code: Code) -> dict[str, str]:
+    """Names of tables that the code writes, each with file and line."""
+    found = {}
+    for module in code.modules:
+        for call in calls_of(module.tree):
+            path = named(call.args[0], module, code) if called(call).startswith("to_") and call.args else None
+            if path and Path(path.text).suffix in READERS.values():
+                found[Path(path.text).name] = module.where(call.lineno)
+    return found
 
 
 def place_of(path: Path, root: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from modelworks.lifecycle.adopt.code import Code, Edit, Module, called, calls_of, edited, quoted, root_of
@@ -48,6 +48,13 @@ def _rank(flow: Flow, function: ast.FunctionDef | None) -> int:
 _OF_ALL = {"mean", "median", "mode", "std", "max", "min", "quantile", "get_dummies", "factorize", "qcut"}
 """Work that looks at all rows to change one."""
 _LEFT_OUT = {"dropna", "drop_duplicates", "query"}
+_TESTS = {"between", "isin", "notna", "notnull", "isna", "isnull", "duplicated", "contains", "startswith"}
+_COMPUTES = {"log", "log1p", "log10", "sqrt", "exp", "abs", "clip", "where", "apply", "applymap", "map", "div", "sub"}
+SENT = "callers send {} as this step makes it; in a pipeline of `train` they would send what it is made of"
+_OF_ROWS = (
+    "{} of all rows is part of the features: callers send what this step makes; in a pipeline of `train` they would "
+    "send what it is made of"
+)
 _ARRAYS = {"values", "to_numpy", "array", "asarray"}
 
 
@@ -100,7 +107,10 @@ class _Reader(Reading):
         flow.load = self._rows_steps(kept[::-1], y)
         flow.target, flow.sources = self._target(y, y_at)
         self._target_notes(y, y_at)
-        self._notes(flow.load)
+        at = self._made_at(site.y.id, site.number) if isinstance(site.y, ast.Name) else None
+        if at in self._tainted and called(self._steps[at].value or site.y) in {"fit_transform", "transform"}:
+            self._point(self._steps[at], "the target is computed here (fit_transform): the model answers that value")
+        self._notes([*flow.load, Step(f"features = {flow.x}", self._steps[site.number].module, flow.where)])
         self._training(site, name, x, y)
 
     def _back(self, node: ast.expr, before: int) -> tuple[ast.expr | None, int]:
@@ -322,22 +332,57 @@ class _Reader(Reading):
     def _notes(self, steps: Sequence[Step]) -> None:
         for step in steps:
             names = {called(call) for call in calls_of(step.tree)}
-            if names & _LEFT_OUT:
-                self._point(
-                    step,
-                    f"rows are left out here ({', '.join(sorted(names & _LEFT_OUT))}): requests like them come too",
-                )
+            how = dict.fromkeys([*sorted(names & _LEFT_OUT), *self._picked(step)])
+            if how:
+                self._point(step, f"rows are left out here ({', '.join(how)}): requests like them come too")
             if (
                 names & _OF_ALL
                 and step.makes & self._kinds
                 and not self._code.function(step.value or step.tree, step.module)
             ):
                 what = ", ".join(sorted(names & _OF_ALL))
-                self._point(
-                    step,
-                    f"{what} of all rows is part of the features: callers send what this step makes; in a pipeline of "
-                    "`train` they would send what it is made of",
-                )
+                self._point(step, _OF_ROWS.format(what))
+            elif not any(each.startswith(f"{step.where}: callers send") for each in self._flow.points):
+                self._made(step)
+
+    def _picked(self, step: Step) -> Iterator[str]:
+        """Tests and slices by which a step keeps some of the rows."""
+        for node in ast.walk(step.value or ast.Pass()) if step.makes & self._kinds and not step.given else ():
+            if not isinstance(node, ast.Subscript) or not self._is_rows(node.value, step, self._kinds):
+                continue
+            at = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) and node.slice.elts else node.slice
+            made = self._made_at(at.id, len(self._steps)) if isinstance(at, ast.Name) else None
+            test = at if made is None else self._steps[made].value
+            is_test = isinstance(test, ast.Compare | ast.UnaryOp) or called(test or at) in _TESTS
+            is_test = is_test or (isinstance(test, ast.BinOp) and isinstance(test.op, ast.BitAnd | ast.BitOr))
+            is_slice = isinstance(at, ast.Slice) and bool(at.lower or at.upper) and ".str" not in ast.unparse(node)
+            if is_slice or (is_test and self._is_rows(at, step, self._kinds)):
+                yield ast.unparse(at)
+
+    def _made(self, step: Step) -> None:
+        """Take down the columns that a step computes, itself or in a function of the project, as no server does."""
+        is_computed = isinstance(step.value, ast.BinOp) or called(step.value or step.tree) in _COMPUTES
+        if is_computed and set(step.targets) & {*self._kinds, "features"} and not any(map(_is_of_y, step.targets)):
+            self._point(step, SENT.format(", ".join(step.targets)))
+        waiting: list[tuple[ast.AST, Module]] = [(step.tree, step.module)]
+        seen: set[ast.AST] = set()
+        while waiting:
+            tree, module = waiting.pop()
+            for node in ast.walk(tree):
+                where = step.where if tree is step.tree else module.where(getattr(node, "lineno", 1))
+                if isinstance(node, ast.Assign) and called(node.value) != "astype":
+                    for each in node.targets:
+                        if isinstance(each, ast.Subscript) and (name := text_of(each.slice, step, self._code, ())):
+                            self._flow.made.setdefault(name, where)
+                        elif isinstance(each, ast.Subscript) and root_of(each) in self._kinds and tree is step.tree:
+                            self._point(step, SENT.format(ast.unparse(each.slice)))
+                elif isinstance(node, ast.Call) and called(node) == "assign":
+                    self._flow.made |= dict.fromkeys([each.arg for each in node.keywords if each.arg], where)
+                elif called(node) in _OF_ALL and tree is not step.tree and isinstance(node.func, ast.Attribute):  # type: ignore[attr-defined]
+                    self._flow.points.append(f"{where}: {_OF_ROWS.format(called(node))}")
+                elif (found := self._code.function(node, module)) and found[1] not in seen:
+                    seen.add(found[1])
+                    waiting.append((found[1], found[0]))
 
     def _training(self, site: Site, name: str, x: ast.expr, y: ast.expr) -> None:
         flow = self._flow
@@ -384,6 +429,18 @@ class _Reader(Reading):
                 wanted = (wanted - step.ends) | step.needs
         kept.reverse()
         for step in kept:
+            weighed = {
+                name
+                for call in calls_of(step.tree)
+                for each in call.keywords
+                if each.arg in {"sample_weight", "weight", "groups"}
+                for name in names_in(each.value)
+            }
+            weights = sorted(name for name in weighed if flow.given.get(name) == "data.rows")
+            if weights:
+                self._point(
+                    step, f"{', '.join(weights)} is not known to `train`: compute it there, of data.x or data.y"
+                )
             if "sys.argv" in step.text:
                 self._point(step, "a run has no command line: write the value")
         if name:

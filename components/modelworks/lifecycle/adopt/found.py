@@ -148,7 +148,7 @@ def _look_into_training(code: Code, found: Found) -> None:
         found.own_code or names & {"ColumnTransformer", "make_column_transformer", "make_column_selector"}
         or names & _BY_NAME
     )  # fmt: skip
-    found.points += [*_problems(every, libraries, found)]
+    found.points += [*_problems(every, libraries, found), *_thresholds(code)]
 
 
 def _training(code: Code, found: Found) -> list[tuple[ast.AST, Module]]:
@@ -271,6 +271,16 @@ def _problems(every: list[tuple[ast.AST, Module]], libraries: set[str], found: F
             yield from _imports_of(library, every, f"{library} is not installed: `uv add` its package")
 
 
+def _thresholds(code: Code) -> Iterator[str]:
+    """Places at which the code decides by a limit of its own, which no server has."""
+    for module in code.modules:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Compare) and re.search(r"(?i)thresh|cut_?off|best_t\b", ast.unparse(node)):
+                yield (
+                    f"{module.where(node.lineno)}: answers are cut at a limit here: callers do that, of probabilities"
+                )
+
+
 def _imports_of(library: str, every: list[tuple[ast.AST, Module]], what: str) -> Iterator[str]:
     for module in dict.fromkeys(module for _, module in every):
         for node in ast.walk(module.tree):
@@ -318,9 +328,6 @@ def targets_of(code: Code) -> Iterator[str]:
                     yield str(first.value)
                 if len(node.args) == 2 and called(node).startswith(("fit", "train")):
                     yield from _column(node.args[1])
-                if called(node) == "drop":
-                    given = [each.value for each in node.keywords if each.arg == "columns"] or node.args[:1]
-                    yield from (str(each.value) for each in given for each in _constants(each))
             elif isinstance(node, ast.Assign) and any(
                 getattr(each, "id", "") in {"y", "target"} for each in node.targets
             ):
@@ -330,8 +337,3 @@ def targets_of(code: Code) -> Iterator[str]:
 def _column(node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
         yield str(node.slice.value)
-
-
-def _constants(node: ast.expr) -> list[ast.Constant]:
-    every = [node] if isinstance(node, ast.Constant) else getattr(node, "elts", [])
-    return [each for each in every if isinstance(each, ast.Constant)] if len(every) == 1 else []

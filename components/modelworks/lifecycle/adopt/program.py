@@ -381,7 +381,8 @@ def _option(call: ast.Call) -> dict[str, str]:
     action = given.get("action")
     if "is_flag" in given or (isinstance(action, ast.Constant) and action.value == "store_true"):
         return {name: "False"}
-    return {name: "None"} if long.startswith("-") and name and "required" not in given else {}
+    optional = long.startswith("-") and "required" not in given
+    return {name: "None" if optional else "sys.argv[1]"} if name else {}
 
 
 def xy_of(function: ast.AST, module: Module, code: Code) -> tuple[int, int] | None:

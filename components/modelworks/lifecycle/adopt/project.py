@@ -19,7 +19,18 @@ from typing import Any
 
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
-from modelworks.lifecycle.adopt.code import Code, moved, named_files, place_of, quoted, read_code, rewritten, too_large
+from modelworks.lifecycle.adopt.code import (
+    Code,
+    moved,
+    named_files,
+    place_of,
+    quoted,
+    read_code,
+    rewritten,
+    too_large,
+    written_files,
+)
+from modelworks.lifecycle.adopt.flow import SENT
 from modelworks.lifecycle.adopt.found import Found, find, rows_file, targets_of
 from modelworks.lifecycle.adopt.rows import (
     MARK,
@@ -155,6 +166,12 @@ class _Making:
                 place = place_of(rows, self.code.root)
             _copy_file(rows, self.copy / place)
         load = load_lines(found.flow, text, self.data) if found.flow else []
+        if found.flow and any("sys.argv" in each for each in load):
+            where = next(each.where for each in found.flow.load if "sys.argv" in each.text)
+            raise ModelworksError(
+                f"{where}: the command line decides the rows here, and a run has none",
+                fix="Give its options defaults, or name the file with rows: --data FILE.",
+            )
         sample = self._sample(found, text, load, rows, target)
         column = target or sample.target or self._target(sample)
         if column not in sample.table.columns:
@@ -185,12 +202,24 @@ class _Making:
             write_whole(self.copy / path, content)
         time = self._time_column(found)
         more = f", {flow.limit[2]}[{quoted(time)}]" if time else ""
+        writes = written_files(self.code)
+        self.points += [
+            f"{where}: {name} is written here: callers send its columns as this code makes them"
+            for name, where in writes.items()
+            if any(name in line for line in load)
+        ]
         probe = self.copy / f"{_PROBE}.py"
         imports = "\n".join(sorted_imports(text.imports))
         write_whole(probe, f"{imports}\n\n\ndef load():\n{_indented([*load, f'return {flow.x}, {flow.y}{more}'])}\n")
         try:
             return sample_of(
-                self.copy, (_PROBE, "load"), left_out, f"the code up to {flow.where}", target or flow.target, time
+                self.copy,
+                (_PROBE, "load"),
+                left_out,
+                f"the code up to {flow.where}",
+                target or flow.target,
+                time,
+                writes,
             )
         finally:
             probe.unlink()
@@ -335,8 +364,12 @@ class _Making:
         )
 
     def _leaks(self, found: Found, sample: Sample) -> None:
-        """Features that the target is computed of."""
+        """Features that the target is computed of, or that are computed before callers could send them."""
         flow = found.flow
+        made = {name: where for name, where in flow.made.items() if name in sample.features} if flow else {}
+        for where in dict.fromkeys(made.values()):
+            names = [name for name in made if made[name] == where]
+            self.points.append(f"{where}: {SENT.format(', '.join(names))}")
         for column in flow.sources if flow else ():
             if flow and column in sample.features:
                 self.points.append(

@@ -24,6 +24,7 @@ _DATA = re.compile(
     r"load_(?!model|dotenv|config|params)\w+|fetch_\w+|make_(classification|regression|blobs|moons|circles|friedman\d)"
 )
 """Functions of libraries that make rows."""
+_READ = frozenset(READERS) | {"read_sql", "read_sql_query", "read_sql_table"}
 _PLAIN = {
     "mean", "median", "sum", "std", "var", "max", "min", "nunique", "unique", "tolist", "to_list", "to_dict", "keys",
     "quantile", "value_counts", "corr", "count", "item", "columns", "shape", "dtypes", "size", "empty", "ndim", "mode",
@@ -45,6 +46,8 @@ class Flow:
     """Name of the target, where the code has it."""
     sources: tuple[str, ...] = ()
     """Columns that the target is computed of."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Columns that the steps to load compute, each with file and line."""
     train: list[Step] = field(default_factory=list)
     given: dict[str, str] = field(default_factory=dict)
     """Names that the steps to train begin with, each with what it is."""
@@ -175,13 +178,7 @@ class Reading:
 
     def _reads(self, step: Step) -> bool:
         """Whether a step makes rows."""
-        names = frozenset(READERS) | {
-            "fetch_california_housing",
-            "fetch_openml",
-            "DataFrame",
-            "read_sql",
-            "read_sql_query",
-        }
+        names = _READ | {"fetch_california_housing", "fetch_openml", "DataFrame"}
         data = any(_DATA.fullmatch(called(each)) for each in calls_of(step.tree))
         return data or self._program.has(step.tree, step.module, names)
 
@@ -217,10 +214,10 @@ class Reading:
             by_row = any(each.arg == "axis" for each in node.keywords) or "groupby" in ast.dump(node.func)
             if name in _PLAIN and not by_row:
                 return False
-            if name in READERS or _DATA.fullmatch(name):
+            if name in _READ or _DATA.fullmatch(name):
                 return True
             if self._code.function(node, step.module):
-                return self._program.has(node, step.module, frozenset(READERS)) or any(map(more, node.args))
+                return self._program.has(node, step.module, _READ) or any(map(more, node.args))
             return (
                 any(map(more, node.args))
                 or any(map(more, getattr(node.args[0], "elts", []) if node.args else []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,9 @@ if isinstance(made, tuple):
     frame = frame.rename(columns=str)
     facts["features"] = list(frame.columns)
     columns = getattr(target, "columns", None)
+    if len(getattr(target, "shape", "")) > 1 and target.shape[1] > 1:
+        names = "several columns" if columns is None else ", ".join(map(str, columns))
+        sys.exit(f"{names} are predicted at once: have the code fit a model for each")
     name = columns[0] if columns is not None else getattr(target, "name", None)
     facts["target"] = str(name or sys.argv[6] or "target")
     target = target[columns[0]] if columns is not None else target
@@ -80,7 +84,13 @@ class Sample:
 
 
 def sample_of(
-    copy: Path, place: tuple[str, str], left_out: Sequence[Path], steps: str = "", target: str = "", time: str = ""
+    copy: Path,
+    place: tuple[str, str],
+    left_out: Sequence[Path],
+    steps: str = "",
+    target: str = "",
+    time: str = "",
+    writes: dict[str, str] | None = None,
 ) -> Sample:
     """Rows that a function of the copied project returns, whole or as features and target.
 
@@ -91,6 +101,7 @@ def sample_of(
         steps: Where the steps are that it was made of, if it is none of the project's own.
         target: Name of the target, if the rows have none.
         time: Name of a third value, the time of each row.
+        writes: Names of files that the project writes, each with file and line.
 
     Raises:
         ModelworksError: It raises, or returns something else.
@@ -115,10 +126,15 @@ def sample_of(
             argv, cwd=scratch, env=environment_of_child(Path(scratch)), capture_output=True, text=True, check=False
         )
         if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
+            last = "".join(done.stderr.strip().splitlines()[-1:]).replace(f"{copy.resolve()}/", "")
+            if written := next((where for name, where in (writes or {}).items() if name in last), ""):
+                raise ModelworksError(
+                    f"the rows are in a file that the project writes at {written}: {last}",
+                    fix="Run that first, or name a file with rows: --data FILE.",
+                )
             large = " ".join(f"It has no {path}: {too_large(path)}" for path in left_out)
             raise ModelworksError(
-                f"{steps or f'{place[0]}.{place[1]}() of the project'} does not return rows: {''.join(last)}",
+                f"{steps or f'{place[0]}.{place[1]}() of the project'} does not return rows: {last}",
                 fix=f"{large} Give the whole path." if large else "Correct it, or name a file with rows: --data FILE.",
             )
         facts = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
@@ -140,8 +156,8 @@ def sample_of_file(rows: Path | None) -> Sample:
 
     if rows is None or not rows.is_file():
         raise ModelworksError(
-            "no file with rows was found: the code reads none that is there",
-            fix="Name one: --data FILE, CSV or Parquet.",
+            "no file with rows was found: no function or script could be followed from one to a model",
+            fix="Name one, and the column to predict: --data FILE --target COLUMN. The rest is then yours to write.",
         )
     try:
         return Sample(getattr(pd, reader_of(rows))(rows).head(SAMPLE_ROWS))
@@ -258,10 +274,12 @@ def _is_id(column: pd.Series[Any]) -> bool:
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:
-    """The range of a sample, widened by its width on either side and rounded; not below 0 where nothing is."""
+    """The range of a sample, widened by its width on either side and rounded outward; not below 0 where nothing is."""
     width = (high - low) or abs(high) or 1.0
-    wide = [float(f"{each:.0e}") for each in (low - width, high + width)]
-    return (0.0 if low >= 0 else min(wide[0], low)), max(wide[1], high)
+    digit = math.floor(math.log10(width))
+    wide = [rounds(each / 10.0**digit) for rounds, each in ((math.floor, low - width), (math.ceil, high + width))]
+    least, most = (float(f"{each}e{digit}") for each in wide)
+    return (0.0 if low >= 0 else least), most
 
 
 def _number(value: float) -> str:

@@ -286,7 +286,10 @@ def without_idle_imports(page: str, statements: Iterable[str]) -> str:
 def load_lines(flow: Flow, text: Text, rows: Path | None) -> list[str]:
     """The steps that make rows."""
     chance = any(re.search(r"random|sample\(|shuffle", each.text) for each in flow.load if ".seed(" not in each.text)
-    return text.body([each for each in flow.load if chance or ".seed(" not in each.text], (), rows)
+    lines = text.body([each for each in flow.load if chance or ".seed(" not in each.text], (), rows)
+    known = {name for each in flow.load for name in each.makes}
+    flow.x, flow.y = (text.body([Step(each, flow.module, flow.where)], known)[0] for each in (flow.x, flow.y))
+    return lines
 
 
 def returned_rows(flow: Flow, sample: Sample, target: str, time: str) -> str:
