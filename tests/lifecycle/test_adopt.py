@@ -417,7 +417,7 @@ def test_rows_that_a_test_or_a_slice_leaves_out_are_an_open_point(tmp_path, test
         ("df['half'] = df['age'] / 2", "half"),
         ("df['age'] = df['age'].clip(0, 60)", "age"),
         ("df = df.assign(half=df['age'] / 2)", "half"),
-        ("for name in ['age']: df[name] = df[name] / 2", "name"),
+        ("for name in ['age']: df[name] = df[name] / 2", "['age']"),
     ],
 )
 def test_what_load_computes_is_an_open_point(tmp_path, work, what):
@@ -529,3 +529,18 @@ def test_a_mask_with_a_name_leaves_rows_out_and_a_list_of_columns_does_not(tmp_p
     assert [each for each in made.open if "rows are left out here" in each] == [
         f"{tmp_path / 'theirs' / 'go.py'}:6: rows are left out here (old): requests like them come too"
     ]
+
+
+def test_answers_that_the_code_changes_are_an_open_point(tmp_path):
+    made = made_of(tmp_path, imports="import numpy as np\ndef whole(model, x): return np.clip(model.predict(x), 0, 9)")
+    assert "answers are changed here (clip): callers do that" in points(made, 5)
+
+
+def test_a_metric_that_is_rounded_is_no_change_of_answers(tmp_path):
+    made = made_of(tmp_path, imports="def told(model, x, y): print(round(sum(model.predict(x) == y), 2))")
+    assert "answers are" not in " ".join(made.open)
+
+
+def test_a_model_that_is_fitted_before_the_one_that_is_taken_is_an_open_point(tmp_path):
+    made = made_of(tmp_path, more="first = LogisticRegression(C=9).fit(X, y)")
+    assert "another model is fitted here" in points(made, 9)

@@ -74,11 +74,12 @@ class _Reader(Reading):
         saved = {each for step in self._steps for each in self._saved(step)}
         if name not in saved:
             self._flow.points += self._program.loops
-        for other in sites:
-            if other.number > site.number and name != other.result:
-                self._point(self._steps[other.number], f"another model is fitted here; {self._flow.where} was taken")
         path = leading_to(self._steps, last, {name} if name else set())
         path = sorted({*path, *leading_to(self._steps, site.number, names_in(site.call)), site.number})
+        for other in sites:
+            is_rival = other.number > site.number or (name not in saved and other.number not in path)
+            if is_rival and name != other.result:
+                self._point(self._steps[other.number], f"another model is fitted here; {self._flow.where} was taken")
         if not any(self._reads(self._steps[each]) for each in path):
             return
         self._others = {name for each in self._steps for name in each.given.split() if each.given != "all"}
@@ -375,7 +376,12 @@ class _Reader(Reading):
                         if isinstance(each, ast.Subscript) and (name := text_of(each.slice, step, self._code, ())):
                             self._flow.made.setdefault(name, where)
                         elif isinstance(each, ast.Subscript) and root_of(each) in self._kinds and tree is step.tree:
-                            self._point(step, SENT.format(ast.unparse(each.slice)))
+                            self._point(
+                                step,
+                                SENT.format(
+                                    ast.unparse(step.tree.iter if isinstance(step.tree, ast.For) else each.slice)
+                                ),
+                            )
                 elif isinstance(node, ast.Call) and called(node) == "assign":
                     self._flow.made |= dict.fromkeys([each.arg for each in node.keywords if each.arg], where)
                 elif called(node) in _OF_ALL and tree is not step.tree and isinstance(node.func, ast.Attribute):  # type: ignore[attr-defined]
@@ -620,8 +626,3 @@ def _framed(node: ast.expr) -> ast.expr:
     if isinstance(node, ast.Call) and called(node) in {"array", "asarray"} and len(node.args) == 1:
         return node.args[0]
     return node
-
-
-def assigned(target: str, y: str) -> str:
-    """The argument of `assign` that adds the target."""
-    return f"{target}={y}" if target.isidentifier() else f"**{{{quoted(target)}: {y}}}"

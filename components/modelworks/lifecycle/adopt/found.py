@@ -30,6 +30,8 @@ _CLASSIFICATION = re.compile(
     r"\w*Classifier(CV)?|LogisticRegression(CV)?|\w*SVC|\w+NB|\w*DiscriminantAnalysis|Perceptron"
 )
 _NETS = {"tensorflow", "keras", "torch", "pytorch_lightning"}
+_CHANGES = {"clip", "round", "rint", "maximum", "minimum", "exp", "expm1", "square"}
+"""Calls that change numbers that a model answers."""
 _BY_NAME = {"columns", "loc", "iloc", "select_dtypes", "dtypes", "assign", "drop", "astype", "apply", "fillna", "copy"}
 """Attributes that a frame has and an array has not."""
 
@@ -148,7 +150,7 @@ def _look_into_training(code: Code, found: Found) -> None:
         found.own_code or names & {"ColumnTransformer", "make_column_transformer", "make_column_selector"}
         or names & _BY_NAME
     )  # fmt: skip
-    found.points += [*_problems(every, libraries, found), *_thresholds(code)]
+    found.points += [*_problems(every, libraries, found), *_on_answers(code)]
 
 
 def _training(code: Code, found: Found) -> list[tuple[ast.AST, Module]]:
@@ -271,10 +273,15 @@ def _problems(every: list[tuple[ast.AST, Module]], libraries: set[str], found: F
             yield from _imports_of(library, every, f"{library} is not installed: `uv add` its package")
 
 
-def _thresholds(code: Code) -> Iterator[str]:
-    """Places at which the code decides by a limit of its own, which no server has."""
+def _on_answers(code: Code) -> Iterator[str]:
+    """Places at which the code changes what its model answers, or decides by a limit: no server does."""
     for module in code.modules:
         for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and called(node) in _CHANGES:
+                # Not of what is made of answers: `round(accuracy_score(y, model.predict(x)), 2)`.
+                of = [*node.args, node.func.value] if isinstance(node.func, ast.Attribute) else node.args
+                if any(called(each) == "predict" for each in of):
+                    yield f"{module.where(node.lineno)}: answers are changed here ({called(node)}): callers do that"
             if isinstance(node, ast.Compare) and re.search(r"(?i)thresh|cut_?off|best_t\b", ast.unparse(node)):
                 yield (
                     f"{module.where(node.lineno)}: answers are cut at a limit here: callers do that, of probabilities"
