@@ -38,6 +38,8 @@ class ApiServer:
         self.changes_of_secrets = asyncio.Queue()
         self.events = []
         self.requests = []
+        self.unfound = 0
+        """How many deletions of pods find none before one succeeds."""
 
     async def answer(self, request):
         path = request.url.path
@@ -51,6 +53,8 @@ class ApiServer:
             return httpx.Response(200, content=self._watched(watched[path]))
         if request.url.params.get("watch"):
             await asyncio.Event().wait()  # nothing ever changes
+        if request.method == "DELETE" and "/pods/" in path:
+            return self._deleted(path.split("/")[-1])
         if request.method != "GET":
             return httpx.Response(200, json={})
         if path not in self.objects:
@@ -61,6 +65,14 @@ class ApiServer:
         self.statuses.put_nowait(status)
         held = next(each for each in self.objects["/api/v1/pods"]["items"] if each["metadata"]["name"] == name)
         return changed(held, **status)
+
+    def _deleted(self, name):
+        if self.unfound:
+            self.unfound -= 1
+            return httpx.Response(404, json={"message": f'pod "{name}" not found'})
+        held = next(each for each in self.objects["/api/v1/pods"]["items"] if each["metadata"]["name"] == name)
+        self.changes.put_nowait(("DELETED", held))
+        return httpx.Response(200, json=held)
 
     async def _watched(self, changes):
         while change := await changes.get():
@@ -183,6 +195,21 @@ async def test_a_rotated_secret_is_in_its_volume_as_soon_as_the_api_server_tells
     rotated = {**password, "data": {"value": base64.b64encode(b"second").decode()}}
     server.changes_of_secrets.put_nowait(("MODIFIED", rotated))
     await eventually_async(lambda: link.read_text() == "second")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_pod_is_gone_when_the_watch_says_so_and_not_when_its_deletion_finds_none(host):
+    """The admission of nodes finds no pod for a moment after a start of the API server."""
+    host, server = host
+    ending = pod("true")
+    ending["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}
+    server.objects["/api/v1/pods"] = listing(ending)
+    server.unfound = 1
+    node = Node(host, port=0)
+    running = asyncio.ensure_future(node.run())
+    await eventually_async(lambda: [method for method, _ in server.requests].count("DELETE") == 2)
+    await eventually_async(lambda: not node.known)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

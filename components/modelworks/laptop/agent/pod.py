@@ -356,23 +356,19 @@ class Pod:
         meta = self.pod["metadata"]
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
         while not self.gone:
+            pause = 10  # finalizers may still hold it
             try:
                 await self.host.cluster.call(
                     "DELETE", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}", body
                 )
-            except RefusedError as error:
-                if error.status in (404, 409):
-                    self.removed()
-                    return
-                log.warning("pod %s cannot be deleted: %s", meta["name"], error.reason)
-            except httpx.HTTPError as error:
-                log.warning("pod %s cannot be deleted: %s", meta["name"], error or type(error).__name__)
-            else:
-                # Finalizers may still hold it; the watch says when it is gone.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._gone.wait(), 10)
-                continue
-            await asyncio.sleep(1)
+            except (RefusedError, httpx.HTTPError) as error:
+                # "Not found" proves nothing: the admission of nodes gives it by a list that is empty for a moment after
+                # a start of the API server. The watch says when the pod is gone.
+                if not (isinstance(error, RefusedError) and error.status in (404, 409)):
+                    log.warning("pod %s cannot be deleted: %s", meta["name"], error or type(error).__name__)
+                pause = 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), pause)
 
 
 def _version(pod: Object) -> int:
