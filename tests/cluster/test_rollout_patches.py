@@ -1,11 +1,11 @@
-"""Taking a rollout in hand patches what `kubectl argo rollouts` does."""
+"""Taking a rollout in hand patches what `kubectl argo rollouts` does, and more where that is not enough."""
 
 from __future__ import annotations
 
 import pytest
 
 from cluster.argo_objects import CANARY, a_rollout
-from modelworks.cluster.rollout_patches import Patches, promotion
+from modelworks.cluster.rollout_patches import RETRY, Patches, promotion
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_promoting_patches_what_argo_itself_would(status, spec, patches):
 def test_promoting_in_full_is_asked_for_once():
     assert promotion(a_rollout(), full=True) == Patches({"promoteFull": True})
     assert promotion(a_rollout(stableRS=CANARY), full=True) == Patches()
+
+
+def test_a_retry_leaves_argo_no_analysis_of_the_try_before():
+    assert RETRY.status["abort"] is False
+    assert RETRY.status["canary"] == {"currentBackgroundAnalysisRunStatus": None, "currentStepAnalysisRunStatus": None}

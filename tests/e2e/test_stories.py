@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from e2e.rehearsal import Client, Load, until
 from e2e.test_lifecycle import BIN, MODEL, Rehearsal
 from modelworks import contract
-from modelworks.cluster.rollout_objects import HASH
+from modelworks.cluster.rollout_objects import HASH, ended_at, is_background
 from modelworks.laptop import cloud
 from modelworks.laptop.aws_credentials import credentials_file
 from modelworks.laptop.state_dir import read_facts
@@ -135,7 +135,7 @@ class Stories(Rehearsal):
     def halfway(self) -> bool:
         """Whether the canary has half of the traffic, and waits."""
         status = self.rollout()
-        assert not status.get("abort"), status
+        assert not status.get("abort"), json.dumps(status)
         weight = status.get("canary", {}).get("weights", {}).get("canary", {}).get("weight", 0)
         return (status.get("phase"), weight) == ("Paused", 50)
 
@@ -251,9 +251,21 @@ def test_a_controller_that_may_not_read_metrics_gives_a_release_up_and_status_na
     assert f"modelworks rollout retry {MODEL} --env ENV" in told["fix"]
 
 
-def test_token_password_and_key_are_rotated_while_a_canary_runs_and_no_prediction_is_lost(stories):
+def test_a_release_that_is_retried_before_its_canary_is_gone_is_judged_by_its_alarms_again(stories):
+    of_canary = stories.rollout()["currentPodHash"]
+    (canary,) = [each for each in stories.objects("replicasets") if each["metadata"]["labels"].get(HASH) == of_canary]
+    assert canary["spec"]["replicas"] == 2
     with stories.load("old") as load:
         stories.modelworks("rollout", "retry", MODEL, "--env", ENVIRONMENT)
+        until(stories.halfway, what=stories.rollout)
+        load.goes_on()
+    assert load.failed == 0, load.faults
+    judging = [run for run in stories.objects("analysisruns") if is_background(run) and not ended_at(run)]
+    assert len(judging) == 1
+
+
+def test_token_password_and_key_are_rotated_while_a_canary_runs_and_no_prediction_is_lost(stories):
+    with stories.load("old") as load:
         until(stories.halfway, what=stories.rollout)
         pods = {each["metadata"]["uid"] for each in stories.pods()}
 

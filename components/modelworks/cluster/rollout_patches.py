@@ -1,4 +1,4 @@
-"""Merge patches that promote, abort and retry a rollout, as `kubectl argo rollouts` sends them."""
+"""Merge patches that promote, abort and retry a rollout: those of `kubectl argo rollouts`, but for `RETRY`."""
 
 from __future__ import annotations
 
@@ -37,4 +37,16 @@ def promotion(rollout: Object, *, full: bool) -> Patches:
 
 
 ABORT = Patches(status={"abort": True})
-RETRY = Patches(status={"abort": False})
+RETRY = Patches(
+    status={
+        "abort": False,
+        "canary": {"currentBackgroundAnalysisRunStatus": None, "currentStepAnalysisRunStatus": None},
+    }
+)
+"""A retry that is judged again.
+
+Argo 1.8 and 1.9 skip analysis while a canary that they gave up waits to be scaled down, and forget in that pass when it
+was aborted. A retry in that time, by `kubectl argo rollouts`, keeps the runs of before: a failed one aborts it again
+(argoproj/argo-rollouts#2897), and one that was cancelled lets it take all traffic with no alarm looking. Without runs
+in its status, the next pass makes new ones.
+"""
