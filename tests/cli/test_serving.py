@@ -26,6 +26,7 @@ from modelworks.cli import predict, rollouts, status
 from modelworks.cli.context import EnvironmentContext
 from modelworks.cluster.aborted_releases import ANNOTATION_TURNED_BACK
 from modelworks.cluster.client import KubernetesClient
+from modelworks.cluster.rollout_patches import RETRY
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.version import Version
 from modelworks.runtime.signature import sign
@@ -385,10 +386,12 @@ def test_silence_is_no_alarm_before_a_pod_can_have_reported(monkeypatch, state, 
     ("words", "status", "patched"),
     [
         (["abort"], {}, [("m/status", {"status": {"abort": True}})]),
-        (["retry"], {"abort": True}, [("m/status", {"status": {"abort": False}})]),
+        (["retry"], {"abort": True}, [("m/status", {"status": RETRY.status})]),
         (["promote"], {"pauseConditions": [{}]}, [("m/status", {"status": {"pauseConditions": None}})]),
         (["promote", "--full"], {}, [("m/status", {"status": {"promoteFull": True}})]),
+        (["promote", "--full"], {"abort": True}, [("m/status", {"status": {"promoteFull": True}})]),
         (["promote", "--full"], {"stableRS": CANARY}, []),
+        (["promote"], {"stableRS": CANARY}, []),
     ],
 )
 def test_a_rollout_is_taken_in_hand_as_argo_does(place, command, words, status, patched):
@@ -397,7 +400,9 @@ def test_a_rollout_is_taken_in_hand_as_argo_does(place, command, words, status, 
     assert place.api.patched == patched
 
 
-@pytest.mark.parametrize(("word", "status"), [("abort", {"stableRS": CANARY}), ("retry", {})])
+@pytest.mark.parametrize(
+    ("word", "status"), [("abort", {"stableRS": CANARY}), ("retry", {}), ("promote", {"abort": True})]
+)
 def test_what_makes_no_sense_is_refused(place, command, word, status):
     place.api.rollout = served(**status)
     refused = command("rollout", word, "delays").exception
@@ -465,7 +470,7 @@ def test_force_retries_an_aborted_release_after_the_update(place):
     retried = rollouts.prepare_update(place, force=True, say=said.append)
     before = list(place.api.patched)
     rollouts.retry_aborted(place, retried)
-    assert (before, place.api.patched) == ([], [("m/status", {"status": {"abort": False}})])
+    assert (before, place.api.patched) == ([], [("m/status", {"status": RETRY.status})])
     assert "--force rolls it out again" in said[0]
 
 

@@ -50,11 +50,16 @@ def _promote(
     Example: `modelworks rollout promote flight-delay --env dev --full`.
     """
     cluster, seen = _rollout(env, model)
-    patches = rollout_patches.promotion(seen, full=full)
-    if not patches.status and not patches.spec:
+    now = seen.get("status") or {}
+    if now.get("abort") and not full:
+        raise ModelworksError(
+            f"the release of {model} in {env} was aborted: it has no next step",
+            fix=f"Try it again from its first step: `modelworks rollout retry {model} --env {env}`.",
+        )
+    if now.get("stableRS") == now.get("currentPodHash"):
         out.print(f"{model} in {env} already serves its release: there is nothing to promote")
         return
-    cluster.patch(seen, patches)
+    cluster.patch(seen, rollout_patches.promotion(seen, full=full))
     _next(model, env, "takes all traffic, without further analysis" if full else "continues with its next step")
 
 
