@@ -17,6 +17,7 @@ import pandas as pd
 
 from modelworks.lifecycle import Feature
 from modelworks.lifecycle.drift import SIGNIFICANCE, Drift, drift, holm, profile_of
+from modelworks.runtime.manifest import FeatureType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ def text(generator: np.random.Generator, rows: int, shift: float) -> pd.Series:
     return pd.Series(generator.choice(NAMES, rows, p=weights / weights.sum()))
 
 
-def trial(draw: Draw, kind: str, baseline: int, rows: int, shift: float, seed: int) -> list[Drift]:
+def trial(draw: Draw, kind: FeatureType, baseline: int, rows: int, shift: float, seed: int) -> list[Drift]:
     """Each feature of one check."""
     generator = np.random.default_rng([seed, baseline, rows])
     feature = Feature(name="x", type=kind)
@@ -73,7 +74,8 @@ def errors(trials: int) -> None:
     """Print what is found without drift."""
     limit = Feature(name="x", type="number").max_shift
     print("| feature | baseline | rows | index alone | test alone | check, any of 20 |\n|---|---|---|---|---|---|")
-    for draw, kind in ((number, "number"), (text, "string")):
+    kinds: tuple[tuple[Draw, FeatureType], ...] = ((number, "number"), (text, "string"))
+    for draw, kind in kinds:
         for baseline, rows in [*((BASELINE, size) for size in SIZES), (1_000, 1_000), (100, 100)]:
             count = max(10, trials // FEATURES // (10 if rows > 10_000 else 1))
             checks = [trial(draw, kind, baseline, rows, 0.0, seed) for seed in range(count)]
@@ -107,7 +109,9 @@ def clustered(trials: int) -> None:
     for kind in ("number", "string"):
         for baseline, rows in CLUSTERED:
             cells = [kind, *(f"{count:,} clusters of {size:,}" for count, size in (baseline, rows))]
-            alone, by_clusters, found = [], [], []
+            alone: list[bool] = []
+            by_clusters: list[bool] = []
+            found: list[bool] = []
             for seed in range(trials):
                 generator = np.random.default_rng([seed, *baseline, *rows])
                 there, here, moved = (in_clusters(generator, kind, *shape) for shape in (baseline, rows, (*rows, 1.0)))

@@ -18,6 +18,7 @@ import tempfile
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -64,7 +65,7 @@ def apply(folder: Path) -> None:
     from feast import Entity, FeatureStore, FeatureView, FileSource, ValueType
 
     (folder / "feature_store.yaml").write_text(YAML, encoding="utf-8")
-    objects = []
+    objects: list[Any] = []
     for view in VIEWS:
         entity = Entity(name=f"one_{view}", join_keys=[view], value_type=ValueType.INT64)
         source = FileSource(

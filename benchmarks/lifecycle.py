@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modelworks.lifecycle import child_process, load_spec
 from modelworks.lifecycle.bundle import Bundle, build_bundle
@@ -25,6 +26,7 @@ from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.runs import Home
 from modelworks.lifecycle.training import train
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 import clock_shift  # noqa: E402 - the tests' other day
@@ -35,7 +37,7 @@ def measured(folder: Path, home: Home) -> tuple[dict[str, float], Bundle]:
     spec = load_spec(folder)
     seconds: dict[str, float] = {}
 
-    def timed(name, call):  # noqa: ANN001, ANN202
+    def timed(name: str, call: Callable[[], T]) -> T:
         start = time.perf_counter()
         result = call()
         seconds[name] = round(time.perf_counter() - start, 2)

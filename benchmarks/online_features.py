@@ -70,16 +70,16 @@ def applied(folder: Path) -> Any:
         )
         for view in VIEWS
     ]
-    store.apply([entity, *views, FeatureService(name="all", features=views)])
+    store.apply([entity, *views, FeatureService(name="all", features=[*views])])
     return store
 
 
 def server_reader() -> Any:
     """The reader of a server, for a model that takes all features of the three views."""
-    from modelworks.runtime import online
+    from modelworks.runtime import feature_tables, online
     from modelworks.runtime.manifest import Feature, Stored, StoredView
 
-    online._TIMEOUT_SECONDS = 30  # noqa: SLF001 - the emulator of a busy machine is slower than DynamoDB
+    vars(feature_tables)["TIMEOUT_SECONDS"] = 30  # the emulator of a busy machine is slower than DynamoDB
 
     class Model:
         model = "bench"

@@ -16,9 +16,9 @@ port, path = int(sys.argv[1]), sys.argv[2]
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-Row: Any = create_model(
-    "Row", carrier=(Literal[CARRIERS], ...), **{name: (float | None, Field(ge=-100, le=100)) for name in NAMES}
-)
+COLUMNS: dict[str, Any] = {"carrier": (Literal[CARRIERS], ...)}
+COLUMNS |= {name: (float | None, Field(ge=-100, le=100)) for name in NAMES}
+Row: Any = create_model("Row", **COLUMNS)
 Body: Any = create_model("Body", rows=(list[Row], ...))
 app = FastAPI()
 

@@ -14,9 +14,9 @@ NAMES = [f"x{number}" for number in range(14)]
 
 port, path = int(sys.argv[1]), sys.argv[2]
 model = skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
-Row: Any = create_model(
-    "Row", carrier=(Literal[CARRIERS], ...), **{name: (float | None, Field(ge=-100, le=100)) for name in NAMES}
-)
+COLUMNS: dict[str, Any] = {"carrier": (Literal[CARRIERS], ...)}
+COLUMNS |= {name: (float | None, Field(ge=-100, le=100)) for name in NAMES}
+Row: Any = create_model("Row", **COLUMNS)
 Body: Any = create_model("Body", rows=(list[Row], ...))
 app = FastAPI()
 
