@@ -91,7 +91,7 @@ clean: ## Remove what setup installed
 
 .uv/bin/uv: Makefile
 	@echo "==> uv $(UV_VERSION), into .uv/ (some 10 s)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelworks needs Python 3.11 or newer, found " + sys.version.split()[0] + ": name another one with make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "modelworks needs Python 3.11 to 3.13, found " + sys.version.split()[0] + ": name another one with make PYTHON=python3.12")'
 	@$(PYTHON) -m venv .uv
 	@.uv/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@touch $@

@@ -21,8 +21,6 @@ KEYS_PER_READ = 100
 """DynamoDB's limit for BatchGetItem."""
 NO_ENTITY: Mapping[str, tuple[str, str]] = {"__dummy_id": ("String", "")}
 """The key that Feast gives a view without an entity."""
-SCALARS = frozenset({"String", "Bool", "Int32", "Int64", "Float32", "Float64"})
-"""Feast's types that `decode` has a value for: bytes and times are none of them."""
 
 Key = tuple[str, str]
 """Table and id of an entity."""

@@ -302,14 +302,14 @@ def test_status_of_a_release_turned_back_ends_with_one_and_moves_no_alias(place,
     assert "errors: measured 0.08, 0.031, 0" in command("status").stdout.replace("\n            ", " ")
 
 
-def test_status_of_a_rollout_under_way_ends_with_two(place, command):
+def test_status_of_a_rollout_under_way_ends_with_three(place, command):
     place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
-    assert command("status").exit_code == 2
+    assert command("status").exit_code == 3
 
 
-def test_waiting_ends_at_its_deadline_with_two(place, command):
+def test_waiting_ends_at_its_deadline_with_three(place, command):
     place.api.rollout = served(phase="Paused", canary=weights(20), currentStepIndex=2)
-    assert command("status", "--wait", "--timeout", "0.1").exit_code == 2
+    assert command("status", "--wait", "--timeout", "0.1").exit_code == 3
 
 
 def test_waiting_ends_when_the_rollout_does(place, command, monkeypatch):

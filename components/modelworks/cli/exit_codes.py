@@ -11,7 +11,8 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    PROGRESSING = 2
+    PROGRESSING = 3
+    """Not 2, which is that of an invalid command line: a script that waits must not wait for a typing error."""
     UNAVAILABLE = 75
     """`EX_TEMPFAIL` of sysexits.h: a retry may succeed."""
     INTERRUPTED = 130
@@ -36,6 +37,7 @@ _STATUS: Mapping[int, str] = {
     ExitCode.FAILED: "an endpoint is `Aborted`, `Degraded` or `OutOfSync`, or the environment is unreachable",
     ExitCode.PROGRESSING: "a rollout is still `Progressing`; with `--wait`, after its timeout",
 }
+_WATCH = {**_STATUS, ExitCode.PROGRESSING: "the rollout is still `Progressing` after `--timeout`"}
 EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     "up": _PULUMI,
     "preview": _PULUMI,
@@ -70,7 +72,7 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     },
     "gates": {ExitCode.FAILED: "the environment's policy refuses the bundle"},
     "status": _STATUS,
-    "rollout watch": _STATUS,
+    "rollout watch": _WATCH,
     "quickstart": {ExitCode.OK: "the model answers", ExitCode.FAILED: "a step failed; its error names the cause"},
     "laptop status": {ExitCode.OK: "the laptop cloud is up", ExitCode.FAILED: "it is not"},
 }

@@ -368,7 +368,7 @@ def _what_next(target: EnvironmentContext, model: str, row: dict[str, Any]) -> N
             f"$EDITOR models/{model.replace('-', '_')}/model.py",
             "change something, and `make up` again: a canary takes over",
         ),
-        ("make down", "stop everything and wipe it"),
+        ("make down", "stop everything and wipe it, but for your models"),
     ):
         out.print(f"  [bold]{escape(command):<42}[/] {what}")
 

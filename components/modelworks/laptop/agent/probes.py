@@ -39,7 +39,7 @@ def port_of(container: Spec, port: str | int) -> int:
     Raises:
         ValueError: There is none of that name.
     """
-    if isinstance(port, int) or str(port).isdigit():
+    if isinstance(port, int) or str(port).isdecimal():
         return int(port)
     for declared in container.get("ports") or []:
         if declared.get("name") == port:
