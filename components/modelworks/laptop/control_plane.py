@@ -6,6 +6,7 @@ Nothing here starts a process: it writes keys and kubeconfigs, and lists the pro
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import ssl
 import time
@@ -33,6 +34,8 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 METRICS = "node-metrics"
 """The Service through which the API server finds the metrics API of the node agent."""
+CUSTOM_RESOURCES = "argo-rollouts-custom-resources"
+"""The ConfigMap that names the custom resource definitions that the cluster was given."""
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 """The programs of the control plane."""
@@ -182,15 +185,26 @@ def set_up_cluster(api: httpx.Client) -> None:
     """Objects of no environment: roles, custom resources of Argo Rollouts, the ingress class."""
     for path, body in (*_cluster_objects(), *admission.objects()):
         apply(api, path, body)
-    if not _served(api, "argoproj.io/v1alpha1", 5):
-        for name, text in rollouts.custom_resources():
-            apply(api, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", text)
-        # A controller that starts before they are served waits half a minute before it asks again.
-        deadline = time.monotonic() + 30
-        while not _served(api, "argoproj.io/v1alpha1", 5):
-            if time.monotonic() > deadline:
-                raise ModelworksError("the API server does not serve the custom resources of Argo Rollouts")
-            time.sleep(0.05)
+    _set_up_custom_resources(api)
+
+
+def _set_up_custom_resources(api: httpx.Client) -> None:
+    """Apply those of Argo Rollouts, half a second's work, only if this cluster was not given these very ones before."""
+    definitions = dict(rollouts.custom_resources())
+    digest = hashlib.sha256(json.dumps(definitions, sort_keys=True).encode()).hexdigest()
+    path = f"/api/v1/namespaces/kube-system/configmaps/{CUSTOM_RESOURCES}"
+    applied = api.get(path)
+    if applied.status_code == 200 and applied.json().get("data") == {"sha256": digest}:
+        return
+    for name, text in definitions.items():
+        apply(api, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", text)
+    # A controller that starts before they are served waits half a minute before it asks again.
+    deadline = time.monotonic() + 30
+    while not _served(api, "argoproj.io/v1alpha1", len(definitions)):
+        if time.monotonic() > deadline:
+            raise ModelworksError("the API server does not serve the custom resources of Argo Rollouts")
+        time.sleep(0.05)
+    apply(api, path, _object("v1", "ConfigMap", CUSTOM_RESOURCES, data={"sha256": digest}))
 
 
 def publish_metrics(api: httpx.Client, place: StateDir, ports: Mapping[str, int]) -> None:
