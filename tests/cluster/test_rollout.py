@@ -26,8 +26,8 @@ from modelworks.cluster.rollout import Share
 from modelworks.cluster.rollout_objects import RolloutObjects
 
 
-def stands(seen: RolloutObjects, wanted: str = NEW) -> rollout.Status:
-    return rollout.status_of("m", wanted, "2", seen)
+def stands(seen: RolloutObjects, desired: str = NEW) -> rollout.Status:
+    return rollout.status_of("m", desired, "2", seen)
 
 
 def test_a_release_that_took_all_traffic_serves_since_its_rollout_ended():
@@ -196,7 +196,7 @@ def test_a_first_release_without_a_ready_pod_is_degraded_after_its_deadline():
 
 
 def test_nothing_wanted_is_fine():
-    assert stands(RolloutObjects(), wanted="").good
+    assert stands(RolloutObjects(), desired="").good
 
 
 def test_waiting_is_bounded_by_the_rollouts_own_times():

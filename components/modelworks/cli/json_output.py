@@ -202,8 +202,8 @@ LISTS: Final = frozenset(
 ENDPOINT: Final[Mapping[str, str]] = {
     "model": "name of the model",
     "state": "`Healthy`, `Progressing`, `Degraded`, `Aborted`, `OutOfSync` or `NotReleased`",
-    "wanted": "digest of the release in the stack's file; empty without one",
-    "wanted_version": "its version in the registry",
+    "desired": "digest of the release in the stack's file; empty without one",
+    "desired_version": "its version in the registry",
     "shares": "shares of traffic, largest first: version, percent, time",
     "progress": "the step of a rollout in progress",
     "reason": "why a release was aborted or the endpoint is degraded",

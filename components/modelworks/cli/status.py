@@ -206,7 +206,7 @@ def _ask_around(target: EnvironmentContext, stands: rollout.Status, *, record: b
     """Add the facts of CloudWatch and the registry. If one fails, `status` reports it and continues."""
     alarms, alarms_unknown = _alarms(target, stands.model)
     facts: dict[str, Any] = {"alarms": alarms, "alarms_unknown": alarms_unknown}
-    if stands.wanted:
+    if stands.desired:
         try:
             facts |= _lineage(target.registry, stands, record=record)
         except ModelworksError as error:
@@ -220,9 +220,9 @@ def _lineage(registry: Registry, stands: rollout.Status, *, record: bool) -> dic
     from modelworks.lifecycle.version import CHAMPION
 
     versions = registry.versions(stands.model)
-    version = next((item for item in versions if item.digest == stands.wanted), None)
+    version = next((item for item in versions if item.digest == stands.desired), None)
     if version is None:
-        return {"registry": f"holds no version with the bundle {stands.wanted}"}
+        return {"registry": f"holds no version with the bundle {stands.desired}"}
     moved = []
     if record and stands.state != "OutOfSync":
         moved = follow_release(registry, version, changed=False, serves=stands.state == "Healthy")
@@ -305,11 +305,11 @@ def _show(target: EnvironmentContext, told: list[Told]) -> None:
 
 def _lines(target: EnvironmentContext, told: Told) -> Iterator[tuple[str, str]]:
     stands = told.stands
-    yield "wanted", rollout.name_of(stands.wanted, stands.wanted_version) if stands.wanted else "nothing"
+    yield "desired", rollout.name_of(stands.desired, stands.desired_version) if stands.desired else "nothing"
     for number, share in enumerate(stands.shares or ()):
-        yield "serves" if not number else "", f"{share.percent} %  {share.name}  since {moment(share.since)}"
+        yield "live" if not number else "", f"{share.percent} %  {share.name}  since {moment(share.since)}"
     if not stands.shares:
-        yield "serves", "nothing"
+        yield "live", "nothing"
     if stands.progress:
         yield "progress", stands.progress
     if stands.reason and not stands.measured:

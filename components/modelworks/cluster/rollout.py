@@ -1,7 +1,7 @@
 """The status of a rollout: from the cluster's objects to the live version, and the reason of an abort.
 
 Pure: objects as the API server sends them go in, plain values come out. The words of Argo Rollouts (a phase, a message,
-a measurement) become the words of a release: what is wanted, what serves, with which share, and what was measured
+a measurement) become the words of a release: the desired and the live version, with which share, and what was measured
 against which limit.
 """
 
@@ -63,9 +63,9 @@ class Status:
 
     model: str
     state: State
-    wanted: str
+    desired: str
     """Digest of the release that the stack's file names; empty without one."""
-    wanted_version: str
+    desired_version: str
     shares: tuple[Share, ...] = ()
     """Largest first. Empty when nothing serves."""
     progress: str = ""
@@ -82,7 +82,7 @@ class Status:
 
     @property
     def good(self) -> bool:
-        """Whether what serves is what is wanted."""
+        """Whether the live version is the desired one."""
         return self.state in {"Healthy", "NotReleased"}
 
     def facts(self) -> dict[str, Any]:
@@ -90,26 +90,26 @@ class Status:
         return asdict(self)
 
 
-def status_of(model: str, wanted: str, wanted_version: str, seen: RolloutObjects) -> Status:
+def status_of(model: str, desired: str, desired_version: str, seen: RolloutObjects) -> Status:
     """How an endpoint stands.
 
     Args:
         model: Its model.
-        wanted: Digest that the stack's file releases; empty without a release.
-        wanted_version: Its label.
+        desired: Digest that the stack's file releases; empty without a release.
+        desired_version: Its label.
         seen: The cluster's objects.
     """
     shares = _shares(seen)
-    stands = Status(model, "NotReleased", wanted, wanted_version, shares)
-    if not wanted:
+    stands = Status(model, "NotReleased", desired, desired_version, shares)
+    if not desired:
         return stands
     rollout = seen.rollout
-    if rollout is None or declared(rollout) != wanted:
+    if rollout is None or declared(rollout) != desired:
         told = name_of(declared(rollout), "") if rollout else "nothing"
         return replace(
             stands,
             state="OutOfSync",
-            reason=f"the stack's file releases {name_of(wanted, wanted_version)}, the cluster has {told}",
+            reason=f"the stack's file releases {name_of(desired, desired_version)}, the cluster has {told}",
             fix="Run `modelworks up ENV`.",
         )
     status = rollout.get("status") or {}
