@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -827,3 +832,53 @@ def test_a_rollback_needs_the_tables_of_the_version_and_no_definition_of_then(wo
     file.write_text(named)
     assert registration.roll_back(world.dev, file, "churn")[0].version == 1
     assert read_releases(file)["churn"].version == 1
+
+
+# -- From Python -----------------------------------------------------------------------------------------------------
+def test_the_guides_functions_release_promote_and_roll_back_without_the_command_line(world, monkeypatch, tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "releases.md").read_text()
+    (program,) = re.findall(r"## From Python.*?```python\n(.*?)```", guide, re.DOTALL)
+    step: dict[str, Any] = {}
+    exec(compile(program, "releases.md", "exec"), step)
+    step["HOME"] = world.project.home
+    told = {}
+    for name, place in world.places.items():
+        registry = place.registry
+        outputs = {
+            "registry_url": registry.uri,
+            "bundle_bucket": registry.bucket,
+            "artifact_bucket": registry.artifacts,
+        }
+        told |= {f"stack output --json --stack {name}": json.dumps(outputs)}
+        told |= {f"config get --path modelworks:secrets.registry_password --stack {name}": f"{registry.password}\n"}
+    make_pulumi(tmp_path, told, monkeypatch)
+
+    note_champion(world.dev, world.dev.find("churn", "1"))  # as `status` does, once a version has taken all traffic
+
+    step["release_latest"]("churn", "dev")
+    newest = world.dev.find("churn", "2")
+    assert read_releases(world.places["dev"].stack_file)["churn"].digest == newest.digest
+    world.dev.point(CHAMPION, newest, model="churn")
+    note_champion(world.dev, newest)
+    step["promote_what_serves"]("churn", "dev", "staging")
+    assert read_releases(world.places["staging"].stack_file)["churn"].digest == newest.digest
+    step["go_back"]("churn", "dev")
+    assert read_releases(world.places["dev"].stack_file)["churn"].digest == world.dev.find("churn", "1").digest
+
+
+def make_pulumi(folder: Path, told: Mapping[str, str], monkeypatch) -> None:
+    """A `pulumi` that answers these commands, and a profile of AWS for each environment."""
+    answers = folder / "answers.json"
+    answers.write_text(json.dumps(told))
+    program = folder / "bin" / "pulumi"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"print(json.load(open({str(answers)!r}))[' '.join(sys.argv[1:])], end='')\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    profiles = folder / "aws"
+    keys = "region = eu-central-1\naws_access_key_id = test\naws_secret_access_key = test\n"
+    profiles.write_text("".join(f"[profile {name}]\n{keys}" for name in ("dev", "staging")))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(profiles))
