@@ -170,13 +170,14 @@ def test_a_stack_whose_file_names_no_provider_gets_a_key_of_its_own(target):
     assert target.engine.asked[0][-1] == f"awskms://alias/modelworks-dev-config?region={REGION}"
 
 
-def test_only_jobs_of_the_repository_in_the_environment_may_deploy(target):
-    apply(target)
+@pytest.mark.parametrize("repository", ["acme/models", "acme@12345/models@678901"])
+def test_only_jobs_of_the_repository_in_the_environment_may_deploy(target, repository):
+    apply(target, repository)
     [statement] = aws("iam").get_role(RoleName=ROLE)["Role"]["AssumeRolePolicyDocument"]["Statement"]
     assert statement["Condition"] == {
         "StringEquals": {
             "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
-            "token.actions.githubusercontent.com:sub": "repo:acme/models:environment:dev",
+            "token.actions.githubusercontent.com:sub": f"repo:{repository}:environment:dev",
         }
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -835,12 +834,10 @@ def test_a_rollback_needs_the_tables_of_the_version_and_no_definition_of_then(wo
 
 
 # -- From Python -----------------------------------------------------------------------------------------------------
-def test_the_guides_functions_release_promote_and_roll_back_without_the_command_line(world, monkeypatch, tmp_path):
-    guide = (Path(__file__).parents[2] / "docs" / "guides" / "releases.md").read_text()
-    (program,) = re.findall(r"## From Python.*?```python\n(.*?)```", guide, re.DOTALL)
-    step: dict[str, Any] = {}
-    exec(compile(program, "releases.md", "exec"), step)
-    step["HOME"] = world.project.home
+def test_the_example_releases_promotes_and_rolls_back_without_the_command_line(world, monkeypatch, tmp_path):
+    step = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "releases" / "releases.py"))
+    functions = step["release_latest"].__globals__
+    functions["HOME"] = world.project.home
     told = {}
     for name, place in world.places.items():
         registry = place.registry

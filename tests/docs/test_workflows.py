@@ -64,3 +64,17 @@ def test_updates_are_never_cancelled_and_take_turns():
 def test_every_variable_that_a_workflow_reads_is_documented(name):
     read = set(re.findall(r"vars\.(\w+)", (ROOT / f".github/workflows/{name}.yml").read_text()))
     assert {variable for variable in read if f"`{variable}`" not in GUIDE} == set()
+
+
+def test_a_job_that_runs_what_was_not_reviewed_is_in_no_environment_that_the_deploy_role_trusts():
+    found = {}
+    for path in WORKFLOWS:
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            uses = [step.get("with", {}).get("role-to-assume", "") for step in job.get("steps", [])]
+            for role in filter(None, uses):
+                found.setdefault(role, set()).add(job["environment"])
+    assert found == {
+        "${{ vars.AWS_DEPLOY_ROLE_ARN }}": {"${{ matrix.stack }}"},
+        "${{ vars.AWS_IMAGES_ROLE_ARN }}": {"images"},
+        "${{ vars.AWS_PREVIEW_ROLE_ARN }}": {"${{ matrix.stack }}-preview"},
+    }

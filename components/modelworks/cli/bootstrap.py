@@ -25,7 +25,7 @@ _COLOURS = {"none": "green", "create": "cyan", "update": "yellow", "skip": "dim"
 _REMOTE = re.compile(
     r"(?:https://|ssh://git@|git@)(?:www\.)?github\.com[/:](?P<repository>[\w.-]+/[\w.-]+?)(?:\.git)?/?"
 )
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+@\d+/[\w.-]+@\d+")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,11 @@ def _bootstrap(
     env: EnvOption = "",
     github: Annotated[
         str,
-        typer.Option("--github", metavar="OWNER/NAME", help="Repository whose jobs deploy. Default: git's `origin`."),
+        typer.Option(
+            "--github",
+            metavar="OWNER/NAME",
+            help="Repository whose jobs deploy, or OWNER@ID/NAME@ID (docs/guides/aws.md). Default: git's `origin`.",
+        ),
     ] = "",
     preview_only: Annotated[bool, typer.Option("--preview-only", help="Show the plan and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
@@ -85,7 +89,8 @@ def plan(needs: Needs, github: str = "") -> Iterator[Step]:
 
     Args:
         needs: The environment, as its stack's file states it.
-        github: `OWNER/NAME` of the repository that deploys it; default: that of git's `origin`.
+        github: `OWNER/NAME` of the repository that deploys it, as the subject of its tokens has it; default: that of
+            git's `origin`.
 
     Raises:
         ModelworksError: The file has no region, the repository's name is none, or a part cannot be made.
@@ -140,7 +145,10 @@ def _repository(named: str, project: Path) -> str:
     """The repository on GitHub that deploys the project; empty if there is none."""
     if named:
         if not _REPOSITORY.fullmatch(named):
-            raise ModelworksError(f"--github is {named!r}, and must be OWNER/NAME", fix="Such as --github acme/models.")
+            raise ModelworksError(
+                f"--github is {named!r}, and must be OWNER/NAME or OWNER@ID/NAME@ID",
+                fix="Such as --github acme/models.",
+            )
         return named
     try:
         remote = git(project, "remote", "get-url", "origin").decode().strip()

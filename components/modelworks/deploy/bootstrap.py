@@ -199,7 +199,7 @@ def deploy_role(
     Args:
         environment: The stack's name, and that of the environment on GitHub whose jobs may assume the role.
         account: The environment's.
-        repository: `OWNER/NAME`.
+        repository: `OWNER/NAME` or, with immutable subjects, `OWNER@ID/NAME@ID`.
         state: The bucket of the state; empty for a backend of another kind.
         key: The key of the stack's secrets: alias, id or ARN.
         cluster: Whether the stack makes its cluster.

@@ -54,7 +54,13 @@ _BUCKET_CHANGES: Final = (
     "s3:PutLifecycleConfiguration",
     "s3:PutEncryptionConfiguration",
 )
-_KEY_CHANGES: Final = ("kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:PutKeyPolicy", "kms:DeleteAlias")
+_KEY_CHANGES: Final = (
+    "kms:ScheduleKeyDeletion",
+    "kms:DisableKey",
+    "kms:PutKeyPolicy",
+    "kms:DeleteAlias",
+    "kms:UpdateAlias",
+)
 
 
 def trust_policy(provider: str, issuer: str, audience: str, repository: str, environment: str) -> dict[str, Any]:
