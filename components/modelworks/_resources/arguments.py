@@ -32,8 +32,12 @@ def checked(name: str, kind: type[Args], args: Args) -> Args:
     Raises:
         ValueError: A key is unknown, a required one is missing, or a value is not of its type. All mistakes are listed.
     """
+    component = f"{kind.__name__.removesuffix('Args')} {name!r}"
+    if not isinstance(args, Mapping):
+        raise ValueError(  # noqa: TRY004 - as for every argument of a wrong type
+            f"{component}: args must be a mapping, got {type(args).__name__} {reprlib.repr(args)}"
+        )
     if problems := list(_problems_of_arguments(kind, args, "")):
-        component = f"{kind.__name__.removesuffix('Args')} {name!r}"
         raise ValueError("\n".join(f"{component}: {problem}" for problem in problems))
     return typing.cast("Args", _completed(kind, args))
 
