@@ -10,7 +10,7 @@ import pulumi_aws as aws
 
 from modelworks import contract
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.arguments import checked
 from modelworks._resources.bucket import made_by, secure_bucket
 from modelworks._resources.feature_alarms import lag_alarm, skew_alarm, table_alarms
 from modelworks._resources.feature_catalog import catalog, catalog_tables, queries
@@ -32,8 +32,6 @@ from modelworks._spelling import did_you_mean
 
 _SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PROJECT = re.compile("[A-Za-z0-9][A-Za-z0-9_]*")
-_LONGEST_LAG = 7 * 86_400
-"""CloudWatch looks back no further than a week."""
 
 
 class FeatureStoreArgs(TypedDict):
@@ -148,10 +146,8 @@ class FeatureStore(KubernetesComponent):
 
     def __init__(self, name: str, args: FeatureStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, FeatureStoreArgs, args)
-        require_at_least(args, {"query_limit_gib": 1, "query_result_days": 1, "noncurrent_days": 1})
         project = args["project"] or name.replace("-", "_")
         _refuse_bad_names(project, args)
-        _refuse_out_of_range(args)
         require_sound_materialization(args["materialization"])
         require_sound_vendor(args["engine"], args["vendor"])
         cluster = args["materialization"]
@@ -441,12 +437,6 @@ def _refuse_bad_names(project: str, args: FeatureStoreArgs) -> None:
         for account in args[kind]:
             if not _SERVICE_ACCOUNT.fullmatch(account):
                 raise ValueError(f"{kind} must be service accounts as namespace/name, got {account!r}")
-
-
-def _refuse_out_of_range(args: FeatureStoreArgs) -> None:
-    lag = args["maximum_lag_seconds"]
-    if lag is not None and not 60 <= lag <= _LONGEST_LAG:
-        raise ValueError(f"maximum_lag_seconds must be from 60 to {_LONGEST_LAG}, or None, got {lag}")
 
 
 def _trust(account: str, partition: str, issuer: str, *service_accounts: str) -> str:

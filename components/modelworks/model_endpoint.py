@@ -6,6 +6,7 @@ import pulumi
 import pulumi_aws as aws
 
 from modelworks import alarms, contract
+from modelworks._bounds import PERIODS
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
@@ -311,6 +312,8 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     if api := args["feature_api"]:
         require_url("feature_api.url", api["url"])
     require_tables(args["feature_tables"])
+    if (period := args["limits"]["period_seconds"]) not in PERIODS:
+        raise ValueError(f"limits.period_seconds must be one of {', '.join(map(str, PERIODS))}, got {period}")
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]
     if not 1 <= fewest <= most:
         raise ValueError(f"minimum_replicas must be from 1 to maximum_replicas ({most}), got {fewest}")
