@@ -27,6 +27,7 @@ _KEY = re.compile(rf"({_DNS}/)?{_NAME}")
 _DEVICE = re.compile(rf"{_DNS}/{_NAME}")
 _LABEL = re.compile(rf"({_NAME})?")
 _SECRET = re.compile(_DNS)
+_FILE = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _GROUP = re.compile(r"([a-z0-9][a-z0-9.-]{0,61})?[a-z0-9]")
 _TAG_NAME = re.compile(r"(?!aws:)[\w.:/+@-][\w .:/+@-]{0,127}")
 _TAG_VALUE = re.compile(r"[\w .:/=+@-]{0,256}")
@@ -69,6 +70,13 @@ def secret_name(text: str) -> str:
     """The name of a Secret."""
     if not _SECRET.fullmatch(text) or len(text) > 253:
         raise ValueError(f"must be the name of a Secret, got {text!r}")
+    return text
+
+
+def file_name(text: str) -> str:
+    """The name of a file in a ConfigMap."""
+    if not _FILE.fullmatch(text) or text.startswith("..") or text == ".":
+        raise ValueError(f"must be the name of a file: letters, digits, '-', '_' and '.', got {text!r}")
     return text
 
 

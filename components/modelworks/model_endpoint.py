@@ -5,10 +5,11 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
+from modelworks import _workload_rules as rules
 from modelworks import alarms, contract
 from modelworks._bounds import PERIODS
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_image_digest, require_token
+from modelworks._resources.arguments import checked, require_each, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
@@ -154,6 +155,11 @@ class ModelEndpoint(KubernetesComponent):
 
     def __init__(self, name: str, args: ModelEndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, ModelEndpointArgs, args)
+        if not contract.MODEL_NAME.fullmatch(name):
+            raise ValueError(
+                f"ModelEndpoint {name!r}: an endpoint is called as its model: 1 to 40 lower-case letters, digits and "
+                "'-', beginning with a letter and not ending with '-'"
+            )
         _refuse_contradictions(args)
         series = {contract.DIMENSION_ENVIRONMENT: args["environment"], contract.DIMENSION_MODEL: name}
         canary = Canary(args["canary"], alarms.endpoint_alarms(**args["limits"]), series)
@@ -312,6 +318,7 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     if api := args["feature_api"]:
         require_url("feature_api.url", api["url"])
     require_tables(args["feature_tables"])
+    require_each("trusted_keys", args["trusted_keys"], rules.file_name)
     if (period := args["limits"]["period_seconds"]) not in PERIODS:
         raise ValueError(f"limits.period_seconds must be one of {', '.join(map(str, PERIODS))}, got {period}")
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]

@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from modelworks import _bounds as bounds
 from modelworks import _workload_rules, defaults
+from modelworks._forms import EMAIL, HOST
 from modelworks.cluster_settings import Cluster
 from modelworks.contract import MODEL_NAME
 from modelworks.feature_settings import Features, Materialization
@@ -34,7 +35,7 @@ RELEASES_KEY = "modelworks:releases"
 SECRETS_KEY = "modelworks:secrets"
 ACCOUNTS_KEY = "aws:allowedAccountIds"
 
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=254)]
+Email = Annotated[str, StringConstraints(pattern=EMAIL.whole, max_length=254)]
 ModelName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME.pattern}$")]
 """A model's name: 1 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
@@ -192,7 +193,7 @@ class Limits(Strict):
 class Endpoint(Workload):
     """How one model is served."""
 
-    host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = None
+    host: Annotated[str, StringConstraints(pattern=HOST.whole)] | None = None
     """Host name of the endpoint. Default: the model's name under `cluster.domain`."""
     ingress: Ingress = Ingress()
     """The load balancer before it."""
@@ -278,7 +279,7 @@ class Settings(Strict):
     """A feature store; `{}` for its defaults. Default: none."""
     predictions: Predictions = Predictions()
     """The prediction log, a bucket of its own, declared as soon as there is an endpoint."""
-    trusted_keys: dict[str, PublicKey] = {}
+    trusted_keys: dict[Annotated[str, AfterValidator(_workload_rules.file_name)], PublicKey] = {}
     """Public keys in PEM (Ed25519 or P-256), by file name. When there are any, pods and `register`, `promote` and
     `release` refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}

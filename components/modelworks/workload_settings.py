@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from modelworks import _bounds as bounds
 from modelworks import _workload_rules as rules
 from modelworks import defaults
+from modelworks._forms import ACCOUNT
 
-AccountId = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
+AccountId = Annotated[str, StringConstraints(pattern=ACCOUNT.whole)]
 """An AWS account: 12 digits, quoted in YAML so that a leading zero survives."""
 Cidr = Annotated[str, AfterValidator(rules.network)]
 """A network, such as `10.0.0.0/8`."""
