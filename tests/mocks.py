@@ -142,15 +142,20 @@ def _with_secrets_told(value: Any) -> Any:
     return [_with_secrets_told(item) for item in value] if isinstance(value, list) else value
 
 
+_CALLED_AS_THEIR_COMPONENT = ("kubernetes:", "aws:eks/cluster:Cluster")
+"""Children that people look for by the name of the component: objects in a cluster, and a cluster."""
+
+
 def _keep_to_its_component(declared: pulumi.ResourceTransformationArgs) -> None:
     """Refuse what a component declares outside of itself, and a child that is not named after its parent."""
     parent, name = declared.opts.parent, declared.name
     if parent is None or isinstance(parent, Stack):
         component = _component_that_declares(declared.resource)
         assert component is None, f"{name} ({declared.type_}), which {component} declares, has no parent"
-    else:
-        named_after = parent._name
-        assert name.startswith(named_after), f"{name} ({declared.type_}) is not named after its parent {named_after}"
+    elif name != (after := parent._name) or (
+        isinstance(parent, pulumi.ComponentResource) and not declared.type_.startswith(_CALLED_AS_THEIR_COMPONENT)
+    ):
+        assert name.startswith(f"{after}-"), f"{name} ({declared.type_}) is not named after its parent {after}"
 
 
 def _component_that_declares(resource: pulumi.Resource) -> str | None:

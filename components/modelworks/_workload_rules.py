@@ -27,6 +27,7 @@ _KEY = re.compile(rf"({_DNS}/)?{_NAME}")
 _DEVICE = re.compile(rf"{_DNS}/{_NAME}")
 _LABEL = re.compile(rf"({_NAME})?")
 _SECRET = re.compile(_DNS)
+_FILE = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _GROUP = re.compile(r"([a-z0-9][a-z0-9.-]{0,61})?[a-z0-9]")
 _TAG_NAME = re.compile(r"(?!aws:)[\w.:/+@-][\w .:/+@-]{0,127}")
 _TAG_VALUE = re.compile(r"[\w .:/=+@-]{0,256}")
@@ -72,6 +73,13 @@ def secret_name(text: str) -> str:
     return text
 
 
+def file_name(text: str) -> str:
+    """The name of a file in a ConfigMap."""
+    if not _FILE.fullmatch(text) or text.startswith("..") or text == ".":
+        raise ValueError(f"must be the name of a file: letters, digits, '-', '_' and '.', got {text!r}")
+    return text
+
+
 def toleration(each: Mapping[str, Any]) -> None:
     """A toleration that the API server takes."""
     if each["operator"] not in TOLERATION_OPERATORS:
@@ -112,24 +120,10 @@ def network(text: str) -> str:
     return text
 
 
-def count(number: int) -> int:
-    """A number of something."""
-    if number < 1:
-        raise ValueError(f"must be at least 1, got {number}")
-    return number
-
-
 def egress(each: Mapping[str, Any]) -> None:
     """A way out that leads somewhere: without ports, Kubernetes would open all of them."""
     if not each["ports"]:
         raise ValueError(f"ports must name one at least for {each['cidr']}, got none")
-
-
-def port(number: int) -> int:
-    """A TCP port."""
-    if not 1 <= number <= 65_535:
-        raise ValueError(f"must be from 1 to 65535, got {number}")
-    return number
 
 
 def action(text: str) -> str:
@@ -155,10 +149,6 @@ def permission(each: Mapping[str, Any]) -> None:
 
 def backup(hours: int | None, days: int) -> None:
     """Dumps of which one is there at all times: one is kept until the one after the next is made, or longer."""
-    if hours is not None and hours < 1:
-        raise ValueError(f"backup_hours must be at least 1, or none for no dumps, got {hours}")
-    if days < 1:
-        raise ValueError(f"backup_days must be at least 1, got {days}")
     if hours is not None and days * 24 < 2 * hours:
         raise ValueError(f"backup_days must last for two dumps, {2 * hours} hours, got {days}")
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, StringConstraints, model_validator
 
 from modelworks import _cluster_rules, defaults
+from modelworks._forms import ISSUER
 from modelworks.workload_settings import SharedIngress, Strict
 
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
@@ -62,7 +63,7 @@ class Cluster(Strict):
 
     namespace: Namespace | None = None
     """Namespace of the environment's pods. Default: `modelworks-<stack>`."""
-    oidc_issuer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./-]+$")] = defaults.LAPTOP_ISSUER
+    oidc_issuer: Annotated[str, StringConstraints(pattern=ISSUER.whole)] = defaults.LAPTOP_ISSUER
     """The cluster's OIDC issuer without `https://` (EKS shows it); by it pods assume their roles. The default is the
     laptop's, and refused elsewhere."""
     domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?$")] | None = None

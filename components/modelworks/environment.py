@@ -1,7 +1,7 @@
 """The ground of an environment: its key, its alerts topic, its namespace and its budget."""
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_aws as aws
@@ -76,7 +76,6 @@ class Environment(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: EnvironmentArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, EnvironmentArgs, args)
-        _refuse_out_of_range(args)
         super().__init__("modelworks:index:Environment", name, {}, opts)
         account = pulumi.Output.from_input(args["account_id"])
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
@@ -159,16 +158,6 @@ class Environment(pulumi.ComponentResource):
         return restricted_namespace(
             name, parent=self, namespace=namespace, protect=self._protect_data, more=_READY_WHEN_REACHED
         )
-
-
-def _refuse_out_of_range(args: EnvironmentArgs) -> None:
-    days = args["key_deletion_days"]
-    if not 7 <= days <= 30:
-        raise ValueError(f"key_deletion_days must be from 7 to 30, as KMS has it, got {days}")
-    budget: dict[str, Any] = {**(args["budget"] or {})}
-    for field, value in budget.items():
-        if value <= 0:
-            raise ValueError(f"budget.{field} must be above 0, got {value}")
 
 
 def _key_policy(account: str, partition: str, region: str, *, volumes: bool) -> str:

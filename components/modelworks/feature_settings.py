@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from modelworks import _bounds as bounds
 from modelworks import defaults
 from modelworks._schedule import SCHEDULE
 from modelworks.workload_settings import AccountId, Strict
@@ -19,20 +20,24 @@ class Materialization(Strict):
 
     schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] = defaults.MATERIALIZATION["schedule"]
     """When a run begins, in UTC and in the fields of cron: minute, hour, day of the month, month, day of the week."""
-    lookback_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = defaults.MATERIALIZATION["lookback_seconds"]
+    lookback_seconds: Annotated[int, Field(**bounds.MATERIALIZATION["lookback_seconds"])] = defaults.MATERIALIZATION[
+        "lookback_seconds"
+    ]
     """How late a value may arrive in the history, in seconds: a run begins this long before the end of the last one."""
     verify_schedule: Annotated[str, StringConstraints(pattern=f"^{SCHEDULE}$")] | None = defaults.MATERIALIZATION[
         "verify_schedule"
     ]
     """When a sample of the online values is compared with the history, in UTC and in the fields of cron. Null for
     never."""
-    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = defaults.MATERIALIZATION["cpu_millicores"]
-    """CPU that a run requests, in thousandths of a core."""
-    memory_mib: Annotated[int, Field(ge=256, le=262_144)] = defaults.MATERIALIZATION["memory_mib"]
-    """Memory that a run requests and may use at most, in MiB."""
-    active_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.MATERIALIZATION[
-        "active_deadline_seconds"
+    cpu_millicores: Annotated[int, Field(**bounds.MATERIALIZATION["cpu_millicores"])] = defaults.MATERIALIZATION[
+        "cpu_millicores"
     ]
+    """CPU that a run requests, in thousandths of a core."""
+    memory_mib: Annotated[int, Field(**bounds.MATERIALIZATION["memory_mib"])] = defaults.MATERIALIZATION["memory_mib"]
+    """Memory that a run requests and may use at most, in MiB."""
+    active_deadline_seconds: Annotated[int, Field(**bounds.MATERIALIZATION["active_deadline_seconds"])] = (
+        defaults.MATERIALIZATION["active_deadline_seconds"]
+    )
     """A run that takes longer is ended, its retry included, in seconds. Written values stay."""
 
 
@@ -72,13 +77,17 @@ class Features(Strict):
     materialization: Materialization | None = Materialization()
     """The job on the cluster that writes the newest values online. It needs the registry, whose namespace it runs in.
     Null for none: then only who runs `modelworks features materialize` writes them."""
-    maximum_lag_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = defaults.FEATURES["maximum_lag_seconds"]
+    maximum_lag_seconds: Annotated[int, Field(**bounds.FEATURES["maximum_lag_seconds"])] | None = defaults.FEATURES[
+        "maximum_lag_seconds"
+    ]
     """Alert when no materialization of a view reported a lag within this, for as long, in seconds. Null for never."""
-    query_limit_gib: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.FEATURES["query_limit_gib"]
+    query_limit_gib: Annotated[int, Field(**bounds.FEATURES["query_limit_gib"])] = defaults.FEATURES["query_limit_gib"]
     """Most data that one Athena query may scan, in GiB."""
-    query_result_days: Annotated[int, Field(ge=1, le=3650)] = defaults.FEATURES["query_result_days"]
+    query_result_days: Annotated[int, Field(**bounds.FEATURES["query_result_days"])] = defaults.FEATURES[
+        "query_result_days"
+    ]
     """Days that results of Athena queries are kept."""
-    noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.FEATURES["noncurrent_days"]
+    noncurrent_days: Annotated[int, Field(**bounds.FEATURES["noncurrent_days"])] = defaults.FEATURES["noncurrent_days"]
     """How long a superseded or deleted file of history is kept, in days."""
     point_in_time_recovery: bool = defaults.FEATURES["point_in_time_recovery"]
     """Whether the online tables can be restored to any second of the last 35 days. AWS bills it by size."""

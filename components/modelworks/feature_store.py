@@ -10,7 +10,7 @@ import pulumi_aws as aws
 
 from modelworks import contract
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.arguments import checked
 from modelworks._resources.bucket import made_by, secure_bucket
 from modelworks._resources.feature_alarms import lag_alarm, skew_alarm, table_alarms
 from modelworks._resources.feature_catalog import catalog, catalog_tables, queries
@@ -32,8 +32,6 @@ from modelworks._spelling import did_you_mean
 
 _SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PROJECT = re.compile("[A-Za-z0-9][A-Za-z0-9_]*")
-_LONGEST_LAG = 7 * 86_400
-"""CloudWatch looks back no further than a week."""
 
 
 class FeatureStoreArgs(TypedDict):
@@ -107,7 +105,7 @@ class FeatureStore(KubernetesComponent):
     """An offline store in S3 with a Glue catalog and an Athena workgroup, and an online store in DynamoDB, for Feast.
 
     With `materialization`, a job on a cluster writes the newest values online. For Hopsworks and Tecton: a bucket, the
-    role or policy that they need, and a secret for the API key.
+    role or policy that they need, and a secret for the API key. Children that a store has no use for are None.
 
     Raises:
         ValueError: An argument is unknown, missing, of the wrong type or out of its range, or two views have one name.
@@ -148,10 +146,8 @@ class FeatureStore(KubernetesComponent):
 
     def __init__(self, name: str, args: FeatureStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, FeatureStoreArgs, args)
-        require_at_least(args, {"query_limit_gib": 1, "query_result_days": 1, "noncurrent_days": 1})
         project = args["project"] or name.replace("-", "_")
         _refuse_bad_names(project, args)
-        _refuse_out_of_range(args)
         require_sound_materialization(args["materialization"])
         require_sound_vendor(args["engine"], args["vendor"])
         cluster = args["materialization"]
@@ -164,6 +160,21 @@ class FeatureStore(KubernetesComponent):
         )
         self._name, self._args, self._project = name, args, project
         self._protect_data = args["protect"] or None  # None: whatever the program states for the component itself
+        self.account: VendorAccount | None = None
+        self.catalog: aws.glue.CatalogDatabase | None = None
+        self.catalog_tables: list[aws.glue.CatalogTable] = []
+        self.queries: aws.athena.Workgroup | None = None
+        self.online_tables: list[aws.dynamodb.Table] = []
+        self.reader: aws.iam.Role | None = None
+        self.writer: aws.iam.Role | None = None
+        self.materializer: aws.iam.Role | None = None
+        self.alarms: list[aws.cloudwatch.MetricAlarm] = []
+        self.service_account: KubernetesObject | None = None
+        self.network_policy: KubernetesObject | None = None
+        self.materialization: KubernetesObject | None = None
+        self.verifier: aws.iam.Role | None = None
+        self.verifier_account: KubernetesObject | None = None
+        self.verification: KubernetesObject | None = None
         if args["engine"] == "feast":
             self._declare(cluster)
         else:
@@ -174,26 +185,28 @@ class FeatureStore(KubernetesComponent):
         """The stores of Feast, their roles, alarms and jobs."""
         self.store = self._store()
         self.location = pulumi.Output.concat("s3://", self.store.bucket, f"/{DATA}")
-        self.catalog = catalog(self, self._project)
-        self.catalog_tables = catalog_tables(self, self.catalog.name, self.location, self._args["views"])
-        self.queries = queries(self, self.store.bucket, self._args["key_arn"], self._args["query_limit_gib"])
+        self.catalog = database = catalog(self, self._project)
+        self.catalog_tables = catalog_tables(self, database.name, self.location, self._args["views"])
+        self.queries = group = queries(self, self.store.bucket, self._args["key_arn"], self._args["query_limit_gib"])
         self.online_tables = self._online_tables()
-        self.reader, _ = self._role("reader", "Reads features", self._args["readers"], self._reads())
-        self.writer, _ = self._role(
+        may_read = self._reads(database.name, group.arn)
+        reader, _ = self._role("reader", "Reads features", self._args["readers"], may_read)
+        writer, _ = self._role(
             "writer", "Writes history and definitions of features", self._args["writers"], self._writes()
         )
-        self.materializer, self._may_materialize = self._role(
+        materializer, may_materialize = self._role(
             "materializer", "Writes the newest features online", self._materializers(), self._materializes()
         )
+        self.reader, self.writer, self.materializer = reader, writer, materializer
         self.alarms = self._alarms()
         self.bucket = self.store.bucket
-        self.database, self.workgroup = self.catalog.name, self.queries.name
+        self.database, self.workgroup = database.name, group.name
         self.tables = pulumi.Output.all(**{view: table.arn for view, table in self._online.items()})
-        self.reader_role_arn, self.writer_role_arn = self.reader.arn, self.writer.arn
-        self.materializer_role_arn = self.materializer.arn
+        self.reader_role_arn, self.writer_role_arn = reader.arn, writer.arn
+        self.materializer_role_arn = materializer.arn
         self.feature_store_yaml = self._feature_store_yaml()
         if cluster:
-            self._run_on(cluster)
+            self._run_on(cluster, materializer, may_materialize)
         self.vendor = pulumi.Output.from_input({})
         self.place = pulumi.Output.all(
             feature_store_yaml=self.feature_store_yaml,
@@ -204,8 +217,8 @@ class FeatureStore(KubernetesComponent):
 
     def _declare_vendor(self, engine: str) -> None:
         """The account as a vendor needs it. The outputs of Feast's stores are empty."""
-        self.account = VendorAccount(self, engine, self._args, protect=self._protect_data)
-        self.store = self.account.bucket
+        self.account = account = VendorAccount(self, engine, self._args, protect=self._protect_data)
+        self.store = account.bucket
         self._online: dict[str, aws.dynamodb.Table] = {}
         nothing = pulumi.Output.from_input("")
         for output in ("location", "database", "workgroup", "feature_store_yaml"):
@@ -213,7 +226,7 @@ class FeatureStore(KubernetesComponent):
         self.reader_role_arn = self.writer_role_arn = self.materializer_role_arn = nothing
         self.bucket = self.store.bucket
         self.tables = pulumi.Output.from_input({})
-        self.vendor = pulumi.Output.all(**self.account.facts)
+        self.vendor = pulumi.Output.all(**account.facts)
         self.place = pulumi.Output.all(
             engine=engine, vendor=self.vendor, tables=self.tables, environment=self._args["environment"]
         )
@@ -221,7 +234,7 @@ class FeatureStore(KubernetesComponent):
     @property
     def api(self) -> FeatureApiArgs | None:
         """The online API of Hopsworks or Tecton: the `feature_api` of a `ModelEndpoint`. None for Feast."""
-        return None if self._args["engine"] == "feast" else self.account.api
+        return self.account.api if self.account else None
 
     def tables_of(self, views: Iterable[str]) -> dict[str, pulumi.Input[str]]:
         """ARN of the online table of each of these views, by name: the `feature_tables` of a `ModelEndpoint`.
@@ -295,7 +308,7 @@ class FeatureStore(KubernetesComponent):
         own = [pulumi.Output.concat(cluster["namespace"], "/", self.child_name("materializer"))] if cluster else []
         return [*self._args["materializers"], *own]
 
-    def _reads(self) -> pulumi.Output[list[dict[str, Any]]]:
+    def _reads(self, database: pulumi.Input[str], workgroup: pulumi.Input[str]) -> pulumi.Output[list[dict[str, Any]]]:
         glue = pulumi.Output.concat(
             "arn:",
             aws.get_partition_output().partition,
@@ -305,7 +318,7 @@ class FeatureStore(KubernetesComponent):
             self._args["account_id"],
         )
         return pulumi.Output.all(
-            self.store.arn, self._args["key_arn"], glue, self.catalog.name, self.queries.arn, self._table_arns()
+            self.store.arn, self._args["key_arn"], glue, database, workgroup, self._table_arns()
         ).apply(lambda found: reads(*found))
 
     def _writes(self) -> pulumi.Output[list[dict[str, Any]]]:
@@ -344,32 +357,29 @@ class FeatureStore(KubernetesComponent):
         if cluster and cluster["verify_schedule"]:
             yield skew_alarm(view, environment)
 
-    def _run_on(self, cluster: MaterializationArgs) -> None:
+    def _run_on(self, cluster: MaterializationArgs, role: "aws.iam.Role", may: pulumi.Resource) -> None:
         """Declare the jobs, and what they need in the cluster."""
-        self.service_account = service_account(self, "materializer", self.materializer)
+        self.service_account = account = service_account(self, "materializer", role)
         self.network_policy = self.object(
             "networking.k8s.io/v1", "NetworkPolicy", "jobs", spec=network_policy(self.selector, port=None)
         )
         lookback = f"--lookback-seconds={cluster['lookback_seconds']}"
-        self.materialization = self._job(
-            "materialize", [lookback], cluster["schedule"], cluster, self.service_account, self._may_materialize
-        )
+        self.materialization = self._job("materialize", [lookback], cluster["schedule"], cluster, account, may)
         if schedule := cluster["verify_schedule"]:
             self._verify_on(cluster, schedule)
 
     def _verify_on(self, cluster: MaterializationArgs, schedule: str) -> None:
         """Declare the job that compares, as a role of its own: predictions are nothing that a materializer needs."""
-        account = pulumi.Output.concat(cluster["namespace"], "/", self.child_name("verifier"))
-        self.verifier, may_verify = self._role(
-            "verifier", "Compares features with their history", [account], self._verifies()
-        )
-        self.verifier_account = service_account(self, "verifier", self.verifier)
+        who = pulumi.Output.concat(cluster["namespace"], "/", self.child_name("verifier"))
+        role, may_verify = self._role("verifier", "Compares features with their history", [who], self._verifies())
+        self.verifier = role
+        self.verifier_account = account = service_account(self, "verifier", role)
         options: list[pulumi.Input[str]] = []
         if (bucket := self._args["prediction_bucket"]) is not None:
             options.append(pulumi.Output.concat("--predictions=s3://", bucket, f"/{contract.PREDICTIONS_PREFIX}"))
         if lag := self._args["maximum_lag_seconds"]:
             options.append(f"--behind-seconds={lag}")
-        self.verification = self._job("verify", options, schedule, cluster, self.verifier_account, may_verify)
+        self.verification = self._job("verify", options, schedule, cluster, account, may_verify)
 
     def _job(
         self,
@@ -427,12 +437,6 @@ def _refuse_bad_names(project: str, args: FeatureStoreArgs) -> None:
         for account in args[kind]:
             if not _SERVICE_ACCOUNT.fullmatch(account):
                 raise ValueError(f"{kind} must be service accounts as namespace/name, got {account!r}")
-
-
-def _refuse_out_of_range(args: FeatureStoreArgs) -> None:
-    lag = args["maximum_lag_seconds"]
-    if lag is not None and not 60 <= lag <= _LONGEST_LAG:
-        raise ValueError(f"maximum_lag_seconds must be from 60 to {_LONGEST_LAG}, or None, got {lag}")
 
 
 def _trust(account: str, partition: str, issuer: str, *service_accounts: str) -> str:

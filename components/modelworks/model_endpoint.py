@@ -5,9 +5,11 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_aws as aws
 
+from modelworks import _workload_rules as rules
 from modelworks import alarms, contract
+from modelworks._bounds import PERIODS
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_image_digest, require_token
+from modelworks._resources.arguments import checked, require_each, require_image_digest, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
@@ -22,7 +24,7 @@ from modelworks._resources.pod import PodArgs, require_sound_pod
 from modelworks._resources.pod_identity import PermissionArgs, require_sound_permissions
 from modelworks._resources.probes import probe_metric, probe_network_policy
 from modelworks._resources.scaling import autoscaler, disruption_budget
-from modelworks._resources.serving_address import serving_address
+from modelworks._resources.serving_address import Address, serving_address
 from modelworks._resources.serving_pod import (
     Files,
     ReleaseArgs,
@@ -138,7 +140,7 @@ class ModelEndpoint(KubernetesComponent):
     """A model behind an address, with canaries that undo themselves.
 
     A new release takes traffic in steps. The alarms that page people also abort a bad release. The name of the
-    component is the name of the model.
+    component is the name of the model. Without a release, the children that serve it are None.
 
     Raises:
         ValueError: An argument is unknown, missing, of the wrong type or out of its range, or the endpoint has neither
@@ -153,6 +155,11 @@ class ModelEndpoint(KubernetesComponent):
 
     def __init__(self, name: str, args: ModelEndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, ModelEndpointArgs, args)
+        if not contract.MODEL_NAME.fullmatch(name):
+            raise ValueError(
+                f"ModelEndpoint {name!r}: an endpoint is called as its model: 1 to 40 lower-case letters, digits and "
+                "'-', beginning with a letter and not ending with '-'"
+            )
         _refuse_contradictions(args)
         series = {contract.DIMENSION_ENVIRONMENT: args["environment"], contract.DIMENSION_MODEL: name}
         canary = Canary(args["canary"], alarms.endpoint_alarms(**args["limits"]), series)
@@ -163,6 +170,20 @@ class ModelEndpoint(KubernetesComponent):
         self.identity = serving_identity(self, name, args)
         self.role_arn = self.identity.role.arn
         self.url = pulumi.Output.from_input("")
+        self.alarms: list[aws.cloudwatch.MetricAlarm] = []
+        self.ping: KubernetesObject | None = None
+        self.pong: KubernetesObject | None = None
+        self.ingress: KubernetesObject | None = None
+        self.grpc_ingress: KubernetesObject | None = None
+        self.token_secret: KubernetesObject | None = None
+        self.trusted_keys: KubernetesObject | None = None
+        self.alarm_analysis: KubernetesObject | None = None
+        self.traffic_analysis: KubernetesObject | None = None
+        self.rollout: KubernetesObject | None = None
+        self.autoscaler: KubernetesObject | None = None
+        self.disruption_budget: KubernetesObject | None = None
+        self.network_policy: KubernetesObject | None = None
+        self.probe_network_policy: KubernetesObject | None = None
         if release := args["release"]:
             self._serve(release)
         self.register_outputs({"url": self.url, "role_arn": self.role_arn})
@@ -175,10 +196,10 @@ class ModelEndpoint(KubernetesComponent):
         self.ping, self.pong, self.ingress, self.grpc_ingress = address
         self.token_secret = self._token_secret()
         self.trusted_keys = self._trusted_keys()
-        self.alarm_analysis = self._analysis("alarms", self._canary.alarm_analysis(*self._probes()))
-        self.traffic_analysis = self._analysis("traffic", self._canary.traffic_analysis())
-        self.rollout = self._rollout(release, address.routing)
-        self.autoscaler = self._autoscaler()
+        self.alarm_analysis = alarms = self._analysis("alarms", self._canary.alarm_analysis(*self._probes(address)))
+        self.traffic_analysis = traffic = self._analysis("traffic", self._canary.traffic_analysis())
+        self.rollout = rollout = self._rollout(release, address.routing, alarms.name, traffic.name)
+        self.autoscaler = self._autoscaler(rollout.name)
         self.disruption_budget = self.object("policy/v1", "PodDisruptionBudget", spec=disruption_budget(self.selector))
         self.network_policy = self._network_policy()
         self.probe_network_policy = self._probe_network_policy()
@@ -196,14 +217,14 @@ class ModelEndpoint(KubernetesComponent):
             for alarm in (*self._canary.alarms, alarms.heartbeat_alarm(self._args["limits"]["period_seconds"]))
         ]
 
-    def _probes(self) -> list[Manifest]:
+    def _probes(self, address: Address) -> list[Manifest]:
         if not self._args["canary"]["probes"]:
             return []
         return [
             probe_metric(
                 self,
                 image=self._args["image"],
-                services=[self.ping.name, self.pong.name],
+                services=[address.ping.name, address.pong.name],
                 files=self._tokens(),
                 per_second=self._canary.probes_per_second,
                 # The rollout has its own deadline, and says better why no pod is ready.
@@ -227,7 +248,9 @@ class ModelEndpoint(KubernetesComponent):
         keys = self._args["trusted_keys"]
         return self.object("v1", "ConfigMap", "trusted-keys", fixed_name=True, data=keys) if keys else None
 
-    def _rollout(self, release: ReleaseArgs, routing: Routing) -> KubernetesObject:
+    def _rollout(
+        self, release: ReleaseArgs, routing: Routing, alarms: pulumi.Input[str], traffic: pulumi.Input[str]
+    ) -> KubernetesObject:
         return self.object(
             "argoproj.io/v1alpha1",
             "Rollout",
@@ -243,8 +266,8 @@ class ModelEndpoint(KubernetesComponent):
                 routing,
                 selector=self.selector,
                 replicas=self._args["minimum_replicas"],
-                alarms=self.alarm_analysis.name,
-                traffic=self.traffic_analysis.name,
+                alarms=alarms,
+                traffic=traffic,
             ),
         )
 
@@ -265,8 +288,8 @@ class ModelEndpoint(KubernetesComponent):
         return [token_file(self.token_secret.name)] if self.token_secret else []
 
     # -- Around the pods ---------------------------------------------------------------------------------------------
-    def _autoscaler(self) -> KubernetesObject:
-        spec = autoscaler(self.rollout.name, self._args["minimum_replicas"], self._args["maximum_replicas"])
+    def _autoscaler(self, rollout: pulumi.Input[str]) -> KubernetesObject:
+        spec = autoscaler(rollout, self._args["minimum_replicas"], self._args["maximum_replicas"])
         return self.object("autoscaling/v2", "HorizontalPodAutoscaler", spec=spec)
 
     def _network_policy(self) -> KubernetesObject:
@@ -295,6 +318,9 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
     if api := args["feature_api"]:
         require_url("feature_api.url", api["url"])
     require_tables(args["feature_tables"])
+    require_each("trusted_keys", args["trusted_keys"], rules.file_name)
+    if (period := args["limits"]["period_seconds"]) not in PERIODS:
+        raise ValueError(f"limits.period_seconds must be one of {', '.join(map(str, PERIODS))}, got {period}")
     fewest, most = args["minimum_replicas"], args["maximum_replicas"]
     if not 1 <= fewest <= most:
         raise ValueError(f"minimum_replicas must be from 1 to maximum_replicas ({most}), got {fewest}")

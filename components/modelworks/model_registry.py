@@ -12,7 +12,7 @@ from modelworks import _workload_rules as rules
 from modelworks import contract
 from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, with_additions
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.arguments import checked
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import statement
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
@@ -141,7 +141,6 @@ class ModelRegistry(KubernetesComponent):
 
     def __init__(self, name: str, args: ModelRegistryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, ModelRegistryArgs, args)
-        require_at_least(args, {"volume_gib": 1, "noncurrent_days": 1})
         rules.backup(args["backup_hours"], args["backup_days"])
         require_sound_ingress(args["ingress"])
         require_sound_pod(args["pod"])

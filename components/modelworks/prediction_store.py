@@ -6,7 +6,7 @@ import pulumi
 import pulumi_aws as aws
 
 from modelworks import contract
-from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.arguments import checked
 from modelworks._resources.bucket import secure_bucket
 from modelworks._resources.iam import account_decides, least_privilege_role, policy_document, statement
 
@@ -48,7 +48,6 @@ class PredictionStore(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: PredictionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, PredictionStoreArgs, args)
-        require_at_least(args, {"days": 1})
         super().__init__("modelworks:index:PredictionStore", name, {}, opts)
         self._name, self._args = name, args
         self.store = self._store()

@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from modelworks import _bounds as bounds
 from modelworks import _workload_rules, defaults
+from modelworks._forms import EMAIL, HOST
 from modelworks.cluster_settings import Cluster
 from modelworks.contract import MODEL_NAME
 from modelworks.feature_settings import Features, Materialization
@@ -33,7 +35,7 @@ RELEASES_KEY = "modelworks:releases"
 SECRETS_KEY = "modelworks:secrets"
 ACCOUNTS_KEY = "aws:allowedAccountIds"
 
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=254)]
+Email = Annotated[str, StringConstraints(pattern=EMAIL.whole, max_length=254)]
 ModelName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME.pattern}$")]
 """A model's name: 1 to 40 lower-case letters, digits and hyphens, so that it fits a DNS label with our suffixes."""
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[\w .:/=+@-]+$")]
@@ -56,11 +58,11 @@ class Alerts(Strict):
 class Budget(Strict):
     """A monthly limit on what the account costs. It alerts; it stops nothing."""
 
-    monthly_usd: Annotated[float, Field(gt=0, le=10_000_000)]
+    monthly_usd: Annotated[float, Field(**bounds.BUDGET["monthly_usd"])]
     """The amount, in US dollars a month."""
-    forecast_percent: Annotated[float, Field(gt=0, le=1000)] = defaults.BUDGET["forecast_percent"]
+    forecast_percent: Annotated[float, Field(**bounds.BUDGET["forecast_percent"])] = defaults.BUDGET["forecast_percent"]
     """Alert when the month's forecast exceeds this share of the amount, in per cent."""
-    actual_percent: Annotated[float, Field(gt=0, le=1000)] = defaults.BUDGET["actual_percent"]
+    actual_percent: Annotated[float, Field(**bounds.BUDGET["actual_percent"])] = defaults.BUDGET["actual_percent"]
     """Alert when what was spent exceeds this share of the amount, in per cent."""
 
 
@@ -72,15 +74,15 @@ class Registry(Workload):
     database: Literal["embedded", "postgres"] = "embedded"
     """`embedded` is SQLite on a volume, for environments that can be rebuilt; `postgres` is an existing server, whose
     URI is the secret `registry_database`."""
-    volume_gib: Annotated[int, Field(ge=1, le=16_384)] = defaults.REGISTRY["volume_gib"]
+    volume_gib: Annotated[int, Field(**bounds.REGISTRY["volume_gib"])] = defaults.REGISTRY["volume_gib"]
     """Size of the embedded database's volume, in GiB."""
-    backup_hours: Annotated[int, Field(ge=1, le=168)] | None = defaults.REGISTRY["backup_hours"]
+    backup_hours: Annotated[int, Field(**bounds.REGISTRY["backup_hours"])] | None = defaults.REGISTRY["backup_hours"]
     """Hours between two dumps of the embedded database into the artifact bucket. Null for none. Backups of a PostgreSQL
     are up to whoever runs it, such as the snapshots of RDS."""
-    backup_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["backup_days"]
+    backup_days: Annotated[int, Field(**bounds.REGISTRY["backup_days"])] = defaults.REGISTRY["backup_days"]
     """Days that a dump is kept, for twice `backup_hours` at least; then it is a deleted object, for
     `noncurrent_days`."""
-    noncurrent_days: Annotated[int, Field(ge=1, le=3650)] = defaults.REGISTRY["noncurrent_days"]
+    noncurrent_days: Annotated[int, Field(**bounds.REGISTRY["noncurrent_days"])] = defaults.REGISTRY["noncurrent_days"]
     """How long a superseded or deleted bundle is kept, in days."""
 
     @model_validator(mode="after")
@@ -97,23 +99,27 @@ class Registry(Workload):
 class Training(Workload):
     """Resources that training runs of the environment may use, all together and each."""
 
-    cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["cpu_millicores"]
+    cpu_millicores: Annotated[int, Field(**bounds.TRAINING["cpu_millicores"])] = defaults.TRAINING["cpu_millicores"]
     """CPU of all runs together, in thousandths of a core."""
-    memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["memory_mib"]
+    memory_mib: Annotated[int, Field(**bounds.TRAINING["memory_mib"])] = defaults.TRAINING["memory_mib"]
     """Memory of all runs together, in MiB."""
-    max_jobs: Annotated[int, Field(ge=1, le=1000)] = defaults.TRAINING["max_jobs"]
+    max_jobs: Annotated[int, Field(**bounds.TRAINING["max_jobs"])] = defaults.TRAINING["max_jobs"]
     """Most runs that exist at a time, finished ones that are still kept included."""
-    run_cpu_millicores: Annotated[int, Field(ge=100, le=1_000_000)] = defaults.TRAINING["run_cpu_millicores"]
-    """CPU of one run, in thousandths of a core."""
-    run_memory_mib: Annotated[int, Field(ge=256, le=4_194_304)] = defaults.TRAINING["run_memory_mib"]
-    """Memory that one run requests and may use at most, in MiB."""
-    active_deadline_seconds: Annotated[int, Field(ge=10, le=604_800)] = defaults.TRAINING["active_deadline_seconds"]
-    """A run that takes longer is ended, its retries included, in seconds."""
-    retries: Annotated[int, Field(ge=0, le=10)] = defaults.TRAINING["retries"]
-    """How often a run that was killed is tried again. One that failed by itself would fail again, and never is."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=60, le=2_592_000)] = defaults.TRAINING[
-        "ttl_seconds_after_finished"
+    run_cpu_millicores: Annotated[int, Field(**bounds.TRAINING["run_cpu_millicores"])] = defaults.TRAINING[
+        "run_cpu_millicores"
     ]
+    """CPU of one run, in thousandths of a core."""
+    run_memory_mib: Annotated[int, Field(**bounds.TRAINING["run_memory_mib"])] = defaults.TRAINING["run_memory_mib"]
+    """Memory that one run requests and may use at most, in MiB."""
+    active_deadline_seconds: Annotated[int, Field(**bounds.TRAINING["active_deadline_seconds"])] = defaults.TRAINING[
+        "active_deadline_seconds"
+    ]
+    """A run that takes longer is ended, its retries included, in seconds."""
+    retries: Annotated[int, Field(**bounds.TRAINING["retries"])] = defaults.TRAINING["retries"]
+    """How often a run that was killed is tried again. One that failed by itself would fail again, and never is."""
+    ttl_seconds_after_finished: Annotated[int, Field(**bounds.TRAINING["ttl_seconds_after_finished"])] = (
+        defaults.TRAINING["ttl_seconds_after_finished"]
+    )
     """How long a finished run stays in the cluster with its log, in seconds."""
 
     @model_validator(mode="after")
@@ -127,7 +133,7 @@ class Training(Workload):
 class Predictions(Strict):
     """The prediction log of the environment's endpoints."""
 
-    days: Annotated[int, Field(ge=1, le=3650)] = defaults.PREDICTIONS["days"]
+    days: Annotated[int, Field(**bounds.PREDICTIONS["days"])] = defaults.PREDICTIONS["days"]
     """Days that predictions are kept; up to 7 more until the last copy is gone. The default is a quarter: one month can
     be compared with the one before it, and with true values that arrive weeks late. Personal data may be kept for no
     longer than it is needed (GDPR, article 5)."""
@@ -136,18 +142,20 @@ class Predictions(Strict):
 class Canary(Strict):
     """How a new release takes over, and when it is aborted."""
 
-    steps: Annotated[list[Annotated[int, Field(ge=1, le=99)]], Field(min_length=1, max_length=10)] = defaults.CANARY[
-        "steps"
-    ]
+    steps: Annotated[
+        list[Annotated[int, Field(**bounds.CANARY["steps"])]], Field(min_length=1, max_length=bounds.MOST_STEPS)
+    ] = defaults.CANARY["steps"]
     """Share of traffic after each step, in per cent, growing; 100 follows by itself."""
-    step_seconds: Annotated[int, Field(ge=10, le=86_400)] = defaults.CANARY["step_seconds"]
+    step_seconds: Annotated[int, Field(**bounds.CANARY["step_seconds"])] = defaults.CANARY["step_seconds"]
     """How long each step lasts, in seconds. Its measurements are taken meanwhile. Below 180 is for laptops, and refused
     elsewhere: CloudWatch may take two minutes to show a new series, and each release has its own."""
-    bake_seconds: Annotated[int, Field(ge=0, le=86_400)] = defaults.CANARY["bake_seconds"]
+    bake_seconds: Annotated[int, Field(**bounds.CANARY["bake_seconds"])] = defaults.CANARY["bake_seconds"]
     """How long the last good version stays warm after the new one took all traffic, in seconds."""
-    progress_deadline_seconds: Annotated[int, Field(ge=30, le=3600)] = defaults.CANARY["progress_deadline_seconds"]
+    progress_deadline_seconds: Annotated[int, Field(**bounds.CANARY["progress_deadline_seconds"])] = defaults.CANARY[
+        "progress_deadline_seconds"
+    ]
     """A version that is not ready by then is given up."""
-    minimum_requests: Annotated[int, Field(ge=1, le=1_000_000)] = defaults.CANARY["minimum_requests"]
+    minimum_requests: Annotated[int, Field(**bounds.CANARY["minimum_requests"])] = defaults.CANARY["minimum_requests"]
     """Fewer requests than this in the first step, or in the last, are no evidence: back to the stable version. The
     endpoint needs `minimum_requests / (first share * step_seconds)` requests per second for it: by default 100 / (5 % *
     300 s) = 6.7. For an endpoint that has fewer, there are `probes`."""
@@ -171,11 +179,11 @@ class Canary(Strict):
 class Limits(Strict):
     """Shares of requests, 0 to 1, beyond which an endpoint's alarms fire and a canary is aborted."""
 
-    error_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["error_ratio"]
+    error_ratio: Annotated[float, Field(**bounds.LIMITS["error_ratio"])] = defaults.LIMITS["error_ratio"]
     """Requests that fail for a reason that is ours."""
-    slow_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["slow_ratio"]
+    slow_ratio: Annotated[float, Field(**bounds.LIMITS["slow_ratio"])] = defaults.LIMITS["slow_ratio"]
     """Requests that miss the latency objective."""
-    rejected_ratio: Annotated[float, Field(gt=0, lt=1)] = defaults.LIMITS["rejected_ratio"]
+    rejected_ratio: Annotated[float, Field(**bounds.LIMITS["rejected_ratio"])] = defaults.LIMITS["rejected_ratio"]
     """Requests turned away because the endpoint is full."""
     period_seconds: Literal[10, 60, 300] = defaults.LIMITS["period_seconds"]
     """Length of one datapoint, in seconds. 10 is for laptops, and refused elsewhere: CloudWatch may take two minutes to
@@ -185,7 +193,7 @@ class Limits(Strict):
 class Endpoint(Workload):
     """How one model is served."""
 
-    host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = None
+    host: Annotated[str, StringConstraints(pattern=HOST.whole)] | None = None
     """Host name of the endpoint. Default: the model's name under `cluster.domain`."""
     ingress: Ingress = Ingress()
     """The load balancer before it."""
@@ -194,17 +202,25 @@ class Endpoint(Workload):
     grpc: bool = defaults.ENDPOINT["grpc"]
     """Answer the Open Inference Protocol over gRPC too, on the same host. The image needs the extra `grpc`, and a load
     balancer of AWS the certificate. Changing it replaces the load balancer, and so its address."""
-    minimum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["minimum_replicas"]
+    minimum_replicas: Annotated[int, Field(**bounds.ENDPOINT["minimum_replicas"])] = defaults.ENDPOINT[
+        "minimum_replicas"
+    ]
     """Fewest pods."""
-    maximum_replicas: Annotated[int, Field(ge=1, le=1000)] = defaults.ENDPOINT["maximum_replicas"]
+    maximum_replicas: Annotated[int, Field(**bounds.ENDPOINT["maximum_replicas"])] = defaults.ENDPOINT[
+        "maximum_replicas"
+    ]
     """Most pods, when the autoscaler finds the load too high."""
-    cpu_millicores: Annotated[int, Field(ge=50, le=64_000)] = defaults.ENDPOINT["cpu_millicores"]
+    cpu_millicores: Annotated[int, Field(**bounds.ENDPOINT["cpu_millicores"])] = defaults.ENDPOINT["cpu_millicores"]
     """CPU that one pod requests, in thousandths of a core."""
-    memory_mib: Annotated[int, Field(ge=128, le=262_144)] = defaults.ENDPOINT["memory_mib"]
+    memory_mib: Annotated[int, Field(**bounds.ENDPOINT["memory_mib"])] = defaults.ENDPOINT["memory_mib"]
     """Memory that one pod requests and may use at most, in MiB."""
-    latency_objective_ms: Annotated[float, Field(gt=0, le=60_000)] = defaults.ENDPOINT["latency_objective_ms"]
+    latency_objective_ms: Annotated[float, Field(**bounds.ENDPOINT["latency_objective_ms"])] = defaults.ENDPOINT[
+        "latency_objective_ms"
+    ]
     """A request that takes longer is `slow`."""
-    log_sample_ratio: Annotated[float, Field(ge=0, le=1)] = defaults.ENDPOINT["log_sample_ratio"]
+    log_sample_ratio: Annotated[float, Field(**bounds.ENDPOINT["log_sample_ratio"])] = defaults.ENDPOINT[
+        "log_sample_ratio"
+    ]
     """Share of predictions kept in the prediction log, 0 to 1."""
     feature_services: list[str] = []
     """Feature services that the model's releases read, as `models/features.json` names them. Its pods may read the
@@ -229,7 +245,7 @@ class Release(Strict):
 
     digest: Digest
     """sha256 of the bundle: the release itself."""
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Annotated[int, Field(**bounds.RELEASE["version"])] | None = None
     """Version in the environment's registry; a label for people."""
     override: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = None
     """Why it is released in spite of gates that do not hold, and who decided so; shown by every preview and update."""
@@ -246,7 +262,9 @@ class Settings(Strict):
     """Who is told when an alarm fires or the budget runs out."""
     budget: Budget | None = None
     """Monthly limit on the account's cost. Default: none."""
-    key_deletion_days: Annotated[int, Field(ge=7, le=30)] = defaults.ENVIRONMENT["key_deletion_days"]
+    key_deletion_days: Annotated[int, Field(**bounds.ENVIRONMENT["key_deletion_days"])] = defaults.ENVIRONMENT[
+        "key_deletion_days"
+    ]
     """How long a deleted encryption key can still be brought back, in days."""
     protect: bool = defaults.ENVIRONMENT["protect"]
     """Refuse to delete what holds data: the key, the buckets and their settings, the registry's volume, the namespace.
@@ -261,7 +279,7 @@ class Settings(Strict):
     """A feature store; `{}` for its defaults. Default: none."""
     predictions: Predictions = Predictions()
     """The prediction log, a bucket of its own, declared as soon as there is an endpoint."""
-    trusted_keys: dict[str, PublicKey] = {}
+    trusted_keys: dict[Annotated[str, AfterValidator(_workload_rules.file_name)], PublicKey] = {}
     """Public keys in PEM (Ed25519 or P-256), by file name. When there are any, pods and `register`, `promote` and
     `release` refuse a bundle that none of them signed."""
     endpoints: dict[ModelName, Endpoint] = {}

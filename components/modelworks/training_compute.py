@@ -11,7 +11,7 @@ import pulumi_aws as aws
 
 from modelworks import contract
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_at_least
+from modelworks._resources.arguments import checked
 from modelworks._resources.iam import publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, restricted_namespace
 from modelworks._resources.network import EgressArgs, network_policy, require_sound_egress
@@ -106,7 +106,6 @@ class TrainingCompute(KubernetesComponent):
 
     def __init__(self, name: str, args: TrainingComputeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         args = checked(name, TrainingComputeArgs, args)
-        require_at_least(args, _LOWEST)
         _refuse_too_small_a_quota(args)
         require_sound_pod(args["pod"])
         require_sound_permissions(args["permissions"])
@@ -216,19 +215,6 @@ def _reads_history(s3: str, location: str) -> list[dict[str, Any]]:
         statement(["s3:GetObject"], [f"{s3}:{bucket}/{objects}"]),
         statement(["s3:ListBucket"], [f"{s3}:{bucket}"], condition={"StringLike": {"s3:prefix": [objects]}}),
     ]
-
-
-_LOWEST = {
-    "cpu_millicores": 1,
-    "memory_mib": 1,
-    "max_jobs": 1,
-    "run_cpu_millicores": 1,
-    "run_memory_mib": 1,
-    "active_deadline_seconds": 1,
-    "retries": 0,
-    "ttl_seconds_after_finished": 1,
-}
-"""The lowest value that a number may have."""
 
 
 def _refuse_too_small_a_quota(args: Mapping[str, Any]) -> None:

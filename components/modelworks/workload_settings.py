@@ -9,10 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from modelworks import _bounds as bounds
 from modelworks import _workload_rules as rules
 from modelworks import defaults
+from modelworks._forms import ACCOUNT
 
-AccountId = Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
+AccountId = Annotated[str, StringConstraints(pattern=ACCOUNT.whole)]
 """An AWS account: 12 digits, quoted in YAML so that a leading zero survives."""
 Cidr = Annotated[str, AfterValidator(rules.network)]
 """A network, such as `10.0.0.0/8`."""
@@ -71,9 +73,9 @@ class Toleration(Strict):
 class Pod(Strict):
     """Additions to pods. Another value starts pods again, those of an endpoint by a canary."""
 
-    extended_resources: dict[Annotated[str, AfterValidator(rules.device)], Annotated[int, Field(ge=1, le=64)]] = (
-        defaults.POD["extended_resources"]
-    )
+    extended_resources: dict[
+        Annotated[str, AfterValidator(rules.device)], Annotated[int, Field(**bounds.POD["extended_resources"])]
+    ] = defaults.POD["extended_resources"]
     """Devices of each pod, by the name of their resource, such as `nvidia.com/gpu: 1`. The cluster
     needs their device plugin. Default: none."""
     node_selector: dict[Annotated[str, AfterValidator(rules.key)], _LabelValue] = defaults.POD["node_selector"]
@@ -86,7 +88,7 @@ class Pod(Strict):
     """Further labels of the pods."""
     annotations: dict[_OwnKey, str] = defaults.POD["annotations"]
     """Further annotations of the pods."""
-    scratch_mib: Annotated[int, Field(ge=64, le=1_048_576)] | None = defaults.POD["scratch_mib"]
+    scratch_mib: Annotated[int, Field(**bounds.POD["scratch_mib"])] | None = defaults.POD["scratch_mib"]
     """Limit of a pod's scratch volume, in MiB: a pod that writes more is evicted. Default: for endpoints twice their
     memory and 1024, which holds a bundle that fits into memory; else none."""
 
@@ -105,7 +107,7 @@ class Egress(Strict):
 
     cidr: Cidr
     """Network that they may connect to, such as `10.0.0.0/8`."""
-    ports: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(min_length=1)]
+    ports: Annotated[list[Annotated[int, Field(**bounds.EGRESS["ports"])]], Field(min_length=1)]
     """TCP ports there."""
 
 

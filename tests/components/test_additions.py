@@ -109,7 +109,7 @@ def test_a_training_run_may_be_moved_where_its_annotations_allow_it():
         ({"labels": {"batch.kubernetes.io/job-name": "mine"}}, "is a key by which pods are found"),
         ({"annotations": {"modelworks.dev/digest": "mine"}}, "is a key by which pods are found"),
         ({"labels": {"team": "x" * 64}}, "must be at most 63 letters"),
-        ({"scratch_mib": 0}, "pod.scratch_mib: must be at least 1, got 0"),
+        ({"scratch_mib": 0}, "pod.scratch_mib must be at least 64, got 0"),
     ],
 )
 @every_workload
@@ -212,7 +212,7 @@ def test_a_network_that_is_named_can_be_reached_on_its_ports(component):
             "egress: cidr: 'database' does not appear to be an IPv4 or IPv6 network",
         ),
         ({"cidr": "10.0.0.0/8", "ports": []}, "egress: ports must name one at least for 10.0.0.0/8, got none"),
-        ({"cidr": "10.0.0.0/8", "ports": [65_536]}, "egress: ports: must be from 1 to 65535, got 65536"),
+        ({"cidr": "10.0.0.0/8", "ports": [65_536]}, "egress[0].ports[0] must be at most 65535, got 65536"),
     ],
 )
 @every_workload

@@ -54,6 +54,11 @@ def test_a_mistyped_argument_is_refused_with_the_nearest_one(component):
 
 
 @every_component
+def test_arguments_that_are_no_mapping_are_refused(component):
+    assert refused(component, 5) == f"{component.__name__} 'churn': args must be a mapping, got int 5"
+
+
+@every_component
 def test_all_forgotten_arguments_are_named_at_once(component):
     message = refused(component, {})
     required = kind_of_arguments(component).__required_keys__

@@ -107,7 +107,7 @@ def test_the_namespace_admits_restricted_pods_and_denies_what_no_policy_allows()
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"key_deletion_days": 3}, "key_deletion_days must be from 7 to 30, as KMS has it, got 3"),
+        ({"key_deletion_days": 3}, "key_deletion_days must be at least 7, got 3"),
         ({"budget": {"monthly_usd": 0}}, "budget.monthly_usd must be above 0, got 0"),
         ({"budget": {"monthly_usd": 5, "actual_percent": -1}}, "budget.actual_percent must be above 0, got -1"),
     ],

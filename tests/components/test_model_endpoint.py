@@ -258,7 +258,7 @@ def test_the_last_evidence_counts_no_requests_of_the_steps_before():
     assert traffic["provider"]["cloudWatch"]["interval"] == "240s"
 
 
-@pytest.mark.parametrize(("step", "period"), [(180, 60), (180, 300), (10, 10), (179, 30)])
+@pytest.mark.parametrize(("step", "period"), [(180, 60), (180, 300), (10, 10), (179, 10)])
 def test_a_step_is_long_enough_for_cloudwatch_to_show_it(step, period):
     declared = endpoint(canary={"step_seconds": step}, limits={"period_seconds": period})
     assert f"{step}s" in steps_of(declared)

@@ -7,12 +7,19 @@ import pulumi_aws as aws
 import pytest
 
 from mocks import declare
+from modelworks._resources.kubernetes import KubernetesObject
 
 
 class _Component(pulumi.ComponentResource):
     def __init__(self, name, child):
         super().__init__("test:index:Component", name)
         aws.sns.Topic(child, opts=pulumi.ResourceOptions(parent=self))
+
+
+class _Served(pulumi.ComponentResource):
+    def __init__(self, name):
+        super().__init__("test:index:Served", name)
+        KubernetesObject(name, {"apiVersion": "v1", "kind": "Service"}, opts=pulumi.ResourceOptions(parent=self))
 
 
 class _Careless(pulumi.ComponentResource):
@@ -32,9 +39,14 @@ def test_a_child_that_is_named_after_its_component_is_recorded():
     assert set(declare(lambda: _Component("store", "store-topic")).all("aws:sns/topic:Topic")) == {"store-topic"}
 
 
-def test_a_child_that_is_not_named_after_its_component_is_refused():
-    with pytest.raises(AssertionError, match=r"alerts \(aws:sns/topic:Topic\) is not named after its parent store"):
-        declare(lambda: _Component("store", "alerts"))
+@pytest.mark.parametrize("child", ["alerts", "storefoo", "store"])
+def test_a_child_that_is_not_named_after_its_component_is_refused(child):
+    with pytest.raises(AssertionError, match=rf"{child} \(aws:sns/topic:Topic\) is not named after its parent store"):
+        declare(lambda: _Component("store", child))
+
+
+def test_an_object_of_a_cluster_may_be_called_as_its_component():
+    assert set(declare(lambda: _Served("store")).all("kubernetes:core/v1:Service")) == {"store"}
 
 
 def test_a_grandchild_that_is_not_named_after_its_parent_is_refused():

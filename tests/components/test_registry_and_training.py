@@ -217,7 +217,7 @@ def test_without_a_topic_there_is_no_alarm():
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"backup_hours": 0}, "backup_hours must be at least 1, or none for no dumps, got 0"),
+        ({"backup_hours": 0}, "backup_hours must be at least 1, got 0"),
         ({"backup_days": 0}, "backup_days must be at least 1, got 0"),
         ({"backup_hours": 24, "backup_days": 1}, "backup_days must last for two dumps, 48 hours, got 1"),
     ],

@@ -39,7 +39,8 @@ def test_a_tag_of_its_own_wins(own):
 def test_children_of_components_are_tagged_too():
     def program():
         tag_everything(TAGS)
-        aws.sns.Topic("topic", opts=pulumi.ResourceOptions(parent=pulumi.ComponentResource("test:index:P", "topic")))
+        parent = pulumi.ComponentResource("test:index:P", "dev")
+        aws.sns.Topic("dev-topic", opts=pulumi.ResourceOptions(parent=parent))
 
     assert declare(program).one("aws:sns/topic:Topic")["tags"] == TAGS
 

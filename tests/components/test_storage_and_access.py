@@ -19,7 +19,7 @@ class _Parent(pulumi.ComponentResource):
 
 
 def bucket(**args):
-    return declare(lambda: secure_bucket("store", parent=_Parent("store"), key_arn=KEY, **args))
+    return declare(lambda: secure_bucket("churn-store", parent=_Parent("churn"), key_arn=KEY, **args))
 
 
 def test_bucket_is_encrypted_with_the_given_key():
@@ -49,7 +49,7 @@ def test_bucket_keeps_superseded_versions_for_90_days():
 def test_bucket_refuses_plain_http():
     (rule,) = json.loads(bucket().one("aws:s3/bucketPolicy:BucketPolicy")["policy"])["Statement"]
     assert (rule["Effect"], rule["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    assert rule["Resource"] == ["arn:aws:mock:::store", "arn:aws:mock:::store/*"]
+    assert rule["Resource"] == ["arn:aws:mock:::churn-store", "arn:aws:mock:::churn-store/*"]
 
 
 def requests(program):
@@ -59,23 +59,23 @@ def requests(program):
 
 
 def test_settings_of_a_bucket_are_deleted_with_it_and_never_before_it():
-    found = requests(lambda: secure_bucket("store", parent=_Parent("store"), key_arn=KEY))
+    found = requests(lambda: secure_bucket("churn-store", parent=_Parent("churn"), key_arn=KEY))
     settings = {kind: each for kind, each in found.items() if kind != "Bucket"}
     assert len(settings) == 6
-    assert {each["deletedWith"].rpartition("::")[2] for each in settings.values()} == {"store"}
+    assert {each["deletedWith"].rpartition("::")[2] for each in settings.values()} == {"churn-store"}
 
 
 def test_the_key_of_a_bucket_is_deleted_after_it():
     def program():
         key = aws.kms.Key("key")
-        secure_bucket("store", parent=_Parent("store"), key_arn=key.arn)
+        secure_bucket("churn-store", parent=_Parent("churn"), key_arn=key.arn)
 
     assert [urn.rpartition("::")[2] for urn in requests(program)["Bucket"]["dependencies"]] == ["key"]
 
 
 @pytest.mark.parametrize(("protect", "guarded"), [(True, {True}), (None, {None})])
 def test_a_bucket_and_its_settings_are_protected_together(protect, guarded):
-    found = requests(lambda: secure_bucket("store", parent=_Parent("store"), key_arn=KEY, protect=protect))
+    found = requests(lambda: secure_bucket("churn-store", parent=_Parent("churn"), key_arn=KEY, protect=protect))
     assert {each.get("protect") for each in found.values()} == guarded
 
 
@@ -87,7 +87,9 @@ def test_bucket_refuses_to_keep_nothing():
 def test_role_has_one_policy_and_it_is_the_given_one():
     policy = policy_document([statement(["s3:GetObject"], ["arn:aws:s3:::b/*"])])
     declared = declare(
-        lambda: least_privilege_role("reader", parent=_Parent("reader"), trust="{}", policy=policy, description="Reads")
+        lambda: least_privilege_role(
+            "churn-reader", parent=_Parent("churn"), trust="{}", policy=policy, description="Reads"
+        )
     )
     assert declared.one("aws:iam/rolePolicy:RolePolicy")["policy"] == policy
     assert "managedPolicyArns" not in declared.one("aws:iam/role:Role")

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 import pulumi
 
-from modelworks import defaults
+from modelworks import _bounds, _forms, defaults
 from modelworks._spelling import did_you_mean
 
 Args = TypeVar("Args", bound=Mapping[str, Any])
+
+_Rule = _bounds.Bounds | _forms.Form | None
 
 _NAMES = {str: "a text", int: "an integer", float: "a number", bool: "true or false", list: "a list", dict: "a mapping"}
 
@@ -30,23 +32,17 @@ def checked(name: str, kind: type[Args], args: Args) -> Args:
         args: The program's arguments.
 
     Raises:
-        ValueError: A key is unknown, a required one is missing, or a value is not of its type. All mistakes are listed.
+        ValueError: A key is unknown, a required one is missing, or a value is not of its type or form, or out of its
+            bounds. All mistakes are listed.
     """
+    component = f"{kind.__name__.removesuffix('Args')} {name!r}"
+    if not isinstance(args, Mapping):
+        raise ValueError(  # noqa: TRY004 - as for every argument of a wrong type
+            f"{component}: args must be a mapping, got {type(args).__name__} {reprlib.repr(args)}"
+        )
     if problems := list(_problems_of_arguments(kind, args, "")):
-        component = f"{kind.__name__.removesuffix('Args')} {name!r}"
         raise ValueError("\n".join(f"{component}: {problem}" for problem in problems))
     return typing.cast("Args", _completed(kind, args))
-
-
-def require_at_least(args: Mapping[str, Any], lowest: Mapping[str, int]) -> None:
-    """Refuse a number that is below the lowest one it may be.
-
-    Raises:
-        ValueError: One is.
-    """
-    for name, bound in lowest.items():
-        if args[name] < bound:
-            raise ValueError(f"{name} must be at least {bound}, got {args[name]}")
 
 
 def require_each(name: str, values: Iterable[Any], rule: Callable[[Any], Any]) -> None:
@@ -95,12 +91,14 @@ def _problems_of_arguments(kind: Any, args: Mapping[str, Any], path: str) -> Ite
             yield f"{path}{name} is an unknown argument{did_you_mean(name, hints)}"
     if missing := [f"{path}{name}" for name in hints if name in kind.__required_keys__ and name not in args]:
         yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required and missing"
+    bounds = _bounds.OF_ARGUMENTS.get(kind.__name__, {})
     for name, hint in hints.items():
         if name in args:
-            yield from _problems_of_value(hint, args[name], f"{path}{name}")
+            rule = bounds.get(name) or _forms.OF_ARGUMENTS.get(name)
+            yield from _problems_of_value(hint, args[name], f"{path}{name}", rule)
 
 
-def _problems_of_value(hint: Any, value: Any, path: str) -> Iterator[str]:
+def _problems_of_value(hint: Any, value: Any, path: str, rule: _Rule) -> Iterator[str]:
     plain = [item for item in _alternatives(hint) if not _is_deferred(item)]
     if Any in plain:
         return
@@ -112,10 +110,10 @@ def _problems_of_value(hint: Any, value: Any, path: str) -> Iterator[str]:
             yield f"{path} must be {_named(plain)}, got None"
     else:
         (wanted,) = [item for item in plain if item is not NoneType]
-        yield from _problems_of_plain(wanted, value, path)
+        yield from _problems_of_plain(wanted, value, path, rule)
 
 
-def _problems_of_plain(wanted: Any, value: Any, path: str) -> Iterator[str]:
+def _problems_of_plain(wanted: Any, value: Any, path: str, rule: _Rule) -> Iterator[str]:
     if not _fits(wanted, value):
         # What is to be a text may be a secret: its value is not shown.
         found = type(value).__name__ if wanted is str else f"{type(value).__name__} {reprlib.repr(value)}"
@@ -124,10 +122,15 @@ def _problems_of_plain(wanted: Any, value: Any, path: str) -> Iterator[str]:
         yield from _problems_of_arguments(wanted, value, f"{path}.")
     elif (origin := typing.get_origin(wanted)) is list:
         for index, item in enumerate(value):
-            yield from _problems_of_value(typing.get_args(wanted)[0], item, f"{path}[{index}]")
+            yield from _problems_of_value(typing.get_args(wanted)[0], item, f"{path}[{index}]", rule)
     elif origin is dict:
         for name, item in value.items():
-            yield from _problems_of_value(typing.get_args(wanted)[1], item, f"{path}[{name!r}]")
+            yield from _problems_of_value(typing.get_args(wanted)[1], item, f"{path}[{name!r}]", rule)
+    elif isinstance(rule, _forms.Form):
+        if not rule.fits(value):
+            yield f"{path} must be {rule.meaning}, got {value!r}"
+    elif rule and (bound := _bounds.broken(rule, value)):
+        yield f"{path} must be {bound}, got {value}"
 
 
 def _fits(wanted: Any, value: Any) -> bool:

@@ -8,6 +8,7 @@ import pulumi
 
 from modelworks import _workload_rules as rules
 from modelworks import contract
+from modelworks._bounds import MOST_STEPS
 from modelworks._resources.kubernetes import Manifest
 from modelworks._resources.network import SERVICE_PORT
 from modelworks.alarms import Alarm, analysis_metric, traffic_metric
@@ -74,7 +75,7 @@ class Canary:
     """How releases of one model take over.
 
     Raises:
-        ValueError: The steps do not grow, leave the range, or end before CloudWatch shows their metrics; or there would
+        ValueError: The steps do not grow, are too many, or end before CloudWatch shows their metrics; or there would
             be too many probes.
     """
 
@@ -87,8 +88,8 @@ class Canary:
 
     def __post_init__(self) -> None:
         steps = self.args["steps"]
-        if not steps or steps != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] < 100:
-            raise ValueError(f"canary.steps must grow and lie between 1 and 99 per cent, got {steps}")
+        if not 1 <= len(steps) <= MOST_STEPS or steps != sorted(set(steps)):
+            raise ValueError(f"canary.steps must grow and be 1 to {MOST_STEPS}, got {steps}")
         seconds, least, period = self.args["step_seconds"], CLOUD_STEP_SECONDS, self.alarms[0].period_seconds
         if period >= 60 and seconds < least:  # shorter datapoints are a laptop's, whose CloudWatch has no delay
             raise ValueError(

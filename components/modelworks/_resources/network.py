@@ -139,11 +139,10 @@ def require_sound_egress(egress: Sequence[EgressArgs]) -> None:
     """Refuse a way out that the cluster would refuse, or that leads nowhere.
 
     Raises:
-        ValueError: A network or a port is none, or no port is named.
+        ValueError: A network is none, or no port is named.
     """
     require_each("egress", egress, rules.egress)
     require_each("egress: cidr", (each["cidr"] for each in egress), rules.network)
-    require_each("egress: ports", (port for each in egress for port in each["ports"]), rules.port)
 
 
 def network_policy(

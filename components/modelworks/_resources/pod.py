@@ -62,10 +62,9 @@ def require_sound_pod(pod: PodArgs) -> None:
     """Refuse additions that the cluster would refuse, or that would hide pods from what looks for them.
 
     Raises:
-        ValueError: A key, a name, a toleration or a number is none.
+        ValueError: A key, a name or a toleration is none.
     """
     require_each("pod.extended_resources", pod["extended_resources"], rules.device)
-    require_each("pod.extended_resources", pod["extended_resources"].values(), rules.count)
     require_each("pod.node_selector", pod["node_selector"], rules.key)
     require_each("pod.node_selector", pod["node_selector"].values(), rules.label_value)
     require_each("pod.tolerations", pod["tolerations"], rules.toleration)
@@ -73,8 +72,6 @@ def require_sound_pod(pod: PodArgs) -> None:
     require_each("pod.labels", pod["labels"], rules.own_key)
     require_each("pod.labels", pod["labels"].values(), rules.label_value)
     require_each("pod.annotations", pod["annotations"], rules.own_key)
-    if (scratch := pod["scratch_mib"]) is not None:
-        require_each("pod.scratch_mib", [scratch], rules.count)
 
 
 def restricted_pod(

@@ -20,7 +20,6 @@ from modelworks._resources.kubernetes import KubernetesComponent
 ENGINES = ("feast", "hopsworks", "tecton")
 _DEPLOYMENT = re.compile("[a-z][a-z0-9-]{0,19}[a-z0-9]")
 """Tecton's names must have less than 22 characters."""
-_ACCOUNT = re.compile(r"\d{12}")
 _REPOSITORY = re.compile("[a-z0-9][a-z0-9._-]*/hopsworks-base")
 _URL = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?")
 _NEEDED = {
@@ -87,7 +86,6 @@ def require_sound_vendor(engine: str, vendor: VendorArgs | None) -> None:
     require_url("vendor.url", vendor["url"])
     for name, rule, what in (
         ("deployment", _DEPLOYMENT, "at most 21 lower-case letters, digits and dashes"),
-        ("control_plane_account_id", _ACCOUNT, "12 digits"),
         ("repository", _REPOSITORY, "NAMESPACE/hopsworks-base"),
     ):
         value: Any = vendor.get(name)

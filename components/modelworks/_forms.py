@@ -1,0 +1,45 @@
+"""Private and pure: what a name looks like, stated once: stack settings and components read it here."""
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Form(NamedTuple):
+    """The look of a text."""
+
+    pattern: str
+    """A regular expression for the whole of it."""
+    meaning: str
+    """In words."""
+
+    @property
+    def whole(self) -> str:
+        """The expression, as Pydantic takes it."""
+        return f"^{self.pattern}$"
+
+    def fits(self, text: str) -> bool:
+        """Whether a text has it."""
+        return re.fullmatch(self.pattern, text, re.ASCII) is not None
+
+
+ACCOUNT: Final = Form(r"\d{12}", "12 digits")
+EMAIL: Final = Form(r"[^@\s]+@[^@\s]+\.[^@\s]+", "an address such as team@example.com")
+HOST: Final = Form(
+    r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "a host name of lower-case letters, digits, '-' and '.', without a scheme"
+)
+ISSUER: Final = Form(r"[a-z0-9][\w./-]+", "an issuer without https://, such as oidc.eks.REGION.amazonaws.com/id/0123")
+NAMESPACE: Final = Form(
+    r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+    "a namespace: 1 to 63 lower-case letters, digits and '-', with a letter or a digit at its ends",
+)
+
+OF_ARGUMENTS: Final[Mapping[str, Form]] = {
+    "account_id": ACCOUNT,
+    "alert_emails": EMAIL,
+    "control_plane_account_id": ACCOUNT,
+    "host": HOST,
+    "namespace": NAMESPACE,
+    "oidc_issuer": ISSUER,
+}
+"""The form of a plain text by the name of the argument, which is the same in all components."""
