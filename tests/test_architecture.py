@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import modelworks
+import mutants
 
 ROOT = Path(__file__).parents[1]
 CONTRACTS = {
@@ -111,3 +112,9 @@ def test_an_import_loads_nothing_that_its_user_does_not_need(statement, absent):
     check = f"{statement}\nimport sys\nprint([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_module_that_is_mutated_is_there_and_its_tests_are():
+    assert [name for name in mutants.TESTS if not (ROOT / "components" / "modelworks" / f"{name}.py").exists()] == []
+    named = {path for paths in mutants.TESTS.values() for path in paths}
+    assert [path for path in sorted(named) if not (ROOT / "tests" / path).exists()] == []

@@ -15,12 +15,18 @@ PATIENCE = 120
 """Seconds that any single thing may take, here and as the timeout of sockets, requests and processes."""
 
 
-def eventually(condition: Callable[[], Any]) -> Any:
-    """What `condition` gives, once it is true."""
-    deadline = time.monotonic() + PATIENCE
+def eventually(
+    condition: Callable[[], Any],
+    what: Callable[[], object] = lambda: "",
+    *,
+    patience: float = PATIENCE,
+    pause: float = 0.02,
+) -> Any:
+    """What `condition` gives, once it is true; `what` says how things stand when it never was."""
+    deadline = time.monotonic() + patience
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not true within {PATIENCE} s"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"not true within {patience} s: {what()}"
+        time.sleep(pause)
     return found
 
 

@@ -34,16 +34,41 @@ def test_exit_codes_are_of_commands_that_exist():
     assert {*EXIT_CODES} <= {parameter.id for parameter in EVERY}
 
 
-@pytest.mark.parametrize("name", ["up", "preview", "destroy", "verify", "status", "models", "env"])
-def test_a_command_about_an_environment_takes_it_as_its_argument_and_with_env(name):
-    (command,) = (parameter.values[1] for parameter in EVERY if parameter.id == name)
-    assert [parameter.opts for parameter in command.params if parameter.metavar == "ENV"] == [
-        ["environment"],
-        ["--env", "-e"],
-    ]
+OF_NO_ENVIRONMENT = {
+    *("schema", "check", "new", "check-data", "bundle", "features list", "features show", "features pull"),
+    "quickstart",  # on the laptop alone
+    *("compare", "promote"),  # of two
+    *("laptop up", "laptop down", "laptop status", "laptop logs", "laptop toolchain"),  # of all on the laptop
+}
+OF_STORES = {f"features {verb}" for verb in ("plan", "apply", "materialize", "backfill", "verify")}
+"""Commands without an argument that take their environment as the other `features` do."""
 
 
-@pytest.mark.parametrize("name", ["train", "gates", "register", "release", "rollback", "lineage", "predict", "logs"])
-def test_a_command_about_a_model_takes_the_environment_with_env(name):
+def names(*, about_environment):
+    """Commands of one environment: those with an argument that is something else, or the others."""
+    found = []
+    for name, command in (parameter.values for parameter in EVERY):
+        arguments = {each.metavar for each in command.params if each.param_type_name == "argument"} - {"ENV"}
+        if name not in OF_NO_ENVIRONMENT and about_environment != bool(arguments or name in OF_STORES):
+            found.append(pytest.param(command, id=name))
+    return found
+
+
+def environment_of(command):
+    return [parameter.opts for parameter in command.params if parameter.metavar == "ENV"]
+
+
+@pytest.mark.parametrize("command", names(about_environment=True))
+def test_a_command_about_an_environment_takes_it_as_its_argument_and_with_env(command):
+    assert environment_of(command) == [["environment"], ["--env", "-e"]]
+
+
+@pytest.mark.parametrize("command", names(about_environment=False))
+def test_a_command_about_something_else_takes_the_environment_with_env(command):
+    assert environment_of(command) == [["--env", "-e"]]
+
+
+@pytest.mark.parametrize("name", sorted(OF_NO_ENVIRONMENT))
+def test_a_command_of_no_environment_takes_none(name):
     (command,) = (parameter.values[1] for parameter in EVERY if parameter.id == name)
-    assert [parameter.opts for parameter in command.params if parameter.metavar == "ENV"] == [["--env", "-e"]]
+    assert environment_of(command) == []

@@ -16,8 +16,8 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ from modelworks.runtime.manifest import Onnx, OnnxInput
 from modelworks.runtime.server import v2_messages
 from runtime import custom_bundle, example_bundle
 from runtime.test_v2_grpc import example_request
+from waiting import eventually
 
 MODEL = "flight-delay"
 ROWS = example_bundle.rows(400, seed=11)
@@ -443,13 +444,8 @@ class Rehearsal:
         return pid
 
 
-def until(true: Callable[[], Any], what: Callable[[], object] = lambda: "") -> Any:
-    """What `true` gives, once it is true. The bound decides only how late a failure is reported."""
-    deadline = time.monotonic() + 300
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"it did not come true in time: {what()}"
-        time.sleep(0.25)
-    return found
+until = partial(eventually, patience=300, pause=0.25)
+"""`eventually` for a rollout, which takes minutes and is asked about over the API server."""
 
 
 # -- Clients ---------------------------------------------------------------------------------------------------------

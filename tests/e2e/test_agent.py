@@ -14,7 +14,6 @@ import ssl
 import struct
 import subprocess
 import termios
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ import pytest
 from images_of_projects import lock_only_here
 from modelworks.laptop import environments, toolchain
 from modelworks.laptop.state_dir import StateDir
+from waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -68,12 +68,7 @@ class Cluster:
         return (self.get("pod", name).get("status", {}).get("containerStatuses") or [{}])[0]
 
     def wait(self, condition, what):
-        until = time.monotonic() + 90
-        while time.monotonic() < until:
-            if found := condition():
-                return found
-            time.sleep(0.2)
-        raise AssertionError(f"{what}: not within 90 s\n{self('get', 'pods,events', '-o', 'wide')}")
+        return eventually(condition, lambda: f"{what}\n{self('get', 'pods,events', '-o', 'wide')}", pause=0.2)
 
     def ended(self, name):
         return self.wait(lambda: self.container(name).get("state", {}).get("terminated"), f"{name} ends")

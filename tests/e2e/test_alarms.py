@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-import time
 
 import boto3
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from modelworks.alarms import Alarm, cloudwatch_alarm, endpoint_alarms
 from modelworks.laptop.aws_credentials import read_credentials
 from modelworks.laptop.state_dir import StateDir, read_facts
+from waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -55,14 +55,6 @@ def hook():
     server.server_close()
 
 
-def _until(claim, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not (found := claim()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.2)
-    return found
-
-
 def test_a_breaching_metric_pages_a_queue_and_a_web_hook_and_is_in_the_history(client, hook):
     url, posted = hook
     cloudwatch, sns, sqs = client("cloudwatch"), client("sns"), client("sqs")
@@ -90,9 +82,11 @@ def test_a_breaching_metric_pages_a_queue_and_a_web_hook_and_is_in_the_history(c
         got = sqs.receive_message(QueueUrl=queue).get("Messages", [])
         return json.loads(json.loads(got[0]["Body"])["Message"]) if got else None
 
-    paged = _until(page)
+    paged = eventually(page)
     assert (paged["AlarmName"], paged["NewStateValue"]) == ("errors", "ALARM")
-    assert _until(lambda: [one for one in posted if one["Type"] == "Notification"])[0]["Message"] == json.dumps(paged)
+    assert eventually(lambda: [one for one in posted if one["Type"] == "Notification"])[0]["Message"] == json.dumps(
+        paged
+    )
     history = cloudwatch.describe_alarm_history(AlarmName="errors", HistoryItemType="StateUpdate")["AlarmHistoryItems"]
     assert history[-1]["HistorySummary"] == "Alarm updated from INSUFFICIENT_DATA to ALARM"
 
@@ -117,8 +111,8 @@ def test_an_alarm_on_an_expression_fires_from_the_fifth_bad_request_on(client):
         history = cloudwatch.describe_alarm_history(AlarmName=model, HistoryItemType="StateUpdate")
         return "".join(item["HistorySummary"] for item in history["AlarmHistoryItems"][-1:])
 
-    assert _until(lambda: verdict("few")) == "Alarm updated from INSUFFICIENT_DATA to OK"
-    assert _until(lambda: verdict("five")) == "Alarm updated from INSUFFICIENT_DATA to ALARM"
+    assert eventually(lambda: verdict("few")) == "Alarm updated from INSUFFICIENT_DATA to OK"
+    assert eventually(lambda: verdict("five")) == "Alarm updated from INSUFFICIENT_DATA to ALARM"
 
 
 def queries(alarm: Alarm, series: dict) -> list[dict]:

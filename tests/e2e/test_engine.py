@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import fake_provider
 from modelworks.laptop import toolchain
 from programs import output_of
 from standing_provider import engine_variables, standing
+from waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -117,13 +117,6 @@ def project(tmp_path: Path, tools: Path):
         yield made
 
 
-def wait_for(condition, *, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def test_the_life_of_a_stack(project: Project):
     said = project.pulumi("up", "--yes", "--non-interactive")
     assert "printed" in said
@@ -199,11 +192,11 @@ print(inline.destroy(on_output=lambda _: None).summary.result)
 def test_up_after_a_killed_engine_orphans_and_doubles_nothing(project: Project):
     (project.cloud / "slow").write_text("60")
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: len(fake_provider.things(project.cloud)) == 4)
+    eventually(lambda: len(fake_provider.things(project.cloud)) == 4)
     lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     os.kill(lock["pid"], signal.SIGKILL)
     process.communicate(timeout=60)
-    wait_for(lambda: project.engines() == [])
+    eventually(lambda: project.engines() == [])
     (project.cloud / "slow").unlink()
     made = fake_provider.things(project.cloud)
     next(project.cloud.glob("t1-*.json")).unlink()  # this one, let us say, was never made
@@ -233,7 +226,7 @@ def test_up_after_a_replacement_was_killed_leaves_one(project: Project):
     project.pulumi("config", "set", "name", "second")
     (project.cloud / "slow").write_text("60")
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: "second" in fake_provider.things(project.cloud))
+    eventually(lambda: "second" in fake_provider.things(project.cloud))
     lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     os.kill(lock["pid"], signal.SIGKILL)
     process.communicate(timeout=60)
@@ -250,7 +243,7 @@ def test_up_after_a_replacement_was_killed_leaves_one(project: Project):
 def test_a_second_up_says_who_holds_the_lock_and_spoils_nothing(project: Project):
     (project.cloud / "slow").write_text("60")
     first = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: fake_provider.things(project.cloud))
+    eventually(lambda: fake_provider.things(project.cloud))
     lock = json.loads(next(project.folder.parent.glob("backend/.pulumi/locks/*/program/dev/*.json")).read_text())
     said = project.modelworks("up", "dev", "--yes", fine=(1,))
     assert f"{lock['username']}@{lock['hostname']}, process {lock['pid']}" in said
@@ -264,7 +257,7 @@ def test_a_second_up_says_who_holds_the_lock_and_spoils_nothing(project: Project
 def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: Project):
     (project.cloud / "slow").write_text("3")
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: fake_provider.things(project.cloud))
+    eventually(lambda: fake_provider.things(project.cloud))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 130, said
@@ -288,7 +281,7 @@ def test_ctrl_c_leaves_no_process_and_a_state_that_knows_what_was_made(project: 
 )
 def test_ctrl_c_at_any_moment_leaves_no_process_and_no_traceback(project: Project, moment):
     process = project.start("up", "dev", "--yes", "--skip-preview")
-    wait_for(lambda: moment(project))
+    eventually(lambda: moment(project))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=90)
     # Python's last moment, when the command is done, belongs to no handler: there the signal itself ends it.

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from modelworks.deploy import process
 from modelworks.laptop import environments, supervisor, toolchain
 from modelworks.laptop.state_dir import StateDir
 from programs import finished, started
+from waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -98,13 +98,6 @@ class OnLaptop:
         return json.loads(next(locks).read_text())["pid"]
 
 
-def wait_for(condition, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def make_project(folder: Path, program: str) -> None:
     (folder / "stacks").mkdir(parents=True)
     (folder / "Pulumi.yaml").write_text("name: faults\nruntime: python\nmain: stacks\nstackConfigDir: stacks\n")
@@ -142,7 +135,7 @@ def test_what_has_an_id_of_awss_own_choice_is_taken_over_from_a_killed_engine(
     before = on_laptop.kept()
     with spoiled(on_laptop, f"hang:{call}"):
         process = on_laptop.start("up", "local", "--yes", "--skip-preview")
-        wait_for(lambda: len(on_laptop.kept() - before) == made)
+        eventually(lambda: len(on_laptop.kept() - before) == made)
         os.kill(on_laptop.engine(), signal.SIGKILL)
         process.communicate(timeout=60)
 
@@ -179,7 +172,7 @@ def test_up_converges_after_a_provider_that_died(on_laptop: OnLaptop, first: str
 def test_an_engine_killed_in_mid_up_leaves_nothing_orphaned_or_doubled(on_laptop: OnLaptop, made: int):
     before = on_laptop.buckets()
     process = on_laptop.start("up", "local", "--yes", "--skip-preview")
-    wait_for(lambda: len(on_laptop.buckets() - before) >= made)
+    eventually(lambda: len(on_laptop.buckets() - before) >= made)
     os.kill(on_laptop.engine(), signal.SIGKILL)
     process.communicate(timeout=60)
 
@@ -197,7 +190,7 @@ def kill_aws(place: StateDir) -> None:
     pid = next(info["pid"] for info in supervisor.processes(place) if info["name"] == "aws-local")
     os.kill(pid, signal.SIGKILL)
     port = environments.facts(place, "local")["aws_port"]
-    wait_for(lambda: not psutil.pid_exists(pid) and _answers(port))
+    eventually(lambda: not psutil.pid_exists(pid) and _answers(port))
 
 
 def test_an_aws_that_died_comes_back_with_what_it_held(on_laptop: OnLaptop):

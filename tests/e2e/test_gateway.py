@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
 from modelworks.runtime.server import v2_messages
 from runtime import test_v2_grpc as serving
-from waiting import PATIENCE, eventually_async
+from waiting import PATIENCE, eventually, eventually_async
 
 pytestmark = pytest.mark.e2e
 
@@ -64,40 +63,41 @@ class Pod:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.add(writer)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(
-                    (
-                        int(line.split(":")[1])
-                        for line in head.splitlines()
-                        if line.lower().startswith("content-length")
-                    ),
-                    0,
-                )
-                chunked = "transfer-encoding: chunked" in head.lower()
-                body = await (reader.readuntil(b"0\r\n\r\n") if chunked else reader.readexactly(length))
-                self.asked.append((head, body))
-                if "/hang-up" in head:
-                    break
-                if "/moved-to?" in head:
-                    target = head.split("/moved-to?")[1].split(" ")[0]
-                    writer.write(f"HTTP/1.1 307 Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
-                    continue
-                if "/stream" in head:
-                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                    for number in range(3):
-                        writer.write(b"2\r\n%d\n\r\n" % number)
-                        await writer.drain()
-                        await (self.read.acquire() if "/stream-as-read" in head else asyncio.sleep(0.3))
-                    writer.write(b"0\r\n\r\n")
-                    continue
-                await (self.read.acquire() if "/held" in head else asyncio.sleep(self.delay))
-                answer = self.name.encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
-                await writer.drain()
-        self.connections.discard(writer)
-        writer.close()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await self.answer(reader, writer)
+        finally:
+            self.connections.discard(writer)
+            writer.close()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(
+                (int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-length")),
+                0,
+            )
+            chunked = "transfer-encoding: chunked" in head.lower()
+            body = await (reader.readuntil(b"0\r\n\r\n") if chunked else reader.readexactly(length))
+            self.asked.append((head, body))
+            if "/hang-up" in head:
+                break
+            if "/moved-to?" in head:
+                target = head.split("/moved-to?")[1].split(" ")[0]
+                writer.write(f"HTTP/1.1 307 Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+                continue
+            if "/stream" in head:
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for number in range(3):
+                    writer.write(b"2\r\n%d\n\r\n" % number)
+                    await writer.drain()
+                    await (self.read.acquire() if "/stream-as-read" in head else asyncio.sleep(0.3))
+                writer.write(b"0\r\n\r\n")
+                continue
+            await (self.read.acquire() if "/held" in head else asyncio.sleep(self.delay))
+            answer = self.name.encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+            await writer.drain()
 
 
 class Running:
@@ -117,12 +117,13 @@ class Running:
             self.process = subprocess.Popen(
                 argv, stdout=log, stderr=log, env={**os.environ, "HOME": str(self.place.root)}
             )
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.02)
-        raise AssertionError((self.place.root / "caddy.log").read_text())
+        eventually(self.listens)
+
+    def listens(self) -> bool:
+        assert self.process.poll() is None, (self.place.root / "caddy.log").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE):
+            return True
+        return False
 
     async def routes(
         self,
@@ -168,7 +169,7 @@ async def pods():
     yield start
     for pod in started:
         await pod.stop()
-    await asyncio.sleep(0.05)  # its connections see the end
+    await eventually_async(lambda: not any(pod.connections for pod in started))
 
 
 def forward(*backends: tuple[int, list[Pod]], **more: object) -> dict[str, object]:

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from modelworks.laptop import control_plane, supervisor
 from modelworks.laptop.gateway import addresses
 from modelworks.laptop.state_dir import StateDir, read_facts
+from waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -114,10 +114,13 @@ def _pod(api: httpx.Client, namespace: str, app: str, name: str) -> str:
         "metadata": {"name": name, "labels": {"app": app}, "finalizers": ["example.com/held"]},
         "spec": {"schedulerName": "nobody", "automountServiceAccountToken": False, "containers": [container]},
     }
-    deadline = time.monotonic() + 10
-    # The service account of a new namespace comes a moment after it.
-    while (answer := api.post(pods, json=body)).status_code == 403 and time.monotonic() < deadline:
-        time.sleep(0.1)
+
+    def made() -> httpx.Response | None:
+        answer = api.post(pods, json=body)
+        # The service account of a new namespace comes a moment after it.
+        return None if answer.status_code == 403 else answer
+
+    answer = eventually(made)
     assert answer.is_success, answer.text
     return f"{pods}/{name}"
 
@@ -147,13 +150,6 @@ def _ask(laptop: StateDir, host: str) -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": host}, trust_env=False)
 
 
-def _within(seconds: float, claim: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
-
-
 def test_a_pod_joins_when_it_is_ready_and_leaves_when_it_is_ending(laptop, api, namespace, answering):
     host = f"{namespace}.localhost"
     first, second = answering("first"), answering("second")
@@ -161,17 +157,17 @@ def test_a_pod_joins_when_it_is_ready_and_leaves_when_it_is_ending(laptop, api, 
     _ingress(api, namespace, "model", host)
     one, two = _pod(api, namespace, "model", "one"), _pod(api, namespace, "model", "two")
     try:
-        _within(10, lambda: _ask(laptop, host).status_code == 503)
+        eventually(lambda: _ask(laptop, host).status_code == 503)
         _ready(api, one, first)
-        _within(10, lambda: _ask(laptop, host).text == "first")
+        eventually(lambda: _ask(laptop, host).text == "first")
         _ready(api, two, second)
-        _within(10, lambda: _ask(laptop, host).text == "second")
+        eventually(lambda: _ask(laptop, host).text == "second")
         _ready(api, two, second, ready=False)
-        _within(10, lambda: {_ask(laptop, host).text for _ in range(6)} == {"first"})
+        eventually(lambda: {_ask(laptop, host).text for _ in range(6)} == {"first"})
         _ready(api, two, second)
-        _within(10, lambda: {_ask(laptop, host).text for _ in range(6)} == {"first", "second"})
+        eventually(lambda: {_ask(laptop, host).text for _ in range(6)} == {"first", "second"})
         api.delete(one).raise_for_status()  # its finalizer holds it, as its process would
-        _within(10, lambda: {_ask(laptop, host).text for _ in range(6)} == {"second"})
+        eventually(lambda: {_ask(laptop, host).text for _ in range(6)} == {"second"})
     finally:
         _release(api, one)
         _release(api, two)
@@ -188,8 +184,8 @@ def test_addresses_are_written_back(laptop, api, namespace):
     ingress = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/direct"
     service = f"/api/v1/namespaces/{namespace}/services/direct"
     expected = {"hostname": f"{namespace}.example.com.localhost", "ports": [{"port": port, "protocol": "TCP"}]}
-    _within(10, lambda: address(ingress) == [expected])
-    _within(10, lambda: (address(service) or [{}])[0].get("hostname") == f"direct.{namespace}.localhost")
+    eventually(lambda: address(ingress) == [expected])
+    eventually(lambda: (address(service) or [{}])[0].get("hostname") == f"direct.{namespace}.localhost")
 
 
 def test_a_host_of_another_namespace_is_refused_with_an_event(laptop, api, namespace):
@@ -202,7 +198,7 @@ def test_a_host_of_another_namespace_is_refused_with_an_event(laptop, api, names
         time.sleep(1.1)  # creation times have whole seconds
         _ingress(api, other, "intruder", host)
         events = f"/api/v1/namespaces/{other}/events"
-        _within(10, lambda: "HostTaken" in {event["reason"] for event in api.get(events).json()["items"]})
+        eventually(lambda: "HostTaken" in {event["reason"] for event in api.get(events).json()["items"]})
         ingress = api.get(f"/apis/networking.k8s.io/v1/namespaces/{other}/ingresses/intruder").json()
         assert not ingress["status"]["loadBalancer"].get("ingress")
     finally:
@@ -218,11 +214,11 @@ def test_a_killed_part_loses_no_route_and_changes_are_followed_again(laptop, api
     pod = _pod(api, namespace, "model", "one")
     try:
         _ready(api, pod, first)
-        _within(10, lambda: _ask(laptop, host).text == "first")
+        eventually(lambda: _ask(laptop, host).text == "first")
         _kill(laptop, victim)
-        _within(30, lambda: _answers(laptop, host) == "first")
-        _within(60, lambda: _tells(api, pod, second))
-        _within(60, lambda: _answers(laptop, host) == "second")
+        eventually(lambda: _answers(laptop, host) == "first")
+        eventually(lambda: _tells(api, pod, second))
+        eventually(lambda: _answers(laptop, host) == "second")
     finally:
         _release(api, pod)
 
@@ -238,14 +234,14 @@ def test_a_host_has_an_address_that_outlives_both_halves_of_the_gateway_and_the_
         _ready(api, pod, answering("first"))
         address = addresses.url_of(laptop, host)
         assert address.startswith("http://127.0.0.1:")
-        _within(10, lambda: _get(address) == (200, "first"))
+        eventually(lambda: _get(address) == (200, "first"))
         for half in ("gateway", "caddy"):
             _kill(laptop, half)
-        _within(30, lambda: _get(address) == (200, "first"))
+        eventually(lambda: _get(address) == (200, "first"))
         api.delete(ingress).raise_for_status()
-        _within(30, lambda: _get(address)[0] == 404)
+        eventually(lambda: _get(address)[0] == 404)
         _ingress(api, namespace, "model", host)
-        _within(10, lambda: _get(address) == (200, "first"))
+        eventually(lambda: _get(address) == (200, "first"))
         assert addresses.url_of(laptop, host) == address
     finally:
         _release(api, pod)

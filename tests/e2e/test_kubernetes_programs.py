@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -220,11 +219,9 @@ WORK = """
 
 
 def test_a_job_and_a_service_are_waited_for(program):
-    began = time.monotonic()
     program.up(WORK.replace("COMMAND", "true"))
     assert program.outputs()["succeeded"] == 1
     assert program.outputs()["address"].startswith("127.")
-    assert time.monotonic() - began < 300, "a Service without its Endpoints would wait for ten minutes"
     program.unchanged()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import boto3
@@ -17,15 +17,9 @@ from modelworks.laptop import cloud, control_plane, environments, supervisor, to
 from modelworks.laptop.agent import cgroup
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.laptop.status import condition
+from waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.e2e
-
-
-def _until(true, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.1)
 
 
 def _pids(place):
@@ -55,7 +49,7 @@ def _command(place, *args, **variables):
 
 def test_a_second_up_starts_nothing_and_says_so(laptop):
     # Tests that ran before on this cloud may have killed parts, which run again a second after their start.
-    _until(lambda: set(PARTS) == set(_pids(laptop)))
+    eventually(lambda: set(PARTS) == set(_pids(laptop)))
     before, said = _pids(laptop), []
     cloud.up(laptop, report=said.append)
     assert _pids(laptop) == before
@@ -72,9 +66,9 @@ PARTS = (
 def test_a_killed_part_comes_back_and_the_cloud_goes_on(laptop, name):
     pid = _pids(laptop)[name]
     os.kill(pid, signal.SIGKILL)
-    _until(lambda: _pids(laptop).get(name) not in {None, pid})
+    eventually(lambda: _pids(laptop).get(name) not in {None, pid})
     with _api(laptop) as api:
-        _until(lambda: control_plane.ready(api))
+        eventually(lambda: control_plane.ready(api))
         data = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "after"}, "data": {"killed": name}}
         control_plane.apply(api, "/api/v1/namespaces/default/configmaps/after", data)
         assert api.get("/api/v1/namespaces/default/configmaps/after").json()["data"] == {"killed": name}
@@ -147,7 +141,7 @@ def test_pod_security_is_enforced_where_a_namespace_asks_for_it(laptop):
 def test_a_service_accounts_token_is_one_the_api_server_knows(laptop):
     path = "/api/v1/namespaces/default/serviceaccounts/default"
     with _api(laptop) as api:
-        _until(lambda: api.get(path).status_code == 200)
+        eventually(lambda: api.get(path).status_code == 200)
         token = api.post(f"{path}/token", json={"spec": {"expirationSeconds": 600}}).json()["status"]["token"]
         review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", json={"spec": {"token": token}}).json()
     assert review["status"]["user"]["username"] == "system:serviceaccount:default:default"
@@ -187,10 +181,10 @@ def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_p
     spec = {"containers": [container], "volumes": [{"name": "scratch", "emptyDir": {}}]}
     pod = "/api/v1/namespaces/default/pods/left"
     with _api(empty_place) as api:
-        _until(lambda: api.get("/api/v1/namespaces/default/serviceaccounts/default").status_code == 200)
+        eventually(lambda: api.get("/api/v1/namespaces/default/serviceaccounts/default").status_code == 200)
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "left"}, "spec": spec}
         control_plane.apply(api, pod, body)
-        _until(lambda: api.get(pod).json().get("status", {}).get("containerStatuses", [{}])[0].get("ready"))
+        eventually(lambda: api.get(pod).json().get("status", {}).get("containerStatuses", [{}])[0].get("ready"))
     facts = read_facts(empty_place.root / "laptop.json")
     ports, network = {*facts["ports"].values()}, facts["pod_network"].removesuffix("0.0/16")
     cloud.down(empty_place)
@@ -208,7 +202,7 @@ def test_down_leaves_no_process_mount_port_control_group_or_file_of_pods(empty_p
 def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
     cloud.up(empty_place, kubernetes=False)
     os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
-    _until(lambda: not supervisor.running(empty_place))
+    eventually(lambda: not supervisor.running(empty_place))
     cloud.down(empty_place)
     assert not supervisor.leftovers(empty_place)
     assert not empty_place.root.exists()
@@ -217,24 +211,37 @@ def test_down_leaves_nothing_even_when_the_supervisor_was_killed(empty_place):
 def test_up_takes_over_when_the_supervisor_was_killed(empty_place):
     cloud.up(empty_place, kubernetes=False)
     os.kill(int((empty_place.run / "supervisord.pid").read_text()), signal.SIGKILL)
-    _until(lambda: not supervisor.running(empty_place))
+    eventually(lambda: not supervisor.running(empty_place))
     cloud.up(empty_place, kubernetes=False)
     assert condition(empty_place)["up"]
 
 
-@pytest.mark.parametrize("seconds", [0.4, 1.2, 2.5])
-def test_an_interrupted_first_up_leaves_nothing(empty_place, seconds):
+def _listens(place):
+    port = read_facts(place.environment("local") / "environment.json").get("aws_port")
+    with socket.socket() as client:
+        return bool(port) and client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(lambda place: place.logs.exists(), id="its folders are there"),
+        pytest.param(lambda place: (place.run / "supervisord.pid").exists(), id="its supervisor runs"),
+        pytest.param(_listens, id="its first port is open"),
+    ],
+)
+def test_an_interrupted_first_up_leaves_nothing(empty_place, begun):
     command = _command(empty_place, "up")
-    time.sleep(seconds)
+    eventually(lambda: begun(empty_place))
     os.kill(command.pid, signal.SIGINT)
-    assert command.wait(60) != 0
+    assert command.wait(PATIENCE) != 0
     assert not supervisor.leftovers(empty_place)
     assert not empty_place.root.exists()
 
 
 def test_two_ups_at_once_make_one_cloud(empty_place):
     commands = [_command(empty_place, "up", "--aws-only"), _command(empty_place, "up", "dev", "--aws-only")]
-    assert [command.wait(120) for command in commands] == [0, 0]
+    assert [command.wait(PATIENCE) for command in commands] == [0, 0]
     assert empty_place.environments() == ["dev", "local"]
     assert {"aws-dev", "aws-local"} <= set(_pids(empty_place))
 
@@ -249,7 +256,7 @@ def test_two_laptop_clouds_that_share_no_file_come_up_at_once(empty_place, tmp_p
         commands = [
             _command(place, "up", "--aws-only", XDG_CACHE_HOME=str(tmp_path / place.root.name)) for place in both
         ]
-        assert [command.wait(120) for command in commands] == [0, 0]
+        assert [command.wait(PATIENCE) for command in commands] == [0, 0]
         assert [condition(place)["up"] for place in both] == [True, True]
         networks = [read_facts(place.root / "laptop.json")["pod_network"] for place in both]
         assert len(set(networks)) == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
 import socket
 import ssl
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from modelworks.laptop import cloud, control_plane, environments, supervisor
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir, read_facts
 from strangers import as_stranger, only_root
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.e2e, only_root]
 
@@ -65,6 +67,7 @@ def _standing(place) -> dict[tuple[str, int], str]:
     """Where the laptop cloud listens, with the name of the part, or of the process."""
     named = {port: name for name, port in read_facts(place.root / "laptop.json")["ports"].items()}
     named |= dict.fromkeys(read_facts(place.root / "laptop.json")["host_ports"], "gateway")
+    named |= {environments.facts(place, each)["aws_port"]: "aws" for each in place.environments()}
     found = {}
     for process in _marked(place):
         with contextlib.suppress(psutil.Error):
@@ -75,55 +78,100 @@ def _standing(place) -> dict[tuple[str, int], str]:
     return found
 
 
-def _status(address, *, tls, method="GET", path="/", **headers):
-    """The status of an answer; None where there is none without credentials."""
+def _connection(address, *, tls, certificate=None, timeout):
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    # Of the older version, since there the handshake fails without a certificate, and not what is read after it.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if certificate:
+        context.load_cert_chain(f"{certificate}.crt", f"{certificate}.key")
     plain, secure = http.client.HTTPConnection, partial(http.client.HTTPSConnection, context=context)
-    connection = (secure if tls else plain)(*address, timeout=20)
-    try:
-        connection.request(method, path, headers=headers)
+    return contextlib.closing((secure if tls else plain)(*address, timeout=timeout))
+
+
+def _status(address, *, tls, method="GET", path="/", **headers):
+    """The status of an answer; None where there is none without credentials."""
+    with _connection(address, tls=tls, timeout=20) as connection:
+        try:
+            connection.request(method, path, headers=headers)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part serves, and to whom."""
+
+    path: str
+    refusals: frozenset[object]
+    tls: bool = True
+    certificate: str = ""
+    """Whose certificate of the owner's it serves that path to."""
+
+
+NO_HANDSHAKE = "no handshake"
+PARTS = {
+    "etcd": Part("/metrics", frozenset({NO_HANDSHAKE}), certificate="etcd-client"),
+    "etcd-peer": Part("/members", frozenset({NO_HANDSHAKE}), certificate="etcd-client"),
+    "apiserver": Part("/api/v1/namespaces/default/pods", frozenset({401}), certificate="admin"),
+    "controller-manager": Part("/metrics", frozenset({401, 403}), certificate="admin"),
+    "scheduler": Part("/metrics", frozenset({401, 403}), certificate="admin"),
+    "agent": Part("/apis/metrics.k8s.io/v1beta1", frozenset({NO_HANDSHAKE}), certificate="kubelet-client"),
+    "aws": Part("/precious", frozenset({403}), tls=False),
+    # It serves every user, and has neither a route nor a certificate for a name that no Ingress has.
+    "gateway": Part("/", frozenset({404, 421}), tls=False),
+    "gateway-tls": Part("/", frozenset({NO_HANDSHAKE, 404, 421})),
+}
+
+
+def _outcome(address, part, certificate=None, **headers):
+    """The status of the part's answer, or that it did not end the handshake; silence is an error, and no refusal."""
+    with _connection(address, tls=part.tls, certificate=certificate, timeout=PATIENCE) as connection:
+        try:
+            connection.connect()
+        except (ssl.SSLError, ConnectionResetError):
+            return NO_HANDSHAKE
+        connection.request("GET", part.path, headers=headers)
         return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
 
 
-def _let_in(statuses):
-    """Those that are no refusal. 400 is TLS, asked in plain; 404 and 421 are the gateway, which has nothing there."""
-    return {key: status for key, status in statuses.items() if status not in {None, 400, 401, 403, 404, 421}}
+def _let_in(standing, **headers):
+    """What strangers get at the places where the laptop cloud listens, and is no refusal."""
+    found = {}
+    for address, name in standing.items():
+        named = {"Host": f"evil.example:{address[1]}", **headers} if headers else {}
+        part = PARTS.get(name)
+        if part and (outcome := _outcome(address, part, **named)) not in part.refusals:
+            found[name, *address] = outcome
+        for tls in {False, True} - ({part.tls} if part else set()):
+            # 400 is TLS, asked in plain. A cluster address of the API server refuses as it does.
+            if (status := _status(address, tls=tls, **named)) not in {None, 400, 401, 403}:
+                found[name, *address, tls] = status
+    return found
 
 
-def test_no_standing_port_does_anything_for_another_user(laptop):
-    """Neither in plain nor over TLS: no answer at all, or a refusal; the gateway has no route for them."""
+def test_parts_serve_their_owner_what_they_are_asked_for_here(laptop):
+    """What another user is refused is there: else a refusal would say nothing."""
+    pki = laptop.cluster / "pki"
+    places = {name: address for address, name in _standing(laptop).items()}
+    asked = {name: part for name, part in PARTS.items() if part.certificate}
+    statuses = {name: _outcome(places[name], part, pki / part.certificate) for name, part in asked.items()}
+    assert statuses == dict.fromkeys(asked, 200)
+
+
+def test_no_standing_port_does_anything_for_another_user(laptop, bucket):
+    """Neither in plain nor over TLS: each part refuses in its own way what it serves to its owner."""
     standing = _standing(laptop)
-    assert {"apiserver", "etcd", "agent", "gateway"} <= set(standing.values())
-
-    def tried():
-        return {
-            (name, *address, tls): _status(address, tls=tls)
-            for address, name in standing.items()
-            for tls in (False, True)
-        }
-
-    assert _let_in(as_stranger(tried)) == {}
+    assert {*read_facts(laptop.root / "laptop.json")["ports"], "aws"} == {*PARTS}
+    assert {*PARTS} <= {*standing.values()}
+    assert as_stranger(lambda: _let_in(standing)) == {}
 
 
-def test_a_page_that_leads_its_own_name_to_a_standing_port_gets_nothing_from_it(laptop):
+def test_a_page_that_leads_its_own_name_to_a_standing_port_gets_nothing_from_it(laptop, bucket):
     """DNS rebinding: the browser sends the page's name in Host, and believes that it speaks to its own server."""
     standing = _standing(laptop)
-
-    def tried():
-        return {
-            (name, *address, tls): _status(
-                address, tls=tls, Host=f"evil.example:{address[1]}", Origin="http://evil.example"
-            )
-            for address, name in standing.items()
-            for tls in (False, True)
-        }
-
-    assert _let_in(as_stranger(tried)) == {}
+    assert as_stranger(lambda: _let_in(standing, Origin="http://evil.example")) == {}
 
 
 @pytest.mark.parametrize("path", ["/moto-api/reset", "/moto-api/data.json", "//moto-api/reset", "/x/../moto-api/reset"])
@@ -171,7 +219,7 @@ def test_another_user_enters_neither_the_folder_nor_a_socket(laptop):
         refused = []
         for path in sockets:
             with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
-                refused.append(client.connect_ex(str(path)) != 0)
+                refused.append(client.connect_ex(str(path)) == errno.EACCES)
         files = (laptop.root, laptop.cluster / "admin.kubeconfig", laptop.environment("local") / "passphrase")
         return [*refused, *(not os.access(path, os.R_OK) and not os.access(path, os.W_OK) for path in files)]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -229,12 +228,15 @@ def test_the_controller_the_api_server_and_aws_are_killed_and_a_bad_release_goes
 
 
 def until_only(endpoint, load):
-    """Until the good version answers, and nothing else does."""
+    """Until the good version answers, and nothing else does, several times to each client."""
+
+    def others():
+        return {key: count for key, count in load.answers.copy().items() if key != (200, endpoint.serving)}
 
     def alone():
-        before, failed, good = load.count, load.failed, load.of(endpoint.serving)
-        time.sleep(1)
-        return load.failed == failed and load.count - before == load.of(endpoint.serving) - good > 0
+        before = others()
+        load.goes_on()
+        return others() == before
 
     until(alone, what=lambda: load.answers)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from fcntl import ioctl
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -19,7 +22,10 @@ GRACE: Final = 60.0
 """Seconds that operations in flight get after the first Ctrl-C. The engine records their results in that time."""
 
 LAST_GRACE: Final = 5.0
-"""Seconds that the engine gets after the second Ctrl-C, or after a SIGTERM's grace, before everything is killed."""
+"""Seconds that the engine gets after the second Ctrl-C, or after a SIGTERM's grace, before everything is killed.
+
+So long has a reader of its output too, once somebody asked for the end.
+"""
 
 
 class Interrupted(Exception):  # noqa: N818 (the user's wish, not an error)
@@ -56,18 +62,19 @@ def run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path | N
             stderr=None if not piped else subprocess.STDOUT if taken is None else subprocess.PIPE,
             start_new_session=True,
         )
-        copier = None
+        copier, ended = None, threading.Event()
         stream = process.stdout or process.stderr
         if log is not None and stream is not None:
-            copier = threading.Thread(target=_copy, args=(stream, log, taken is not None), daemon=True)
+            copier = threading.Thread(target=_copy, args=(stream, ended, log, taken is not None), daemon=True)
             copier.start()
         try:
             _wait(process, asked)
         finally:
             end_session(process.pid)
             process.wait()
+            ended.set()
             if copier is not None:
-                copier.join(LAST_GRACE)
+                _finish(copier, asked)
     if asked:
         raise Interrupted
     return process.returncode
@@ -85,6 +92,13 @@ def _wait(process: subprocess.Popen[bytes], asked: list[int]) -> None:
             return  # what is left is killed by the caller
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
+
+
+def _finish(copier: threading.Thread, asked: list[int]) -> None:
+    """Wait until all output is copied, however slowly it is read, unless somebody asks for the end."""
+    while copier.is_alive() and not asked:
+        copier.join(0.05)
+    copier.join(LAST_GRACE)
 
 
 def end_session(session: int) -> None:
@@ -116,10 +130,10 @@ def _private(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _copy(stream: IO[bytes], log: Path, quiet: bool) -> None:
+def _copy(stream: IO[bytes], ended: threading.Event, log: Path, quiet: bool) -> None:
     with log.open("ab", buffering=0) as file:
         kept = True
-        while piece := os.read(stream.fileno(), 65536):
+        for piece in _written(stream.fileno(), ended):
             try:
                 if kept:
                     file.write(piece)
@@ -130,6 +144,22 @@ def _copy(stream: IO[bytes], log: Path, quiet: bool) -> None:
                 with suppress(BrokenPipeError, ValueError):
                     sys.stdout.buffer.write(piece)
                     sys.stdout.buffer.flush()
+
+
+def _written(pipe: int, ended: threading.Event) -> Iterator[bytes]:
+    """The output of a program until it has ended: who holds its pipe open after that is not waited for."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while not ended.is_set():
+        if poll.poll(100):  # milliseconds
+            if not (piece := os.read(pipe, 65536)):
+                return
+            yield piece
+    left = int.from_bytes(ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+    while left:
+        piece = os.read(pipe, min(left, 65536))
+        left -= len(piece)
+        yield piece
 
 
 @contextmanager
