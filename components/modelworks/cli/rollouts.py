@@ -50,16 +50,16 @@ def _promote(
     Example: `modelworks rollout promote flight-delay --env dev --full`.
     """
     cluster, seen = _rollout(env, model)
-    now = seen.get("status") or {}
-    if now.get("abort") and not full:
+    if (seen.get("status") or {}).get("abort") and not full:
         raise ModelworksError(
             f"the release of {model} in {env} was aborted: it has no next step",
             fix=f"Try it again from its first step: `modelworks rollout retry {model} --env {env}`.",
         )
-    if now.get("stableRS") == now.get("currentPodHash"):
+    patches = rollout_patches.promotion(seen, full=full)
+    if patches == rollout_patches.Patches():
         out.print(f"{model} in {env} already serves its release: there is nothing to promote")
         return
-    cluster.patch(seen, rollout_patches.promotion(seen, full=full))
+    cluster.patch(seen, patches)
     _next(model, env, "takes all traffic, without further analysis" if full else "continues with its next step")
 
 

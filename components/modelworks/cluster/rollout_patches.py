@@ -19,12 +19,13 @@ class Patches:
 def promotion(rollout: Object, *, full: bool) -> Patches:
     """Patches that continue a rollout past its pause or analysis, or with `full` past all remaining steps.
 
-    The same as `kubectl argo rollouts promote` 1.8 sends.
+    The same as `kubectl argo rollouts promote` 1.8 sends, but that nothing is sent where the release has all traffic.
     """
     status, spec = rollout.get("status") or {}, rollout.get("spec") or {}
+    if status.get("currentPodHash") == status.get("stableRS"):
+        return Patches()
     if full:
-        done = status.get("currentPodHash") == status.get("stableRS")
-        return Patches() if done else Patches(status={"promoteFull": True})
+        return Patches(status={"promoteFull": True})
     unpause = {"paused": False} if spec.get("paused") else {}
     steps = steps_of(rollout)
     after = min(int(status.get("currentStepIndex") or 0) + 1, len(steps))
