@@ -22,7 +22,7 @@ def _view(name: str, entities: list[Entity], *features: str) -> FeatureView:
 weather = _view("weather", [airport], "temperature", "wind", "visibility", "rain", "pressure")
 airports = _view("airports", [airport], "departures_this_hour", "origin_late_now")
 carriers = _view("carriers", [carrier], "carrier_late", "carrier_late_now")
-routes = _view("routes", [airport, destination], "route_late")
+destinations = _view("destinations", [destination], "destination_late_now")
 planes = _view("planes", [aircraft], "plane_delay", "plane_age", "plane_seats")
 
-flight = FeatureService(name="flight", features=[weather, airports, carriers, routes, planes])
+flight = FeatureService(name="flight", features=[weather, airports, carriers, destinations, planes])

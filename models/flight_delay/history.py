@@ -41,7 +41,7 @@ def build(tables: Tables) -> dict[str, pd.DataFrame]:
         "weather": _weather(tables.weather),
         "airports": _airports(flights, span),
         "carriers": _carriers(flights, span),
-        "routes": _routes(flights, span),
+        "destinations": _destinations(flights, span),
         "planes": _planes(flights, tables.planes, span),
     }
     return {name: _in_order(table, span[1]) for name, table in found.items()}
@@ -64,18 +64,22 @@ def _weather(weather: pd.DataFrame) -> pd.DataFrame:
 
 def _airports(flights: pd.DataFrame, span: tuple[pd.Timestamp, pd.Timestamp]) -> pd.DataFrame:
     """Every quarter of an hour: how late the departures of the last three hours were, and how many this hour has."""
-    left = flights[flights["dep_delay"].notna()]
-    # A flight that left before its time counts from its time on: so none is in its own history.
-    seen = left["departure"] + pd.to_timedelta(left["dep_delay"].clip(lower=0), unit="min")
     grid = pd.date_range(*span, freq="15min")
     parts = []
-    for origin, group in left.assign(seen=seen).groupby("origin"):
+    for origin, group in _departed(flights).groupby("origin"):
         total, count = _sums(grid, group["seen"], group["dep_delay"], NOW)
         parts.append(pd.DataFrame({"origin": origin, "known": grid, "origin_late_now": _mean(total, count)}))
     table = pd.concat(parts)
     load = flights.groupby(["origin", flights["departure"].dt.floor("h")]).size()  # the timetable, known long before
     hours = pd.MultiIndex.from_arrays([table["origin"], table["known"].dt.floor("h")])
     return table.assign(departures_this_hour=load.reindex(hours).fillna(0).to_numpy("float64"))
+
+
+def _departed(flights: pd.DataFrame) -> pd.DataFrame:
+    """The flights that left, with the moment at which that was `seen`."""
+    left = flights[flights["dep_delay"].notna()]
+    # A flight that left before its time counts from its time on: so none is in its own history.
+    return left.assign(seen=left["departure"] + pd.to_timedelta(left["dep_delay"].clip(lower=0), unit="min"))
 
 
 def _carriers(flights: pd.DataFrame, span: tuple[pd.Timestamp, pd.Timestamp]) -> pd.DataFrame:
@@ -89,10 +93,18 @@ def _carriers(flights: pd.DataFrame, span: tuple[pd.Timestamp, pd.Timestamp]) ->
     return table.merge(pd.concat(parts), on=["carrier", "known"])
 
 
-def _routes(flights: pd.DataFrame, span: tuple[pd.Timestamp, pd.Timestamp]) -> pd.DataFrame:
-    """Every night: the share of late flights in 60 days."""
-    grid = pd.date_range(*span, freq="1D") + pd.Timedelta(hours=8)
-    return _shares(flights[flights["arrived"]], ["origin", "destination"], grid, 60, "route_late")
+def _destinations(flights: pd.DataFrame, span: tuple[pd.Timestamp, pd.Timestamp]) -> pd.DataFrame:
+    """Every half hour that changes it: how late the flights there were that left in the last three hours."""
+    grid = pd.date_range(*span, freq="30min")
+    parts = []
+    for destination, group in _departed(flights).groupby("destination"):
+        total, count = _sums(grid, group["seen"], group["dep_delay"], NOW)
+        late = pd.Series(_mean(total, count))
+        changes = ~(late.eq(late.shift()) | (late.isna() & late.shift().isna()))
+        changes[0] = True
+        there = {"destination": destination, "known": grid[changes], "destination_late_now": late[changes]}
+        parts.append(pd.DataFrame(there))
+    return pd.concat(parts)
 
 
 def _planes(flights: pd.DataFrame, planes: pd.DataFrame, span: tuple[pd.Timestamp, pd.Timestamp]) -> pd.DataFrame:

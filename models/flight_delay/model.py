@@ -103,8 +103,8 @@ spec = ModelSpec(
                 description="share of the airline's flights late in the 30 days before, of those landed"),
         Feature(name="carrier_late_now", type="number", minimum=-120, maximum=1500, unit="min", nullable=True,
                 max_missing=0.3, description="mean delay of the airline's flights that landed in the last three hours"),
-        Feature(name="route_late", type="number", minimum=0, maximum=1, nullable=True, max_missing=0.01,
-                description="share of late flights on the route in the 60 days before, of those landed"),
+        Feature(name="destination_late_now", type="number", minimum=-60, maximum=1500, unit="min", nullable=True,
+                max_missing=0.3, description="mean delay of the flights there that left in the last three hours"),
         Feature(name="plane_delay", type="number", minimum=-120, maximum=1500, unit="min", nullable=True,
                 max_missing=0.6, description="delay of the aircraft's last flight, if it landed within a day"),
         Feature(name="plane_age", type="number", minimum=0, maximum=80, unit="years", nullable=True, max_missing=0.4),
@@ -137,22 +137,22 @@ spec = ModelSpec(
     metric="auc",
     gates=(
         # Measured values are those of the hold-out in README.md. A distance to them is an example: put your own here.
-        # Measured: 0.7356, less 0.056.
+        # Measured: 0.7330, less 0.053.
         MetricGate(metric="auc", at_least=0.68, because="below it the warning is no better than a glance at the sky"),
-        # Measured: 0.0086. An example: the error of a shown probability that you accept.
+        # Measured: 0.0021. An example: the error of a shown probability that you accept.
         MetricGate(metric="calibration_gap", at_most=0.05, because="a probability is shown to passengers"),
-        # Measured: 0.2356 above a constant, whose AUC is 0.5. An example: less than half of it.
+        # Measured: 0.2330 above a constant, whose AUC is 0.5. An example: less than half of it.
         BaselineGate(metric="auc", margin=0.1, because="must earn its keep against the share of late flights"),
         # An example: the loss that you accept of a retraining.
         ChampionGate(metric="auc", margin=0.01, because="ten retrainings may not add up to a loss anyone notices"),
-        # Measured: 0.7123 at JFK, the lowest of three, less 0.072.
+        # Measured: 0.7114 at JFK, the lowest of three, less 0.071.
         SliceGate(by="origin", metric="auc", limit=0.64, because="useful at every airport"),
         # An example: no law or standard states a difference for probabilities of delay.
         FairnessGate(
             group="carrier", metric="calibration_gap", max_difference=0.15,
             because="a stated probability must mean the same for every airline",
         ),
-        # Measured: 0.1246 (US) to 0.1861 (VX). An example: twice the distance of these two.
+        # Measured: 0.1255 (US) to 0.1848 (VX). An example: twice the distance of these two.
         FairnessGate(group="carrier", metric="brier", max_difference=0.12,
                      because="no airline's flights may be judged far more wrongly"),
         # From `latency_objective_ms` below: a tenth of it. An objective is an example: put your users' here.
