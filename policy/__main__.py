@@ -6,8 +6,10 @@ from pulumi_policy import (
     ReportViolation,
     ResourceValidationArgs,
     ResourceValidationPolicy,
+    StackValidationArgs,
+    StackValidationPolicy,
 )
-from rules import RULES, Rule
+from rules import RULES, Rule, unguarded_buckets
 
 
 def _policy(rule: Rule) -> ResourceValidationPolicy:
@@ -19,8 +21,20 @@ def _policy(rule: Rule) -> ResourceValidationPolicy:
     return ResourceValidationPolicy(name=rule.name, description=rule.meaning, validate=validate)
 
 
+def _buckets(args: StackValidationArgs, report_violation: ReportViolation) -> None:
+    for urn, problem in unguarded_buckets(args.resources):
+        report_violation(problem, urn)
+
+
 PolicyPack(
     name="modelworks",
     enforcement_level=EnforcementLevel.MANDATORY,
-    policies=[_policy(rule) for rule in RULES],
+    policies=[
+        *(_policy(rule) for rule in RULES),
+        StackValidationPolicy(
+            name="guarded-bucket",
+            description="Every bucket has a block of public access, and an encryption",
+            validate=_buckets,
+        ),
+    ],
 )
