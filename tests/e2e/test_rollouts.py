@@ -144,7 +144,7 @@ def test_a_release_that_never_becomes_ready_gets_no_request_and_is_given_up(endp
     until(lambda: len(endpoint.pods()) == 2, what=endpoint.pods)
     with Load(endpoint.gateway, rate=100) as load:
         # No machine is too slow for that: it never is ready.
-        soon = {**rehearsal.SETTINGS["canary"], "progress_deadline_seconds": 15}
+        soon = {**rehearsal.SETTINGS["canary"], "progress_deadline_seconds": 30}
         version = endpoint.release(example, example.archive.read_bytes() + tampered, canary=soon)
         # Argo says that it gave up; why, the pods say, as long as they are there.
         until(lambda: why in endpoint.why(), what=endpoint.pods)
