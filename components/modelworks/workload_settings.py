@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from modelworks import _bounds as bounds
 from modelworks import _workload_rules as rules
 from modelworks import defaults
-from modelworks._forms import ACCOUNT
+from modelworks._forms import ACCOUNT, CERTIFICATE
 
 AccountId = Annotated[str, StringConstraints(pattern=ACCOUNT.whole)]
 """An AWS account: 12 digits, quoted in YAML so that a leading zero survives."""
@@ -32,7 +32,7 @@ class Strict(BaseModel):
 class SharedIngress(Strict):
     """Settings of all load balancers of the environment, unless a host states its own."""
 
-    certificate_arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:acm:")] | None = defaults.INGRESS[
+    certificate_arn: Annotated[str, StringConstraints(pattern=CERTIFICATE.whole)] | None = defaults.INGRESS[
         "certificate_arn"
     ]
     """TLS certificate in ACM, of the stack's region: one for `*.DOMAIN` is enough. Without one, hosts answer plain

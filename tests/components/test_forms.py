@@ -12,9 +12,15 @@ from smallest import COMPONENTS, FULLEST, SMALLEST, hints_of, kind_of_arguments
 
 WRONG = {
     "account_id": ["", "12", "1111111111112", "\N{ARABIC-INDIC DIGIT ONE}" * 12, "111111111111\n"],
+    "alerts_topic_arn": ["alerts", "arn:aws:sqs:eu-central-1:111111111111:alerts", "arn:aws:sns::111111111111:alerts"],
+    "artifact_bucket": ["", "ab", "Data", "s3://data", "x" * 64],
+    "bundle_bucket": ["-bundles"],
     "host": ["", "http://x/y", "UP.example.com", "x" * 254, "-a", "a\n"],
+    "key_arn": ["alias/key", "arn:aws:kms:eu-central-1:111111111111:alias/key", "arn:aws:kms:eu-central-1:1:key/k"],
     "namespace": ["UP", "a_b", "-a", "x" * 64],
     "oidc_issuer": ["", "https://a", "a b"],
+    "prediction_bucket": ["a_b"],
+    "role_arn": ["deploy", "arn:aws:iam::111111111111:user/ada", "arn:aws:sts::111111111111:assumed-role/deploy/ada"],
 }
 CASES = [
     (component, name, text)
