@@ -19,7 +19,17 @@ import pytest
 from cryptography import x509
 
 from modelworks.errors import ModelworksError
-from modelworks.laptop import cloud, cloud_facts, control_plane, environments, parts, pki, supervisor, teardown
+from modelworks.laptop import (
+    cloud,
+    cloud_facts,
+    control_plane,
+    environments,
+    exclusive,
+    parts,
+    pki,
+    supervisor,
+    teardown,
+)
 from modelworks.laptop.gateway import caddy
 from modelworks.laptop.state_dir import StateDir
 from modelworks.laptop.supervisor import Program
@@ -273,6 +283,16 @@ def test_a_first_up_that_fails_leaves_its_logs_for_temporary_files_and_nothing_e
 
 
 @only_root
+def test_an_up_that_was_interrupted_before_it_made_anything_counts_as_none(place):
+    place.root.mkdir()
+    place.claim()
+    with exclusive.locked(place) as fresh:
+        assert fresh
+        place.folder(place.run)
+    with exclusive.locked(place) as fresh:
+        assert not fresh
+
+
 def test_a_socket_that_another_user_puts_in_place_of_ours_is_never_spoken_to(far, unguarded):
     (far.run / "sockets").symlink_to(unguarded / "socks")
 

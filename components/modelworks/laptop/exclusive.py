@@ -27,9 +27,8 @@ def locked(place: StateDir, *, claim: bool = False) -> Iterator[bool]:
     while True:
         try:
             place.root.mkdir(parents=True, mode=0o700)
-            fresh = True
         except FileExistsError:
-            fresh = not any(place.root.iterdir()) if place.root.is_dir() else False
+            pass
         except OSError as error:
             raise ModelworksError(
                 f"cannot make the folder {place.root}: {error.strerror}",
@@ -54,7 +53,7 @@ def locked(place: StateDir, *, claim: bool = False) -> Iterator[bool]:
                     continue
             except FileNotFoundError:
                 continue
-            fresh = fresh and not place.claimed
+            fresh = place.bare
             if claim:
                 place.claim()
             yield fresh

@@ -74,6 +74,11 @@ class StateDir:
         """Whether the folder is a laptop cloud's, so that everything in it may be deleted with the cloud."""
         return self.mark.is_file() or (self.root / "laptop.json").is_file()
 
+    @property
+    def bare(self) -> bool:
+        """Whether the folder, which exists, holds nothing but its mark: an `up` ended before it made anything."""
+        return not any(path != self.mark for path in self.root.iterdir())
+
     def claim(self) -> None:
         """Make the folder, which exists, a laptop cloud's: private to this user, and marked.
 

@@ -267,7 +267,7 @@ def version_of(path: Path, tool: Tool) -> str | None:
             [path, *tool.ask],
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,  # it prints one line; a busy machine takes its time
             check=False,
             stdin=subprocess.DEVNULL,
         )
