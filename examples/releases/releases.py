@@ -10,6 +10,7 @@ from modelworks.lifecycle.promotion import promote
 from modelworks.lifecycle.registration import register, release, roll_back
 from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.runs import Home, latest_run
+from modelworks.lifecycle.store import Store
 
 HOME = Home(
     Path(".modelworks")
@@ -28,14 +29,13 @@ def pulumi(environment: str, *command: str) -> str:
 def registry_of(environment: str) -> Registry:
     outputs = json.loads(pulumi(environment, "stack", "output", "--json"))
     password = pulumi(environment, "config", "get", "--path", "modelworks:secrets.registry_password")
-    return Registry(
+    store = Store(
         environment,
-        outputs["registry_url"],
-        password.strip(),
         bucket=outputs["bundle_bucket"],
         artifacts=outputs["artifact_bucket"],
         session=boto3.Session(profile_name=environment),
     )
+    return Registry(outputs["registry_url"], password.strip(), store)
 
 
 def release_latest(model: str, environment: str) -> None:

@@ -105,7 +105,7 @@ class World:
         return self.staging.find("churn", read_releases(self.places["dev"].stack_file)["churn"].digest)
 
     def lose_data(self) -> None:
-        self.dev.session.resource("s3").Bucket(self.dev.artifacts).objects.delete()
+        self.dev.store.session.resource("s3").Bucket(self.dev.store.artifacts).objects.delete()
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def places_in(folder: Path, session) -> dict[str, Place]:
             session.client("s3").create_bucket(
                 Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
             )
-        registry = Registry(name, f"sqlite:///{folder / name}.db", "a-password", *buckets, session)
+        registry = Registry(f"sqlite:///{folder / name}.db", "a-password", Store(name, *buckets, session))
         found[name] = Place(name, folder / "stacks" / f"Pulumi.{name}.yaml", registry)
     return found
 
@@ -172,11 +172,11 @@ def world(first, tmp_path):
     folder = tmp_path / "checkout"
     shutil.copytree(first.root, folder, symlinks=True)
     with quiet_environment(folder) as patch:
-        places = places_in(folder, first.dev.session)
+        places = places_in(folder, first.dev.store.session)
         for kind in ("bucket", "artifacts"):
-            source, target = (getattr(each, kind) for each in (first.dev, places["dev"].registry))
-            bucket = first.dev.session.resource("s3").Bucket(target)
-            for item in first.dev.session.resource("s3").Bucket(source).objects.all():
+            source, target = (getattr(each.store, kind) for each in (first.dev, places["dev"].registry))
+            bucket = first.dev.store.session.resource("s3").Bucket(target)
+            for item in first.dev.store.session.resource("s3").Bucket(source).objects.all():
                 bucket.copy({"Bucket": source, "Key": item.key}, item.key)
         patch.setattr(EnvironmentContext, "of", lambda environment: places[environment])
         yield World(Project(folder / "models" / "churn", Home(folder / "home-models")), places)
@@ -219,8 +219,8 @@ def test_one_that_loses_to_the_champion_of_the_target_is_refused_and_leaves_noth
 def test_a_project_that_was_tampered_with_cannot_judge_and_the_verdict_says_so(world):
     world.promote()
     version = world.serve(2)
-    world.dev.session.client("s3").put_object(
-        Bucket=world.dev.artifacts, Key=contract.project_key(version.facts["project"]), Body=b"something else"
+    world.dev.store.session.client("s3").put_object(
+        Bucket=world.dev.store.artifacts, Key=contract.project_key(version.facts["project"]), Body=b"something else"
     )
     with pytest.raises(ModelworksError, match=r"inconclusive: auc: cannot be compared .*: the project .* is not kept"):
         world.promote()
@@ -317,8 +317,13 @@ def test_a_promotion_that_breaks_at_any_step_is_run_again_and_ends_as_if_it_neve
 @pytest.mark.parametrize("lost", ["uri", "bucket", "artifacts"])
 def test_a_target_that_is_down_gets_nothing_and_no_line(world, monkeypatch, lost):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    elsewhere = "http://127.0.0.1:9" if lost == "uri" else "no-such-bucket"
-    world.places["staging"].registry = replace(world.staging, **{lost: elsewhere})
+    staging = world.staging
+    elsewhere = (
+        {"uri": "http://127.0.0.1:9"}
+        if lost == "uri"
+        else {"store": replace(staging.store, **{lost: "no-such-bucket"})}
+    )
+    world.places["staging"].registry = replace(staging, **elsewhere)
     with pytest.raises(ModelworksError, match=r"(registry|store) of staging") as error:
         world.promote()
     assert "no step is repeated" in error.value.fix
@@ -327,8 +332,8 @@ def test_a_target_that_is_down_gets_nothing_and_no_line(world, monkeypatch, lost
 
 def test_a_bundle_that_was_tampered_with_in_the_source_is_not_promoted(world):
     version = world.dev.find("churn", "1")
-    world.dev.session.client("s3").put_object(
-        Bucket=world.dev.bucket, Key=contract.bundle_key("churn", version.digest), Body=b"something else"
+    world.dev.store.session.client("s3").put_object(
+        Bucket=world.dev.store.bucket, Key=contract.bundle_key("churn", version.digest), Body=b"something else"
     )
     with pytest.raises(ModelworksError, match="it was tampered with"):
         world.promote()
@@ -344,8 +349,8 @@ def target_of(place: Place, **config) -> EnvironmentContext:
     """An environment by its stack, as the command line has it; the engine's answers alone are made up."""
     outputs = {
         "registry_url": place.registry.uri,
-        "bundle_bucket": place.registry.bucket,
-        "artifact_bucket": place.registry.artifacts,
+        "bundle_bucket": place.registry.store.bucket,
+        "artifact_bucket": place.registry.store.artifacts,
     }
 
     class Stack(StackEngine):
@@ -372,10 +377,10 @@ def accounts(world, monkeypatch):
     monkeypatch.setenv("MOTO_S3_ALLOW_CROSSACCOUNT_ACCESS", "false")
     staging = world.places["staging"]
     own = target_of(staging, **STAGING_ROLE).session
-    for bucket in (staging.registry.bucket, staging.registry.artifacts):
-        world.dev.session.client("s3").delete_bucket(Bucket=bucket)
+    for bucket in (staging.registry.store.bucket, staging.registry.store.artifacts):
+        world.dev.store.session.client("s3").delete_bucket(Bucket=bucket)
         own.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    staging.registry = replace(staging.registry, session=own)
+    staging.registry = replace(staging.registry, store=replace(staging.registry.store, session=own))
 
     def staging_with(**config) -> World:
         targets = {"dev": target_of(world.places["dev"]), "staging": target_of(staging, **config)}
@@ -436,23 +441,23 @@ def sides(world, strict, monkeypatch):
     """Each side's stores are encrypted by a key of its own, and reached by a user who may do what the guide lists."""
     users = {}
     for side, place in world.places.items():
-        registry, key = place.registry, strict.new_key()
+        registry, store, key = place.registry, place.registry.store, strict.new_key()
         rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}}
-        for bucket in (registry.bucket, registry.artifacts):
+        for bucket in (store.bucket, store.artifacts):
             strict.client("s3").create_bucket(
                 Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
             )
             strict.client("s3").put_bucket_encryption(
                 Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]}
             )
-            for item in registry.session.resource("s3").Bucket(bucket).objects.all():
+            for item in store.session.resource("s3").Bucket(bucket).objects.all():
                 strict.client("s3").put_object(Bucket=bucket, Key=item.key, Body=item.get()["Body"].read())
         name = f"{side}-{key.rpartition('/')[2]}"
         strict.client("iam").create_user(UserName=name)
         made = strict.client("iam").create_access_key(UserName=name)["AccessKey"]
         session = boto3.Session(made["AccessKeyId"], made["SecretAccessKey"], region_name="eu-central-1")
-        place.registry = replace(registry, session=session)
-        users[side] = name, needed(side, registry.bucket, registry.artifacts, key)
+        place.registry = replace(registry, store=replace(store, session=session))
+        users[side] = name, needed(side, store.bucket, store.artifacts, key)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{strict.port}")
 
     def forbid(side: str = "", permission: str = "", resource: str = "") -> World:
@@ -493,7 +498,7 @@ def test_a_side_that_forbids_something_is_named_with_the_permission_and_nothing_
 def test_a_project_that_may_not_be_read_is_not_taken_for_lost(sides):
     world = sides()
     version = world.dev.find("churn", "1")
-    sides("dev", "s3:GetObject", f"arn:aws:s3:::{world.dev.artifacts}/{contract.project_key(version.project)}")
+    sides("dev", "s3:GetObject", f"arn:aws:s3:::{world.dev.store.artifacts}/{contract.project_key(version.project)}")
     with pytest.raises(ModelworksError, match=r"the store of dev .* lacks s3:GetObject"):
         world.promote(override="it is urgent")
 
@@ -669,7 +674,8 @@ def test_an_override_of_the_source_goes_along_and_the_target_adds_its_own(world)
 # -- Signatures ------------------------------------------------------------------------------------------------------
 def trusting(world: World, name: str, *pems: str) -> None:
     place = world.places[name]
-    place.registry = replace(place.registry, trusted_keys={f"{at}.pem": text for at, text in enumerate(pems)})
+    trusted = {f"{at}.pem": text for at, text in enumerate(pems)}
+    place.registry = replace(place.registry, store=replace(place.registry.store, trusted_keys=trusted))
 
 
 def a_key(folder: Path) -> tuple[Path, str]:
@@ -843,8 +849,8 @@ def test_the_example_releases_promotes_and_rolls_back_without_the_command_line(w
         registry = place.registry
         outputs = {
             "registry_url": registry.uri,
-            "bundle_bucket": registry.bucket,
-            "artifact_bucket": registry.artifacts,
+            "bundle_bucket": registry.store.bucket,
+            "artifact_bucket": registry.store.artifacts,
         }
         told |= {f"stack output --json --stack {name}": json.dumps(outputs)}
         told |= {f"config get --path modelworks:secrets.registry_password --stack {name}": f"{registry.password}\n"}

@@ -89,7 +89,7 @@ class Registry:
     pointed: list[tuple[str, int | None]] = field(default_factory=list)
     noted: list[tuple[int, str]] = field(default_factory=list)
     environment: str = "local"
-    session: Any = field(default_factory=lambda: SimpleNamespace(client=lambda _: Sts()))
+    store: Any = field(default_factory=lambda: SimpleNamespace(session=SimpleNamespace(client=lambda _: Sts())))
 
     def versions(self, model: str) -> list[Version]:
         if self.down:

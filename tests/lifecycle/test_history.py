@@ -12,6 +12,7 @@ from modelworks.errors import ModelworksError
 from modelworks.lifecycle import history, registration
 from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
+from modelworks.lifecycle.store import Store
 from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 
 MODEL = "churn"
@@ -67,7 +68,7 @@ def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        registry = Registry("prod", f"sqlite:///{folder / 'mlflow.db'}", "a-password", "b", "a", boto3.Session())
+        registry = Registry(f"sqlite:///{folder / 'mlflow.db'}", "a-password", Store("prod", "b", "a", boto3.Session()))
         assert registry.models() == []
     return folder / "mlflow.db"
 
@@ -85,7 +86,7 @@ def prod(tables, tmp_path, monkeypatch):
         session.client("s3").create_bucket(
             Bucket="bundles", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
         )
-        registry = Registry("prod", f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", "bundles", "a", session)
+        registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", Store("prod", "bundles", "a", session))
         environment = Environment(registry, tmp_path)
         for number in range(1, 6):
             environment.register(number)

@@ -25,6 +25,7 @@ from modelworks.lifecycle.rebuild import difference, plan, read_versions, rebuil
 from modelworks.lifecycle.registration import follow_release, release, roll_back
 from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.release import read_releases
+from modelworks.lifecycle.store import Store
 from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 from modelworks.runtime.signature import sign
 
@@ -37,7 +38,8 @@ def tables(tmp_path_factory) -> bytes:
     folder = tmp_path_factory.mktemp("tables")
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert Registry("dev", f"sqlite:///{folder / 'mlflow.db'}", "p", "b", "a", boto3.Session()).models() == []
+        registry = Registry(f"sqlite:///{folder / 'mlflow.db'}", "p", Store("dev", "b", "a", boto3.Session()))
+        assert registry.models() == []
     return (folder / "mlflow.db").read_bytes()
 
 
@@ -61,8 +63,8 @@ class Environment:
 
     def open(self) -> Registry:
         public = self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        uri = f"sqlite:///{self.database}"
-        return Registry("dev", uri, "a-password", "bundles", "artifacts", self.session, {"key.pem": public})
+        store = Store("dev", "bundles", "artifacts", self.session, {"key.pem": public})
+        return Registry(f"sqlite:///{self.database}", "a-password", store)
 
     def register(self, model: str, content: bytes) -> Version:
         bundle = self.folder / "some.bento"
@@ -317,7 +319,7 @@ def test_a_version_that_was_deleted_by_hand_does_not_come_back_under_another_num
 
 
 def test_lineage_that_the_store_lacks_is_found_and_written_again(dev):
-    broken = Registry("dev", dev.registry.uri, "a-password", "not-there", "artifacts", dev.session)
+    broken = replace(dev.registry, store=replace(dev.registry.store, bucket="not-there"))
     with pytest.raises(ModelworksError, match=r"keeping lineage/churn/aliases\.json: the store of dev"):
         broken.point(CHAMPION, dev.registry.find("churn", "2"), model="churn")
     stored = dev.registry.store.read_lineage()

@@ -16,6 +16,7 @@ from modelworks import contract
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.store import Store
 from modelworks.lifecycle.version import CHALLENGER, CHAMPION, Version
 from modelworks.runtime.signature import key_id, sign, verify
 
@@ -40,7 +41,7 @@ def session(monkeypatch):
 @pytest.fixture
 def registry(session, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Registry("dev", f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", "bundles", "artifacts", session)
+    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", "a-password", Store("dev", "bundles", "artifacts", session))
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_a_try_that_broke_after_the_bundle_was_kept_is_taken_up(registry, bundle
 
 
 def test_without_its_store_nothing_is_registered(registry, bundle, signature):
-    lost = replace(registry, bucket="not-there")
+    lost = replace(registry, store=replace(registry.store, bucket="not-there"))
     with pytest.raises(ModelworksError, match=r"the store of dev \(s3://not-there"):
         lost.register(facts(), bundle, signature)
     assert registry.versions(MODEL) == []
@@ -150,7 +151,7 @@ def test_without_its_store_nothing_is_registered(registry, bundle, signature):
 
 def test_without_its_server_the_error_names_where_it_should_answer(registry, session, bundle, signature, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    down = Registry("dev", "http://127.0.0.1:9", "a-password", "bundles", "artifacts", session)
+    down = replace(registry, uri="http://127.0.0.1:9")
     with pytest.raises(ModelworksError, match=r"the registry of dev at http://127\.0\.0\.1:9 failed"):
         down.register(facts(), bundle, signature)
 

@@ -17,6 +17,7 @@ from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Registry
 from modelworks.lifecycle.signing import KmsKey, make_key, open_key, read_key
+from modelworks.lifecycle.store import Store
 from modelworks.runtime.signature import algorithm_of, key_id, load_keys, sign, verify
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,7 @@ def registry_that_trusts(session, folder, *keys) -> Registry:
         Bucket="bundles", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
     )
     trusted = {f"{number}.pem": pem(key) for number, key in enumerate(keys)}
-    return Registry("prod", f"sqlite:///{folder / 'none.db'}", "p", "bundles", "artifacts", session, trusted)
+    return Registry(f"sqlite:///{folder / 'none.db'}", "p", Store("prod", "bundles", "artifacts", session, trusted))
 
 
 @pytest.mark.parametrize("trusts", [True, False])

@@ -30,6 +30,7 @@ from modelworks import ModelRegistry
 from modelworks._files import digest_of
 from modelworks.errors import ModelworksError
 from modelworks.lifecycle.registry import Registry
+from modelworks.lifecycle.store import Store
 from modelworks.lifecycle.version import CHAMPION
 from waiting import PATIENCE, held_port
 
@@ -141,7 +142,7 @@ class Server:
 
     def registry(self, password: str) -> Registry:
         session = boto3.Session("test", "test", region_name="eu-central-1")
-        return Registry("dev", f"http://{HOST}:{self.port}", password, "bundles", "artifacts", session)
+        return Registry(f"http://{HOST}:{self.port}", password, Store("dev", "bundles", "artifacts", session))
 
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         for attempt in Retrying(

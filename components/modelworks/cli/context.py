@@ -143,16 +143,16 @@ class EnvironmentContext:
     def registry(self) -> Registry:
         """The environment's registry."""
         from modelworks.lifecycle.registry import Registry  # `up` goes without the extra `models`
+        from modelworks.lifecycle.store import Store
 
-        return Registry(
+        store = Store(
             self.environment,
-            self.address(self.output("registry_url")),
-            self.secret("registry_password"),
             bucket=self.output("bundle_bucket"),
             artifacts=self.output("artifact_bucket"),
             session=self.session,
             trusted_keys=self.trusted_keys,
         )
+        return Registry(self.address(self.output("registry_url")), self.secret("registry_password"), store)
 
     @property
     def trusted_keys(self) -> dict[str, str]:

@@ -111,16 +111,17 @@ def _check_releases(target: EnvironmentContext, repair: bool) -> Iterator[Findin
 
 
 def _check_bundle(target: EnvironmentContext, model: str, release: Release) -> Finding:
+    store = target.registry.store
     with tempfile.TemporaryDirectory(prefix="modelworks-verify-") as scratch:
         try:
             digest = contract.Digest(release.digest)
-            target.registry.store.fetch(model, digest, Path(scratch))
-            key = target.registry.store.require_trusted_release(model, digest)
+            store.fetch(model, digest, Path(scratch))
+            key = store.require_trusted_release(model, digest)
         except ModelworksError as error:
             return Finding("bundle", model, "wrong", error.message, error.fix or "")
-    trusted = "trusted" if target.registry.trusted_keys else "and the environment requires no signature"
+    trusted = "trusted" if store.trusted_keys else "and the environment requires no signature"
     signed = f"signed by key {key}, {trusted}" if key else "without a signature, and the environment requires none"
-    return Finding("bundle", model, "ok", f"its bytes in s3://{target.registry.bucket} are the digest's, {signed}")
+    return Finding("bundle", model, "ok", f"its bytes in s3://{store.bucket} are the digest's, {signed}")
 
 
 def _check_lineage(target: EnvironmentContext, repair: bool) -> Iterator[Finding]:

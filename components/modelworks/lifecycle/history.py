@@ -76,7 +76,7 @@ def note_release(registry: Registry, version: Version, environment: str) -> Vers
         version: The version.
         environment: Where it was released.
     """
-    return _note(registry, version, _RELEASED, environment, by=person_at(registry.session))
+    return _note(registry, version, _RELEASED, environment, by=person_at(registry.store.session))
 
 
 def note_champion(registry: Registry, version: Version) -> Version:
@@ -86,7 +86,8 @@ def note_champion(registry: Registry, version: Version) -> Version:
 
 def note_rollback(registry: Registry, version: Version, to: Digest) -> Version:
     """Record that the registry's environment leaves a version for `to`."""
-    return _note(registry, version, _ROLLED_BACK, registry.environment, by=person_at(registry.session), to=str(to))
+    by = person_at(registry.store.session)
+    return _note(registry, version, _ROLLED_BACK, registry.environment, by=by, to=str(to))
 
 
 def _note(registry: Registry, version: Version, kind: str, environment: str, **more: str) -> Version:

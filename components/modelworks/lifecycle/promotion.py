@@ -199,7 +199,7 @@ def _copy(
 ) -> Version:
     """Copy a version to the target's registry, with bundle, signature and data, if the target takes it."""
     facts = {name: value for name, value in version.facts.items() if name not in _OF_ONE_ENVIRONMENT} | judged
-    person = person_at(target.session)
+    person = person_at(target.store.session)
     decided = {"promoted_from": source.environment, "promoted_by": person, **judged}
     decided |= apply_policy(replace(version, facts=facts), target.environment, override, person)
     if kept.data and not target.store.has_data(version.data):

@@ -54,7 +54,7 @@ def rebuild(registry: Registry, progress: Callable[[Version], None] = lambda _: 
     lineage = registry.store.read_lineage()
     if not lineage:
         raise ModelworksError(
-            f"s3://{registry.bucket}/{contract.LINEAGE_PREFIX}/ is empty: there is nothing to rebuild "
+            f"s3://{registry.store.bucket}/{contract.LINEAGE_PREFIX}/ is empty: there is nothing to rebuild "
             f"{registry.environment} from",
             fix="Check the environment's name. `modelworks register` writes the lineage of each version there.",
         )
@@ -69,7 +69,7 @@ def _rebuild(
 ) -> Rebuilt:
     existing = registry.versions(model) if there else []
     try:
-        missing = plan(read_versions(registry.bucket, model, objects), existing)
+        missing = plan(read_versions(registry.store.bucket, model, objects), existing)
         for version in missing:
             registry.store.require_trusted_release(model, version.digest)
     except ModelworksError as error:
@@ -128,7 +128,7 @@ def difference(registry: Registry, model: str, objects: Mapping[str, bytes]) -> 
         ModelworksError: The registry is unreachable.
     """
     try:
-        recorded = {version.version: version for version in read_versions(registry.bucket, model, objects)}
+        recorded = {version.version: version for version in read_versions(registry.store.bucket, model, objects)}
     except ModelworksError as error:
         return error.message
     wrong = [str(version.version) for version in registry.versions(model) if recorded.get(version.version) != version]

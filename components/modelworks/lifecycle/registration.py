@@ -3,7 +3,7 @@
 Everything here takes a registry and a stack's file, so that a step of a pipeline registers, releases and rolls back as
 the command line does:
 
-    registry = Registry("dev", uri, password, bucket=…, artifacts=…, session=boto3.Session())
+    registry = Registry(uri, password, Store("dev", bucket=…, artifacts=…, session=boto3.Session()))
     version = register(latest_run("churn", home), home, registry, Path("stacks/Pulumi.dev.yaml"))
     release(registry, Path("stacks/Pulumi.dev.yaml"), version)
 """
@@ -146,7 +146,7 @@ def judge_for_release(
             decided = {"gates": judged_again(version, kept, rivals, progress), "champion": champion}
     if decided or override or not version.facts.get("overrides"):
         judged = replace(version, facts={**version.facts, **decided})
-        by = person_at(registry.session) if override else ""
+        by = person_at(registry.store.session) if override else ""
         decided |= apply_policy(judged, registry.environment, override, by)
     return registry.note(version, **decided)
 

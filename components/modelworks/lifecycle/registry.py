@@ -8,8 +8,7 @@ bundle store too, written after MLflow has them: `rebuild` restores a lost regis
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,22 +33,19 @@ class Registry:
     """The registry of one environment.
 
     Args:
-        environment: Its name, for messages.
         uri: Where MLflow answers.
         password: Of the user `admin`.
-        bucket: The bundle store.
-        artifacts: The bucket that data snapshots are kept in.
-        session: A boto3 session of the environment's account.
-        trusted_keys: Public keys in PEM, by file name, that its pods require a signature of. None: they require none.
+        store: The environment's stores of bundles and data.
     """
 
-    environment: str
     uri: str
     password: str
-    bucket: str
-    artifacts: str
-    session: Any
-    trusted_keys: Mapping[str, str] = field(default_factory=dict)
+    store: Store
+
+    @property
+    def environment(self) -> str:
+        """The environment's name."""
+        return self.store.environment
 
     def track(self, run: TrainedModel, bundle: Bundle | None = None) -> str:
         """Log a run to this registry's MLflow, and return its id there.
@@ -59,11 +55,6 @@ class Registry:
         """
         self._sign_in()
         return track(run, self.uri, bundle)
-
-    @cached_property
-    def store(self) -> Store:
-        """Its stores of bundles and data."""
-        return Store(self.environment, self.bucket, self.artifacts, self.session, self.trusted_keys)
 
     @property
     def _mlflow(self) -> Any:
@@ -229,7 +220,7 @@ class Registry:
         # The server keeps a version and its tags in one transaction, so that no half of one can be seen.
         return self._mlflow.create_model_version(
             model,
-            f"s3://{self.bucket}/{contract.bundle_key(model, digest)}",
+            f"s3://{self.store.bucket}/{contract.bundle_key(model, digest)}",
             run_id=mlflow_run or None,
             tags=tags_of(facts) | ({COMPLETE: "true"} if complete else {}),
             await_creation_for=0,
@@ -301,7 +292,7 @@ class Registry:
                 f"the registry of {self.environment} has no version of {model}, and its store has the lineage of some: "
                 "the registry was lost",
                 fix=f"Run `modelworks registry rebuild {self.environment}`. If they are to stay deleted, delete "
-                f"s3://{self.bucket}/{contract.LINEAGE_PREFIX}/{model}/.",
+                f"s3://{self.store.bucket}/{contract.LINEAGE_PREFIX}/{model}/.",
             )
 
     def restore(self, version: Version) -> None:
