@@ -270,3 +270,30 @@ def test_a_file_of_another_encoding_is_refused_and_untouched(tmp_path):
     with pytest.raises(ModelworksError, match="is not YAML"):
         set_release(path, "churn", RELEASE)
     assert path.read_bytes() == TOP.encode("utf-16")
+
+
+@pytest.mark.parametrize("text", ["[]\n", "a: 1\n", "config:\n", "config: []\n"])
+def test_a_file_that_is_no_stacks_is_refused_by_its_name(text):
+    refused = refusal(text)
+    assert refused.message == "Pulumi.dev.yaml has no mapping `config`"
+    assert refused.fix == "It must be a stack's config file."
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("config:\n a: 1\n", f"config:\n a: 1\n {{releases}}\n  churn: {LINE}\n", id="one space"),
+        pytest.param("config:\n {releases} ~\n", f"config:\n {{releases}}\n  churn: {LINE}\n", id="one space, null"),
+        pytest.param(
+            "  config:\n    a: 1\n", f"  config:\n    a: 1\n    {{releases}}\n      churn: {LINE}\n", id="all"
+        ),
+        pytest.param(
+            "  config:\n    {releases}\n", f"  config:\n    {{releases}}\n      churn: {LINE}\n", id="all, null"
+        ),
+    ],
+)
+def test_a_first_line_is_indented_as_its_file_is(before, after):
+    def named(text: str) -> str:
+        return text.replace("{releases}", "modelworks:releases:")
+
+    assert edited(named(before)) == named(after)

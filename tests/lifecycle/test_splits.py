@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
+import struct
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +24,10 @@ from modelworks.lifecycle.bundle import build_bundle, verify_bundle
 from modelworks.lifecycle.checks import check_rows
 from modelworks.lifecycle.run_gates import run_gates
 from modelworks.lifecycle.runs import Home
-from modelworks.lifecycle.splits import PARTS, hold_out, row_hashes, split_rows, unseen
+from modelworks.lifecycle.splits import PARTS, cluster_numbers, hold_out, row_hashes, split_rows, unseen
 from modelworks.lifecycle.training import train
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def spec_of(split: Split) -> ModelSpec:
@@ -111,6 +117,84 @@ def test_large_integers_text_and_lists_that_differ_have_other_hashes():
     assert [len(set(row_hashes(pd.DataFrame({"v": each}), ["v"]))) for each in values] == [5, 5, 5]
 
 
+def mixed(bits: int) -> int:
+    """SplitMix64, as its authors publish it, of one state."""
+    bits = (bits + 0x9E3779B97F4A7C15) % 2**64
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB % 2**64
+    return bits ^ (bits >> 31)
+
+
+def hashed(row: dict) -> int:
+    """The hash of a row by its definition, which no release may change: bundles hold rules that are read by it."""
+    found = 0
+    for _, value in sorted(row.items()):
+        if value is None:
+            found = mixed(found ^ 0x9E3779B97F4A7C15)
+            continue
+        if isinstance(value, datetime):
+            bits = (value - EPOCH) // timedelta(microseconds=1)
+        elif isinstance(value, float | int) and abs(value) <= 2**53:
+            bits = int.from_bytes(struct.pack("<d", value + 0.0), "little")
+        elif isinstance(value, int):
+            bits = value
+        else:
+            bits = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
+        found = mixed(found ^ mixed(bits % 2**64))
+    return found
+
+
+def test_the_published_numbers_of_splitmix64_are_those_of_the_definition_here():
+    gamma = 0x9E3779B97F4A7C15
+    found = [mixed((1_234_567 + step * gamma) % 2**64) for step in range(3)]
+    assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "flag": st.booleans(),
+                "count": st.integers(-(2**63) + 1, 2**63 - 1) | st.sampled_from([2**53, -(2**53), 2**53 + 1]),
+                "size": st.none() | st.floats(-(2.0**53), 2.0**53),
+                "name": st.none() | st.text(),
+                "at": st.none() | st.integers(0, 2**52).map(lambda us: EPOCH + timedelta(microseconds=us)),
+            }
+        ),
+        min_size=1,
+    )
+)
+def test_the_hash_of_a_row_is_that_of_its_definition(rows):
+    frame = pd.DataFrame(rows).astype({"flag": "bool", "count": "int64", "size": "float64"})
+    frame["at"] = pd.to_datetime(frame["at"], utc=True).astype("datetime64[us, UTC]")
+    assert row_hashes(frame, list(frame)).tolist() == [hashed(row) for row in rows]
+
+
+def test_a_nullable_column_has_the_hashes_of_its_values():
+    frame = pd.DataFrame({"n": pd.array([0, 1, None], dtype="Int64"), "s": pd.array([0.5, 2.0, None], dtype="Float64")})
+    assert row_hashes(frame, ["n"]).tolist() == [hashed({"n": each}) for each in (0, 1, None)]
+    assert row_hashes(frame, ["s"]).tolist() == [hashed({"s": each}) for each in (0.5, 2.0, None)]
+
+
+def test_rows_of_one_cluster_have_one_number():
+    spec, frame = spec_of(Split()), frame_of(300)
+    assert cluster_numbers(spec, frame).tolist() == list(range(300))
+    clustered = replace(spec, data=replace(spec.data, cluster="customer"))
+    numbers = pd.Series(cluster_numbers(clustered, frame))
+    assert set(numbers) == set(range(frame["customer"].nunique()))
+    assert numbers.groupby(frame["customer"]).nunique().eq(1).all()
+
+
+def test_a_class_that_no_training_row_has_is_named():
+    spec = replace(spec_of(Split()), kind="multiclass", metric="accuracy", classes=("no", "yes", "perhaps"))
+    frame = frame_of(300).assign(y=["no", "yes", "no"] * 100)
+    with pytest.raises(
+        ModelworksError, match=r"^model\.py:1: the training rows hold no y of \['perhaps'\]: a classifier"
+    ):
+        split_rows(spec, frame)
+    assert split_rows(spec, frame.assign(y=["no", "yes", "perhaps"] * 100))
+
+
 def test_a_seed_moves_no_row(project):
     first = project.spec.data.load()
     one = split_rows(project.spec, first)
@@ -145,6 +229,26 @@ def test_rows_in_an_embargo_are_in_no_part(split):
     assert at["validation"].min() - at["train"].max() > pd.Timedelta("36h")
     assert at["holdout"].min() - at["validation"].max() > pd.Timedelta("36h")
     assert (parts == "none").sum() == 2 * 36
+
+
+def test_an_embargo_shortens_neither_hold_out_nor_validation():
+    frame = frame_of(24 * 100)
+    parts = part_of(Split(time="at", holdout="10d", validation="5d", embargo="36h"), frame)
+    newest = frame["at"].max()
+    assert frame["at"][parts == "holdout"].min() == newest - pd.Timedelta("10d")
+    assert frame["at"][parts == "validation"].min() == newest - pd.Timedelta("10d") - pd.Timedelta(
+        "36h"
+    ) - pd.Timedelta("5d")
+
+
+@pytest.mark.parametrize("shown", ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M+00:00"])
+def test_a_time_in_text_or_without_a_zone_is_one_of_utc(shown):
+    frame, split = (
+        frame_of(24 * 100),
+        Split(time="at", validation_from="2026-03-01", holdout_from="2026-03-20T02:00+02:00"),
+    )
+    other = frame.assign(at=frame["at"].dt.strftime(shown))
+    assert part_of(split, other).tolist() == part_of(split, frame).tolist()
 
 
 def test_validation_is_as_long_as_the_hold_out_unless_stated():

@@ -105,7 +105,7 @@ class _Editor:
         found = _pairs(config).get(RELEASES_KEY)
         self.line = _line_of(found[0] if found else key)
         if found is None:
-            yield self._first_release(key, config)
+            yield self._first_release(root, config)
             return
         key, releases = found
         if _is_alias(found):
@@ -133,12 +133,12 @@ class _Editor:
         )
 
     # -- A model that has no release yet ---------------------------------------------------------------------------
-    def _first_release(self, key: Node, config: MappingNode) -> Edit:
+    def _first_release(self, root: Node, config: MappingNode) -> Edit:
         if config.flow_style:
             self.refuse("`config` is in flow style (`{…}`)")
         indent = _column(config.value[0][0])
-        child = indent + max(indent - _column(key), 1)
-        return self._insert(self._end(config.value[-1]), [child], head=f"{' ' * indent}{RELEASES_KEY}:")
+        head = f"{' ' * indent}{RELEASES_KEY}:"
+        return self._insert(self._end(config.value[-1]), [indent + _step(root, config)], head=head)
 
     def _new_entry(self, releases: MappingNode) -> Edit:
         if not releases.flow_style:
