@@ -22,6 +22,18 @@ UV = shutil.which("uv", path=os.pathsep.join([str(ROOT / ".uv" / "bin"), os.envi
 PROGRAM = (ROOT / "examples/environment/__main__.py").read_text()
 CONFIG = 'config:\n  aws:region: eu-central-1\n  aws:allowedAccountIds: ["000000000000"]\n'
 
+PROJECT = """\
+[project]
+name = "ours"
+version = "1"
+requires-python = ">=3.11"
+dependencies = ["modelworks[models]"]
+
+[tool.uv]
+sources = {{ modelworks = {{ path = {wheel} }} }}
+constraint-dependencies = {constraints}
+"""
+
 
 def run(*argv, cwd, fine=(0,), **variables):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "AWS_", "VIRTUAL_ENV"))}
@@ -48,25 +60,40 @@ def test_the_wheel_carries_what_is_not_python_and_nothing_beside_the_package(whe
     assert {name.split("/")[0].split("-")[0] for name in names} == {"modelworks"}
 
 
-@pytest.mark.timeout(600)
-def test_a_program_of_ones_own_goes_up_on_the_laptop_from_the_wheel_alone(wheel, tmp_path):
-    folder = tmp_path / "churn"
-    folder.mkdir()
-    run(UV, "venv", "--python", sys.executable, ".venv", cwd=folder)
-    # The locked versions, as the checkout has them: a resolver's mood is not what is tested.
-    locked = run(
-        UV,
+def locked(extra: str) -> list[str]:
+    """The locked versions of what an extra needs: a resolver's mood is not what is tested."""
+    words = (
         "export",
         "--frozen",
         "--quiet",
         "--no-emit-project",
         "--no-dev",
-        "--extra",
-        "laptop",
         "--no-hashes",
-        cwd=ROOT,
+        "--no-annotate",
+        "--no-header",
     )
-    (folder / "locked.txt").write_text(locked)
+    return run(UV, *words, "--extra", extra, cwd=ROOT).splitlines()
+
+
+@pytest.mark.timeout(600)
+def test_a_model_of_ones_own_is_trained_bundled_and_judged_with_the_extra_for_models_alone(wheel, tmp_path):
+    folder = tmp_path / "churn"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        PROJECT.format(wheel=json.dumps(str(wheel)), constraints=json.dumps(locked("models")))
+    )
+    run(UV, "sync", "--quiet", "--python", sys.executable, cwd=folder)
+    modelworks, home = folder / ".venv/bin/modelworks", {"MODELWORKS_HOME": str(folder / ".modelworks")}
+    for words in ("new churn", "check-data churn", "train churn", "bundle churn", "gates churn"):
+        run(modelworks, *words.split(), cwd=folder, **home)
+
+
+@pytest.mark.timeout(600)
+def test_a_program_of_ones_own_goes_up_on_the_laptop_from_the_wheel_alone(wheel, tmp_path):
+    folder = tmp_path / "churn"
+    folder.mkdir()
+    run(UV, "venv", "--python", sys.executable, ".venv", cwd=folder)
+    (folder / "locked.txt").write_text("\n".join(locked("laptop")))
     python = folder / ".venv/bin/python"
     run(
         UV,

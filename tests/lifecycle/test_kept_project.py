@@ -229,6 +229,12 @@ def test_an_import_from_outside_is_refused_with_its_file_and_a_fix(project, tmp_
     assert not list(project.home.runs("churn").glob("*/metrics.json"))
 
 
+def test_a_module_that_a_package_makes_of_no_file_is_no_import_from_outside(project):
+    made = "made = type(pd)('a_package.made')\nmade.__file__ = '_made.py'\nsys.modules['a_package.made'] = made\n"
+    project.edit("import pandas as pd\n", f"import sys\n\nimport pandas as pd\n\n{made}")
+    assert train(project.spec, project.home).run
+
+
 # -- Packages --------------------------------------------------------------------------------------------------------
 def test_another_models_package_in_the_lock_changes_no_run_and_no_bundle(here, capsys):
     lock = here.root / "uv.lock"

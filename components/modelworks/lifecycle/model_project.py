@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Collection, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from modelworks._files import digest_of_facts, digest_of_file
@@ -272,7 +273,9 @@ def refuse_imports_from_outside(folder: Path, before: Collection[str]) -> None:
         ModelworksError: A module was imported that is neither the project's nor Python's, a package's or ours.
     """
     for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
+        # Packages make modules too, without a spec, whose `__file__` is no file: `torch.classes` has one.
+        spec = getattr(module, "__spec__", None)
+        file = spec.origin if isinstance(spec, ModuleSpec) and spec.has_location else None
         if name in before or not file or _belongs(Path(file), folder):
             continue
         top = name.partition(".")[0]

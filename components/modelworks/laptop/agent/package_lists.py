@@ -70,6 +70,9 @@ def _wrong(extras: tuple[str, ...]) -> Iterator[str]:
         need = Requirement(text)
         if need.marker is None or not any(need.marker.evaluate({"extra": extra}) for extra in extras):
             continue
+        if need.name == "modelworks":
+            yield from _wrong(tuple(need.extras))
+            continue
         try:
             version = importlib.metadata.version(need.name)
         except PackageNotFoundError:
