@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -100,3 +102,72 @@ def test_environments_are_completed_from_the_stack_files_and_the_laptop(laptop, 
 def test_outside_of_a_project_nothing_is_completed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert context._complete("") == []
+
+
+# -- The cluster -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def api_server():
+    """A kubeconfig, as text, of an API server in the context `made`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = b'{"major": "1", "minor": "35", "gitVersion": "v1.35.0"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever).start()
+    yield json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "made", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "made",
+        }
+    )
+    server.shutdown()
+    server.server_close()
+
+
+def in_the_cloud(tmp_path, config: str, outputs: dict) -> EnvironmentContext:
+    """An environment whose stack has this config, and after its last update these outputs."""
+    file = tmp_path / "Pulumi.dev.yaml"
+    file.write_text(f"config: {{{config}}}")
+    engine = SimpleNamespace(on_laptop=False, stack_file=file, ask=lambda *_: json.dumps(outputs))
+    return EnvironmentContext("dev", engine)
+
+
+def test_a_cluster_that_the_program_made_is_reached_by_the_stacks_output(tmp_path, api_server):
+    target = in_the_cloud(tmp_path, "", {"namespace": "n", "kubeconfig": api_server})
+    assert target.cluster().get("/version")["gitVersion"] == "v1.35.0"
+
+
+def test_a_context_that_the_stacks_file_names_is_one_of_the_users_kubeconfig(tmp_path, api_server, monkeypatch):
+    (tmp_path / "kubeconfig").write_text(api_server)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    outputs = {"namespace": "n", "kubeconfig": "that of another cluster"}
+    assert in_the_cloud(tmp_path, "kubernetes:context: made", outputs).cluster().get("/version")["minor"] == "35"
+    with pytest.raises(ModelworksError, match="No such context absent"):
+        in_the_cloud(tmp_path, "kubernetes:context: absent", outputs).cluster().get("/version")
+
+
+def test_a_cluster_is_checked_before_the_first_update(tmp_path, api_server, monkeypatch):
+    (tmp_path / "kubeconfig").write_text(api_server)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    assert in_the_cloud(tmp_path, "", {}).cluster("default").get("/version")["gitVersion"] == "v1.35.0"
+
+
+def test_a_program_that_cannot_sign_in_to_the_cluster_is_named_with_its_error(tmp_path, api_server):
+    kubeconfig = json.loads(api_server)
+    program = {"command": "sh", "args": ["-c", "echo the token has expired >&2; exit 255"]}
+    kubeconfig["users"][0]["user"] = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", **program}}
+    target = in_the_cloud(tmp_path, "", {"namespace": "n", "kubeconfig": json.dumps(kubeconfig)})
+    with pytest.raises(ModelworksError, match=r"signing in to the cluster (.|\n)*the token has expired"):
+        target.cluster().get("/version")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 import typer
@@ -52,6 +54,60 @@ def test_every_call_is_a_command_with_options_that_it_has(call):
         {"--refresh", "--expect-no-changes"} if command.context_settings.get("ignore_unknown_options") else set()
     )
     assert {word for word in call if word.startswith("--")} <= known | passed_on
+
+
+def jobs_of_stacks():
+    """Scripts of every job that calls modelworks for a stack, in their order."""
+    for path in WORKFLOWS:
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            found = [step.get("run", step.get("uses", "")) for step in job.get("steps", [])]
+            if any(re.search(r'/modelworks (up|status|preview|destroy|verify) "\$STACK"', each) for each in found):
+                yield pytest.param(found, id=f"{path.stem}-{name}")
+
+
+@pytest.mark.parametrize("steps", list(jobs_of_stacks()))
+def test_a_job_writes_the_kubeconfig_of_its_stack_when_it_has_credentials_and_before_it_needs_the_cluster(steps):
+    credentials = next(index for index, each in enumerate(steps) if "configure-aws-credentials" in each)
+    written = steps.index('.venv/bin/python .github/kubeconfig.py "$STACK"')
+    needed = next(index for index, each in enumerate(steps) if "/modelworks " in each)
+    assert credentials < written < needed
+
+
+def test_the_jobs_of_stacks_are_those_of_three_workflows():
+    assert [each.id for each in jobs_of_stacks()] == ["deploy-deploy", "drift-drift", "preview-preview"]
+
+
+def calls_of_aws(folder, config: str) -> list[list[str]]:
+    """The arguments of every call of the AWS CLI that writes the kubeconfig of a stack."""
+    (folder / "stacks").mkdir()
+    (folder / "stacks/Pulumi.dev.yaml").write_text(config)
+    (folder / ".venv").symlink_to(sys.prefix)
+    aws = folder / "bin/aws"
+    aws.parent.mkdir()
+    aws.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n')
+    aws.chmod(0o755)
+    script = [f"{folder}/.venv/bin/python", str(ROOT / ".github/kubeconfig.py"), "dev"]
+    subprocess.run(script, cwd=folder, env=os.environ | {"PATH": f"{aws.parent}:{os.defpath}"}, check=True)
+    record = folder / "calls"
+    return [line.split() for line in record.read_text().splitlines()] if record.exists() else []
+
+
+@pytest.mark.parametrize("stack", ["dev", "staging", "prod"])
+def test_the_kubeconfig_gets_the_context_that_the_stacks_file_names(tmp_path, stack):
+    text = (ROOT / f"stacks/Pulumi.{stack}.yaml").read_text()
+    context = yaml.safe_load(text)["config"]["kubernetes:context"]
+    named = ["--region", "eu-central-1", "--name", f"modelworks-{stack}", "--alias", context]
+    assert calls_of_aws(tmp_path, text) == [["eks", "update-kubeconfig", *named]]
+
+
+def test_a_context_may_be_the_arn_of_the_cluster(tmp_path):
+    arn = "arn:aws:eks:eu-central-1:111111111111:cluster/shared"
+    (call,) = calls_of_aws(tmp_path, f"config: {{aws:region: eu-central-1, kubernetes:context: {arn}}}")
+    assert call[-4:] == ["--name", "shared", "--alias", arn]
+
+
+def test_a_stack_that_names_no_context_needs_none(tmp_path):
+    assert calls_of_aws(tmp_path, "config: {aws:region: eu-central-1}") == []
 
 
 def test_updates_are_never_cancelled_and_take_turns():

@@ -108,14 +108,19 @@ class EnvironmentContext:
                 f"there is no environment {self.environment}: neither a {self.stack_file.name} nor one on the laptop",
                 fix=f"Check its name, or rehearse it: `modelworks laptop up {self.environment}`.",
             )
-        outputs: dict[str, Any] = json.loads(
-            self.engine.ask("stack", "output", "--json", "--stack", self.environment) or "{}"
-        )
-        if not outputs:
+        if not self._last_outputs:
             raise ModelworksError(
                 f"the environment {self.environment} is not up", fix=f"Run `modelworks up {self.environment}`."
             )
-        return outputs
+        return self._last_outputs
+
+    @cached_property
+    def _last_outputs(self) -> dict[str, Any]:
+        """Outputs of the last update; none before the first."""
+        found: dict[str, Any] = json.loads(
+            self.engine.ask("stack", "output", "--json", "--stack", self.environment) or "{}"
+        )
+        return found
 
     def output(self, name: str) -> Any:
         """One output of the stack.
@@ -186,8 +191,9 @@ class EnvironmentContext:
     def cluster(self, namespace: str = "") -> KubernetesClient:
         """The API server of the environment's cluster.
 
-        On the laptop by the environment's own kubeconfig; elsewhere by the user's, in the context that the stack's
-        config names (`kubernetes:context`), with whatever signs them in (`exec` programs included).
+        On the laptop by the environment's own kubeconfig; elsewhere by what the stack's config names
+        (`kubernetes:context`, `kubernetes:kubeconfig`), else by the stack's output `kubeconfig`, which is that of a
+        cluster of its own; with whatever signs them in (`exec` programs included).
 
         Args:
             namespace: Default: where its endpoints are.
@@ -204,9 +210,12 @@ class EnvironmentContext:
         if self.engine.on_laptop:
             return KubernetesClient(self.engine.variables["KUBECONFIG"], None, namespace)
         config = self._config
-        kubeconfig = config.get("kubernetes:kubeconfig")
-        text = isinstance(kubeconfig, str)
-        return KubernetesClient(kubeconfig if text else None, config.get("kubernetes:context"), namespace)
+        kubeconfig, context = config.get("kubernetes:kubeconfig"), config.get("kubernetes:context")
+        if not kubeconfig and not context:
+            kubeconfig = self._last_outputs.get("kubeconfig")
+        # As for Pulumi's provider, the text is a path or what is in the file; one that is encrypted is not read here.
+        found = yaml.safe_load(kubeconfig) if isinstance(kubeconfig, str) else None
+        return KubernetesClient(found, context, namespace)
 
     @property
     def models(self) -> Mapping[str, str]:

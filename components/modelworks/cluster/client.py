@@ -38,16 +38,15 @@ class RefusedError(ModelworksError):
 class KubernetesClient:
     """The API server of an environment.
 
-    On the laptop by the environment's own kubeconfig; elsewhere by the user's, in the context that the stack's config
-    names (`kubernetes:context`), with whatever signs them in (`exec` programs included).
+    It runs the program that a kubeconfig names to sign in (`exec`).
 
     Args:
-        kubeconfig: Path of the file, or its content; None for the user's own.
+        kubeconfig: Path of the file, or what is in it; None for the user's own.
         context: Default: the current one.
         namespace: Where the environment's endpoints are.
     """
 
-    def __init__(self, kubeconfig: str | None, context: str | None, namespace: str) -> None:
+    def __init__(self, kubeconfig: str | Object | None, context: str | None, namespace: str) -> None:
         self.namespace = namespace
         self._kubeconfig, self._context = kubeconfig, context
         self._runner = asyncio.Runner()
@@ -324,10 +323,20 @@ class KubernetesClient:
 
     @cached_property
     def _api(self) -> asyncio.Task[Any]:
+        return asyncio.ensure_future(self._sign_in())
+
+    async def _sign_in(self) -> Any:
         from kr8s.asyncio import api
 
-        made = api(kubeconfig=self._kubeconfig, context=self._context, namespace=self.namespace)
-        return asyncio.ensure_future(made)
+        # Its types know the path alone.
+        kubeconfig: Any = self._kubeconfig
+        try:
+            return await api(kubeconfig=kubeconfig, context=self._context, namespace=self.namespace)
+        except RuntimeError as error:  # kr8s has no other for a program that failed
+            raise ModelworksError(
+                f"signing in to the cluster of this environment failed: {error}",
+                fix="Sign in to its account; `kubectl get namespaces` in that context shows whether it works.",
+            ) from error
 
 
 def _to_read_again(reader: asyncio.Task[bool], pod: Object) -> bool:
