@@ -285,6 +285,22 @@ def test_a_registry_that_is_down_is_told_and_fails_nothing(place, command):
     assert (done.exit_code, "connection refused" in done.stdout) == (0, True)
 
 
+@pytest.mark.parametrize("words", [("status", "--wait", "--json"), ("rollout", "watch", "delays")])
+def test_a_result_that_the_registry_cannot_record_fails_what_waited_for_it(place, command, words):
+    place.registry.down = True
+    done = command(*words)
+    assert (done.exit_code, "connection refused" in done.stdout) == (1, True)
+    assert str(done.exception).startswith(
+        "the result of delays is not recorded: listing m: the registry of local failed"
+    )
+
+
+def test_a_result_of_a_version_that_the_registry_does_not_hold_is_not_recorded(place, command):
+    place.registry.version = Version("delays", 2, {"bundle": OLD})
+    assert "is not recorded: holds no version" in str(command("status", "--wait").exception)
+    assert command("status").exit_code == 0
+
+
 def test_an_override_is_shown(place, command):
     override = {"reason": "the demo", "by": "ada", "environment": "dev", "at": "2026-11-01T10:00:00+00:00"}
     facts = {"bundle": NEW, "overrides": [override]}

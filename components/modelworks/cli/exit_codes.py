@@ -34,7 +34,8 @@ _PULUMI: Mapping[int, str] = {
 }
 _STATUS: Mapping[int, str] = {
     ExitCode.OK: "every released endpoint is `Healthy`",
-    ExitCode.FAILED: "an endpoint is `Aborted`, `Degraded` or `OutOfSync`, or the environment is unreachable",
+    ExitCode.FAILED: "an endpoint is `Aborted`, `Degraded` or `OutOfSync`, the environment is unreachable, or the "
+    "registry could not record the result that was waited for",
     ExitCode.PROGRESSING: "a rollout is still `Progressing`; with `--wait`, after its timeout",
 }
 _WATCH = {**_STATUS, ExitCode.PROGRESSING: "the rollout is still `Progressing` after `--timeout`"}

@@ -59,9 +59,9 @@ def status(
     """Show each endpoint's desired and live version, and its alarms.
 
     Without --wait the command changes nothing. With --wait it ends a release: it waits for the rollout and records the
-    result in the registry, where a version that takes all traffic becomes the `champion`. On the laptop it also sends
-    the model's example to each endpoint whose rollout is in progress: without requests a rollout has no evidence and
-    is aborted.
+    result in the registry, where a version that takes all traffic becomes the `champion`; without the registry it
+    fails. On the laptop it also sends the model's example to each endpoint whose rollout is in progress: without
+    requests a rollout has no evidence and is aborted.
 
     Example: `modelworks up local && modelworks status local --wait`.
     """
@@ -156,6 +156,11 @@ def tell(target: EnvironmentContext, only: list[str], *, wait: bool, timeout: fl
         print(json.dumps({"environment": target.environment, "endpoints": [item.facts() for item in told]}, indent=2))
     else:
         _show(target, told)
+    if wait and (unrecorded := next((item for item in told if item.registry), None)):
+        raise ModelworksError(
+            f"the result of {unrecorded.stands.model} is not recorded: {unrecorded.registry}",
+            fix=f"Run `modelworks status {target.environment} --wait` again where the registry answers.",
+        )
     if code := exit_code(stands):
         raise typer.Exit(code)
 
@@ -203,7 +208,7 @@ def _pause() -> None:
 
 
 def _ask_around(target: EnvironmentContext, stands: rollout.Status, *, record: bool) -> Told:
-    """Add the facts of CloudWatch and the registry. If one fails, `status` reports it and continues."""
+    """Add the facts of CloudWatch and the registry. A failure of one is part of the report."""
     alarms, alarms_unknown = _alarms(target, stands.model)
     facts: dict[str, Any] = {"alarms": alarms, "alarms_unknown": alarms_unknown}
     if stands.desired:
