@@ -176,6 +176,7 @@ def declare(
     stack: str = "dev",
     config: Mapping[str, str] | None = None,
     mocks: Declared | None = None,
+    preview: bool = False,
 ) -> Declared:
     """Evaluate `program` to its end, so that whatever it raises is raised here, and return what it declared."""
     declared = mocks or Declared()
@@ -185,7 +186,7 @@ def declare(
         asyncio.set_event_loop(asyncio.new_event_loop())
     # Transformations live on the root resource, which `set_mocks` keeps: one test's tags would be the next one's.
     pulumi.runtime.settings.ROOT.set(None)
-    pulumi.runtime.set_mocks(declared, project=project, stack=stack, preview=False, monitor=_Recorder(declared))
+    pulumi.runtime.set_mocks(declared, project=project, stack=stack, preview=preview, monitor=_Recorder(declared))
     pulumi.runtime.settings.SETTINGS.root_directory = str(ROOT)
     pulumi.runtime.set_all_config(dict(config or {}), [])
 

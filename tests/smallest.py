@@ -53,6 +53,7 @@ INGRESS = {
 }
 FULLEST: dict[str, dict[str, Any]] = {
     "Cluster": {
+        "viewers": [f"arn:aws:iam::{ACCOUNT}:role/preview"],
         "public_access_cidrs": ["203.0.113.0/24"],
         "profile": "dev",
         "role_arn": f"arn:aws:iam::{ACCOUNT}:role/deploy",

@@ -44,15 +44,31 @@ def administrators(principals: list[str]) -> list[str]:
     """The roles and users that may do everything in a cluster: one at least, and each once."""
     if not principals:
         raise ValueError("administrators must name an IAM role or user, or nobody could use the cluster")
+    return _principals("administrators", principals)
+
+
+def viewers(principals: list[str]) -> list[str]:
+    """The roles and users that may read everything in a cluster, each once."""
+    return _principals("viewers", principals)
+
+
+def _principals(name: str, principals: list[str]) -> list[str]:
     for each in principals:
         if not _PRINCIPAL.fullmatch(each):
             raise ValueError(
-                f"administrators must be ARNs of IAM roles and users, such as arn:aws:iam::111111111111:role/deploy, "
+                f"{name} must be ARNs of IAM roles and users, such as arn:aws:iam::111111111111:role/deploy, "
                 f"got {each!r}"
             )
         if principals.count(each) > 1:
-            raise ValueError(f"administrators names {each} twice")
+            raise ValueError(f"{name} names {each} twice")
     return principals
+
+
+def apart(administrators: Sequence[str], viewers: Sequence[str]) -> None:
+    """A cluster has one access entry for each of them."""
+    for each in viewers:
+        if each in administrators:
+            raise ValueError(f"viewers names {each}, which is one of the administrators, and may do more than read")
 
 
 def one_of(principals: Sequence[str], caller: str) -> None:

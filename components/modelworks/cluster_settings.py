@@ -23,6 +23,8 @@ class Eks(Strict):
 
     administrators: Annotated[list[str], AfterValidator(_cluster_rules.administrators)]
     """ARNs of the IAM roles and users that may do everything in it. The caller of an update is one of them."""
+    viewers: Annotated[list[str], AfterValidator(_cluster_rules.viewers)] = defaults.CLUSTER["viewers"]
+    """ARNs of the IAM roles and users that may read everything in it, Secrets included: the role of previews in CI."""
     public_access_cidrs: list[Annotated[str, AfterValidator(_cluster_rules.api_server_range)]] = defaults.CLUSTER[
         "public_access_cidrs"
     ]
@@ -48,6 +50,11 @@ class Eks(Strict):
     ]
     """How long logs of the control plane and of the network are kept, in days that CloudWatch Logs has. A year is
     required by Checkov CKV_AWS_338."""
+
+    @model_validator(mode="after")
+    def _one_entry_for_each(self) -> Self:
+        _cluster_rules.apart(self.administrators, self.viewers)
+        return self
 
 
 class Cluster(Strict):

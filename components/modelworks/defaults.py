@@ -19,6 +19,7 @@ ENVIRONMENT: Final[Defaults] = {
     "protect": True,
 }
 CLUSTER: Final[Defaults] = {
+    "viewers": [],
     "public_access_cidrs": [],
     "profile": None,
     "role_arn": None,

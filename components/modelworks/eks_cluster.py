@@ -33,6 +33,8 @@ _CLUSTER_POLICIES: Final = (
 _NODE_POLICIES: Final = ("AmazonEC2ContainerRegistryPullOnly", "AmazonEKSWorkerNodeMinimalPolicy")
 """Of AWS, as "Identity and access" of EKS Auto Mode in the EKS user guide names them."""
 _ADMINISTRATOR: Final = "AmazonEKSClusterAdminPolicy"
+_VIEWER: Final = "AmazonEKSAdminViewPolicy"
+"""Reads every object, Secrets too: https://docs.aws.amazon.com/eks/latest/userguide/access-policy-permissions.html"""
 _LOGS: Final = ["api", "audit", "authenticator", "controllerManager", "scheduler"]
 
 
@@ -44,6 +46,10 @@ class ClusterArgs(TypedDict):
 
     administrators: list[str]
     """ARNs of the IAM roles and users that may do everything in the cluster. The caller of an update is one of them."""
+
+    viewers: NotRequired[list[str]]
+    """ARNs of the IAM roles and users that may read everything in the cluster, Secrets included, such as the role of
+    previews in CI. Default: none."""
 
     public_access_cidrs: NotRequired[list[str]]
     """Ranges of IPv4 that reach the API server from the internet. Without any, only the VPC does, and so must the
@@ -88,8 +94,8 @@ class ClusterRole:
 
 
 @dataclass(frozen=True)
-class Administrator:
-    """Somebody who may do everything in the cluster."""
+class Principal:
+    """A role or user that may sign in to the cluster."""
 
     entry: aws.eks.AccessEntry
     access: aws.eks.AccessPolicyAssociation
@@ -101,11 +107,12 @@ class Cluster(pulumi.ComponentResource):
     It has a VPC over three zones with private and public subnets, an OIDC provider by which pods assume roles, the
     add-on `metrics-server`, and keeps Secrets encrypted by a key of its own. The cluster is called as the component.
 
-    The caller of an update must be among `administrators`. Pass `provider` to what is to be in the cluster.
+    The caller of an update must be among `administrators`; a preview takes whoever may read, such as one of `viewers`.
+    Pass `provider` to what is to be in the cluster.
 
     Raises:
-        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or the caller is no
-            administrator.
+        ValueError: An argument is unknown, missing, of the wrong type or out of its range, or the caller of an update
+            is no administrator.
     """
 
     cluster_name: pulumi.Output[str]
@@ -133,8 +140,9 @@ class Cluster(pulumi.ComponentResource):
         args = checked(name, ClusterArgs, args)
         _refuse_out_of_range(name, args)
         super().__init__("modelworks:index:Cluster", name, {}, opts)
-        caller = aws.get_caller_identity(opts=pulumi.InvokeOptions(parent=self))
-        rules.one_of(args["administrators"], caller.arn)
+        if not pulumi.runtime.is_dry_run():
+            caller = aws.get_caller_identity(opts=pulumi.InvokeOptions(parent=self))
+            rules.one_of(args["administrators"], caller.arn)
         here = pulumi.InvokeOutputOptions(parent=self)
         self._region = aws.get_region_output(opts=here).region
         self._partition = aws.get_partition_output(opts=here).partition
@@ -148,7 +156,8 @@ class Cluster(pulumi.ComponentResource):
         self.role = self._role(name)
         self.node_role = self._node_role(name)
         self.cluster = self._cluster(name, args)
-        self.administrators = self._administrators(name, args["administrators"])
+        self.administrators = self._admitted(f"{name}-administrator", args["administrators"], _ADMINISTRATOR)
+        self.viewers = self._admitted(f"{name}-viewer", args["viewers"], _VIEWER)
         self.oidc_provider = self._oidc_provider(name)
         self.metrics_server = self._metrics_server(name)
         # An access entry takes effect some time after it is there; by the time the add-on runs, it has.
@@ -285,11 +294,11 @@ class Cluster(pulumi.ComponentResource):
             ),
         )
 
-    def _administrators(self, name: str, principals: Sequence[str]) -> list[Administrator]:
-        policy = pulumi.Output.concat("arn:", self._partition, ":eks::aws:cluster-access-policy/", _ADMINISTRATOR)
+    def _admitted(self, name: str, principals: Sequence[str], policy: str) -> list[Principal]:
+        policy_arn = pulumi.Output.concat("arn:", self._partition, ":eks::aws:cluster-access-policy/", policy)
 
-        def administrator(principal: str) -> Administrator:
-            who = f"{name}-administrator-{principal.partition('::')[2].partition(':')[2]}"
+        def admitted(principal: str) -> Principal:
+            who = f"{name}-{principal.partition('::')[2].partition(':')[2]}"
             entry = aws.eks.AccessEntry(
                 who, cluster_name=self.cluster.name, principal_arn=principal, opts=self._inside()
             )
@@ -297,13 +306,13 @@ class Cluster(pulumi.ComponentResource):
                 who,
                 cluster_name=self.cluster.name,
                 principal_arn=entry.principal_arn,
-                policy_arn=policy,
+                policy_arn=policy_arn,
                 access_scope=aws.eks.AccessPolicyAssociationAccessScopeArgs(type="cluster"),
                 opts=pulumi.ResourceOptions(parent=entry),
             )
-            return Administrator(entry, access)
+            return Principal(entry, access)
 
-        return [administrator(each) for each in principals]
+        return [admitted(each) for each in principals]
 
     def _oidc_provider(self, name: str) -> aws.iam.OpenIdConnectProvider:
         return aws.iam.OpenIdConnectProvider(
@@ -350,6 +359,8 @@ def _refuse_out_of_range(name: str, args: ClusterArgs) -> None:
     rules.name(name)
     rules.version(args["version"])
     rules.administrators(args["administrators"])
+    rules.viewers(args["viewers"])
+    rules.apart(args["administrators"], args["viewers"])
     for each in args["public_access_cidrs"]:
         rules.api_server_range(each)
     rules.zones(args["availability_zones"])

@@ -20,9 +20,9 @@ ROLE = "aws:iam/role:Role"
 ATTACHMENT = "aws:iam/rolePolicyAttachment:RolePolicyAttachment"
 
 
-def cluster(caller=ME, mocks=Declared, **args):
+def cluster(caller=ME, mocks=Declared, preview=False, **args):
     args = {"account_id": ACCOUNT, "administrators": [ME], **args}
-    return declare(lambda: Cluster("dev", args), mocks=mocks(caller_arn=caller))
+    return declare(lambda: Cluster("dev", args), mocks=mocks(caller_arn=caller), preview=preview)
 
 
 def outputs(**args):
@@ -116,6 +116,15 @@ def test_each_administrator_may_do_everything_in_the_cluster():
         "arn:aws:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
     }
     assert {json.dumps(each["accessScope"]) for each in access.values()} == {'{"type": "cluster"}'}
+
+
+def test_each_viewer_may_read_everything_in_the_cluster():
+    preview = f"arn:aws:iam::{ACCOUNT}:role/preview"
+    found = cluster(viewers=[preview]).all("aws:eks/accessPolicyAssociation:AccessPolicyAssociation")
+    access = found["dev-viewer-role/preview"]
+    assert (access["principalArn"], access["accessScope"]) == (preview, {"type": "cluster"})
+    assert access["policyArn"] == "arn:aws:eks::aws:cluster-access-policy/AmazonEKSAdminViewPolicy"
+    assert set(found) == {"dev-administrator-user/somebody", "dev-viewer-role/preview"}
 
 
 def test_the_default_security_group_lets_nothing_pass():
@@ -351,6 +360,8 @@ def test_outputs_are_what_other_components_take():
         ({"administrators": []}, "administrators must name an IAM role or user"),
         ({"administrators": ["deploy"]}, "must be ARNs of IAM roles and users"),
         ({"administrators": [ME, ME]}, "user/somebody twice"),
+        ({"viewers": ["preview"]}, "viewers must be ARNs of IAM roles and users"),
+        ({"viewers": [ME]}, "user/somebody, which is one of the administrators"),
         ({"public_access_cidrs": ["0.0.0.0/0"]}, "prefixes of 8 bits or more, got 0.0.0.0/0"),
         ({"public_access_cidrs": ["0.0.0.0/1", "128.0.0.0/1"]}, "prefixes of 8 bits or more"),
         ({"public_access_cidrs": ["203.0.113.7/24"]}, "has host bits set"),
@@ -396,6 +407,11 @@ def test_a_caller_who_could_not_use_the_cluster_makes_none(caller):
         cluster(
             caller=caller, administrators=[f"arn:aws:iam::{ACCOUNT}:role/deploy", f"arn:aws:iam::{ACCOUNT}:user/root"]
         )
+
+
+def test_a_preview_is_for_those_who_may_only_read_too():
+    reader = f"arn:aws:sts::{ACCOUNT}:assumed-role/preview/job"
+    assert cluster(caller=reader, preview=True).one(EKS)
 
 
 @pytest.mark.parametrize("name", ["my cluster", "-dev", "c" * 47])

@@ -170,6 +170,10 @@ def test_the_kubeconfig_signs_in_as_the_stack_does():
             "must be true or left out",
         ),
         ({"eks": {"administrators": ["arn:aws:iam::111111111111:role/x"]}}, "leave oidc_issuer out"),
+        (
+            {"eks": {key: ["arn:aws:iam::111111111111:role/x"] for key in ("administrators", "viewers")}},
+            "viewers names arn:aws:iam::111111111111:role/x, which is one of the administrators",
+        ),
         ({"enforce_network_policies": True}, "enforce_network_policies needs auto_mode: true"),
         ({"auto_mode": True, "ingress": {"group": "ours"}}, "EKS Auto Mode takes groups from an IngressClass alone"),
     ],
