@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from modelworks.laptop import cloud, environments
+from modelworks.laptop.aws_credentials import credentials_file
 from modelworks.laptop.state_dir import StateDir, read_facts
 from modelworks.runtime.registry_backup import Dumps
 from waiting import PATIENCE, eventually
@@ -111,7 +112,7 @@ class Rehearsal:
 
     def commit(self) -> None:
         self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", "as it is")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "as it is")
 
     def modelworks(self, *arguments: str, fails: bool = False) -> str:
         return self._run([str(BIN / "modelworks"), *arguments], fails=fails)
@@ -145,6 +146,20 @@ class Rehearsal:
             "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
             "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
         }
+
+    @contextmanager
+    def signed_in_as(self, environment: str, user: str) -> Iterator[None]:
+        """Meanwhile whoever reads the account's credentials has the key of a user who may do nothing."""
+        iam, file = boto3.client("iam", **self.aws(environment)), credentials_file(self.place, environment)
+        iam.create_user(UserName=user)
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        before = file.read_text()
+        names = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+        file.write_text("\n".join(["[default]", *(f"{name} = {value}" for name, value in names.items())]))
+        try:
+            yield
+        finally:
+            file.write_text(before)
 
     def unprotect(self, environment: str) -> None:
         """Allow that the data of an environment is deleted, as its owner would: two settings, and an update."""
@@ -247,7 +262,7 @@ def rehearsal():
     folder = Path(tempfile.mkdtemp(prefix="modelworks-lifecycle-"))
     rehearsal = Rehearsal(folder)
     try:
-        rehearsal.modelworks("laptop", "up", "dev", "staging")
+        rehearsal.modelworks("laptop", "up", "dev", "staging", "--strict")
         for environment in ("dev", "staging"):
             rehearsal.declare(environment)
         rehearsal.commit()
@@ -287,6 +302,16 @@ def test_a_preview_shows_an_override_above_all_else(rehearsal, first):
         stack.write_text(before)
     assert told["overrides"] == [f"{MODEL} is released in spite of gates that do not hold: the demo is today (ada)"]
     assert (told["problems"], told["changes"]) == ([], [])
+
+
+@pytest.mark.parametrize("side", ["dev", "staging"])
+def test_a_promotion_that_one_side_forbids_names_side_and_permission_and_leaves_nothing(rehearsal, first, side):
+    rehearsal.commit()
+    with rehearsal.signed_in_as(side, "promoter"):
+        said = rehearsal.modelworks("promote", MODEL, "--from", "dev", "--to", "staging", fails=True)
+    assert (side in said, "s3:" in said) == (True, True), said
+    assert rehearsal.versions("staging") == []
+    assert rehearsal.git("status", "--porcelain") == ""
 
 
 def test_promotion_copies_bundle_and_lineage_and_changes_one_line(rehearsal, first):
@@ -361,6 +386,21 @@ def test_a_registry_that_is_lost_comes_back_from_its_newest_dump(rehearsal, firs
     rehearsal.kubectl("dev", "wait", "--for=condition=Available", "deployment", "-l", REGISTRY, "--timeout=120s")
     assert f"restored {place}/" in rehearsal.kubectl("dev", "logs", "-l", REGISTRY, "-c", "restore")
     assert rehearsal.versions("dev") == before
+
+
+def test_a_registry_that_is_lost_with_its_dumps_is_rebuilt_from_lineage(rehearsal, first):
+    before = rehearsal.versions("dev")
+    bucket = rehearsal.pulumi("dev", "stack", "output", "artifact_bucket").strip()
+    boto3.resource("s3", **rehearsal.aws("dev")).Bucket(bucket).object_versions.filter(Prefix="backups/").delete()
+    pod = rehearsal.kubectl("dev", "get", "pods", "-l", REGISTRY, "-o", "name").strip()
+    rehearsal.kubectl("dev", "exec", pod, "-c", "backup", "--", "sh", "-c", "rm *.db*")
+    rehearsal.kubectl("dev", "delete", "pods", "-l", REGISTRY)
+    rehearsal.kubectl("dev", "wait", "--for=condition=Available", "deployment", "-l", REGISTRY, "--timeout=120s")
+    assert rehearsal.versions("dev") == []
+    rehearsal.modelworks("registry", "rebuild", "dev")
+    assert rehearsal.versions("dev") == before
+    found = json.loads(rehearsal.modelworks("verify", "dev", "--json"))["findings"]
+    assert {each["verdict"] for each in found} == {"ok"}, found
 
 
 def test_rollback_is_the_line_before(rehearsal, first):

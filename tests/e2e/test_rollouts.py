@@ -40,7 +40,7 @@ def endpoint(bundles):
     home = Path(tempfile.mkdtemp(prefix="modelworks-rollouts-"))
     place = StateDir(home / "place")
     try:
-        cloud.up(place, ("local",))
+        cloud.up(place, ("local",), strict=True)
         program = home / "program"
         program.mkdir()
         endpoint = Rehearsal(place, program)

@@ -10,12 +10,11 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import psutil
 import pytest
@@ -28,7 +27,6 @@ from e2e.test_lifecycle import BIN, MODEL, Rehearsal
 from modelworks import contract
 from modelworks.cluster.rollout_objects import HASH, ended_at, is_background
 from modelworks.laptop import cloud
-from modelworks.laptop.aws_credentials import credentials_file
 from modelworks.laptop.state_dir import read_facts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -190,20 +188,6 @@ class Stories(Rehearsal):
             with suppress(psutil.NoSuchProcess):  # some end with the one before them
                 process.kill()
 
-    @contextmanager
-    def unable_to_measure(self) -> Iterator[None]:
-        """Meanwhile the rollouts controller has the key of a user who may do nothing."""
-        iam, file = boto3.client("iam", **self.aws(ENVIRONMENT)), credentials_file(self.place, ENVIRONMENT)
-        iam.create_user(UserName="argo-rollouts")
-        key = iam.create_access_key(UserName="argo-rollouts")["AccessKey"]
-        before = file.read_text()
-        names = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
-        file.write_text("\n".join(["[default]", *(f"{name} = {value}" for name, value in names.items())]))
-        try:
-            yield
-        finally:
-            file.write_text(before)
-
 
 class Health(Client):
     """A client that asks the registry's server for its health again and again."""
@@ -240,7 +224,7 @@ def test_a_controller_that_may_not_read_metrics_gives_a_release_up_and_status_na
     stories.edit(lambda settings: settings["endpoints"][MODEL].update(latency_objective_ms=4000))
     with stories.load("old") as load:
         stories.up()
-        with stories.unable_to_measure():
+        with stories.signed_in_as(ENVIRONMENT, "argo-rollouts"):  # as the controller is, too
             until(lambda: stories.rollout().get("abort"), what=stories.rollout)
         load.goes_on()
     assert load.failed == 0, load.faults
