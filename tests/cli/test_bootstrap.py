@@ -20,7 +20,7 @@ from modelworks.cli import app, bootstrap
 from modelworks.cli.bootstrap import plan
 from modelworks.cli.doctor import Needs
 from modelworks.deploy.bootstrap import state_bucket
-from modelworks.deploy.deploy_role import deploy_policy
+from modelworks.deploy.ci_roles import deploy_policy, preview_policy
 from modelworks.errors import ModelworksError
 
 REGION = "eu-central-1"
@@ -74,7 +74,7 @@ def apply(target, github="acme/models") -> None:
         step.apply()
 
 
-ALL_NEW = {"state bucket": "create", "secrets key": "create", "stack": "create", "deploy role": "create"}
+ALL_NEW = dict.fromkeys(["state bucket", "secrets key", "stack", "deploy role", "preview role"], "create")
 
 
 def test_the_plan_for_an_empty_account_changes_nothing(target):
@@ -182,11 +182,23 @@ def test_only_jobs_of_the_repository_in_the_environment_may_deploy(target, repos
     }
 
 
+def test_jobs_that_preview_are_in_an_environment_of_their_own(target):
+    apply(target)
+    [statement] = aws("iam").get_role(RoleName="modelworks-dev-preview")["Role"]["AssumeRolePolicyDocument"][
+        "Statement"
+    ]
+    subject = statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
+    assert subject == "repo:acme/models:environment:dev-preview"
+    policy = aws("iam").get_role_policy(RoleName="modelworks-dev-preview", PolicyName="preview")["PolicyDocument"]
+    place = ("aws", ACCOUNT, REGION)
+    assert policy == preview_policy(*place, environment="dev", state="acme-state", key="alias/modelworks-dev-config")
+
+
 def test_a_role_for_another_repository_is_put_right(target):
     apply(target, "acme/other")
-    assert actions(target) == {**dict.fromkeys(ALL_NEW, "none"), "deploy role": "update"}
+    assert actions(target) == {**dict.fromkeys(ALL_NEW, "none"), "deploy role": "update", "preview role": "update"}
     apply(target)
-    assert actions(target)["deploy role"] == "none"
+    assert actions(target) == dict.fromkeys(ALL_NEW, "none")
 
 
 def test_an_identity_provider_without_the_audience_of_sts_is_put_right(target):
@@ -212,30 +224,15 @@ def test_an_identity_provider_without_the_audience_of_sts_is_put_right(target):
 def test_the_repository_is_that_of_gits_origin(target, tmp_path, remote, repository):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     subprocess.run(["git", "-C", tmp_path, "remote", "add", "origin", remote], check=True)
-    role = next(step for step in plan(Needs(target)) if step.name == "deploy role")
-    assert (role.action, f"for jobs of {repository} in" in role.message) == (
-        ("create", True) if repository else ("skip", False)
-    )
+    roles = [step for step in plan(Needs(target)) if "role" in step.name]
+    found = {(step.action, f"for jobs of {repository} in" in step.message) for step in roles}
+    assert found == {("create", True) if repository else ("skip", False)}
 
 
 @pytest.mark.parametrize("name", ["acme", "acme/", "acme/models/x", "https://github.com/acme/models", "acme/mo dels"])
 def test_a_repository_of_another_form_is_refused(target, name):
     with pytest.raises(ModelworksError, match="must be OWNER/NAME"):
         actions(target, name)
-
-
-def test_the_role_may_call_every_service_whose_resources_the_stacks_declare():
-    declared = {
-        key.split("::")[0].rpartition("$")[2].split(":")[1].partition("/")[0]
-        for path in sorted((ROOT / "tests/stacks/declared").glob("*.json"))
-        for key in json.loads(path.read_text())
-        if "aws:" in key.split("::")[0].rpartition("$")[2][:4]
-    }
-    policy = deploy_policy("aws", ACCOUNT, REGION, role=ROLE, state="acme-state", key="alias/x")
-    allowed = {
-        action.split(":")[0] for each in policy["Statement"] if each["Effect"] == "Allow" for action in each["Action"]
-    }
-    assert {"s3", "kms", "iam", "sns"} <= declared <= allowed
 
 
 def allowed_by(policy: dict) -> set[str]:

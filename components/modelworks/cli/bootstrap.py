@@ -42,14 +42,14 @@ def _bootstrap(
         typer.Option(
             "--github",
             metavar="OWNER/NAME",
-            help="Repository whose jobs deploy, or OWNER@ID/NAME@ID (docs/guides/aws.md). Default: git's `origin`.",
+            help="Repository of the jobs, or OWNER@ID/NAME@ID (docs/guides/aws.md). Default: git's `origin`.",
         ),
     ] = "",
     preview_only: Annotated[bool, typer.Option("--preview-only", help="Show the plan and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Create what ENV needs before its first `up`: state bucket, key of secrets, stack, deploy role for GitHub Actions.
+    """Create what ENV needs before its first `up`: state bucket, key of secrets, stack, roles for GitHub Actions.
 
     The plan is shown first. Parts that exist stay as they are, so the command may be repeated; it deletes nothing.
     The state bucket is the one of PULUMI_BACKEND_URL or of Pulumi.yaml, the key the one that the stack's file names as
@@ -107,7 +107,7 @@ def plan(needs: Needs, github: str = "") -> Iterator[Step]:
     yield _stack(needs, provider, backend_is_there=bucket.action != "create")
     if repository := _repository(github, engine.project):
         state, named = bootstrap.StateBucket.of(engine.backend_url), SecretsProvider.of(provider)
-        yield bootstrap.deploy_role(
+        yield from bootstrap.ci_roles(
             environment,
             account,
             repository,
@@ -117,7 +117,7 @@ def plan(needs: Needs, github: str = "") -> Iterator[Step]:
         )
     else:
         why = "git's `origin` is no repository on GitHub; --github OWNER/NAME names one"
-        yield bootstrap.Step("deploy role", "skip", why)
+        yield bootstrap.Step("roles of CI", "skip", why)
 
 
 def _makes_cluster(config: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The needs of an account before the first `up`: state bucket, key of secrets, deploy role.
+"""The needs of an account before the first `up`: state bucket, key of secrets, roles of CI.
 
 No program can declare them, since a program needs them to run. Each part is planned with calls that change nothing, and
 made so that it may be interrupted and repeated.
@@ -7,7 +7,7 @@ made so that it may be interrupted and repeated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from modelworks.deploy.account import Account, session_of
-from modelworks.deploy.deploy_role import deploy_policy, trust_policy
+from modelworks.deploy.ci_roles import deploy_policy, preview_policy, trust_policy
 from modelworks.deploy.requirements import SecretsProvider, secrets_key
 from modelworks.errors import ModelworksError
 
@@ -191,13 +191,36 @@ def _create_key(kms: Any, alias: str, environment: str) -> None:
         raise
 
 
-def deploy_role(
+@dataclass(frozen=True)
+class Role:
+    """A role that jobs in one environment on GitHub may assume."""
+
+    kind: str
+    """Its purpose, and the end of its name: `deploy`, `preview`."""
+    environment: str
+    """The stack's name."""
+    github_environment: str
+    policy: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its name in the account."""
+        return role_name(self.environment, self.kind)
+
+
+def role_name(environment: str, kind: str) -> str:
+    """The name of a role of CI for an environment."""
+    return f"modelworks-{environment}-{kind}"
+
+
+def ci_roles(
     environment: str, account: Account, repository: str, *, state: str, key: str, cluster: bool = False
-) -> Step:
-    """The role that GitHub Actions of one repository assume to deploy one environment.
+) -> Iterator[Step]:
+    """The roles that GitHub Actions of one repository assume: to deploy one environment, and to preview it.
 
     Args:
-        environment: The stack's name, and that of the environment on GitHub whose jobs may assume the role.
+        environment: The stack's name. Jobs that deploy are in the environment of that name on GitHub, those that
+            preview in another one, which runs what nobody has read yet.
         account: The environment's.
         repository: `OWNER/NAME` or, with immutable subjects, `OWNER@ID/NAME@ID`.
         state: The bucket of the state; empty for a backend of another kind.
@@ -207,24 +230,30 @@ def deploy_role(
     Raises:
         ModelworksError: AWS refuses a call.
     """
-    name, role = "deploy role", f"modelworks-{environment}-deploy"
-    iam = account.session.client("iam")
-    partition = account.session.get_partition_for_region(account.region)
-    arn = f"arn:{partition}:iam::{account.id}"
+    place = (account.session.get_partition_for_region(account.region), account.id, account.region)
+    own = role_name(environment, "deploy")
+    deploys = deploy_policy(*place, role=own, state=state, key=key, cluster=cluster)
+    yield _role(account, repository, Role("deploy", environment, environment, deploys))
+    previews = preview_policy(*place, environment=environment, state=state, key=key)
+    yield _role(account, repository, Role("preview", environment, f"{environment}-preview", previews))
+
+
+def _role(account: Account, repository: str, role: Role) -> Step:
+    name, iam = f"{role.kind} role", account.session.client("iam")
+    arn = f"arn:{account.session.get_partition_for_region(account.region)}:iam::{account.id}"
     provider = f"{arn}:oidc-provider/{GITHUB_ISSUER}"
-    trust = trust_policy(provider, GITHUB_ISSUER, AUDIENCE, repository, environment)
-    policy = deploy_policy(partition, account.id, account.region, role=role, state=state, key=key, cluster=cluster)
+    trust = trust_policy(provider, GITHUB_ISSUER, AUDIENCE, repository, role.github_environment)
 
     def make() -> None:
         _have_provider(iam, provider)
-        _have_role(iam, role, environment, trust, policy)
+        _have_role(iam, role, trust)
 
-    found = _read(lambda: iam.get_role(RoleName=role)["Role"])
-    described = f"{arn}:role/{role}, for jobs of {repository} in the GitHub environment {environment}"
+    found = _read(lambda: iam.get_role(RoleName=role.name)["Role"])
+    described = f"{arn}:role/{role.name}, for jobs of {repository} in the GitHub environment {role.github_environment}"
     if found is None:
         return Step(name, "create", described, _calls(name, make))
-    inline = _read(lambda: iam.get_role_policy(RoleName=role, PolicyName="deploy")["PolicyDocument"])
-    if found["AssumeRolePolicyDocument"] == trust and inline == policy and _audience(iam, provider):
+    inline = _read(lambda: iam.get_role_policy(RoleName=role.name, PolicyName=role.kind)["PolicyDocument"])
+    if found["AssumeRolePolicyDocument"] == trust and inline == role.policy and _audience(iam, provider):
         return Step(name, "none", described)
     return Step(name, "update", f"{described}: its trust or its permissions differ", _calls(name, make))
 
@@ -242,17 +271,17 @@ def _have_provider(iam: Any, provider: str) -> None:
         iam.add_client_id_to_open_id_connect_provider(OpenIDConnectProviderArn=provider, ClientID=AUDIENCE)
 
 
-def _have_role(iam: Any, role: str, environment: str, trust: Any, policy: Any) -> None:
-    if _read(lambda: iam.get_role(RoleName=role)) is None:
+def _have_role(iam: Any, role: Role, trust: Any) -> None:
+    if _read(lambda: iam.get_role(RoleName=role.name)) is None:
         iam.create_role(
-            RoleName=role,
+            RoleName=role.name,
             AssumeRolePolicyDocument=json.dumps(trust),
-            Description=f"Deploys the environment {environment} from GitHub Actions",
-            Tags=[{"Key": "environment", "Value": environment}, {"Key": "managed-by", "Value": "modelworks"}],
+            Description=f"GitHub Actions, environment {role.github_environment}",
+            Tags=[{"Key": "environment", "Value": role.environment}, {"Key": "managed-by", "Value": "modelworks"}],
         )
     else:
-        iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(trust))
-    iam.put_role_policy(RoleName=role, PolicyName="deploy", PolicyDocument=json.dumps(policy))
+        iam.update_assume_role_policy(RoleName=role.name, PolicyDocument=json.dumps(trust))
+    iam.put_role_policy(RoleName=role.name, PolicyName=role.kind, PolicyDocument=json.dumps(role.policy))
 
 
 def _read(call: Callable[[], Any]) -> Any:
