@@ -62,6 +62,8 @@ class Alarm:
     """How a datapoint without values counts, in CloudWatch's words: without traffic, a ratio has none."""
     floor: int = 0
     """Of a 0/1 metric: a datapoint with fewer ones than this is 0. Without a floor the statistic itself is compared."""
+    namespace: str = contract.METRIC_NAMESPACE
+    """CloudWatch namespace of the metric."""
 
     def __post_init__(self) -> None:
         if self.period_seconds < 10 or (self.period_seconds % 60 and self.period_seconds not in {10, 20, 30}):
@@ -134,12 +136,36 @@ def heartbeat_alarm(period_seconds: int = defaults.LIMITS["period_seconds"]) -> 
     )
 
 
-def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, Any]:
+def uptime_alarm(namespace: str, period_seconds: int = defaults.LIMITS["period_seconds"]) -> Alarm:
+    """The alarm of a host that answers no client, whatever its pods report.
+
+    It judges no canary: a host has one address for all versions.
+
+    Args:
+        namespace: CloudWatch namespace of the metric.
+        period_seconds: Length of one datapoint. Five without an answer are an outage, as for `heartbeat_alarm`.
+    """
+    return Alarm(
+        "unanswered",
+        f"the host has answered nobody for {5 * period_seconds} s: its load balancer, name, certificate or pods",
+        contract.METRIC_ANSWERED,
+        1,
+        statistic="Maximum",
+        comparison="LessThanThreshold",
+        period_seconds=period_seconds,
+        datapoints=5,
+        evaluation_periods=5,
+        missing="breaching",
+        namespace=namespace,
+    )
+
+
+def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an `aws.cloudwatch.MetricAlarm` equal to `alarm`, in snake case.
 
     Args:
         alarm: The definition.
-        dimensions: Which series: environment and model.
+        dimensions: Which series: environment and model, for an endpoint. Values may be inputs of Pulumi.
     """
     return {
         **_compared(alarm, dimensions),
@@ -152,8 +178,8 @@ def cloudwatch_alarm(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, A
     }
 
 
-def _compared(alarm: Alarm, dimensions: Mapping[str, str]) -> dict[str, Any]:
-    series = {"namespace": contract.METRIC_NAMESPACE, "metric_name": alarm.metric, "dimensions": dict(dimensions)}
+def _compared(alarm: Alarm, dimensions: Mapping[str, Any]) -> dict[str, Any]:
+    series = {"namespace": alarm.namespace, "metric_name": alarm.metric, "dimensions": dict(dimensions)}
     if not alarm.floor:
         return {**series, "statistic": alarm.statistic, "period": alarm.period_seconds}
     return {
@@ -247,7 +273,7 @@ def _query(query_id: str, alarm: Alarm, statistic: str, dimensions: Mapping[str,
         "id": query_id,
         "metricStat": {
             "metric": {
-                "namespace": contract.METRIC_NAMESPACE,
+                "namespace": alarm.namespace,
                 "metricName": alarm.metric,
                 "dimensions": [{"name": name, "value": value} for name, value in dimensions.items()],
             },

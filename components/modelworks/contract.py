@@ -33,6 +33,8 @@ METRIC_SATURATION = "saturation"
 """Share of the admission limit in use, 0 to 1."""
 METRIC_PREDICTION = "prediction"
 """The prediction itself (a score or a value), for its distribution."""
+METRIC_ANSWERED = "answered"
+"""1 for a request of the uptime check that a host answered, 0 for one that it did not."""
 METRIC_RUN_FAILED = "run_failed"
 """1 for a training run that failed, 0 for one that did not."""
 METRIC_FEATURE_LAG = "feature_lag"
@@ -285,6 +287,11 @@ ENV_FEATURE_KEY_SECRET = "MODELWORKS_FEATURE_KEY_SECRET"  # noqa: S105 - the nam
 has the key itself, for a laptop."""
 FEATURE_KEY_VARIABLES = {"hopsworks": "HOPSWORKS_API_KEY", "tecton": "TECTON_API_KEY"}
 """Where each vendor's own SDK looks for the API key, and so where training does."""
+
+# -- Uptime checks (`python -m modelworks.runtime.uptime`) ------------------------------------------------------------
+ENV_GATEWAY = "MODELWORKS_GATEWAY"
+"""Where hosts are reached that are in no name server, as a JSON object: the addresses `http` and `https`, and the file
+of the `authority` to trust. A laptop's node sets it."""
 
 # -- Training with stored features -----------------------------------------------------------------------------------
 FEATURE_HISTORY_VARIABLE = "MODELWORKS_FEATURE_HISTORY"

@@ -36,6 +36,7 @@ from modelworks._resources.serving_pod import (
     serving_pod,
     token_file,
 )
+from modelworks._resources.uptime import Uptime, uptime
 from modelworks._resources.vendor_features import FeatureApiArgs, require_url
 
 
@@ -184,6 +185,7 @@ class ModelEndpoint(KubernetesComponent):
         self.disruption_budget: KubernetesObject | None = None
         self.network_policy: KubernetesObject | None = None
         self.probe_network_policy: KubernetesObject | None = None
+        self.uptime: Uptime | None = None
         if release := args["release"]:
             self._serve(release)
         self.register_outputs({"url": self.url, "role_arn": self.role_arn})
@@ -203,6 +205,7 @@ class ModelEndpoint(KubernetesComponent):
         self.disruption_budget = self.object("policy/v1", "PodDisruptionBudget", spec=disruption_budget(self.selector))
         self.network_policy = self._network_policy()
         self.probe_network_policy = self._probe_network_policy()
+        self.uptime = self._uptime()
         self.url = url(self._args["ingress"], self._args["host"])
 
     # -- Alarms and analyses -----------------------------------------------------------------------------------------
@@ -301,6 +304,21 @@ class ModelEndpoint(KubernetesComponent):
         if not self._args["canary"]["probes"]:
             return None
         return self.object("networking.k8s.io/v1", "NetworkPolicy", "probes", spec=probe_network_policy(self))
+
+    def _uptime(self) -> Uptime:
+        return uptime(
+            self,
+            host=self._args["host"],
+            ingress=self._args["ingress"],
+            path="/readyz",
+            image=self._args["image"],
+            identity=self.identity,
+            namespace=contract.METRIC_NAMESPACE,
+            dimensions=self._canary.dimensions,
+            period_seconds=self._args["limits"]["period_seconds"],
+            topic=self._args["alerts_topic_arn"],
+            additions=self._args["pod"],
+        )
 
 
 def _refuse_contradictions(args: ModelEndpointArgs) -> None:

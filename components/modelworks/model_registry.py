@@ -14,7 +14,7 @@ from modelworks._manifests import RESTRICTED_CONTAINER, SCRATCH_VOLUME, with_add
 from modelworks._resources.alarm import paging_alarm
 from modelworks._resources.arguments import checked
 from modelworks._resources.bucket import secure_bucket
-from modelworks._resources.iam import statement
+from modelworks._resources.iam import publish_metrics, statement
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
     AT_ONCE,
@@ -38,6 +38,7 @@ from modelworks._resources.pod import (
 )
 from modelworks._resources.pod_identity import PermissionArgs, PodIdentity, pod_identity, require_sound_permissions
 from modelworks._resources.registry_backup import backup_alarm, backup_containers, backup_permissions
+from modelworks._resources.uptime import Uptime, uptime
 
 _PORT = 5000
 _SERVER = "server"
@@ -81,8 +82,8 @@ class ModelRegistryArgs(TypedDict):
     `noncurrent_days`. Default 30."""
 
     alerts_topic_arn: NotRequired[pulumi.Input[str] | None]
-    """SNS topic that is alerted when the newest dump is older than twice `backup_hours`. Default: none, and no
-    alarm."""
+    """SNS topic that is alerted when the host does not answer, and when the newest dump is older than twice
+    `backup_hours`. Default: none, and neither alarms nor an uptime check."""
 
     storage_class: NotRequired[pulumi.Input[str] | None]
     """StorageClass of that volume. Default: none, and the cluster's default class."""
@@ -166,6 +167,7 @@ class ModelRegistry(KubernetesComponent):
         self.ingress = self._ingress()
         self.network_policy = self._network_policy()
         self.alarm = self._alarm()
+        self.uptime = self._uptime()
         self.bundle_bucket, self.artifact_bucket = self.bundles.bucket, self.artifacts.bucket
         self.role_arn = self.identity.role.arn
         self.url = url(args["ingress"], args["host"])
@@ -359,6 +361,23 @@ class ModelRegistry(KubernetesComponent):
             **backup_alarm(self.artifacts.bucket, self._backup_hours),
         )
 
+    def _uptime(self) -> Uptime | None:
+        if (topic := self._args["alerts_topic_arn"]) is None:
+            return None
+        return uptime(
+            self,
+            host=self._args["host"],
+            ingress=self._args["ingress"],
+            path="/health",
+            image=self._args["image"],
+            identity=self.identity,
+            namespace=contract.REGISTRY_METRIC_NAMESPACE,
+            dimensions={contract.DIMENSION_BUCKET: self.artifacts.bucket},
+            period_seconds=60,
+            topic=topic,
+            additions=self._args["pod"],
+        )
+
 
 def _permissions(artifacts: str, key: str, *, backups: bool) -> list[dict[str, Any]]:
     return [
@@ -366,6 +385,7 @@ def _permissions(artifacts: str, key: str, *, backups: bool) -> list[dict[str, A
         statement(["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], [f"{artifacts}/{contract.ARTIFACTS_PREFIX}/*"]),
         *(backup_permissions(artifacts) if backups else []),
         statement(["kms:Decrypt", "kms:GenerateDataKey"], [key]),
+        publish_metrics(contract.REGISTRY_METRIC_NAMESPACE),
     ]
 
 

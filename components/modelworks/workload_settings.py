@@ -38,7 +38,8 @@ class SharedIngress(Strict):
     """TLS certificate in ACM, of the stack's region: one for `*.DOMAIN` is enough. Without one, hosts answer plain
     HTTP, which is refused off the laptop wherever passwords or tokens would cross it."""
     inbound_cidrs: list[Cidr] = defaults.INGRESS["inbound_cidrs"]
-    """Networks whose clients may connect, such as `10.0.0.0/8`. None: every client that reaches the load balancer."""
+    """Networks whose clients may connect, such as `10.0.0.0/8`: that of the cluster too, whose uptime checks are
+    clients. None: every client that reaches the load balancer."""
     group: Annotated[str, AfterValidator(rules.group_name)] | None = defaults.INGRESS["group"]
     """Hosts of one group share one load balancer, and its price. They need the same visibility and the same
     `inbound_cidrs`. A group is known in the whole cluster: name the environment in it. Default: none, and each host

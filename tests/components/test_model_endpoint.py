@@ -211,14 +211,14 @@ def test_alarms_and_canary_judge_by_the_same_limits():
     ]
 
 
-def test_an_endpoint_pages_for_its_limits_and_for_silence_and_only_limits_judge_a_canary():
+def test_an_endpoint_pages_for_its_limits_and_for_outages_and_only_limits_judge_a_canary():
     declared = endpoint(limits={"period_seconds": 10})
     judged = [item["name"] for item in declared.all(ANALYSIS)["flight-delay-alarms"]["spec"]["metrics"]]
     assert judged == ["errors", "slow", "rejected"]
-    assert set(declared.all(ALARM)) == {f"flight-delay-{name}" for name in (*judged, "silent")}
-    silent = declared.all(ALARM)["flight-delay-silent"]
-    ratios = [alarm["metricQueries"] for name, alarm in declared.all(ALARM).items() if name != "flight-delay-silent"]
-    assert {silent["period"]} | {query["metric"]["period"] for each in ratios for query in each[1:]} == {10}
+    outages = {declared.all(ALARM).pop(f"flight-delay-{name}")["period"] for name in ("silent", "unanswered")}
+    assert set(declared.all(ALARM)) == {f"flight-delay-{name}" for name in (*judged, "silent", "unanswered")}
+    ratios = [alarm["metricQueries"] for alarm in declared.all(ALARM).values() if "metricQueries" in alarm]
+    assert outages | {query["metric"]["period"] for each in ratios for query in each[1:]} == {10}
 
 
 def test_every_alarm_pages_through_the_alerts_topic():
@@ -394,7 +394,7 @@ def test_without_probes_nothing_of_them_is_declared():
     assert [
         m for each in declared.all(ANALYSIS).values() for m in each["spec"]["metrics"] if "job" in m["provider"]
     ] == []
-    assert set(declared.all(POLICY)) == {"flight-delay"}
+    assert set(declared.all(POLICY)) == {"flight-delay", "flight-delay-uptime"}
 
 
 def test_probes_that_would_be_a_load_test_are_refused():

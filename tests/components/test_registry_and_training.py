@@ -56,7 +56,7 @@ def actions(declared) -> dict[str, list[str]]:
 
 def containers(declared) -> dict[str, dict]:
     """The containers of the registry's pod, by name."""
-    spec = declared.one(DEPLOYMENT)["spec"]["template"]["spec"]
+    spec = declared.all(DEPLOYMENT)["registry-server"]["spec"]["template"]["spec"]
     return {each["name"]: each for each in [*spec.get("initContainers", []), *spec["containers"]]}
 
 
@@ -198,11 +198,12 @@ def test_without_dumps_nothing_of_them_is_declared(given):
     declared = registry(**given, alerts_topic_arn=TRAINING["alerts_topic_arn"])
     assert set(containers(declared)) == {"mlflow"}
     assert "backups" not in json.dumps([declared.one(ROLE_POLICY), declared.all(LIFECYCLE)])
-    assert declared.all(ALARM) == {}
+    assert set(declared.all(ALARM)) == {"registry-unanswered"}
 
 
 def test_an_old_dump_and_a_silent_sidecar_page():
-    alarm = registry(backup_hours=12, alerts_topic_arn=TRAINING["alerts_topic_arn"]).one(ALARM)
+    alarms = registry(backup_hours=12, alerts_topic_arn=TRAINING["alerts_topic_arn"]).all(ALARM)
+    alarm = alarms["registry-stale-backup"]
     assert (alarm["namespace"], alarm["metricName"]) == ("modelworks/registry", "backup_age")
     assert alarm["dimensions"] == {"bucket": "registry-artifacts"}
     assert (alarm["threshold"], alarm["comparisonOperator"]) == (86_400, "GreaterThanThreshold")
@@ -210,8 +211,10 @@ def test_an_old_dump_and_a_silent_sidecar_page():
     assert alarm["alarmActions"] == [TRAINING["alerts_topic_arn"]]
 
 
-def test_without_a_topic_there_is_no_alarm():
-    assert registry().all(ALARM) == {}
+def test_without_a_topic_there_is_no_alarm_and_no_uptime_check():
+    declared = registry()
+    assert declared.all(ALARM) == {}
+    assert set(declared.all(DEPLOYMENT)) == {"registry-server"}
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ class Rehearsal:
 
     def pods(self) -> list[dict[str, Any]]:
         """The endpoint's pods."""
-        return self.items("/api/v1/namespaces/{}/pods")
+        return self.items("/api/v1/namespaces/{}/pods?labelSelector=app.kubernetes.io/component=endpoint")
 
     def alarm(self, name: str) -> str:
         """The state of an alarm of the endpoint."""

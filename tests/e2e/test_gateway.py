@@ -320,7 +320,7 @@ async def curl(running: Running, host: str, *more: str) -> tuple[int, str]:
     """Ask over TLS, trusting nothing but the laptop's authority: exit code, and body with the protocol's version."""
     place = f"{host}:{running.tls_port}"
     done = await asyncio.create_subprocess_exec(
-        *("curl", "-s", "--noproxy", "*", "--cacert", str(caddy.authority_path(running.place))),
+        *("curl", "-s", "--noproxy", "*", "--cacert", str(running.place.gateway_authority)),
         *("--resolve", f"{place}:127.0.0.1", "-w", " %{http_version}", *more, f"https://{place}/"),
         stdout=subprocess.PIPE,
     )

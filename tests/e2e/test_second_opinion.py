@@ -43,6 +43,8 @@ EXCEPTIONS = {
     ("RESOURCE_STAR", "*-key"): "in the policy of a key, `*` is that key",
     ("CKV_K8S_8", "Deployment.registry-server"): "its sidecar serves nobody, and an alarm watches the dumps' age",
     ("CKV_K8S_9", "Deployment.registry-server"): "no request waits for the sidecar, and a failed dump stops no server",
+    ("CKV_K8S_8", "Deployment.*-uptime"): "it serves nobody, and an alarm watches what it publishes",
+    ("CKV_K8S_9", "Deployment.*-uptime"): "it serves nobody, and an alarm watches what it publishes",
     ("CKV_K8S_35", "Deployment.registry-server"): "MLflow reads its database and its session key from variables alone",
     ("CKV_K8S_40", "*"): "the images' user is 1000, and volumes of registries that run belong to it",
     ("CKV2_K8S_6", "*"): "Checkov 3.3 compares policies with the pods of a Deployment before these have labels",

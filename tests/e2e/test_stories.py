@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from e2e.test_lifecycle import BIN, MODEL, Rehearsal
 from modelworks import contract
 from modelworks.cluster.rollout_objects import HASH, ended_at, is_background
 from modelworks.laptop import cloud
+from modelworks.laptop.agent import traffic
 from modelworks.laptop.state_dir import read_facts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -171,6 +173,30 @@ class Stories(Rehearsal):
         auth = (contract.REGISTRY_USER, password)
         return httpx.get(url, headers=headers, auth=auth, timeout=30, trust_env=False).status_code
 
+    def alarm(self, name: str) -> str:
+        """State of an alarm of the endpoint."""
+        pages = boto3.client("cloudwatch", **self.aws(ENVIRONMENT)).get_paginator("describe_alarms").paginate()
+        found = [each for page in pages for each in page["MetricAlarms"]]
+        (state,) = [each["StateValue"] for each in found if each["AlarmName"].startswith(f"{MODEL}-{name}-")]
+        return state
+
+    @contextmanager
+    def astray(self, host: str) -> Iterator[None]:
+        """Meanwhile a host's load balancer answers for another name."""
+        (name,) = [
+            each["metadata"]["name"] for each in self.objects("ingresses") if each["spec"]["rules"][0]["host"] == host
+        ]
+
+        def called(new: str) -> None:
+            patch = json.dumps([{"op": "replace", "path": "/spec/rules/0/host", "value": new}])
+            self.kubectl(ENVIRONMENT, "patch", "ingress", name, "--type=json", "-p", patch)
+
+        called(f"astray.{host}")
+        try:
+            yield
+        finally:
+            called(host)
+
     @property
     def gateway(self) -> int:
         return int(read_facts(self.place.root / "laptop.json")["ports"]["gateway"])
@@ -301,3 +327,15 @@ def test_what_was_rotated_away_lets_nobody_in(stories):
     until(lambda: stories.statuses("old") == {401})
     assert stories.statuses("new") == {200}
     assert stories.sign_in("the-first-password") == 401
+
+
+def test_a_host_that_nobody_reaches_pages_though_its_pods_are_well(stories):
+    until(lambda: stories.alarm("unanswered") == stories.alarm("silent") == "OK")
+    with stories.astray(f"{MODEL}.{ENVIRONMENT}.localhost"):
+        until(lambda: stories.alarm("unanswered") == "ALARM", what=stories.pods)
+        assert stories.alarm("silent") == "OK"
+        assert stories.statuses("new") == {200}
+        assert "the host has answered nobody" in json.dumps(stories.status()["alarms"])
+    until(lambda: stories.alarm("unanswered") == "OK", what=stories.pods)
+    refused = traffic.refusals(stories.place)
+    assert "uptime" not in (refused.read_text() if refused.exists() else "")

@@ -55,7 +55,7 @@ def test_every_taggable_resource_of_every_stack_carries_the_required_tags(stack)
 def test_every_stack_has_a_registry_and_a_place_to_train_but_no_pods_without_a_release(stack):
     declared = evaluated(stack)
     assert set(declared.all("kubernetes:core/v1:Namespace")) == {stack, "training"}
-    assert set(declared.all("kubernetes:apps/v1:Deployment")) == {"registry-server"}
+    assert set(declared.all("kubernetes:apps/v1:Deployment")) == {"registry-server", "registry-uptime"}
     assert declared.all("kubernetes:argoproj.io/v1alpha1:Rollout") == {}
 
 

@@ -34,7 +34,8 @@ class IngressArgs(TypedDict):
     """TLS certificate of the host, in ACM and the load balancer's region. Default: none, and plain HTTP."""
 
     inbound_cidrs: NotRequired[list[str]]
-    """Networks whose clients may connect, such as `10.0.0.0/8`. Default: none, and every client that reaches it."""
+    """Networks whose clients may connect, such as `10.0.0.0/8`: that of the cluster too, whose uptime check is one.
+    Default: none, and every client that reaches it."""
 
     group: NotRequired[str | None]
     """Hosts of one group share one load balancer. They need the same visibility and the same `inbound_cidrs`, and the

@@ -7,7 +7,7 @@ import pulumi
 
 from modelworks import contract
 from modelworks._manifests import RESTRICTED_CONTAINER
-from modelworks._resources.iam import publish_metrics, statement
+from modelworks._resources.iam import statement
 from modelworks._resources.kubernetes import Manifest
 
 _ALARM_PERIOD_SECONDS = 3600
@@ -49,11 +49,8 @@ def backup_containers(
 
 
 def backup_permissions(bucket: str) -> list[dict[str, Any]]:
-    """Statements that let the server's role write and read dumps, delete none, and publish the age of the newest."""
-    return [
-        statement(["s3:GetObject", "s3:PutObject"], [f"{bucket}/{contract.BACKUPS_PREFIX}/*"]),
-        publish_metrics(contract.REGISTRY_METRIC_NAMESPACE),
-    ]
+    """Statements that let the server's role write and read dumps, and delete none."""
+    return [statement(["s3:GetObject", "s3:PutObject"], [f"{bucket}/{contract.BACKUPS_PREFIX}/*"])]
 
 
 def backup_alarm(bucket: pulumi.Input[str], hours: int) -> Mapping[str, Any]:

@@ -16,6 +16,8 @@ from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.project import project_root
 
+AUTHORITY = "laptop"
+"""The gateway's name for the authority that signs its certificates."""
 _ANOTHER_FOLDER = "Set MODELWORKS_HOME to an empty folder of yours, or to one that does not exist yet."
 
 
@@ -63,6 +65,11 @@ class StateDir:
     def gateway(self) -> Path:
         """The gateway's data and its last configuration."""
         return self.root / "gateway"
+
+    @property
+    def gateway_authority(self) -> Path:
+        """The certificate to trust: the gateway makes it, with its key, when it first starts here."""
+        return self.gateway / "caddy" / "pki" / "authorities" / AUTHORITY / "root.crt"
 
     @property
     def mark(self) -> Path:

@@ -11,7 +11,7 @@ import psutil
 from modelworks.errors import ModelworksError
 from modelworks.laptop import aws, environments, pod_network, supervisor, toolchain
 from modelworks.laptop.agent import traffic
-from modelworks.laptop.gateway import addresses, caddy
+from modelworks.laptop.gateway import addresses
 from modelworks.laptop.providers.aws import RECORDED_NOT_EMULATED
 from modelworks.laptop.state_dir import read_facts
 
@@ -88,7 +88,7 @@ def condition(place: StateDir) -> dict[str, Any]:
             **({"gateway_tls": f"https://127.0.0.1:{ports['gateway-tls']}"} if "gateway-tls" in ports else {}),
         },
         "hosts": hosts,
-        "gateway_authority": str(caddy.authority_path(place)) if "gateway-tls" in ports else None,
+        "gateway_authority": str(place.gateway_authority) if "gateway-tls" in ports else None,
         "pod_network": facts.get("pod_network"),
         "environments": [_environment(place, name) for name in place.environments()],
         "tools": {name: toolchain.TOOLS[name].version for name in facts.get("tools", {}) if name in toolchain.TOOLS},

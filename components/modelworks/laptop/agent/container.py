@@ -211,7 +211,13 @@ class Container:
         self._tell("Normal", "Created", f"Created container: {self.name}")
         command = Command(
             env.argv(spec, known),
-            {**self._base(spec, home), **host.aws(owner), **known, "MODELWORKS_LAPTOP": str(host.place.root)},
+            {
+                **self._base(spec, home),
+                **host.gateway(),
+                **host.aws(owner),
+                **known,
+                "MODELWORKS_LAPTOP": str(host.place.root),
+            },
             spec.get("workingDir") or str(home),
         )
         if host.traffic:

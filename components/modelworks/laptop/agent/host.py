@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from modelworks import contract
 from modelworks.errors import ModelworksError
 from modelworks.laptop import admission, environments
 from modelworks.laptop.agent import identity, logs
@@ -22,7 +24,7 @@ from modelworks.laptop.agent.sandbox import Sandbox
 from modelworks.laptop.agent.services import ClusterServices
 from modelworks.laptop.agent.traffic import Traffic
 from modelworks.laptop.endpoints import Endpoints
-from modelworks.laptop.state_dir import StateDir
+from modelworks.laptop.state_dir import StateDir, read_facts
 
 NAME = "laptop"
 """Name of the node."""
@@ -170,6 +172,14 @@ class Host:
         # On AWS the addresses of services need no variable; all others come from the pod's own identity.
         wanted = identity.OF_THE_NETWORK if self.strict else [key for key in variables if key.startswith("AWS_")]
         return {key: variables[key] for key in wanted}
+
+    def gateway(self) -> dict[str, str]:
+        """The variable that leads pods to hosts: a laptop has no name server for those."""
+        ports = read_facts(self.place.root / "laptop.json").get("ports", {})
+        if "gateway-tls" not in ports:
+            return {}
+        found = {name: f"127.0.0.1:{ports[of]}" for name, of in (("http", "gateway"), ("https", "gateway-tls"))}
+        return {contract.ENV_GATEWAY: json.dumps({**found, "authority": str(self.place.gateway_authority)})}
 
     async def identity(self, pod: Object) -> Callable[[Object], Object]:
         """Makes of a pod the one that EKS admits: with the token of the role of its service account.

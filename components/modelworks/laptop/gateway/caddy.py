@@ -16,10 +16,7 @@ from typing import Any
 from modelworks._files import write_whole
 from modelworks.errors import ModelworksError
 from modelworks.laptop import supervisor
-from modelworks.laptop.state_dir import StateDir
-
-AUTHORITY = "laptop"
-"""Caddy's name for the authority that signs its certificates."""
+from modelworks.laptop.state_dir import AUTHORITY, StateDir
 
 TRY_SECONDS = 1
 """How long a request waits for a pod that can be reached, while none has been sent anything."""
@@ -56,11 +53,6 @@ def caddy_argv(
 def config_path(place: StateDir) -> Path:
     """Caddy's configuration."""
     return place.gateway / "caddy.json"
-
-
-def authority_path(place: StateDir) -> Path:
-    """The certificate to trust: Caddy makes it, with its key, when it first starts here."""
-    return place.gateway / "caddy" / "pki" / "authorities" / AUTHORITY / "root.crt"
 
 
 def table_path(place: StateDir) -> Path:
