@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 
 import modelworks
 
 
 def main() -> None:
-    """Fail with what the wheel installs beside the package, or with the public name that does not load."""
+    """Fail with what the wheel installs beside the package, or with what does not load of its names and its command."""
     installed = importlib.metadata.files("modelworks") or []
     strangers = [
         str(path)
@@ -20,6 +21,8 @@ def main() -> None:
         sys.exit(f"the wheel installs more than the package modelworks: {strangers}" if strangers else "no files")
     for name in modelworks.__all__:
         getattr(modelworks, name)
+    command = [sys.executable, "-I", "-c", "from modelworks.cli import main; main()", "laptop", "up", "--help"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     version = importlib.metadata.version("modelworks")
     print(f"modelworks {version}: {len(installed)} files, {len(modelworks.__all__)} public names")
 

@@ -7,8 +7,11 @@ anything heavy happen inside a command, so that `--help` answers at once.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import re
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -18,6 +21,12 @@ from modelworks.cli.console import err
 from modelworks.cli.exit_codes import ExitCode
 from modelworks.deploy.process import Interrupted
 from modelworks.errors import ModelworksError
+
+_EXTRAS: Final = {
+    "models": "data, training, bundles, registry",
+    "features": "feature store",
+    "laptop": "the laptop cloud",
+}
 
 app = typer.Typer(
     name="modelworks",
@@ -61,9 +70,22 @@ def main() -> None:
         if (error.name or "modelworks").startswith("modelworks"):
             raise
         err.print(f"[bold red]error:[/] this command needs the Python package {error.name}", soft_wrap=True)
-        what = "`features` (feature store), `models` (data, training, bundles, registry) or `laptop` (the laptop cloud)"
-        err.print(f"[bold]fix:[/] Install modelworks with the extra {what}.", soft_wrap=True)
+        err.print(f"[bold]fix:[/] {escape(_with_package(error.name or ''))}", soft_wrap=True)
         sys.exit(ExitCode.FAILED)
+
+
+def _with_package(name: str) -> str:
+    """The sentence that names the extras with which a module is there."""
+    package = {"sklearn": "scikit-learn"}.get(name, name.partition(".")[0].replace("_", "-"))
+    extras = [extra for extra in _EXTRAS if package in _packages(extra)] or [*_EXTRAS]
+    return f"Install {' or '.join(f'`modelworks[{extra}]` ({_EXTRAS[extra]})' for extra in extras)}."
+
+
+def _packages(extra: str) -> Iterator[str]:
+    for requirement in importlib.metadata.requires("modelworks") or ():
+        found = re.fullmatch(r"([\w.-]+)(?:\[(\w+)\])?.*extra == [\"'](\w+)[\"'].*", requirement)
+        if found and found[3] == extra:
+            yield from _packages(found[2]) if found[1] == "modelworks" else [found[1]]
 
 
 @functools.cache  # once a process: tests call it too
