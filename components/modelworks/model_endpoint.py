@@ -71,7 +71,8 @@ class ModelEndpointArgs(TypedDict):
 
     grpc: NotRequired[bool]
     """Answer the Open Inference Protocol over gRPC too, on the same host. The image needs the extra `grpc`, and a load
-    balancer of AWS the certificate. Changing it replaces the load balancer, and so its address. Default false."""
+    balancer of AWS the certificate; EKS Auto Mode cannot. Changing it replaces the load balancer, and so its address.
+    Default false."""
 
     minimum_replicas: NotRequired[int]
     """Fewest pods. Default 2."""

@@ -201,7 +201,8 @@ class Endpoint(Workload):
     """Answer without a bearer token."""
     grpc: bool = defaults.ENDPOINT["grpc"]
     """Answer the Open Inference Protocol over gRPC too, on the same host. The image needs the extra `grpc`, and a load
-    balancer of AWS the certificate. Changing it replaces the load balancer, and so its address."""
+    balancer of AWS the certificate; EKS Auto Mode cannot. Changing it replaces the load balancer, and so its
+    address."""
     minimum_replicas: Annotated[int, Field(**bounds.ENDPOINT["minimum_replicas"])] = defaults.ENDPOINT[
         "minimum_replicas"
     ]
@@ -338,11 +339,21 @@ class Settings(Strict):
 
     @model_validator(mode="after")
     def _groups_are_of_a_class_on_auto_mode(self) -> Self:
+        """Source: https://docs.aws.amazon.com/eks/latest/userguide/auto-configure-alb.html, "Ingress annotations"."""
+        if not self.cluster.auto_mode:
+            return self
         for path, each in self.ingresses.items():
-            if self.cluster.auto_mode and each.group is not None:
+            if each.group is not None:
                 raise ValueError(
                     f"{path}.ingress is in group {each.group!r}, and EKS Auto Mode takes groups from an IngressClass "
                     "alone: leave it out, and each host has a load balancer of its own"
+                )
+        for name, endpoint in self.endpoints.items():
+            if endpoint.grpc:
+                raise ValueError(
+                    f"endpoints.{name}.grpc takes a group of two Ingresses, and EKS Auto Mode takes groups from an "
+                    "IngressClass alone: leave grpc out, or serve from a cluster with the AWS load balancer controller "
+                    "(cluster.auto_mode: false)"
                 )
         return self
 

@@ -112,6 +112,13 @@ def hosts(first: dict, second: dict, **shared) -> dict:
     return {**GOOD, "registry": {}, "cluster": cluster, "endpoints": endpoints}
 
 
+def test_grpc_is_refused_where_load_balancers_take_no_group_from_an_ingress():
+    endpoints = {"flight-delay": {"grpc": True, "allow_anonymous": True}}
+    with pytest.raises(ValidationError, match=r"endpoints\.flight-delay\.grpc takes a group .*auto_mode: false"):
+        Settings(**GOOD, registry={}, endpoints=endpoints, cluster={"auto_mode": True})
+    assert Settings(**GOOD, registry={}, endpoints=endpoints).endpoints["flight-delay"].grpc
+
+
 def test_a_group_for_all_hosts_is_stated_once():
     settings = Settings(**hosts({}, {"group": None}, group="modelworks-dev"))
     assert {path: each.group for path, each in settings.ingresses.items()} == {
