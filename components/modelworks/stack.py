@@ -218,10 +218,21 @@ def signs_in_to_clusters() -> SignIn:
     """How this stack's credentials sign in to a cluster, as `Cluster` takes it: by the profile or role of the provider.
 
     The engine reads `aws:profile` and `aws:assumeRoles` itself; the program that a kubeconfig names does not.
+
+    Raises:
+        ModelworksError: There are several roles, and `aws eks get-token` assumes one, or one has an external id.
     """
     found = CONFIG.get()
     roles = _value(found.get("aws:assumeRoles")) or []
-    return {"profile": found.get("aws:profile"), "role_arn": roles[-1]["roleArn"] if roles else None}
+    if len(roles) > 1 or any("externalId" in role for role in roles):
+        what = f"{len(roles)} roles" if len(roles) > 1 else "a role with an externalId"
+        raise ModelworksError(
+            f"aws:assumeRoles has {what}, and a kubeconfig signs in to the cluster with one role and no more "
+            "(`aws eks get-token --role-arn`)",
+            fix="Name a profile of your AWS configuration instead (aws:profile): its role_arn, source_profile and "
+            "external_id hold the same.",
+        )
+    return {"profile": found.get("aws:profile"), "role_arn": roles[0]["roleArn"] if roles else None}
 
 
 def laptop_storage_class() -> str | None:

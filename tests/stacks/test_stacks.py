@@ -157,6 +157,26 @@ def test_the_kubeconfig_signs_in_as_the_stack_does():
     assert user["user"]["exec"]["args"][-1] == "arn:aws:iam::111111111111:role/deploy"
 
 
+OURS, THEIRS = "arn:aws:iam::111111111111:role/hub", "arn:aws:iam::222222222222:role/deploy"
+
+
+@pytest.mark.parametrize(
+    ("roles", "what"),
+    [
+        ([{"roleArn": OURS}, {"roleArn": THEIRS}], "2 roles"),
+        ([{"roleArn": THEIRS, "externalId": "x"}], "a role with an externalId"),
+    ],
+)
+def test_roles_that_a_kubeconfig_cannot_sign_in_with_are_refused(roles, what):
+    with pytest.raises(ModelworksError, match=f"^aws:assumeRoles has {what}, and a kubeconfig signs in") as caught:
+        with_a_cluster(**{"aws:assumeRoles": roles})
+    assert "source_profile" in caught.value.fix
+
+
+def test_a_chain_of_roles_is_the_providers_where_no_cluster_is_made():
+    assert evaluated("dev", **{"aws:assumeRoles": [{"roleArn": OURS}, {"roleArn": THEIRS}]}).resources
+
+
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
