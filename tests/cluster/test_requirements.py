@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 
 import pytest
@@ -67,6 +68,21 @@ def test_the_load_balancer_controller_is_there_when_a_pod_of_it_is_available():
 
     assert check({"availableReplicas": 1}).status == "ok"
     assert (check({}).status, "no pod that is ready" in check({}).message) == ("missing", True)
+
+
+def test_the_command_that_installs_the_controller_is_one_and_gives_it_role_region_and_vpc():
+    fix = requirements.load_balancer_controller(cluster(), auto_mode=False).fix.partition(";")[0]
+    _, install = fix.split(" && ")
+    words = shlex.split(install)
+    values = dict(words[at + 1].split("=", 1) for at, word in enumerate(words) if word == "--set")
+    assert values == {
+        "clusterName": "CLUSTER",
+        "region": "REGION",
+        "vpcId": "VPC",
+        "serviceAccount.name": "aws-load-balancer-controller",
+        # Helm takes a dot for the next level, and one behind a backslash for a dot.
+        r"serviceAccount.annotations.eks\.amazonaws\.com/role-arn": "ROLE",
+    }
 
 
 def test_eks_auto_mode_has_a_load_balancer_controller_and_a_pod_identity_agent_of_its_own():

@@ -79,7 +79,9 @@ def load_balancer_controller(get: Get, *, auto_mode: bool) -> Check:
         "missing",
         f"the AWS load balancer controller {why}: no host gets a load balancer",
         "helm repo add eks https://aws.github.io/eks-charts && helm upgrade --install aws-load-balancer-controller "
-        "eks/aws-load-balancer-controller --namespace kube-system --set clusterName=CLUSTER",
+        "eks/aws-load-balancer-controller --namespace kube-system --set clusterName=CLUSTER --set region=REGION "
+        "--set vpcId=VPC --set serviceAccount.name=aws-load-balancer-controller "
+        "--set 'serviceAccount.annotations.eks\\.amazonaws\\.com/role-arn=ROLE'; docs/guides/aws.md makes the role",
     )
 
 
