@@ -41,7 +41,7 @@ TESTS = {
     "lifecycle/registry": ["lifecycle/test_registry.py"],
     "lifecycle/release": ["lifecycle/test_release.py"],
     "lifecycle/release_line": ["lifecycle/test_release_line.py"],
-    "lifecycle/scores": ["lifecycle/test_gates.py"],
+    "lifecycle/scores": ["lifecycle/test_scores.py", "lifecycle/test_gates.py"],
     "lifecycle/signing": ["lifecycle/test_signing.py"],
     "lifecycle/splits": ["lifecycle/test_splits.py"],
     "lifecycle/store": ["lifecycle/test_registry.py", "lifecycle/test_signing.py"],
