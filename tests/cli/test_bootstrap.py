@@ -20,8 +20,9 @@ from modelworks.cli import app, bootstrap
 from modelworks.cli.bootstrap import plan
 from modelworks.cli.doctor import Needs
 from modelworks.deploy.bootstrap import state_bucket
-from modelworks.deploy.ci_roles import deploy_policy, preview_policy
+from modelworks.deploy.ci_roles import deploy_policy, preview_policy, trusted_role
 from modelworks.errors import ModelworksError
+from modelworks.laptop.authorization.evaluation import Policies, Principal, Question, decide
 
 REGION = "eu-central-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
@@ -74,7 +75,9 @@ def apply(target, github="acme/models") -> None:
         step.apply()
 
 
-ALL_NEW = dict.fromkeys(["state bucket", "secrets key", "stack", "deploy role", "preview role"], "create")
+ALL_NEW = dict.fromkeys(
+    ["state bucket", "secrets key", "stack", "deploy role", "preview role", "promote role"], "create"
+)
 
 
 def test_the_plan_for_an_empty_account_changes_nothing(target):
@@ -194,9 +197,95 @@ def test_jobs_that_preview_are_in_an_environment_of_their_own(target):
     assert policy == preview_policy(*place, environment="dev", state="acme-state", key="alias/modelworks-dev-config")
 
 
+STAGING = "222222222222"
+
+
+@pytest.fixture
+def staging(target):
+    """The next environment, in an account of its own, with the backend of the first."""
+    keys = aws("sts").assume_role(RoleArn=f"arn:aws:iam::{STAGING}:role/somebody", RoleSessionName="me")["Credentials"]
+    tools = target.stack_file.with_name("credentials")
+    tools.write_text("[tools]\naws_access_key_id = testing\naws_secret_access_key = testing\n")
+    path = target.stack_file.with_name("Pulumi.staging.yaml")
+    path.write_text((ROOT / "stacks/Pulumi.staging.yaml").read_text())
+    variables = {
+        "AWS_ACCESS_KEY_ID": keys["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": keys["SessionToken"],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tools))
+        url = f"{target.engine.backend_url}&profile=tools"
+        yield FakeTarget(path, FakeEngine(target.engine.project, backend_url=url, variables=variables), "staging")
+
+
+def policy_of_state() -> dict:
+    return json.loads(aws("s3").get_bucket_policy(Bucket="acme-state")["Policy"])
+
+
+def test_a_state_bucket_of_another_account_lets_in_the_roles_of_the_environment(target, staging):
+    apply(target)
+    step = next(step for step in plan(Needs(staging), "acme/models") if step.name == "state bucket")
+    assert (step.action, step.message) == ("update", f"s3://acme-state is not open to the roles of {STAGING}")
+    apply(staging)
+    assert [each["Sid"] for each in policy_of_state()["Statement"]] == ["TlsOnly", f"RolesOf{STAGING}"]
+    assert actions(staging) == dict.fromkeys(ALL_NEW, "none")
+    assert actions(target)["state bucket"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "allowed"),
+    [
+        ("modelworks-staging-deploy", "s3:PutObject", True),
+        ("modelworks-staging-deploy", "s3:DeleteObjectVersion", False),
+        ("modelworks-staging-preview", "s3:GetObject", True),
+        ("modelworks-staging-preview", "s3:PutObject", False),
+        ("modelworks-staging-promote", "s3:GetObject", True),
+        ("modelworks-staging-promote", "s3:PutObject", False),
+        ("somebody", "s3:GetObject", False),
+    ],
+)
+def test_a_role_of_the_other_account_does_with_the_state_what_its_own_policy_and_the_bucket_allow(
+    target, staging, role, action, allowed
+):
+    apply(target)
+    apply(staging)
+    keys = staging.engine.variables
+    iam = boto3.client(
+        "iam",
+        region_name=REGION,
+        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+        aws_session_token=keys["AWS_SESSION_TOKEN"],
+    )
+    everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    kind = role.rpartition("-")[2]
+    own = everything if role == "somebody" else iam.get_role_policy(RoleName=role, PolicyName=kind)["PolicyDocument"]
+    arn = f"arn:aws:iam::{STAGING}:role/{role}"
+    caller = Principal(f"arn:aws:sts::{STAGING}:assumed-role/{role}/job", STAGING, arn)
+    context = {"aws:PrincipalArn": [arn], "aws:SecureTransport": ["true"], "aws:ResourceAccount": [ACCOUNT]}
+    asked = Question(action, "arn:aws:s3:::acme-state/.pulumi/stacks/modelworks/staging.json", context)
+    # Between accounts, both sides must allow it.
+    assert decide(caller, asked, Policies([own], resource=policy_of_state(), resource_decides=True)).allowed is allowed
+
+
+def test_the_role_that_promotes_may_assume_that_of_the_environment_before_and_is_trusted_there(target, staging):
+    apply(target)
+    trusted = aws("iam").get_role(RoleName="modelworks-dev-promote")["Role"]["AssumeRolePolicyDocument"]
+    jobs, role = trusted["Statement"]
+    subject = jobs["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
+    assert subject == "repo:acme/models:environment:dev-promote"
+    assert role == trusted_role(f"arn:aws:iam::{STAGING}:role/modelworks-staging-promote")
+    step = next(step for step in plan(Needs(staging), "acme/models") if step.name == "promote role")
+    step.apply()
+    assert step.action == "create"
+    assert [step.action for step in plan(Needs(staging), "acme/models") if step.name == "promote role"] == ["none"]
+
+
 def test_a_role_for_another_repository_is_put_right(target):
     apply(target, "acme/other")
-    assert actions(target) == {**dict.fromkeys(ALL_NEW, "none"), "deploy role": "update", "preview role": "update"}
+    roles = dict.fromkeys(["deploy role", "preview role", "promote role"], "update")
+    assert actions(target) == {**dict.fromkeys(ALL_NEW, "none"), **roles}
     apply(target)
     assert actions(target) == dict.fromkeys(ALL_NEW, "none")
 
@@ -282,7 +371,7 @@ def test_a_bucket_of_another_account_is_refused(target, monkeypatch):
 
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", forbidden)
     with pytest.raises(ModelworksError, match="S3 answers 403 to these credentials"):
-        state_bucket(target.engine.backend_url, KEYS, REGION)
+        state_bucket(target.engine.backend_url, KEYS, REGION, account=ACCOUNT)
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from modelworks.cli import context
 from modelworks.cli.context import EnvironmentContext, environment_of
+from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
 
 TABLE = {
@@ -102,6 +105,25 @@ def test_environments_are_completed_from_the_stack_files_and_the_laptop(laptop, 
 def test_outside_of_a_project_nothing_is_completed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert context._complete("") == []
+
+
+def test_an_environment_is_reached_in_a_role_with_its_state_its_secrets_and_its_account(tmp_path):
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    engine = StackEngine("dev", tmp_path, tmp_path / "pulumi", keys, tmp_path, on_laptop=False)
+    (tmp_path / "Pulumi.yaml").write_text("name: project\n")
+    (tmp_path / "Pulumi.dev.yaml").write_text("config: {aws:region: eu-central-1}")
+    with mock_aws():
+        role = "arn:aws:iam::222222222222:role/modelworks-dev-promote"
+        found = EnvironmentContext("dev", engine).in_role(role).engine.variables
+        keys = [found[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
+        sts = boto3.Session(*keys).client("sts", region_name=found["AWS_REGION"])
+        assert sts.get_caller_identity()["Account"] == "222222222222"
+
+
+def test_an_environment_of_the_laptop_is_reached_in_no_role():
+    laptop = EnvironmentContext("dev", SimpleNamespace(on_laptop=True))
+    with pytest.raises(ModelworksError, match="an environment of the laptop"):
+        laptop.in_role("arn:aws:iam::222222222222:role/x")
 
 
 # -- The cluster -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from modelworks.deploy import account as accounts
-from modelworks.deploy.account import account_of
+from modelworks.deploy.account import account_of, variables_of_role
 from modelworks.deploy.stack import StackEngine
 from modelworks.errors import ModelworksError
 
@@ -54,6 +54,19 @@ def profiles(tmp_path):
             f"aws_secret_access_key = {made['SecretAccessKey']}\naws_session_token = {made['SessionToken']}\n"
         )
     (tmp_path / "config").write_text(text)
+
+
+def test_a_program_is_in_a_role_by_its_variables_and_by_no_profile_of_the_shell():
+    shell = {**SHELL, "AWS_PROFILE": "somebody", "PATH": "/bin"}
+    found = variables_of_role(role(DEV)["roleArn"], shell, region=REGION)
+    assert ("AWS_PROFILE" in found, found["AWS_REGION"], found["PATH"]) == (False, REGION, "/bin")
+    assert account_of("dev", config(), found).id == DEV
+
+
+def test_a_role_that_cannot_be_assumed_is_named():
+    unreachable = {**SHELL, "AWS_ENDPOINT_URL": UNREACHABLE}
+    with pytest.raises(ModelworksError, match="role arn:aws:iam::111111111111:role/deploy cannot be assumed"):
+        variables_of_role(role(DEV)["roleArn"], unreachable, region=REGION)
 
 
 def test_without_settings_the_credentials_are_those_of_the_engines_variables():

@@ -13,7 +13,7 @@ import pytest
 from deploy.provider_actions import ACTIONS
 from mocks import ACCOUNT, ROOT, declare
 from modelworks import Cluster, FeatureStore
-from modelworks.deploy.ci_roles import deploy_policy, preview_policy
+from modelworks.deploy.ci_roles import deploy_policy, preview_policy, promote_policy, trusted_role
 from modelworks.laptop.authorization.evaluation import Policies, Principal, Question, decide
 from smallest import FULLEST, SMALLEST
 
@@ -174,7 +174,56 @@ def test_the_deploy_role_can_change_neither_itself_nor_lose_state_or_secrets(act
     assert not allows(DEPLOY_WITH_CLUSTER, action, resource, **context)
 
 
-@pytest.mark.parametrize("policy", [DEPLOY, DEPLOY_WITH_CLUSTER, PREVIEW])
+SOURCE_ROLE = "arn:aws:iam::222222222222:role/modelworks-dev-promote"
+PROMOTE = promote_policy(*PLACE, **GIVEN, source_role=SOURCE_ROLE)
+HERE = {"aws:ResourceAccount": [ACCOUNT]}
+BY_S3 = {"kms:ViaService": [f"s3.{REGION}.amazonaws.com"]}
+OBJECT = f"{BUCKET}/bundles/m/a.bento"
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "context", "allowed"),
+    [
+        # What docs/guides/aws.md lists for a promotion, and the stack that names it.
+        ("s3:ListBucket", BUCKET, HERE, True),
+        ("s3:GetObject", OBJECT, HERE, True),
+        ("s3:PutObject", "arn:aws:s3:::registry-artifacts-1234567/data/a.parquet", HERE, True),
+        ("kms:Decrypt", KEY, BY_S3, True),
+        ("kms:GenerateDataKey", KEY, BY_S3, True),
+        ("kms:Decrypt", KEY, CONFIG_KEY, True),
+        ("s3:GetObject", "arn:aws:s3:::acme-state/.pulumi/stacks/modelworks/dev.json", {}, True),
+        ("sts:AssumeRole", SOURCE_ROLE, {}, True),
+        # And no more.
+        ("s3:PutObject", OBJECT, {"aws:ResourceAccount": ["222222222222"]}, False),
+        ("s3:DeleteObject", OBJECT, HERE, False),
+        ("s3:GetObject", "arn:aws:s3:::predictions-log-1234567/a", HERE, False),
+        ("s3:PutObject", "arn:aws:s3:::acme-state/.pulumi/stacks/modelworks/dev.json", {}, False),
+        ("kms:Decrypt", KEY, {}, False),
+        ("sts:AssumeRole", f"{IAM}:role/{OWN}", {}, False),
+        ("iam:PutRolePolicy", f"{IAM}:role/{OWN}", {}, False),
+    ],
+)
+def test_the_promote_role_may_do_what_a_promotion_does(action, resource, context, allowed):
+    assert allows(PROMOTE, action, resource, **context) is allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("modelworks-staging-promote", True), ("modelworks-staging-deploy", False)]
+)
+def test_a_role_is_assumed_by_the_one_role_that_it_trusts(name, allowed):
+    arn = f"arn:aws:iam::222222222222:role/{name}"
+    caller = Principal(f"arn:aws:sts::222222222222:assumed-role/{name}/job", "222222222222", arn)
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [trusted_role("arn:aws:iam::222222222222:role/modelworks-staging-promote")],
+    }
+    role = f"{IAM}:role/modelworks-dev-promote"
+    own = promote_policy("aws", "222222222222", REGION, state="", key="", source_role=role)
+    asked = Question("sts:AssumeRole", role, {"aws:PrincipalArn": [arn]})
+    assert decide(caller, asked, Policies([own], resource=trust, resource_decides=True)).allowed is allowed
+
+
+@pytest.mark.parametrize("policy", [DEPLOY, DEPLOY_WITH_CLUSTER, PREVIEW, PROMOTE])
 def test_a_policy_fits_into_a_role(policy):
     assert len(json.dumps(policy)) < 10_240
 

@@ -116,7 +116,7 @@ def test_updates_are_never_cancelled_and_take_turns():
     assert deploy["jobs"]["deploy"]["strategy"]["max-parallel"] == 1
 
 
-@pytest.mark.parametrize("name", ["preview", "deploy", "drift"])
+@pytest.mark.parametrize("name", ["preview", "deploy", "drift", "promote"])
 def test_every_variable_that_a_workflow_reads_is_documented(name):
     read = set(re.findall(r"vars\.(\w+)", (ROOT / f".github/workflows/{name}.yml").read_text()))
     assert {variable for variable in read if f"`{variable}`" not in GUIDE} == set()
@@ -133,4 +133,5 @@ def test_a_job_that_runs_what_was_not_reviewed_is_in_no_environment_that_the_dep
         "${{ vars.AWS_DEPLOY_ROLE_ARN }}": {"${{ matrix.stack }}"},
         "${{ vars.AWS_IMAGES_ROLE_ARN }}": {"images"},
         "${{ vars.AWS_PREVIEW_ROLE_ARN }}": {"${{ matrix.stack }}-preview"},
+        "${{ vars.AWS_PROMOTE_ROLE_ARN }}": {"${{ inputs.to }}-promote"},
     }

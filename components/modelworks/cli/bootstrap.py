@@ -19,7 +19,7 @@ from modelworks.cli.exit_codes import epilog
 from modelworks.errors import ModelworksError
 
 if TYPE_CHECKING:
-    from modelworks.deploy.bootstrap import Step
+    from modelworks.deploy.bootstrap import Neighbour, Step
 
 _COLOURS = {"none": "green", "create": "cyan", "update": "yellow", "skip": "dim"}
 _REMOTE = re.compile(
@@ -101,7 +101,7 @@ def plan(needs: Needs, github: str = "") -> Iterator[Step]:
     environment, engine = needs.target.environment, needs.engine
     account = needs.account
     provider = str(needs.file.get("secretsprovider") or bootstrap.provider_of(environment, account.region))
-    bucket = bootstrap.state_bucket(engine.backend_url, engine.variables, account.region)
+    bucket = bootstrap.state_bucket(engine.backend_url, engine.variables, account.region, account=account.id)
     key = bootstrap.config_key(environment, provider, engine.variables, account.region)
     yield from (bucket, key)
     yield _stack(needs, provider, backend_is_there=bucket.action != "create")
@@ -114,10 +114,27 @@ def plan(needs: Needs, github: str = "") -> Iterator[Step]:
             state=state.name if state else "",
             key=named.key if named else "",
             cluster=_makes_cluster(needs.values),
+            source=_neighbour(needs, -1),
+            target=_neighbour(needs, 1),
         )
     else:
         why = "git's `origin` is no repository on GitHub; --github OWNER/NAME names one"
         yield bootstrap.Step("roles of CI", "skip", why)
+
+
+def _neighbour(needs: Needs, step: int) -> Neighbour | None:
+    """The environment that versions come from (-1) or go to (1), if its stack's file pins an account."""
+    from modelworks.deploy.bootstrap import Neighbour
+    from modelworks.deploy.stack_file import read_config
+    from modelworks.lifecycle.release import read_order
+
+    order, own = read_order(needs.engine.project), needs.target.environment
+    index = order.index(own) + step if own in order else -1
+    if not 0 <= index < len(order):
+        return None
+    file = needs.target.stack_file.with_name(f"Pulumi.{order[index]}.yaml")
+    accounts = read_config(file).get("aws:allowedAccountIds") if file.is_file() else None
+    return Neighbour(order[index], str(accounts[0])) if accounts else None
 
 
 def _makes_cluster(config: Mapping[str, Any]) -> bool:

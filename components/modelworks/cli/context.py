@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +90,22 @@ class EnvironmentContext:
             # MLflow and botocore must not send what is meant for loopback through a proxy.
             os.environ.update({name: engine.variables[name] for name in NO_PROXY})
         return cls(environment, engine)
+
+    def in_role(self, role: str) -> EnvironmentContext:
+        """The same environment, with its state, secrets and account reached in a role instead of as the shell.
+
+        Args:
+            role: Its ARN.
+
+        Raises:
+            ModelworksError: The role cannot be assumed, or the environment is the laptop's.
+        """
+        if self.engine.on_laptop:
+            raise ModelworksError(f"{self.environment} is an environment of the laptop, which has no roles to assume")
+        from modelworks.deploy.account import variables_of_role  # slow
+
+        variables = variables_of_role(role, self.engine.variables, region=self._config.get("aws:region", ""))
+        return EnvironmentContext(self.environment, replace(self.engine, variables=variables))
 
     @property
     def stack_file(self) -> Path:

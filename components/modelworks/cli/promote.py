@@ -36,6 +36,9 @@ def promote(
     to: Annotated[str, typer.Option("--to", help="The environment to release it in.")],
     override: Override = "",
     signing_key: SigningKeyOption = "",
+    source_role: Annotated[
+        str, typer.Option("--from-role", metavar="ARN", help="Role to assume for everything of the source.")
+    ] = "",
     pr: Annotated[
         bool, typer.Option("--pr", help="Commit the line on a new branch, for review; your checkout does not change.")
     ] = False,
@@ -56,6 +59,8 @@ def promote(
 
     require_next(read_order(project_root()), source, to)
     here, there = EnvironmentContext.of(source), EnvironmentContext.of(to)
+    if source_role:
+        here = here.in_role(source_role)
     line = read_releases(here.stack_file).get(model)
     branch = f"release/{to}-{model}-{contract.short_digest(line.digest)}" if line else ""
     if pr and branch:

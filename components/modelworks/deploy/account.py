@@ -131,6 +131,28 @@ def session_of(variables: Mapping[str, str], *, region: str, profile: str = "") 
     return _started({"aws:region": region, "aws:profile": profile}, variables)
 
 
+def variables_of_role(arn: str, variables: Mapping[str, str], *, region: str) -> dict[str, str]:
+    """Variables by which a program, such as the engine, is in a role, for an hour.
+
+    Args:
+        arn: The role's.
+        variables: The environment whose credentials may assume it.
+        region: Of the STS that answers.
+
+    Raises:
+        ModelworksError: It cannot be assumed.
+    """
+    try:
+        session = _assuming(_started({"aws:region": region}, variables), {"RoleArn": arn})
+        of_role = Account("", session.region_name, session).variables
+    except (BotoCoreError, ClientError) as error:
+        raise ModelworksError(
+            f"the role {arn} cannot be assumed: {error}",
+            fix="Check its name, and that it trusts whoever runs the command.",
+        ) from error
+    return {**{name: value for name, value in variables.items() if name != "AWS_PROFILE"}, **of_role}
+
+
 def _started(config: Mapping[str, Any], variables: Mapping[str, str]) -> Session:
     """A session with the credentials that the stack starts from, before any role."""
     endpoint = partial(aws_endpoint, named=config.get("aws:endpoints"), variables=variables)

@@ -15,7 +15,14 @@ from urllib.parse import parse_qsl, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from modelworks.deploy.account import Account, session_of
-from modelworks.deploy.ci_roles import deploy_policy, preview_policy, trust_policy
+from modelworks.deploy.ci_roles import (
+    deploy_policy,
+    preview_policy,
+    promote_policy,
+    shared_state,
+    trust_policy,
+    trusted_role,
+)
 from modelworks.deploy.requirements import SecretsProvider, secrets_key
 from modelworks.errors import ModelworksError
 
@@ -62,13 +69,16 @@ class StateBucket:
         return cls(parts.netloc, options.get("region", ""), options.get("profile", ""))
 
 
-def state_bucket(url: str, variables: Mapping[str, str], region: str) -> Step:
+def state_bucket(url: str, variables: Mapping[str, str], region: str, *, account: str) -> Step:
     """The bucket that keeps the state of every stack: private, versioned, and closed to plain HTTP.
+
+    One of another account lets in the roles of CI of the stack's.
 
     Args:
         url: The backend's; empty where the shell's own login decides.
         variables: The environment of the engine, whose credentials are used, as the engine does.
         region: The stack's, for a URL that names none.
+        account: The stack's, 12 digits.
 
     Raises:
         ModelworksError: The bucket is somebody else's, or AWS refuses a call.
@@ -77,14 +87,21 @@ def state_bucket(url: str, variables: Mapping[str, str], region: str) -> Step:
     if (bucket := StateBucket.of(url)) is None:
         return Step(name, "skip", f"the state is kept by {url or 'the login of this shell'}, which is no bucket of S3")
     region = bucket.region or region
-    s3 = session_of(variables, region=region, profile=bucket.profile).client("s3")
-    if not _exists(s3, bucket.name):
-        make = _calls(name, lambda: _create_bucket(s3, bucket.name, region), lambda: _secure_bucket(s3, bucket.name))
-        return Step(name, "create", f"s3://{bucket.name} in {region}: private, versioned, TLS only", make)
-    if lacks := _lacks(s3, bucket.name):
-        secure = _calls(name, lambda: _secure_bucket(s3, bucket.name))
+    session = session_of(variables, region=region, profile=bucket.profile)
+    s3 = session.client("s3")
+    exists = _exists(s3, bucket.name)
+    owner = _read(lambda: session.client("sts").get_caller_identity()["Account"])
+    there = [_tls_only(s3.meta.partition, bucket.name)]
+    if owner != account:
+        there.append(shared_state(s3.meta.partition, account, bucket.name))
+    properties = ", ".join(["private", "versioned", *map(_property, there)])
+    secure = _calls(name, lambda: _secure_bucket(s3, bucket.name, there))
+    if not exists:
+        make = _calls(name, lambda: _create_bucket(s3, bucket.name, region), secure)
+        return Step(name, "create", f"s3://{bucket.name} in {region}: {properties}", make)
+    if lacks := _lacks(s3, bucket.name, there):
         return Step(name, "update", f"s3://{bucket.name} is not {', '.join(lacks)}", secure)
-    return Step(name, "none", f"s3://{bucket.name} is private, versioned, TLS only")
+    return Step(name, "none", f"s3://{bucket.name} is {properties}")
 
 
 def _exists(s3: Any, bucket: str) -> bool:
@@ -105,14 +122,39 @@ def _exists(s3: Any, bucket: str) -> bool:
     return True
 
 
-def _lacks(s3: Any, bucket: str) -> list[str]:
+def _lacks(s3: Any, bucket: str, there: list[dict[str, Any]]) -> list[str]:
     """The properties that a bucket of states lacks."""
     private = _read(lambda: s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]) == _PRIVATE
     versioned = _read(lambda: s3.get_bucket_versioning(Bucket=bucket).get("Status")) == "Enabled"
-    policy = json.loads(_read(lambda: s3.get_bucket_policy(Bucket=bucket)["Policy"]) or '{"Statement": []}')
-    encrypted_in_transit = any(_refuses_plain_http(statement) for statement in policy["Statement"])
-    facts = {"private": private, "versioned": versioned, "TLS only": encrypted_in_transit}
+    missing = _missing(_policy_of(s3, bucket), there)
+    facts = {"private": private, "versioned": versioned, **{_property(each): each not in missing for each in there}}
     return [name for name, holds in facts.items() if not holds]
+
+
+def _policy_of(s3: Any, bucket: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_read(lambda: s3.get_bucket_policy(Bucket=bucket)["Policy"]) or "{}")
+    return {"Version": "2012-10-17", "Statement": [], **found}
+
+
+def _missing(policy: Mapping[str, Any], wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The statements that a policy lacks. One that refuses plain HTTP in other words is as good."""
+    found = policy["Statement"]
+    closed = any(_refuses_plain_http(each) for each in found)
+    return [each for each in wanted if each not in found and not (closed and _refuses_plain_http(each))]
+
+
+def _property(statement: Mapping[str, Any]) -> str:
+    """A statement of a bucket's policy in words."""
+    if _refuses_plain_http(statement):
+        return "TLS only"
+    return f"open to the roles of {statement['Sid'].removeprefix('RolesOf')}"
+
+
+def _tls_only(partition: str, bucket: str) -> dict[str, Any]:
+    arns = [f"arn:{partition}:s3:::{bucket}", f"arn:{partition}:s3:::{bucket}/*"]
+    condition = {"Bool": {"aws:SecureTransport": "false"}}
+    refuse = {"Sid": "TlsOnly", "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": arns}
+    return refuse | {"Condition": condition}
 
 
 def _refuses_plain_http(statement: Mapping[str, Any]) -> bool:
@@ -126,19 +168,15 @@ def _create_bucket(s3: Any, bucket: str, region: str) -> None:
     s3.create_bucket(Bucket=bucket, **where)
 
 
-def _secure_bucket(s3: Any, bucket: str) -> None:
+def _secure_bucket(s3: Any, bucket: str, there: list[dict[str, Any]]) -> None:
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_PRIVATE)
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    policy = json.loads(_read(lambda: s3.get_bucket_policy(Bucket=bucket)["Policy"]) or "{}")
-    statements = policy.get("Statement") or []
-    if any(_refuses_plain_http(statement) for statement in statements):
-        return
-    partition = s3.meta.partition
-    arns = [f"arn:{partition}:s3:::{bucket}", f"arn:{partition}:s3:::{bucket}/*"]
-    refuse = {"Sid": "TlsOnly", "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": arns,
-              "Condition": {"Bool": {"aws:SecureTransport": "false"}}}  # fmt: skip
-    whole = {"Version": "2012-10-17", **policy, "Statement": [*statements, refuse]}
-    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(whole))
+    policy = _policy_of(s3, bucket)
+    if missing := _missing(policy, there):
+        # A statement of that name which differs is an older one of this command.
+        ours = {each["Sid"] for each in missing}
+        kept = [each for each in policy["Statement"] if each.get("Sid") not in ours]
+        s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({**policy, "Statement": [*kept, *missing]}))
 
 
 def config_key(environment: str, url: str, variables: Mapping[str, str], region: str) -> Step:
@@ -196,11 +234,13 @@ class Role:
     """A role that jobs in one environment on GitHub may assume."""
 
     kind: str
-    """Its purpose, and the end of its name: `deploy`, `preview`."""
+    """Its purpose, and the end of its name: `deploy`, `preview` or `promote`."""
     environment: str
     """The stack's name."""
     github_environment: str
     policy: Mapping[str, Any]
+    trusted: str = ""
+    """ARN of a role that may assume it, too."""
 
     @property
     def name(self) -> str:
@@ -213,19 +253,38 @@ def role_name(environment: str, kind: str) -> str:
     return f"modelworks-{environment}-{kind}"
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """The environment that versions come from, or go to."""
+
+    environment: str
+    account: str
+    """12 digits."""
+
+
 def ci_roles(
-    environment: str, account: Account, repository: str, *, state: str, key: str, cluster: bool = False
+    environment: str,
+    account: Account,
+    repository: str,
+    *,
+    state: str,
+    key: str,
+    cluster: bool = False,
+    source: Neighbour | None = None,
+    target: Neighbour | None = None,
 ) -> Iterator[Step]:
-    """The roles that GitHub Actions of one repository assume: to deploy one environment, and to preview it.
+    """The roles that GitHub Actions of one repository assume: to deploy, preview and promote to an environment.
 
     Args:
         environment: The stack's name. Jobs that deploy are in the environment of that name on GitHub, those that
-            preview in another one, which runs what nobody has read yet.
+            preview in another one, which runs what nobody has read yet, those that promote in a third.
         account: The environment's.
         repository: `OWNER/NAME` or, with immutable subjects, `OWNER@ID/NAME@ID`.
         state: The bucket of the state; empty for a backend of another kind.
         key: The key of the stack's secrets: alias, id or ARN.
         cluster: Whether the stack makes its cluster.
+        source: The environment that versions come from. The role that promotes may assume its like there.
+        target: The environment that versions go to.
 
     Raises:
         ModelworksError: AWS refuses a call.
@@ -237,12 +296,22 @@ def ci_roles(
     previews = preview_policy(*place, environment=environment, state=state, key=key)
     yield _role(account, repository, Role("preview", environment, f"{environment}-preview", previews))
 
+    def promoting(neighbour: Neighbour | None) -> str:
+        name = neighbour and role_name(neighbour.environment, "promote")
+        return f"arn:{place[0]}:iam::{neighbour.account}:role/{name}" if neighbour else ""
+
+    promotes = promote_policy(*place, state=state, key=key, source_role=promoting(source))
+    promotion = Role("promote", environment, f"{environment}-promote", promotes, promoting(target))
+    yield _role(account, repository, promotion)
+
 
 def _role(account: Account, repository: str, role: Role) -> Step:
     name, iam = f"{role.kind} role", account.session.client("iam")
     arn = f"arn:{account.session.get_partition_for_region(account.region)}:iam::{account.id}"
     provider = f"{arn}:oidc-provider/{GITHUB_ISSUER}"
     trust = trust_policy(provider, GITHUB_ISSUER, AUDIENCE, repository, role.github_environment)
+    if role.trusted:
+        trust["Statement"].append(trusted_role(role.trusted))
 
     def make() -> None:
         _have_provider(iam, provider)

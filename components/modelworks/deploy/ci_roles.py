@@ -247,6 +247,79 @@ def preview_policy(
     )
 
 
+def promote_policy(
+    partition: str, account: str, region: str, *, state: str, key: str, source_role: str = ""
+) -> dict[str, Any]:
+    """Permissions of the role that promotes: it reads and writes what the registry keeps, and may do so at the source.
+
+    Args:
+        partition: Such as `aws`.
+        account: 12 digits.
+        region: The stack's.
+        state: The bucket of the state; empty for a backend of another kind.
+        key: The key of the stack's secrets: alias, id or ARN.
+        source_role: ARN of the role that promotes in the environment that versions come from; empty for none.
+    """
+    stores = [f"arn:{partition}:s3:::registry-{kind}-*" for kind in ("artifacts", "bundles")]
+    assume = {"Sid": "Source", "Effect": "Allow", "Action": ["sts:AssumeRole"], "Resource": source_role}
+    return _policy(
+        {
+            "Sid": "Stores",
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:ListBucket", "s3:PutObject"],
+            "Resource": stores,
+            "Condition": {"StringEquals": {"aws:ResourceAccount": account}},
+        },
+        {
+            "Sid": "StoresEncrypted",
+            "Effect": "Allow",
+            "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+            "Resource": f"arn:{partition}:kms:{region}:{account}:key/*",
+            "Condition": {"StringEquals": {"kms:ViaService": f"s3.{region}.amazonaws.com"}},
+        },
+        *([assume] if source_role else []),
+        *_state_read(partition, account, region, state, key),
+    )
+
+
+def trusted_role(role: str) -> dict[str, Any]:
+    """The statement that lets a role, of this account or another one, assume one. It need not exist yet.
+
+    Args:
+        role: Its ARN.
+    """
+    return {
+        "Effect": "Allow",
+        "Principal": {"AWS": _root_of(role)},
+        "Action": "sts:AssumeRole",
+        "Condition": {"ArnEquals": {"aws:PrincipalArn": role}},
+    }
+
+
+def _root_of(arn: str) -> str:
+    _, partition, _, _, account, _ = arn.split(":", 5)
+    return f"arn:{partition}:iam::{account}:root"
+
+
+def shared_state(partition: str, account: str, bucket: str) -> dict[str, Any]:
+    """The statement by which a bucket lets in the roles of CI of another account: their own policies decide the rest.
+
+    Args:
+        partition: Such as `aws`.
+        account: That account, 12 digits.
+        bucket: The bucket of the state.
+    """
+    arn = f"arn:{partition}:s3:::{bucket}"
+    return {
+        "Sid": f"RolesOf{account}",
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
+        "Action": ["s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "s3:PutObject"],
+        "Resource": [arn, f"{arn}/*"],
+        "Condition": {"ArnLike": {"aws:PrincipalArn": f"arn:{partition}:iam::{account}:role/modelworks-*"}},
+    }
+
+
 def _state_read(partition: str, account: str, region: str, state: str, key: str) -> list[dict[str, Any]]:
     """Reads the states of the backend, and decrypts the secrets of the one stack."""
     decrypt: dict[str, Any] = {"Sid": "Secrets", "Effect": "Allow", "Action": ["kms:Decrypt"]}
