@@ -119,8 +119,8 @@ def test_an_empty_account_is_bootstrapped_and_its_stack_previewed(empty_account)
     before = file.read_text()
     bootstrap = (ROOT / ".venv/bin/modelworks", "bootstrap", "dev", "--github", "acme/models", "--yes", "--json")
     made = json.loads(empty_account(*bootstrap))["steps"]
-    assert [step["action"] for step in made] == ["create"] * 4
+    assert {step["action"] for step in made} == {"create"}
     assert file.read_text().startswith(before)
     assert "managed-by" in empty_account(ROOT / ".venv/bin/modelworks", "preview", "dev")
     again = json.loads(empty_account(*bootstrap))["steps"]
-    assert [step["action"] for step in again] == ["none"] * 4
+    assert [step["action"] for step in again] == ["none"] * len(made)
