@@ -37,6 +37,9 @@ EMAIL: Final = Form(r"[^@\s]+@[^@\s]+\.[^@\s]+", "an address such as team@exampl
 HOST: Final = Form(
     r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "a host name of lower-case letters, digits, '-' and '.', without a scheme"
 )
+IMAGE: Final = Form(
+    r"[\w./:-]+@sha256:[0-9a-f]{64}", "an image by its digest: its name, then @sha256: and 64 hex digits"
+)
 KEY: Final = _arn("kms", r"[a-z0-9-]+:\d{12}:key/[\w-]+", "eu-central-1:111111111111:key/…")
 ROLE: Final = _arn("iam", r":\d{12}:role/[\w+=,.@/-]+", ":111111111111:role/deploy")
 TOPIC: Final = _arn("sns", r"[a-z0-9-]+:\d{12}:[\w-]{1,256}", "eu-central-1:111111111111:alerts")
@@ -55,6 +58,7 @@ OF_ARGUMENTS: Final[Mapping[str, Form]] = {
     "certificate_arn": CERTIFICATE,
     "control_plane_account_id": ACCOUNT,
     "host": HOST,
+    "image": IMAGE,
     "key_arn": KEY,
     "namespace": NAMESPACE,
     "oidc_issuer": ISSUER,

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, StringConstraints, model_validator
 
 from modelworks import _cluster_rules, defaults
-from modelworks._forms import ISSUER
+from modelworks._forms import IMAGE, ISSUER
 from modelworks.workload_settings import SharedIngress, Strict
 
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$")]
-ImageDigest = Annotated[str, StringConstraints(pattern=r"^[\w./:-]+@sha256:[0-9a-f]{64}$")]
+ImageDigest = Annotated[str, StringConstraints(pattern=IMAGE.whole)]
 """An image that cannot change under its name."""
 
 

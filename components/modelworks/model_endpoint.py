@@ -9,7 +9,7 @@ from modelworks import _workload_rules as rules
 from modelworks import alarms, contract
 from modelworks._bounds import PERIODS
 from modelworks._resources.alarm import paging_alarm
-from modelworks._resources.arguments import checked, require_each, require_image_digest, require_token
+from modelworks._resources.arguments import checked, require_each, require_token
 from modelworks._resources.canary import Canary, CanaryArgs, LimitsArgs, Routing
 from modelworks._resources.kubernetes import KubernetesComponent, KubernetesObject, Manifest
 from modelworks._resources.network import (
@@ -329,7 +329,6 @@ def _refuse_contradictions(args: ModelEndpointArgs) -> None:
             raise ValueError("an endpoint needs tokens, or allow_anonymous=True to be open to everyone")
     if isinstance(tokens := args["tokens"], str) and not args["allow_anonymous"]:
         require_token(tokens)
-    require_image_digest(args["image"])
     require_sound_ingress(args["ingress"])
     require_sound_pod(args["pod"])
     require_sound_permissions(args["permissions"])

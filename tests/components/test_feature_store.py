@@ -399,7 +399,10 @@ def test_a_store_that_is_never_verified_has_no_such_job_and_no_such_alarm():
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
-        ({"image": "features:latest"}, "image must be given by digest"),
+        (
+            {"image": "features:latest"},
+            r"materialization\.image must be an image by its digest: .*, got 'features:latest'",
+        ),
         ({"lookback_seconds": -1}, "lookback_seconds must be at least 0, got -1"),
         ({"active_deadline_seconds": 0}, "active_deadline_seconds must be at least 10, got 0"),
         ({"every": "hour"}, r"materialization\.every is an unknown argument"),

@@ -16,6 +16,7 @@ WRONG = {
     "artifact_bucket": ["", "ab", "Data", "s3://data", "x" * 64],
     "bundle_bucket": ["-bundles"],
     "host": ["", "http://x/y", "UP.example.com", "x" * 254, "-a", "a\n"],
+    "image": ["", "runtime:latest", "runtime@sha256:0", f"run time@sha256:{'0' * 64}", f"runtime@sha256:{'0' * 65}"],
     "key_arn": ["alias/key", "arn:aws:kms:eu-central-1:111111111111:alias/key", "arn:aws:kms:eu-central-1:1:key/k"],
     "namespace": ["UP", "a_b", "-a", "x" * 64],
     "oidc_issuer": ["", "https://a", "a b"],

@@ -554,7 +554,7 @@ def test_every_object_lives_in_the_given_namespace():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"image": "runtime:latest"}, r"image must be given by digest \(…@sha256:…\), got 'runtime:latest'"),
+        ({"image": "runtime:latest"}, r"image must be an image by its digest: .*, got 'runtime:latest'"),
         ({"minimum_replicas": 7}, r"minimum_replicas must be from 1 to maximum_replicas \(6\), got 7"),
         ({"canary": {"steps": [50, 10]}}, r"canary.steps must grow .* got \[50, 10\]"),
         ({"release": {"digest": "latest"}}, "a digest must be sha256: and 64 hex digits, got 'latest'"),

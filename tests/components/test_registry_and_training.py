@@ -24,7 +24,7 @@ def registry(**args):
     given = {
         **GROUND,
         "namespace": "modelworks-dev",
-        "image": "registry.example/mlflow@sha256:0",
+        "image": "registry.example/mlflow@sha256:" + "0" * 64,
         "host": "registry.dev.example.com",
         "admin_password": "correct horse 100%",
         **args,
@@ -36,7 +36,7 @@ TRAINING = {
     **GROUND,
     "environment": "dev",
     "namespace": "modelworks-dev-training",
-    "image": "registry.example/training@sha256:0",
+    "image": "registry.example/training@sha256:" + "0" * 64,
     "artifact_bucket": "artifacts",
     "alerts_topic_arn": "arn:aws:sns:eu-central-1:111111111111:alerts",
 }
@@ -287,7 +287,7 @@ def test_a_place_is_all_that_a_run_is_made_of():
         namespace="modelworks-dev-training",
         service_account="training-runs",
         artifact_bucket="artifacts",
-        image="registry.example/training@sha256:0",
+        image="registry.example/training@sha256:" + "0" * 64,
         run_cpu_millicores=1000,
         run_memory_mib=2048,
         active_deadline_seconds=3600,

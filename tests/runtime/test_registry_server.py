@@ -132,7 +132,7 @@ class Server:
             "oidc_issuer": "oidc.example/id",
             "key_arn": "arn:aws:kms:eu-central-1:111111111111:key/k",
             "namespace": "modelworks-dev",
-            "image": "registry.example/mlflow@sha256:0",
+            "image": "registry.example/mlflow@sha256:" + "0" * 64,
             "host": "registry.dev.example.com",
             "admin_password": password,
             "postgres_uri": self.postgres,

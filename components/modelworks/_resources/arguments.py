@@ -65,12 +65,6 @@ def require_each(name: str, values: Iterable[Any], rule: Callable[[Any], Any]) -
             raise ValueError(f"{name}: {error}") from error
 
 
-def require_image_digest(image: Any) -> None:
-    """Raises ValueError if an image that is known already may change under its name."""
-    if isinstance(image, str) and "@sha256:" not in image:
-        raise ValueError(f"image must be given by digest (…@sha256:…), got {image!r}")
-
-
 def require_token(tokens: str | None) -> str:
     """The bearer tokens, one a line. Raises ValueError if there is none: pods would refuse to start."""
     if tokens is None or not tokens.strip():

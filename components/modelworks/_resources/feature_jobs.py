@@ -8,7 +8,6 @@ import pulumi
 
 from modelworks import contract
 from modelworks._manifests import RESTRICTED_CONTAINER, cores, mebibytes
-from modelworks._resources.arguments import require_image_digest
 from modelworks._resources.kubernetes import KubernetesComponent, Manifest
 from modelworks._resources.pod import SCRATCH, restricted_pod
 from modelworks._schedule import SCHEDULE
@@ -54,11 +53,10 @@ def require_sound_materialization(args: MaterializationArgs | None) -> None:
     """Refuse a job that no cluster would run.
 
     Raises:
-        ValueError: The schedule is not that of cron, or the image has no digest.
+        ValueError: A schedule is not that of cron.
     """
     if args is None:
         return
-    require_image_digest(args["image"])
     for name, schedule in (("schedule", args["schedule"]), ("verify_schedule", args["verify_schedule"])):
         if schedule is not None and not re.fullmatch(SCHEDULE, schedule):
             raise ValueError(
