@@ -143,6 +143,13 @@ def test_the_flow_log_is_encrypted_kept_and_written_by_a_role_of_its_own():
     assert cluster(flow_logs=False).all("aws:ec2/flowLog:FlowLog") == {}
 
 
+def test_the_flow_log_writes_to_its_own_group_and_lists_all():
+    policy = json.loads(cluster().all("aws:iam/rolePolicy:RolePolicy")["dev-flow-log-policy"]["policy"])
+    allowed = {action: rule["Resource"] for rule in policy["Statement"] for action in rule["Action"]}
+    assert allowed["logs:DescribeLogGroups"] == ["*"]  # IAM compares it with all groups, whatever is asked for
+    assert allowed["logs:PutLogEvents"] == ["arn:aws:mock:::dev-flow-logs", "arn:aws:mock:::dev-flow-logs:*"]
+
+
 # -- The network -----------------------------------------------------------------------------------------------------
 def test_private_and_public_subnets_are_in_the_first_three_zones_and_overlap_nowhere():
     found = cluster().all(SUBNET)

@@ -58,15 +58,12 @@ def flow_log_trust(account: str) -> str:
 
 
 def flow_log_permissions(group: str) -> str:
-    """Writing to one log group."""
-    return policy_document(
-        [
-            statement(
-                ["logs:CreateLogStream", "logs:DescribeLogGroups", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-                [group, f"{group}:*"],
-            )
-        ]
-    )
+    """Writing to one log group, once it was found among all.
+
+    Source: https://docs.aws.amazon.com/vpc/latest/userguide/flow-logs-iam-role.html
+    """
+    written = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+    return policy_document([statement(written, [group, f"{group}:*"]), statement(["logs:DescribeLogGroups"], ["*"])])
 
 
 def trust(service: str, *actions: str) -> dict[str, Any]:
