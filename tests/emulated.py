@@ -15,6 +15,7 @@ from mocks import ACCOUNT, Declared
 from modelworks.laptop.aws_credentials import AwsCredentials
 from modelworks.laptop.providers.aws.account import Account, Emulator, identity
 from modelworks.laptop.providers.aws.provider import AwsProvider
+from modelworks.laptop.providers.aws.registry import RESOURCES
 from modelworks.laptop.providers.property_values import from_wire, revealed, to_wire
 from modelworks.laptop.providers.provider import Call, Naming
 
@@ -23,7 +24,11 @@ REGION = "eu-central-1"
 
 @dataclass
 class Emulated(Declared):
-    """Every AWS resource goes through the provider to the emulator, and has the outputs that an account would give."""
+    """Every AWS resource goes through the provider to the emulator, and has the outputs that an account would give.
+
+    Those of a type that the provider lacks, such as a cluster's, have the outputs that mocks give. So have attachments
+    of AWS's own policies: moto has not all of these.
+    """
 
     url: str = ""
     made: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -37,6 +42,10 @@ class Emulated(Declared):
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[Any, Any]]:
         answer = super().new_resource(args)
         if not args.typ.startswith("aws:"):
+            return answer
+        if args.typ not in RESOURCES or ":aws:policy/" in str(args.inputs.get("policyArn")):
+            id_, outputs = answer
+            self.made[args.typ, args.name] = {**outputs, "id": id_}
             return answer
         call = Call(args.typ, args.name, f"urn:{args.typ}::{args.name}")
         given = from_wire(to_wire(self.resources[args.typ, args.name]))

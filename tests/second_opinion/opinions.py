@@ -50,8 +50,8 @@ def policies(folder: Path) -> Iterator[Finding]:
 def schemas(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.glob("*.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if "argoproj.io/" in manifest["apiVersion"]:
-            continue  # a custom resource: its definition is the schema
+        if manifest["apiVersion"].startswith(("argoproj.io/", "eks.amazonaws.com/")):
+            continue  # a custom resource: its definition is the schema, and EKS Auto Mode publishes none
         for version in KUBERNETES:
             try:
                 kubernetes_validate.validate(manifest, version, strict=True)
