@@ -638,3 +638,18 @@ def test_the_control_plane_starts_while_caddy_and_argos_controller_are_still_bui
     assert again[:4] == started
     assert "caddy" in again
     assert facts["tools"]["caddy"] == "/tools/caddy"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({"strict": True}, cloud_facts.STRICT_METRICS_DELAY),
+        ({"strict": True, "metrics_delay": 0}, 0),
+        ({"strict": True, "metrics_delay": 120}, 120),
+        ({}, 0),
+        ({"metrics_delay": 7}, 7),
+    ],
+)
+def test_metrics_of_a_strict_place_are_late_unless_another_delay_is_stated_and_stay_so(place, given, seconds):
+    assert cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=False, **given)["metrics_delay"] == seconds
+    assert cloud_facts.facts_of(place, "127.77.0.0/16", kubernetes=False)["metrics_delay"] == seconds

@@ -46,9 +46,14 @@ def _up(
         bool, typer.Option("--strict", help="Refuse what AWS refuses, by IAM above all. Stays so until `down`.")
     ] = False,
     metrics_delay: Annotated[
-        float,
-        typer.Option(min=0, max=900, help="Seconds until metrics are readable. CloudWatch: up to 120 for new series."),
-    ] = 0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=900,
+            help="Seconds until metrics are readable. Default: 5 with --strict, else 0. CloudWatch: up to 120 for new "
+            "series.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start the laptop cloud. A second run starts stopped processes and adds missing environments.

@@ -39,7 +39,7 @@ def up(
     *,
     kubernetes: bool = True,
     strict: bool = False,
-    metrics_delay: float = 0,
+    metrics_delay: float | None = None,
     report: Tell = lambda _: None,
     building: toolchain.Report | None = None,
 ) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def up(
         environments: Names of environments that shall be there.
         kubernetes: Whether Kubernetes shall run. A place that has it keeps it.
         strict: Whether it refuses what AWS refuses (docs/guides/laptop-aws.md). A place that is strict stays so.
-        metrics_delay: Seconds until published metrics are readable, from the first `up` of a place on.
+        metrics_delay: Seconds until published metrics are readable, from the first `up` of a place on. Default:
+            `STRICT_METRICS_DELAY` if it is strict, else none.
         report: Called with each step, one line each.
         building: Called with the progress of the tools; default: progress on stderr.
 

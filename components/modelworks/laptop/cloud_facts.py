@@ -19,9 +19,13 @@ from modelworks.laptop.gateway import caddy
 from modelworks.laptop.pod_network import Claim
 from modelworks.laptop.state_dir import StateDir, read_facts
 
+STRICT_METRICS_DELAY = 5.0
+"""Seconds until metrics of a strict laptop are readable. CloudWatch may take 120 for a new series, which no canary with
+the short steps of a laptop waits for; what counts on metrics at once fails with this too."""
+
 
 def facts_of(
-    place: StateDir, network: str, *, kubernetes: bool, strict: bool = False, metrics_delay: float = 0
+    place: StateDir, network: str, *, kubernetes: bool, strict: bool = False, metrics_delay: float | None = None
 ) -> dict[str, Any]:
     """The facts of the place; what is missing is decided, written and never changed again."""
     facts = read_facts(place.root / "laptop.json")
@@ -33,6 +37,8 @@ def facts_of(
             fix="Run `modelworks laptop down`, then `modelworks laptop up --strict`.",
         )
     facts.setdefault("strict", strict)
+    if metrics_delay is None:
+        metrics_delay = STRICT_METRICS_DELAY if facts["strict"] else 0
     facts.setdefault("metrics_delay", metrics_delay)
     facts["kubernetes"] = bool(facts.get("kubernetes")) or kubernetes
     facts["pod_network"] = network

@@ -44,7 +44,7 @@ KINDER = (
     "network policies: an `ipBlock` counts as one that has AWS, load balancers and every name outside of the cluster",
     "network policies: a Service is compared at the port of its pods; the VPC CNI takes its own if rules name no pods",
     "images of modelworks: packages that they lack and the environment here has can be imported",
-    "metrics: they are readable at once, unless `--metrics-delay` delays them",
+    "metrics: they are readable after 5 s, unless `--metrics-delay` states more; a new series may take 120 s on AWS",
 )
 """Differences from AWS that remain when the laptop is strict, beside `NOT_ENFORCED`."""
 
