@@ -136,7 +136,7 @@ def main() -> None:
     try:
         example = build(folder)
         with emulated_aws(folder) as aws:
-            servers = _servers(folder, example, aws, args.sample, mlserver=args.mlserver)
+            servers = servers_of(folder, example, aws, args.sample, mlserver=args.mlserver)
             print(json.dumps(_results(args, servers, example, folder, wanted), indent=2))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +163,7 @@ def _results(
                     ready = json.loads(next(text for text in log.read_text().splitlines() if '"ready"' in text))
                     rounds[-1]["bundle_to_ready_seconds"] = ready["ready_seconds"]
     for name, rounds in measured.items():
-        results[name] = {key: _middle([each[key] for each in rounds]) for key in rounds[0]}
+        results[name] = {key: middle([each[key] for each in rounds]) for key in rounds[0]}
         if "base" in results:
             results[name]["rps_to_base"] = {
                 point: round(results[name][point]["rps"] / results["base"][point]["rps"], 1) for point in POINTS
@@ -200,7 +200,7 @@ def _batches(server: Server, pid: int, seconds: float) -> dict[str, Any]:
             first.sendall(request)  # the first one loads pyarrow
             first.recv(1)
         before = cpu_seconds(pid)
-        done = load(server.port, request, clients, seconds, _others())
+        done = load(server.port, request, clients, seconds, others())
         cpu = 1e6 * (cpu_seconds(pid) - before) / max(1, done["good"] * count)
         good = done["by_status"].get("200", {"rps": 0})
         found[name] = {**good, "rows_per_second": count * good["rps"], "cpu_us_per_row": round(cpu, 2)}
@@ -211,7 +211,7 @@ def _batches(server: Server, pid: int, seconds: float) -> dict[str, Any]:
 def _flood(server: Server, pid: int, seconds: float) -> dict[str, Any]:
     """The most memory of a server and its publisher while every answer is logged, and what was lost."""
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load, server.port, server.request(rows(1)), 32, seconds, _others())
+        loading = pool.submit(load, server.port, server.request(rows(1)), 32, seconds, others())
         most = memory_mb(pid)
         while not loading.done():
             time.sleep(0.1)
@@ -230,7 +230,7 @@ def _beside(server: Server, pid: int, count: int, sent: bytes, seconds: float) -
         with contextlib.suppress(OSError):  # what is refused may be closed already
             each.send(sent)
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load, server.port, server.request(rows(1)), 8, seconds, _others())
+        loading = pool.submit(load, server.port, server.request(rows(1)), 8, seconds, others())
         slowest, most = 0.0, memory_mb(pid)
         while not loading.done():
             began = time.perf_counter()
@@ -259,11 +259,11 @@ def get(server: Server, path: str) -> str:
 def measure(server: Server, pid: int, example: Example, seconds: float) -> dict[str, Any]:
     """Every point of `POINTS`, once the server has answered as the model does."""
     check(server, example)
-    load(server.port, server.request(rows(1)), 8, 0.5, _others())
+    load(server.port, server.request(rows(1)), 8, 0.5, others())
 
     def point(count: int, clients: int) -> dict[str, Any]:
         before = cpu_seconds(pid)
-        found = load(server.port, server.request(rows(count)), clients, seconds, _others())
+        found = load(server.port, server.request(rows(count)), clients, seconds, others())
         cpu = 1e6 * (cpu_seconds(pid) - before) / max(1, found["good"])
         refused = {status: said["rps"] for status, said in found["by_status"].items() if status != "200"}
         good = found["by_status"].get("200", {"rps": 0})
@@ -317,8 +317,8 @@ def _overloads(server: Server, folder: Path, call_ms: float, seconds: float) -> 
 def _capacity(server: Server, count: int, seconds: float) -> float:
     """Requests a second of so many rows that are answered: with few clients or many, whatever is more."""
     request = server.request(rows(count))
-    load(server.port, request, 32, 1, _others())
-    found = [load(server.port, request, clients, seconds, _others(), spins=True) for clients in (32, 128)]
+    load(server.port, request, 32, 1, others())
+    found = [load(server.port, request, clients, seconds, others(), spins=True) for clients in (32, 128)]
     capacity = max(float(each["by_status"].get("200", {"rps": 0})["rps"]) for each in found)
     if not capacity:
         raise SystemExit(f"no request of {count} rows was answered within {seconds:g} seconds; give more --seconds")
@@ -327,7 +327,7 @@ def _capacity(server: Server, count: int, seconds: float) -> float:
 
 def _overload(server: Server, count: int, rate: float, capacity: float, seconds: float) -> dict[str, Any]:
     """The answers to so many requests a second."""
-    found = load(server.port, server.request(rows(count)), CONNECTIONS, seconds, _others(), rate=rate)["by_status"]
+    found = load(server.port, server.request(rows(count)), CONNECTIONS, seconds, others(), rate=rate)["by_status"]
     return {"capacity_rps": capacity, **_ratios(found, capacity), "by_status": found}
 
 
@@ -359,16 +359,19 @@ def _ratios(found: dict[str, Any], capacity: float) -> dict[str, Any]:
     }
 
 
-def _middle(values: list[Any]) -> Any:
+def middle(values: list[Any]) -> Any:
     """The value of the middle round; of several numbers each by itself."""
     if isinstance(values[0], dict):
         keys = dict.fromkeys(key for value in values for key in value)
-        return {key: _middle([value[key] for value in values if key in value]) for key in keys}
+        return {key: middle([value[key] for value in values if key in value]) for key in keys}
     return sorted(values)[len(values) // 2]
 
 
 # -- Servers ---------------------------------------------------------------------------------------------------------
-def _servers(folder: Path, example: Example, aws: dict[str, str], sample: str, *, mlserver: bool) -> dict[str, Server]:
+def servers_of(
+    folder: Path, example: Example, aws: dict[str, str], sample: str, *, mlserver: bool
+) -> dict[str, Server]:
+    """The ways to serve the model, by name."""
     import skops.io  # brings scikit-learn, which takes a second
 
     scikit, onnx = folder / "model.skops", folder / "model.onnx"
@@ -462,7 +465,7 @@ def emulated_aws(folder: Path) -> Iterator[dict[str, str]]:
     )
     # It shares a core with the load, which must not wait for it.
     argv = ["nice", "-n", "19", str(Path(sys.executable).parent / "moto_server"), "-p", str(port)]
-    with started(argv, _others()[-1], {}, folder / "aws.log"):
+    with started(argv, others()[-1], {}, folder / "aws.log"):
         for attempt in range(150):
             try:
                 s3.create_bucket(Bucket="bench", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
@@ -475,7 +478,7 @@ def emulated_aws(folder: Path) -> Iterator[dict[str, str]]:
 
 
 # -- Processes -------------------------------------------------------------------------------------------------------
-def _others() -> list[int]:
+def others() -> list[int]:
     """The cores that are not the server's; at most four, for more send no faster."""
     return sorted(os.sched_getaffinity(0))[1:5] or sorted(os.sched_getaffinity(0))
 

@@ -64,7 +64,7 @@ def test_neither_protocol_takes_what_the_other_may_always_have(tmp_path, monkeyp
     monkeypatch.setattr(budget, "BUDGET_BYTES", 8 * largest)
     head = b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % largest
     with running(app) as found:
-        over_http, over_grpc = found.front.share, found.calls._service._receiver._share
+        over_http, over_grpc = found.front.share, found.calls._http2.share
         over_http.take(6 * largest)
         assert outputs(found.client.call("ModelInfer", raw([ROW])))["label"]
         with socket.create_connection(("127.0.0.1", found.http_port), PATIENCE) as client:

@@ -6,16 +6,22 @@ import socket
 
 import pytest
 
-from modelworks.runtime.server.relay import PREFACE
+from modelworks.runtime.server.http import PREFACE
 from runtime import small
+from runtime.http2_wire import GOAWAY, PING, frame
 from runtime.small import ask, connected, get, listening
 from runtime.test_v2 import build
 from runtime.test_v2_grpc import ROW, Client, outputs, raw, running
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 """The frame that both ends of HTTP/2 begin with; this one changes nothing."""
 IS_SETTINGS = 4
+
+
+def nobody(*_: object) -> None:
+    """Takes no connection over."""
+    raise AssertionError("a connection was handed on")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,7 @@ def test_the_preface_may_come_byte_by_byte(model):
 @pytest.mark.parametrize("sent", [PREFACE[:18] + b"XX\r\n\r\n", b"PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n", b"x" + PREFACE])
 async def test_what_is_no_preface_is_a_bad_request(tmp_path, sent):
     async with listening(small.build(tmp_path)) as (front, port):
-        front.http2 = ("127.0.0.1", 1)
+        front.http2 = nobody
         assert (await ask(port, sent))[0] == 400
 
 
@@ -77,17 +83,21 @@ async def test_without_grpc_the_preface_is_a_bad_request(tmp_path):
 
 async def test_a_preface_in_the_packet_of_a_request_is_a_bad_request_after_its_answer(tmp_path):
     async with listening(small.build(tmp_path)) as (front, port), connected(port) as (reader, writer):
-        front.http2 = ("127.0.0.1", 1)
+        front.http2 = nobody
         writer.write(get(b"/livez") + PREFACE)
         assert b"400 Bad Request" in await reader.read()
 
 
-async def test_a_server_that_has_just_ended_closes_the_connection(tmp_path):
-    async with listening(small.build(tmp_path)) as (front, port), connected(port) as (reader, writer):
-        front.http2 = ("127.0.0.1", 1)
-        writer.write(PREFACE)
-        assert await reader.read() == b""
-        assert not front.connections
+def test_a_server_that_ends_says_goodbye_to_a_connection_that_has_just_begun(tmp_path):
+    with running(small.build(tmp_path), one_port=True) as found:
+        found.on_loop(found.calls.close)
+        with socket.create_connection(("127.0.0.1", found.http_port), PATIENCE) as client:
+            client.sendall(PREFACE + SETTINGS + frame(PING, 1, 0, b"goodbye?"))
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        goodbye = frame(GOAWAY, 0, 0, b"\x7f\xff\xff\xff" + b"\0" * 4)
+        assert goodbye in answer
+        assert answer.endswith(frame(GOAWAY, 0, 0, b"\0" * 8))
+        eventually(lambda: not found.front.connections)
 
 
 def test_it_counts_as_a_connection_and_the_longest_quiet_one_makes_room(tmp_path):

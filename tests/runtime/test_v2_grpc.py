@@ -9,6 +9,7 @@ import math
 import struct
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -74,9 +75,20 @@ class Client:
 class Running:
     """An app in a thread of its own, with a port for each protocol."""
 
-    def __init__(self, app: Any, calls: _Calls, front: Any, http_port: int, grpc_port: int) -> None:
-        self.app, self.calls, self.front, self.http_port, self.grpc_port = app, calls, front, http_port, grpc_port
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, app: Any, calls: _Calls, front: Any, http_port: int, grpc_port: int
+    ) -> None:
+        self.loop, self.app, self.calls, self.front = loop, app, calls, front
+        self.http_port, self.grpc_port = http_port, grpc_port
         self.client = Client(grpc_port)
+
+    def on_loop(self, call: Any, *args: Any) -> Any:
+        """What a call returns that runs where the server does."""
+
+        async def run() -> Any:
+            return call(*args)
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
 
     def post(self, path: str, content: Any, tail: bytes = b"") -> tuple[Any, bytes]:
         """The JSON of an answer, and what follows it; `tail` follows that of the request."""
@@ -105,12 +117,13 @@ def running(app: Any, *, one_port: bool = False, **limits: int):
             async with listening(app, **limits) as (front, http_port):
                 calls = await _Calls.listen(app, front, config, app._scribe)
                 port = http_port if one_port else port
-                found.update(loop=asyncio.get_running_loop(), server=Running(app, calls, front, http_port, port))
+                loop = asyncio.get_running_loop()
+                found.update(loop=loop, server=Running(loop, app, calls, front, http_port, port))
                 ready.set()
                 await ended.wait()
             calls.close()
             await eventually_async(lambda: not calls.open)
-            await calls.cut_off()
+            calls.cut_off()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
@@ -439,7 +452,7 @@ def test_a_model_that_fails_is_internal_and_says_no_value(tmp_path):
             "INTERNAL",
             "the model failed to predict this request",
         )
-        assert found.app.engine.counters.row[metrics.ERRORS] == 1
+        eventually(lambda: found.app.engine.counters.row[metrics.ERRORS] == 1)
 
 
 def test_features_that_cannot_be_read_are_unavailable(tmp_path):
@@ -457,6 +470,15 @@ def test_an_error_about_a_long_name_still_arrives(model):
     request.inputs.add(name="é" * 50_000, datatype="FP64", shape=[1]).contents.fp64_contents.append(1)
     code, said = model.client.refusal("ModelInfer", request)
     assert (code, said[:36]) == ("INVALID_ARGUMENT", "inputs[9]: the model has no input 'é")
+
+
+def test_an_error_about_a_name_of_any_characters_arrives_whole(model):
+    """It is sent as a header, whose bytes are percent-encoded."""
+    request = typed([ROW])
+    request.inputs.add(name="50 %41\n\t\x7f~é", datatype="FP64", shape=[1]).contents.fp64_contents.append(1)
+    code, said = model.client.refusal("ModelInfer", request)
+    assert code == "INVALID_ARGUMENT"
+    assert said.startswith(r"inputs[9]: the model has no input '50 %41\n\t\x7f~é'")
 
 
 def test_calls_in_flight_are_answered_before_the_end(tmp_path):
@@ -652,10 +674,18 @@ def test_a_server_is_not_ready_and_still_answers_while_it_drains(serve, example,
     assert server.ended() == 0
 
 
-def test_without_a_port_there_is_no_grpc_and_its_modules_are_not_loaded(serve, example):
-    server = serve(example).ready()
-    with open(f"/proc/{server.process.pid}/maps") as maps:  # noqa: PTH123
-        assert "cygrpc" not in maps.read()
+def _loaded(server) -> str:
+    """The libraries of its process."""
+    return Path(f"/proc/{server.process.pid}/maps").read_text()
+
+
+def test_without_a_port_there_is_no_grpc_and_its_modules_are_not_loaded(serve, example, grpc_port):
+    assert "_upb" not in _loaded(serve(example).ready())
+    assert "_upb" in _loaded(serve(example, **{contract.ENV_GRPC_PORT: str(grpc_port)}).ready())
+
+
+def test_a_server_does_not_load_grpcio(serve, example, grpc_port):
+    assert "cygrpc" not in _loaded(serve(example, **{contract.ENV_GRPC_PORT: str(grpc_port)}).ready())
 
 
 def test_one_port_answers_both_protocols(serve, example):
@@ -671,12 +701,12 @@ def test_one_port_answers_both_protocols(serve, example):
     assert client.refusal("ServerLive")[0] == "UNAVAILABLE"
 
 
-def test_a_server_without_grpcio_does_not_start_and_names_the_fix(serve, example, grpc_port, tmp_path):
-    (tmp_path / "grpc.py").write_text("raise ModuleNotFoundError(\"No module named 'grpc'\", name='grpc')\n")
+def test_a_server_without_the_packages_of_grpc_does_not_start_and_names_the_fix(serve, example, grpc_port, tmp_path):
+    (tmp_path / "hpack.py").write_text("raise ModuleNotFoundError(\"No module named 'hpack'\", name='hpack')\n")
     server = serve(example, **{contract.ENV_GRPC_PORT: str(grpc_port), "PYTHONPATH": str(tmp_path)})
     assert server.ended() == 1
     line = server.lines()[-1]
-    assert "grpcio" in line["message"]
+    assert "hpack and protobuf" in line["message"]
     assert "runtime grpc" in line["fix"]
 
 

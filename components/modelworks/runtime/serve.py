@@ -35,19 +35,17 @@ from modelworks.runtime.server.logs import Scribe, line, place, say
 from modelworks.runtime.server.spool import waiting_rows
 
 if TYPE_CHECKING:
-    import grpc.aio
-
     from modelworks.runtime.server.app import App
     from modelworks.runtime.server.custom_service import Service
     from modelworks.runtime.server.engine import Engine, Model
     from modelworks.runtime.server.http import Listener
+    from modelworks.runtime.server.http2 import Http2
     from modelworks.runtime.server.prediction_log import PredictionLog
     from modelworks.runtime.server.tracing import Tracer
     from modelworks.runtime.server.v2_grpc import OpenInferenceService
 
 _FINISH_SECONDS = 20.0
 """After the drain delay: how long requests in flight may still take."""
-_LOOPBACK = "127.0.0.1"
 _DESCRIPTORS = 16_384
 """Enough for every connection."""
 
@@ -141,10 +139,10 @@ def _import_engine(*, grpc: bool) -> None:
         try:
             from modelworks.runtime.server import v2_grpc  # noqa: F401
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in {"grpc", "google"}:
+            if error.name is None or error.name.partition(".")[0] not in {"hpack", "google"}:
                 raise
             raise ModelworksError(
-                f"{contract.ENV_GRPC_PORT} is set, and grpcio and protobuf are not both installed",
+                f"{contract.ENV_GRPC_PORT} is set, and hpack and protobuf are not both installed",
                 fix='Build the image with EXTRAS="runtime grpc", install modelworks[grpc], or unset the variable.',
             ) from error
 
@@ -248,7 +246,7 @@ class _Worker:
         await self._drain(front, server, calls, 0 if broken else config.drain_seconds, hurried)
         beat.cancel()
         cut_off = len(front.connections) + calls.waiting
-        await calls.cut_off()
+        calls.cut_off()
         app.tick(last=True)
         scribe.add(line("info", "ended", cut_off=cut_off))
         self._ends.hold()  # for the loop has ended
@@ -313,67 +311,62 @@ class _Worker:
 
 
 class _Calls:
-    """The gRPC server, where there is one.
+    """The calls over gRPC, where it is answered.
 
     Args:
-        server: The server.
+        http2: Their connections.
         service: Of the protocol.
-        port: Its own, if it has one. Connections are handed on to the server, as they are on that of HTTP/1.1.
+        port: Its own, if it has one; otherwise it is that of HTTP/1.1.
     """
 
     def __init__(
         self,
-        server: grpc.aio.Server | None = None,
+        http2: Http2 | None = None,
         service: OpenInferenceService | None = None,
         port: asyncio.Server | None = None,
     ) -> None:
-        self._server, self._service, self._port = server, service, port
-        self._closing: asyncio.Task[None] | None = None
+        self._http2, self._service, self._port = http2, service, port
 
     @classmethod
     async def listen(cls, app: App, front: Listener, config: Config, scribe: Scribe) -> _Calls:
         """Answer on the port for gRPC, if one is set."""
         if config.grpc_port is None:
             return cls()
-        from modelworks.runtime.server import v2_grpc
+        from modelworks.runtime.server.http2 import Http2
+        from modelworks.runtime.server.v2_grpc import OpenInferenceService
 
-        service = v2_grpc.OpenInferenceService(app.engine, app.served, app.tokens, app.budget.share(), scribe.say)
-        server, within = await v2_grpc.listen(service, _LOOPBACK, 0, config.max_body_bytes)
-        front.http2 = (_LOOPBACK, within)
+        service = OpenInferenceService(app.engine, app.served, app.tokens, scribe.say)
+        http2 = front.http2 = Http2(front, service, app.budget.share())
         if config.grpc_port == config.port:
-            return cls(server, service)
+            return cls(http2, service)
         try:
             port = await asyncio.get_running_loop().create_server(front, config.host, config.grpc_port, backlog=2048)
         except OSError as error:
-            await server.stop(0)
             raise ModelworksError(f"{config.host}:{config.grpc_port} cannot be listened on for gRPC") from error
-        return cls(server, service, port)
+        return cls(http2, service, port)
 
     @property
     def waiting(self) -> int:
         """Calls that wait for their predictions."""
-        return self._service.waiting if self._service is not None else 0
+        return len(self._service.waiting) if self._service is not None else 0
 
     @property
     def open(self) -> bool:
-        """Whether calls are in flight since `close`."""
-        return self._closing is not None and not self._closing.done()
+        """Whether connections are left since `close`."""
+        return self._http2 is not None and self._http2.closing and bool(self._http2.connections)
 
     def close(self) -> None:
         """Take no new calls; those in flight are answered."""
-        if self._server is not None and self._service is not None:
-            from modelworks.runtime.server import v2_grpc
-
+        if self._http2 is not None and self._service is not None:
             if self._port is not None:
                 self._port.close()
-            self._closing = asyncio.create_task(v2_grpc.close(self._server, self._service, _FINISH_SECONDS))
+            self._service.close()
+            self._http2.close()
 
-    async def cut_off(self) -> None:
+    def cut_off(self) -> None:
         """End what is still in flight."""
-        if self._server is not None:
-            await self._server.stop(0)
-        if self._closing is not None:
-            await self._closing
+        if self._http2 is not None:
+            self._http2.cut_off()
 
 
 def _raised_descriptors() -> int:

@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -24,7 +25,6 @@ import msgspec
 from modelworks import contract
 from modelworks.runtime.server.budget import Share
 from modelworks.runtime.server.exchange import Exchange
-from modelworks.runtime.server.relay import PREFACE, Calls, Relay
 
 MAX_HEAD_BYTES = 32 << 10
 """Largest request line, headers and trailers together, with what frames the chunks of a body."""
@@ -53,6 +53,8 @@ BACK_OFF_SECONDS = 0.04
 """How long a connection is not read after a refusal for lack of room. `Retry-After` is a second; a client that comes
 back at once takes no more of the server's time than 25 refusals a second."""
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a connection of HTTP/2 begins with (RFC 9113, section 3.4)."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _KEEPS = b"connection: keep-alive\r\n"
@@ -140,6 +142,26 @@ class Caller(Protocol):
         """See `Connection.back_off`."""
 
 
+class Session(Protocol):
+    """A connection, as those who count and close connections see it."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no answer is due."""
+
+    def quiet_since(self) -> tuple[int, float]:
+        """Less is closed first, to make room for others."""
+
+    def check(self, now: float) -> None:
+        """Cut the client off if it takes too long."""
+
+    def abort(self) -> None:
+        """End it now."""
+
+    def close_if_idle(self) -> None:
+        """End it unless a request is received or answered."""
+
+
 class Listener:
     """State that connections share: limits, the door, and the time of day as a header.
 
@@ -154,13 +176,9 @@ class Listener:
         self.check_head, self.handle, self.max_body_bytes = door.check_head, door.handle, max_body_bytes
         self.streams, self.stream = door.streams, door.stream
         self.share, self.max_connections = share, max_connections
-        self.connections: set[Connection | Relay] = set()
-        self.http2: tuple[str, int] | None = None
-        """Host and port of the server that answers HTTP/2, if there is one."""
-        self.calls = Calls()
-        """Those over HTTP/2."""
-        self.handed_on: set[asyncio.Task[None]] = set()
-        """Connections on their way to it."""
+        self.connections: set[Session] = set()
+        self.http2: Callable[[asyncio.Transport, bytes], None] | None = None
+        """Takes over a connection of HTTP/2, and the bytes that were read of it, if that is answered here."""
         self.closing = False
         """Set while the server drains: each answer is the last of its connection."""
         self._backing_off: deque[tuple[float, Connection]] = deque()
@@ -176,7 +194,6 @@ class Listener:
         """Cut off whoever is too slow, and see what time it is. Once a second."""
         now = clock()
         self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
-        self.calls.left = 0
         for connection in list(self.connections):
             connection.check(now)
 
@@ -653,7 +670,7 @@ class Connection(asyncio.Protocol):
             self._hand(request)
 
     def _hand_on(self, data: bytes) -> bool:
-        """Whether this was HTTP/2, which another server answers. Its preface is no request of HTTP/1.1."""
+        """Whether this was HTTP/2, which continues elsewhere. Its preface is no request of HTTP/1.1."""
         listener, before = self._listener, self._wire - len(data)
         if listener.http2 is None or self._busy or not 0 <= before < len(PREFACE):
             return False
@@ -661,10 +678,8 @@ class Connection(asyncio.Protocol):
             return False
         self._parser = None
         listener.connections.discard(self)
-        relay = Relay(self._transport, listener.connections, listener.calls, listener.share, clock, WRITE_SECONDS)
-        task = asyncio.get_running_loop().create_task(relay.open(listener.http2, PREFACE[:before] + data))
-        listener.handed_on.add(task)
-        task.add_done_callback(listener.handed_on.discard)
+        transport, self._transport = self._transport, None
+        listener.http2(transport, PREFACE[:before] + data)
         return True
 
     def _count_waiting(self, size: int) -> None:

@@ -128,7 +128,11 @@ class Served:
 # -- Requests --------------------------------------------------------------------------------------------------------
 def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
     """A function from the tensors of a request to its rows, checked as rows in JSON are. Raises InvalidRequestError."""
-    types = {feature.name: list[value_type(feature)] for feature in manifest.request_features}  # type: ignore[misc]
+    # As a class: msgspec looks at any other type anew in each call.
+    types: dict[str, Any] = {
+        feature.name: msgspec.defstruct("Column", [("data", list[value_type(feature)])])  # type: ignore[misc]
+        for feature in manifest.request_features
+    }
     names = list(types)
 
     def decode(tensors: Sequence[Tensor]) -> list[Row]:
@@ -149,9 +153,9 @@ def row_decoder(manifest: Manifest) -> Callable[[Sequence[Tensor]], list[Row]]:
                 missing = mask[1].data
                 values = [None if null else value for value, null in zip(values, missing, strict=True)]
             try:
-                columns.append(msgspec.convert(values, types[feature.name]))
+                columns.append(msgspec.convert({"data": values}, types[feature.name]).data)
             except msgspec.ValidationError as error:
-                raise undecodable(error, f"inputs[{found[0]}].data", feature.name) from error
+                raise undecodable(error, f"inputs[{found[0]}].", feature.name) from error
         for number, tensor in given.values():
             raise InvalidRequestError(
                 f"inputs[{number}]", f"the model has no input {tensor.name!r}; it has {_list(names)}"
