@@ -5,11 +5,15 @@ turns, so that peak memory is its own. `to_arrow` is timed from Arrow rows; what
 reported apart. Prints JSON, asserts nothing.
 
 Usage: `python benchmarks/features.py [ROWS] [REPEATS]`
+
+`python benchmarks/features.py --limit GIB` joins a million rows to sources of three times GIB in a control group that
+has no more (Linux, as root), and again without one.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -42,20 +46,20 @@ def moments(dice: np.random.Generator, count: int) -> pl.Series:
     return pl.Series(dice.integers(0, year, count)).cast(pl.Duration("us")) + START
 
 
-def write(folder: Path, rows: int) -> None:
-    """Entity rows and three sources of as many rows each."""
+def write(folder: Path, rows: int, values: int) -> None:
+    """Entity rows, and three sources of `values` rows each, of 40 bytes."""
     dice = np.random.default_rng(7)
     keys = {view: dice.integers(0, of, rows) for view, of in VIEWS.items()}
     pl.DataFrame({**keys, "event_timestamp": moments(dice, rows)}).write_parquet(folder / "rows.parquet")
     for view, of in VIEWS.items():
-        event = moments(dice, rows)
+        event = moments(dice, values)
         pl.DataFrame(
             {
-                view: dice.integers(0, of, rows),
+                view: dice.integers(0, of, values),
                 "event": event,
                 "created": event + timedelta(minutes=5),
-                f"{view}_mean": dice.normal(size=rows),
-                f"{view}_count": dice.integers(0, 99, rows),
+                f"{view}_mean": dice.normal(size=values),
+                f"{view}_count": dice.integers(0, 99, values),
             }
         ).write_parquet(folder / f"{view}.parquet")
 
@@ -123,7 +127,7 @@ def main(rows: int, repeats: int) -> None:
     """Every way `repeats` times in turns."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write(folder, rows)
+        write(folder, rows, rows)
         apply(folder)
         runs: dict[str, list[dict[str, float]]] = {"hand": [], "arrow": [], "pandas": []}
         for _ in range(repeats):
@@ -148,8 +152,35 @@ def main(rows: int, repeats: int) -> None:
     )
 
 
+def limited(gib: float) -> None:
+    """Once with three times as much data as memory, and once with all memory there is."""
+    groups = Path("/sys/fs/cgroup/memory")
+    group = (groups if groups.is_dir() else groups.parent) / f"modelworks-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(folder, 1_000_000, round(gib * 2**30 / 40))
+        apply(folder)
+        argv = [sys.executable, __file__, "--one", "arrow", scratch]
+        group.mkdir()
+        try:
+            limit = "memory.limit_in_bytes" if groups.is_dir() else "memory.max"
+            (group / limit).write_text(str(round(gib * 2**30)), encoding="ascii")
+            join = f"echo $$ > {group}/cgroup.procs && exec " + " ".join(argv)
+            runs = [
+                json.loads(subprocess.run(each, check=True, capture_output=True, text=True).stdout)
+                for each in (["sh", "-c", join], argv)
+            ]
+        finally:
+            group.rmdir()
+    seconds = [round(run["seconds"], 1) for run in runs]
+    same = runs[0]["digest"] == runs[1]["digest"]
+    print(json.dumps({"limit_gib": gib, "data_gib": 3 * gib, "seconds": seconds, "same result": same}, indent=2))
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         one(sys.argv[2], Path(sys.argv[3]))
+    elif sys.argv[1:2] == ["--limit"]:
+        limited(float(sys.argv[2]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000, int(sys.argv[2]) if len(sys.argv) > 2 else 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
@@ -71,8 +72,10 @@ def joins(draw):
 
 
 @settings(max_examples=400)
-@given(joins(), ZONES, ZONES, st.integers(0, 2), st.booleans())
-def test_a_row_gets_what_a_brute_force_reading_of_the_definition_gives(join, row_zone, value_zone, keys, known_then):
+@given(joins(), ZONES, ZONES, st.integers(0, 2), st.booleans(), st.sampled_from([None, 1000]))
+def test_a_row_gets_what_a_brute_force_reading_of_the_definition_gives(
+    join, row_zone, value_zone, keys, known_then, memory
+):
     rows, row_unit, values, value_unit, ttl = join
     names = ["one", "two"][:keys]
     entity_rows = pl.DataFrame(
@@ -100,7 +103,8 @@ def test_a_row_gets_what_a_brute_force_reading_of_the_definition_gives(join, row
         created_time="created",
         ttl=None if ttl is None else timedelta(microseconds=ttl / 1000),
     )
-    joined = join_point_in_time(entity_rows, "at", [view], known_then=known_then).collect(engine="streaming")
+    joined = join_point_in_time(entity_rows, "at", [view], known_then=known_then, memory=memory)
+    joined = joined.collect(engine="streaming")
     assert joined["x"].to_list() == [brute_force(row, values, keys, ttl, known_then) for row in rows]
     assert joined.drop("x").equals(entity_rows)
 
@@ -221,3 +225,39 @@ def test_a_ttl_of_ages_hides_nothing(ttl):
 def test_what_cannot_be_joined_is_named(rows, source, message):
     with pytest.raises(ModelworksError, match=message):
         join_point_in_time(rows, "at", [view(pl.DataFrame(source))])
+
+
+@pytest.mark.parametrize("memory", [2_000, 20_000, 200_000])
+def test_views_that_are_larger_than_memory_give_what_they_give_in_memory(memory):
+    dice = np.random.default_rng(0)
+    rows = pl.DataFrame(
+        {
+            "k": pl.Series([*dice.integers(0, 30, 500).tolist(), None], dtype=pl.Int64),
+            "name": pl.Series([*(f"n{number}" for number in dice.integers(0, 9, 500)), "n1"], dtype=pl.Categorical),
+            "ratio": [*dice.choice([0.0, -0.0, 0.5, float("nan")], 500), 0.5],
+            "at": [DAY + timedelta(hours=int(hour)) for hour in dice.integers(0, 99, 501)],
+        }
+    )
+    count = 2000
+    source = pl.DataFrame(
+        {
+            "k": dice.integers(0, 40, count).astype("int32"),
+            "name": [f"n{number}" for number in dice.integers(0, 12, count)],
+            "ratio": dice.choice([0.0, -0.0, 0.5, float("nan")], count),
+            "event": [DAY + timedelta(hours=int(hour)) for hour in dice.integers(0, 99, count)],
+            "created": [DAY + timedelta(hours=int(hour)) for hour in dice.integers(0, 120, count)],
+            "x": dice.normal(size=count),
+        }
+    )
+    views = [
+        view(source, view="by number", features={"a": "x"}),
+        view(source, view="by text", keys={"name": "name"}, features={"b": "x"}, created_time="created"),
+        view(source, view="by ratio", keys={"ratio": "ratio", "k": "k"}, features={"c": "x"}, ttl=timedelta(hours=30)),
+        view(source, view="of all", keys={}, features={"d": "x"}),
+    ]
+    for known_then in (False, True):
+        whole = join_point_in_time(rows, "at", views, known_then=known_then)
+        parted = join_point_in_time(rows, "at", views, known_then=known_then, memory=memory)
+        assert parted.collect_schema() == whole.collect_schema()
+        assert parted.collect().equals(whole.collect(), null_equal=True)
+        assert parted.select("d", "k").collect().equals(whole.select("d", "k").collect(), null_equal=True)

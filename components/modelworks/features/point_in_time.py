@@ -13,11 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from functools import partial, reduce
+from math import ceil
+from operator import xor
+from typing import Final, Literal
 
 import polars as pl
 
 from modelworks.errors import ModelworksError
+from modelworks.features.memory import available_bytes
 
 Unit = Literal["us", "ns"]
 
@@ -29,6 +33,16 @@ _CREATED = f"{_PREFIX}created"
 _KNOWN = f"{_PREFIX}known"
 _RANK = f"{_PREFIX}rank"
 _TICK = timedelta(microseconds=1)
+_WIDTHS: Final[Mapping[pl.DataType, int]] = {
+    pl.Boolean(): 1,
+    **dict.fromkeys((pl.Int8(), pl.UInt8()), 1),
+    **dict.fromkeys((pl.Int16(), pl.UInt16()), 2),
+    **dict.fromkeys((pl.Int32(), pl.UInt32(), pl.Float32(), pl.Date()), 4),
+    **dict.fromkeys((pl.Int64(), pl.UInt64(), pl.Float64()), 8),
+    **{pl.Datetime(unit): 8 for unit in ("us", "ns", "ms")},
+}
+_WIDTH: Final = 64
+"""Bytes of a value of another type, such as a text: about, and rather too many."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +62,18 @@ class Values:
 
 
 def join_point_in_time(
-    rows: pl.DataFrame, time: str, views: Sequence[Values], *, known_then: bool = False
+    rows: pl.DataFrame, time: str, views: Sequence[Values], *, known_then: bool = False, memory: int | None = None
 ) -> pl.LazyFrame:
     """Each of `rows`, in their order, with the features of each view as they were at the row's `time`.
+
+    Views that are larger than memory are read once for each of several parts of their keys, one part at a time.
+
+    Args:
+        rows: The keys and times.
+        time: The column of times.
+        views: The views.
+        known_then: Whether a row sees only what was created by its time.
+        memory: Bytes that may be taken. Default: what is free for this process.
 
     Raises:
         ModelworksError: A column is missing, has a type without a meaning there, or would be replaced by a feature.
@@ -60,19 +83,50 @@ def join_point_in_time(
     for view, schema in zip(views, schemas, strict=True):
         _require_columns(view, rows, schema)
     unit = _unit(rows, time, views, schemas)
-    joined = (
+    ordered = (
         rows.lazy().with_row_index(_ROW).with_columns(instant(time, rows.schema[time], unit).alias(_TIME)).sort(_TIME)
     )
     first, last = _span(rows, time)
+    joins = []
     for number, (view, schema) in enumerate(zip(views, schemas, strict=True)):
         keys = [
             _Key.of(view.view, f"{_PREFIX}key_{number}_{at}", (left, rows.schema[left]), (right, schema[right]))
             for at, (left, right) in enumerate(view.keys.items())
         ]
         values = _seen_between(view, schema, keys, first, last, unit)
-        joined = _joined(joined, values, view, keys, unit, known_then=known_then and view.created_time is not None)
+        joins.append(_Join(view, keys, values, unit, known_then=known_then and view.created_time is not None))
     features = [name for view in views for name in view.features]
+    if (parts := _parts(joins, available_bytes() if memory is None else memory)) > 1:
+        found = {name: dtype for join in joins for name, dtype in join.of(ordered).collect_schema().items()}
+        schema = pl.Schema({**rows.schema, **{name: found[name] for name in features}})
+        return pl.defer(partial(_in_parts, rows, ordered, joins, parts), schema=schema)
+    joined = ordered
+    for join in joins:
+        joined = join.of(joined)
     return joined.sort(_ROW).select(*rows.columns, *features)
+
+
+def _in_parts(rows: pl.DataFrame, ordered: pl.LazyFrame, joins: Sequence[_Join], parts: int) -> pl.DataFrame:
+    """The join with one part of one view in memory at a time, beside the rows and the result."""
+    kept = ordered.collect()
+    for join in joins:
+        needed = kept.select(_ROW, _TIME, *join.view.keys).lazy()
+        found = [
+            join.part(needed, part, parts).collect(engine="streaming") for part in range(parts if join.keys else 1)
+        ]
+        rows = rows.hstack(pl.concat(found).sort(_ROW).drop(_ROW))
+    return rows
+
+
+def _parts(joins: Sequence[_Join], memory: int) -> int:
+    """How many parts of keys are to be joined one after the other, so that a part takes an eighth of `memory`.
+
+    One, if all views together take no more than half of it: a join takes about twice the size of its values.
+    """
+    sizes = [join.size() for join in joins]
+    if 2 * sum(sizes) <= memory / 2:
+        return 1
+    return max(1, ceil(2 * max(sizes, default=0) / max(memory / 8, 1)))
 
 
 def between(values: pl.LazyFrame, time: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
@@ -135,28 +189,58 @@ def _as_key(column: str, dtype: pl.DataType, common: pl.DataType) -> pl.Expr:
     return pl.when(key == key.floor()).then(whole) if dtype.is_float() else whole
 
 
-def _joined(
-    rows: pl.LazyFrame, values: pl.LazyFrame, view: Values, keys: list[_Key], unit: Unit, *, known_then: bool
-) -> pl.LazyFrame:
-    names = [key.name for key in keys]
-    order = [_EVENT] if view.created_time is None else [_EVENT, _CREATED]
-    values = values.sort(order, nulls_last=False, maintain_order=True)
-    if known_then:
-        values = _as_known(values, names)
-    ttl = _limit(view.ttl, unit)
-    return (
-        rows.with_columns(key.left.alias(key.name) for key in keys)
-        .join_asof(
-            values.drop(_CREATED, strict=False),
-            left_on=_TIME,
-            right_on=_KNOWN if known_then else _EVENT,
-            by=names or None,
-            tolerance=None if known_then else ttl,
-            check_sortedness=False,  # of groups it cannot be checked, and both sides were sorted here
+@dataclass(frozen=True)
+class _Join:
+    """How rows get the values of one view."""
+
+    view: Values
+    keys: list[_Key]
+    values: pl.LazyFrame
+    unit: Unit
+    known_then: bool
+
+    def of(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows, which are in the order of their times, with the features."""
+        return self._joined(rows.with_columns(key.left.alias(key.name) for key in self.keys), self.values)
+
+    def part(self, rows: pl.LazyFrame, part: int, parts: int) -> pl.LazyFrame:
+        """The number and the features of the rows whose keys are in one of several parts."""
+        keyed = rows.with_columns(key.left.alias(key.name) for key in self.keys)
+        found = self._joined(*(_of_part(frame, self.keys, part, parts) for frame in (keyed, self.values)))
+        return found.select(_ROW, *self.view.features)
+
+    def size(self) -> int:
+        """Bytes of the values in memory, about: of all that the source has."""
+        width = sum(_WIDTHS.get(dtype, _WIDTH) for dtype in self.values.collect_schema().dtypes())
+        return width * int(self.view.frame.select(pl.len()).collect().item())
+
+    def _joined(self, rows: pl.LazyFrame, values: pl.LazyFrame) -> pl.LazyFrame:
+        view, unit, names = self.view, self.unit, [key.name for key in self.keys]
+        order = [_EVENT] if view.created_time is None else [_EVENT, _CREATED]
+        values = values.sort(order, nulls_last=False, maintain_order=True)
+        if self.known_then:
+            values = _as_known(values, names)
+        ttl = _limit(view.ttl, unit)
+        return (
+            rows.join_asof(
+                values.drop(_CREATED, strict=False),
+                left_on=_TIME,
+                right_on=_KNOWN if self.known_then else _EVENT,
+                by=names or None,
+                tolerance=None if self.known_then else ttl,
+                check_sortedness=False,  # of groups it cannot be checked, and both sides were sorted here
+            )
+            .with_columns(_fresh(view.features, ttl, unit) if self.known_then and ttl else [])
+            .drop(*names, _EVENT, strict=False)
         )
-        .with_columns(_fresh(view.features, ttl, unit) if known_then and ttl else [])
-        .drop(*names, _EVENT, strict=False)
-    )
+
+
+def _of_part(frame: pl.LazyFrame, keys: Sequence[_Key], part: int, parts: int) -> pl.LazyFrame:
+    """The rows whose keys, of one type on both sides, are in the part: a null is in one, too."""
+    if not keys:
+        return frame
+    hashes = [pl.col(key.name).hash(seed) for seed, key in enumerate(keys)]
+    return frame.filter(reduce(xor, hashes) % parts == part)
 
 
 def _as_known(values: pl.LazyFrame, keys: list[str]) -> pl.LazyFrame:
