@@ -36,7 +36,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="modelworks-benchmark-"))
     place = StateDir(folder / "place")
     try:
-        cloud.up(place, ("local",), report=_say)
+        cloud.up(place, ("local",), report=_say, strict=True)
         print(json.dumps(measure(place, folder, options.rate, options.requests), indent=2))
     finally:
         cloud.down(place)
