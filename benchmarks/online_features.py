@@ -2,8 +2,9 @@
 
 Reads: one entity and a hundred, in turns: a raw `BatchGetItem` of the same items, the reader of the server, and Feast's
 `get_online_features` on our store. Materialization: the newest row of each key from Parquet, written by our store, and
-by a loop of conditional `PutItem` with as many threads, made for these very files. moto answers in milliseconds on the
-same cores, so that only ratios mean something. Prints JSON, asserts nothing.
+by a loop of conditional `PutItem` with as many threads, made for these very files, in turns; and the peak memory of a
+process that materializes windows of more and more rows of the same keys. moto answers in milliseconds on the same
+cores, so that only ratios mean something. Prints JSON, asserts nothing.
 
 Usage: `python benchmarks/online_features.py [ENTITIES] [REPEATS]`
 """
@@ -14,6 +15,7 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +32,11 @@ from moto.server import ThreadedMotoServer
 
 VIEWS = ("aircraft", "airport", "carrier")
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
-STORE = """project: bench
+TURNS = 3
+"""Of materialization."""
+WINDOWS = (10, 100, 1000)
+"""Values of each of a thousand entities in a window."""
+STORE = """project: {project}
 provider: local
 registry: {folder}/registry.db
 offline_store: {{type: modelworks.features.offline.PolarsOfflineStore, location: {folder}}}
@@ -39,25 +45,25 @@ entity_key_serialization_version: 3
 """
 
 
-def history(folder: Path, entities: int) -> None:
-    """Three values of each entity in each view."""
+def history(folder: Path, entities: int, values: int = 3) -> None:
+    """Some values of each entity in each view."""
     dice = np.random.default_rng(7)
     for view in VIEWS:
         (folder / view).mkdir(parents=True)
-        keys = np.tile(np.arange(entities), 3)
+        keys = np.tile(np.arange(entities), values)
         seconds = pl.Series(dice.integers(0, 86_400_000_000, len(keys))).cast(pl.Duration("us"))
         columns = {name: dice.normal(size=len(keys)) for name in (f"{view}_mean", f"{view}_share")}
         pl.DataFrame({"id": keys, "event": seconds + START, **columns}).write_parquet(folder / view / "1.parquet")
 
 
-def applied(folder: Path) -> Any:
+def applied(folder: Path, project: str) -> Any:
     """A Feast store with three views of one entity."""
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
     from feast.types import Float64, Int64
 
     from modelworks.features.environment import open_store
 
-    store = open_store(STORE.format(folder=folder))
+    store = open_store(STORE.format(folder=folder, project=project))
     entity = Entity(name="one", join_keys=["id"], value_type=ValueType.INT64)
     views = [
         FeatureView(
@@ -74,10 +80,11 @@ def applied(folder: Path) -> Any:
     return store
 
 
-def server_reader() -> Any:
+def server_reader(project: str) -> Any:
     """The reader of a server, for a model that takes all features of the three views."""
     from modelworks.runtime import feature_tables, online
     from modelworks.runtime.manifest import Feature, Stored, StoredView
+    from modelworks.runtime.online_engine import Place
 
     vars(feature_tables)["TIMEOUT_SECONDS"] = 30  # the emulator of a busy machine is slower than DynamoDB
 
@@ -94,7 +101,8 @@ def server_reader() -> Any:
             keys=(Feature(name="id", type="integer"),),
         )  # fmt: skip
 
-    return online.OnlineFeatures(Model(), {view: f"bench.{view}" for view in VIEWS})  # type: ignore[arg-type]
+    where = Place(tables={view: f"{project}.{view}" for view in VIEWS})
+    return online.OnlineFeatures(Model(), where)  # type: ignore[arg-type]
 
 
 def written_by_hand(folder: Path, tables: dict[str, str]) -> float:
@@ -146,13 +154,37 @@ def in_turns(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict
     }
 
 
+def hand_tables(turn: int) -> dict[str, str]:
+    """New tables for the writer by hand."""
+    client, tables = boto3.client("dynamodb"), {view: f"hand{turn}.{view}" for view in VIEWS}
+    for table in tables.values():
+        client.create_table(
+            TableName=table, BillingMode="PAY_PER_REQUEST",
+            KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
+        )  # fmt: skip
+    return tables
+
+
+def peaks() -> dict[str, int]:
+    """Peak memory, in MiB, of a process that materializes a window, by the rows in it."""
+    found = {}
+    for values in WINDOWS:
+        with tempfile.TemporaryDirectory() as scratch:
+            history(Path(scratch), 1000, values)
+            argv = [sys.executable, __file__, "--peak", scratch, f"peak{values}"]
+            told = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            found[f"{len(VIEWS) * 1000 * values:,} rows"] = int(told)
+    return found
+
+
 def reads(store: Any, count: int, repeats: int) -> dict[str, Any]:
     """The three ways to read `count` entities."""
     from modelworks.feature_items import entity_id
 
-    client, reader, service = boto3.client("dynamodb"), server_reader(), store.get_feature_service("all")
+    client, reader, service = boto3.client("dynamodb"), server_reader(store.project), store.get_feature_service("all")
     keys = [{"entity_id": {"S": entity_id({"id": ("Int64", number)})}} for number in range(count)]
-    wanted = [(f"bench.{view}", key) for key in keys for view in VIEWS]
+    wanted = [(f"{store.project}.{view}", key) for key in keys for view in VIEWS]
     batches = []
     for start in range(0, len(wanted), 100):  # DynamoDB takes no more at once
         asked: dict[str, Any] = {}
@@ -191,22 +223,16 @@ def main(entities: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         history(folder, entities)
-        store = applied(folder)
-        client = boto3.client("dynamodb")
-        hand = {view: f"hand.{view}" for view in VIEWS}
-        for table in hand.values():
-            client.create_table(
-                TableName=table, BillingMode="PAY_PER_REQUEST",
-                KeySchema=[{"AttributeName": "entity_id", "KeyType": "HASH"}],
-                AttributeDefinitions=[{"AttributeName": "entity_id", "AttributeType": "S"}],
-            )  # fmt: skip
-        by_hand, ours = written_by_hand(folder, hand), materialized(store)
+        ratios = []
+        for turn in range(TURNS):
+            store = applied(folder, f"bench{turn}")
+            by_hand, ours = written_by_hand(folder, hand_tables(turn)), materialized(store)
+            ratios.append(round(ours / by_hand, 2))
         facts = {
             "entities": entities,
             "views": len(VIEWS),
-            "materialization": {
-                "by hand, s": round(by_hand, 2), "ours, s": round(ours, 2), "ratio": round(ours / by_hand, 2),
-            },
+            "materialization, ratio to by hand of each turn": ratios,
+            "peak of materialization, MiB": peaks(),
             "reads of 1 entity": reads(store, 1, repeats),
             "reads of 100 entities": reads(store, 100, max(20, repeats // 5)),
             "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -216,4 +242,8 @@ def main(entities: int, repeats: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        materialized(applied(Path(sys.argv[2]), sys.argv[3]))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        sys.exit()
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 5_000, int(sys.argv[2]) if len(sys.argv) > 2 else 300)

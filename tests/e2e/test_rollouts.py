@@ -287,5 +287,6 @@ def test_rotated_tokens_reach_the_pods_that_serve_and_those_that_come_without_a_
 
     endpoint.kubectl("delete", "pod", endpoint.pods()[0]["metadata"]["name"], "--wait=false")
     until(lambda: len({pod["metadata"]["uid"] for pod in endpoint.pods()} - pods) == 1, what=endpoint.pods)
-    until(lambda: endpoint.kubectl("get", "pods", "-o", "jsonpath={..ready}") == "true true", what=endpoint.pods)
+    ready = ("get", "pods", "-l", "app.kubernetes.io/component=endpoint", "-o", "jsonpath={..ready}")
+    until(lambda: endpoint.kubectl(*ready) == "true true", what=endpoint.pods)
     assert {endpoint.answer_to("second") for _ in range(20)} == {200}
