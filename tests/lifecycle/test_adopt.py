@@ -285,6 +285,18 @@ def test_a_model_that_cannot_be_served_is_an_open_point_before_training(tmp_path
     assert point in points(made_of(tmp_path, imports=imports, model=model), 10)
 
 
+def test_a_net_that_a_loop_trains_is_an_open_point(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    loop = (
+        "import pandas as pd\nimport torch\ndf = pd.read_csv('rows.csv')\nfor _ in range(9):\n    loss(df).backward()\n"
+    )
+    (theirs / "go.py").write_text(loop)
+    made = adopt(theirs, "mine", tmp_path / "models", target="paid")
+    assert "a net is trained here: have `train` do it, and return its graph" in points(made, 5)
+
+
 def test_a_package_that_is_not_installed_is_an_open_point(tmp_path):
     made = made_of(tmp_path, imports="from no_such_package import Boost", model="Boost()")
     assert "no_such_package is not installed" in points(made, 4)
@@ -375,6 +387,22 @@ def test_a_file_that_the_command_line_names_is_the_one_that_is_there(tmp_path):
     )
     assert load_spec(made.folder).feature_names == ("age",)
     assert "a run has no command line: write the value" in points(made, 11)
+
+
+def test_a_file_that_a_configuration_names_is_told_with_its_line(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    (theirs / "config.yaml").write_text("model: {}\ndata:\n  path: rows.csv\n")
+    reading = "import yaml\nconfig = yaml.safe_load(open('config.yaml'))"
+    text = SCRIPT.format(work="", more="", model="LogisticRegression()", imports=reading)
+    (theirs / "go.py").write_text(text.replace('"rows.csv"', "config['data']['path']"))
+    with pytest.raises(ModelworksError, match=r"'rows\.csv', which config\.yaml:3 names") as refused:
+        adopt(theirs, "mine", tmp_path / "models")
+    assert "write the whole path there" in refused.value.fix
+    (theirs / "config.yaml").write_text(f"data:\n  path: {theirs / 'rows.csv'}\n")
+    made = adopt(theirs, "mine", tmp_path / "models")
+    assert len(load_rows(load_spec(made.folder))) == 200
 
 
 def test_a_limit_is_beyond_the_sample_also_where_its_range_is_narrow(tmp_path):
@@ -494,6 +522,22 @@ def test_a_change_of_all_features_is_an_open_point(tmp_path, work):
     assert "callers send X as this step makes it" in points(made, 9)
 
 
+@pytest.mark.parametrize("parts", ["(X_train, X_test)", "[X_test, X_train]"])
+def test_a_loop_over_the_parts_of_a_split_changes_the_rows_once(tmp_path, parts):
+    loop = f"for part in {parts}:\n    part['age'] = part['age'] / 10\n    part['old'] = (part['age'] > 5) * 1.0"
+    split = "X_train, X_test, y_train, y_test = train_test_split(X, y)\n"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "rows.csv").write_text(rows())
+    text = SCRIPT.format(work="", more=split + loop, model="LogisticRegression()", imports="")
+    (theirs / "go.py").write_text(text.replace("fit(X, y)", "fit(X_train, y_train)"))
+    spec = load_spec(adopt(theirs, "mine", tmp_path / "models").folder)
+    assert spec.feature_names == ("age", "old")
+    table = load_rows(spec)
+    assert table["age"].max() == pytest.approx(8.9)
+    assert set(table["old"]) == {0.0, 1.0}
+
+
 def test_a_function_around_the_features_of_a_fit_is_found_and_named(tmp_path):
     function = "def halved(t): return t.assign(age=t['age'] / 2)"
     theirs = tmp_path / "theirs"
@@ -512,6 +556,18 @@ def test_a_target_that_is_scaled_is_an_open_point(tmp_path):
         imports="from sklearn.linear_model import LinearRegression\nfrom sklearn.preprocessing import StandardScaler",
     )  # fmt: skip
     assert "the target is computed here (fit_transform)" in points(made, 10)
+
+
+@pytest.mark.parametrize("target", ["1 - df['paid']", "~df['paid'].astype(bool)", "(df['paid'] * 10).astype(int)"])
+def test_a_target_that_is_turned_is_an_open_point(tmp_path, target):
+    made = made_of(tmp_path, more=f"y = {target}")
+    inner = target.removeprefix("(").partition(")")[0] if target.startswith("(") else target
+    assert f"the target is computed here ({inner}): the model answers that value" in points(made, 9)
+
+
+@pytest.mark.parametrize("target", ["df['paid'].astype(int)", "(df['age'] > 50).astype(int)", "df[df.columns[-1]]"])
+def test_a_target_that_is_picked_or_compared_is_none(tmp_path, target):
+    assert "the target is computed" not in points(made_of(tmp_path, more=f"y = {target}"), 9)
 
 
 def test_weights_of_rows_are_an_open_point(tmp_path):
@@ -534,6 +590,26 @@ def test_a_mask_with_a_name_leaves_rows_out_and_a_list_of_columns_does_not(tmp_p
 def test_answers_that_the_code_changes_are_an_open_point(tmp_path):
     made = made_of(tmp_path, imports="import numpy as np\ndef whole(model, x): return np.clip(model.predict(x), 0, 9)")
     assert "answers are changed here (clip): callers do that" in points(made, 5)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "proba = model.predict_proba(X)[:, 1]; said = proba >= 0.37",
+        "said = (model.predict_proba(X)[:, 1] > best).astype(int)",
+        "p = model.decision_function(X).ravel(); said = [0 < each for each in p] if p[0] < 3 else p",
+    ],
+)
+def test_answers_that_are_compared_with_a_limit_of_any_name_are_an_open_point(tmp_path, cut):
+    made = made_of(tmp_path, imports=f"def told(model, X, best): {cut}; return said")
+    assert "answers are cut at a limit here" in points(made, 4)
+
+
+@pytest.mark.parametrize("test", ["score > 0.5", "sum(model.predict(X) == y) / len(y) > 0.5", "len(X) > 9"])
+def test_a_metric_that_is_compared_is_no_cut_of_answers(tmp_path, test):
+    score = "score = max(model.predict_proba(X)[:, 1].tolist())"
+    made = made_of(tmp_path, imports=f"def told(model, X, y): {score}; return {test}")
+    assert "answers are" not in " ".join(made.open)
 
 
 def test_a_metric_that_is_rounded_is_no_change_of_answers(tmp_path):

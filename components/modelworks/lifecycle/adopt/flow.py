@@ -306,6 +306,8 @@ class _Reader(Reading):
             for call in calls_of(node) if node is not None else ():
                 if called(call) in {"log", "log1p", "log10", "log2", "sqrt", "cbrt", "boxcox"}:
                     self._point(place, f"the target is computed here ({called(call)}): the model answers that value")
+            if sums := _sums_in(node):
+                self._point(place, f"the target is computed here ({sums[0]}): the model answers that value")
 
     def _column_name(self, step: Step) -> str:
         aim = self._column_target(step)
@@ -626,3 +628,15 @@ def _framed(node: ast.expr) -> ast.expr:
     if isinstance(node, ast.Call) and called(node) in {"array", "asarray"} and len(node.args) == 1:
         return node.args[0]
     return node
+
+
+def _sums_in(node: ast.AST | None) -> list[str]:
+    """Arithmetic and negations in an expression, but for those that pick rows or columns."""
+    if node is None or isinstance(node, ast.Compare):
+        return []
+    if isinstance(node, ast.BinOp) and not isinstance(node.op, ast.BitAnd | ast.BitOr | ast.BitXor):
+        return [ast.unparse(node)]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.USub):
+        return [ast.unparse(node)]
+    inner = [node.value] if isinstance(node, ast.Subscript) else ast.iter_child_nodes(node)
+    return [found for each in inner for found in _sums_in(each)]

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modelworks.lifecycle.adopt.code import READERS, Code, Definition, Module, called, calls_of, named_files
+from modelworks.lifecycle.adopt.code import READERS, Code, Definition, Module, called, calls_of, named_files, root_of
 from modelworks.lifecycle.adopt.flow import find_flow, is_index, types_picked
 from modelworks.lifecycle.adopt.reading import ESTIMATOR, Flow
 from modelworks.lifecycle.adopt.steps import Step
@@ -32,6 +32,8 @@ _CLASSIFICATION = re.compile(
 _NETS = {"tensorflow", "keras", "torch", "pytorch_lightning"}
 _CHANGES = {"clip", "round", "rint", "maximum", "minimum", "exp", "expm1", "square"}
 """Calls that change numbers that a model answers."""
+_ANSWERS = {"predict", "predict_proba", "decision_function"}
+"""Methods by which a model answers."""
 _BY_NAME = {"columns", "loc", "iloc", "select_dtypes", "dtypes", "assign", "drop", "astype", "apply", "fillna", "copy"}
 """Attributes that a frame has and an array has not."""
 
@@ -151,6 +153,8 @@ def _look_into_training(code: Code, found: Found) -> None:
         or names & _BY_NAME
     )  # fmt: skip
     found.points += [*_problems(every, libraries, found), *_on_answers(code)]
+    if not trees:
+        found.points += _nets_in(code)
 
 
 def _training(code: Code, found: Found) -> list[tuple[ast.AST, Module]]:
@@ -273,27 +277,77 @@ def _problems(every: list[tuple[ast.AST, Module]], libraries: set[str], found: F
             yield from _imports_of(library, every, f"{library} is not installed: `uv add` its package")
 
 
+def _nets_in(code: Code) -> Iterator[str]:
+    """Where a net is trained by a loop: no step of it can be followed to a model."""
+    for module in code.modules:
+        if _NETS & {library for node in ast.walk(module.tree) for library in _imported(node)}:
+            for call in calls_of(module.tree):
+                if called(call) == "backward":
+                    yield (
+                        f"{module.where(call.lineno)}: a net is trained here: have `train` do it, and return its "
+                        "graph, Fitted(onnx=...), as the guide to bringing a model has it"
+                    )
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    """Top-level names of the libraries that a statement imports."""
+    if isinstance(node, ast.Import):
+        yield from (each.name.partition(".")[0] for each in node.names)
+    elif isinstance(node, ast.ImportFrom) and not node.level:
+        yield (node.module or "").partition(".")[0]
+
+
 def _on_answers(code: Code) -> Iterator[str]:
     """Places at which the code changes what its model answers, or decides by a limit: no server does."""
     for module in code.modules:
+        answers = {
+            name.id
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Assign) and _are_answers(node.value)
+            for target in node.targets
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name)
+        }
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Call) and called(node) in _CHANGES:
                 # Not of what is made of answers: `round(accuracy_score(y, model.predict(x)), 2)`.
                 of = [*node.args, node.func.value] if isinstance(node.func, ast.Attribute) else node.args
                 if any(called(each) == "predict" for each in of):
                     yield f"{module.where(node.lineno)}: answers are changed here ({called(node)}): callers do that"
-            if isinstance(node, ast.Compare) and re.search(r"(?i)thresh|cut_?off|best_t\b", ast.unparse(node)):
+            if isinstance(node, ast.Compare) and _cuts(node, answers):
                 yield (
                     f"{module.where(node.lineno)}: answers are cut at a limit here: callers do that, of probabilities"
                 )
 
 
+def _cuts(node: ast.Compare, answers: set[str]) -> bool:
+    """Whether answers, or something that is called a limit, are compared with another number."""
+    if re.search(r"(?i)thresh|cut_?off|best_t\b", ast.unparse(node)):
+        return True
+    if not isinstance(node.ops[0], ast.Gt | ast.GtE | ast.Lt | ast.LtE):
+        return False
+    sides = [node.left, *node.comparators]
+    return any(root_of(each) in answers or _are_answers(each) for each in sides)
+
+
+def _are_answers(node: ast.expr) -> bool:
+    """Whether an expression is what a model answers, or some of it: not what is computed of it."""
+    while isinstance(node, ast.Subscript | ast.Attribute | ast.Call):
+        if called(node) in _ANSWERS:
+            return True
+        if not isinstance(node, ast.Call):
+            node = node.value
+        elif isinstance(node.func, ast.Attribute):
+            node = node.func.value  # `….ravel()`
+        else:
+            return False
+    return False
+
+
 def _imports_of(library: str, every: list[tuple[ast.AST, Module]], what: str) -> Iterator[str]:
     for module in dict.fromkeys(module for _, module in every):
         for node in ast.walk(module.tree):
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            if any(each.partition(".")[0] == library for each in names):
+            if library in _imported(node):
                 yield f"{module.where(node.lineno)}: {what}"  # type: ignore[attr-defined]
                 return
 

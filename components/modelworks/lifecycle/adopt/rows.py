@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -132,9 +133,16 @@ def sample_of(
                     f"the rows are in a file that the project writes at {written}: {last}",
                     fix="Run that first, or name a file with rows: --data FILE.",
                 )
+            what = f"{steps or f'{place[0]}.{place[1]}() of the project'} does not return rows: {last}"
+            if named := _named_in_configuration(copy, last):
+                raise ModelworksError(
+                    f"{what}, which {named} names",
+                    fix="A run imports the code from another folder: write the whole path there, or have the code "
+                    "begin it at its own folder, as in Path(__file__).parent / path.",
+                )
             large = " ".join(f"It has no {path}: {too_large(path)}" for path in left_out)
             raise ModelworksError(
-                f"{steps or f'{place[0]}.{place[1]}() of the project'} does not return rows: {last}",
+                what,
                 fix=f"{large} Give the whole path." if large else "Correct it, or name a file with rows: --data FILE.",
             )
         facts = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
@@ -144,6 +152,17 @@ def sample_of(
         table, facts.get("target", ""), features, facts.get("array", False), facts.get("renamed", False),
         facts.get("series", False),
     )  # fmt: skip
+
+
+def _named_in_configuration(copy: Path, error: str) -> str:
+    """File and line of a project's configuration that has the path of a file that is not there."""
+    missing = re.search(r"No such file or directory: '([^']+)'", error)
+    for file in sorted(copy.rglob("*")) if missing else ():
+        if file.suffix in {".yaml", ".yml", ".json", ".toml", ".ini", ".cfg", ".env"} and file.is_file():
+            for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+                if missing and missing[1] in line:
+                    return f"{file.relative_to(copy)}:{number}"
+    return ""
 
 
 def sample_of_file(rows: Path | None) -> Sample:

@@ -60,12 +60,16 @@ class Step:
         """Names that are other values, or have changed ones, after it."""
         inner = {name for node in ast.walk(self.tree) for name in _own_names(node)}
         found = {n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+        changed: set[str] = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
-                found.add(root_of(node))
+                changed.add(root_of(node))
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-                found |= self._changed_by(node.value)
-        return frozenset(found - inner - {""})
+                changed |= self._changed_by(node.value)
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.For) and changed & {*_bound_first(node)}:
+                changed |= {each.id for each in ast.walk(node.iter) if isinstance(each, ast.Name)}
+        return frozenset((found | changed) - inner - {""})
 
     def _changed_by(self, call: ast.Call) -> set[str]:
         inner = call.func.value if isinstance(call.func, ast.Attribute) else None
@@ -132,8 +136,9 @@ def leading_to(steps: Sequence[Step], last: int, wanted: set[str]) -> list[int]:
 
 def erase_splits(steps: list[Step]) -> list[Step]:
     """Steps in which each part of the rows is all of them: `train` divides rows by a rule of its own."""
-    found = []
-    for number, step in enumerate(steps):
+    found: list[Step] = []
+    for number, each in enumerate(steps):
+        step = _of_rows_to_train_on(each, found)
         call = step.value
         if isinstance(call, ast.Call) and called(call) in SPLITS and len(step.targets) == 2 * len(call.args):
             whole = [ast.unparse(each) for each in call.args]
@@ -146,6 +151,19 @@ def erase_splits(steps: list[Step]) -> list[Step]:
         else:
             found.append(step)
     return found
+
+
+def _of_rows_to_train_on(step: Step, before: Sequence[Step]) -> Step:
+    """A loop over the parts of a split without those that are not trained on: they are the same rows now."""
+    others = {name for each in before if each.given and each.given != "all" for name in each.given.split()}
+    loop = step.tree
+    if not isinstance(loop, ast.For) or not isinstance(loop.iter, ast.Tuple | ast.List):
+        return step
+    kept = [each for each in loop.iter.elts if not (isinstance(each, ast.Name) and each.id in others)]
+    if not kept or len(kept) == len(loop.iter.elts):
+        return step
+    once = ast.For(loop.target, ast.List(kept, ast.Load()), loop.body, loop.orelse)
+    return replace(step, text=ast.unparse(ast.fix_missing_locations(once)))
 
 
 def _other_half(step: Step, steps: Sequence[Step], number: int) -> Step | None:
