@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx
@@ -179,18 +181,26 @@ class Rehearsal:
             bucket.object_versions.delete()
 
     def failed_runs(self, environment: str) -> float:
-        """How many failed runs were counted in the last hour."""
-        now = datetime.now(UTC)
-        found = boto3.client("cloudwatch", **self.aws(environment)).get_metric_statistics(
-            Namespace="modelworks/training",
-            MetricName="run_failed",
-            Dimensions=[{"Name": "environment", "Value": environment}, {"Name": "model", "Value": MODEL}],
-            StartTime=now - timedelta(hours=1),
-            EndTime=now + timedelta(minutes=1),
-            Period=60,
-            Statistics=["Sum"],
-        )
-        return sum(point["Sum"] for point in found["Datapoints"])
+        """How many failed runs were counted in the last hour, up to now."""
+        cloudwatch = boto3.client("cloudwatch", **self.aws(environment))
+
+        def published(namespace: str, metric: str, **dimensions: str) -> list[dict[str, Any]]:
+            return cloudwatch.get_metric_statistics(
+                Namespace=namespace,
+                MetricName=metric,
+                Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+                StartTime=datetime.now(UTC) - timedelta(hours=1),
+                EndTime=datetime.now(UTC) + timedelta(minutes=1),
+                Period=60,
+                Statistics=["Sum"],
+            )["Datapoints"]
+
+        # Metrics are readable some time after they were published: once this one is, so are those before it.
+        mark = uuid.uuid4().hex
+        cloudwatch.put_metric_data(Namespace="tests", MetricData=[{"MetricName": mark, "Value": 1}])
+        eventually(lambda: published("tests", mark))
+        found = published("modelworks/training", "run_failed", environment=environment, model=MODEL)
+        return sum(point["Sum"] for point in found)
 
     def jobs(self, environment: str) -> set[str]:
         """Names of the Jobs of training runs that are there."""
