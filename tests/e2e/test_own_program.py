@@ -36,7 +36,9 @@ constraint-dependencies = {constraints}
 
 
 def run(*argv, cwd, fine=(0,), **variables):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "AWS_", "VIRTUAL_ENV"))}
+    # What leads uv to the environment of these tests would have it changed: `make` sets such variables.
+    ours = ("PULUMI_", "AWS_", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return output_of([str(arg) for arg in argv], cwd, {**kept, **variables}, fine)
 
 
